@@ -1,0 +1,51 @@
+# Verbs of this repository. `make` alone lists them.
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON ?= python3
+# A folder of wheels to prefer (for a CPU build of torch, say); the variable is pip's own.
+FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
+
+.PHONY: help demo test test-fast lint types contract bench lock clean
+help:           ## list the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Gantry needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "Installing the locked environment into $(VENV) (about a minute, more with the CUDA build of torch)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet $(FIND_LINKS) -r requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $@
+
+demo: $(VENV)/.ready  ## environment, data, weights, the whole pipeline on Fashion-MNIST
+	@$(BIN)/gantry demo
+
+test: $(VENV)/.ready  ## every test
+	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.ready  ## the tests that need neither Ray nor Prefect nor weights
+	@$(BIN)/python -m pytest -m "not ray and not prefect and not end_to_end and not weights"
+
+lint: $(VENV)/.ready  ## style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.ready  ## static types
+	@$(BIN)/mypy
+
+contract: $(VENV)/.ready  ## gan_core imports nothing of pipelines
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.ready  ## measured ratios, a table on stdout and JSON in var/bench.json
+	@$(BIN)/python -m tests.bench
+
+# The CUDA packages are left out on purpose: the build of torch that a machine gets brings its own.
+lock: $(VENV)/.ready  ## resolve the requirements again
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 $(FIND_LINKS) \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q -o - \
+	  | sed -E 's/^(torch==[0-9.]+)\+cpu/\1/' | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+clean:          ## remove what Gantry made (not the environment, not raw data)
+	@rm -rf var outputs data/prepared

@@ -1,0 +1,127 @@
+"""Typed configuration from plain mappings: checked whole, errors that name the key and the nearest valid one.
+
+A configuration is a frozen, keyword-only dataclass; nested ones are nested mappings. Ranges are checked by the
+dataclass itself in ``__post_init__`` with :func:`check`.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from gan_core.errors import SettingsError, nearest
+
+T = TypeVar("T")
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise :class:`SettingsError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise SettingsError(message)
+
+
+def build(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
+    """Build the configuration dataclass ``cls`` from ``values``.
+
+    Args:
+        cls: a dataclass; its fields may be int, float, bool, str, tuples, Literals, Optionals, unions of these, mappings,
+            or further dataclasses.
+        values: what the user wrote.
+        where: dotted prefix for messages, such as ``train``.
+
+    Raises:
+        SettingsError: unknown key (names the nearest), missing key, wrong type, or a range check that failed.
+    """
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"{where or 'settings'}: expected a mapping of settings, got {values!r}.")
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in fields:
+            raise SettingsError(f"Unknown setting '{prefix}{key}'.{nearest(str(key), fields)}")
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for name, field in fields.items():
+        if name in values:
+            arguments[name] = _coerce(values[name], hints[name], f"{prefix}{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise SettingsError(f"Missing setting '{prefix}{name}'.")
+    try:
+        return cls(**arguments)
+    except SettingsError as error:
+        raise SettingsError(f"{prefix}{error}") from None
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """Return ``value`` as the type ``hint`` says, or raise a SettingsError that names ``where``."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where=where)
+    if origin is typing.Literal:
+        if value not in options:
+            hinted = nearest(str(value), [str(option) for option in options])
+            raise SettingsError(f"{where}: {value!r} is not one of the choices.{hinted}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        failures = []
+        for option in options:
+            try:
+                return _coerce(value, option, where)
+            except SettingsError as error:
+                failures.append(str(error))
+        raise SettingsError(failures[0] if len(failures) == 1 else f"{where}: {value!r} is not {_spell(hint)}.")
+    if origin is tuple:
+        return _tuple(value, options, where)
+    if origin in (dict, Mapping) or hint is dict:
+        if not isinstance(value, Mapping):
+            raise SettingsError(f"{where}: expected a mapping, got {value!r}.")
+        of = options[1] if options else Any
+        return {str(key): _coerce(item, of, f"{where}.{key}") for key, item in value.items()}
+    if hint is type(None):
+        if value is None:
+            return None
+    elif hint is float:
+        # YAML 1.1 reads 2e-4 as text; a person who wrote it meant the number.
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                pass
+    elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
+        hint in (bool, str) and isinstance(value, hint)
+    ):
+        return value
+    raise SettingsError(f"{where}: expected {_spell(hint)}, got {value!r}.")
+
+
+def _tuple(value: Any, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise SettingsError(f"{where}: expected a list, got {value!r}.")
+    if len(options) == 2 and options[1] is Ellipsis:
+        return tuple(_coerce(item, options[0], f"{where}[{index}]") for index, item in enumerate(value))
+    if len(value) != len(options):
+        raise SettingsError(f"{where}: expected {len(options)} values, got {len(value)}.")
+    return tuple(
+        _coerce(item, option, f"{where}[{index}]") for index, (item, option) in enumerate(zip(value, options, strict=True))
+    )
+
+
+def _spell(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_spell(option) for option in typing.get_args(hint))
+    return names.get(hint, str(hint))
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The configuration as nested plain values (tuples become lists), for JSON and logs."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(dataclasses.asdict(config))

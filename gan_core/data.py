@@ -1,0 +1,119 @@
+"""Reading a prepared dataset: the folder that ingestion writes (Parquet shards, dataset.json), as arrays near the device."""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from gan_core.config import build
+from gan_core.errors import DataError, SettingsError
+from gan_core.files import replacing
+
+DATASET_FILE = "dataset.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What ``dataset.json`` says of a prepared dataset."""
+
+    format: int
+    name: str
+    kind: str
+    """``unlabelled`` or ``labelled``."""
+    channels: int
+    height: int
+    width: int
+    classes: tuple[str, ...]
+    """Class names in label order; empty when unlabelled."""
+    splits: dict[str, int]
+    """Pictures in each split."""
+    mean: tuple[float, ...]
+    """Per-channel mean of the train split, in [0, 1]."""
+    std: tuple[float, ...]
+    """Per-channel standard deviation of the train split, in [0, 1]."""
+    digest: str
+    """SHA-256 over the content of every shard: names which data this is."""
+    code_version: str
+    rejects: dict[str, int]
+    """Pictures quarantined, by reason (``rejects.csv`` lists them)."""
+
+
+class PreparedDataset:
+    """A prepared dataset on disk. Opening reads only ``dataset.json``; pixels are decoded once into a cache."""
+
+    def __init__(self, directory: Path | str, cache_dir: Path | str | None = None) -> None:
+        """Open the dataset in ``directory``; raise :class:`DataError` when it is not one."""
+        self.directory = Path(directory)
+        path = self.directory / DATASET_FILE
+        if not path.is_file():
+            raise DataError(f"No prepared dataset in {self.directory}: {DATASET_FILE} is missing. Run the ingest stage.")
+        try:
+            values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.info = build(DatasetInfo, values)
+        except (ValueError, SettingsError) as error:
+            raise DataError(f"{path} is not a dataset description: {error} Run the ingest stage again.") from error
+        self._cache_dir = Path(cache_dir) if cache_dir else user_cache_dir() / "decoded"
+
+    def shards(self, split: str) -> list[Path]:
+        """The Parquet files of ``split`` in order."""
+        if split not in self.info.splits:
+            raise DataError(f"{self.directory} has no split '{split}'; it has {', '.join(sorted(self.info.splits))}.")
+        return sorted(self.directory.glob(f"{split}-*-of-*.parquet"))
+
+    def labels(self, split: str = "train") -> np.ndarray | None:
+        """Labels of ``split``, int64 of shape (N,), or None when the dataset is unlabelled."""
+        if not self.info.classes:
+            return None
+        columns = [pq.read_table(shard, columns=["label"])["label"].to_numpy() for shard in self.shards(split)]
+        return np.concatenate(columns).astype(np.int64)
+
+    def pixels(self, split: str = "train") -> np.ndarray:
+        """All pictures of ``split``: uint8 of shape (N, C, H, W), memory-mapped, read-only.
+
+        Decoded once per dataset digest into the cache directory and mapped from there afterwards.
+        """
+        info = self.info
+        shape = (info.splits.get(split, 0), info.channels, info.height, info.width)
+        path = self._cache_dir / f"{info.digest[:32]}-{split}.npy"
+        if not path.is_file():
+            shards = self.shards(split)
+            with replacing(path) as temporary:
+                # A shape that the header does not have would be a corrupt data set: say so before anyone trains on it.
+                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+                row = 0
+                for shard in shards:
+                    for batch in pq.ParquetFile(shard).iter_batches(columns=["image"], batch_size=1024):
+                        for content in batch.column("image").field("bytes").to_pylist():
+                            array[row] = decode_prepared(content, info.channels)
+                            row += 1
+                if row != shape[0]:
+                    raise DataError(
+                        f"{self.directory}: {split} holds {row} pictures, {DATASET_FILE} says {shape[0]}. Ingest again."
+                    )
+                array.flush()
+                del array
+        return np.load(path, mmap_mode="r")
+
+
+def decode_prepared(content: bytes, channels: int) -> np.ndarray:
+    """Decode one prepared PNG into uint8 of shape (C, H, W)."""
+    with Image.open(io.BytesIO(content)) as picture:
+        array = np.asarray(picture)
+    array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    if array.shape[0] != channels:
+        raise DataError(f"A prepared picture has {array.shape[0]} channels where {channels} are expected.")
+    return array
+
+
+def user_cache_dir() -> Path:
+    """Where downloads and derived caches live: ``GANTRY_CACHE_DIR``, or ``gantry`` in the user's cache folder."""
+    if "GANTRY_CACHE_DIR" in os.environ:
+        return Path(os.environ["GANTRY_CACHE_DIR"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gantry"

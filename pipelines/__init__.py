@@ -1,0 +1,1 @@
+"""Gantry's pipelines: data in, distributed training and search, evaluation, tracking, registry."""
