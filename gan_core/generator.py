@@ -1,0 +1,130 @@
+"""An exported generator: a folder with ``generator.json`` and ``generator.safetensors``, no pickle and no training state."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gan_core.config import as_dict
+from gan_core.errors import CheckpointError, SettingsError
+from gan_core.families import Family, ImageShape, build_family, family_config
+from gan_core.files import read_json, replacing, sha256_file, write_json
+
+DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
+_BATCH = 64
+
+
+class Generator:
+    """A generator ready to be used, in evaluation mode."""
+
+    def __init__(self, family: Family, info: dict[str, Any], digest: str) -> None:
+        self._family = family
+        self.info = info
+        """family, config, channels, height, width, classes, dataset (digest), step and what else was saved with it."""
+        self.digest = digest
+        """SHA-256 of the weights and the description's settings: names this generator in protocols."""
+
+    @torch.inference_mode()
+    def sample(
+        self, n: int, seed: int, label: int | None = None, truncation: float | None = None, *, first: int = 0
+    ) -> Tensor:
+        """Pictures ``first`` to ``first + n`` of ``seed``: uint8 (n, C, H, W) on the CPU, equal for equal arguments.
+
+        Raises:
+            SettingsError: a count below 1, or a label or truncation that the family does not take.
+        """
+        if n < 1:
+            raise SettingsError(f"n: asked for {n} pictures; ask for 1 or more.")
+        parts = []
+        for start in range(0, n, _BATCH):
+            count = min(_BATCH, n - start)
+            parts.append(to_uint8(self._family.sample(count, seed, label, truncation, first=first + start)).cpu())
+        return torch.cat(parts)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8, rounded to nearest."""
+    return images.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8).contiguous()
+
+
+@torch.no_grad()
+def standing_statistics(family: Family, networks: dict[str, nn.Module], *, batches: int = 16, size: int = 64) -> None:
+    """Recompute the batch-norm statistics of generators for the weights they have now (Brock et al. 2019, section 4: "standing statistics").
+
+    Averaged weights do not fit the running statistics that training left behind; a plain mean over ``batches`` batches does.
+    Deterministic. Networks without batch norm are left alone; all end in evaluation mode.
+    """
+    norms = [module for net in networks.values() for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    if norms:
+        momenta = [module.momentum for module in norms]
+        for module in norms:
+            module.reset_running_stats()
+            module.momentum = None  # a plain mean over all batches
+        for network in networks.values():
+            network.train()
+        for index in range(batches):
+            family.sample(size, seed=0, first=index * size, networks=networks)
+        for module, momentum in zip(norms, momenta, strict=True):
+            module.momentum = momentum
+    for network in networks.values():
+        network.eval()
+
+
+def save_generator(
+    directory: Path | str,
+    *,
+    family_name: str,
+    family: Family,
+    networks: dict[str, nn.Module] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Export ``networks`` (an EMA copy, or the family's own generators) to ``directory``, whole or not at all.
+
+    Args:
+        directory: the folder to make; an existing one is replaced.
+        family_name: key in the table of families.
+        family: gives configuration and shape.
+        networks: generators by name.
+        extra: plain values to keep beside them: dataset digest, class names, step.
+    """
+    networks = networks or {name: family.networks[name] for name in family.generators}
+    tensors = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
+    info = {
+        "format": 1,
+        "family": family_name,
+        "config": as_dict(family.config),
+        "shape": asdict(family.shape),
+        **(extra or {}),
+    }
+    with replacing(directory) as temporary:
+        temporary.mkdir()
+        save_file(tensors, temporary / WEIGHTS)
+        write_json(temporary / DESCRIPTION, {**info, "weights_sha256": sha256_file(temporary / WEIGHTS)})
+
+
+def load_generator(directory: Path | str, device: str | torch.device = "cpu") -> Generator:
+    """Load an exported generator; raises CheckpointError when the folder is not one or its weights are not whole."""
+    directory = Path(directory)
+    if not (directory / DESCRIPTION).is_file():
+        raise CheckpointError(f"{directory} holds no exported generator: {DESCRIPTION} is missing.")
+    info = read_json(directory / DESCRIPTION)
+    digest = sha256_file(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else None
+    if digest != info["weights_sha256"]:
+        raise CheckpointError(f"{directory / WEIGHTS} is missing or damaged; export or download the generator again.")
+    shape = ImageShape(**info["shape"])
+    family = build_family(info["family"], family_config(info["family"], info["config"], where="config"), shape)
+    tensors = load_file(directory / WEIGHTS)
+    for name in family.generators:
+        network = family.networks[name]
+        network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+        network.eval()
+    family.networks = {name: family.networks[name] for name in family.generators}
+    family.to(torch.device(device))
+    return Generator(family, info, digest)

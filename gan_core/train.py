@@ -1,0 +1,113 @@
+"""Train a family on a prepared dataset on one device: ``python -m gan_core.train --data DIR --family dcgan --out DIR``.
+
+Needs nothing but PyTorch and the data. Killed and started again with the same arguments, it goes on where it was.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from gan_core.config import build
+from gan_core.data import PreparedDataset
+from gan_core.errors import GantryError, SettingsError
+from gan_core.families import FAMILIES, family_config
+from gan_core.grid import save_sheet
+from gan_core.training.config import TrainConfig
+from gan_core.training.trainer import Trainer
+
+
+class Console:
+    """An observer with a progress bar, a ``metrics.jsonl`` and a picture grid per ``sample_every`` steps."""
+
+    def __init__(self, out: Path, steps: int) -> None:
+        self._out = out
+        self._bar = tqdm(total=steps, unit="step", desc="train", dynamic_ncols=True, mininterval=1)
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Append to the file, move the bar."""
+        with open(self._out / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(
+            f"{values['rate/images_per_second']:.0f} images/s, D {values['loss/discriminator']:.2f}, "
+            f"G {values['loss/generator']:.2f}, diversity {values['health/diversity']:.2f}"
+        )
+
+    def pictures(self, pictures: Tensor, step: int) -> None:
+        """Write the grid of this step."""
+        save_sheet(self._out / "grids" / f"step-{step:08d}.png", pictures)
+
+    def checkpoint(self, path: Path | None, step: int) -> None:
+        """The bar starts where a resumed run does."""
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar's line."""
+        self._bar.close()
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; every setting of a training run is an option of its own name."""
+    parser = argparse.ArgumentParser(prog="python -m gan_core.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, type=Path, help="folder of a prepared dataset (has dataset.json)")
+    parser.add_argument("--family", default="dcgan", help=f"one of: {', '.join(FAMILIES)}")
+    parser.add_argument("--out", required=True, type=Path, help="checkpoints, grids, metrics and the generator go here")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME=VALUE", help="a setting of the family, such as width=64"
+    )
+    for field in dataclasses.fields(TrainConfig):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, help=f"default {field.default}")
+    return parser.parse_args(arguments)
+
+
+def settings(options: argparse.Namespace) -> tuple[Any, TrainConfig]:
+    """The typed configurations of the family and of the run; raises SettingsError."""
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig) if getattr(options, f.name) is not None}
+    train = build(TrainConfig, {name: yaml.safe_load(value) for name, value in given.items()}, where="train")
+    model = {}
+    for pair in options.model:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingsError(f"--model {pair}: write NAME=VALUE.")
+        model[name] = yaml.safe_load(value)
+    return family_config(options.family, model), train
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, export the averaged generator to ``OUT/generator``."""
+    options = parse(arguments)
+    family, train = settings(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    console = Console(options.out, train.steps)
+    try:
+        trainer = Trainer(
+            options.family,
+            family,
+            PreparedDataset(options.data),
+            train,
+            options.out / "checkpoints",
+            device=options.device,
+            observer=console,
+        )
+        trainer.run()
+    finally:
+        console.close()
+    trainer.export(options.out / "generator")
+    print(f"The generator is in {options.out / 'generator'}, its pictures in {options.out / 'grids'}.")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        main()
+    except GantryError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,1 @@
+"""Training: the loop, its settings, its checkpoints, its data and its health."""

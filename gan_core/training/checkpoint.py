@@ -1,0 +1,105 @@
+"""Checkpoints of plain tensors and primitives: safetensors, JSON and, written last, a manifest of SHA-256 sums.
+
+A checkpoint is a folder ``step-00001200``. A copy that broke off, or a file cut short, does not match its manifest; such a
+checkpoint is passed over with a message and the newest whole one is used.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gan_core.errors import CheckpointError
+from gan_core.files import read_json, replacing, sha256_file, write_json
+
+log = logging.getLogger(__name__)
+
+MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back."""
+
+    path: Path
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(directory: Path | str, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Write ``directory/step-XXXXXXXX``; returns its path. A folder of that name is replaced."""
+    path = Path(directory) / f"step-{step:08d}"
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
+        write_json(temporary / STATE, {**state, "step": step})
+        write_json(temporary / MANIFEST, {name: sha256_file(temporary / name) for name in (STATE, TENSORS)})
+    return path
+
+
+def damage(path: Path | str) -> str | None:
+    """What is wrong with the checkpoint at ``path``, or None when it is whole."""
+    path = Path(path)
+    if not (path / MANIFEST).is_file():
+        return f"{MANIFEST} is missing, the write did not end"
+    try:
+        sums = read_json(path / MANIFEST)
+    except ValueError:
+        return f"{MANIFEST} is cut short"
+    for name in (STATE, TENSORS):
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if sums.get(name) != sha256_file(path / name):
+            return f"{name} does not match its SHA-256 sum"
+    return None
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read the checkpoint at ``path``; raises CheckpointError when it is not whole."""
+    path = Path(path)
+    wrong = damage(path)
+    if wrong:
+        raise CheckpointError(f"Checkpoint {path} cannot be used: {wrong}.")
+    state = read_json(path / STATE)
+    return Checkpoint(path, state["step"], load_file(path / TENSORS), state)
+
+
+def list_checkpoints(directory: Path | str) -> list[Path]:
+    """Checkpoint folders anywhere under ``directory``, newest step first, whole or not."""
+    return sorted(Path(directory).glob("**/step-????????"), key=lambda path: path.name, reverse=True)
+
+
+def latest_checkpoint(directory: Path | str) -> Checkpoint | None:
+    """The newest whole checkpoint under ``directory``, or None; says which ones it passed over and why."""
+    for path in list_checkpoints(directory):
+        wrong = damage(path)
+        if wrong is None:
+            return load_checkpoint(path)
+        log.warning("Passing over checkpoint %s: %s.", path, wrong)
+    return None
+
+
+def prune_checkpoints(directory: Path | str, keep: int) -> None:
+    """Remove all but the ``keep`` newest checkpoints directly in ``directory``."""
+    for path in sorted(Path(directory).glob("step-????????"), reverse=True)[keep:]:
+        shutil.rmtree(path)
+
+
+def refuse_other_settings(saved: Mapping[str, Any], current: Mapping[str, Any], where: Path) -> None:
+    """Raise CheckpointError naming every setting that differs between a checkpoint and the run that would resume it."""
+    differences = [
+        f"{key}: {saved.get(key)!r} there, {current.get(key)!r} here"
+        for key in sorted({*saved, *current})
+        if saved.get(key) != current.get(key)
+    ]
+    if differences:
+        raise CheckpointError(
+            f"Checkpoint {where} belongs to other settings ({'; '.join(differences)}). "
+            "Restore them, or train into an empty directory."
+        )

@@ -1,0 +1,60 @@
+"""Settings of a training run, whatever the family."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gan_core.config import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how fast and how carefully to train."""
+
+    steps: int = 1200
+    """Updates of each network."""
+    batch: int = 64
+    """Real images in one step, over all workers and micro-batches."""
+    accumulate: int = 1
+    """Micro-batches that one step's gradients are summed over; more of them take less memory."""
+    generator_lr: float = 2e-4
+    """Adam's learning rate for generators."""
+    discriminator_lr: float = 2e-4
+    """Adam's learning rate for discriminators."""
+    beta1: float = 0.5
+    beta2: float = 0.999
+    ema_half_life_kimg: float = 10.0
+    """Half-life of the averaged generator in thousand real images; ramps up from 5% of the images seen so far."""
+    mirror: bool = False
+    """Whether real images are mirrored left to right with probability 0.5."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the device has instructions for it, fp32 elsewhere."""
+    seed: int = 0
+    log_every: int = 20
+    """Steps between two rows of metrics; health is checked at the same steps."""
+    sample_every: int = 200
+    """Steps between two picture grids."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints; at most this much work is lost to a kill."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay on disk."""
+    max_rollbacks: int = 3
+    """How often a NaN or a collapse may be rolled back before the run gives up."""
+    collapse_diversity: float = 0.05
+    """A run has collapsed when its images differ from each other by less than this share of what real ones do ..."""
+    collapse_patience: int = 5
+    """... at this many logged steps one after the other."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"):
+            check(getattr(self, name) >= 1, f"{name}: must be at least 1, got {getattr(self, name)}.")
+        for name in ("generator_lr", "discriminator_lr", "ema_half_life_kimg"):
+            check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
+        for name in ("beta1", "beta2"):
+            check(0 <= getattr(self, name) < 1, f"{name}: must lie in [0, 1), got {getattr(self, name)}.")
+        check(self.max_rollbacks >= 0, f"max_rollbacks: must be 0 or more, got {self.max_rollbacks}.")
+        check(self.batch % self.accumulate == 0, f"batch: {self.batch} does not divide by accumulate ({self.accumulate}).")
+        check(self.batch // self.accumulate >= 2, "batch: a micro-batch needs at least 2 images for batch norm.")
+
+
+# Settings that do not change what a step computes: a run may be resumed with others.
+FREE_TO_CHANGE = frozenset({"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"})

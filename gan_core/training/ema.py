@@ -1,0 +1,30 @@
+"""The averaged generator: an exponential moving average of the weights, its half-life given in images."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+
+def ema_decay(batch: int, half_life_images: float, images_seen: int) -> float:
+    """Weight of the old average in one step: 0.5^(batch / min(half_life, 5% of the images seen)).
+
+    The ramp keeps the average from remembering the random start (Karras et al. 2020, ADA's training configuration).
+    """
+    half_life = min(half_life_images, 0.05 * images_seen)
+    return 0.5 ** (batch / max(half_life, 1e-8))
+
+
+class Averaged:
+    """Averaged copies of generators. Buffers (batch-norm statistics) are not averaged but measured where they are used."""
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self._live = dict(networks)
+        self.networks = {name: copy.deepcopy(net).requires_grad_(False).eval() for name, net in networks.items()}
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """Move the average towards the live weights by 1 - ``decay``."""
+        for name, average in self.networks.items():
+            torch._foreach_lerp_(list(average.parameters()), list(self._live[name].parameters()), 1 - decay)

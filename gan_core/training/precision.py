@@ -1,0 +1,32 @@
+"""Which device to use, and whether its processor computes in bf16."""
+
+import logging
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto``: the first GPU when there is one, else the CPU; any other name as torch spells it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether ``device`` has instructions for bf16; emulation does not count, it is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # torch.ops.mkldnn._is_mkldnn_bf16_supported() also says yes where oneDNN only emulates: not asked.
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """The type that autocast computes in: torch.bfloat16 or torch.float32. Says what ``auto`` chose and why."""
+    if wanted == "auto":
+        chosen = torch.bfloat16 if has_bf16(device) else torch.float32
+        reason = "has" if chosen is torch.bfloat16 else "has no"
+        log.info("Precision %s: the %s %s bf16 instructions.", str(chosen)[6:], device.type, reason)
+        return chosen
+    return torch.bfloat16 if wanted == "bf16" else torch.float32

@@ -1,0 +1,59 @@
+"""The workers that train together: gradients are averaged in one flat all-reduce after each backward pass.
+
+Generator and discriminator are updated apart, so neither wrapping both in one DDP module (unused parameters) nor hooks on each
+backward pass fit; the StyleGAN line does the same. It gives up the overlap of communication with the backward pass.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gan_core.randomness import Slice
+
+
+@dataclass(frozen=True)
+class World:
+    """This worker's place among all workers; a world of one needs no process group."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> "World":
+        """The world of torch's default process group, or a world of one."""
+        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else cls()
+
+    @property
+    def part(self) -> Slice:
+        """This worker's rows of what all draw together."""
+        return Slice(self.rank, self.size)
+
+    @torch.no_grad()
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its mean over all workers, in one all-reduce."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.size
+        pieces = flat.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(tensors, [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)])
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average gradients over all workers; a missing gradient counts as zero on every worker."""
+        if self.size == 1:
+            return
+        gradients = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        self.average(gradients)
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        if self.size > 1:
+            dist.barrier()

@@ -1,0 +1,172 @@
+"""RunLog: what a run has to say, appended to a file at once. No network, no MLflow; usable from any process."""
+
+import json
+import logging
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from gan_core.errors import TrackingError
+from pipelines.tracking.events import ARTIFACTS, EVENTS, append, exclusive, log_folder, now_ms, read_events
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+_STATUSES = ("FINISHED", "FAILED", "KILLED")
+_LINK_FROM = 16 << 20
+_LOG = logging.getLogger(__name__)
+
+
+class RunLog:
+    """The append-only log of one run.
+
+    Several processes may hold the same log (same directory and key) and append to it. Opening it again after a kill
+    goes on where it stopped: a metric at a step that the log already holds is dropped until its step is new, because a
+    resumed run repeats the steps after its last checkpoint. Steps repeated within one process (a rollback) are kept.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        key: str,
+        name: str,
+        parent_key: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the log of the run ``key`` under ``directory`` (made when missing).
+
+        Args:
+            directory: the folder that a shipper watches.
+            key: names the run for ever: the tracking server's run is found by it.
+            name: what a person sees.
+            parent_key: key of the run that this one is nested in.
+            tags: tags of the run.
+
+        Raises:
+            TrackingError: the key holds characters that a key may not have.
+        """
+        self.key = key
+        self.folder = log_folder(directory, key)
+        if parent_key is not None:
+            log_folder(directory, parent_key)  # the same rule holds for the parent's key
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self.folder / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._mutex = threading.Lock()
+        self._logged_until = self._last_steps()
+        self._append("open", key=key, name=name, parent=parent_key, tags=_texts(tags or {}))
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; nested mappings become dotted names, values that are no text are written as JSON."""
+        self._append("params", values=_texts(_flatten(values)))
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers at ``step``; whatever ``float()`` takes will do, NaN and infinities included."""
+        numbers = {name: float(value) for name, value in values.items()}
+        with self._mutex:
+            if self._logged_until:
+                numbers = {name: value for name, value in numbers.items() if self._is_new(name, int(step))}
+        if numbers:
+            self._append("metrics", values=numbers, step=int(step))
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags; a later value replaces an earlier one."""
+        self._append("tags", values=_texts(values))
+
+    def artifact(self, path: Path | str, folder: str = "") -> None:
+        """Keep a copy of a file or directory as it is now, to be sent to ``folder`` of the run's artifacts.
+
+        The caller may replace or delete the original at once. Files from 16 MiB on are hard-linked where the file system
+        can, so they must be replaced rather than written into; smaller ones are copied.
+
+        Raises:
+            TrackingError: there is nothing at ``path``.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise TrackingError(f"Cannot log {path} as an artifact of run '{self.key}': it does not exist.")
+        stored = Path(ARTIFACTS) / uuid.uuid4().hex[:12] / path.name
+        with self._mutex, exclusive(self._file):
+            (self.folder / stored).parent.mkdir(parents=True)
+            if path.is_dir():
+                shutil.copytree(path, self.folder / stored, copy_function=_copy)
+            else:
+                _copy(path, self.folder / stored)
+            append(self._file, {"kind": "artifact", "time": now_ms(), "stored": str(stored), "folder": folder})
+
+    def dataset(self, name: str, source: str, digest: str, context: str = "training") -> None:
+        """Log a dataset as an input of the run: its name, where it came from, its DVC hash and what it was used for."""
+        self._append("dataset", name=name, source=source, digest=digest, context=context)
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Say how the run ended, and have the log on disk before returning. Opening the log again reopens the run."""
+        if status not in _STATUSES:
+            raise TrackingError(f"A run ends as {', '.join(_STATUSES)}, not as '{status}'.")
+        self._append("finish", status=status)
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Let go of the file; the run is not finished by this."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Finish the run: FINISHED, KILLED by an interrupt or exit, FAILED by any other exception."""
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+        self.close()
+
+    def _append(self, kind: str, **fields: Any) -> None:
+        with self._mutex, exclusive(self._file):
+            append(self._file, {"kind": kind, "time": now_ms(), **fields})
+
+    def _last_steps(self) -> dict[str, int]:
+        """For each metric the step it was logged at last (the last, not the highest: a rollback may have gone back)."""
+        steps = {}
+        for event, _ in read_events(self.folder):
+            if event and event["kind"] == "metrics":
+                steps.update(dict.fromkeys(event["values"], event["step"]))
+        return steps
+
+    def _is_new(self, name: str, step: int) -> bool:
+        if step <= self._logged_until.get(name, step - 1):
+            return False
+        self._logged_until.pop(name, None)
+        return True
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    """Copy a file; link it when it is large (a copy cannot be changed through the original, a link costs nothing)."""
+    if os.path.getsize(source) >= _LINK_FROM:
+        try:
+            os.link(os.path.realpath(source), target)
+            return
+        except OSError as error:
+            _LOG.info("Copying %s: it cannot be hard-linked (%s).", source, error)
+    shutil.copyfile(source, target)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    plain = (bool, int, float, list, tuple, dict, type(None))
+    return {
+        name: json.dumps(value, default=str) if isinstance(value, plain) else str(value) for name, value in values.items()
+    }

@@ -1,0 +1,172 @@
+"""The way to MLflow: one function that connects, and what its errors mean. MLflow is imported on first use (seconds)."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gan_core.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+KEY_TAG, PARENT_TAG = "gantry.key", "mlflow.parentRunId"
+SQLITE = "sqlite:///"
+# A person's server may be away; waiting for it is the shipper's business, not MLflow's (246 s by its own settings).
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_REFUSALS = {
+    "ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "NOT_FOUND",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRef:
+    """A run on the tracking server."""
+
+    run_id: str
+    experiment_id: str
+    page: str
+    """Where the run is shown, from the root of the MLflow UI: ``#/experiments/ID/runs/ID``."""
+
+
+def resolve_uri(uri: str, base: Path | None = None) -> str:
+    """The tracking URI with a relative SQLite path made absolute against ``base`` (the current directory by default).
+
+    Workers run elsewhere: a relative path would mean another file there.
+    """
+    if not uri.startswith(SQLITE) or uri.removeprefix(SQLITE) in ("", ":memory:"):
+        return uri
+    return SQLITE + str((base or Path.cwd()) / uri.removeprefix(SQLITE))
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client of the tracking server or database at ``uri``; a database is made when it is missing.
+
+    A SQLite file is opened under a lock beside it: processes that make its tables at the same time would collide.
+    A server is not contacted here.
+    """
+    for name, value in {**_PATIENCE, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    uri = resolve_uri(uri)
+    if not uri.startswith(SQLITE):
+        return MlflowClient(uri, uri)
+    database = Path(uri.removeprefix(SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(database.with_name(f".{database.name}.lock")), _quiet("mlflow"):
+        client = MlflowClient(uri, uri)
+        # The registry has a store of its own over the same file; opening it makes its tables.
+        client.search_registered_models(max_results=1)
+    return client
+
+
+def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
+    """The id of the experiment ``name``, made when it is missing.
+
+    Beside a SQLite file artifacts go to the folder ``mlartifacts``; a server knows where its own go.
+
+    Raises:
+        TrackingError: the experiment was deleted.
+    """
+    for _ in range(2):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            if experiment.lifecycle_stage != "active":
+                raise TrackingError(
+                    f"The MLflow experiment '{name}' at {uri} was deleted. Restore it (mlflow experiments restore "
+                    f"--experiment-id {experiment.experiment_id}) or change track.experiment in params.yaml."
+                )
+            return experiment.experiment_id
+        try:
+            return client.create_experiment(name, artifact_location=_artifact_location(uri, name))
+        except Exception as error:
+            if not is_refusal(error):  # a refusal: another process made it between the two calls
+                raise
+    raise TrackingError(f"The MLflow experiment '{name}' at {uri} can neither be found nor made. Look at the server's log.")
+
+
+def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
+    """The run that carries ``key``, or None when the server does not know it (yet).
+
+    Raises:
+        TrackingError: the server cannot be reached.
+    """
+    with reaching(tracking_uri):
+        client = connect(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        run_id = find_run_id(client, found.experiment_id, key) if found else None
+    if found is None or run_id is None:
+        return None
+    page = f"#/experiments/{found.experiment_id}/runs/{run_id}"
+    return RunRef(run_id=run_id, experiment_id=found.experiment_id, page=page)
+
+
+def find_run_id(client: "MlflowClient", experiment_id: str, key: str) -> str | None:
+    """The id of the run tagged with ``key`` that is not deleted (the oldest, were there several), or None."""
+    query = f"tags.`{KEY_TAG}` = '{key}'"
+    runs = client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
+    return runs[0].info.run_id if runs else None
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Turn MLflow's errors into a TrackingError that names the server and what to do."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        what = "refused" if is_refusal(error) else "cannot be reached or failed"
+        remedy = "" if is_refusal(error) else " Check track.uri in params.yaml and that the server runs."
+        raise TrackingError(f"The tracking server {uri} {what}: {short(error)}.{remedy}") from error
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server answered and will not take this, now or later; otherwise it may be asked again."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and getattr(error, "error_code", None) in _REFUSALS
+
+
+def short(error: Any) -> str:
+    """The first line of an error's message, at most 300 characters, without its full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300].rstrip(".")
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    uri = resolve_uri(uri)
+    if not uri.startswith(SQLITE):
+        return None
+    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / experiment).as_uri()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a library's announcements (not its warnings) off the screen."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

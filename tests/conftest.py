@@ -1,0 +1,35 @@
+"""Session fixtures: one Ray cluster, caches that tests share, no telemetry."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pipelines.cli  # noqa: F401  switches telemetry off before anything is imported
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_threads() -> None:
+    """Tests run beside Ray and Prefect on few cores: spinning OpenMP threads would starve them."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Derived caches go to the test's own folder, so that no test sees another's; weights stay in the user's cache."""
+    if "GANTRY_WEIGHTS_DIR" not in os.environ:
+        from gan_core.data import user_cache_dir
+
+        monkeypatch.setenv("GANTRY_WEIGHTS_DIR", str(user_cache_dir() / "weights"))
+    monkeypatch.setenv("GANTRY_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The session's Ray cluster of 2 CPUs; its address. Ended with the session."""
+    import ray
+
+    context = ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False)
+    yield context.address_info["address"]
+    ray.shutdown()

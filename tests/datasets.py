@@ -1,0 +1,56 @@
+"""Small prepared datasets for tests, written straight in the prepared form."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from gan_core.files import write_json
+
+
+def write_prepared(directory: Path, pixels: np.ndarray, labels: np.ndarray | None = None, *, split: str = "train") -> Path:
+    """Write ``pixels`` (uint8 (N, C, H, W), 1, 3 or 4 channels) as a prepared dataset of one shard; returns the folder."""
+    directory.mkdir(parents=True, exist_ok=True)
+    n, channels, height, width = pixels.shape
+    images = []
+    for index, picture in enumerate(pixels):
+        buffer = io.BytesIO()
+        Image.fromarray(picture[0] if channels == 1 else picture.transpose(1, 2, 0)).save(buffer, "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": f"{index}.png"})
+    columns = {"image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
+    if labels is not None:
+        columns["label"] = pa.array(labels, pa.int64())
+    pq.write_table(pa.table(columns), directory / f"{split}-00000-of-00001.parquet")
+    write_json(
+        directory / "dataset.json",
+        {
+            "format": 1,
+            "name": "test",
+            "kind": "unlabelled" if labels is None else "labelled",
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "classes": [] if labels is None else [str(c) for c in range(int(labels.max()) + 1)],
+            "splits": {split: n},
+            "mean": [0.5] * channels,
+            "std": [0.2] * channels,
+            "digest": hashlib.sha256(pixels.tobytes()).hexdigest(),
+            "code_version": "test",
+            "rejects": {},
+        },
+    )
+    return directory
+
+
+def blobs(count: int, size: int = 16, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Smooth random blobs, uint8 (count, channels, size, size): easy to learn, different from each other."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:size, 0:size] / size
+    centres = rng.uniform(0.3, 0.7, (count, 2, 1, 1))
+    radii = rng.uniform(0.08, 0.2, (count, 1, 1))
+    bumps = np.exp(-((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2) / (2 * radii**2))
+    return (bumps[:, None].repeat(channels, axis=1) * 255).astype(np.uint8)
