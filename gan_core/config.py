@@ -25,8 +25,8 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     """Build the configuration dataclass ``cls`` from ``values``.
 
     Args:
-        cls: a dataclass; its fields may be int, float, bool, str, tuples, Literals, Optionals, unions of these, mappings,
-            or further dataclasses.
+        cls: a dataclass; its fields may be int, float, bool, str, tuples, Literals, Optionals, unions of these,
+            mappings, or further dataclasses.
         values: what the user wrote.
         where: dotted prefix for messages, such as ``train``.
 
@@ -104,9 +104,8 @@ def _tuple(value: Any, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
         return tuple(_coerce(item, options[0], f"{where}[{index}]") for index, item in enumerate(value))
     if len(value) != len(options):
         raise SettingsError(f"{where}: expected {len(options)} values, got {len(value)}.")
-    return tuple(
-        _coerce(item, option, f"{where}[{index}]") for index, (item, option) in enumerate(zip(value, options, strict=True))
-    )
+    pairs = enumerate(zip(value, options, strict=True))
+    return tuple(_coerce(item, option, f"{where}[{index}]") for index, (item, option) in pairs)
 
 
 def _spell(hint: Any) -> str:

@@ -1,4 +1,4 @@
-"""Reading a prepared dataset: the folder that ingestion writes (Parquet shards, dataset.json), as arrays near the device."""
+"""Reading a prepared dataset: the folder that ingestion writes (Parquet shards, dataset.json), as arrays."""
 
 import io
 import json
@@ -53,7 +53,9 @@ class PreparedDataset:
         self.directory = Path(directory)
         path = self.directory / DATASET_FILE
         if not path.is_file():
-            raise DataError(f"No prepared dataset in {self.directory}: {DATASET_FILE} is missing. Run the ingest stage.")
+            raise DataError(
+                f"No prepared dataset in {self.directory}: {DATASET_FILE} is missing. Run the ingest stage."
+            )
         try:
             values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             self.info = build(DatasetInfo, values)
@@ -84,19 +86,25 @@ class PreparedDataset:
         path = self._cache_dir / f"{info.digest[:32]}-{split}.npy"
         if not path.is_file():
             shards = self.shards(split)
+            held = sum(pq.read_metadata(shard).num_rows for shard in shards)
+            if held != shape[0]:
+                raise DataError(
+                    f"{self.directory}: {split} holds {held} pictures, {DATASET_FILE} says {shape[0]}. Ingest again."
+                )
             with replacing(path) as temporary:
-                # A shape that the header does not have would be a corrupt data set: say so before anyone trains on it.
                 array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
                 row = 0
                 for shard in shards:
                     for batch in pq.ParquetFile(shard).iter_batches(columns=["image"], batch_size=1024):
                         for content in batch.column("image").field("bytes").to_pylist():
-                            array[row] = decode_prepared(content, info.channels)
+                            picture = decode_prepared(content, info.channels)
+                            if picture.shape != shape[1:]:
+                                raise DataError(
+                                    f"{shard}: a picture is {picture.shape[1]}x{picture.shape[2]} pixels where "
+                                    f"{DATASET_FILE} says {info.height}x{info.width}. Ingest again."
+                                )
+                            array[row] = picture
                             row += 1
-                if row != shape[0]:
-                    raise DataError(
-                        f"{self.directory}: {split} holds {row} pictures, {DATASET_FILE} says {shape[0]}. Ingest again."
-                    )
                 array.flush()
                 del array
         return np.load(path, mmap_mode="r")

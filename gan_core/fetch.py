@@ -176,7 +176,9 @@ def _fetch_one(file: Wanted, session: "_Session") -> None:
             zipfile.BadZipFile,
         ) as error:
             failures.append(f"{address}: {error}")
-            log.info("%s: %s did not come from %s: %s", session.label, target.name, address, error)
+            # A repetition of what was said for an earlier file of this call is no news.
+            level = logging.DEBUG if isinstance(error, _KnownFailureError) else logging.WARNING
+            log.log(level, "%s: %s did not come from %s: %s", session.label, target.name, address, error)
             continue
         log.info("%s: %s came from %s", session.label, target.name, address)
         return
@@ -248,7 +250,7 @@ class _Session:
         """Run ``download(to)``, unless what it asks has failed in this session (a dead host is waited for once)."""
         host = urllib.parse.urlsplit(key).netloc or key
         if host in self._failed:
-            raise FetchError(f"not tried again: {self._failed[host]}")
+            raise _KnownFailureError(f"not tried again: {self._failed[host]}")
         try:
             download(to)
         except (_UnreachableError, registry_clients.ClientError) as error:
@@ -258,6 +260,10 @@ class _Session:
 
 class _UnreachableError(FetchError):
     """The host did not answer at all."""
+
+
+class _KnownFailureError(FetchError):
+    """The same address or host failed earlier in this call."""
 
 
 def _download(url: str, to: Path, label: str) -> None:

@@ -1,4 +1,4 @@
-"""An exported generator: a folder with ``generator.json`` and ``generator.safetensors``, no pickle and no training state."""
+"""An exported generator: a folder with ``generator.json`` and ``generator.safetensors``, no pickle, no training state."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gan_core.config import as_dict
 from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import Family, ImageShape, build_family, family_config
-from gan_core.files import read_json, replacing, sha256_file, write_json
+from gan_core.files import read_json, replacing, sha256_file, sha256_json, write_json
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
 _BATCH = 64
@@ -25,7 +25,7 @@ class Generator:
         self.info = info
         """family, config, channels, height, width, classes, dataset (digest), step and what else was saved with it."""
         self.digest = digest
-        """SHA-256 of the weights and the description's settings: names this generator in protocols."""
+        """SHA-256 of the weights, the family, its settings and the shape: names this generator in protocols."""
 
     @torch.inference_mode()
     def sample(
@@ -34,10 +34,12 @@ class Generator:
         """Pictures ``first`` to ``first + n`` of ``seed``: uint8 (n, C, H, W) on the CPU, equal for equal arguments.
 
         Raises:
-            SettingsError: a count below 1, or a label or truncation that the family does not take.
+            SettingsError: a count below 1, a negative seed, or a label or truncation that the family does not take.
         """
         if n < 1:
             raise SettingsError(f"n: asked for {n} pictures; ask for 1 or more.")
+        if seed < 0:
+            raise SettingsError(f"seed: must be 0 or more, got {seed}.")
         parts = []
         for start in range(0, n, _BATCH):
             count = min(_BATCH, n - start)
@@ -52,10 +54,10 @@ def to_uint8(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def standing_statistics(family: Family, networks: dict[str, nn.Module], *, batches: int = 16, size: int = 64) -> None:
-    """Recompute the batch-norm statistics of generators for the weights they have now (Brock et al. 2019, section 4: "standing statistics").
+    """Recompute the batch-norm statistics of generators for the weights they have now.
 
-    Averaged weights do not fit the running statistics that training left behind; a plain mean over ``batches`` batches does.
-    Deterministic. Networks without batch norm are left alone; all end in evaluation mode.
+    Averaged weights do not fit the running statistics that training left behind; a plain mean over ``batches`` batches
+    does ("standing statistics", Brock et al. 2019, section 4). Deterministic. Networks without batch norm are left alone; all end in evaluation mode.
     """
     norms = [module for net in networks.values() for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     if norms:
@@ -114,10 +116,16 @@ def load_generator(directory: Path | str, device: str | torch.device = "cpu") ->
     directory = Path(directory)
     if not (directory / DESCRIPTION).is_file():
         raise CheckpointError(f"{directory} holds no exported generator: {DESCRIPTION} is missing.")
-    info = read_json(directory / DESCRIPTION)
-    digest = sha256_file(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else None
-    if digest != info["weights_sha256"]:
+    try:
+        info = read_json(directory / DESCRIPTION)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{directory / DESCRIPTION} is damaged ({error}); export or download it again."
+        ) from error
+    weights = sha256_file(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else None
+    if weights != info["weights_sha256"]:
         raise CheckpointError(f"{directory / WEIGHTS} is missing or damaged; export or download the generator again.")
+    digest = sha256_json({key: info[key] for key in ("family", "config", "shape", "weights_sha256")})
     shape = ImageShape(**info["shape"])
     family = build_family(info["family"], family_config(info["family"], info["config"], where="config"), shape)
     tensors = load_file(directory / WEIGHTS)

@@ -12,14 +12,16 @@ from gan_core.files import replacing
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def contact_sheet(pictures: Tensor, *, columns: int | None = None, gap: int = 2, scale: int | None = None) -> Image.Image:
+def contact_sheet(
+    pictures: Tensor, *, columns: int | None = None, gap: int = 2, scale: int | None = None
+) -> Image.Image:
     """Lay out uint8 pictures (n, C, H, W) row by row on a white sheet.
 
     Args:
         pictures: 1 to 4 channels; two are shown as grey (the second is left out).
         columns: pictures in a row; about square by default.
         gap: white pixels between pictures, after scaling.
-        scale: whole-number enlargement (nearest neighbour, so pixels stay pixels); by default up to 64 pixels a picture.
+        scale: whole-number enlargement (nearest neighbour, so pixels stay pixels); by default up to 64 px a picture.
     """
     array = pictures.cpu().numpy()
     n, channels, height, width = array.shape

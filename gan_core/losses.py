@@ -1,7 +1,7 @@
 """Adversarial losses as pure functions of discriminator outputs.
 
-Every function takes raw discriminator outputs (logits or critic values) of shape (N, ...) and returns a scalar: the mean over
-all of them. A discriminator that judges patches passes its whole map.
+Every function takes raw discriminator outputs (logits or critic values) of shape (N, ...) and returns a scalar: the
+mean over all of them. A discriminator that judges patches passes its whole map.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,8 @@ def gradient_penalty(
     """Mean of (|grad D(x^)| - target)^2 at x^ between real and fake (Gulrajani et al. 2017, equation 3).
 
     Args:
-        discriminator: maps (N, C, H, W) to (N, ...); run it in full precision and uncompiled, its gradient is differentiated.
+        discriminator: maps (N, C, H, W) to (N, ...); run it in full precision and uncompiled, its gradient is
+            differentiated.
         real: real images, (N, C, H, W).
         fake: generated images of the same shape; no gradient flows to the generator.
         mix: uniform numbers in [0, 1], (N, 1, 1, 1).

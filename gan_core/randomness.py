@@ -50,7 +50,7 @@ def _draw(draw, shape: tuple[int, ...], part: Slice, device: torch.device, key: 
 def sampling_uniform(first: int, count: int, width: int, seed: int) -> Tensor:
     """Rows ``first`` to ``first + count`` of an endless table of uniform numbers in (0, 1) that ``seed`` names.
 
-    Row i is the same whatever the batch size, the device or the total count: picture i of a seed is always the same picture.
+    Row i is the same whatever the batch size, the device or the total count: picture i of a seed is always the same.
     Shape (count, width), float64, on the CPU.
     """
     blocks = range(first // _SAMPLE_ROWS, (first + count - 1) // _SAMPLE_ROWS + 1)
@@ -60,5 +60,5 @@ def sampling_uniform(first: int, count: int, width: int, seed: int) -> Tensor:
 
 
 def seed_global(seed: int, step: int, rank: int) -> None:
-    """Seed torch's own generators for one step: noise and dropout inside networks are then functions of the step too."""
+    """Seed torch's own generators for one step: noise and dropout in networks are then functions of the step too."""
     torch.manual_seed(derive_seed(seed, "step", step, rank))

@@ -19,6 +19,7 @@ from gan_core.config import build
 from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
+from gan_core.files import write_text
 from gan_core.grid import save_sheet
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
@@ -46,8 +47,18 @@ class Console:
         save_sheet(self._out / "grids" / f"step-{step:08d}.png", pictures)
 
     def checkpoint(self, path: Path | None, step: int) -> None:
-        """The bar starts where a resumed run does."""
+        """Move the bar."""
         self._bar.update(step - self._bar.n)
+
+    def resume(self, step: int) -> None:
+        """Start the bar at ``step``; drop the rows that a killed run logged after its last checkpoint, they come again."""
+        self._bar.update(step - self._bar.n)
+        file = self._out / "metrics.jsonl"
+        if file.is_file():
+            # What is behind the last line's end was cut short by the kill.
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]
+            write_text(file, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
     def close(self) -> None:
         """End the bar's line."""
@@ -71,8 +82,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def settings(options: argparse.Namespace) -> tuple[Any, TrainConfig]:
     """The typed configurations of the family and of the run; raises SettingsError."""
-    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig) if getattr(options, f.name) is not None}
-    train = build(TrainConfig, {name: yaml.safe_load(value) for name, value in given.items()}, where="train")
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
+    written = {name: yaml.safe_load(value) for name, value in given.items() if value is not None}
+    train = build(TrainConfig, written, where="train")
     model = {}
     for pair in options.model:
         name, equals, value = pair.partition("=")
@@ -98,6 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
             device=options.device,
             observer=console,
         )
+        console.resume(trainer.step)
         trainer.run()
     finally:
         console.close()

@@ -12,7 +12,9 @@ from PIL import Image
 from gan_core.files import write_json
 
 
-def write_prepared(directory: Path, pixels: np.ndarray, labels: np.ndarray | None = None, *, split: str = "train") -> Path:
+def write_prepared(
+    directory: Path, pixels: np.ndarray, labels: np.ndarray | None = None, *, split: str = "train"
+) -> Path:
     """Write ``pixels`` (uint8 (N, C, H, W), 1, 3 or 4 channels) as a prepared dataset of one shard; returns the folder."""
     directory.mkdir(parents=True, exist_ok=True)
     n, channels, height, width = pixels.shape

@@ -52,14 +52,14 @@ class Losses:
 
     total: Tensor
     terms: dict[str, Tensor]
-    """Detached scalars for the log, such as ``loss/discriminator`` or ``health/real_right``; they stay on the device."""
+    """Detached scalars for the log, such as ``loss/discriminator``, ``health/real_right``; they stay on the device."""
 
 
 class Family:
     """An adversarial game: networks by name, two losses, and a way to use the result.
 
-    A subclass sets :attr:`Config` (a frozen dataclass), builds :attr:`networks` in its constructor, names which of them are
-    generators, and implements the losses and :meth:`sample` or :meth:`translate`. It never steps an optimiser.
+    A subclass sets :attr:`Config` (a frozen dataclass), builds :attr:`networks` in its constructor, names which of them
+    are generators, and implements the losses and :meth:`sample` or :meth:`translate`. It never steps an optimiser.
     """
 
     Config: ClassVar[type]

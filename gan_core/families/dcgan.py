@@ -1,9 +1,11 @@
 """DCGAN: Radford, Metz & Chintala 2015, "Unsupervised Representation Learning with Deep Convolutional GANs".
 
-Strided convolutions down, fractionally strided ones up, batch norm in both networks except at the generator's output and the
-discriminator's input, ReLU in the generator with tanh at its end, leaky ReLU in the discriminator, weights N(0, 0.02).
+Strided convolutions down, fractionally strided ones up, batch norm in both networks except at the generator's output
+and the discriminator's input, ReLU in the generator with tanh at its end, leaky ReLU in the discriminator, weights
+N(0, 0.02).
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -28,7 +30,7 @@ class DcganConfig:
     prior: Literal["uniform", "normal"] = "uniform"
     """Distribution of z: uniform in [-1, 1] as in the paper (section 4.1, figure 1), or N(0, 1)."""
     width: int = 128
-    """Feature maps nearest the picture; doubled at each halving of the resolution (figure 1: 128 to 1024 for 64 pixels)."""
+    """Feature maps nearest the picture; doubled at each halving of the resolution (figure 1: 128 to 1024 at 64 px)."""
     slope: float = 0.2
     """Leak slope of every leaky ReLU in the discriminator."""
     loss: Literal["non-saturating", "minimax"] = "non-saturating"
@@ -74,7 +76,7 @@ class Generator(nn.Module):
         # The paper's "project and reshape"; no bias, the batch norm behind it has one.
         self.project = nn.Linear(config.latent, self.base[0] * self.base[1] * self.base[2], bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [
                 nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),
@@ -100,7 +102,7 @@ class Discriminator(nn.Module):
             nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1),
             nn.LeakyReLU(config.slope, inplace=True),
         ]
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [
                 nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),
@@ -122,9 +124,11 @@ class Dcgan(Family):
     def __init__(self, config: DcganConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
         self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
-        for network in self.networks.values():
+        for name, network in self.networks.items():
             if config.init == "he":
-                he_weights(network, config.slope)
+                he_weights(
+                    network, config.slope if name == "discriminator" else 0.0
+                )  # the generator's ReLU leaks nothing
             else:
                 normal_weights(network)
         self.loss = ADVERSARIAL_LOSSES[config.loss]
@@ -191,5 +195,3 @@ def latents_from_uniform(uniform: Tensor, prior: str, truncation: float | None) 
         return ((uniform * 2 - 1) * min(truncation or 1.0, 1.0)).float()
     bound = torch.special.ndtr(torch.tensor(-truncation if truncation else -torch.inf, dtype=torch.float64))
     return torch.special.ndtri(bound + uniform * (1 - 2 * bound)).float()
-
-

@@ -1,12 +1,12 @@
 """Checkpoints of plain tensors and primitives: safetensors, JSON and, written last, a manifest of SHA-256 sums.
 
-A checkpoint is a folder ``step-00001200``. A copy that broke off, or a file cut short, does not match its manifest; such a
-checkpoint is passed over with a message and the newest whole one is used.
+A checkpoint is a folder ``step-00001200``. A copy that broke off, or a file cut short, does not match its manifest;
+such a checkpoint is passed over with a message and the newest whole one is used.
 """
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ def damage(path: Path | str) -> str | None:
         sums = read_json(path / MANIFEST)
     except ValueError:
         return f"{MANIFEST} is cut short"
+    if not isinstance(sums, dict):
+        return f"{MANIFEST} is not a table of sums"
     for name in (STATE, TENSORS):
         if not (path / name).is_file():
             return f"{name} is missing"
@@ -66,6 +68,10 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     wrong = damage(path)
     if wrong:
         raise CheckpointError(f"Checkpoint {path} cannot be used: {wrong}.")
+    return _read(path)
+
+
+def _read(path: Path) -> Checkpoint:
     state = read_json(path / STATE)
     return Checkpoint(path, state["step"], load_file(path / TENSORS), state)
 
@@ -75,20 +81,38 @@ def list_checkpoints(directory: Path | str) -> list[Path]:
     return sorted(Path(directory).glob("**/step-????????"), key=lambda path: path.name, reverse=True)
 
 
-def latest_checkpoint(directory: Path | str) -> Checkpoint | None:
-    """The newest whole checkpoint under ``directory``, or None; says which ones it passed over and why."""
+def latest_checkpoint(
+    directory: Path | str, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
+) -> Checkpoint | None:
+    """The newest whole checkpoint under ``directory`` whose state ``accept`` takes, or None; says which ones are damaged."""
     for path in list_checkpoints(directory):
         wrong = damage(path)
-        if wrong is None:
-            return load_checkpoint(path)
-        log.warning("Passing over checkpoint %s: %s.", path, wrong)
+        if wrong is None and accept(read_json(path / STATE)):
+            return _read(path)
+        if wrong is not None:
+            log.warning("Passing over checkpoint %s: %s.", path, wrong)
     return None
 
 
-def prune_checkpoints(directory: Path | str, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints directly in ``directory``."""
-    for path in sorted(Path(directory).glob("step-????????"), reverse=True)[keep:]:
+def prune_checkpoints(
+    directory: Path | str, keep: int, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
+) -> None:
+    """Remove checkpoints directly in ``directory``: all but the ``keep`` newest and the newest that ``accept`` takes.
+
+    What a killed writer left there half-written goes too.
+    """
+    paths = sorted(Path(directory).glob("step-????????"), reverse=True)
+    spared = next((path for path in paths if (path / STATE).is_file() and accept(read_json(path / STATE))), None)
+    leftovers = Path(directory).glob(".step-????????.*")
+    for path in [*(path for path in paths[keep:] if path != spared), *leftovers]:
         shutil.rmtree(path)
+
+
+def drop_checkpoints_after(directory: Path | str, step: int) -> None:
+    """Remove the checkpoints directly in ``directory`` that are newer than ``step``: a rollback has abandoned them."""
+    for path in Path(directory).glob("step-????????"):
+        if path.name > f"step-{step:08d}":
+            shutil.rmtree(path)
 
 
 def refuse_other_settings(saved: Mapping[str, Any], current: Mapping[str, Any], where: Path) -> None:

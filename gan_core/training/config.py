@@ -30,7 +30,7 @@ class TrainConfig:
     """auto: bf16 where the device has instructions for it, fp32 elsewhere."""
     seed: int = 0
     log_every: int = 20
-    """Steps between two rows of metrics; health is checked at the same steps."""
+    """Steps between two rows of metrics; health is checked at the same steps, and before each checkpoint."""
     sample_every: int = 200
     """Steps between two picture grids."""
     checkpoint_every: int = 200
@@ -45,16 +45,28 @@ class TrainConfig:
     """... at this many logged steps one after the other."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "steps",
+            "batch",
+            "accumulate",
+            "log_every",
+            "sample_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             check(getattr(self, name) >= 1, f"{name}: must be at least 1, got {getattr(self, name)}.")
         for name in ("generator_lr", "discriminator_lr", "ema_half_life_kimg"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
         for name in ("beta1", "beta2"):
             check(0 <= getattr(self, name) < 1, f"{name}: must lie in [0, 1), got {getattr(self, name)}.")
         check(self.max_rollbacks >= 0, f"max_rollbacks: must be 0 or more, got {self.max_rollbacks}.")
-        check(self.batch % self.accumulate == 0, f"batch: {self.batch} does not divide by accumulate ({self.accumulate}).")
+        check(
+            self.batch % self.accumulate == 0, f"batch: {self.batch} does not divide by accumulate ({self.accumulate})."
+        )
         check(self.batch // self.accumulate >= 2, "batch: a micro-batch needs at least 2 images for batch norm.")
 
 
 # Settings that do not change what a step computes: a run may be resumed with others.
-FREE_TO_CHANGE = frozenset({"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"})
+FREE_TO_CHANGE = frozenset(
+    {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"}
+)

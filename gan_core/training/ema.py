@@ -17,7 +17,7 @@ def ema_decay(batch: int, half_life_images: float, images_seen: int) -> float:
 
 
 class Averaged:
-    """Averaged copies of generators. Buffers (batch-norm statistics) are not averaged but measured where they are used."""
+    """Averaged copies of generators. Buffers (batch-norm statistics) are not averaged but measured where needed."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         self._live = dict(networks)

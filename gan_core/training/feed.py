@@ -41,9 +41,9 @@ class Order:
 class Feed:
     """Real images of a step for one worker, on its device, in [-1, 1].
 
-    The whole set lives on the GPU as uint8 when it takes at most half of the free memory; otherwise rows are read from the memory
-    map ahead of time in a thread and copied from pinned memory. On the CPU the set is in memory when it takes at most a quarter
-    of it, mapped from disk otherwise.
+    The whole set lives on the GPU as uint8 when it takes at most half of the free memory; otherwise rows are read from
+    the memory map ahead of time in a thread and copied from pinned memory. On the CPU the set is in memory when it takes
+    at most a quarter of it, mapped from disk otherwise.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Feed:
         part: randomness.Slice,
         mirror: bool = False,
     ) -> None:
-        """Serve ``pixels`` (uint8 (N, C, H, W)) and ``labels`` (int64 (N,)) in batches of ``batch`` over all workers."""
+        """Serve ``pixels`` (uint8 (N, C, H, W)), ``labels`` (int64 (N,)) in batches of ``batch`` over all workers."""
         if len(pixels) == 0:
             raise DataError("The train split holds no picture.")
         self._pixels, self._batch, self._seed = pixels, batch, seed

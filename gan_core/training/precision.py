@@ -4,14 +4,29 @@ import logging
 
 import torch
 
+from gan_core.errors import SettingsError
+
 log = logging.getLogger(__name__)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``: the first GPU when there is one, else the CPU; any other name as torch spells it."""
+    """``auto``: the first GPU when there is one, else the CPU; any other name as torch spells it.
+
+    Raises:
+        SettingsError: no such kind of device, or none of it in this machine.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"device: torch knows no device '{name}'. Use auto, cpu, cuda or cuda:1.") from error
+    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+        raise SettingsError(
+            f"device: '{name}' is not in this machine, torch {torch.__version__} sees {torch.cuda.device_count()} GPUs. "
+            "Use auto or cpu."
+        )
+    return device
 
 
 def has_bf16(device: torch.device) -> bool:

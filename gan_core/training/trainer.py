@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,8 +59,8 @@ class Silent:
 class Trainer:
     """Trains one family on one prepared dataset, alone or as one of several workers.
 
-    What a step computes is a function of the settings, the data and the step's number; a run that was killed and resumed ends
-    with the same bytes as one that was not, on the same device and number of workers.
+    What a step computes is a function of the settings, the data and the step's number; a run that was killed and
+    resumed ends with the same bytes as one that was not, on the same device and number of workers.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Trainer:
             mirror=config.mirror,
         )
         self._watch = Watch(config.collapse_diversity, config.collapse_patience)
-        self._sums: dict[str, Tensor] = {}
+        self._start_window()
         self.step = 0
         self.rollbacks = 0
         self._settings = {
@@ -136,7 +136,8 @@ class Trainer:
             "model.family": family_name,
             "dataset": info.digest,
         }
-        self._resume([self.directory, *([resume_from] if resume_from else [])])
+        self._places = [self.directory, *([Path(resume_from)] if resume_from else [])]
+        self._resume()
 
     def run(self, until: int | None = None) -> None:
         """Train up to step ``until`` (``config.steps`` when left out).
@@ -144,8 +145,8 @@ class Trainer:
         Raises:
             TrainingDivergedError: NaN or collapse after the last rollback; the newest healthy checkpoint is kept.
         """
-        config, until = self.config, min(until or self.config.steps, self.config.steps)
-        self._start_clock()
+        config, until = self.config, self.config.steps if until is None else min(until, self.config.steps)
+        self._start_window()
         if self.step == 0:
             self._save()  # something to roll back to from the first step on
         while self.step < until:
@@ -156,7 +157,7 @@ class Trainer:
             seen = self.step * config.batch
             self.averaged.update(ema_decay(config.batch, config.ema_half_life_kimg * 1000, seen))
             last = self.step == config.steps
-            if (self.step % config.log_every == 0 or last) and not self._report(batches[0]):
+            if self._reports_at(self.step) and not self._report(batches[0]):
                 continue
             if self.step % config.sample_every == 0 or last:
                 self._draw_grid()
@@ -203,7 +204,7 @@ class Trainer:
     def _update(self, side: str, batches: list[Batch]) -> None:
         """One update of one side; the other side's parameters take no gradient meanwhile."""
         loss = self.family.discriminator_loss if side == "discriminator" else self.family.generator_loss
-        # While the discriminator learns, the generator's graph may already be recorded for its own update: it stays trainable.
+        # While the discriminator learns, the generator's graph is already recorded for its own update: it stays trainable.
         frozen = self._parameters("discriminator") if side == "generator" else []
         optimiser = self.optimisers[side]
         optimiser.zero_grad(set_to_none=True)
@@ -219,7 +220,7 @@ class Trainer:
             for parameter in frozen:
                 parameter.requires_grad_(True)
         self.world.average_gradients(self._parameters(side))
-        if self._logs_next():
+        if self._reports_at(self.step + 1):
             norm = nn.utils.get_total_norm([p.grad for p in self._parameters(side) if p.grad is not None])
             self._sums[f"health/{side}_gradient"] = norm
         optimiser.step()
@@ -234,8 +235,10 @@ class Trainer:
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
-    def _logs_next(self) -> bool:
-        return (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.config.steps
+    def _reports_at(self, step: int) -> bool:
+        """Whether metrics are logged and health is checked at ``step``: always before a checkpoint is written."""
+        config = self.config
+        return step % config.log_every == 0 or step % config.checkpoint_every == 0 or step == config.steps
 
     def _count(self, losses: Losses, pieces: int) -> None:
         """Add up terms on the device; nothing is read back until they are logged."""
@@ -243,8 +246,10 @@ class Trainer:
             share = value / pieces
             self._sums[name] = self._sums[name] + share if name in self._sums else share
 
-    def _start_clock(self) -> None:
+    def _start_window(self) -> None:
+        """Start the window of steps that the next row of metrics is the mean of."""
         self._clock, self._counted = time.perf_counter(), 0
+        self._sums: dict[str, Tensor] = {}
 
     @contextlib.contextmanager
     def _off_the_clock(self) -> Iterator[None]:
@@ -266,11 +271,10 @@ class Trainer:
         row = torch.stack([self._sums[n].float() / (1 if n in gauges else steps) for n in names])
         self.world.average([row])  # the same verdict on every worker
         metrics = dict(zip(names, row.tolist(), strict=True))
-        self._sums = {}
         wrong = self._watch.diagnose(metrics)
         metrics["rate/images_per_second"] = steps * self.config.batch / (time.perf_counter() - self._clock)
         metrics["progress/kimg"] = self.step * self.config.batch / 1000
-        self._start_clock()
+        self._start_window()
         if wrong:
             self._roll_back(wrong)
             return False
@@ -291,7 +295,7 @@ class Trainer:
         return {**{f"network.{name}": network for name, network in self.family.networks.items()}, **averaged}
 
     def _save(self) -> None:
-        """Write a checkpoint: everything that the next step depends on. Random numbers need no state, see randomness.py."""
+        """Write a checkpoint: everything that the next step depends on (random numbers keep no state)."""
         with self._off_the_clock():
             path = self._write_checkpoint() if self.world.rank == 0 else None
             self.world.barrier()
@@ -304,14 +308,20 @@ class Trainer:
                 tensors |= {f"optimiser.{side}.{index}.{key}": value for key, value in values.items()}
         state = {"settings": self._settings, "rollbacks": self.rollbacks, "poor": self._watch.poor}
         path = checkpoints.save_checkpoint(self.directory, self.step, tensors, state)
-        checkpoints.prune_checkpoints(self.directory, self.config.keep_checkpoints)
+        # A rollback needs a healthy one, however many were written while the run was already suspected of a collapse.
+        checkpoints.prune_checkpoints(self.directory, self.config.keep_checkpoints, _is_healthy)
         return path
 
-    def _resume(self, places: list[Path | str]) -> None:
-        found = [c for c in (checkpoints.latest_checkpoint(place) for place in places) if c is not None]
-        if not found:
+    def _newest(
+        self, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
+    ) -> checkpoints.Checkpoint | None:
+        found = [checkpoints.latest_checkpoint(place, accept) for place in self._places]
+        return max((c for c in found if c is not None), key=lambda c: c.step, default=None)
+
+    def _resume(self) -> None:
+        newest = self._newest()
+        if newest is None:
             return
-        newest = max(found, key=lambda c: c.step)
         checkpoints.refuse_other_settings(newest.state["settings"], self._settings, newest.path)
         self._load(newest)
         self.rollbacks, self._watch.poor = newest.state["rollbacks"], newest.state["poor"]
@@ -322,19 +332,25 @@ class Trainer:
     def _load(self, saved: checkpoints.Checkpoint) -> None:
         for name, network in self._networks().items():
             prefix = f"{name}."
-            network.load_state_dict({k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)})
+            network.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
+            )
         for side, optimiser in self.optimisers.items():
+            parameters = self._parameters(side)
             values: dict[int, dict[str, Tensor]] = {}
             for key, tensor in saved.tensors.items():
                 if key.startswith(f"optimiser.{side}."):
                     index, name = key.removeprefix(f"optimiser.{side}.").split(".")
+                    if tensor.dim():
+                        # Fused kernels walk weights and moments by address: both must lie in memory alike.
+                        tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
                     values.setdefault(int(index), {})[name] = tensor
             optimiser.load_state_dict({**optimiser.state_dict(), "state": values})
-        self.step, self._sums = saved.step, {}
+        self.step = saved.step
 
     def _roll_back(self, wrong: str) -> None:
         """Go back to the newest healthy checkpoint with half the learning rate, or give up with a clear message."""
-        saved = checkpoints.latest_checkpoint(self.directory)
+        saved = self._newest(_is_healthy)
         place = f"The newest healthy checkpoint is {saved.path}." if saved else "There is no healthy checkpoint."
         if self.rollbacks >= self.config.max_rollbacks or saved is None:
             raise TrainingDivergedError(
@@ -346,14 +362,19 @@ class Trainer:
             "Step %d: %s. Rolling back to step %d with %g times the learning rate (rollback %d of %d).",
             *(self.step, wrong, saved.step, 0.5**self.rollbacks, self.rollbacks, self.config.max_rollbacks),
         )
-        rollbacks = self.rollbacks
         self._load(saved)
-        self.rollbacks = rollbacks
         self._slow_down()
-        self._start_clock()
+        self._start_window()
+        self.world.barrier()  # every worker has read its checkpoint
+        if self.world.rank == 0:
+            checkpoints.drop_checkpoints_after(self.directory, self.step)
 
     def _slow_down(self) -> None:
         for side, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = self._rates[side] * 0.5**self.rollbacks
 
+
+def _is_healthy(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint with this state was written while nothing was wrong."""
+    return state["poor"] == 0

@@ -1,7 +1,8 @@
 """The workers that train together: gradients are averaged in one flat all-reduce after each backward pass.
 
-Generator and discriminator are updated apart, so neither wrapping both in one DDP module (unused parameters) nor hooks on each
-backward pass fit; the StyleGAN line does the same. It gives up the overlap of communication with the backward pass.
+Generator and discriminator are updated apart, so neither wrapping both in one DDP module (unused parameters) nor hooks
+on each backward pass fit; the StyleGAN line does the same. It gives up the overlap of communication with the backward
+pass.
 """
 
 from collections.abc import Iterable

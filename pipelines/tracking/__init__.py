@@ -1,4 +1,4 @@
-"""Tracking: event logs on disk that never wait for a server, and a shipper that replays them into MLflow, each event once."""
+"""Tracking: event logs on disk that wait for no server, and a shipper that replays each event once into MLflow."""
 
 from pipelines.tracking.runlog import RunLog
 from pipelines.tracking.shipper import Shipper, sync

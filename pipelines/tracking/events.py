@@ -7,8 +7,8 @@ A log folder holds
 - ``cursor.json``: how far the shipper got (see :mod:`pipelines.tracking.replay`);
 - ``refused.jsonl``: what the tracking server would not take, and why.
 
-Writers append under an exclusive lock on ``events.jsonl``; a line that a killed writer left unfinished is ended by the next
-writer and skipped by readers.
+Writers append under an exclusive lock on ``events.jsonl``; a line that a killed writer left unfinished is ended by the
+next writer and skipped by readers.
 """
 
 import fcntl
@@ -36,11 +36,11 @@ def log_folder(directory: Path | str, key: str) -> Path:
     """The folder of the run ``key`` under ``directory``.
 
     Raises:
-        TrackingError: the key is empty, longer than 200 characters or holds others than letters, digits and ``_.:/=+-``.
+        TrackingError: the key is empty, over 200 characters or holds others than letters, digits and ``_.:/=+-``.
     """
     if not _KEY.fullmatch(key):
         raise TrackingError(
-            f"'{key}' cannot name a run: use 1 to 200 letters, digits and _ . : / = + - (it becomes a tag and a folder)."
+            f"'{key}' cannot name a run: use 1 to 200 letters, digits and _ . : / = + - (it becomes a tag)."
         )
     plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}", key)
     # A shortened or changed name could be shared by two keys: a digest of the key keeps them apart.

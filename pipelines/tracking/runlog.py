@@ -79,8 +79,8 @@ class RunLog:
     def artifact(self, path: Path | str, folder: str = "") -> None:
         """Keep a copy of a file or directory as it is now, to be sent to ``folder`` of the run's artifacts.
 
-        The caller may replace or delete the original at once. Files from 16 MiB on are hard-linked where the file system
-        can, so they must be replaced rather than written into; smaller ones are copied.
+        The caller may replace or delete the original at once. Files from 16 MiB on are hard-linked where the file
+        system can, so they must be replaced rather than written into; smaller ones are copied.
 
         Raises:
             TrackingError: there is nothing at ``path``.
@@ -117,7 +117,9 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Finish the run: FINISHED, KILLED by an interrupt or exit, FAILED by any other exception."""
         if kind is None:
             self.finish("FINISHED")
@@ -131,7 +133,7 @@ class RunLog:
 
     def _last_steps(self) -> dict[str, int]:
         """For each metric the step it was logged at last (the last, not the highest: a rollback may have gone back)."""
-        steps = {}
+        steps: dict[str, int] = {}
         for event, _ in read_events(self.folder):
             if event and event["kind"] == "metrics":
                 steps.update(dict.fromkeys(event["values"], event["step"]))
@@ -168,5 +170,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     plain = (bool, int, float, list, tuple, dict, type(None))
     return {
-        name: json.dumps(value, default=str) if isinstance(value, plain) else str(value) for name, value in values.items()
+        name: json.dumps(value, default=str) if isinstance(value, plain) else str(value)
+        for name, value in values.items()
     }

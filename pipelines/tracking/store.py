@@ -1,4 +1,4 @@
-"""The way to MLflow: one function that connects, and what its errors mean. MLflow is imported on first use (seconds)."""
+"""The way to MLflow: how to connect, and what its errors mean. MLflow is imported on first use (seconds)."""
 
 import fcntl
 import logging
@@ -56,8 +56,7 @@ def connect(uri: str) -> "MlflowClient":
     A SQLite file is opened under a lock beside it: processes that make its tables at the same time would collide.
     A server is not contacted here.
     """
-    for name, value in {**_PATIENCE, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}.items():
-        os.environ.setdefault(name, value)
+    _settings()
     from mlflow import MlflowClient
 
     uri = resolve_uri(uri)
@@ -94,7 +93,9 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
         except Exception as error:
             if not is_refusal(error):  # a refusal: another process made it between the two calls
                 raise
-    raise TrackingError(f"The MLflow experiment '{name}' at {uri} can neither be found nor made. Look at the server's log.")
+    raise TrackingError(
+        f"The MLflow experiment '{name}' at {uri} can neither be found nor made. Look at the server's log."
+    )
 
 
 def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
@@ -123,11 +124,12 @@ def find_run_id(client: "MlflowClient", experiment_id: str, key: str) -> str | N
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
     """Turn MLflow's errors into a TrackingError that names the server and what to do."""
+    _settings()
     from mlflow.exceptions import MlflowException
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         what = "refused" if is_refusal(error) else "cannot be reached or failed"
         remedy = "" if is_refusal(error) else " Check track.uri in params.yaml and that the server runs."
         raise TrackingError(f"The tracking server {uri} {what}: {short(error)}.{remedy}") from error
@@ -137,13 +139,23 @@ def is_refusal(error: BaseException) -> bool:
     """Whether the server answered and will not take this, now or later; otherwise it may be asked again."""
     from mlflow.exceptions import MlflowException
 
-    return isinstance(error, MlflowException) and getattr(error, "error_code", None) in _REFUSALS
+    if isinstance(error, MlflowException):
+        return getattr(error, "error_code", None) in _REFUSALS
+    # Uploads of files answer with plain HTTP errors. Who may not log in today may do so tomorrow, and busy is not no.
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    return 400 <= status < 500 and status not in (401, 403, 407, 408, 425, 429)
 
 
 def short(error: Any) -> str:
     """The first line of an error's message, at most 300 characters, without its full stop."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300].rstrip(".")
+
+
+def _settings() -> None:
+    """Settings of MLflow that have to stand before it is imported; a user's own are left alone."""
+    for name, value in {**_PATIENCE, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}.items():
+        os.environ.setdefault(name, value)
 
 
 def _artifact_location(uri: str, experiment: str) -> str | None:

@@ -1,0 +1,320 @@
+"""The Inception network that FID is defined by (Heusel et al. 2017), in plain convolutions, and its use as an extractor.
+
+It is TensorFlow's graph of 2015-12-05 with its peculiarities: average pools that leave the padding out, a maximum pool in
+the last block, batch norm without gamma (folded into the convolutions here). Names of the parts are that graph's own.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_core.config import check
+from gan_core.errors import SettingsError
+from gan_core.files import sha256_json
+from gan_core.metrics.resize import resize_tf1
+from gan_core.training.precision import has_bf16
+from gan_core.weights import INCEPTION_SHA256, inception_file, torchscript_tensors
+
+log = logging.getLogger(__name__)
+
+FEATURES = (64, 192, 768, 2048)
+"""The layers that pytorch-fid offers: after the first and the second pool, before and after the last three blocks."""
+SIDE = 299
+RESIZE = f"tf1-bilinear-{SIDE}"
+Precision = Literal["fp32", "bf16"]
+
+_PREFIX = "net.layers."
+_EPSILON = 1e-3
+# Part of every extractor's digest: raise it when a change here changes features beyond rounding.
+_VERSION = 1
+
+
+class Conv(nn.Conv2d):
+    """A convolution with batch norm folded in, then ReLU. Padded to keep the size, unless ``valid``."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int | tuple[int, int], *, stride: int = 1, valid: bool = False
+    ) -> None:
+        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+        padding = (0, 0) if valid else (sides[0] // 2, sides[1] // 2)
+        super().__init__(inputs, outputs, sides, stride=stride, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H', W')."""
+        return super().forward(x).relu_()
+
+    def of_average(self, x: Tensor) -> Tensor:
+        """The convolution of 3x3 averages, for a 1x1 kernel.
+
+        A 1x1 convolution and an average commute, and averaging its fewer outputs is cheaper than averaging its inputs.
+        """
+        return F.avg_pool2d(super().forward(x), 3, stride=1, padding=1, count_include_pad=False).relu_()
+
+
+class BlockA(nn.Module):
+    """35x35: 1x1, 5x5 and double 3x3 convolutions beside an average pool."""
+
+    def __init__(self, inputs: int, pooled: int) -> None:
+        super().__init__()
+        self.conv = Conv(inputs, 64, 1)
+        self.tower = _named(Conv(inputs, 48, 1), Conv(48, 64, 5))
+        self.tower_1 = _named(Conv(inputs, 64, 1), Conv(64, 96, 3), Conv(96, 96, 3))
+        self.tower_2 = _named(Conv(inputs, pooled, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, 35, 35) to (N, 224 + pooled, 35, 35)."""
+        return torch.cat([self.conv(x), self.tower(x), self.tower_1(x), self.tower_2.conv.of_average(x)], 1)
+
+
+class BlockB(nn.Module):
+    """35x35 to 17x17."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.conv = Conv(inputs, 384, 3, stride=2, valid=True)
+        self.tower = _named(Conv(inputs, 64, 1), Conv(64, 96, 3), Conv(96, 96, 3, stride=2, valid=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, 35, 35) to (N, 480 + inputs, 17, 17)."""
+        return torch.cat([self.conv(x), self.tower(x), F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class BlockC(nn.Module):
+    """17x17: 7x7 convolutions taken apart into 1x7 and 7x1, beside an average pool."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        wide, high = (1, 7), (7, 1)
+        self.conv = Conv(768, 192, 1)
+        self.tower = _named(Conv(768, width, 1), Conv(width, width, wide), Conv(width, 192, high))
+        self.tower_1 = _named(
+            Conv(768, width, 1),
+            Conv(width, width, high),
+            Conv(width, width, wide),
+            Conv(width, width, high),
+            Conv(width, 192, wide),
+        )
+        self.tower_2 = _named(Conv(768, 192, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 768, 17, 17) to the same shape."""
+        return torch.cat([self.conv(x), self.tower(x), self.tower_1(x), self.tower_2.conv.of_average(x)], 1)
+
+
+class BlockD(nn.Module):
+    """17x17 to 8x8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = _named(Conv(768, 192, 1), Conv(192, 320, 3, stride=2, valid=True))
+        self.tower_1 = _named(
+            Conv(768, 192, 1), Conv(192, 192, (1, 7)), Conv(192, 192, (7, 1)), Conv(192, 192, 3, stride=2, valid=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 768, 17, 17) to (N, 1280, 8, 8)."""
+        return torch.cat([self.tower(x), self.tower_1(x), F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class BlockE(nn.Module):
+    """8x8: branches that fork into 1x3 and 3x1. The network's last one pools by maximum, a slip that FID is made of."""
+
+    def __init__(self, inputs: int, pool: Literal["average", "maximum"]) -> None:
+        super().__init__()
+        self.pool = pool
+        wide, high = (1, 3), (3, 1)
+        self.conv = Conv(inputs, 320, 1)
+        self.tower_conv = Conv(inputs, 384, 1)
+        self.tower_mixed_conv = Conv(384, 384, wide)
+        self.tower_mixed_conv_1 = Conv(384, 384, high)
+        self.tower_1_conv = Conv(inputs, 448, 1)
+        self.tower_1_conv_1 = Conv(448, 384, 3)
+        self.tower_1_mixed_conv = Conv(384, 384, wide)
+        self.tower_1_mixed_conv_1 = Conv(384, 384, high)
+        self.tower_2_conv = Conv(inputs, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, 8, 8) to (N, 2048, 8, 8)."""
+        fork = self.tower_conv(x)
+        fork_1 = self.tower_1_conv_1(self.tower_1_conv(x))
+        if self.pool == "average":
+            pooled = self.tower_2_conv.of_average(x)
+        else:
+            pooled = self.tower_2_conv(F.max_pool2d(x, 3, stride=1, padding=1))
+        branches = [
+            self.conv(x),
+            self.tower_mixed_conv(fork),
+            self.tower_mixed_conv_1(fork),
+            self.tower_1_mixed_conv(fork_1),
+            self.tower_1_mixed_conv_1(fork_1),
+            pooled,
+        ]
+        return torch.cat(branches, 1)
+
+
+class Inception(nn.Module):
+    """The network up to the layer that gives ``features`` values a picture; later layers are not even built."""
+
+    def __init__(self, features: int = 2048) -> None:
+        super().__init__()
+        check(features in FEATURES, f"features: {features} is not one of {', '.join(map(str, FEATURES))}.")
+        layers: list[tuple[str, nn.Module]] = [
+            ("conv", Conv(3, 32, 3, stride=2, valid=True)),
+            ("conv_1", Conv(32, 32, 3, valid=True)),
+            ("conv_2", Conv(32, 64, 3)),
+            ("pool0", nn.MaxPool2d(3, stride=2)),
+        ]
+        if features >= 192:
+            layers += [
+                ("conv_3", Conv(64, 80, 1)),
+                ("conv_4", Conv(80, 192, 3, valid=True)),
+                ("pool1", nn.MaxPool2d(3, stride=2)),
+            ]
+        if features >= 768:
+            layers += [
+                ("mixed", BlockA(192, 32)),
+                ("mixed_1", BlockA(256, 64)),
+                ("mixed_2", BlockA(288, 64)),
+                ("mixed_3", BlockB(288)),
+            ]
+            layers += [(f"mixed_{4 + index}", BlockC(width)) for index, width in enumerate((128, 160, 160, 192))]
+        if features >= 2048:
+            layers += [("mixed_8", BlockD()), ("mixed_9", BlockE(1280, "average")), ("mixed_10", BlockE(2048, "maximum"))]
+        self.layers = _named_layers(layers)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, 299, 299) in [-1, 1] to float32 (N, features): the mean over the last layer's positions."""
+        return self.layers(x).float().mean((2, 3))
+
+    def load_unfolded(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load weights that have their batch norms beside them (``NAME.weight``, ``.beta``, ``.mean``, ``.var``).
+
+        Folded in float64, so that the only difference from the network apart is the rounding of float32.
+
+        Raises:
+            SettingsError: a tensor is missing or of another shape.
+        """
+        for name, module in self.layers.named_modules():
+            if isinstance(module, Conv):
+                try:
+                    weight, beta, mean, var = (
+                        tensors[f"{_PREFIX}{name}.{part}"].double() for part in ("weight", "beta", "mean", "var")
+                    )
+                except KeyError as error:
+                    raise SettingsError(f"The Inception weights hold no tensor {error}; fetch them again.") from error
+                if weight.shape != module.weight.shape or module.bias is None:
+                    raise SettingsError(f"The Inception weights of {name} have shape {tuple(weight.shape)}.")
+                scale = (var + _EPSILON).rsqrt()
+                module.weight.data.copy_(weight * scale[:, None, None, None])
+                module.bias.data.copy_(beta - mean * scale)
+
+
+class Extractor:
+    """Pictures in, features out: resize, scaling, network, device and precision, under one digest."""
+
+    resize = RESIZE
+
+    def __init__(self, network: Inception, *, features: int, precision: Precision, device: torch.device, weights: str) -> None:
+        """``weights`` names the content of the network's weights (a digest)."""
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.network = network.to(device, dtype, memory_format=torch.channels_last)
+        self.features = features
+        self.precision: Precision = precision
+        self.device = device
+        self.digest = sha256_json(["inception-2015", _VERSION, weights, features, precision])
+        self.batch_size = 32 if device.type == "cpu" else 256
+        """Pictures at a time that keep this device busy."""
+
+    @torch.inference_mode()
+    def prepare(self, images: Tensor) -> Tensor:
+        """The network's input for pictures of one size.
+
+        Args:
+            images: uint8 (N, C, H, W); 1 channel is grey, 3 RGB, 4 RGBA (composed on white).
+
+        Returns:
+            (N, 3, 299, 299) on the extractor's device, (value - 128) / 128.
+        """
+        check(
+            images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3, 4),
+            f"Features are taken of uint8 pictures (N, 1|3|4, H, W), not of {images.dtype} {tuple(images.shape)}.",
+        )
+        images = images.to(self.device)
+        if images.shape[1] == 4:
+            images = _on_white(images)
+        scaled = (resize_tf1(images, SIDE, SIDE) - 128) / 128
+        return scaled.expand(-1, 3, -1, -1)
+
+    @torch.inference_mode()
+    def of_prepared(self, inputs: Tensor) -> Tensor:
+        """Features, float32 (N, features) on the extractor's device, of what :meth:`prepare` returned."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        with _true_fp32():
+            return self.network(inputs.to(self.device, dtype).contiguous(memory_format=torch.channels_last))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features, float32 (N, features), of uint8 pictures (N, C, H, W), ``batch_size`` at a time."""
+        return torch.cat([self.of_prepared(self.prepare(part)) for part in images.split(self.batch_size)])
+
+
+def load_inception(
+    device: str | torch.device = "cpu", precision: Precision = "fp32", features: int = 2048
+) -> Extractor:
+    """The FID Inception as an extractor, with its weights fetched when they are not in the cache.
+
+    Args:
+        device: as torch spells it.
+        precision: ``fp32``; or ``bf16``, faster where the device has instructions for it, for a search's objective
+            and never for a published figure.
+        features: 64, 192, 768 or 2048.
+
+    Raises:
+        SettingsError: another precision or number of features.
+        FetchError: the weights could not be fetched.
+    """
+    device = torch.device(device)
+    check(precision in ("fp32", "bf16"), f"precision: {precision!r} is not fp32 or bf16.")
+    network = Inception(features)
+    network.load_unfolded(torchscript_tensors(inception_file()))
+    if precision == "bf16" and not has_bf16(device):
+        log.warning("Inception in bf16 on a %s without bf16 instructions: emulated, slower than fp32.", device.type)
+    return Extractor(network, features=features, precision=precision, device=device, weights=INCEPTION_SHA256)
+
+
+@contextmanager
+def _true_fp32() -> Iterator[None]:
+    """Switch off the shortcuts that torch may take in float32 convolutions (TF32 on a GPU, which is its default)."""
+    backends = (torch.backends.cudnn.conv, torch.backends.mkldnn.conv)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+def _on_white(images: Tensor) -> Tensor:
+    """RGBA composed on white, in whole numbers as when a picture file is decoded to three channels."""
+    colour, alpha = images[:, :3].int(), images[:, 3:].int()
+    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
+
+
+def _named(*convolutions: Conv) -> nn.Sequential:
+    """A sequence with the graph's names: conv, conv_1, conv_2, ..."""
+    return _named_layers([(f"conv_{index}" if index else "conv", module) for index, module in enumerate(convolutions)])
+
+
+def _named_layers(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
+    sequence = nn.Sequential()
+    for name, module in layers:
+        sequence.add_module(name, module)
+    return sequence

@@ -1,0 +1,1 @@
+"""Dataset sources in, prepared datasets out: fetching and adding raw data, and ingestion."""

@@ -1,0 +1,68 @@
+"""The forms that raw data comes in. Each reader lists the pictures of a folder and gives the content of each.
+
+A reader is a module with ``matches(root) -> bool``, ``list_pictures(root, note) -> Listing`` and
+``open_reader(root) -> Reader``; a new form is one module and one line in :data:`READERS`.
+"""
+
+from pathlib import Path
+from types import ModuleType
+
+from gan_core.config import as_dict, build
+from gan_core.errors import DataError, SettingsError, nearest
+from gan_core.files import read_json, write_json
+from pipelines.data.readers import cifar, folder, idx, parquet, stylegan, table
+from pipelines.data.readers.base import NOTE_FILE, Listing, Reader, SourceNote
+
+READERS: dict[str, ModuleType] = {
+    "idx": idx,
+    "cifar": cifar,
+    "stylegan": stylegan,
+    "parquet": parquet,
+    "table": table,
+    "folder": folder,
+}
+"""By name, in the order in which an unknown folder is tried; the last one takes any folder."""
+
+
+def read_note(root: Path) -> SourceNote:
+    """What ``source.json`` says of the raw data in ``root``; where there is none, what the folder looks like."""
+    if not root.is_dir():
+        raise DataError(
+            f"No raw data in {root}. Fetch a public dataset (gantry data fetch NAME) or add your own "
+            f"(gantry data add NAME PATH-OR-URL)."
+        )
+    path = root / NOTE_FILE
+    if not path.is_file():
+        return SourceNote(format=detect(root))
+    try:
+        note = build(SourceNote, read_json(path))
+    except (ValueError, SettingsError) as error:
+        raise DataError(f"{path} does not describe a dataset source: {error}") from error
+    if note.format not in READERS:
+        raise DataError(f"{path}: unknown format '{note.format}'.{nearest(note.format, READERS)}")
+    return note
+
+
+def write_note(root: Path, note: SourceNote) -> None:
+    """Write ``source.json`` into ``root``; equal notes are equal bytes."""
+    write_json(root / NOTE_FILE, {key: value for key, value in as_dict(note).items() if value not in (None, [])})
+
+
+def detect(root: Path) -> str:
+    """Name of the first reader that knows the form of ``root``."""
+    return next(name for name, reader in READERS.items() if reader.matches(root))
+
+
+def list_pictures(root: Path, note: SourceNote) -> Listing:
+    """The pictures of ``root`` in a fixed order; raises DataError when there is none."""
+    listing: Listing = READERS[note.format].list_pictures(root, note)
+    if not listing.entries and not listing.rejects:
+        raise DataError(
+            f"{root} holds no picture (read as '{note.format}'). Add pictures with: gantry data add NAME PATH"
+        )
+    return listing
+
+
+def open_reader(root: Path, note: SourceNote) -> Reader:
+    """A reader of the content of single pictures."""
+    return READERS[note.format].open_reader(root)

@@ -1,0 +1,144 @@
+"""What every reader speaks of: entries (pictures by place), listings, rejects, the note beside raw data."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from gan_core.pictures import PictureError
+
+NOTE_FILE = "source.json"
+MAX_FILE_BYTES = 256 * 2**20
+"""A single file above this is taken for no picture and not read into memory."""
+
+# What operating systems and tools leave in folders; never data, never counted.
+_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", NOTE_FILE}
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "t10k": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceNote:
+    """``source.json``: how to read a raw folder, where its own form does not say."""
+
+    format: str
+    classes: tuple[str, ...] = ()
+    """Class names in label order, where the data only holds numbers."""
+    labels: str | None = None
+    """Label table, as a path within the folder."""
+    image_column: str | None = None
+    label_column: str | None = None
+    about: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture of a source: a file, or a row of one."""
+
+    file: str
+    """Path within the source, with forward slashes."""
+    row: int = -1
+    label: int = -1
+    """Position in the class names; -1 without."""
+    split: str = ""
+    """The source's own split; empty when it has none."""
+
+    @property
+    def source(self) -> str:
+        """The picture's name in manifests and rejects."""
+        return self.file if self.row < 0 else f"{self.file}#{self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A picture that was put aside, with the reason it is counted under."""
+
+    source: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All pictures of a source, in the order in which they are ingested."""
+
+    entries: list[Entry]
+    classes: tuple[str, ...] = ()
+    rejects: list[Reject] = field(default_factory=list)
+
+
+class Reader(Protocol):
+    """Gives the content of entries."""
+
+    def read(self, entry: Entry) -> bytes | np.ndarray:
+        """A picture file's bytes, or pixels as uint8 (C, H, W); raises PictureError when there is nothing to read."""
+        ...
+
+
+class FileReader:
+    """Reader of sources in which every picture is a file of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, entry: Entry) -> bytes:
+        """The file's bytes."""
+        path = self.root / entry.file
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise PictureError("too-many-bytes", f"more than {MAX_FILE_BYTES} bytes in one file")
+            return path.read_bytes()
+        except OSError as error:
+            raise PictureError("unreadable", f"{type(error).__name__}: {error.strerror}") from error
+
+
+def split_name(name: str) -> str | None:
+    """``train``, ``test`` or ``validation`` for the names that people give them, None for any other."""
+    return _SPLIT_NAMES.get(name.lower())
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder name is an operating system's or a tool's, not the data's."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def walk_files(root: Path) -> Iterator[str]:
+    """Every file below ``root`` as a sorted path with forward slashes, clutter left out."""
+    found = []
+    for directory, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not is_clutter(name)]
+        inside = Path(directory).relative_to(root).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        found += [prefix + name for name in names if not is_clutter(name)]
+    yield from sorted(found)
+
+
+def innermost(root: Path) -> Path:
+    """``root``, or the only folder in it when there is nothing else, and so on: archives often wrap their content."""
+    while True:
+        inside = [entry for entry in root.iterdir() if not is_clutter(entry.name)]
+        if len(inside) != 1 or not inside[0].is_dir():
+            return root
+        root = inside[0]
+
+
+def class_names(values: set[str] | set[int]) -> tuple[list[str | int], tuple[str, ...]]:
+    """Sorted distinct labels and their names; labels that are all whole numbers sort as numbers."""
+    texts = {str(value) for value in values}
+    if all(text.lstrip("-").isascii() and text.lstrip("-").isdigit() for text in texts):
+        ordered: list[str | int] = sorted(values, key=int)
+    else:
+        ordered = sorted(values, key=str)
+    return ordered, tuple(str(value) for value in ordered)

@@ -1,0 +1,67 @@
+"""CIFAR-10's binary version: records of one label byte and 32 x 32 pixels in three planes (Krizhevsky 2009)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gan_core.errors import DataError
+from pipelines.data.readers.base import Entry, Listing, SourceNote, walk_files
+
+_CLASSES = 10
+_SHAPE = (3, 32, 32)
+_RECORD = 1 + 3 * 32 * 32
+
+
+def matches(root: Path) -> bool:
+    """Whether the folder holds a batch by its usual name."""
+    return bool(_batches(root))
+
+
+def list_pictures(root: Path, note: SourceNote) -> Listing:
+    """Every record of every batch; ``test_batch`` is the test split."""
+    batches = _batches(root)
+    own_splits = any(_is_test(file) for file in batches) and not all(_is_test(file) for file in batches)
+    classes = note.classes or tuple(str(label) for label in range(_CLASSES))
+    entries = []
+    for file in batches:
+        labels = _records(root / file)[:, 0]
+        if len(labels) and labels.max() >= len(classes):
+            raise DataError(f"{root / file}: label {labels.max()} where there are {len(classes)} classes.")
+        split = ("test" if _is_test(file) else "train") if own_splits else ""
+        entries += [Entry(file, row, int(label), split) for row, label in enumerate(labels)]
+    return Listing(entries, classes)
+
+
+class CifarReader:
+    """Pixels of records; each batch is mapped once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._batches: dict[str, np.ndarray] = {}
+
+    def read(self, entry: Entry) -> np.ndarray:
+        """uint8 (3, 32, 32) of one record."""
+        if entry.file not in self._batches:
+            self._batches[entry.file] = _records(self.root / entry.file)
+        return np.asarray(self._batches[entry.file][entry.row, 1:]).reshape(_SHAPE)
+
+
+def open_reader(root: Path) -> CifarReader:
+    """A reader of records."""
+    return CifarReader(root)
+
+
+def _batches(root: Path) -> list[str]:
+    names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+    return [file for file in walk_files(root) if file.rsplit("/", 1)[-1] in names]
+
+
+def _is_test(file: str) -> bool:
+    return file.endswith("test_batch.bin")
+
+
+def _records(path: Path) -> np.ndarray:
+    size = path.stat().st_size
+    if size == 0 or size % _RECORD:
+        raise DataError(f"{path} has {size} bytes, not a multiple of {_RECORD} (one CIFAR-10 record); fetch it again.")
+    return np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, _RECORD)

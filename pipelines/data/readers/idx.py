@@ -1,0 +1,109 @@
+"""IDX, the format of MNIST: pictures and labels in two files of big-endian arrays (LeCun et al. 1998)."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from gan_core.errors import DataError
+from pipelines.data.readers.base import Entry, Listing, SourceNote, class_names, split_name, walk_files
+
+_IMAGES = re.compile(r"^(?P<before>.*?)images(?P<gap>[-._]?)idx[34](?P<end>[-._]ubyte)?$")
+_UINT8 = 8
+
+
+def matches(root: Path) -> bool:
+    """Whether the folder holds IDX files of pictures."""
+    return any(_IMAGES.match(file) for file in walk_files(root))
+
+
+def list_pictures(root: Path, note: SourceNote) -> Listing:
+    """Every row of every picture file, labelled by the label file beside it where there is one."""
+    found: list[tuple[str, str, int, np.ndarray | None]] = []
+    for file in walk_files(root):
+        if match := _IMAGES.match(file):
+            count = len(read_idx(root / file))
+            labels = None
+            beside = f"{match['before']}labels{match['gap']}idx1{match['end'] or ''}"
+            if (root / beside).is_file():
+                labels = read_idx(root / beside)
+                if len(labels) != count:
+                    raise DataError(f"{root / beside} holds {len(labels)} labels for the {count} pictures of {file}.")
+            first_word = re.split(r"[-._/]", match["before"].rsplit("/", 1)[-1])[0]
+            found.append((file, split_name(first_word) or "", count, labels))
+    if any(labels is None for *_, labels in found) and any(labels is not None for *_, labels in found):
+        raise DataError(f"{root}: some IDX picture files have a label file and some have none.")
+    # A source of one file has no split of its own, whatever the file is called.
+    own_splits = len({split for _, split, *_ in found}) > 1
+    labelled = found[0][3] is not None
+    if labelled:
+        present = {int(value) for *_, labels in found if labels is not None for value in np.unique(labels)}
+        if note.classes:
+            if max(present) >= len(note.classes):
+                raise DataError(f"{root}: label {max(present)} where source.json names {len(note.classes)} classes.")
+            ordered, names = list(range(len(note.classes))), note.classes
+        else:
+            values, names = class_names(present)
+            ordered = [int(value) for value in values]
+        place = {value: position for position, value in enumerate(ordered)}
+    entries = [
+        Entry(
+            file,
+            row,
+            place[int(labels[row])] if labels is not None else -1,
+            (split or "train") if own_splits else "",
+        )
+        for file, split, count, labels in found
+        for row in range(count)
+    ]
+    return Listing(entries, names if labelled else ())
+
+
+class IdxReader:
+    """Pixels of rows; each file is mapped once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def read(self, entry: Entry) -> np.ndarray:
+        """uint8 (C, H, W) of one row."""
+        if entry.file not in self._arrays:
+            self._arrays[entry.file] = read_idx(self.root / entry.file)
+        row = np.asarray(self._arrays[entry.file][entry.row])
+        if row.ndim == 2:
+            return row[None]
+        return row if row.shape[0] in (1, 3, 4) else row.transpose(2, 0, 1)
+
+
+def open_reader(root: Path) -> IdxReader:
+    """A reader of rows."""
+    return IdxReader(root)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Map an IDX file of uint8: (N,), (N, H, W), (N, C, H, W) or (N, H, W, C)."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UINT8 or head[3] not in (1, 3, 4):
+            raise DataError(f"{path} is no IDX file of uint8 with 1, 3 or 4 dimensions (it starts with {head!r}).")
+        dimensions = head[3]
+        sizes = np.frombuffer(file.read(4 * dimensions), dtype=">u4")
+    offset = 4 + 4 * dimensions
+    shape = tuple(int(size) for size in sizes)
+    expected = offset + int(np.prod(shape, dtype=np.int64)) if len(shape) == dimensions else -1
+    if path.stat().st_size != expected:
+        raise DataError(
+            f"{path} has {path.stat().st_size} bytes where its header announces {expected}; fetch it again."
+        )
+    if dimensions == 4 and shape[1] not in (1, 3, 4) and shape[3] not in (1, 3, 4):
+        raise DataError(f"{path} holds arrays of shape {shape}; pictures have 1, 3 or 4 channels, first or last.")
+    if 0 in shape:
+        return np.zeros(shape, dtype=np.uint8)
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=shape)
+
+
+def write_idx(array: np.ndarray, path: Path) -> None:
+    """Write whole numbers 0..255 of any shape as an IDX file."""
+    header = bytes([0, 0, _UINT8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
+    path.write_bytes(header + np.ascontiguousarray(array, dtype=np.uint8).tobytes())

@@ -1,0 +1,155 @@
+"""Pictures with a table of labels (CSV, TSV or Parquet) beside them."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gan_core.errors import DataError
+from pipelines.data.readers.base import (
+    Entry,
+    FileReader,
+    Listing,
+    Reject,
+    SourceNote,
+    class_names,
+    innermost,
+    split_name,
+    walk_files,
+)
+from pipelines.data.readers.folder import mixed
+
+_TABLES = (".csv", ".tsv", ".parquet")
+# What such columns are usually called, most telling first.
+_IMAGE_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "image_path", "image", "img", "image_id", "id")
+_LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name", "label_name", "species", "breed")
+
+
+def matches(root: Path) -> bool:
+    """Whether exactly one table with recognisable columns lies beside the pictures."""
+    path = find_table(root)
+    if path is None:
+        return False
+    columns = column_names(path)
+    return _guess(columns, _IMAGE_COLUMNS) is not None and _guess(columns, _LABEL_COLUMNS) is not None
+
+
+def find_table(root: Path) -> Path | None:
+    """The only table at the top of ``root``; None when there is none or several."""
+    found = sorted(path for path in innermost(root).iterdir() if path.is_file() and path.suffix.lower() in _TABLES)
+    return found[0] if len(found) == 1 else None
+
+
+def list_pictures(root: Path, note: SourceNote) -> Listing:
+    """Every file that is no table, labelled by the row that names it (by path, else by unique file name, with or
+    without suffix). A column ``split`` is followed. Files without a row and rows without a file are rejects.
+    """
+    table = root / note.labels if note.labels else find_table(root)
+    if table is None or not table.is_file():
+        raise DataError(f"{root}: the label table {note.labels or ''} is missing.")
+    columns = column_names(table)
+    image = _column(table, columns, note.image_column, _IMAGE_COLUMNS, "--image-column")
+    label = _column(table, columns, note.label_column, _LABEL_COLUMNS, "--label-column")
+    split = "split" if "split" in columns else None
+    rows = _rows(table, [image, label, *([split] if split else [])])
+    inside = table.parent.relative_to(root).as_posix()
+    prefix = "" if inside == "." else inside + "/"
+    files = [file for file in walk_files(root) if Path(file).suffix.lower() not in _TABLES]
+    lookup = _lookup(files)
+    labels: dict[str, tuple[str, str]] = {}
+    rejects = []
+    for name, value, *rest in rows:
+        key = name.replace("\\", "/").removeprefix("./")
+        file = lookup.get(prefix + key) or lookup.get(key)
+        if file is None:
+            rejects.append(Reject(prefix + key, "missing", f"named in {table.name}"))
+        elif value != "":
+            if labels.get(file, (value,))[0] != value:
+                raise DataError(f"{table} gives {file} two labels, '{labels[file][0]}' and '{value}'.")
+            labels[file] = (value, _split(table, rest[0]) if rest else "")
+    rejects += [Reject(file, "no-label", f"no label in {table.name}") for file in files if file not in labels]
+    ordered, names = class_names({value for value, _ in labels.values()})
+    if note.classes:
+        if any(not name.isdigit() or int(name) >= len(note.classes) for name in names):
+            raise DataError(f"{table}: labels {', '.join(names)} do not fit the {len(note.classes)} classes named.")
+        ordered, names = [str(position) for position in range(len(note.classes))], note.classes
+    place = {value: position for position, value in enumerate(ordered)}
+    entries = [Entry(file, label=place[value], split=part) for file, (value, part) in labels.items()]
+    return Listing(mixed(entries), names, sorted(rejects, key=lambda reject: reject.source))
+
+
+def open_reader(root: Path) -> FileReader:
+    """A reader of files."""
+    return FileReader(root)
+
+
+def column_names(table: Path) -> list[str]:
+    """The columns of a table; raises DataError when it has none."""
+    if table.suffix.lower() == ".parquet":
+        return list(_schema(table).names)
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        header = next(csv.reader(file, delimiter=_delimiter(table)), None)
+    if not header:
+        raise DataError(f"{table} is empty; its first line must name the columns.")
+    return header
+
+
+def _schema(table: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(table)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{table} cannot be read as Parquet: {error}") from error
+
+
+def _delimiter(table: Path) -> str:
+    return "\t" if table.suffix.lower() == ".tsv" else ","
+
+
+def _rows(table: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The wanted columns as text; a missing value is empty text."""
+    if table.suffix.lower() == ".parquet":
+        read = pq.read_table(table, columns=list(columns), use_threads=False)
+        lists = [read[name].to_pylist() for name in columns]
+        return [tuple("" if value is None else str(value) for value in row) for row in zip(*lists, strict=True)]
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        return [
+            tuple((row[name] or "").strip() for name in columns)
+            for row in csv.DictReader(file, delimiter=_delimiter(table))
+        ]
+
+
+def _lookup(files: Sequence[str]) -> dict[str, str]:
+    """Files by path, by file name and by file name without suffix; ambiguous short names lead nowhere."""
+    lookup: dict[str, str] = {}
+    for shorten in (lambda file: Path(file).stem, lambda file: Path(file).name):
+        seen: dict[str, list[str]] = {}
+        for file in files:
+            seen.setdefault(shorten(file), []).append(file)
+        lookup.update({short: owners[0] for short, owners in seen.items() if len(owners) == 1})
+    lookup.update({file: file for file in files})
+    return lookup
+
+
+def _split(table: Path, value: str) -> str:
+    split = split_name(value)
+    if split is None:
+        raise DataError(f"{table}: '{value}' in the column 'split' is none of train, test, validation.")
+    return split
+
+
+def _column(table: Path, columns: list[str], wanted: str | None, usual: Sequence[str], option: str) -> str:
+    if wanted is not None:
+        if wanted not in columns:
+            raise DataError(f"{table} has no column '{wanted}'; it has {', '.join(columns)}. Name one with {option}.")
+        return wanted
+    guess = _guess(columns, usual)
+    if guess is None:
+        raise DataError(f"{table}: which column is it? It has {', '.join(columns)}. Name one with {option}.")
+    return guess
+
+
+def _guess(columns: Sequence[str], usual: Sequence[str]) -> str | None:
+    lowered = {column.lower(): column for column in columns}
+    return next((lowered[name] for name in usual if name in lowered), None)

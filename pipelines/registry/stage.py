@@ -1,0 +1,52 @@
+"""The register stage: a measured generator in; a version in the MLflow registry, alias ``challenger``, out."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+from gan_core.files import read_json, write_json
+from pipelines.progress import say
+from pipelines.registry.register import register_generator
+from pipelines.settings import Settings
+from pipelines.stages.context import StageContext
+from pipelines.tracking import find_run
+from pipelines.tracking.stage import git_commit, stage_run
+
+RESULT = "registered.json"
+
+
+def run(context: StageContext, settings: Settings) -> dict[str, Path]:
+    """Register the generator of the train stage with the figure of the evaluate stage."""
+    root, result = context.root, context.work / RESULT
+    generator, figure = root / "outputs/train/generator", read_json(root / "outputs/evaluate/metrics.json")["fid"]
+    description = read_json(generator / "generator.json")
+    lock = root / "dvc.lock"
+    with stage_run(context, settings) as run:
+        if lock.is_file():
+            run.artifact(lock)
+        where = {"tracking_uri": settings.track.uri, "experiment": settings.track.experiment}
+        pipeline = find_run(key=context.pipeline_run, **where)
+        registered = register_generator(
+            generator_dir=generator,
+            name=settings.register.name,
+            tracking_uri=settings.track.uri,
+            experiment=settings.track.experiment,
+            run_id=pipeline.run_id if pipeline else None,
+            figure=figure,
+            tags={
+                "gantry.stage_key": context.key,
+                "gantry.pipeline_run": context.pipeline_run,
+                "gantry.dataset": description["dataset"],
+                "gantry.data": settings.data.name,
+                "gantry.git_commit": git_commit(root),
+                "gantry.dvc_lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "none",
+            },
+            card={
+                "samples.png": root / "outputs/evaluate/samples.png",
+                **({"dvc.lock": lock} if lock.is_file() else {}),
+            },
+        )
+        run.tags({"gantry.version": f"{registered.name}/{registered.version}"})
+    write_json(result, asdict(registered))
+    say("register", f"{registered.name} version {registered.version}, alias {registered.alias}")
+    return {f"outputs/register/{RESULT}": result}

@@ -1,0 +1,34 @@
+"""``gantry stage NAME``: what dvc.yaml calls. A thin shell over one function a stage."""
+
+import importlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from pipelines.stages.context import StageContext, run_stage
+
+BODIES = {
+    "ingest": "pipelines.data.stage",
+    "tune": "pipelines.tuning.stage",
+    "train": "pipelines.training.stage",
+    "evaluate": "pipelines.evaluation.stage",
+    "register": "pipelines.registry.stage",
+}
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(BODIES)))
+def stage(name: str) -> None:
+    """Run one stage here and now, as dvc.yaml does (usually you want `gantry run` or `dvc repro`)."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run_stage(name, _body)
+
+
+def _body(context: StageContext) -> Mapping[str, Path]:
+    # Imported here, behind the guard's fork: torch and Ray start threads, which do not survive one.
+    from pipelines.settings import load_settings
+
+    settings = load_settings(context.root / "params.yaml")
+    return importlib.import_module(BODIES[context.name]).run(context, settings)

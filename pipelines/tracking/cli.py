@@ -1,0 +1,85 @@
+"""``gantry track``: what waits for the tracking server, and sending it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from pipelines.settings import load_settings
+from pipelines.tracking.events import REFUSED, count_events, find_logs, read_events
+from pipelines.tracking.replay import Cursor
+from pipelines.tracking.shipper import sync as send
+from pipelines.tracking.tree import LogTree
+
+TRACK_DIR = Path("var/track")
+
+
+@click.group()
+def track() -> None:
+    """Event logs of runs: what has reached the tracking server and what has not."""
+
+
+@track.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sync(as_json: bool) -> None:
+    """Send everything that still waits in var/track to the tracking server, now."""
+    settings = load_settings().track
+    waiting = LogTree(TRACK_DIR, tracking_uri=settings.uri, experiment=settings.experiment).waiting()
+    with tqdm(total=waiting, unit=" events", disable=as_json or not waiting) as bar:
+        sent = send(
+            TRACK_DIR,
+            tracking_uri=settings.uri,
+            experiment=settings.experiment,
+            progress=lambda left: bar.update(max(0, waiting - left - bar.n)),
+        )
+    if as_json:
+        click.echo(json.dumps({"sent": sent, "tracking_uri": settings.uri}))
+    else:
+        click.echo(f"{sent} events sent to {settings.uri}." if sent else f"Nothing waits: {settings.uri} has it all.")
+
+
+@track.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool) -> None:
+    """List the runs logged here, and how much of each the tracking server has. Does not contact it."""
+    settings = load_settings().track
+    destination = LogTree(TRACK_DIR, tracking_uri=settings.uri, experiment=settings.experiment).destination
+    rows = [_describe(folder, destination) for folder in find_logs(TRACK_DIR)]
+    rows.sort(key=lambda row: row["started"])
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        click.echo(f"No runs are logged in {TRACK_DIR}.")
+        return
+    click.echo(f"{'run':32} {'status':9} {'events':>8} {'waiting':>8} {'refused':>8}  MLflow run")
+    for row in rows:
+        click.echo(
+            f"{row['name'][:32]:32} {row['status']:9} {row['events']:8} {row['waiting']:8} {row['refused']:8}  "
+            f"{row['run_id'] or '-'}"
+        )
+
+
+def _describe(folder: Path, destination: str) -> dict[str, Any]:
+    """What one log says of itself, and how far it was sent."""
+    cursor = Cursor.load(folder, destination)
+    name, key, started, ended = folder.name, None, 0, "RUNNING"
+    for event, _ in read_events(folder):
+        if event and event["kind"] == "open":
+            name, key, started, ended = event["name"], event["key"], started or event["time"], "RUNNING"
+        elif event and event["kind"] == "finish":
+            ended = event["status"]
+    refused = folder / REFUSED
+    return {
+        "name": name,
+        "key": key,
+        "started": started,
+        "status": ended,
+        "events": count_events(folder),
+        "waiting": cursor.waiting(folder) if cursor.destination == destination else 0,
+        "refused": len(refused.read_text(encoding="utf-8").splitlines()) if refused.is_file() else 0,
+        "run_id": cursor.run_id,
+        "folder": str(folder),
+    }

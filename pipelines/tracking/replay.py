@@ -1,0 +1,334 @@
+"""Replaying one event log into MLflow, each event once.
+
+The cursor beside the log says how far the server has it. It is written after the server has taken something, so a
+process killed in between sends that something again: which changes nothing, because a metric with the same name, step,
+time and value, a parameter, a tag, a dataset and a file are all written over themselves, and a run is found by its key.
+"""
+
+import getpass
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gan_core.files import read_json, write_json
+from pipelines.tracking.events import (
+    ARTIFACTS,
+    CURSOR,
+    EVENTS,
+    REFUSED,
+    Event,
+    count_events,
+    exclusive,
+    now_ms,
+    read_events,
+)
+from pipelines.tracking.store import KEY_TAG, PARENT_TAG, find_run_id, is_refusal, short
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_BATCH, _METRICS, _TEXTS = 500, 500, 50  # MLflow takes 1000 a call, 100 parameters, 100 tags, 1 MB
+_DIGEST_LIMIT = 36  # of MLflow's datasets; a DVC hash of a folder has just that
+_LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Cursor:
+    """How far a log has been sent, and where to."""
+
+    destination: str
+    """Tracking URI and experiment."""
+    offset: int = 0
+    run_id: str | None = None
+    key: str | None = None
+    parent_key: str | None = None
+    parent_id: str | None = None
+    """Run id of the parent, once the run has been nested in it."""
+    status: str = "RUNNING"
+
+    @classmethod
+    def load(cls, folder: Path, destination: str) -> "Cursor":
+        """The cursor of a log for ``destination``.
+
+        A log that was sent to another destination and ended there stays there; one that is not finished is sent whole.
+        """
+        path = folder / CURSOR
+        if not path.is_file():
+            return cls(destination=destination)
+        cursor = cls(**read_json(path))
+        if cursor.destination != destination and not (cursor.status != "RUNNING" and not cursor.waiting(folder)):
+            return cls(destination=destination)
+        return cursor
+
+    def save(self, folder: Path) -> None:
+        """Write the cursor, whole or not at all."""
+        write_json(folder / CURSOR, asdict(self))
+
+    def waiting(self, folder: Path) -> int:
+        """Events of the log that were not sent yet."""
+        return count_events(folder, self.offset)
+
+
+@dataclass
+class _Batch:
+    """Consecutive parameters, metrics and tags, to be sent in one call."""
+
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, event: Event) -> "_Batch":
+        """The entries of one event; raises KeyError, TypeError or ValueError when it is not what it says it is."""
+        values = dict(event["values"])
+        if event["kind"] == "metrics":
+            return cls(
+                metrics=[(name, float(value), event["time"], int(event["step"])) for name, value in values.items()]
+            )
+        texts = {name: str(value) for name, value in values.items()}
+        return cls(params=texts) if event["kind"] == "params" else cls(tags=texts)
+
+    def fits(self, other: "_Batch") -> bool:
+        """Whether ``other`` may join: room is left, and no parameter would have two values (the server judges)."""
+        clash = any(self.params.get(name, value) != value for name, value in other.params.items())
+        return not clash and len(self) + len(other) <= _BATCH
+
+    def join(self, other: "_Batch") -> None:
+        """Add the entries of ``other`` after the ones here."""
+        self.metrics += other.metrics
+        self.params |= other.params
+        self.tags |= other.tags
+
+    def __len__(self) -> int:
+        return len(self.metrics) + len(self.params) + len(self.tags)
+
+
+class Replayer:
+    """Sends logs to one experiment of one tracking server."""
+
+    def __init__(self, client: "MlflowClient", experiment_id: str, destination: str) -> None:
+        self._client = client
+        self._experiment_id = experiment_id
+        self._destination = destination
+
+    def ship(self, folder: Path, parent: Callable[[str], str | None]) -> Cursor:
+        """Send what the log in ``folder`` holds beyond its cursor.
+
+        Args:
+            folder: a log folder.
+            parent: gives the run id of a key, or None while it is not known.
+
+        Returns:
+            The cursor afterwards.
+
+        Raises:
+            Exception: whatever MLflow raises when it cannot be reached; what was sent until then is in the cursor.
+        """
+        cursor = Cursor.load(folder, self._destination)
+        if cursor.offset == 0 and (folder / CURSOR).is_file():
+            _LOG.info(
+                "%s: partly sent to another destination; sending it to %s from its start.", folder, self._destination
+            )
+        if cursor.destination != self._destination:
+            return cursor
+        if cursor.run_id and cursor.waiting(folder):
+            stage = self._lifecycle(cursor.run_id)
+            if stage is None:
+                _LOG.warning("%s: the server has lost run %s; sending the log from its start.", folder, cursor.run_id)
+                cursor = Cursor(destination=self._destination)
+            elif stage == "deleted":
+                self._drop(folder, cursor)
+        batch = _Batch()
+        end = cursor.offset
+        for event, after in read_events(folder, cursor.offset):
+            if event is not None and event["kind"] in ("metrics", "params", "tags"):
+                more = self._guarded(folder, event, partial(_Batch.of, event)) or _Batch()
+                if not batch.fits(more):
+                    self._flush(folder, cursor, batch, end)
+                    batch = _Batch()
+                batch.join(more)
+            elif event is not None:
+                self._flush(folder, cursor, batch, end)
+                batch = _Batch()
+                self._guarded(folder, event, partial(self._perform, folder, cursor, event, parent))
+                self._advance(folder, cursor, after)
+            end = after
+        self._flush(folder, cursor, batch, end)
+        self._nest(folder, cursor, parent)
+        if cursor.status != "RUNNING":
+            _remove_artifacts(folder, cursor)
+        return cursor
+
+    def _lifecycle(self, run_id: str) -> str | None:
+        """``active``, ``deleted`` (by a person), or None for a run that the server does not know."""
+        try:
+            return self._client.get_run(run_id).info.lifecycle_stage
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            return None
+
+    def _drop(self, folder: Path, cursor: Cursor) -> None:
+        """Pass over what a deleted run still has to say: a person did not want it."""
+        end = max((after for _, after in read_events(folder, cursor.offset)), default=cursor.offset)
+        what = {"bytes": [cursor.offset, end], "of": EVENTS}
+        self._refuse(folder, f"run {cursor.run_id} was deleted on the server", what)
+        self._advance(folder, cursor, end)
+
+    def _guarded(self, folder: Path, event: Event, action: Callable[[], T]) -> T | None:
+        """Do ``action``; set the event aside when it is malformed or the server will not take it."""
+        try:
+            return action()
+        except OSError as error:
+            if not is_refusal(error):
+                raise
+            self._refuse(folder, short(error), event)
+        except (KeyError, TypeError, ValueError) as error:
+            self._refuse(folder, f"not a valid event: {error!r}", event)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            self._refuse(folder, short(error), event)
+        return None
+
+    def _flush(self, folder: Path, cursor: Cursor, batch: _Batch, end: int) -> None:
+        """Send a batch and advance the cursor to ``end``."""
+        if len(batch):
+            if cursor.run_id is None:
+                self._refuse(folder, "the log does not begin by opening a run", asdict(batch))
+            else:
+                self._send(folder, cursor.run_id, batch)
+        if end > cursor.offset:
+            self._advance(folder, cursor, end)
+
+    def _send(self, folder: Path, run_id: str, batch: _Batch) -> None:
+        params, tags = list(batch.params.items()), list(batch.tags.items())
+        while batch.metrics or params or tags:
+            entries: list[tuple[str, Any]] = [("metric", entry) for entry in batch.metrics[:_METRICS]]
+            entries += [("param", entry) for entry in params[:_TEXTS]] + [("tag", entry) for entry in tags[:_TEXTS]]
+            batch.metrics, params, tags = batch.metrics[_METRICS:], params[_TEXTS:], tags[_TEXTS:]
+            self._send_entries(folder, run_id, entries)
+
+    def _send_entries(self, folder: Path, run_id: str, entries: list[tuple[str, Any]]) -> None:
+        """Send entries in one call; when it is refused, halve them until the one at fault is found and set aside."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        try:
+            self._client.log_batch(
+                run_id,
+                metrics=[Metric(*entry) for kind, entry in entries if kind == "metric"],
+                params=[Param(*entry) for kind, entry in entries if kind == "param"],
+                tags=[RunTag(*entry) for kind, entry in entries if kind == "tag"],
+            )
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            if len(entries) == 1:
+                self._refuse(folder, short(error), entries[0])
+            else:
+                half = len(entries) // 2
+                self._send_entries(folder, run_id, entries[:half])
+                self._send_entries(folder, run_id, entries[half:])
+
+    def _perform(self, folder: Path, cursor: Cursor, event: Event, parent: Callable[[str], str | None]) -> None:
+        if event["kind"] == "open":
+            self._open(folder, cursor, event, parent)
+            return
+        if cursor.run_id is None:
+            raise ValueError("the log does not begin by opening a run")
+        if event["kind"] == "artifact":
+            self._upload(folder, cursor.run_id, event)
+        elif event["kind"] == "dataset":
+            self._log_dataset(cursor.run_id, event)
+        elif event["kind"] == "finish":
+            self._client.set_terminated(cursor.run_id, event["status"], event["time"])
+            cursor.status = event["status"]
+        else:
+            raise ValueError(f"unknown kind '{event['kind']}'")
+
+    def _open(self, folder: Path, cursor: Cursor, event: Event, parent: Callable[[str], str | None]) -> None:
+        cursor.key, cursor.parent_key = event["key"], event["parent"] or cursor.parent_key
+        cursor.run_id = cursor.run_id or find_run_id(self._client, self._experiment_id, event["key"])
+        if cursor.run_id is None:
+            cursor.parent_id = parent(cursor.parent_key) if cursor.parent_key else None
+            nested = {PARENT_TAG: cursor.parent_id} if cursor.parent_id else {}
+            source = {"mlflow.user": _user(), "mlflow.source.name": "gantry", "mlflow.source.type": "LOCAL"}
+            run = self._client.create_run(
+                self._experiment_id,
+                start_time=event["time"],
+                tags={**source, **nested, KEY_TAG: event["key"]},
+                run_name=event["name"],
+            )
+            cursor.run_id = run.info.run_id
+        else:
+            self._client.update_run(cursor.run_id, status="RUNNING")
+        self._send(folder, cursor.run_id, _Batch(tags=dict(event["tags"])))
+        if cursor.parent_id and event["parent"] and parent(event["parent"]) not in (cursor.parent_id, None):
+            cursor.parent_id = None  # resumed under another pipeline run: it belongs to the one that goes on with it
+        cursor.status = "RUNNING"
+
+    def _nest(self, folder: Path, cursor: Cursor, parent: Callable[[str], str | None]) -> None:
+        """Nest the run in its parent as soon as that one is known."""
+        if cursor.run_id and cursor.parent_key and not cursor.parent_id:
+            cursor.parent_id = parent(cursor.parent_key)
+            if cursor.parent_id:
+                self._client.set_tag(cursor.run_id, PARENT_TAG, cursor.parent_id)
+                cursor.save(folder)
+
+    def _upload(self, folder: Path, run_id: str, event: Event) -> None:
+        """Upload one artifact and remove the copy. One that is missing was sent before a kill, or to another server."""
+        stored, target = folder / event["stored"], event["folder"]
+        if stored.is_dir():
+            self._client.log_artifacts(run_id, str(stored), "/".join(filter(None, [target, stored.name])))
+        elif stored.is_file():
+            self._client.log_artifact(run_id, str(stored), target or None)
+        else:
+            _LOG.info("%s: %s was sent before.", folder, event["stored"])
+        shutil.rmtree(stored.parent, ignore_errors=True)
+
+    def _log_dataset(self, run_id: str, event: Event) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=event["name"],
+            digest=event["digest"][:_DIGEST_LIMIT],
+            source_type="local",
+            source=json.dumps({"uri": event["source"]}),
+        )
+        tags = [InputTag("mlflow.data.context", event["context"]), InputTag("gantry.digest", event["digest"])]
+        self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+
+    def _advance(self, folder: Path, cursor: Cursor, offset: int) -> None:
+        cursor.offset = offset
+        cursor.save(folder)
+
+    def _refuse(self, folder: Path, reason: str, what: Any) -> None:
+        """Set something aside that the server will never take, so that what follows can be sent."""
+        _LOG.warning("%s: not taken by the tracking server and set aside in %s: %s", folder, REFUSED, reason)
+        line = json.dumps({"time": now_ms(), "reason": reason, "what": what}, default=str, ensure_ascii=False)
+        with open(folder / REFUSED, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _remove_artifacts(folder: Path, cursor: Cursor) -> None:
+    """Remove what a killed writer left in the copies of a finished log, unless someone has begun to write again."""
+    if not (folder / ARTIFACTS).is_dir():
+        return
+    with open(folder / EVENTS, "rb") as file, exclusive(file.fileno()):
+        if os.fstat(file.fileno()).st_size == cursor.offset:
+            shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # a container may run under a number without a name
+        _LOG.debug("The user has no name: %s", error)
+        return "unknown"

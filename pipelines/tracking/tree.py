@@ -1,0 +1,132 @@
+"""All event logs under a folder: what waits, and one pass that sends it."""
+
+import fcntl
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.tracking.events import EVENTS, find_logs, read_events
+from pipelines.tracking.replay import Cursor, Replayer
+from pipelines.tracking.store import connect, ensure_experiment, find_run_id, resolve_uri, short
+
+LOCK = ".shipper.lock"
+_PARENT_WAIT = 30.0
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one pass over all logs came to."""
+
+    waiting: int
+    """Events still to be sent, to the knowledge of this pass."""
+    trouble: str | None = None
+    """Why something could not be sent; None when all went well."""
+
+
+class LogTree:
+    """All logs under a directory, for one destination; for one thread. Other processes may do the same."""
+
+    def __init__(self, directory: Path | str, *, tracking_uri: str, experiment: str) -> None:
+        self._directory = Path(directory)
+        self._uri = resolve_uri(tracking_uri)
+        self._experiment = experiment
+        self.destination = f"{self._uri} {experiment}"
+        """Names where the logs go, in their cursors."""
+        self._replayer: Replayer | None = None
+        self._opened: dict[Path, int] = {}
+        self._done: dict[Path, int] = {}
+        self._run_ids: dict[str, str] = {}
+        self._asked: dict[str, float] = {}
+
+    def waiting(self) -> int:
+        """Events on disk that the server has not got yet."""
+        return sum(self._waiting(folder) for folder in find_logs(self._directory))
+
+    def send(self) -> Pass:
+        """Send everything that is there. Another process that is doing so is left to it."""
+        folders = [folder for folder in find_logs(self._directory) if self._done.get(folder) != _size(folder)]
+        if not folders:
+            return Pass(waiting=0)
+        with self._alone() as alone:
+            trouble = self._send_each(folders) if alone else None
+        return Pass(waiting=sum(self._waiting(folder) for folder in folders), trouble=trouble)
+
+    def _send_each(self, folders: list[Path]) -> str | None:
+        trouble = None
+        try:
+            replayer = self._connected()
+        except Exception as error:  # whatever stops a connection, the events are safe: say so and try again later
+            _LOG.debug("Could not connect to %s", self._uri, exc_info=True)
+            return short(error)
+        for folder in sorted(folders, key=self._first_time):  # parents are opened before their children
+            size = _size(folder)
+            try:
+                cursor = replayer.ship(folder, self._run_id)
+            except Exception as error:  # as above; the other logs may fare better unless the server is away
+                _LOG.debug("Could not send %s", folder, exc_info=True)
+                trouble = trouble or short(error)
+                if not self._answers():
+                    break
+                continue
+            if cursor.destination == self.destination and cursor.key and cursor.run_id:
+                self._run_ids[cursor.key] = cursor.run_id
+            if not cursor.parent_key or cursor.parent_id or cursor.destination != self.destination:
+                self._done[folder] = size
+        return trouble
+
+    def _connected(self) -> Replayer:
+        if self._replayer is None:
+            self._client = connect(self._uri)
+            self._experiment_id = ensure_experiment(self._client, self._uri, self._experiment)
+            self._replayer = Replayer(self._client, self._experiment_id, self.destination)
+        return self._replayer
+
+    def _answers(self) -> bool:
+        try:
+            self._client.get_experiment(self._experiment_id)
+        except Exception as error:  # any failure of the simplest question means: not now
+            self._replayer = None
+            _LOG.debug("%s does not answer: %s", self._uri, error)
+            return False
+        return True
+
+    def _run_id(self, key: str) -> str | None:
+        """The run of ``key`` as far as it is known; the server is asked at most every 30 seconds."""
+        now = time.monotonic()
+        if key not in self._run_ids and now - self._asked.get(key, -_PARENT_WAIT) >= _PARENT_WAIT:
+            self._asked[key] = now
+            found = find_run_id(self._client, self._experiment_id, key)
+            if found:
+                self._run_ids[key] = found
+        return self._run_ids.get(key)
+
+    def _first_time(self, folder: Path) -> int:
+        if folder not in self._opened:
+            first = next((event for event, _ in read_events(folder) if event), None)
+            if first is None:
+                return 0
+            self._opened[folder] = first["time"]
+        return self._opened[folder]
+
+    def _waiting(self, folder: Path) -> int:
+        cursor = Cursor.load(folder, self.destination)
+        return cursor.waiting(folder) if cursor.destination == self.destination else 0
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Hold the lock that keeps two shippers off the same logs, or yield False when another has it."""
+        with open(self._directory / LOCK, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def _size(folder: Path) -> int:
+    return (folder / EVENTS).stat().st_size

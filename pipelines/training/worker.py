@@ -1,0 +1,136 @@
+"""What one Ray Train worker does: run gan_core's trainer, tell of metrics, pictures and checkpoints."""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode
+from torch import Tensor
+
+from gan_core.data import PreparedDataset
+from gan_core.errors import GantryError, StageError
+from gan_core.files import write_json
+from gan_core.grid import save_sheet
+from gan_core.training.trainer import Trainer
+from pipelines.settings import parse_settings
+from pipelines.tracking import RunLog
+
+CURVES, GRIDS, GENERATOR, FAILURE = "curves.jsonl", "grids", "generator", "failure.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that a worker has to know; plain values, so that it travels. Paths are absolute."""
+
+    settings: dict[str, Any]
+    data: str
+    work: str
+    uploads: str
+    """Where Ray keeps the uploaded checkpoints."""
+    cache: str
+    track: str
+    run_key: str
+    run_name: str
+    threads: int
+
+
+class Reporter:
+    """The observer of a training run under Ray: files in the work directory, the run's log, Ray's checkpoints."""
+
+    def __init__(self, work: Path, log: RunLog | None) -> None:
+        self._work, self._log = work, log
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """One line for the curves, one event for the tracker."""
+        with open(self._work / CURVES, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._log:
+            self._log.metrics(values, step)
+
+    def pictures(self, pictures: Tensor, step: int) -> None:
+        """The grid at fixed latents."""
+        path = self._work / GRIDS / f"step-{step:08d}.png"
+        save_sheet(path, pictures)
+        if self._log:
+            self._log.artifact(path, GRIDS)
+
+    def checkpoint(self, path: Path | None, step: int) -> None:
+        """Hand the checkpoint to Ray, which uploads it while training goes on."""
+        checkpoint = None
+        if path is not None:
+            # Ray uploads from a copy of hard links: the trainer may prune its own folder meanwhile.
+            copy = self._work / "uploading" / path.name
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(path, copy / path.name, copy_function=os.link)
+            checkpoint = Checkpoint.from_directory(str(copy))
+        ray.train.report(
+            {"step": step},
+            checkpoint=checkpoint,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+
+def work(values: dict[str, Any]) -> None:
+    """Train as one of the workers; ``values`` are a :class:`Job`'s."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    job = Job(**values)
+    torch.set_num_threads(job.threads)
+    settings = parse_settings(job.settings)
+    directory = Path(job.work)
+    rank = ray.train.get_context().get_world_rank()
+    if rank > 0:
+        _train(job, settings, directory, None)
+        return
+    # A worker of a killed driver may live for some seconds more: never two trainers on one work directory.
+    with _only_trainer(directory / "trainer.lock"):
+        log = RunLog(job.track, key=job.run_key, name=job.run_name) if job.track else None
+        _train(job, settings, directory, log)
+
+
+@contextmanager
+def _only_trainer(path: Path, patience: float = 60.0) -> Iterator[None]:
+    """Hold the lock of a work directory; raises StageError when another trainer keeps it for ``patience`` seconds."""
+    with open(path, "a", encoding="utf-8") as file:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StageError(f"Another trainer holds {path}. End it, then run the stage again.") from None
+                time.sleep(0.5)
+        yield
+
+
+def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None:
+    device = ray.train.torch.get_device()
+    try:
+        trainer = Trainer(
+            settings.model.family,
+            settings.model.config,
+            PreparedDataset(job.data, cache_dir=job.cache),
+            settings.train.core(),
+            directory / "checkpoints",
+            device=device,
+            observer=Reporter(directory, log),
+            resume_from=job.uploads,
+        )
+        trainer.run()
+        if trainer.world.rank == 0:
+            trainer.export(directory / GENERATOR)
+    except GantryError as error:
+        # Such an error is the same on every worker and after every restart: hand it over instead of failing into a retry.
+        if ray.train.get_context().get_world_rank() == 0:
+            write_json(directory / FAILURE, {"kind": type(error).__name__, "message": str(error)})

@@ -1,0 +1,126 @@
+"""The search: ASHA over Optuna, the settings of params.yaml as the first trial, resumable."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gan_core.errors import StageError
+from pipelines.settings import Settings
+from pipelines.tuning.space import search_space
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found."""
+
+    parameters: dict[str, Any]
+    """The best trial's values by dotted name."""
+    fid: float
+    table: pd.DataFrame
+    """The leaderboard: a row a trial, best first; columns trial, fid, step, status and the searched names."""
+
+
+def defaults(settings: Settings) -> dict[str, Any]:
+    """The values of params.yaml for every searched name: the first trial. One outside its range is an error."""
+    plain = settings.as_dict()
+    values = {}
+    for name, limits in settings.tune.space.items():
+        value: Any = plain
+        for part in name.split("."):
+            value = value[part]
+        if not limits.contains(value):
+            raise StageError(
+                f"tune.space: the setting {name} is {value}, outside its own range. Widen the range or change the setting."
+            )
+        values[name] = value
+    return values
+
+
+def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
+    """Run the search in ``work``, or go on with the one that was killed there: no trial lost, none run twice.
+
+    Args:
+        work: the stage's work directory.
+        settings: checked settings.
+        job: what every trial shares: settings, data, work, decoded, statistics, track, key (plain values).
+
+    Raises:
+        StageError: no trial gave a figure.
+    """
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    from pipelines.tuning.progress import Narrator
+    from pipelines.tuning.trial import OBJECTIVE, WORST, Trial
+
+    tuned = settings.tune
+    resources = ray.cluster_resources()
+    concurrent = min(tuned.concurrent, tuned.trials)
+    share = {
+        "cpu": max(1, int(resources.get("CPU", 1)) // concurrent),
+        "gpu": resources.get("GPU", 0) / concurrent,
+    }
+    trainable = tune.with_resources(Trial, share)
+    job = {**job, "threads": share["cpu"]}
+    space = {**search_space(tuned.space), "job": job}
+    state = work / "search"
+    if tune.Tuner.can_restore(str(state)):
+        log.info("Going on with the search in %s.", state)
+        tuner = tune.Tuner.restore(str(state), trainable, resume_errored=True, param_space=space)
+    else:
+        iterations = max(1, tuned.steps // tuned.report_every)
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric=OBJECTIVE,
+                mode="min",
+                num_samples=tuned.trials,
+                max_concurrent_trials=concurrent,
+                search_alg=OptunaSearch(points_to_evaluate=[defaults(settings)], seed=tuned.seed),
+                scheduler=ASHAScheduler(max_t=iterations, grace_period=1, reduction_factor=tuned.reduction),
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=state.name,
+                storage_path=str(work.resolve()),
+                verbose=0,
+                callbacks=[Narrator(tuned.trials, tuned.steps)],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
+                failure_config=tune.FailureConfig(max_failures=2),
+            ),
+        )
+    results = tuner.fit()
+    rows = []
+    for result in results:
+        metrics = result.metrics or {}
+        if OBJECTIVE in metrics:
+            values = {name: metrics["config"][name] for name in tuned.space}
+            rows.append(
+                {
+                    "trial": metrics["trial_id"].rsplit("_", 1)[-1],
+                    "fid": metrics[OBJECTIVE],
+                    "step": metrics["step"],
+                    **values,
+                }
+            )
+    if not rows or min(row["fid"] for row in rows) >= WORST:
+        problems = "; ".join(str(error).strip().splitlines()[-1] for error in results.errors) or "every trial diverged"
+        raise StageError(f"The search gave no figure: {problems}. Its state is in {state}.")
+    table = pd.DataFrame(rows)
+    # A trial that ASHA stopped early was measured after fewer steps; only those that went furthest may win.
+    table = table.sort_values(["step", "fid"], ascending=[False, True], ignore_index=True)
+    best = table.iloc[0]
+    chosen = next(
+        result for result in results if result.metrics and result.metrics.get("trial_id", "").endswith(best["trial"])
+    )
+    return Found(
+        parameters={name: chosen.metrics["config"][name] for name in tuned.space}, fid=float(best["fid"]), table=table
+    )

@@ -1,0 +1,48 @@
+"""Typed ranges of a search, as params.yaml writes them and as Ray Tune wants them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gan_core.config import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The values that one setting may take in a search."""
+
+    type: Literal["log", "uniform", "integer", "choice"]
+    """log and uniform: numbers between ``low`` and ``high``; integer: whole ones, both ends included; choice: ``values``."""
+    low: float | None = None
+    high: float | None = None
+    values: tuple[Any, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.type == "choice":
+            check(bool(self.values), "values: a choice needs a list of values.")
+            check(self.low is None and self.high is None, "low, high: a choice takes values instead.")
+            return
+        check(self.values is None, f"values: a range of type {self.type} takes low and high instead.")
+        check(self.low is not None and self.high is not None, f"low, high: a range of type {self.type} needs both.")
+        check(self.low < self.high, f"low: {self.low} is not below high ({self.high}).")  # type: ignore[operator]
+        check(self.type != "log" or self.low > 0, f"low: must be above 0 on a log scale, got {self.low}.")  # type: ignore[operator]
+
+    def contains(self, value: Any) -> bool:
+        """Whether ``value`` lies in the range."""
+        if self.type == "choice":
+            return value in (self.values or ())
+        return isinstance(value, (int, float)) and self.low <= value <= self.high  # type: ignore[operator]
+
+
+def search_space(ranges: Mapping[str, Range]) -> dict[str, Any]:
+    """Ray Tune's search space for ``ranges``."""
+    from ray import tune
+
+    def domain(limits: Range) -> Any:
+        if limits.type == "choice":
+            return tune.choice(list(limits.values or ()))
+        if limits.type == "integer":
+            return tune.randint(int(limits.low), int(limits.high) + 1)  # type: ignore[arg-type]
+        return (tune.loguniform if limits.type == "log" else tune.uniform)(limits.low, limits.high)
+
+    return {name: domain(limits) for name, limits in ranges.items()}

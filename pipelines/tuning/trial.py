@@ -1,0 +1,123 @@
+"""One trial of the search: gan_core's trainer in one process, measured every few steps."""
+
+import dataclasses
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from gan_core.data import PreparedDataset
+from gan_core.errors import TrainingDivergedError
+from gan_core.grid import save_sheet
+from gan_core.metrics.evaluate import fid_of_samples
+from gan_core.metrics.inception import load_inception
+from gan_core.training.precision import choose_device, has_bf16
+from gan_core.training.trainer import GRID, GRID_SEED, Trainer
+from pipelines.settings import Settings, parse_settings
+from pipelines.tracking import RunLog
+
+OBJECTIVE = "fid"
+WORST = 1e6
+"""FID of a trial that diverged: finite, so that the search can learn from it."""
+
+
+def trial_extractor(settings: Settings, device: str | torch.device = "auto") -> Any:
+    """The feature network of the objective; bf16 where there are instructions for it, which no published figure may use."""
+    device = choose_device(str(device))
+    precision = "bf16" if has_bf16(device) else "fp32"
+    return load_inception(device=device, precision=precision, features=settings.tune.features)
+
+
+class Trial(tune.Trainable):
+    """Trains with one set of values; each Tune iteration is ``tune.report_every`` steps and one FID."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Build the trainer; ``config`` holds the searched values and, under ``job``, what every trial shares."""
+        logging.basicConfig(level=logging.WARNING)
+        job = config["job"]
+        torch.set_num_threads(job["threads"])
+        self._values = {name: value for name, value in config.items() if name != "job"}
+        settings = parse_settings(job["settings"]).with_values(self._values)
+        self._settings = settings
+        self._directory = Path(job["work"]) / "trials" / self.trial_id
+        self._dataset = PreparedDataset(job["data"], cache_dir=job["decoded"])
+        self._statistics = job["statistics"]
+        shutil.rmtree(self._directory, ignore_errors=True)  # Tune hands the checkpoint back through load_checkpoint
+        self._trainer = self._build()
+        self._extractor = trial_extractor(settings)
+        self._log = RunLog(
+            job["track"],
+            key=f"{job['key']}-{self.trial_id}",
+            name=f"trial {self.trial_id.rsplit('_', 1)[-1]}",
+            parent_key=job["key"],
+            tags={"gantry.stage": "trial"},
+        )
+        self._log.params(self._values)
+
+    def step(self) -> dict[str, Any]:
+        """Train on, sample, measure."""
+        tuned = self._settings.tune
+        until = min(self._trainer.step + tuned.report_every, tuned.steps)
+        try:
+            self._trainer.run(until)
+            self._trainer.settle()
+            figure = fid_of_samples(
+                lambda n, first: self._trainer.sample(n, tuned.seed, first=first),
+                self._dataset,
+                split="train",
+                count=tuned.samples,
+                real_count=tuned.samples,
+                extractor=self._extractor,
+                generator_digest=f"trial {self.trial_id} step {until}",
+                cache_dir=self._statistics,
+            )
+            value = figure.value
+        except TrainingDivergedError as error:
+            logging.getLogger(__name__).warning("Trial %s: %s", self.trial_id, error)
+            value = math.inf
+        value = value if math.isfinite(value) else WORST
+        done = value == WORST or until >= tuned.steps
+        self._log.metrics({OBJECTIVE: value}, until)
+        if value < WORST:
+            grid = self._directory / "grid.png"
+            save_sheet(grid, self._trainer.sample(GRID, GRID_SEED))
+            self._log.artifact(grid, "grids")
+        if done:
+            self._log.finish()
+        return {OBJECTIVE: value, "step": until, tune.result.DONE: done}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """The trainer's newest checkpoint."""
+        shutil.copytree(self._directory / "checkpoints", checkpoint_dir, dirs_exist_ok=True)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+        """Go on from a checkpoint."""
+        self._trainer = self._build(resume_from=checkpoint_dir)
+
+    def cleanup(self) -> None:
+        """Close the log; a trial that ASHA stopped is finished too."""
+        self._log.finish()
+        self._log.close()
+
+    def _build(self, resume_from: str | None = None) -> Trainer:
+        settings = self._settings
+        config = dataclasses.replace(
+            settings.train.core(),
+            steps=settings.tune.steps,
+            checkpoint_every=settings.tune.report_every,
+            sample_every=settings.tune.steps + 1,
+            keep_checkpoints=1,
+        )
+        return Trainer(
+            settings.model.family,
+            settings.model.config,
+            self._dataset,
+            config,
+            self._directory / "checkpoints",
+            observer=None,
+            resume_from=resume_from,
+        )

@@ -1,0 +1,85 @@
+"""A toy DVC project in git: stages that are a line of Python each, for tests of what runs stages."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a command in a toy project: this checkout's packages, this interpreter's commands."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GANTRY_", "DVC_", "RAY_ADDRESS", "GIT_"))}
+    return {
+        **kept,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(CHECKOUT),
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_AUTHOR_NAME": "toy",
+        "GIT_AUTHOR_EMAIL": "toy@example.org",
+        "GIT_COMMITTER_NAME": "toy",
+        "GIT_COMMITTER_EMAIL": "toy@example.org",
+        **extra,
+    }
+
+
+def run(*command: str, cwd: Path, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a toy project and return it with its output (both streams in ``stdout``)."""
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(**extra), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
+    return done
+
+
+def dvc(*words: str, cwd: Path, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run ``dvc`` in a toy project."""
+    return run(sys.executable, "-m", "dvc", *words, cwd=cwd, check=check, **extra)
+
+
+def start(*command: str, cwd: Path, **extra: str) -> subprocess.Popen[str]:
+    """Start a command in a toy project, in a session of its own."""
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(**extra),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def make_project(root: Path, files: dict[str, str]) -> Path:
+    """A git and DVC project at ``root`` with these files (text by path), committed."""
+    for place, text in files.items():
+        path = root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    run("git", "init", "-q", "-b", "main", cwd=root)
+    dvc("init", "-q", cwd=root)
+    (root / ".gitignore").write_text("/var/\n__pycache__/\n", encoding="utf-8")
+    run("git", "add", "-A", cwd=root)
+    run("git", "commit", "-qm", "toy", cwd=root)
+    return root
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> None:
+    """Wait until ``condition()`` is true; fail when it is not within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true in {seconds} s"
+        time.sleep(0.05)
+
+
+def running(pid: int) -> bool:
+    """Whether a process runs (one that ended and was not waited for does not)."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

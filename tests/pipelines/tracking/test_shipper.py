@@ -1,0 +1,334 @@
+"""Shipper: every event of every log arrives at MLflow once, whatever is killed, refused or away in between."""
+
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from gan_core.errors import TrackingError
+from pipelines.tracking import RunLog, Shipper, find_run, sync
+from pipelines.tracking.events import ARTIFACTS, CURSOR, EVENTS, REFUSED
+
+EXPERIMENT = "tests"
+
+
+def run_of(uri: str, key: str):
+    ref = find_run(uri, EXPERIMENT, key)
+    assert ref is not None, f"no run {key}"
+    return MlflowClient(uri).get_run(ref.run_id)
+
+
+def history(uri: str, key: str, metric: str) -> list[tuple[int, float]]:
+    found = MlflowClient(uri).get_metric_history(run_of(uri, key).info.run_id, metric)
+    return sorted((point.step, point.value) for point in found)
+
+
+def ship(directory: Path, uri: str) -> int:
+    return sync(directory, tracking_uri=uri, experiment=EXPERIMENT)
+
+
+def refused(log: RunLog) -> list[dict]:
+    path = log.folder / REFUSED
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def server(port: int, directory: Path):
+    """A real MLflow server, ended with all its workers."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(directory / "served")]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    with open(directory / "server.log", "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, (directory / "server.log").read_text()
+            time.sleep(0.1)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_run_arrives_whole(tmp_path, uri):
+    tracked = tmp_path / "track"
+    parent = RunLog(tracked, key="flow-1", name="pipeline")
+    log = RunLog(tracked, key="train-1", name="train", parent_key="flow-1", tags={"gantry.stage": "train"})
+    log.params({"lr": 2e-4, "loss": "hinge"})
+    for step in range(5):
+        log.metrics({"loss/discriminator": step / 2, "nan": float("nan")}, step=step)
+    (tmp_path / "grid.png").write_bytes(b"PNG")
+    log.artifact(tmp_path / "grid.png", folder="grids")
+    (tmp_path / "plots" / "deep").mkdir(parents=True)
+    (tmp_path / "plots" / "deep" / "a.csv").write_text("a")
+    log.artifact(tmp_path / "plots")
+    log.dataset("digits", "data/raw/digits", "0123456789abcdef0123456789abcdef.dir", "training")
+    log.finish()
+    assert ship(tracked, uri) == 12
+
+    run = run_of(uri, "train-1")
+    assert (run.info.run_name, run.info.status) == ("train", "FINISHED")
+    assert run.data.params == {"lr": "0.0002", "loss": "hinge"}
+    assert run.data.tags["gantry.stage"] == "train"
+    assert run.data.tags["mlflow.parentRunId"] == run_of(uri, "flow-1").info.run_id
+    assert run_of(uri, "flow-1").info.status == "RUNNING"
+    assert history(uri, "train-1", "loss/discriminator") == [(step, step / 2) for step in range(5)]
+    assert len(history(uri, "train-1", "nan")) == 5
+    client = MlflowClient(uri)
+    assert [a.path for a in client.list_artifacts(run.info.run_id, "grids")] == ["grids/grid.png"]
+    assert [a.path for a in client.list_artifacts(run.info.run_id, "plots/deep")] == ["plots/deep/a.csv"]
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", "0123456789abcdef0123456789abcdef.dir")
+    assert {tag.key: tag.value for tag in dataset.tags}["mlflow.data.context"] == "training"
+    # The times are those of the logging, not of the sending.
+    logged = [json.loads(line)["time"] for line in (log.folder / EVENTS).read_text().splitlines()]
+    assert run.info.start_time == logged[0]
+    assert run.info.end_time == logged[-1]
+    assert not (log.folder / ARTIFACTS).exists()
+    assert refused(log) == refused(parent) == []
+
+
+def test_sent_again_from_the_start_nothing_is_doubled(tmp_path, uri):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    log.params({"p": 1})
+    for step in range(20):
+        log.metrics({"m": step}, step=step)
+    log.dataset("digits", "here", "d")
+    log.finish()
+    ship(tmp_path / "track", uri)
+    (log.folder / CURSOR).unlink()  # as if killed before every cursor was written
+    ship(tmp_path / "track", uri)
+    assert history(uri, "a", "m") == [(step, step) for step in range(20)]
+    experiment = MlflowClient(uri).get_experiment_by_name(EXPERIMENT).experiment_id
+    assert len(MlflowClient(uri).search_runs([experiment])) == 1
+    assert len(run_of(uri, "a").inputs.dataset_inputs) == 1
+    assert refused(log) == []
+
+
+def test_more_than_one_call_can_carry(tmp_path, uri):
+    log = RunLog(tmp_path / "track", key="a", name="x", tags={f"t{i}": i for i in range(120)})
+    log.params({f"p{i}": i for i in range(250)})
+    log.metrics({f"m{i}": i for i in range(2300)}, step=1)
+    ship(tmp_path / "track", uri)
+    run = run_of(uri, "a")
+    assert run.data.params == {f"p{i}": str(i) for i in range(250)}
+    assert run.data.metrics == {f"m{i}": float(i) for i in range(2300)}
+    assert {f"t{i}" for i in range(120)} <= set(run.data.tags)
+
+
+def test_what_is_refused_is_set_aside_and_the_rest_goes_on(tmp_path, uri, caplog):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    log.params({"p": 1, "q": 1})
+    log.params({"p": 2, "r": 3})  # a parameter cannot change
+    log.metrics({"good": 1.0, "bad?name": 1.0}, step=1)
+    with open(log.folder / EVENTS, "a") as file:
+        file.write('{"kind":"metrics","time":1,"step":1}\n{"kind":"nonsense","time":1}\nnot json\n')
+    log.metrics({"good": 2.0}, step=2)
+    log.finish()
+    ship(tmp_path / "track", uri)
+    run = run_of(uri, "a")
+    assert run.data.params == {"p": "1", "q": "1", "r": "3"}
+    assert history(uri, "a", "good") == [(1, 1.0), (2, 2.0)]
+    assert run.info.status == "FINISHED"
+    reasons = [line["reason"] for line in refused(log)]
+    assert len(reasons) == 4
+    assert any("Changing param values" in reason for reason in reasons)
+    assert any("bad?name" in str(line["what"]) for line in refused(log))
+    assert "set aside" in caplog.text
+
+
+def test_a_run_resumed_after_its_end_runs_again_and_ends_again(tmp_path, uri):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    log.finish("FAILED")
+    ship(tmp_path / "track", uri)
+    assert run_of(uri, "a").info.status == "FAILED"
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    ship(tmp_path / "track", uri)
+    assert run_of(uri, "a").info.status == "RUNNING"
+    log.finish()
+    ship(tmp_path / "track", uri)
+    assert run_of(uri, "a").info.status == "FINISHED"
+
+
+def test_a_child_is_nested_once_its_parent_is_known_and_moves_to_the_run_that_resumes_it(tmp_path, uri):
+    RunLog(tmp_path / "track", key="child", name="x", parent_key="first")
+    with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
+        assert shipper.flush(20)
+        assert "mlflow.parentRunId" not in run_of(uri, "child").data.tags
+        RunLog(tmp_path / "track" / "deeper", key="first", name="pipeline")
+        assert shipper.flush(20)
+        for _ in range(100):
+            if "mlflow.parentRunId" in run_of(uri, "child").data.tags:
+                break
+            time.sleep(0.05)
+        assert run_of(uri, "child").data.tags["mlflow.parentRunId"] == run_of(uri, "first").info.run_id
+        RunLog(tmp_path / "track", key="second", name="pipeline")
+        RunLog(tmp_path / "track", key="child", name="x", parent_key="second")
+        RunLog(tmp_path / "track", key="child", name="x")  # a worker does not know the parent, and changes nothing
+        assert shipper.flush(20)
+    assert run_of(uri, "child").data.tags["mlflow.parentRunId"] == run_of(uri, "second").info.run_id
+
+
+def test_a_database_that_was_replaced_gets_the_whole_run(tmp_path, uri, template):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    log.metrics({"m": 1}, step=1)
+    ship(tmp_path / "track", uri)
+    (tmp_path / "other").mkdir()
+    other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
+    shutil.copyfile(template, tmp_path / "other" / "mlflow.db")
+    log.metrics({"m": 2}, step=2)
+    ship(tmp_path / "track", other)
+    assert history(other, "a", "m") == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_run_that_ended_elsewhere_stays_there(tmp_path, uri, template):
+    RunLog(tmp_path / "track", key="a", name="x").finish()
+    ship(tmp_path / "track", uri)
+    (tmp_path / "other").mkdir()
+    shutil.copyfile(template, tmp_path / "other" / "mlflow.db")
+    other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
+    assert ship(tmp_path / "track", other) == 0
+    assert find_run(other, EXPERIMENT, "a") is None
+
+
+def test_a_run_that_a_person_deleted_is_not_made_again(tmp_path, uri):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    ship(tmp_path / "track", uri)
+    MlflowClient(uri).delete_run(run_of(uri, "a").info.run_id)
+    for step in range(50):
+        log.metrics({"m": step}, step=step)
+    ship(tmp_path / "track", uri)
+    assert find_run(uri, EXPERIMENT, "a") is None
+    (line,) = refused(log)
+    assert "deleted" in line["reason"]
+
+
+def test_a_deleted_experiment_is_named_and_nothing_is_lost(tmp_path, uri):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment(EXPERIMENT))
+    with pytest.raises(TrackingError, match="'tests'.*deleted"):
+        ship(tmp_path / "track", uri)
+    client.restore_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+    ship(tmp_path / "track", uri)
+    assert run_of(uri, "a").info.run_name == "x"
+    assert refused(log) == []
+
+
+def test_two_shippers_on_one_folder_send_each_event_once(tmp_path, uri):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    settings = {"tracking_uri": uri, "experiment": EXPERIMENT, "poll_seconds": 0.01}
+    with Shipper(tmp_path / "track", **settings) as one, Shipper(tmp_path / "track", **settings) as two:
+        for step in range(300):
+            log.metrics({"m": step}, step=step)
+            time.sleep(0.002)
+        assert one.flush(30)
+        assert two.flush(30)
+    assert history(uri, "a", "m") == [(step, step) for step in range(300)]
+
+
+def test_an_unreachable_server_does_not_hold_up_the_caller(tmp_path, caplog):
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    start = time.monotonic()
+    with (
+        caplog.at_level(logging.INFO, "pipelines.tracking"),
+        Shipper(tmp_path / "track", tracking_uri=nowhere, experiment=EXPERIMENT, flush_seconds=5),
+    ):
+        log = RunLog(tmp_path / "track", key="a", name="x")
+        for step in range(100):
+            log.metrics({"m": step}, step=step)
+        log.finish()
+        assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 7
+    assert "gantry track sync" in caplog.text
+    with pytest.raises(TrackingError, match=r"102 events wait .* track\.uri"):
+        sync(tmp_path / "track", tracking_uri=nowhere, experiment=EXPERIMENT)
+
+
+def test_a_shipper_killed_at_random_moments_loses_and_doubles_nothing(tmp_path, uri):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    (tmp_path / "file").write_text("x")
+    for step in range(3000):
+        log.metrics({"m": step}, step=step)
+        if step % 10 == 0:
+            log.tags({"step": step})
+        if step % 100 == 0:
+            (tmp_path / f"file{step}").write_text(str(step))
+            log.artifact(tmp_path / f"file{step}")
+    log.finish()
+    code = (
+        "import sys; from mlflow import MlflowClient; from pipelines.tracking import sync\n"
+        "print('go', flush=True); sync(sys.argv[1], tracking_uri=sys.argv[2], experiment='tests')\n"
+    )
+    cursor = log.folder / CURSOR
+    at = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "track"), uri], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        before = cursor.stat().st_mtime_ns if cursor.exists() else 0
+        while process.poll() is None and (cursor.stat().st_mtime_ns if cursor.exists() else 0) == before:
+            time.sleep(0.001)
+        time.sleep(at.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    ship(tmp_path / "track", uri)
+    assert history(uri, "a", "m") == [(step, step) for step in range(3000)]
+    run = run_of(uri, "a")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["step"] == "2990"
+    client = MlflowClient(uri)
+    assert len(client.list_artifacts(run.info.run_id)) == 30
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+    assert refused(log) == []
+
+
+def test_what_was_logged_while_the_server_was_down_arrives_once_when_it_is_up(tmp_path, template):
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    shutil.copyfile(template, tmp_path / "mlflow.db")
+    log = RunLog(tmp_path / "track", key="a", name="x", tags={"t": 1})
+    (tmp_path / "grid.png").write_bytes(b"PNG")
+    with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.2) as shipper:
+        for step in range(100):
+            log.metrics({"m": step}, step=step)
+        log.artifact(tmp_path / "grid.png", folder="grids")
+        assert not shipper.flush(5)
+        with server(port, tmp_path):
+            deadline = time.monotonic() + 60
+            while not shipper.flush(10):
+                assert time.monotonic() < deadline
+            log.metrics({"m": 100.0}, step=100)
+            assert shipper.flush(20)
+            assert history(uri, "a", "m") == [(step, step) for step in range(101)]
+            artifacts = MlflowClient(uri).list_artifacts(run_of(uri, "a").info.run_id, "grids")
+            assert [a.path for a in artifacts] == ["grids/grid.png"]
+        log.metrics({"m": 101.0}, step=101)  # killed under us
+        assert not shipper.flush(5)
+        with server(port, tmp_path):
+            while not shipper.flush(10):
+                assert time.monotonic() < deadline + 60
+            assert history(uri, "a", "m") == [(step, step) for step in range(102)]
+    assert refused(log) == []
