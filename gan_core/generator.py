@@ -1,4 +1,4 @@
-"""An exported generator: a folder with ``generator.json`` and ``generator.safetensors``, no pickle, no training state."""
+"""An exported generator: a folder with ``generator.json`` and ``generator.safetensors``, without any pickle."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +57,8 @@ def standing_statistics(family: Family, networks: dict[str, nn.Module], *, batch
     """Recompute the batch-norm statistics of generators for the weights they have now.
 
     Averaged weights do not fit the running statistics that training left behind; a plain mean over ``batches`` batches
-    does ("standing statistics", Brock et al. 2019, section 4). Deterministic. Networks without batch norm are left alone; all end in evaluation mode.
+    does ("standing statistics", Brock et al. 2019, section 4). Deterministic. Networks without batch norm are left alone;
+    all end in evaluation mode.
     """
     norms = [module for net in networks.values() for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     if norms:

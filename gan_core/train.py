@@ -51,7 +51,7 @@ class Console:
         self._bar.update(step - self._bar.n)
 
     def resume(self, step: int) -> None:
-        """Start the bar at ``step``; drop the rows that a killed run logged after its last checkpoint, they come again."""
+        """Start at ``step``; drop the rows that a killed run logged after its last checkpoint: they come again."""
         self._bar.update(step - self._bar.n)
         file = self._out / "metrics.jsonl"
         if file.is_file():

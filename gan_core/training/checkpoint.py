@@ -84,7 +84,7 @@ def list_checkpoints(directory: Path | str) -> list[Path]:
 def latest_checkpoint(
     directory: Path | str, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
 ) -> Checkpoint | None:
-    """The newest whole checkpoint under ``directory`` whose state ``accept`` takes, or None; says which ones are damaged."""
+    """The newest whole checkpoint under ``directory`` whose state ``accept`` takes, or None; names damaged ones."""
     for path in list_checkpoints(directory):
         wrong = damage(path)
         if wrong is None and accept(read_json(path / STATE)):

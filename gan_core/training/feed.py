@@ -42,8 +42,8 @@ class Feed:
     """Real images of a step for one worker, on its device, in [-1, 1].
 
     The whole set lives on the GPU as uint8 when it takes at most half of the free memory; otherwise rows are read from
-    the memory map ahead of time in a thread and copied from pinned memory. On the CPU the set is in memory when it takes
-    at most a quarter of it, mapped from disk otherwise.
+    the memory map ahead of time in a thread and copied from pinned memory. On the CPU the set is in memory when it
+    takes at most a quarter of it, mapped from disk otherwise.
     """
 
     def __init__(

@@ -23,8 +23,8 @@ def choose_device(name: str = "auto") -> torch.device:
         raise SettingsError(f"device: torch knows no device '{name}'. Use auto, cpu, cuda or cuda:1.") from error
     if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
         raise SettingsError(
-            f"device: '{name}' is not in this machine, torch {torch.__version__} sees {torch.cuda.device_count()} GPUs. "
-            "Use auto or cpu."
+            f"device: '{name}' is not in this machine; torch {torch.__version__} sees {torch.cuda.device_count()} GPUs "
+            "here. Use auto or cpu."
         )
     return device
 

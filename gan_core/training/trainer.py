@@ -153,7 +153,8 @@ class Trainer:
             batches = self._batches(self.step)
             for side in ("discriminator", "generator"):
                 self._update(side, batches)
-            self.step, self._counted = self.step + 1, self._counted + 1
+            self.step += 1
+            self._counted += 1
             seen = self.step * config.batch
             self.averaged.update(ema_decay(config.batch, config.ema_half_life_kimg * 1000, seen))
             last = self.step == config.steps
@@ -204,7 +205,7 @@ class Trainer:
     def _update(self, side: str, batches: list[Batch]) -> None:
         """One update of one side; the other side's parameters take no gradient meanwhile."""
         loss = self.family.discriminator_loss if side == "discriminator" else self.family.generator_loss
-        # While the discriminator learns, the generator's graph is already recorded for its own update: it stays trainable.
+        # While the discriminator learns, the generator's graph is recorded for its own update: it stays trainable.
         frozen = self._parameters("discriminator") if side == "generator" else []
         optimiser = self.optimisers[side]
         optimiser.zero_grad(set_to_none=True)
@@ -248,7 +249,8 @@ class Trainer:
 
     def _start_window(self) -> None:
         """Start the window of steps that the next row of metrics is the mean of."""
-        self._clock, self._counted = time.perf_counter(), 0
+        self._clock = time.perf_counter()
+        self._counted: int = 0
         self._sums: dict[str, Tensor] = {}
 
     @contextlib.contextmanager

@@ -11,6 +11,7 @@ Should the guard itself be killed, the work notices and ends itself and what it 
 calls the guard still watches, and still ends every process that it can see below itself.
 """
 
+import atexit
 import contextlib
 import ctypes
 import logging
@@ -135,6 +136,9 @@ def enter_guard(kin: Sequence[psutil.Process] | None = None, *, grace: float = 6
     guard = os.getpid()
     mask = _split(kin, grace)
     _stop_once()
+    # The work adopts orphans as well, so that they are in sight when the guard is killed.
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    atexit.register(_end_orphaned, guard)
     threading.Thread(target=_end_without, args=(guard, grace), name="guard-watch", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -234,13 +238,17 @@ def _guard(child: int, kin: Sequence[psutil.Process], grace: float) -> None:
     os._exit(code)
 
 
+def _end_orphaned(guard: int) -> None:
+    """At the end of the guarded process: do the guard's last duty when the guard was killed."""
+    if os.getppid() != guard:
+        end_descendants()
+
+
 def _end_without(guard: int, grace: float) -> None:
     """In the guarded process: end it and what it started, ``grace`` seconds after its guard was killed."""
     while os.getppid() == guard:
         time.sleep(WATCH_SECONDS)
     # The kernel has sent SIGTERM by now; a main thread that is deep in native code may not get to it.
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace)
     end_descendants()
     os._exit(128 + signal.SIGTERM)

@@ -49,8 +49,8 @@ class Cursor:
     run_id: str | None = None
     key: str | None = None
     parent_key: str | None = None
-    parent_id: str | None = None
-    """Run id of the parent, once the run has been nested in it."""
+    nested_in: str | None = None
+    """Key of the parent that the run has been nested in; not yet the right one while it differs from ``parent_key``."""
     status: str = "RUNNING"
 
     @classmethod
@@ -257,29 +257,28 @@ class Replayer:
         cursor.key, cursor.parent_key = event["key"], event["parent"] or cursor.parent_key
         cursor.run_id = cursor.run_id or find_run_id(self._client, self._experiment_id, event["key"])
         if cursor.run_id is None:
-            cursor.parent_id = parent(cursor.parent_key) if cursor.parent_key else None
-            nested = {PARENT_TAG: cursor.parent_id} if cursor.parent_id else {}
             source = {"mlflow.user": _user(), "mlflow.source.name": "gantry", "mlflow.source.type": "LOCAL"}
             run = self._client.create_run(
                 self._experiment_id,
                 start_time=event["time"],
-                tags={**source, **nested, KEY_TAG: event["key"]},
+                tags={**source, KEY_TAG: event["key"]},
                 run_name=event["name"],
             )
             cursor.run_id = run.info.run_id
         else:
             self._client.update_run(cursor.run_id, status="RUNNING")
         self._send(folder, cursor.run_id, _Batch(tags=dict(event["tags"])))
-        if cursor.parent_id and event["parent"] and parent(event["parent"]) not in (cursor.parent_id, None):
-            cursor.parent_id = None  # resumed under another pipeline run: it belongs to the one that goes on with it
+        # Resumed under another pipeline run, it belongs to the one that goes on with it.
+        self._nest(folder, cursor, parent)
         cursor.status = "RUNNING"
 
     def _nest(self, folder: Path, cursor: Cursor, parent: Callable[[str], str | None]) -> None:
         """Nest the run in its parent as soon as that one is known."""
-        if cursor.run_id and cursor.parent_key and not cursor.parent_id:
-            cursor.parent_id = parent(cursor.parent_key)
-            if cursor.parent_id:
-                self._client.set_tag(cursor.run_id, PARENT_TAG, cursor.parent_id)
+        if cursor.run_id and cursor.parent_key and cursor.nested_in != cursor.parent_key:
+            parent_id = parent(cursor.parent_key)
+            if parent_id:
+                self._client.set_tag(cursor.run_id, PARENT_TAG, parent_id)
+                cursor.nested_in = cursor.parent_key
                 cursor.save(folder)
 
     def _upload(self, folder: Path, run_id: str, event: Event) -> None:

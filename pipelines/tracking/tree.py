@@ -62,7 +62,10 @@ class LogTree:
         except Exception as error:  # whatever stops a connection, the events are safe: say so and try again later
             _LOG.debug("Could not connect to %s", self._uri, exc_info=True)
             return short(error)
-        for folder in sorted(folders, key=self._first_time):  # parents are opened before their children
+        # Parents are mostly opened before their children. A run whose parent came later is gone through once more.
+        queue = sorted(folders, key=self._first_time)
+        late: dict[Path, str] = {}
+        for folder in queue:
             size = _size(folder)
             try:
                 cursor = replayer.ship(folder, self._run_id)
@@ -74,8 +77,11 @@ class LogTree:
                 continue
             if cursor.destination == self.destination and cursor.key and cursor.run_id:
                 self._run_ids[cursor.key] = cursor.run_id
-            if not cursor.parent_key or cursor.parent_id or cursor.destination != self.destination:
+            if cursor.nested_in == cursor.parent_key or cursor.destination != self.destination:
                 self._done[folder] = size
+            elif cursor.parent_key and folder not in late:
+                late[folder] = cursor.parent_key
+            queue += [folder for folder, key in late.items() if key == cursor.key]
         return trouble
 
     def _connected(self) -> Replayer:

@@ -81,7 +81,7 @@ class Reporter:
         )
 
 
-def work(values: dict[str, Any]) -> None:
+def work_as_one(values: dict[str, Any]) -> None:
     """Train as one of the workers; ``values`` are a :class:`Job`'s."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = Job(**values)

@@ -1,7 +1,7 @@
 """The forms that raw data comes in. Each reader lists the pictures of a folder and gives the content of each.
 
 A reader is a module with ``matches(root) -> bool``, ``list_pictures(root, note) -> Listing`` and
-``open_reader(root) -> Reader``; a new form is one module and one line in :data:`READERS`.
+``open_reader(root, note) -> Reader``; a new form is one module and one line in :data:`READERS`.
 """
 
 from pathlib import Path
@@ -65,4 +65,4 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
 
 def open_reader(root: Path, note: SourceNote) -> Reader:
     """A reader of the content of single pictures."""
-    return READERS[note.format].open_reader(root)
+    return READERS[note.format].open_reader(root, note)

@@ -46,7 +46,7 @@ class CifarReader:
         return np.asarray(self._batches[entry.file][entry.row, 1:]).reshape(_SHAPE)
 
 
-def open_reader(root: Path) -> CifarReader:
+def open_reader(root: Path, note: SourceNote) -> CifarReader:
     """A reader of records."""
     return CifarReader(root)
 

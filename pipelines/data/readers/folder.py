@@ -18,8 +18,8 @@ def matches(root: Path) -> bool:
 def list_pictures(root: Path, note: SourceNote) -> Listing:
     """Every file, as one that is meant to be a picture.
 
-    Folders named train, test, val at the top are splits. Below, the first folder of a path is its class; with fewer than
-    two classes, or with pictures outside them, there are no labels.
+    Folders named train, test, val at the top are splits. Below, the first folder of a path is its class; with fewer
+    than two classes, or with pictures outside them, there are no labels.
     """
     inner = innermost(root)
     prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
@@ -44,7 +44,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     return Listing(mixed(entries), classes)
 
 
-def open_reader(root: Path) -> FileReader:
+def open_reader(root: Path, note: SourceNote) -> FileReader:
     """A reader of files."""
     return FileReader(root)
 

@@ -76,7 +76,7 @@ class IdxReader:
         return row if row.shape[0] in (1, 3, 4) else row.transpose(2, 0, 1)
 
 
-def open_reader(root: Path) -> IdxReader:
+def open_reader(root: Path, note: SourceNote) -> IdxReader:
     """A reader of rows."""
     return IdxReader(root)
 

@@ -46,13 +46,13 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     entries, rejects = [], []
     for file, labels, splits in found:
         for row, (value, split) in enumerate(zip(labels, splits, strict=True)):
-            entry = Entry(
-                file, row, place[value] if labelled and value is not None else -1, split if own_splits else ""
-            )
-            if labelled and value is None:
-                rejects.append(Reject(entry.source, "no-label", "null in the label column"))
+            part = (split or "train") if own_splits else ""
+            if not labelled:
+                entries.append(Entry(file, row, split=part))
+            elif value is None:
+                rejects.append(Reject(f"{file}#{row}", "no-label", "null in the label column"))
             else:
-                entries.append(Entry(file, row, entry.label, (split or "train") if own_splits else ""))
+                entries.append(Entry(file, row, place[value], part))
     return Listing(entries, names, rejects)
 
 
@@ -63,7 +63,8 @@ def image_column(path: Path, schema: pa.Schema, wanted: str | None = None) -> st
         return wanted
     if wanted is not None or not found:
         raise DataError(
-            f"{path}: no column {wanted or ''} of pictures (bytes, or struct<bytes, path>); it has {', '.join(schema.names)}."
+            f"{path}: no column {wanted or ''} of pictures (bytes, or struct<bytes, path>); "
+            f"it has {', '.join(schema.names)}."
         )
     if len(found) > 1 and "image" not in found:
         raise DataError(f"{path} has several columns of bytes: {', '.join(found)}. Name one with --image-column.")
@@ -103,11 +104,9 @@ class ParquetReader:
         return content
 
 
-def open_reader(root: Path) -> ParquetReader:
+def open_reader(root: Path, note: SourceNote) -> ParquetReader:
     """A reader of rows."""
-    note = root / "source.json"
-    column = json.loads(note.read_text(encoding="utf-8")).get("image_column") if note.is_file() else None
-    return ParquetReader(root, column)
+    return ParquetReader(root, note.image_column)
 
 
 def _files(root: Path) -> list[str]:

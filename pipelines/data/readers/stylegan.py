@@ -1,4 +1,4 @@
-"""A folder tree with StyleGAN's ``dataset.json``: ``{"labels": [["00000/img00000000.png", 6], ...]}`` or null labels."""
+"""A folder tree with StyleGAN's ``dataset.json``: ``{"labels": [["00000/img0.png", 6], ...]}`` or null labels."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def matches(root: Path) -> bool:
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
-    """Every file but ``dataset.json``, with the label that it gives. Label k has the name k unless the note names it."""
+    """Every file but ``dataset.json``, with the label that it gives; label k is called k unless the note names it."""
     inner = innermost(root)
     prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
     path = inner / _LABELS
@@ -52,6 +52,6 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     return Listing(mixed(entries), classes, rejects)
 
 
-def open_reader(root: Path) -> FileReader:
+def open_reader(root: Path, note: SourceNote) -> FileReader:
     """A reader of files."""
     return FileReader(root)

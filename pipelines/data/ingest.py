@@ -1,0 +1,361 @@
+"""Ingestion: raw data in, a prepared dataset out; the same bytes for the same input, whatever the number of workers.
+
+Three passes. *Convert*: fixed runs of pictures are decoded, fitted and encoded, each run into a part file of its own.
+*Choose*: with the digests of all of them known, duplicates are put aside, splits and statistics are settled.
+*Assemble*: the remaining rows of the parts become shards. The first and the last pass go through a mapper.
+"""
+
+import csv
+import hashlib
+import io
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gan_core import pictures
+from gan_core.config import as_dict, check
+from gan_core.data import DATASET_FILE, DatasetInfo
+from gan_core.errors import DataError
+from gan_core.fetch import progress_bar
+from gan_core.files import replacing, sha256_file, write_json, write_text
+from gan_core.pictures import Fit, PictureError
+from pipelines.data import mapping, readers, shards
+from pipelines.data.mapping import Mapper, map_here
+from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
+from pipelines.data.shards import Piece, ShardSpec, shard_name, write_part, write_shard
+
+log = logging.getLogger(__name__)
+
+REJECTS_FILE = "rejects.csv"
+FORMAT = 1
+_RUN = 512  # pictures converted at a time; part of the result's layout in no way, so not a setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestSettings:
+    """Section ``ingest`` of params.yaml."""
+
+    size: tuple[int, int] = (32, 32)
+    """Height and width of the prepared pictures, pixels."""
+    channels: int = 3
+    """1 grey, 3 RGB, 4 RGBA; transparency is composed on white when there is no fourth channel."""
+    fit: Fit = "crop"
+    """``crop``: cover the shape and cut the centre out; ``pad``: shrink what is larger, never enlarge, centre on black
+    (on transparency with 4 channels); ``stretch``: ignore the aspect."""
+    test_share: float = 0.0
+    """Share of pictures held out as the test split by a hash of their content, where the source has no splits."""
+    max_reject_share: float = 0.01
+    """Above this share of rejected pictures (unreadable, duplicate, unlabelled) ingestion fails."""
+    shard_pictures: int = 8192
+    """Pictures in one shard; the last of a split holds the rest."""
+    workers: int = 1
+    """Ray tasks at once; 1 runs in this process. Does not change the result."""
+
+    def __post_init__(self) -> None:
+        check(
+            all(1 <= side <= 4096 for side in self.size), f"size: each side must be 1 to 4096 pixels, got {self.size}."
+        )
+        check(self.channels in (1, 3, 4), f"channels: must be 1, 3 or 4, got {self.channels}.")
+        check(self.fit in ("crop", "pad", "stretch"), f"fit: must be crop, pad or stretch, got {self.fit!r}.")
+        check(0 <= self.test_share < 1, f"test_share: must lie in [0, 1), got {self.test_share}.")
+        check(0 <= self.max_reject_share <= 1, f"max_reject_share: must lie in [0, 1], got {self.max_reject_share}.")
+        check(self.shard_pictures >= 1, f"shard_pictures: must be at least 1, got {self.shard_pictures}.")
+        check(self.workers >= 1, f"workers: must be at least 1, got {self.workers}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run of pictures to convert."""
+
+    raw: Path
+    note: SourceNote
+    entries: tuple[Entry, ...]
+    part: Path
+    size: tuple[int, int]
+    channels: int
+    fit: Fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What is known of a converted run; row i of the part file is row i of every array."""
+
+    positions: np.ndarray
+    """int64 (n,): which entries of the run came through."""
+    pixel_digests: np.ndarray
+    """uint8 (n, 32): SHA-256 of the prepared pixels."""
+    content_digests: np.ndarray
+    """uint8 (n, 32): SHA-256 of the content as it came."""
+    sums: np.ndarray
+    """int64 (n, C): sum of the pixels of each channel."""
+    squares: np.ndarray
+    """int64 (n, C): sum of their squares."""
+    rejects: tuple[Reject, ...]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A picture that stays: where its PNG is, and what it is."""
+
+    entry: Entry
+    run: int
+    row: int
+
+
+def ingest(
+    raw: Path | str,
+    out: Path | str,
+    settings: IngestSettings,
+    *,
+    name: str,
+    map_shards: Mapper = map_here,
+) -> DatasetInfo:
+    """Turn the raw data in ``raw`` into a prepared dataset in ``out``, which appears whole or not at all.
+
+    Two pictures of one split whose prepared pixels are equal are duplicates; the one whose path sorts first stays.
+
+    Args:
+        raw: folder that ``gantry data fetch`` or ``gantry data add`` made, or any folder of pictures; only read.
+        out: folder to write; one that is there is replaced.
+        settings: shape, splits, limits.
+        name: the dataset's name in ``dataset.json``.
+        map_shards: runs the passes, see :mod:`pipelines.data.mapping`; any mapper gives the same bytes.
+
+    Returns:
+        What ``dataset.json`` says.
+
+    Raises:
+        DataError: no data, nothing usable in it, or too large a share of rejects (``OUT.rejects.csv`` lists them).
+    """
+    raw, out = Path(raw).resolve(), Path(out).resolve()
+    note = readers.read_note(raw)
+    listing = readers.list_pictures(raw, note)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.parts-", dir=out.parent) as scratch:
+        specs = _runs(raw, note, listing.entries, Path(scratch), settings)
+        converted = _convert_all(specs, map_shards, len(listing.entries), name)
+        splits, rejects = _choose(specs, converted, settings)
+        rejects = sorted([*listing.rejects, *rejects], key=lambda reject: (reject.source, reject.reason))
+        _judge(rejects, len(listing.entries) + len(listing.rejects), settings, out, raw)
+        with replacing(out) as folder:
+            folder.mkdir()
+            plan = _shards(splits, specs, listing, folder, settings.shard_pictures)
+            for _ in map_shards(write_shard, plan):
+                pass
+            info = _describe(name, listing, splits, converted, rejects, settings)
+            write_text(folder / REJECTS_FILE, _rejects_table(rejects))
+            write_json(folder / DATASET_FILE, as_dict(info))
+    return info
+
+
+def convert(spec: RunSpec) -> Converted:
+    """Convert one run of pictures into its part file."""
+    reader = readers.open_reader(spec.raw, spec.note)
+    encoded: list[bytes] = []
+    positions, rejects = [], []
+    count, channels = len(spec.entries), spec.channels
+    pixel_digests, content_digests = np.zeros((2, count, 32), dtype=np.uint8)
+    sums, squares = np.zeros((2, count, channels), dtype=np.int64)
+    for position, entry in enumerate(spec.entries):
+        try:
+            content = reader.read(entry)
+            pixels = pictures.prepare(content, size=spec.size, channels=channels, mode=spec.fit)
+        except PictureError as error:
+            rejects.append(Reject(entry.source, error.reason, error.detail))
+            continue
+        row = len(encoded)
+        raw_bytes = content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()
+        flat = np.ascontiguousarray(pixels).reshape(channels, -1)
+        pixel_digests[row] = np.frombuffer(hashlib.sha256(flat.tobytes()).digest(), dtype=np.uint8)
+        content_digests[row] = np.frombuffer(hashlib.sha256(raw_bytes).digest(), dtype=np.uint8)
+        sums[row] = flat.sum(axis=1, dtype=np.int64)
+        # Whole numbers below 2**53 are exact in float64, whatever the order of summation.
+        wide = flat.astype(np.float64)
+        squares[row] = np.einsum("cp,cp->c", wide, wide)
+        encoded.append(pictures.encode_png(pixels))
+        positions.append(position)
+    write_part(spec.part, encoded)
+    rows = len(encoded)
+    return Converted(
+        positions=np.array(positions, dtype=np.int64),
+        pixel_digests=pixel_digests[:rows],
+        content_digests=content_digests[:rows],
+        sums=sums[:rows],
+        squares=squares[:rows],
+        rejects=tuple(rejects),
+    )
+
+
+def code_version() -> str:
+    """Digest of the code that determines what ingestion makes of its input."""
+    modules = [pictures, mapping, readers, shards, *readers.READERS.values(), readers.base]
+    files = sorted(
+        {Path(__file__), *(Path(str(module.__file__)) for module in modules)}, key=lambda path: path.as_posix()
+    )
+    return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
+
+
+def _runs(
+    raw: Path, note: SourceNote, entries: Sequence[Entry], scratch: Path, settings: IngestSettings
+) -> list[RunSpec]:
+    return [
+        RunSpec(
+            raw=raw,
+            note=note,
+            entries=tuple(entries[start : start + _RUN]),
+            part=scratch / f"part-{start // _RUN:06d}.arrow",
+            size=settings.size,
+            channels=settings.channels,
+            fit=settings.fit,
+        )
+        for start in range(0, len(entries), _RUN)
+    ]
+
+
+def _convert_all(specs: Sequence[RunSpec], mapper: Mapper, total: int, name: str) -> list[Converted]:
+    results = []
+    with progress_bar(f"ingest {name}", total, unit="picture") as bar:
+        for spec, result in zip(specs, mapper(convert, specs), strict=True):
+            results.append(result)
+            bar.update(len(spec.entries))
+    return results
+
+
+def _choose(
+    specs: Sequence[RunSpec], converted: Sequence[Converted], settings: IngestSettings
+) -> tuple[dict[str, list[_Kept]], list[Reject]]:
+    """Pictures of each split in order, and everything that is put aside."""
+    rejects = [reject for result in converted for reject in result.rejects]
+    first: dict[tuple[str, bytes], Entry] = {}
+    for spec, result in zip(specs, converted, strict=True):
+        for position, digest in zip(result.positions, result.pixel_digests, strict=True):
+            entry = spec.entries[position]
+            key = (entry.split, digest.tobytes())
+            if key not in first or (entry.file, entry.row) < (first[key].file, first[key].row):
+                first[key] = entry
+    own_splits = any(entry.split for spec in specs for entry in spec.entries)
+    if own_splits and settings.test_share > 0:
+        log.info("The source has splits of its own; test_share=%s is left aside.", settings.test_share)
+    splits: dict[str, list[_Kept]] = {}
+    for number, (spec, result) in enumerate(zip(specs, converted, strict=True)):
+        for row, position in enumerate(result.positions):
+            entry = spec.entries[position]
+            kept = first[(entry.split, result.pixel_digests[row].tobytes())]
+            if kept is not entry:
+                other = "" if kept.label == entry.label else ", which has another label"
+                rejects.append(Reject(entry.source, "duplicate", f"same prepared pixels as {kept.source}{other}"))
+                continue
+            split = entry.split or _split_of(result.content_digests[row], settings.test_share)
+            splits.setdefault(split, []).append(_Kept(entry, number, row))
+    return splits, rejects
+
+
+def _split_of(digest: np.ndarray, test_share: float) -> str:
+    """``test`` for a share of all contents, by their digest: adding pictures moves none from one split to the other."""
+    return "test" if int.from_bytes(digest[:8].tobytes(), "big") < test_share * 2**64 else "train"
+
+
+def _judge(rejects: Sequence[Reject], total: int, settings: IngestSettings, out: Path, raw: Path) -> None:
+    """Raise, with the list beside ``out``, when too much was put aside."""
+    list_path = out.with_name(f"{out.name}.rejects.csv")
+    share = len(rejects) / total
+    if share <= settings.max_reject_share and len(rejects) < total:
+        list_path.unlink(missing_ok=True)
+        if rejects:
+            log.warning("%s: %d of %d pictures put aside (%s).", raw, len(rejects), total, _reasons(rejects))
+        return
+    write_text(list_path, _rejects_table(rejects))
+    if len(rejects) == total:
+        raise DataError(f"{raw} holds no usable picture: {_reasons(rejects)}. The list: {list_path}")
+    raise DataError(
+        f"{raw}: {len(rejects)} of {total} pictures ({share:.2%}) cannot be used, above ingest.max_reject_share "
+        f"({settings.max_reject_share:.2%}): {_reasons(rejects)}. The list: {list_path}. Mend or remove them, or raise "
+        f"the limit in params.yaml."
+    )
+
+
+def _reasons(rejects: Sequence[Reject]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in rejects).most_common(5))
+
+
+def _rejects_table(rejects: Sequence[Reject]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "reason", "detail"])
+    writer.writerows([reject.source, reject.reason, reject.detail] for reject in rejects)
+    return text.getvalue()
+
+
+def _shards(
+    splits: dict[str, list[_Kept]], specs: Sequence[RunSpec], listing: Listing, folder: Path, size: int
+) -> list[ShardSpec]:
+    plan = []
+    for split, kept in sorted(splits.items()):
+        starts = range(0, len(kept), size)
+        for index, start in enumerate(starts):
+            members = kept[start : start + size]
+            by_run: dict[int, list[int]] = {}
+            for member in members:
+                by_run.setdefault(member.run, []).append(member.row)
+            plan.append(
+                ShardSpec(
+                    path=folder / shard_name(split, index, len(starts)),
+                    split=split,
+                    first=start,
+                    pieces=tuple(
+                        Piece(part=specs[run].part, rows=np.array(rows, dtype=np.int64)) for run, rows in by_run.items()
+                    ),
+                    labels=np.array([member.entry.label for member in members], dtype=np.int64),
+                    sources=tuple(member.entry.source for member in members),
+                    classes=listing.classes,
+                )
+            )
+    return plan
+
+
+def _describe(
+    name: str,
+    listing: Listing,
+    splits: dict[str, list[_Kept]],
+    converted: Sequence[Converted],
+    rejects: Sequence[Reject],
+    settings: IngestSettings,
+) -> DatasetInfo:
+    train = splits.get("train", [])
+    if not train:
+        raise DataError(f"{name}: no picture is left for the train split; lower ingest.test_share or add pictures.")
+    height, width = settings.size
+    pixels = len(train) * height * width * 255
+    totals = [sum(int(converted[k.run].sums[k.row, c]) for k in train) for c in range(settings.channels)]
+    squares = [sum(int(converted[k.run].squares[k.row, c]) for k in train) for c in range(settings.channels)]
+    mean = [total / pixels for total in totals]
+    # Exact whole numbers till the last division: the variance of a constant channel is exactly 0.
+    variance = [
+        (square * (pixels // 255) - total * total) / pixels**2 for square, total in zip(squares, totals, strict=True)
+    ]
+    digest = hashlib.sha256(f"{settings.channels}x{height}x{width}".encode())
+    for split, kept in sorted(splits.items()):
+        digest.update(f"\n{split} {len(kept)}\n".encode())
+        for member in kept:
+            digest.update(converted[member.run].pixel_digests[member.row].tobytes())
+            digest.update(member.entry.label.to_bytes(8, "big", signed=True))
+    return DatasetInfo(
+        format=FORMAT,
+        name=name,
+        kind="labelled" if listing.classes else "unlabelled",
+        channels=settings.channels,
+        height=height,
+        width=width,
+        classes=listing.classes,
+        splits={split: len(kept) for split, kept in sorted(splits.items())},
+        mean=tuple(mean),
+        std=tuple(value**0.5 for value in variance),
+        digest=digest.hexdigest(),
+        code_version=code_version(),
+        rejects=dict(sorted(Counter(reject.reason for reject in rejects).items())),
+    )

@@ -1,0 +1,58 @@
+"""Running one function over fixed pieces of work: here, or as Ray tasks. The results are the same, in the same order."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from gan_core.errors import DataError
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+class Mapper(Protocol):
+    """``mapper(function, pieces)`` yields ``function(piece)`` in the order of the pieces."""
+
+    def __call__(self, function: Callable[[S], R], pieces: Sequence[S], /) -> Iterator[R]:
+        """Yield the results in order."""
+        ...
+
+
+def map_here(function: Callable[[S], R], pieces: Sequence[S], /) -> Iterator[R]:
+    """Run everything in this process, one piece after the other."""
+    return (function(piece) for piece in pieces)
+
+
+def map_with_ray(workers: int) -> Mapper:
+    """A mapper that runs at most ``workers`` Ray tasks of one CPU each at once, on the cluster that is connected.
+
+    What the pieces read and write must be reachable from every node: absolute paths, shared storage beyond one machine.
+    """
+
+    def run(function: Callable[[S], R], pieces: Sequence[S], /) -> Iterator[R]:
+        import ray
+
+        if not ray.is_initialized():
+            raise DataError(f"{workers} ingest workers need a Ray cluster; call ray.init() first, or set workers to 1.")
+        task: Any = ray.remote(num_cpus=1)(function)
+        running: dict[Any, int] = {}
+        done: dict[int, Any] = {}
+        submitted = 0
+        try:
+            for wanted in range(len(pieces)):
+                while wanted not in done:
+                    while submitted < len(pieces) and len(running) < workers:
+                        running[task.remote(pieces[submitted])] = submitted
+                        submitted += 1
+                    (first, *_), _ = ray.wait(list(running), num_returns=1)
+                    done[running.pop(first)] = first
+                yield ray.get(done.pop(wanted))
+        finally:
+            for left in running:
+                ray.cancel(left)
+
+    return run
+
+
+def mapper_for(workers: int) -> Mapper:
+    """:func:`map_here` for one worker, Ray tasks for more."""
+    return map_here if workers == 1 else map_with_ray(workers)

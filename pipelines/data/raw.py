@@ -1,0 +1,237 @@
+"""Raw data: public datasets by name and a user's own pictures, each a folder under ``data/raw`` that DVC tracks."""
+
+import gzip
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gan_core.errors import DataError
+from gan_core.fetch import Wanted, fetch_many, progress_bar
+from gan_core.files import replacing, sha256_file
+from pipelines.data import archives, readers
+from pipelines.data.readers.base import SourceNote, walk_files
+from pipelines.data.readers.idx import matches as holds_idx
+from pipelines.data.sources import PublicDataset, public_dataset
+
+log = logging.getLogger(__name__)
+
+RAW = Path("data/raw")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawData:
+    """What came in."""
+
+    path: Path
+    format: str
+    pictures: int
+    classes: tuple[str, ...]
+    tracked: bool
+    """Whether DVC tracks it."""
+
+
+def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
+    """Bring the public dataset ``name`` to ``data/raw/NAME`` below ``root`` (the checkout) and track it with DVC.
+
+    Data that is there and right is left as it is. The folder holds the same bytes whichever address gave them.
+
+    Raises:
+        DataError: no such dataset, or other data lies there and ``replace`` is false.
+        FetchError: no address gives a file.
+    """
+    dataset = public_dataset(name)
+    target = root / RAW / name
+    if target.exists() and not _is_right(target, dataset):
+        _refuse_unless(replace, target)
+    if not target.exists() or not _is_right(target, dataset):
+        with replacing(target) as folder:
+            folder.mkdir()
+            wanted = [
+                Wanted(target=folder / file.name, sha256=file.sha256, addresses=file.addresses)
+                for file in dataset.files
+            ]
+            fetch_many(wanted, label=name)
+            readers.write_note(folder, _public_note(dataset))
+    return _summary(target, track(target, root))
+
+
+def add(
+    name: str,
+    source: str,
+    *,
+    root: Path,
+    labels: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    replace: bool = False,
+) -> RawData:
+    """Copy a user's pictures to ``data/raw/NAME`` below ``root`` and track them with DVC; the source is only read.
+
+    Args:
+        name: letters, digits, dots, dashes, underscores.
+        source: a folder, zip, tar, IDX file or Parquet file; a local path or an fsspec URL (``s3://...``, ``https://...``).
+        root: the checkout.
+        labels: a label table (CSV, TSV or Parquet), local or within the source.
+        image_column: its column of file names, or the Parquet column of pictures; found by its usual names if None.
+        label_column: its column of labels.
+        replace: replace data of this name.
+
+    Raises:
+        DataError: nothing there, not readable, not safe to unpack, no picture in it, or the name is taken.
+    """
+    if not _NAME.match(name):
+        raise DataError(f"'{name}' cannot be a dataset's name: use letters, digits, dots, dashes and underscores.")
+    target = root / RAW / name
+    if target.exists():
+        _refuse_unless(replace, target)
+    with replacing(target) as folder:
+        _bring(source, folder, name)
+        _unpack_idx(folder)
+        note = _note(folder, labels, image_column, label_column)
+        readers.write_note(folder, note)
+        if not readers.list_pictures(folder, note).entries:
+            raise DataError(f"No picture of {source} could be matched with a label; see the names in {labels}.")
+    return _summary(target, track(target, root))
+
+
+def track(path: Path, root: Path) -> bool:
+    """``dvc add`` the folder; False, with a message, where ``root`` is no DVC repository.
+
+    Raises:
+        DataError: DVC refuses.
+    """
+    if not any((parent / ".dvc").is_dir() for parent in (root.resolve(), *root.resolve().parents)):
+        log.warning("%s is not versioned: %s is not in a DVC repository (dvc init makes one).", path, root.resolve())
+        return False
+    command = [sys.executable, "-m", "dvc", "add", "--quiet", os.path.relpath(path, root)]
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DataError(f"DVC does not take {path}: {(done.stderr or done.stdout).strip()}")
+    return True
+
+
+def _is_right(folder: Path, dataset: PublicDataset) -> bool:
+    files = [(folder / file.name, file.sha256) for file in dataset.files]
+    if not all(path.is_file() and sha256_file(path) == sha256 for path, sha256 in files):
+        return False
+    return {*walk_files(folder)} == {file.name for file in dataset.files} and (
+        readers.read_note(folder) == _public_note(dataset)
+    )
+
+
+def _public_note(dataset: PublicDataset) -> SourceNote:
+    return SourceNote(format=dataset.format, classes=dataset.classes, about=dataset.about)
+
+
+def _refuse_unless(replace: bool, target: Path) -> None:
+    if not replace:
+        raise DataError(f"{target} holds other data already. Choose another name, or replace it with --replace.")
+
+
+def _summary(target: Path, tracked: bool) -> RawData:
+    note = readers.read_note(target)
+    listing = readers.list_pictures(target, note)
+    return RawData(
+        path=target, format=note.format, pictures=len(listing.entries), classes=listing.classes, tracked=tracked
+    )
+
+
+def _bring(source: str, folder: Path, label: str) -> None:
+    """Put the content of ``source`` into the new folder ``folder``."""
+    if "://" not in source:
+        _bring_local(Path(source).expanduser(), folder, label)
+        return
+    # In the checkout rather than in /tmp: it has room for data, and unpacking stays on one disk.
+    with tempfile.TemporaryDirectory(prefix="download-", dir=folder.parent) as scratch:
+        _bring_local(_download(source, Path(scratch), label), folder, label)
+
+
+def _bring_local(source: Path, folder: Path, label: str) -> None:
+    if source.is_dir():
+        archives.copy_tree(source, folder, label)
+        return
+    if not source.is_file():
+        raise DataError(f"There is nothing at {source}.")
+    if archives.is_archive(source):
+        archives.unpack(source, folder, label)
+        return
+    folder.mkdir()
+    siblings = [source]
+    if "images" in source.name and "idx" in source.name:
+        beside = source.with_name(re.sub(r"idx[34]", "idx1", source.name.replace("images", "labels")))
+        siblings += [beside] if beside.is_file() else []
+    elif source.suffix.lower() != ".parquet":
+        raise DataError(
+            f"{source} is no folder, zip, tar, IDX or Parquet file. Give a folder of pictures, or an archive of one."
+        )
+    for file in siblings:
+        shutil.copyfile(file, folder / file.name)
+
+
+def _download(url: str, scratch: Path, label: str) -> Path:
+    """Fetch a file or folder from an fsspec URL; raises DataError with the file system's own words."""
+    import fsspec
+    from fsspec.callbacks import TqdmCallback
+
+    bar: Any = progress_bar
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        if filesystem.isdir(path):
+            local = scratch / "folder"
+            callback = TqdmCallback(tqdm_kwargs={"desc": label, "unit": "file"})
+            filesystem.get(path.rstrip("/") + "/", f"{local}/", recursive=True, callback=callback)
+            return local
+        local = scratch / (Path(path.split("?")[0]).name or "file")
+        size = filesystem.size(path)
+        with filesystem.open(path, "rb") as stream, open(local, "wb") as file, bar(label, size) as shown:
+            while block := stream.read(1 << 20):
+                file.write(block)
+                shown.update(len(block))
+        return local
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _unpack_idx(folder: Path) -> None:
+    """Decompress gzipped IDX files: their rows are read by position."""
+    for file in [name for name in walk_files(folder) if re.search(r"idx[134]([-._]ubyte)?\.gz$", name)]:
+        packed = folder / file
+        try:
+            with gzip.open(packed, "rb") as stream, open(packed.with_suffix(""), "wb") as plain:
+                shutil.copyfileobj(stream, plain, 1 << 20)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{file} cannot be decompressed: {error}") from error
+        packed.unlink()
+
+
+def _note(folder: Path, labels: str | None, image_column: str | None, label_column: str | None) -> SourceNote:
+    if labels is None:
+        detected = readers.detect(folder)
+        if detected == "folder" and (image_column or label_column) and not holds_idx(folder):
+            table = readers.table.find_table(folder)
+            if table is None:
+                raise DataError("--image-column and --label-column need a label table: name it with --labels FILE.")
+            inside = table.relative_to(folder).as_posix()
+            return SourceNote(format="table", labels=inside, image_column=image_column, label_column=label_column)
+        return SourceNote(format=detected, image_column=image_column, label_column=label_column)
+    within, given = folder / labels, Path(labels).expanduser()
+    if within.is_file() and within.resolve().is_relative_to(folder.resolve()):
+        inside = within.relative_to(folder).as_posix()
+    elif given.is_file():
+        inside = given.name
+        if (folder / inside).exists():
+            raise DataError(f"The source already holds a file {inside} that is not {given}; rename the label table.")
+        shutil.copyfile(given, folder / inside)
+    else:
+        raise DataError(f"There is no label table {labels}, neither here nor within the source.")
+    return SourceNote(format="table", labels=inside, image_column=image_column, label_column=label_column)

@@ -1,0 +1,106 @@
+"""Stages under a real ``dvc repro``: killed in every way, and started again."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from gan_core.errors import StageError
+from pipelines.stages.context import run_stage
+from tests.pipelines.toy import dvc, running, start, wait_for
+
+REPRO = (sys.executable, "-m", "dvc", "repro")
+
+
+def _pids(project, name="slow") -> list[int]:
+    """The stage's process and its child, once it works."""
+    wait_for((project / f"{name}.pids").exists, what=f"the start of stage {name}")
+    pids = [int(word) for word in (project / f"{name}.pids").read_text().split()[:2]]
+    (project / f"{name}.pids").unlink()
+    return pids
+
+
+def _steps(project) -> list[str]:
+    (steps,) = (project / "var" / "work" / "slow").glob("*/steps.txt")
+    return steps.read_text().splitlines()
+
+
+def test_killing_dvc_ends_the_stage_and_the_next_repro_resumes_it(project):
+    (project / "params.yaml").write_text("steps: 30\n")
+    repro = start(*REPRO, "slow", cwd=project)
+    pids = _pids(project)
+    wait_for(lambda: len(_steps(project)) >= 3, what="three steps")
+    repro.kill()
+    repro.communicate()
+    # Started at once: it has to wait for the orphan, and must not run beside it.
+    again = start(*REPRO, "slow", cwd=project)
+    wait_for(lambda: not any(map(running, pids)), 10, f"the end of {pids}")
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, output
+    steps = _steps(project)
+    assert len(steps) == 30, "steps were done twice, or lost"
+    first = steps.count(str(pids[0]))
+    assert first >= 3
+    assert steps[:first] == [str(pids[0])] * first, "two processes worked at the same time"
+    assert (project / "slow-out" / "text.txt").read_text() == "one\n"
+
+
+def test_a_killed_stage_fails_dvc_and_takes_its_child_along(project):
+    (project / "params.yaml").write_text("steps: 1000\n")
+    repro = start(*REPRO, "slow", cwd=project)
+    pids = _pids(project)
+    os.kill(pids[0], signal.SIGKILL)
+    output, _ = repro.communicate(timeout=30)
+    assert repro.returncode != 0
+    assert "failed to reproduce 'slow'" in output
+    assert not any(map(running, pids))
+
+
+def test_a_second_run_of_a_busy_stage_is_turned_away(project):
+    (project / "params.yaml").write_text("steps: 1000\n")
+    repro = start(*REPRO, "slow", cwd=project)
+    pids = _pids(project)
+    second = start(sys.executable, "stages.py", "slow", cwd=project)
+    output, _ = second.communicate(timeout=30)
+    assert second.returncode != 0
+    assert f"by process {pids[0]}" in output
+    repro.kill()
+    repro.communicate()
+    wait_for(lambda: not any(map(running, pids)), 10, f"the end of {pids}")
+
+
+def test_results_are_published_again_when_dvc_was_killed_before_it_noted_them(project):
+    dvc("repro", "quick", cwd=project)
+    runs = [(project / f"{name}.pids").read_text().split()[2] for name in ("slow", "quick")]
+    assert runs[0] == runs[1], "the stages of one dvc repro do not share a pipeline run"
+    assert runs[0].startswith("repro-")
+    before = _steps(project)
+    # As if the kill had come between the stage's end and DVC's notes of it.
+    (project / "dvc.lock").unlink()
+    (project / "slow-out" / "text.txt").unlink()
+    output = dvc("repro", "--no-run-cache", "slow", cwd=project).stdout
+    assert "Running stage 'slow'" in output
+    assert _steps(project) == before
+    assert (project / "slow-out" / "text.txt").read_text() == "one\n"
+
+
+def test_outs_and_results_must_agree(project):
+    def nothing(context):
+        return {}
+
+    def absent(context):
+        return {"slow-out": context.work / "absent"}
+
+    def surprise(context):
+        (context.work / "x").touch()
+        return {"slow-out": context.work / "x", "other": context.work / "x"}
+
+    for body, message in [
+        (nothing, "out slow-out in dvc.yaml, and its code does not make it"),
+        (absent, "ended without .*absent, which is to become slow-out"),
+        (surprise, "makes other, which is not among its outs"),
+    ]:
+        with pytest.raises(StageError, match=message):
+            run_stage("slow", body, project, guard=False)
+    assert not (project / "slow-out").exists()
