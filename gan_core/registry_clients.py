@@ -29,7 +29,7 @@ Show = Callable[[int], None]
 
 
 def download_wheel(requirement: str, folder: Path, show: Show) -> Path:
-    """Download the wheel of ``requirement`` into ``folder`` with pip (or with uv, where there is no pip)."""
+    """Download the wheel of ``requirement`` into ``folder`` with pip: this Python's own, else the one on the path."""
     # pip's own time-out and retries, where the user has set them, know the index better than we do.
     patience = [] if "PIP_DEFAULT_TIMEOUT" in os.environ else ["--timeout", "15"]
     arguments = ["download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--progress-bar", "off"]
@@ -40,22 +40,9 @@ def download_wheel(requirement: str, folder: Path, show: Show) -> Path:
     elif pip:
         command = [pip, *arguments]
     else:
-        return _wheel_with_uv(requirement, folder, show)
+        raise ClientError(f"pip is not installed; install it with: {sys.executable} -m ensurepip")
     _run(command, folder, show, {"TMPDIR": str(folder)})
     return _only(folder, "*.whl", requirement)
-
-
-def _wheel_with_uv(requirement: str, folder: Path, show: Show) -> Path:
-    """uv downloads no wheels, but installs into any folder; the folder, zipped again, reads like the wheel."""
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if not uv:
-        raise ClientError("neither pip nor uv is installed for this Python; install one: python -m ensurepip")
-    target = folder / "unpacked"
-    command = [uv, "pip", "install", "--no-deps", "--quiet", "--python", sys.executable, "--target", str(target)]
-    if "PIP_FIND_LINKS" in os.environ:
-        command += ["--find-links", os.environ["PIP_FIND_LINKS"]]
-    _run([*command, "--cache-dir", str(folder / "cache"), requirement], folder, show, {})
-    return Path(shutil.make_archive(str(folder / "package"), "zip", root_dir=target))
 
 
 def download_npm(package: str, folder: Path, show: Show) -> Path:

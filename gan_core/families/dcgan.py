@@ -56,9 +56,13 @@ def halvings(shape: ImageShape) -> int:
             f"dcgan makes pictures of 16 to 128 pixels a side, not {shape.height}x{shape.width}. Change ingest.size."
         )
     if shape.height % step or shape.width % step:
+        # Rounding the shorter side up to a power of two asks for one more halving: round with that step instead.
+        if round(min(shape.height, shape.width) / step) == 8:
+            step *= 2
+        near = [round(side / step) * step for side in (shape.height, shape.width)]
         raise SettingsError(
-            f"dcgan needs sides that divide by {step}, not {shape.height}x{shape.width}. Change ingest.size, to "
-            f"[{round(shape.height / step) * step}, {round(shape.width / step) * step}] for instance."
+            f"dcgan needs sides that divide by {2**count}, not {shape.height}x{shape.width}. Change ingest.size, to "
+            f"{near} for instance."
         )
     if not 1 <= shape.channels <= 4:
         raise SettingsError(f"dcgan makes 1 to 4 channels, not {shape.channels}. Change ingest.channels.")

@@ -112,7 +112,7 @@ def track(path: Path, root: Path) -> bool:
     if not any((parent / ".dvc").is_dir() for parent in (root.resolve(), *root.resolve().parents)):
         log.warning("%s is not versioned: %s is not in a DVC repository (dvc init makes one).", path, root.resolve())
         return False
-    command = [sys.executable, "-m", "dvc", "add", "--quiet", os.path.relpath(path, root)]
+    command = [sys.executable, "-m", "dvc", "add", os.path.relpath(path, root)]
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

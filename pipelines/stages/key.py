@@ -54,12 +54,14 @@ def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
         raise StageError(f"{root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout.") from error
     with repo:
         try:
-            stage = repo.stage.load_one(name=name)
+            stage = repo.stage.load_one(path=str(root / "dvc.yaml"), name=name)
         except StageFileDoesNotExistError:
             raise StageError(f"There is no dvc.yaml in {root}. Run gantry in the root of a Gantry checkout.") from None
         except StageNotFound:
             names = [known.name for known in repo.index.stages if getattr(known, "name", None)]
             raise StageError(f"There is no stage '{name}' in {root / 'dvc.yaml'}.{nearest(name, names)}") from None
+        except DvcException as error:
+            raise StageError(f"{root / 'dvc.yaml'}: {error}") from error
         dependencies: dict[str, str] = {}
         parameters: dict[str, dict[str, Any]] = {}
         for dep in stage.deps:

@@ -1,6 +1,7 @@
 """DCGAN to the letter of Radford et al. 2015."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, ImageShape, build_family, family_config
 from gan_core.families.dcgan import Dcgan, DcganConfig, Discriminator, halvings, latents_from_uniform
+from gan_core.initialise import he_weights
 from gan_core.randomness import Slice
 
 SHAPES = [
@@ -16,7 +18,7 @@ SHAPES = [
 ]  # fmt: skip
 
 
-def make(channels: int = 1, height: int = 16, width: int = 16, **settings) -> Dcgan:
+def make(channels: int = 1, height: int = 16, width: int = 16, /, **settings: Any) -> Dcgan:
     torch.manual_seed(0)
     config = DcganConfig(**{"width": 8, "latent": 10, **settings})
     family = build_family("dcgan", config, ImageShape(channels=channels, height=height, width=width))
@@ -96,31 +98,33 @@ def test_weights_start_as_the_paper_says() -> None:
 
 @pytest.mark.parametrize("slope", [0.0, 0.2, 0.5])
 def test_he_weights_keep_the_activations_variance_through_the_discriminator(slope: float) -> None:
-    """Without batch norm's help, and at the centre of each map: at its border, padding takes a part of the sum away."""
-    torch.manual_seed(0)
-    family = make(3, 128, 128, width=32, slope=slope, init="he")
-    discriminator = family.networks["discriminator"]
-    for index, layer in enumerate(discriminator.layers):
-        if isinstance(layer, nn.BatchNorm2d):
-            discriminator.layers[index] = nn.Identity()
-    moments = []
-    maps = torch.randn(8, 3, 128, 128)
-    with torch.no_grad():
-        for layer in discriminator.layers:
-            maps = layer(maps)
-            if isinstance(layer, nn.LeakyReLU):
-                centre = maps.shape[2] // 2
-                moments.append(maps[:, :, centre - 1 : centre + 1, centre - 1 : centre + 1].square().mean().item())
-    assert len(moments) == 5
-    assert moments == pytest.approx([1.0] * 5, rel=0.25)
+    """Without batch norm's help, inside each map (at its border, padding takes a part of the sum away), over 12 draws."""
+    draws = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        discriminator = Discriminator(DcganConfig(width=32, slope=slope), ImageShape(channels=3, height=64, width=64))
+        he_weights(discriminator, slope)
+        moments, maps = [], torch.randn(2, 3, 64, 64)
+        with torch.no_grad():
+            for layer in discriminator.layers:
+                if not isinstance(layer, nn.BatchNorm2d):
+                    maps = layer(maps)
+                if isinstance(layer, nn.LeakyReLU):
+                    moments.append(maps[:, :, 1:-1, 1:-1].square().mean())
+        draws.append(torch.stack(moments))
+    assert torch.stack(draws).mean(dim=0).tolist() == pytest.approx([1.0] * 4, rel=0.12)
+
+
+def test_init_he_of_the_discriminator_follows_its_slope() -> None:
+    """Relative to the paper's default gain; without it, a search over slopes would measure bad initialisation."""
+    weights = [make(init="he", slope=slope).networks["discriminator"].layers[0].weight for slope in (0.0, 0.5)]
+    torch.testing.assert_close(weights[1] * 1.25**0.5, weights[0])
 
 
 def test_he_weights_of_the_generator_follow_its_relu_not_the_discriminators_slope() -> None:
     """ReLU's gain is sqrt(2) whatever the leak of the other network: the search over slopes must not touch it."""
     first, second = make(init="he", slope=0.0), make(init="he", slope=0.5)
     assert torch.equal(first.networks["generator"].layers[2].weight, second.networks["generator"].layers[2].weight)
-    weights = [family.networks["discriminator"].layers[2].weight.std() for family in (first, second)]
-    assert (weights[0] / weights[1]).item() == pytest.approx(1.25**0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -143,14 +147,19 @@ def test_an_impossible_shape_is_refused_by_the_setting_to_change(
 
 
 def test_every_shape_that_a_refusal_suggests_is_possible() -> None:
+    suggested = []
     for height in range(16, 129):
         for width in (16, 50, 64, 99, 128):
             try:
                 halvings(ImageShape(channels=1, height=height, width=width))
             except SettingsError as error:
-                found = re.search(r"to \[(\d+), (\d+)\]", str(error))
-                assert found, error
-                halvings(ImageShape(channels=1, height=int(found[1]), width=int(found[2])))
+                found = re.findall(r"to \[(\d+), (\d+)\]", str(error))
+                suggested.append((height, width, *map(int, found[0])))
+    assert len(suggested) > 100
+    for height, width, near_height, near_width in suggested:
+        halvings(ImageShape(channels=1, height=near_height, width=near_width))
+        assert abs(near_height - height) <= 8
+        assert abs(near_width - width) <= 8
 
 
 def test_settings_out_of_range_and_unknown_families_are_refused() -> None:
@@ -224,7 +233,9 @@ def test_without_keeping_the_gradients_are_the_same() -> None:
 
 
 def test_picture_i_of_a_seed_is_the_same_in_any_batch() -> None:
-    family = make()
+    family = make(init="he")
+    for index in range(4):  # running statistics, or the untrained network makes nothing but grey
+        family.networks["generator"].train()(torch.rand(64, 10, generator=torch.Generator().manual_seed(index)) * 2 - 1)
     family.networks["generator"].eval()
     whole = family.sample(20, seed=5)
     torch.testing.assert_close(family.sample(3, seed=5, first=9), whole[9:12], rtol=0, atol=1e-5)
@@ -255,7 +266,7 @@ def test_latents_follow_their_prior_and_truncation_bounds_them(prior: str) -> No
 
 
 def test_truncation_narrows_what_the_generator_makes() -> None:
-    family = make()
+    family = make(init="he")
     with torch.no_grad():
         family.networks["generator"].train()
         for index in range(4):

@@ -1,0 +1,227 @@
+"""The whole chain for real: digits through Prefect and DVC with 2 Ray Train workers, to a served model version."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from gan_core.files import read_json
+
+ROOT = Path(__file__).parent.parent
+PARAMS = {
+    "data": {"name": "digits"},
+    "ingest": {"size": [16, 16], "channels": 1, "fit": "stretch", "max_reject_share": 0.2, "workers": 2},
+    "model": {"family": "dcgan", "width": 8, "latent": 16},
+    "train": {
+        "steps": 60,
+        "batch": 32,
+        "log_every": 10,
+        "sample_every": 30,
+        "checkpoint_every": 20,
+        "num_workers": 2,
+    },
+    "tune": {
+        "trials": 2,
+        "steps": 20,
+        "report_every": 10,
+        "samples": 16,
+        "features": 64,
+        "space": {
+            "train.generator_lr": {"type": "log", "low": 1e-4, "high": 1e-3},
+            "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
+        },
+    },
+    "evaluate": {"samples": 32, "real": 32, "features": 2048, "batch": 16},
+    "register": {"name": "digits"},
+    "track": {"uri": "sqlite:///var/mlflow.db", "experiment": "test"},
+    "flow": {"retries": 0, "retry_delay_s": 1},
+}
+
+
+def run(command: list[str], where: Path, environment: dict[str, str], timeout: float = 600) -> str:
+    """Run a command in its own session to its end; its whole session is ended when it takes too long."""
+    process = subprocess.Popen(
+        command,
+        cwd=where,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    assert process.returncode == 0, f"{command} gave {process.returncode}:\n{output[-6000:]}"
+    return output
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a newcomer: this interpreter's commands, caches of its own."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GANTRY_CACHE", "RAY_ADDRESS", "PREFECT_", "DVC_"))}
+    return {
+        **kept,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "GANTRY_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+    }
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    """A clone of what git tracks here, changes included, with settings for a small run on digits."""
+    root = tmp_path_factory.mktemp("e2e") / "gantry"
+    files = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    for leftover in ("dvc.lock", "outputs"):
+        path = root / leftover
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS), encoding="utf-8")
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "start"]):
+        run(["git", *command], root, environment)
+    environment["PYTHONPATH"] = str(root)
+    run(["gantry", "data", "fetch", "digits"], root, environment)
+    run(["git", "add", "-A"], root, environment)
+    run(["git", *identity, "commit", "-qm", "digits"], root, environment)
+    return root
+
+
+@pytest.fixture(scope="module")
+def first_run(checkout: Path, environment: dict[str, str]) -> str:
+    """What the first run of the flow prints."""
+    return run(["gantry", "run"], checkout, environment, timeout=900)
+
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.ray, pytest.mark.prefect, pytest.mark.weights]
+
+
+def test_every_stage_runs_and_leaves_its_results(checkout: Path, first_run: str) -> None:
+    for stage in ("ingest", "tune", "train", "evaluate", "register"):
+        assert stage in first_run
+    assert (checkout / "outputs/evaluate/samples.png").is_file()
+    assert len(list((checkout / "outputs/train/grids").glob("*.png"))) == 2
+    fid = read_json(checkout / "outputs/evaluate/metrics.json")["fid"]
+    assert fid["value"] > 0
+    assert fid["protocol"]["fake_count"] == 32
+    best = read_json(checkout / "outputs/tune/best.json")["parameters"]
+    assert set(best) == set(PARAMS["tune"]["space"])
+
+
+def test_a_second_run_runs_no_stage(checkout: Path, environment: dict[str, str], first_run: str) -> None:
+    lock = (checkout / "dvc.lock").read_bytes()
+    output = run(["dvc", "repro"], checkout, environment)
+    assert "Running stage" not in output
+    assert (checkout / "dvc.lock").read_bytes() == lock
+
+
+def test_changing_the_sample_count_runs_only_evaluate_and_register(
+    checkout: Path, environment: dict[str, str], first_run: str
+) -> None:
+    changed = {**PARAMS, "evaluate": {**PARAMS["evaluate"], "samples": 24}}
+    (checkout / "params.yaml").write_text(yaml.safe_dump(changed), encoding="utf-8")
+    output = run(["dvc", "repro"], checkout, environment)
+    ran = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    assert ran == ["evaluate", "register"]
+    shown = json.loads(run(["dvc", "metrics", "show", "--json"], checkout, environment).splitlines()[-1])
+    assert "24" in json.dumps(shown)
+
+
+def test_mlflow_holds_one_pipeline_run_with_nested_stages_and_trials(checkout: Path, first_run: str) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{checkout / 'var/mlflow.db'}")
+    experiment = client.get_experiment_by_name("test")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    by_name = {run.info.run_name: run for run in runs}
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 2  # the flow's, and the one of the changed sample count
+    first = by_name["train"].data.tags["mlflow.parentRunId"]
+    for stage in ("ingest", "tune", "train"):
+        assert by_name[stage].data.tags["mlflow.parentRunId"] == first
+        assert by_name[stage].info.status == "FINISHED"
+    trials = [run for run in runs if run.data.tags.get("gantry.stage") == "trial"]
+    assert len(trials) == 2
+    assert all(run.data.tags["mlflow.parentRunId"] == by_name["tune"].info.run_id for run in trials)
+    history = client.get_metric_history(by_name["train"].info.run_id, "loss/generator")
+    assert [metric.step for metric in history] == [10, 20, 30, 40, 50, 60]
+    assert by_name["train"].inputs.dataset_inputs[0].dataset.name == "digits"
+
+
+def test_the_version_loads_without_pickles_and_samples(
+    checkout: Path, first_run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    import pandas as pd
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    uri = f"sqlite:///{checkout / 'var/mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    model = mlflow.pyfunc.load_model("models:/digits@challenger")
+    answer = model.predict(pd.DataFrame({"n": [3], "seed": [7]}))
+    pictures = [Image.open(io.BytesIO(png)) for png in answer["png"]]
+    assert [picture.size for picture in pictures] == [(16, 16)] * 3
+
+
+@pytest.fixture
+def served(checkout: Path, environment: dict[str, str], first_run: str) -> Iterator[str]:
+    """The address of a real `mlflow models serve` of the challenger."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        ["mlflow", "models", "serve", "-m", "models:/digits@challenger", "--env-manager", "local", "-p", str(port)],
+        cwd=checkout,
+        env={
+            **environment,
+            "MLFLOW_TRACKING_URI": f"sqlite:///{checkout / 'var/mlflow.db'}",
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        },
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_the_served_version_answers_with_pngs(served: str) -> None:
+    body = json.dumps({"dataframe_records": [{"n": 2, "seed": 1}]}).encode()
+    request = urllib.request.Request(f"{served}/invocations", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        rows = json.load(answer)["predictions"]
+    assert len(rows) == 2
+    assert Image.open(io.BytesIO(base64.b64decode(rows[0]["png"]))).size == (16, 16)
