@@ -6,6 +6,7 @@ Pixels are taken as stored: no colour management, the first frame of an animatio
 import io
 import logging
 import struct
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,7 @@ FORMATS = (
 )
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_PNG_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 _ORIENTATION = 0x0112
 # EXIF 2.3, table 6: what to do to a picture with this orientation to see it upright.
 _TURNS = {
@@ -52,7 +54,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
-# A picture is read at a reduced size (JPEG) or box-reduced only down to this multiple of the wanted size.
+# A JPEG is read at a reduced size, and any picture box-reduced, only down to these multiples of the wanted size.
+_READING_GAP = 2
 _REDUCING_GAP = 3.0
 
 
@@ -147,7 +150,7 @@ def open_picture(
         try:
             if near is not None and picture.format in ("JPEG", "MPO"):
                 rows, columns = near[::-1] if _turn(picture) in _SIDEWAYS else near
-                picture.draft(None, (int(columns * _REDUCING_GAP), int(rows * _REDUCING_GAP)))
+                picture.draft(None, (columns * _READING_GAP, rows * _READING_GAP))
             picture.load()
             turn = _turn(picture)
             upright = _in_channels(picture, channels)
@@ -161,17 +164,31 @@ def open_picture(
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encode uint8 (C, H, W) with 1, 3 or 4 channels as PNG, always with the same settings."""
-    buffer = io.BytesIO()
-    # Level 1: prepared pictures are small; level 6 takes longer for 4 % fewer bytes (measured on Fashion-MNIST).
-    from_array(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    """Encode uint8 (C, H, W) with 1, 3 or 4 channels as PNG (ISO/IEC 15948), always with the same settings.
+
+    Written here because Pillow's writer takes two to three times as long on small pictures (measured: 105 against 40
+    microseconds on Fashion-MNIST, where encoding is most of ingestion) for 0 to 15 % fewer bytes.
+    """
+    _check_pixels(pixels)
+    channels, height, width = pixels.shape
+    rows = np.empty((height, 1 + width * channels), dtype=np.uint8)
+    packed = pixels[0] if channels == 1 else pixels.transpose(1, 2, 0).reshape(height, width * channels)
+    # The first byte of a row names its filter: 0 none, 1 difference to the pixel on the left. Colour pictures are
+    # mostly photographs, whose neighbours are alike; grey ones are mostly drawn, with flat areas that deflate better.
+    rows[:, 0] = 0 if channels == 1 else 1
+    rows[:, 1:] = packed
+    if channels > 1:
+        rows[:, 1 + channels :] -= packed[:, :-channels]
+    header = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOUR_TYPES[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+        for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 1)), (b"IEND", b""))
+    )
 
 
 def from_array(pixels: np.ndarray) -> Image.Image:
     """A Pillow picture of uint8 (C, H, W) with 1, 3 or 4 channels."""
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] not in _MODES:
-        raise DataError(f"Pixels must be uint8 (1|3|4, H, W), got {pixels.dtype} {pixels.shape}.")
+    _check_pixels(pixels)
     return Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
@@ -179,6 +196,11 @@ def to_array(picture: Image.Image) -> np.ndarray:
     """uint8 (C, H, W) of a Pillow picture of mode L, RGB or RGBA."""
     array = np.asarray(picture)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _check_pixels(pixels: np.ndarray) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] not in _MODES:
+        raise DataError(f"Pixels must be uint8 (1|3|4, H, W), got {pixels.dtype} {pixels.shape}.")
 
 
 def _broken(error: Exception) -> PictureError:

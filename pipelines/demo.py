@@ -39,7 +39,7 @@ def summary(root: Path, seconds: float) -> str:
         [
             "",
             f"Done in {duration(seconds)}.",
-            f"  FID            {fid['value']:.2f}  ({fid['protocol']['stamp']})",
+            f"  FID            {fid['value']:.2f}  ({fid['stamp']})",
             f"  registered     {version['name']} version {version['version']}, alias {version['alias']}",
             f"  contact sheet  {(root / 'outputs/evaluate/samples.png').relative_to(root)}",
             "  look at it     .venv/bin/gantry ui       (MLflow and Prefect pages)",

@@ -28,8 +28,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The session's Ray cluster of 2 CPUs; its address. Ended with the session."""
-    import ray
+    from pipelines.cluster import cluster
 
-    context = ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False)
-    yield context.address_info["address"]
-    ray.shutdown()
+    with cluster(root=tmp_path_factory.mktemp("ray"), num_cpus=2, log_to_driver=False) as address:
+        yield address

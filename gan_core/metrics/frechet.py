@@ -93,7 +93,7 @@ class Moments:
             self._fold()
             arrays |= {"n": np.array(self._folded), "mean": self._mean, "scatter": self._scatter}
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path | str) -> "Moments":

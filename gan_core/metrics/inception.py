@@ -5,9 +5,9 @@ the last block, batch norm without gamma (folded into the convolutions here). Na
 """
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal
+import threading
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -48,12 +48,21 @@ class Conv(nn.Conv2d):
         """(N, inputs, H, W) to (N, outputs, H', W')."""
         return super().forward(x).relu_()
 
-    def of_average(self, x: Tensor) -> Tensor:
-        """The convolution of 3x3 averages, for a 1x1 kernel.
 
-        A 1x1 convolution and an average commute, and averaging its fewer outputs is cheaper than averaging its inputs.
-        """
-        return F.avg_pool2d(super().forward(x), 3, stride=1, padding=1, count_include_pad=False).relu_()
+class PooledConv(nn.Module):
+    """A 1x1 convolution of 3x3 averages.
+
+    The two commute, and averaging the convolution's fewer outputs is cheaper than averaging its inputs.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = Conv(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        unpooled = F.conv2d(x, self.conv.weight, self.conv.bias)
+        return F.avg_pool2d(unpooled, 3, stride=1, padding=1, count_include_pad=False).relu_()
 
 
 class BlockA(nn.Module):
@@ -64,11 +73,11 @@ class BlockA(nn.Module):
         self.conv = Conv(inputs, 64, 1)
         self.tower = _named(Conv(inputs, 48, 1), Conv(48, 64, 5))
         self.tower_1 = _named(Conv(inputs, 64, 1), Conv(64, 96, 3), Conv(96, 96, 3))
-        self.tower_2 = _named(Conv(inputs, pooled, 1))
+        self.tower_2 = PooledConv(inputs, pooled)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, 35, 35) to (N, 224 + pooled, 35, 35)."""
-        return torch.cat([self.conv(x), self.tower(x), self.tower_1(x), self.tower_2.conv.of_average(x)], 1)
+        return torch.cat([self.conv(x), self.tower(x), self.tower_1(x), self.tower_2(x)], 1)
 
 
 class BlockB(nn.Module):
@@ -99,11 +108,11 @@ class BlockC(nn.Module):
             Conv(width, width, high),
             Conv(width, 192, wide),
         )
-        self.tower_2 = _named(Conv(768, 192, 1))
+        self.tower_2 = PooledConv(768, 192)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 768, 17, 17) to the same shape."""
-        return torch.cat([self.conv(x), self.tower(x), self.tower_1(x), self.tower_2.conv.of_average(x)], 1)
+        return torch.cat([self.conv(x), self.tower(x), self.tower_1(x), self.tower_2(x)], 1)
 
 
 class BlockD(nn.Module):
@@ -136,16 +145,14 @@ class BlockE(nn.Module):
         self.tower_1_conv_1 = Conv(448, 384, 3)
         self.tower_1_mixed_conv = Conv(384, 384, wide)
         self.tower_1_mixed_conv_1 = Conv(384, 384, high)
-        self.tower_2_conv = Conv(inputs, 192, 1)
+        # In the file this convolution is the block's own; as a part of the pooled one it is "tower_2_conv.conv".
+        self.tower_2_conv = PooledConv(inputs, 192) if pool == "average" else Conv(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, 8, 8) to (N, 2048, 8, 8)."""
         fork = self.tower_conv(x)
         fork_1 = self.tower_1_conv_1(self.tower_1_conv(x))
-        if self.pool == "average":
-            pooled = self.tower_2_conv.of_average(x)
-        else:
-            pooled = self.tower_2_conv(F.max_pool2d(x, 3, stride=1, padding=1))
+        pooled = self.tower_2_conv(x if self.pool == "average" else F.max_pool2d(x, 3, stride=1, padding=1))
         branches = [
             self.conv(x),
             self.tower_mixed_conv(fork),
@@ -184,7 +191,11 @@ class Inception(nn.Module):
             ]
             layers += [(f"mixed_{4 + index}", BlockC(width)) for index, width in enumerate((128, 160, 160, 192))]
         if features >= 2048:
-            layers += [("mixed_8", BlockD()), ("mixed_9", BlockE(1280, "average")), ("mixed_10", BlockE(2048, "maximum"))]
+            layers += [
+                ("mixed_8", BlockD()),
+                ("mixed_9", BlockE(1280, "average")),
+                ("mixed_10", BlockE(2048, "maximum")),
+            ]
         self.layers = _named_layers(layers)
         self.requires_grad_(False)
         self.eval()
@@ -203,9 +214,10 @@ class Inception(nn.Module):
         """
         for name, module in self.layers.named_modules():
             if isinstance(module, Conv):
+                stored = _PREFIX + name.replace("tower_2_conv.conv", "tower_2_conv")
                 try:
                     weight, beta, mean, var = (
-                        tensors[f"{_PREFIX}{name}.{part}"].double() for part in ("weight", "beta", "mean", "var")
+                        tensors[f"{stored}.{part}"].double() for part in ("weight", "beta", "mean", "var")
                     )
                 except KeyError as error:
                     raise SettingsError(f"The Inception weights hold no tensor {error}; fetch them again.") from error
@@ -221,15 +233,17 @@ class Extractor:
 
     resize = RESIZE
 
-    def __init__(self, network: Inception, *, features: int, precision: Precision, device: torch.device, weights: str) -> None:
+    def __init__(
+        self, network: Inception, *, features: int, precision: Precision, device: torch.device, weights: str
+    ) -> None:
         """``weights`` names the content of the network's weights (a digest)."""
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.network = network.to(device, dtype, memory_format=torch.channels_last)
+        self.network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.features = features
         self.precision: Precision = precision
         self.device = device
         self.digest = sha256_json(["inception-2015", _VERSION, weights, features, precision])
-        self.batch_size = 32 if device.type == "cpu" else 256
+        self.batch_size = 16 if device.type == "cpu" else 256
         """Pictures at a time that keep this device busy."""
 
     @torch.inference_mode()
@@ -249,14 +263,16 @@ class Extractor:
         images = images.to(self.device)
         if images.shape[1] == 4:
             images = _on_white(images)
-        scaled = (resize_tf1(images, SIDE, SIDE) - 128) / 128
-        return scaled.expand(-1, 3, -1, -1)
+        # Scaled before it is enlarged: exact in float32, and fewer values.
+        with _true_fp32:
+            inputs = resize_tf1((images.float() - 128) / 128, SIDE, SIDE)
+        return inputs.expand(-1, 3, -1, -1)
 
     @torch.inference_mode()
     def of_prepared(self, inputs: Tensor) -> Tensor:
         """Features, float32 (N, features) on the extractor's device, of what :meth:`prepare` returned."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        with _true_fp32():
+        with _true_fp32:
             return self.network(inputs.to(self.device, dtype).contiguous(memory_format=torch.channels_last))
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -288,18 +304,39 @@ def load_inception(
     return Extractor(network, features=features, precision=precision, device=device, weights=INCEPTION_SHA256)
 
 
-@contextmanager
-def _true_fp32() -> Iterator[None]:
-    """Switch off the shortcuts that torch may take in float32 convolutions (TF32 on a GPU, which is its default)."""
-    backends = (torch.backends.cudnn.conv, torch.backends.mkldnn.conv)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+class _TrueFp32:
+    """Switches off the shortcuts that torch may take in float32 (TF32 in a GPU's convolutions is its default).
+
+    The settings are the process's, and pictures are prepared in threads: the first one in sets, the last one out restores.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[str] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = [backend.fp32_precision for backend in self._backends()]
+                for backend in self._backends():
+                    backend.fp32_precision = "ieee"
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for backend, precision in zip(self._backends(), self._before, strict=True):
+                    backend.fp32_precision = precision
+
+    @staticmethod
+    def _backends() -> tuple[Any, ...]:
+        gpu, cpu = cast(Any, torch.backends.cudnn), cast(Any, torch.backends.mkldnn)
+        return gpu.conv, torch.backends.cuda.matmul, cpu.conv, cpu.matmul
+
+
+_true_fp32 = _TrueFp32()
 
 
 def _on_white(images: Tensor) -> Tensor:

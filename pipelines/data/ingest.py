@@ -79,6 +79,7 @@ class RunSpec:
     size: tuple[int, int]
     channels: int
     fit: Fit
+    digest_contents: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Converted:
     pixel_digests: np.ndarray
     """uint8 (n, 32): SHA-256 of the prepared pixels."""
     content_digests: np.ndarray
-    """uint8 (n, 32): SHA-256 of the content as it came."""
+    """uint8 (n, 32): SHA-256 of the content as it came; (0, 32) where nobody needs it."""
     sums: np.ndarray
     """int64 (n, C): sum of the pixels of each channel."""
     squares: np.ndarray
@@ -137,6 +138,8 @@ def ingest(
     listing = readers.list_pictures(raw, note)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.parts-", dir=out.parent) as scratch:
+        if settings.test_share > 0 and _has_splits(listing.entries):
+            log.warning("%s has splits of its own; ingest.test_share (%s) is left aside.", raw, settings.test_share)
         specs = _runs(raw, note, listing.entries, Path(scratch), settings)
         converted = _convert_all(specs, map_shards, len(listing.entries), name)
         splits, rejects = _choose(specs, converted, settings)
@@ -157,38 +160,64 @@ def convert(spec: RunSpec) -> Converted:
     """Convert one run of pictures into its part file."""
     reader = readers.open_reader(spec.raw, spec.note)
     encoded: list[bytes] = []
-    positions, rejects = [], []
-    count, channels = len(spec.entries), spec.channels
-    pixel_digests, content_digests = np.zeros((2, count, 32), dtype=np.uint8)
-    sums, squares = np.zeros((2, count, channels), dtype=np.int64)
+    positions: list[int] = []
+    digests, contents = bytearray(), bytearray()
+    rejects = []
+    moments = _Moments(spec.channels, spec.size)
     for position, entry in enumerate(spec.entries):
         try:
             content = reader.read(entry)
-            pixels = pictures.prepare(content, size=spec.size, channels=channels, mode=spec.fit)
+            pixels = pictures.prepare(content, size=spec.size, channels=spec.channels, mode=spec.fit)
         except PictureError as error:
             rejects.append(Reject(entry.source, error.reason, error.detail))
             continue
-        row = len(encoded)
-        raw_bytes = content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()
-        flat = np.ascontiguousarray(pixels).reshape(channels, -1)
-        pixel_digests[row] = np.frombuffer(hashlib.sha256(flat.tobytes()).digest(), dtype=np.uint8)
-        content_digests[row] = np.frombuffer(hashlib.sha256(raw_bytes).digest(), dtype=np.uint8)
-        sums[row] = flat.sum(axis=1, dtype=np.int64)
-        # Whole numbers below 2**53 are exact in float64, whatever the order of summation.
-        wide = flat.astype(np.float64)
-        squares[row] = np.einsum("cp,cp->c", wide, wide)
+        pixels = np.ascontiguousarray(pixels)
+        digests += hashlib.sha256(pixels.data).digest()
+        if spec.digest_contents:
+            raw_bytes = content if isinstance(content, bytes) else np.ascontiguousarray(content).data
+            contents += hashlib.sha256(raw_bytes).digest()
+        moments.add(pixels)
         encoded.append(pictures.encode_png(pixels))
         positions.append(position)
     write_part(spec.part, encoded)
-    rows = len(encoded)
+    sums, squares = moments.finish()
     return Converted(
         positions=np.array(positions, dtype=np.int64),
-        pixel_digests=pixel_digests[:rows],
-        content_digests=content_digests[:rows],
-        sums=sums[:rows],
-        squares=squares[:rows],
+        pixel_digests=np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32),
+        content_digests=np.frombuffer(bytes(contents), dtype=np.uint8).reshape(-1, 32),
+        sums=sums,
+        squares=squares,
         rejects=tuple(rejects),
     )
+
+
+class _Moments:
+    """Sums and sums of squares of each channel of each picture, exact, a few pictures at a time."""
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        self._pixels = size[0] * size[1]
+        self._at_once = max(1, 2**18 // (channels * self._pixels))
+        self._waiting: list[np.ndarray] = []
+        self._done = [np.zeros((2, 0, channels), dtype=np.int64)]
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Take one picture, uint8 (C, H, W)."""
+        self._waiting.append(pixels)
+        if len(self._waiting) >= self._at_once:
+            self._flush()
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sums and sums of squares, int64 (n, C) each, in the order in which pictures came."""
+        self._flush()
+        sums, squares = np.concatenate(self._done, axis=1)
+        return sums, squares
+
+    def _flush(self) -> None:
+        if self._waiting:
+            # Whole numbers below 2**53 are exact in float64, whatever the order of summation.
+            block = np.stack(self._waiting).reshape(len(self._waiting), -1, self._pixels).astype(np.float64)
+            self._done.append(np.stack([block.sum(axis=2), np.einsum("ncp,ncp->nc", block, block)]).astype(np.int64))
+            self._waiting.clear()
 
 
 def code_version() -> str:
@@ -203,6 +232,7 @@ def code_version() -> str:
 def _runs(
     raw: Path, note: SourceNote, entries: Sequence[Entry], scratch: Path, settings: IngestSettings
 ) -> list[RunSpec]:
+    hold_out = settings.test_share > 0 and not _has_splits(entries)
     return [
         RunSpec(
             raw=raw,
@@ -212,9 +242,14 @@ def _runs(
             size=settings.size,
             channels=settings.channels,
             fit=settings.fit,
+            digest_contents=hold_out,
         )
         for start in range(0, len(entries), _RUN)
     ]
+
+
+def _has_splits(entries: Sequence[Entry]) -> bool:
+    return any(entry.split for entry in entries)
 
 
 def _convert_all(specs: Sequence[RunSpec], mapper: Mapper, total: int, name: str) -> list[Converted]:
@@ -238,9 +273,6 @@ def _choose(
             key = (entry.split, digest.tobytes())
             if key not in first or (entry.file, entry.row) < (first[key].file, first[key].row):
                 first[key] = entry
-    own_splits = any(entry.split for spec in specs for entry in spec.entries)
-    if own_splits and settings.test_share > 0:
-        log.info("The source has splits of its own; test_share=%s is left aside.", settings.test_share)
     splits: dict[str, list[_Kept]] = {}
     for number, (spec, result) in enumerate(zip(specs, converted, strict=True)):
         for row, position in enumerate(result.positions):
@@ -250,7 +282,9 @@ def _choose(
                 other = "" if kept.label == entry.label else ", which has another label"
                 rejects.append(Reject(entry.source, "duplicate", f"same prepared pixels as {kept.source}{other}"))
                 continue
-            split = entry.split or _split_of(result.content_digests[row], settings.test_share)
+            split = entry.split or "train"
+            if spec.digest_contents:
+                split = _split_of(result.content_digests[row], settings.test_share)
             splits.setdefault(split, []).append(_Kept(entry, number, row))
     return splits, rejects
 

@@ -94,12 +94,16 @@ def add(
     if target.exists():
         _refuse_unless(replace, target)
     with replacing(target) as folder:
-        _bring(source, folder, name)
-        _unpack_idx(folder)
-        note = _note(folder, labels, image_column, label_column)
-        readers.write_note(folder, note)
-        if not readers.list_pictures(folder, note).entries:
-            raise DataError(f"No picture of {source} could be matched with a label; see the names in {labels}.")
+        try:
+            _bring(source, folder, name)
+            _unpack_idx(folder)
+            note = _note(folder, labels, image_column, label_column)
+            readers.write_note(folder, note)
+            if not readers.list_pictures(folder, note).entries:
+                raise DataError(f"No picture of {source} could be matched with a label; see the names in {labels}.")
+        except DataError as error:
+            # What is wrong is wrong with the user's data; the copy that it was seen in is gone by now.
+            raise DataError(str(error).replace(str(folder), source.rstrip("/"))) from error
     return _summary(target, track(target, root))
 
 

@@ -18,7 +18,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Ingest with Ray tasks, or in this process when one worker is asked for; gives the stage's outs."""
     prepared, workers = context.work / "prepared", settings.ingest.workers
     raw = context.root / "data/raw" / settings.data.name
-    with stage_run(context, settings) as run, cluster() if workers > 1 else contextlib.nullcontext():
+    with stage_run(context, settings) as run, cluster(root=context.root, log_to_driver=False) if workers > 1 else contextlib.nullcontext():
         run.params({"ingest": settings.as_dict()["ingest"]})
         info = ingest(raw, prepared, settings.ingest, name=settings.data.name, map_shards=mapper_for(workers))
         counts = {f"data/{split}": float(count) for split, count in info.splits.items()}
@@ -26,5 +26,8 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         run.artifact(prepared / "dataset.json")
         run.artifact(prepared / "rejects.csv")
     splits = ", ".join(f"{count:,} {split}" for split, count in info.splits.items())
-    say("ingest", f"{info.name}: {splits} pictures of {info.height}x{info.width}x{info.channels}, rejects {info.rejects or 'none'}")
+    say(
+        "ingest",
+        f"{info.name}: {splits} pictures of {info.height}x{info.width}x{info.channels}, rejects {info.rejects or 'none'}",
+    )
     return {OUT: prepared}

@@ -31,11 +31,11 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         save_sheet(sheet, generator.sample(SHEET_PICTURES, chosen.seed))
         run.artifact(sheet)
         figure = fid_of_samples(
-            lambda n, first: generator.sample(n, chosen.seed, first=first),
+            generator.sample,
             dataset,
             split=chosen.split,
             count=chosen.samples,
-            real_count=chosen.real,
+            real_count=chosen.real or dataset.info.splits.get(chosen.split),
             seed=chosen.seed,
             extractor=load_inception(device=device, precision="fp32", features=chosen.features),
             generator_digest=generator.digest,

@@ -39,14 +39,18 @@ def read_plan(root: Path | str, targets: Sequence[str] = ()) -> list[Node]:
     try:
         repo = Repo(str(root))
     except DvcException as error:
-        raise StageError(f"{root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout.") from error
+        raise StageError(
+            f"{root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout."
+        ) from error
     with repo:
         try:
             known = repo.stage.load_all(path=str(root / PROJECT_FILE))
-            by_name = {stage.addressing if isinstance(stage, str) else stage.name: stage for stage in known}
+            by_name = {stage.name: stage for stage in known}
             for target in targets:
                 if target not in by_name:
-                    raise StageError(f"There is no stage '{target}' in {root / PROJECT_FILE}.{nearest(target, by_name)}")
+                    raise StageError(
+                        f"There is no stage '{target}' in {root / PROJECT_FILE}.{nearest(target, by_name)}"
+                    )
             wanted = [by_name[target] for target in targets] or list(known)
             plan = plan_repro(get_active_graph(repo.index.graph), wanted)
         except DvcException as error:

@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
+import mlflow  # noqa: F401  before the shipper does: two threads that import it at once leave it broken
+
 from gan_core.files import read_json, write_json
 from pipelines.progress import say
 from pipelines.registry.register import register_generator

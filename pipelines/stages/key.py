@@ -51,7 +51,9 @@ def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
     try:
         repo = Repo(str(root))
     except DvcException as error:
-        raise StageError(f"{root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout.") from error
+        raise StageError(
+            f"{root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout."
+        ) from error
     with repo:
         try:
             stage = repo.stage.load_one(path=str(root / "dvc.yaml"), name=name)

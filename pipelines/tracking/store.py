@@ -64,7 +64,7 @@ def connect(uri: str) -> "MlflowClient":
         return MlflowClient(uri, uri)
     database = Path(uri.removeprefix(SQLITE))
     database.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(database.with_name(f".{database.name}.lock")), _quiet("mlflow"):
+    with _locked(database.with_name(f".{database.name}.lock")), quiet("mlflow"):
         client = MlflowClient(uri, uri)
         # The registry has a store of its own over the same file; opening it makes its tables.
         client.search_registered_models(max_results=1)
@@ -154,7 +154,12 @@ def short(error: Any) -> str:
 
 def _settings() -> None:
     """Settings of MLflow that have to stand before it is imported; a user's own are left alone."""
-    for name, value in {**_PATIENCE, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}.items():
+    quiet_ones = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    for name, value in {**_PATIENCE, **quiet_ones}.items():
         os.environ.setdefault(name, value)
 
 
@@ -173,11 +178,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep a library's announcements (not its warnings) off the screen."""
+def quiet(name: str, least: int = logging.WARNING) -> Iterator[None]:
+    """Keep a library's messages below the level ``least`` off the screen."""
     logger = logging.getLogger(name)
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(least)
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     with stage_run(context, settings) as run:
         run.params({"model": settings.model.as_dict(), "train": settings.as_dict()["train"]})
         if not (context.work / GENERATOR).is_dir():
-            with cluster():
+            with cluster(root=context.root, log_to_driver=False):
                 fit(
                     context.work,
                     context.root / DATA,

@@ -1,6 +1,7 @@
 """The search: ASHA over Optuna, the settings of params.yaml as the first trial, resumable."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
     Raises:
         StageError: no trial gave a figure.
     """
+    # Tune's own tables and warnings (a snapshot every few seconds is what resuming needs) would bury the Narrator's lines.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    import optuna
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -60,6 +65,7 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
     from pipelines.tuning.progress import Narrator
     from pipelines.tuning.trial import OBJECTIVE, WORST, Trial
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     tuned = settings.tune
     resources = ray.cluster_resources()
     concurrent = min(tuned.concurrent, tuned.trials)
@@ -86,6 +92,7 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
                 max_concurrent_trials=concurrent,
                 search_alg=OptunaSearch(points_to_evaluate=[defaults(settings)], seed=tuned.seed),
                 scheduler=ASHAScheduler(max_t=iterations, grace_period=1, reduction_factor=tuned.reduction),
+                reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(

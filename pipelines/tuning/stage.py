@@ -52,7 +52,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
             "track": str(run.folder.parent.resolve()),
             "key": run.key,
         }
-        with cluster():
+        with cluster(root=context.root, log_to_driver=False):
             found = search(context.work, settings, job)
         found.table.to_csv(board, index=False)
         plot_search(found.table, list(settings.tune.space), plot)

@@ -37,9 +37,19 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Build the trainer; ``config`` holds the searched values and, under ``job``, what every trial shares."""
-        logging.basicConfig(level=logging.WARNING)
         job = config["job"]
         torch.set_num_threads(job["threads"])
+        self._extractor = trial_extractor(parse_settings(job["settings"]))
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take over another trial in this process: imports and the feature network stay."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        job = config["job"]
         self._values = {name: value for name, value in config.items() if name != "job"}
         settings = parse_settings(job["settings"]).with_values(self._values)
         self._settings = settings
@@ -48,7 +58,6 @@ class Trial(tune.Trainable):
         self._statistics = job["statistics"]
         shutil.rmtree(self._directory, ignore_errors=True)  # Tune hands the checkpoint back through load_checkpoint
         self._trainer = self._build()
-        self._extractor = trial_extractor(settings)
         self._log = RunLog(
             job["track"],
             key=f"{job['key']}-{self.trial_id}",
@@ -66,11 +75,11 @@ class Trial(tune.Trainable):
             self._trainer.run(until)
             self._trainer.settle()
             figure = fid_of_samples(
-                lambda n, first: self._trainer.sample(n, tuned.seed, first=first),
+                self._trainer.sample,
                 self._dataset,
                 split="train",
                 count=tuned.samples,
-                real_count=tuned.samples,
+                seed=tuned.seed,
                 extractor=self._extractor,
                 generator_digest=f"trial {self.trial_id} step {until}",
                 cache_dir=self._statistics,

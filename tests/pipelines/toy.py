@@ -14,7 +14,11 @@ CHECKOUT = Path(__file__).parents[2]
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a command in a toy project: this checkout's packages, this interpreter's commands."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GANTRY_", "DVC_", "RAY_ADDRESS", "GIT_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GANTRY_", "DVC_", "RAY_ADDRESS", "GIT_"))
+    }
     return {
         **kept,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

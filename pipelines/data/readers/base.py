@@ -91,15 +91,15 @@ class FileReader:
     """Reader of sources in which every picture is a file of its own."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self._prefix = f"{root}/"
 
     def read(self, entry: Entry) -> bytes:
         """The file's bytes."""
-        path = self.root / entry.file
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise PictureError("too-many-bytes", f"more than {MAX_FILE_BYTES} bytes in one file")
-            return path.read_bytes()
+            with open(self._prefix + entry.file, "rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                    raise PictureError("too-many-bytes", f"more than {MAX_FILE_BYTES} bytes in one file")
+                return file.read()
         except OSError as error:
             raise PictureError("unreadable", f"{type(error).__name__}: {error.strerror}") from error
 
@@ -128,10 +128,17 @@ def walk_files(root: Path) -> Iterator[str]:
 def innermost(root: Path) -> Path:
     """``root``, or the only folder in it when there is nothing else, and so on: archives often wrap their content."""
     while True:
-        inside = [entry for entry in root.iterdir() if not is_clutter(entry.name)]
-        if len(inside) != 1 or not inside[0].is_dir():
+        only = None
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if is_clutter(entry.name):
+                    continue
+                if only is not None or not entry.is_dir():
+                    return root
+                only = root / entry.name
+        if only is None:
             return root
-        root = inside[0]
+        root = only
 
 
 def class_names(values: set[str] | set[int]) -> tuple[list[str | int], tuple[str, ...]]:

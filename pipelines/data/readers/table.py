@@ -1,6 +1,7 @@
 """Pictures with a table of labels (CSV, TSV or Parquet) beside them."""
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipelines.data.readers.base import (
     SourceNote,
     class_names,
     innermost,
+    is_clutter,
     split_name,
     walk_files,
 )
@@ -38,8 +40,9 @@ def matches(root: Path) -> bool:
 
 def find_table(root: Path) -> Path | None:
     """The only table at the top of ``root``; None when there is none or several."""
-    found = sorted(path for path in innermost(root).iterdir() if path.is_file() and path.suffix.lower() in _TABLES)
-    return found[0] if len(found) == 1 else None
+    inner = innermost(root)
+    found = [name for name in os.listdir(inner) if name.lower().endswith(_TABLES) and not is_clutter(name)]
+    return inner / found[0] if len(found) == 1 and (inner / found[0]).is_file() else None
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
@@ -146,7 +149,8 @@ def _column(table: Path, columns: list[str], wanted: str | None, usual: Sequence
         return wanted
     guess = _guess(columns, usual)
     if guess is None:
-        raise DataError(f"{table}: which column is it? It has {', '.join(columns)}. Name one with {option}.")
+        meant = option.removeprefix("--").removesuffix("-column")
+        raise DataError(f"{table}: which column is the {meant}? It has {', '.join(columns)}. Say it with {option}.")
     return guess
 
 

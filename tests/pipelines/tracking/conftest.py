@@ -10,7 +10,7 @@ from tests.pipelines.tracking.database import copy_of, make_template
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database, made once."""
-    return make_template(tmp_path_factory.mktemp("template"))
+    return make_template(tmp_path_factory)
 
 
 @pytest.fixture

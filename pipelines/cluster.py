@@ -1,0 +1,191 @@
+"""One Ray cluster for a whole pipeline run, started when the first stage asks for it.
+
+Starting Ray takes ten seconds and more, so the flow offers a cluster to its stages (:func:`offer_cluster`): a folder
+whose path they find in GANTRY_CLUSTER. A stage that needs Ray (:func:`cluster`) leaves a note there and is told the
+address. A run in which no stage needs Ray starts none.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from gan_core.errors import StageError
+from gan_core.files import read_json, write_json
+from pipelines.stages.alive import guarded
+from pipelines.stages.work import var_directory
+
+LOG = logging.getLogger(__name__)
+
+START_SECONDS = 180.0
+# session_2026-11-23_18-29-08_412881_1234567/sockets/plasma_store.4294967295 and a slash before it
+_LONGEST_BELOW = 78
+_LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+_KEPT_SESSIONS = 3
+
+
+@contextmanager
+def cluster(*, root: Path | str = ".", num_cpus: int | None = None, log_to_driver: bool = True) -> Iterator[str]:
+    """Connect this process to a Ray cluster for the length of the block; yields the cluster's address.
+
+    In turn: what this process is connected to already; the one that RAY_ADDRESS names; the one that the flow offers;
+    a local one, ended with the block and with this process, however that ends (under a guard).
+
+    Args:
+        root: the checkout; a local cluster keeps its logs in its ``var/ray``.
+        num_cpus: CPUs of a local cluster; by default all.
+        log_to_driver: whether what the workers print appears here.
+
+    Raises:
+        StageError: the cluster that was named or offered cannot be reached; says which and what to do.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield ray.get_runtime_context().gcs_address
+        return
+    address = os.environ.get("RAY_ADDRESS") or _offered()
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=log_to_driver)
+        else:
+            _start_local(Path(root), num_cpus, log_to_driver)
+    except ConnectionError as error:
+        raise StageError(
+            f"The Ray cluster at {address} cannot be reached: {error}. Start it, or unset RAY_ADDRESS for a local one."
+        ) from error
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Offer a cluster to child processes: yields the variables to add to their environment.
+
+    The cluster is started, in a process of its own, when the first of them asks, and ended with the block.
+
+    Args:
+        root: the checkout that the stages run in.
+        environment: the environment of the stages, which Ray's workers need as well.
+    """
+    if environment.get("RAY_ADDRESS"):
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="gantry-cluster-") as folder:
+        # A local Ray turns its token on by itself; whoever connects to it has to be told.
+        auth = {"RAY_AUTH_MODE": environment.get("RAY_AUTH_MODE", "token")}
+        ended = threading.Event()
+        keeper = threading.Thread(
+            target=_keep, args=(root, Path(folder), {**environment, **auth}, ended), name="cluster-keeper"
+        )
+        keeper.start()
+        try:
+            yield {"GANTRY_CLUSTER": folder, **auth}
+        finally:
+            ended.set()
+            keeper.join()
+
+
+def _keep(root: Path, place: Path, environment: dict[str, str], ended: threading.Event) -> None:
+    """Wait until a stage asks, start the cluster, and end it with the offer."""
+    while not (place / "wanted").exists():
+        if ended.wait(0.2):
+            return
+    LOG.info("Starting a Ray cluster for this run.")
+    log = var_directory(root) / "ray.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            guarded([sys.executable, "-m", __name__, str(place), str(root)]),
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        while not ended.wait(0.2):
+            if process.poll() is not None:
+                write_json(place / "failed", f"it ended with status {process.returncode}; its log is {log}")
+                return
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def _offered() -> str | None:
+    """Ask for the cluster that the flow offers; its address, or None where no flow offers one."""
+    folder = os.environ.get("GANTRY_CLUSTER")
+    if not folder or not Path(folder).is_dir():
+        return None
+    place = Path(folder)
+    (place / "wanted").touch()
+    deadline = time.monotonic() + START_SECONDS
+    while not (place / "address").exists():
+        if (place / "failed").exists():
+            raise StageError(f"The Ray cluster of this run did not start: {read_json(place / 'failed')}.")
+        if time.monotonic() > deadline:
+            raise StageError(f"The Ray cluster of this run did not start within {START_SECONDS:.0f} s.")
+        time.sleep(0.1)
+    return read_json(place / "address")
+
+
+def _start_local(root: Path, num_cpus: int | None, log_to_driver: bool) -> None:
+    """Start Ray on this machine. Ray guards it with a token in the user's home, and keeps its dashboard on loopback."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        log_to_driver=log_to_driver,
+        _temp_dir=_session_folder(var_directory(root) / "ray"),
+    )
+
+
+def _session_folder(wanted: Path) -> str | None:
+    """``wanted``, freed of old sessions' logs, or None (Ray's own choice) where its path is too long for a socket."""
+    if len(os.fsencode(wanted)) + _LONGEST_BELOW > _LONGEST_SOCKET:
+        LOG.info("The path %s is too long for Ray's sockets; Ray uses its own folder for temporary files.", wanted)
+        return None
+    wanted.mkdir(parents=True, exist_ok=True)
+    sessions = sorted(path for path in wanted.glob("session_2*") if path.is_dir() and not path.is_symlink())
+    for session in sessions[:-_KEPT_SESSIONS]:
+        _remove_session(session)
+    return str(wanted)
+
+
+def _remove_session(session: Path) -> None:
+    # The name ends with the number of the process that started it.
+    owner = session.name.rpartition("_")[2]
+    if owner.isdigit() and not psutil.pid_exists(int(owner)):
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def main() -> None:
+    """``python -m pipelines.cluster FOLDER CHECKOUT``: keep a local cluster and leave its address in FOLDER."""
+    place, root = Path(sys.argv[1]), Path(sys.argv[2])
+    os.environ.pop("GANTRY_CLUSTER", None)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    with cluster(root=root, log_to_driver=False) as address:
+        write_json(place / "address", address)
+        while True:
+            time.sleep(3600)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""``gantry fid A B``: the Fréchet Inception distance between two sets of pictures."""
+
+import json
+from pathlib import Path
+
+import click
+
+from gan_core.data import DATASET_FILE, PreparedDataset
+from gan_core.errors import SettingsError
+from gan_core.generator import DESCRIPTION, load_generator
+from gan_core.metrics.evaluate import fid as fid_of
+from gan_core.metrics.inception import FEATURES, load_inception
+from gan_core.metrics.sources import DatasetSplit, PictureFiles, Samples, Source
+from gan_core.training.precision import choose_device
+
+DEFAULT_SAMPLES = 10_000
+"""Pictures of each side when one is a generator and --n is not given."""
+
+
+@click.command()
+@click.argument("a", type=click.Path(exists=True, path_type=Path))
+@click.argument("b", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--features", type=click.Choice([str(n) for n in FEATURES]), default="2048", help="Layer of the Inception."
+)
+@click.option("--n", "count", type=click.IntRange(min=2), help="Pictures of each side; a fixed fair draw of them.")
+@click.option("--split", default="train", show_default=True, help="Split of a prepared dataset.")
+@click.option("--seed", default=0, show_default=True, help="Seed of a generator's pictures.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures at a time. Changes the speed, not the figure.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--unpublished", is_flag=True, help="Allow bf16: the figure is for your own eyes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figure and its protocol as JSON.")
+def fid(
+    a: Path,
+    b: Path,
+    features: str,
+    count: int | None,
+    split: str,
+    seed: int,
+    batch_size: int | None,
+    device: str,
+    precision: str,
+    unpublished: bool,
+    as_json: bool,
+) -> None:
+    """Print the Fréchet Inception distance between A and B.
+
+    Each is a folder of pictures (any sizes, nested), a zip of them, a prepared dataset, or an exported generator. A stands
+    for the real pictures, except that a generator never does. Without --n all pictures are taken; beside a generator
+    as many as the other side has, at most 10,000.
+    """
+    if precision == "bf16" and not unpublished:
+        raise SettingsError("--precision bf16 is not for published figures; add --unpublished to see one all the same.")
+    where = choose_device(device)
+    real, fake = (_source(path, split=split, seed=seed, device=str(where)) for path in (a, b))
+    if isinstance(real, Samples):
+        real, fake = fake, real
+    if count is None and isinstance(fake, Samples):
+        count = min(DEFAULT_SAMPLES, real.available() or DEFAULT_SAMPLES)
+    extractor = load_inception(where, "bf16" if precision == "bf16" else "fp32", int(features))
+    figure = fid_of(
+        real, fake, extractor=extractor, real_count=count, fake_count=count, batch_size=batch_size, progress=True
+    )
+    if as_json:
+        click.echo(json.dumps({"a": str(a), "b": str(b), **figure.as_dict()}, indent=2))
+    else:
+        click.echo(f"FID {figure.value:.4f}  ({figure.protocol.stamp})")
+
+
+def _source(path: Path, *, split: str, seed: int, device: str) -> Source:
+    """What lies at ``path``. A ``dataset.json`` alone is not a prepared dataset: StyleGAN's label file is called so too."""
+    if (path / DESCRIPTION).is_file():
+        generator = load_generator(path, device)
+        return Samples(generator.sample, seed=seed, digest=generator.digest, name=path.name)
+    if (path / DATASET_FILE).is_file() and next(path.glob("*.parquet"), None) is not None:
+        return DatasetSplit(PreparedDataset(path), split)
+    return PictureFiles(path)

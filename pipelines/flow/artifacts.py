@@ -1,0 +1,84 @@
+"""What a run shows in Prefect's UI, made from whatever result files are there."""
+
+import base64
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from gan_core.files import read_json
+
+LOG = logging.getLogger(__name__)
+
+LARGEST_PICTURE = 2 << 20
+"""Bytes. A picture is embedded in its artifact; the server keeps artifacts in its database."""
+
+
+def publish_artifacts(root: Path, outs: Iterable[str]) -> list[str]:
+    """Make Prefect artifacts from the result files among a stage's outs; returns their keys.
+
+    To be called in a task: the artifacts belong to its run. A file that is absent or is not what it should be makes no
+    artifact and a line in the log; a run does not fail for want of a picture.
+    """
+    made = []
+    for out in outs:
+        for place, make in MAKERS.items():
+            path = root / place
+            if (place == out or place.startswith(f"{out}/")) and path.is_file():
+                try:
+                    made.append(make(path))
+                except (OSError, ValueError, TypeError, AttributeError) as error:
+                    LOG.warning("No artifact from %s: %s.", path, error)
+    return made
+
+
+def _picture(path: Path) -> str:
+    from prefect.artifacts import create_image_artifact
+
+    if path.stat().st_size > LARGEST_PICTURE:
+        raise ValueError(f"it has {path.stat().st_size} bytes, more than the {LARGEST_PICTURE} that are embedded")
+    content = base64.b64encode(path.read_bytes()).decode()
+    create_image_artifact(f"data:image/png;base64,{content}", key="samples", description="Generated pictures")
+    return "samples"
+
+
+def _figures(path: Path) -> str:
+    from prefect.artifacts import create_table_artifact
+
+    figures = flatten(read_json(path))
+    rows = [
+        {"figure": name, "value": f"{value:.6g}" if isinstance(value, float) else str(value)} for name, value in figures
+    ]
+    create_table_artifact(rows, key="figures", description="Measured figures, each with its protocol")
+    return "figures"
+
+
+def _registered(path: Path) -> str:
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+    registered = read_json(path)
+    what = f"{registered.get('name', 'model')} version {registered.get('version', '?')}"
+    url = registered.get("run_url")
+    if url:
+        create_link_artifact(url, link_text=f"{what}: its MLflow run", key="mlflow-run", description="The MLflow run")
+        return "mlflow-run"
+    text = json.dumps(registered, indent=2)
+    create_markdown_artifact(f"Registered **{what}**.\n\n```json\n{text}\n```", key="registered")
+    return "registered"
+
+
+MAKERS: dict[str, Callable[[Path], str]] = {
+    "outputs/evaluate/samples.png": _picture,
+    "outputs/evaluate/metrics.json": _figures,
+    "outputs/register/registered.json": _registered,
+}
+
+
+def flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested mappings as pairs of dotted name and value, in their order."""
+    if not isinstance(values, dict):
+        return [(prefix, values)]
+    return [
+        pair for name, value in values.items() for pair in flatten(value, f"{prefix}.{name}" if prefix else str(name))
+    ]

@@ -1,0 +1,42 @@
+"""Flow runs whose process is gone: a killed one cannot say so itself, and would stay Running for ever."""
+
+import logging
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
+from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypeFilter
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Crashed
+
+from pipelines.stages.alive import identity, lives
+
+LOG = logging.getLogger(__name__)
+
+OWNER = "gantry.owner"
+CHECKOUT = "gantry.checkout"
+
+
+def sign(client: SyncPrefectClient, run: FlowRun, checkout: Path) -> None:
+    """Note on a flow run which process it is and which checkout it belongs to."""
+    client.update_flow_run_labels(run.id, {OWNER: identity(), CHECKOUT: str(checkout)})
+
+
+def mark_crashed(flow_name: str, checkout: Path) -> list[str]:
+    """Set to Crashed each unfinished flow run of ``checkout`` whose process is gone; returns their names."""
+    unfinished = [StateType.RUNNING, StateType.CANCELLING]
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateTypeFilter(any_=unfinished))),
+        )
+        marked = []
+        for run in runs:
+            owner = run.labels.get(OWNER)
+            if run.labels.get(CHECKOUT) != str(checkout) or not isinstance(owner, str) or lives(owner):
+                continue
+            message = f"Its process ({owner.rsplit(':', 1)[0]}) was killed."
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+            LOG.warning("Flow run '%s' is marked as crashed: its process was killed.", run.name)
+            marked.append(run.name)
+        return marked

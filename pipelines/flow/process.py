@@ -1,0 +1,133 @@
+"""A child process whose lines are passed on as they come, that can be stopped, and that leaves nothing behind."""
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from gan_core.errors import StageError
+from pipelines.stages.alive import guarded
+
+PROGRESS_SECONDS = 5.0
+KILL_SECONDS = 20.0
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class StoppedError(StageError):
+    """The process was ended because somebody asked for it."""
+
+
+class OvertimeError(StageError):
+    """The process was ended because it took longer than it may."""
+
+
+def stream(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    on_line: Callable[[str], None],
+    stop: threading.Event | None = None,
+    timeout_s: float | None = None,
+) -> int:
+    """Run ``command`` and call ``on_line`` with each line of its output; return its exit status.
+
+    However this ends (an exception in ``on_line``, a signal, the death of this process), so does the command, with
+    everything that it started. A progress bar, which rewrites its line, becomes a line every few seconds.
+
+    Args:
+        command: the command and its arguments.
+        cwd: where it runs.
+        environment: all of its environment.
+        on_line: called with lines without their end, colours removed.
+        stop: when set by another thread, the command is ended.
+        timeout_s: longest time it may take, seconds; None for no limit.
+
+    Raises:
+        StoppedError: ``stop`` was set.
+        OvertimeError: it took longer than ``timeout_s``.
+    """
+    process = subprocess.Popen(
+        guarded(command),
+        cwd=cwd,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        lines = _Lines(on_line)
+        while True:
+            if stop is not None and stop.is_set():
+                raise StoppedError("Stopped on request.")
+            if deadline is not None and time.monotonic() > deadline:
+                raise OvertimeError(f"Took longer than its limit of {timeout_s:g} s.")
+            if select.select([process.stdout], [], [], 0.2)[0]:
+                content = os.read(process.stdout.fileno(), 1 << 16)
+                if not content:
+                    break
+                lines.feed(content)
+        lines.end()
+        return process.wait()
+    finally:
+        _end(process)
+        process.stdout.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the guard to end its command and all below; after a while, kill the whole session."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+class _Lines:
+    """Cuts output into lines; of lines that are rewritten in place, passes one on now and then."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._rest = b""
+        self._progress = b""
+        self._next_progress = 0.0
+
+    def feed(self, content: bytes) -> None:
+        *whole, self._rest = (self._rest + content).replace(b"\r\n", b"\n").split(b"\n")
+        for line in whole:
+            # What is left of a progress bar is its last state.
+            self._pass_on(line.rstrip(b"\r").rpartition(b"\r")[2])
+            self._progress = b""
+        *rewritten, self._rest = self._rest.split(b"\r") if b"\r" in self._rest else [self._rest]
+        if rewritten:
+            self._progress = rewritten[-1]
+        if self._progress.strip() and time.monotonic() >= self._next_progress:
+            self._pass_on(self._progress)
+            self._progress = b""
+            self._next_progress = time.monotonic() + PROGRESS_SECONDS
+
+    def end(self) -> None:
+        self._pass_on(self._rest or self._progress)
+
+    def _pass_on(self, line: bytes) -> None:
+        text = _ESCAPES.sub("", line.decode("utf-8", "replace")).rstrip()
+        if text:
+            self._on_line(text)
+
+
+def last_lines(lines: deque[str], count: int = 15) -> str:
+    """The last lines of an output, for a message."""
+    return "\n".join(list(lines)[-count:])

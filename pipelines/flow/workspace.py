@@ -1,0 +1,267 @@
+"""Where a run works: the checkout itself, or a git worktree of one commit that shares the checkout's DVC cache.
+
+A worktree lives in ``var/worktrees/NAME`` for the length of the run and is removed with it, also when the run fails:
+everything of value is elsewhere by then. Work in progress and event logs are in the main checkout's ``var`` (GANTRY_VAR),
+where a later run of the same stage key resumes; results are in the shared cache; the record is a DVC experiment.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gan_core.errors import SettingsError, StageError, nearest
+from gan_core.files import read_json, write_json
+from pipelines.stages.alive import identity, lives
+from pipelines.stages.work import var_directory
+
+LOG = logging.getLogger(__name__)
+
+_OWNER = "owner.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """A folder to run stages in, and their environment."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    """All of it."""
+    experiment: str | None = None
+    """Name of the DVC experiment that is to record the run; None in the checkout."""
+
+
+def checkout_workspace(root: Path) -> Workspace:
+    """Run in the checkout, as ``dvc repro`` does."""
+    return Workspace(root=root, environment=_environment())
+
+
+@contextmanager
+def worktree_workspace(
+    checkout: Path, *, revision: str, overrides: Mapping[str, Any], name: str
+) -> Iterator[Workspace]:
+    """A worktree of ``revision`` with parameters overridden and its data in place; removed with the block.
+
+    Args:
+        checkout: the main checkout.
+        revision: a branch, tag or commit; uncommitted changes of the checkout are not in it.
+        overrides: values by dotted name in params.yaml.
+        name: of the worktree and of the experiment.
+
+    Raises:
+        StageError: no such revision, or the data of that commit is neither in the cache nor on a remote.
+        SettingsError: an override that names no setting, or an impossible value.
+    """
+    commit = git(checkout, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
+    if not commit:
+        raise StageError(f"There is no revision '{revision}' in {checkout}: name a branch, a tag or a commit.")
+    folder = var_directory(checkout) / "worktrees"
+    remove_abandoned(checkout)
+    holder = folder / name
+    holder.mkdir(parents=True)
+    write_json(holder / _OWNER, identity())
+    root = holder / "tree"
+    try:
+        git(checkout, "worktree", "add", "--detach", str(root), commit)
+        LOG.info("Worktree of %s at %s.", commit[:12], root)
+        environment = {
+            **_environment(),
+            "GANTRY_VAR": str(var_directory(checkout)),
+            # The code of that commit, not the code that this process runs.
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
+        }
+        tracking = tracking_uri(checkout)
+        if tracking:
+            environment["GANTRY_TRACKING_URI"] = tracking
+        share_cache(checkout, root)
+        apply_overrides(root / "params.yaml", overrides)
+        check_settings(root, environment)
+        bring_data(root, environment)
+        yield Workspace(root=root, environment=environment, experiment=name)
+    finally:
+        _remove(checkout, holder)
+
+
+def remove_abandoned(checkout: Path) -> None:
+    """Remove the worktrees of runs whose process was killed."""
+    for owner in sorted((var_directory(checkout) / "worktrees").glob(f"*/{_OWNER}")):
+        if not lives(read_json(owner)):
+            LOG.info("Removing the worktree of a killed run, %s.", owner.parent)
+            _remove(checkout, owner.parent)
+
+
+def _remove(checkout: Path, holder: Path) -> None:
+    git(checkout, "worktree", "remove", "--force", str(holder / "tree"), check=False)
+    shutil.rmtree(holder, ignore_errors=True)
+    git(checkout, "worktree", "prune", check=False)
+
+
+def _environment() -> dict[str, str]:
+    """The environment of a stage: this interpreter's commands first, and nothing that belongs to another run."""
+    foreign = ("PREFECT__", "DVC_STAGE", "DVC_ROOT", "MLFLOW_RUN_ID", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+
+def share_cache(checkout: Path, root: Path) -> None:
+    """Give the DVC project at ``root`` the cache and the local settings (remotes' credentials) of ``checkout``.
+
+    Data is linked into the worktree where the file system can, for it is read and never written to.
+    """
+    from dvc.config import Config
+    from dvc.repo import Repo
+
+    with Repo(str(checkout)) as repo:
+        # As DVC reads them, relative paths are absolute here; saved below, they are relative to the worktree.
+        own = repo.config.load_one("local")
+        remotes = {**repo.config.load_one("repo")["remote"], **own["remote"]}
+        cache = {"dir": str(Path(repo.cache.local.path).resolve())}
+        if "type" not in repo.config["cache"]:
+            cache["type"] = ["reflink", "hardlink", "copy"]
+    with Config(str(root / ".dvc")).edit("local") as local:
+        local.update({section: values for section, values in own.items() if values})
+        local["remote"] = remotes
+        local["cache"] = {**own["cache"], **cache}
+
+
+def apply_overrides(params: Path, overrides: Mapping[str, Any]) -> None:
+    """Set values by dotted name in a parameters file; comments and order stay.
+
+    Raises:
+        SettingsError: a name that the file does not have, or one that names a whole section.
+    """
+    if not overrides:
+        return
+    from dvc.utils.serialize import modify_yaml
+
+    if not params.is_file():
+        raise SettingsError(f"There is no {params.name} to set {', '.join(overrides)} in.")
+    with modify_yaml(str(params)) as values:
+        for name, value in overrides.items():
+            place: Any = values
+            *sections, last = name.split(".")
+            for section in sections:
+                if not isinstance(place.get(section), dict):
+                    raise SettingsError(f"There is no setting '{name}' in {params.name}.{nearest(section, place)}")
+                place = place[section]
+            if last not in place:
+                raise SettingsError(f"There is no setting '{name}' in {params.name}.{nearest(last, place)}")
+            if isinstance(place[last], dict) and not isinstance(value, dict):
+                raise SettingsError(f"'{name}' is a section of {params.name}: set one of {', '.join(place[last])}.")
+            place[last] = value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``train.steps=100`` as ("train.steps", 100); the value is read as YAML.
+
+    Raises:
+        SettingsError: it has no ``=`` or the value is not YAML.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise SettingsError(f"'{text}' sets nothing: write NAME=VALUE, such as train.steps=100.")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"The value of '{name}' is not YAML: {value}") from error
+
+
+def check_settings(root: Path, environment: Mapping[str, str]) -> None:
+    """Check params.yaml by the settings of the commit that ``root`` is a worktree of, in its own interpreter."""
+    if not (root / "pipelines" / "settings.py").is_file():
+        # Another project that uses Gantry's flow; its stages know what their parameters may be.
+        return
+    code = (
+        "import sys; from gan_core.errors import GantryError; from pipelines.settings import load_settings\n"
+        "try: load_settings('params.yaml')\nexcept GantryError as error: sys.exit(str(error))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=dict(environment), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SettingsError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "params.yaml is invalid.")
+
+
+def tracking_uri(checkout: Path) -> str | None:
+    """The tracking store of ``checkout`` by an absolute name, or None where its params.yaml has none."""
+    if given := os.environ.get("GANTRY_TRACKING_URI"):
+        return given
+    params = checkout / "params.yaml"
+    values = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else None
+    uri = ((values or {}).get("track") or {}).get("uri")
+    if not uri:
+        return None
+    from pipelines.tracking.store import resolve_uri
+
+    return resolve_uri(uri, checkout)
+
+
+def bring_data(root: Path, environment: Mapping[str, str]) -> None:
+    """Put the data and results of the commit in place, from the cache or else from the default remote.
+
+    Raises:
+        StageError: raw data is in neither.
+    """
+    dvc(root, environment, "checkout", "--allow-missing", "--quiet")
+    missing = missing_data(root)
+    if missing and has_remote(root):
+        LOG.info("%s not in the cache; pulling from the remote.", ", ".join(missing))
+        dvc(root, environment, "pull", *missing)
+        missing = missing_data(root)
+    if missing:
+        raise StageError(
+            f"The data of this commit is not in DVC's cache: {', '.join(missing)}. In the checkout, run dvc commit "
+            f"{' '.join(missing)}, or set a remote that has it (dvc remote add -d)."
+        )
+
+
+def missing_data(root: Path) -> list[str]:
+    """The data sources (``.dvc`` files) that the pipeline needs and whose data is not in place."""
+    from pipelines.flow.graph import read_plan
+
+    sources = [node for node in read_plan(root) if not node.is_stage]
+    return [node.name for node in sources if not all((root / out).exists() for out in node.outs)]
+
+
+def has_remote(root: Path) -> bool:
+    """Whether a default DVC remote is set."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        return bool(repo.config["core"].get("remote"))
+
+
+def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
+    """Run a DVC command that is over soon; returns its output.
+
+    Raises:
+        StageError: it failed; with the last lines of its output.
+    """
+    return _command([sys.executable, "-m", "dvc", *words], f"dvc {' '.join(words)}", root, environment)
+
+
+def git(root: Path, *words: str, check: bool = True) -> str:
+    """Run a git command; returns its output without surrounding space, or "" where it failed and ``check`` is false."""
+    return _command(["git", *words], f"git {' '.join(words)}", root, _environment(), check=check)
+
+
+def _command(
+    command: Sequence[str], what: str, root: Path, environment: Mapping[str, str], *, check: bool = True
+) -> str:
+    done = subprocess.run(command, cwd=root, env=dict(environment), capture_output=True, text=True, check=False)
+    if done.returncode and check:
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
+        raise StageError(f"{what} failed in {root}:\n{said}")
+    return done.stdout.strip() if not done.returncode else ""

@@ -1,0 +1,1 @@
+"""The model registry: registering a measured generator, promoting it to champion, and undoing that."""

@@ -1,0 +1,52 @@
+"""``gantry promote`` and ``gantry rollback``."""
+
+import json
+from dataclasses import asdict
+
+import click
+
+from pipelines.registry import promote as registry
+from pipelines.registry.ledger import Move
+from pipelines.settings import load_settings
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--version", help="Version to promote; the challenger by default.")
+@click.option("--force", is_flag=True, help="Pass over the gates (same protocol, lower FID); needs --reason.")
+@click.option("--reason", help="Why, for the ledger.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def promote(name: str | None, version: str | None, force: bool, reason: str | None, as_json: bool) -> None:
+    """Make the challenger the champion if it is better by the same protocol.
+
+    NAME is the registered model, by default register.name of params.yaml.
+    """
+    settings = load_settings()
+    name = name or settings.register.name
+    move = registry.promote(name, tracking_uri=settings.track.uri, version=version, force=force, reason=reason)
+    _tell(name, move, as_json)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--reason", help="Why, for the ledger.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rollback(name: str | None, reason: str | None, as_json: bool) -> None:
+    """Undo the last promotion: the champion before it is champion again.
+
+    NAME is the registered model, by default register.name of params.yaml.
+    """
+    settings = load_settings()
+    name = name or settings.register.name
+    _tell(name, registry.rollback(name, tracking_uri=settings.track.uri, reason=reason), as_json)
+
+
+def _tell(name: str, move: Move | None, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"name": name, "moved": move is not None, "move": asdict(move) if move else None}))
+    elif move is None:
+        click.echo(f"{name}: that version is the champion already; nothing was moved.")
+    else:
+        after = f"version {move.version}" if move.version else "no version"
+        before = f"version {move.previous}" if move.previous else "no version"
+        click.echo(f"{name}: champion is now {after}, was {before} ({move.reason}).")

@@ -1,0 +1,78 @@
+"""The ledger: every move of the champion, kept in the registry itself as tags of the registered model.
+
+The registry is the truth about who is champion, so it keeps the history too: it is seen in the MLflow UI, shared by
+everyone who uses the registry, and cannot drift from it. An entry is one tag with a name of its own (time and a random
+part), so that two people who promote at the same moment both leave theirs. Entries are added, never changed.
+"""
+
+import getpass
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+PREFIX = "gantry.ledger."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """One move of the champion. It is written before the alias is moved: one that was not carried out was interrupted."""
+
+    kind: Literal["promote", "rollback"]
+    version: str | None
+    """The champion afterwards; None when there is none."""
+    previous: str | None
+    """The champion before."""
+    at: str
+    """UTC time, ISO 8601."""
+    by: str
+    """User name."""
+    reason: str
+    forced: bool = False
+    undoes: str | None = None
+    """For a rollback, the id of the entry that it undoes."""
+    id: str = ""
+
+
+def new_move(
+    kind: Literal["promote", "rollback"],
+    *,
+    version: str | None,
+    previous: str | None,
+    reason: str,
+    forced: bool = False,
+    undoes: str | None = None,
+) -> Move:
+    """A move made here and now by this user."""
+    now = time.time_ns()
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now / 1e9)) + f".{now // 1_000_000 % 1000:03d}Z"
+    return Move(
+        kind=kind,
+        version=version,
+        previous=previous,
+        at=at,
+        by=getpass.getuser(),
+        reason=reason,
+        forced=forced,
+        undoes=undoes,
+        id=f"{now // 1_000_000:013d}-{uuid.uuid4().hex[:8]}",
+    )
+
+
+def as_tag(move: Move) -> tuple[str, str]:
+    """Name and value of the tag that keeps a move."""
+    return PREFIX + move.id, json.dumps(asdict(move), ensure_ascii=False)
+
+
+def from_tags(tags: Mapping[str, str]) -> list[Move]:
+    """The moves kept in a registered model's tags, oldest first."""
+    return [Move(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(PREFIX)]
+
+
+def to_undo(moves: list[Move], champion: str) -> Move | None:
+    """The latest promotion that made ``champion`` the champion and was not undone, or None."""
+    undone = {move.undoes for move in moves}
+    made = [m for m in moves if m.kind == "promote" and m.version == champion and m.id not in undone]
+    return made[-1] if made else None

@@ -1,0 +1,95 @@
+"""A generator as an MLflow model folder: safetensors, source text and JSON, no pickle."""
+
+import importlib.metadata
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gan_core
+from gan_core.files import read_json
+from pipelines.registry.card import model_card
+from pipelines.tracking.store import quiet
+
+_PACKAGES = ("torch", "numpy", "pillow", "safetensors", "pandas")
+_SCRIPT = Path(__file__).with_name("pyfunc_model.py")
+
+
+def signature() -> Any:
+    """``n``, and optionally ``seed``, ``label`` and ``truncation``, to ``png``, ``seed``, ``index`` and ``row``."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    asked: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.long, "n"),
+        ColSpec(DataType.long, "seed", required=False),
+        ColSpec(DataType.long, "label", required=False),
+        ColSpec(DataType.double, "truncation", required=False),
+    ]
+    given: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.binary, "png"),
+        *(ColSpec(DataType.long, name) for name in ("seed", "index", "row")),
+    ]
+    return ModelSignature(inputs=Schema(asked), outputs=Schema(given))
+
+
+def requirements() -> list[str]:
+    """What the model needs to run, as installed here; local builds by their public version (torch 2.13.0, not +cpu)."""
+    return [f"{package}=={importlib.metadata.version(package).partition('+')[0]}" for package in _PACKAGES]
+
+
+def write_model(
+    target: Path,
+    *,
+    generator_dir: Path,
+    name: str,
+    figure: Mapping[str, Any],
+    tags: Mapping[str, str],
+    card: Mapping[str, Path],
+    model_id: str,
+    run_id: str | None,
+) -> str:
+    """Write the model folder ``target``; return the text of its card.
+
+    Args:
+        target: a folder that does not exist.
+        generator_dir: an exported generator.
+        name: registered model, for the card.
+        figure: measured figure with protocol, for the card.
+        tags: lineage, for the card.
+        card: files to put beside the card, by name.
+        model_id: MLflow's logged model that the folder becomes.
+        run_id: the run it comes from.
+    """
+    import mlflow.pyfunc
+    import pandas
+    from mlflow.models import Model
+
+    info = read_json(generator_dir / "generator.json")
+    model = Model(model_uuid=model_id, model_id=model_id, run_id=run_id, metadata={"gantry.family": info["family"]})
+    # MLflow would like type hints, to infer from them another signature than the one given here.
+    with quiet("mlflow", logging.ERROR):
+        mlflow.pyfunc.save_model(
+            path=str(target),
+            mlflow_model=model,
+            python_model=str(_SCRIPT),
+            artifacts={"generator": generator_dir.resolve().as_uri()},
+            code_paths=[str(Path(gan_core.__file__).parent)],
+            pip_requirements=requirements(),
+            signature=signature(),
+            input_example=pandas.DataFrame({"n": [4], "seed": [0]}),
+        )
+    # MLflow notes where things were on this machine, which is no business of the model's users.
+    flavor = model.flavors["python_function"]
+    flavor["model_code_path"] = _SCRIPT.name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    model.save(str(target / "MLmodel"))
+    for cache in target.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    for file, source in card.items():
+        shutil.copyfile(source, target / file)
+    text = model_card(name=name, info=info, figure=figure, tags=tags, files=card)
+    (target / "README.md").write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,118 @@
+"""Ingestion against the loop that anyone would write: decode, resize, convert, encode again."""
+
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines.data.ingest import IngestSettings, ingest
+from pipelines.data.mapping import map_with_ray
+from tests.bench import Row
+
+PHOTOS, PHOTO_SIZE = 2048, (256, 320)
+TINY, TINY_SIZE = 6144, (28, 28)
+
+
+def rows() -> list[Row]:
+    """Pictures per second of one worker over those of the loop, and of two Ray workers over one worker."""
+    with tempfile.TemporaryDirectory(prefix="gantry-bench-") as scratch:
+        photos, tiny = Path(scratch) / "photos", Path(scratch) / "tiny"
+        _write_folder(photos, PHOTOS, PHOTO_SIZE, "jpg")
+        _write_folder(tiny, TINY, TINY_SIZE, "png")
+        photo_settings = IngestSettings(size=(64, 64), channels=3, fit="stretch")
+        tiny_settings = IngestSettings(size=(32, 32), channels=1, fit="pad")
+        return [
+            _against_loop("JPEGs of 320x256 to 64x64 RGB", photos, PHOTOS, photo_settings),
+            _against_loop("PNGs of 28x28 to 32x32 grey", tiny, TINY, tiny_settings),
+            _two_workers(photos, PHOTOS, photo_settings),
+        ]
+
+
+def straightforward(folder: Path, settings: IngestSettings) -> list[bytes]:
+    """The loop: no checks, no digests, no duplicates, no shards, nothing written to disk."""
+    height, width = settings.size
+    encoded = []
+    for path in sorted(folder.rglob("*.*")):
+        picture = Image.open(path).convert("L" if settings.channels == 1 else "RGB")
+        pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+def _against_loop(what: str, folder: Path, count: int, settings: IngestSettings) -> Row:
+    out = folder.with_name("out")
+    loop, ours = _interleaved(
+        lambda: straightforward(folder, settings),
+        lambda: ingest(folder, out, settings, name="bench"),
+        # Of all threads of this process: what one core would take, also when others use the machine.
+        time.process_time,
+    )
+    note = f"{count / ours:.0f} pictures per CPU second against {count / loop:.0f} of a Pillow + numpy loop"
+    return Row(name=f"ingest, {what}", ratio=loop / ours, target=1.0, note=note)
+
+
+def _two_workers(folder: Path, count: int, settings: IngestSettings) -> Row:
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=2, log_to_driver=False)
+    try:
+        out = folder.with_name("out")
+        _spin_up(2)
+        one, two = _interleaved(
+            lambda: ingest(folder, out, settings, name="bench"),
+            lambda: ingest(folder, out, settings, name="bench", map_shards=map_with_ray(2)),
+            time.perf_counter,
+        )
+    finally:
+        if started:
+            ray.shutdown()
+    note = f"{count / two:.0f} pictures/s with 2 Ray workers against {count / one:.0f} in one process"
+    return Row(name="ingest, 2 workers against 1", ratio=one / two, target=1.7, note=note)
+
+
+def _interleaved(
+    first: Callable[[], object], second: Callable[[], object], clock: Callable[[], float], rounds: int = 3
+) -> tuple[float, float]:
+    """Best seconds of each by ``clock``, taken in turn so that both meet the same machine."""
+    best = [float("inf"), float("inf")]
+    for _ in range(rounds):
+        for index, run in enumerate((first, second)):
+            start = clock()
+            run()
+            best[index] = min(best[index], clock() - start)
+    return best[0], best[1]
+
+
+def _spin_up(workers: int) -> None:
+    """Let Ray start its worker processes and import what ingestion needs: a cluster that stands does not pay for it."""
+    list(map_with_ray(workers)(_import_and_wait, range(workers)))
+
+
+def _import_and_wait(piece: int) -> int:
+    import pipelines.data.ingest  # noqa: F401
+
+    time.sleep(3)
+    return piece
+
+
+def _write_folder(folder: Path, count: int, size: tuple[int, int], suffix: str) -> None:
+    """Smooth pictures with some grain, about as hard to decode as photographs; all different."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.int16)
+        grain = rng.integers(-6, 7, (*size, 1))
+        picture = Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
+        if suffix == "jpg":
+            picture.save(folder / f"{index:05d}.jpg", quality=88)
+        else:
+            picture.convert("L").save(folder / f"{index:05d}.png")

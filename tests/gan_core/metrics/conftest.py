@@ -1,0 +1,36 @@
+"""Extractors that tests share: the real one, and a small one with random weights that is right for everything but figures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.errors import FetchError
+from gan_core.metrics.inception import Extractor, Inception, load_inception
+from gan_core.weights import inception_file
+
+
+@pytest.fixture(scope="session")
+def weights_file() -> Path:
+    """The real weights, fetched when needed; skips only where no address can be reached."""
+    try:
+        return inception_file()
+    except FetchError as error:
+        if "SHA-256" in str(error).split("Check the network")[0]:
+            raise  # reached, but the content is wrong: that is a failure
+        pytest.skip(f"the Inception weights cannot be fetched here: {error}")
+
+
+@pytest.fixture(scope="session")
+def real_extractor(weights_file: Path) -> Extractor:
+    """The FID Inception with 2048 features, on the CPU."""
+    return load_inception()
+
+
+@pytest.fixture(scope="session")
+def small_extractor() -> Extractor:
+    """The first four layers with random weights: 64 features."""
+    torch.manual_seed(0)
+    return Extractor(
+        Inception(64), features=64, precision="fp32", device=torch.device("cpu"), weights="random weights of seed 0"
+    )

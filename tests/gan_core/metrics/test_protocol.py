@@ -1,0 +1,58 @@
+"""A figure says what it was measured with, and only equal protocols compare."""
+
+import dataclasses
+import json
+
+import pytest
+
+from gan_core.config import build
+from gan_core.metrics.protocol import Figure, Protocol
+
+PROTOCOL = Protocol(
+    metric="fid",
+    extractor="e" * 64,
+    features=2048,
+    precision="fp32",
+    resize="tf1-bilinear-299",
+    real_count=5000,
+    fake_count=1000,
+    split="train",
+    dataset_digest="d" * 64,
+)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Protocol)])
+def test_any_difference_forbids_comparison_and_is_named(field: str) -> None:
+    value = getattr(PROTOCOL, field)
+    other = dataclasses.replace(PROTOCOL, **{field: value + 1 if isinstance(value, int) else value + "x"})
+    assert not PROTOCOL.comparable(other)
+    assert PROTOCOL.digest != other.digest
+    assert [text.split(":")[0] for text in PROTOCOL.differences(other)] == [field]
+
+
+def test_equal_protocols_compare() -> None:
+    other = dataclasses.replace(PROTOCOL)
+    assert PROTOCOL.comparable(other)
+    assert PROTOCOL.digest == other.digest
+    assert PROTOCOL.differences(other) == []
+
+
+def test_bf16_is_not_publishable_and_says_so() -> None:
+    assert PROTOCOL.publishable
+    other = dataclasses.replace(PROTOCOL, precision="bf16")
+    assert not other.publishable
+    assert "NOT FOR PUBLICATION" in other.stamp
+
+
+def test_the_stamp_says_what_a_reader_needs() -> None:
+    for words in ("2048", "fp32", "tf1-bilinear-299", "1000 against 5000 real of train", "dddddddd", "eeeeeeee"):
+        assert words in PROTOCOL.stamp
+
+
+def test_a_figure_survives_json() -> None:
+    figure = Figure(name="fid", value=12.5, protocol=PROTOCOL, generator_digest="g" * 64, seed=3)
+    plain = json.loads(json.dumps(figure.as_dict()))
+    assert plain["value"] == 12.5
+    assert plain["generator_digest"] == "g" * 64
+    assert plain["protocol_digest"] == PROTOCOL.digest
+    assert build(Protocol, plain["protocol"]) == PROTOCOL

@@ -1,0 +1,55 @@
+"""The resize is TensorFlow 1's, checked against a loop written from its definition."""
+
+import numpy as np
+import pytest
+import torch
+
+from gan_core.metrics.resize import resize_tf1
+
+
+def by_loops(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows, columns = image.shape
+    result = np.empty((height, width), np.float32)
+    for y in range(height):
+        source_y = np.float32(y) * (np.float32(rows) / np.float32(height))
+        top = int(source_y)
+        bottom, down = min(top + 1, rows - 1), source_y - np.float32(top)
+        for x in range(width):
+            source_x = np.float32(x) * (np.float32(columns) / np.float32(width))
+            left = int(source_x)
+            right, along = min(left + 1, columns - 1), source_x - np.float32(left)
+            upper = image[top, left] + (image[top, right] - image[top, left]) * along
+            lower = image[bottom, left] + (image[bottom, right] - image[bottom, left]) * along
+            result[y, x] = upper + (lower - upper) * down
+    return result
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ((8, 8), (29, 29)),
+        ((5, 7), (11, 13)),
+        ((40, 30), (13, 9)),
+        ((33, 6), (17, 31)),
+        ((6, 33), (31, 17)),
+        ((1, 1), (4, 3)),
+    ],
+)
+def test_equals_the_definition(source: tuple[int, int], target: tuple[int, int]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, *source), dtype=np.uint8)
+    resized = resize_tf1(torch.from_numpy(images), *target).numpy()
+    assert resized.shape == (2, 3, *target)
+    assert resized.dtype == np.float32
+    for n, c in np.ndindex(2, 3):
+        np.testing.assert_allclose(resized[n, c], by_loops(images[n, c].astype(np.float32), *target), atol=1e-3)
+
+
+def test_keeps_pixels_of_the_right_size_as_they_are() -> None:
+    images = torch.randint(0, 256, (1, 3, 299, 299), dtype=torch.uint8)
+    assert torch.equal(resize_tf1(images, 299, 299), images.float())
+
+
+def test_has_no_half_pixel_shift() -> None:
+    ramp = torch.arange(4.0).reshape(1, 1, 1, 4).expand(1, 1, 4, 4)
+    row = resize_tf1(ramp, 8, 8)[0, 0, 0]
+    assert row.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0]

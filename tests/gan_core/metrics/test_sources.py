@@ -1,0 +1,110 @@
+"""Pictures come out of folders, zips, datasets and generators in the same, well-defined selection."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gan_core.data import PreparedDataset
+from gan_core.errors import DataError
+from gan_core.metrics.sources import SAMPLE_CHUNK, DatasetSplit, PictureFiles, Samples, subset
+from tests.datasets import blobs, write_prepared
+
+
+def write_folder(folder: Path, pixels: np.ndarray) -> Path:
+    for index, picture in enumerate(pixels):
+        path = folder / f"{index % 2}" / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture[0]).save(path)
+    return folder
+
+
+def test_a_subset_is_fixed_fair_and_in_order() -> None:
+    chosen = subset(1000, 100)
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert len(chosen) == 100
+    assert chosen.tolist() == subset(1000, 100).tolist()
+    # A fair draw of a set that is sorted by class, or that repeats its classes in turn, holds all classes.
+    assert np.bincount(chosen // 100, minlength=10).min() > 0
+    assert np.bincount(chosen % 10, minlength=10).min() > 0
+    assert subset(7, 7).tolist() == list(range(7))
+
+
+def test_a_folder_is_read_whole_nested_and_without_hidden_files(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", blobs(9))
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".thumbs").mkdir()
+    shutil.copy(folder / "0" / "000.png", folder / ".thumbs" / "000.png")
+    source = PictureFiles(folder)
+    assert source.available() == 9
+    taken = torch.cat(list(source.batches(9, 4, lambda images: images)))
+    order = [0, 2, 4, 6, 8, 1, 3, 5, 7]
+    assert torch.equal(taken, torch.from_numpy(blobs(9)[order]).repeat(1, 3, 1, 1))
+    assert [len(batch) for batch in source.batches(9, 4, lambda images: images)] == [4, 4, 1]
+
+
+def test_a_zip_is_what_its_folder_is(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", blobs(9))
+    packed = PictureFiles(Path(shutil.make_archive(str(tmp_path / "f"), "zip", folder)))
+    plain = PictureFiles(folder)
+    assert packed.available() == 9
+    assert packed.digest(5) == plain.digest(5) != plain.digest(6)
+    for one, other in zip(packed.batches(5, 2, torch.clone), plain.batches(5, 2, torch.clone), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_pictures_of_any_size_go_together(tmp_path: Path) -> None:
+    for side in (5, 9, 12):
+        Image.fromarray(blobs(1, side)[0, 0]).save(tmp_path / f"{side}.png")
+    seen = []
+    list(
+        PictureFiles(tmp_path).batches(
+            3, 2, lambda images: seen.append(images.shape[2]) or images.new_zeros(1, 3, 2, 2)
+        )
+    )
+    assert sorted(seen) == [5, 9, 12]
+
+
+def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", blobs(9))
+    (folder / "1" / "003.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"1/003\.png cannot be read"):
+        list(PictureFiles(folder).batches(9, 4, lambda images: images))
+
+
+def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no pictures"):
+        PictureFiles(tmp_path)
+    (tmp_path / "file.txt").write_text("words")
+    with pytest.raises(DataError, match="neither a folder nor a zip"):
+        PictureFiles(tmp_path / "file.txt")
+
+
+def test_a_split_gives_its_pixels(tmp_path: Path) -> None:
+    pixels = blobs(9)
+    source = DatasetSplit(PreparedDataset(write_prepared(tmp_path / "d", pixels)), "train")
+    assert source.available() == 9
+    assert torch.equal(torch.cat(list(source.batches(9, 4, lambda images: images))), torch.from_numpy(pixels))
+    with pytest.raises(DataError, match="has no split 'test'"):
+        DatasetSplit(source.dataset, "test").available()
+
+
+def test_samples_do_not_depend_on_the_batch_size() -> None:
+    asked = []
+
+    def sample(n: int, seed: int) -> torch.Tensor:
+        asked.append((n, seed))
+        return torch.randint(0, 256, (n, 1, 2, 2), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+
+    source = Samples(sample, seed=7, digest="g")
+    count = SAMPLE_CHUNK + 10
+    one = torch.cat(list(source.batches(count, 64, lambda images: images)))
+    other = torch.cat(list(source.batches(count, 100, lambda images: images)))
+    assert one.shape == (count, 1, 2, 2)
+    assert torch.equal(one, other)
+    assert asked[0] == (SAMPLE_CHUNK, 7)
+    assert asked[1][0] == 10
+    assert asked[1][1] not in (7, 8)

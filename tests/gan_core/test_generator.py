@@ -1,0 +1,146 @@
+"""An exported generator is a folder without a pickle, loads anywhere, and names each of its pictures by (seed, index)."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.errors import CheckpointError, SettingsError
+from gan_core.families import FAMILIES, ImageShape, build_family
+from gan_core.families.dcgan import DcganConfig
+from gan_core.generator import load_generator, save_generator, standing_statistics, to_uint8
+
+
+def export(directory: Path, **settings) -> Path:
+    torch.manual_seed(0)
+    config = DcganConfig(**{"width": 8, "latent": 10, "init": "he", **settings})
+    family = build_family("dcgan", config, ImageShape(channels=3, height=16, width=20))
+    standing_statistics(family, {"generator": family.networks["generator"]})
+    save_generator(
+        directory, family_name="dcgan", family=family, extra={"dataset": "d" * 64, "classes": ["a"], "step": 7}
+    )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tmp_path_factory.mktemp("generator") / "exported")
+
+
+def test_the_folder_holds_a_description_and_safetensors_and_nothing_else(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["generator.json", "generator.safetensors"]
+    info = json.loads((folder / "generator.json").read_text())
+    assert info["family"] == "dcgan"
+    assert info["config"]["latent"] == 10
+    assert info["shape"] == {"channels": 3, "height": 16, "width": 20, "classes": 0}
+    assert (info["dataset"], info["step"]) == ("d" * 64, 7)
+
+
+def test_it_makes_uint8_pictures_equal_for_equal_arguments(folder: Path) -> None:
+    pictures = load_generator(folder).sample(5, seed=3)
+    assert pictures.shape == (5, 3, 16, 20)
+    assert pictures.dtype == torch.uint8
+    assert torch.equal(load_generator(folder).sample(5, seed=3), pictures)
+    assert not torch.equal(load_generator(folder).sample(5, seed=4), pictures)
+    assert pictures.float().std() > 5  # pictures, not one grey
+
+
+def test_picture_i_of_a_seed_is_the_same_whatever_the_batch(folder: Path) -> None:
+    generator = load_generator(folder)
+    whole = generator.sample(150, seed=1).int()
+    for first, n in ((0, 1), (3, 10), (60, 70), (149, 1)):
+        assert (generator.sample(n, seed=1, first=first).int() - whole[first : first + n]).abs().max() <= 1
+
+
+def test_truncation_narrows(folder: Path) -> None:
+    generator = load_generator(folder)
+    spreads = [generator.sample(64, 0, truncation=t).float().std(dim=0).mean().item() for t in (0.1, 0.5, None)]
+    assert spreads == sorted(spreads)
+    assert spreads[0] < 0.5 * spreads[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0, "seed": 0}, "n: asked for 0 pictures; ask for 1 or more"),
+        ({"n": 1, "seed": -1}, "seed: must be 0 or more, got -1"),
+        ({"n": 1, "seed": 0, "label": 0}, "label: dcgan is unconditional"),
+        ({"n": 1, "seed": 0, "truncation": 0.0}, "truncation: must be above 0"),
+    ],
+)
+def test_impossible_requests_are_refused_by_name(folder: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_generator(folder).sample(**arguments)
+
+
+def test_the_digest_names_weights_and_settings(folder: Path, tmp_path: Path) -> None:
+    """The prior is no weight, yet decides what comes out: another prior is another generator."""
+    same, other = export(tmp_path / "same"), tmp_path / "other"
+    shutil.copytree(folder, other)
+    info = json.loads((other / "generator.json").read_text())
+    info["config"]["prior"] = "normal"
+    (other / "generator.json").write_text(json.dumps(info))
+    generators = [load_generator(path) for path in (folder, same, other)]
+    assert generators[0].digest == generators[1].digest != generators[2].digest
+    assert not torch.equal(generators[0].sample(4, 0), generators[2].sample(4, 0))
+
+
+@pytest.mark.parametrize("harm", ["no folder", "no description", "half a description", "no weights", "cut weights"])
+def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, harm: str) -> None:
+    copy = tmp_path / "copy"
+    if harm != "no folder":
+        shutil.copytree(folder, copy)
+    description, weights = copy / "generator.json", copy / "generator.safetensors"
+    if harm == "no description":
+        description.unlink()
+    elif harm == "half a description":
+        description.write_text(description.read_text()[:50])
+    elif harm == "no weights":
+        weights.unlink()
+    elif harm == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="missing|damaged"):
+        load_generator(copy)
+
+
+def test_settings_that_the_family_does_not_know_are_named(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    info = json.loads((copy / "generator.json").read_text())
+    info["config"]["slop"] = 1
+    (copy / "generator.json").write_text(json.dumps(info))
+    with pytest.raises(SettingsError, match=r"Unknown setting 'config\.slop'\. Did you mean 'slope'"):
+        load_generator(copy)
+
+
+def test_to_uint8_rounds_to_nearest_and_clips() -> None:
+    values = torch.tensor([-1.5, -1, -1 + 1.4 / 127.5, -1 + 1.6 / 127.5, 0.999, 1, 3])
+    assert to_uint8(values).tolist() == [0, 0, 1, 2, 255, 255, 255]
+
+
+def test_standing_statistics_are_the_mean_over_batches_of_the_present_weights() -> None:
+    """After them the network in evaluation mode agrees with its batch statistics; what training left behind is gone."""
+    torch.manual_seed(0)
+    config = DcganConfig(width=8, latent=10, init="he")
+    family = FAMILIES["dcgan"](config, ImageShape(channels=1, height=16, width=16))
+    network = family.networks["generator"]
+    norm = network.layers[0]
+    norm.running_mean.fill_(99)
+    standing_statistics(family, {"generator": network})
+    assert not network.training
+    assert norm.momentum == 0.1
+    with torch.no_grad():
+        whole = network.project(family_latents(1024)).view(-1, *network.base)
+    torch.testing.assert_close(norm.running_mean, whole.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    standing_statistics(family, {"generator": network})
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def family_latents(n: int) -> torch.Tensor:
+    from gan_core.families.dcgan import latents_from_uniform
+    from gan_core.randomness import sampling_uniform
+
+    return latents_from_uniform(sampling_uniform(0, n, 10, 0), "uniform", None)

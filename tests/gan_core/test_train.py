@@ -1,0 +1,91 @@
+"""The command line of gan_core alone: settings by name, errors that name them, and a generator at the end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gan_core import train
+from gan_core.errors import DataError, SettingsError
+from gan_core.families.dcgan import DcganConfig
+from gan_core.generator import load_generator
+from gan_core.training.config import TrainConfig
+from tests.datasets import blobs, write_prepared
+
+ROOT = Path(__file__).parents[2]
+
+
+def parsed(*arguments: str) -> tuple:
+    return train.settings(train.parse(["--data", "d", "--out", "o", *arguments]))
+
+
+def test_without_options_the_defaults_hold() -> None:
+    assert parsed() == (DcganConfig(), TrainConfig())
+
+
+def test_every_setting_is_an_option_of_its_own_name() -> None:
+    family, config = parsed(
+        "--generator-lr", "3e-4", "--mirror", "true", "--steps", "7", "--precision", "bf16",
+        "--model", "width=64", "--model", "prior=normal",
+    )  # fmt: skip
+    assert (config.generator_lr, config.mirror, config.steps, config.precision) == (3e-4, True, 7, "bf16")
+    assert (family.width, family.prior) == (64, "normal")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "many"], r"train\.steps: expected a whole number, got 'many'"),
+        (["--model", "widht=3"], r"Unknown setting 'model\.widht'\. Did you mean 'width'\?"),
+        (["--model", "width"], "--model width: write NAME=VALUE"),
+        (["--family", "dcgam"], r"there is no family 'dcgam'\. Did you mean 'dcgan'\?"),
+    ],
+)
+def test_a_mistake_is_an_error_that_names_it(arguments: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        parsed(*arguments)
+
+
+def test_training_writes_metrics_grids_checkpoints_and_a_generator(tmp_path: Path) -> None:
+    data, out = write_prepared(tmp_path / "data", blobs(32)), tmp_path / "out"
+    train.main(
+        ["--data", str(data), "--out", str(out), "--device", "cpu", "--steps", "6", "--batch", "8", "--log-every", "2",
+         "--sample-every", "3", "--checkpoint-every", "4", "--model", "width=4", "--model", "latent=8"]
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert sorted(path.name for path in (out / "grids").iterdir()) == ["step-00000003.png", "step-00000006.png"]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    assert load_generator(out / "generator").sample(2, 0).shape == (2, 1, 16, 16)
+
+
+def test_a_missing_data_set_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No prepared dataset in"):
+        train.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+
+
+def test_a_resumed_console_drops_the_rows_that_come_again_and_half_a_line(tmp_path: Path) -> None:
+    rows = [json.dumps({"step": step}) + "\n" for step in range(1, 14)]
+    (tmp_path / "metrics.jsonl").write_text("".join(rows) + '{"step": 14, "lo')
+    console = train.Console(tmp_path, 20)
+    console.resume(10)
+    console.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(rows[:10])
+
+
+def test_as_a_program_it_ends_with_one_line_and_without_a_traceback_on_an_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gan_core.train", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("error: No prepared dataset in")
+    assert "Traceback" not in ended.stderr
+
+
+def test_it_needs_nothing_but_torch_and_the_data() -> None:
+    """None of the pipeline's libraries is imported, not even by way of another."""
+    heavy = ("ray", "mlflow", "prefect", "dvc", "pipelines")
+    code = f"import sys, gan_core.train; print([name for name in {heavy!r} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert ended.stdout.strip() == "[]", ended.stderr

@@ -1,0 +1,37 @@
+"""One thread (its sums do not depend on the machine's core count), the toy family, a small data set."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.data import PreparedDataset
+from gan_core.families import FAMILIES
+from tests.datasets import blobs, write_prepared
+from tests.gan_core.training.toy import Toy
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _toy_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "toy", Toy)
+
+
+@pytest.fixture(scope="session")
+def blob_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 blobs of 16x16 grey pixels, prepared."""
+    return write_prepared(tmp_path_factory.mktemp("blobs") / "prepared", blobs(64))
+
+
+@pytest.fixture
+def blob_data(blob_folder: Path, tmp_path: Path) -> PreparedDataset:
+    """The blobs, opened."""
+    return PreparedDataset(blob_folder, tmp_path / "decoded")

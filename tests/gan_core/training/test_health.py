@@ -1,0 +1,44 @@
+"""Health is measured: spread of images, NaN at once, a collapse after some patience."""
+
+import math
+
+import pytest
+import torch
+
+from gan_core.training.health import Watch, spread
+
+
+def test_spread_is_the_root_mean_square_distance_to_the_mean_image() -> None:
+    images = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    assert spread(images).item() == pytest.approx(1)
+    assert spread(images[:1]).item() == 0
+    assert spread(torch.full((8, 1, 4, 4), 0.7)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_spread_of_white_noise_is_its_standard_deviation() -> None:
+    assert spread(0.3 * torch.randn(500, 1, 8, 8, generator=torch.Generator().manual_seed(0))).item() == pytest.approx(
+        0.3, rel=0.02
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_named_at_once(value: float) -> None:
+    said = Watch(0.05, patience=5).diagnose({"loss/generator": 1.0, "loss/discriminator": value})
+    assert said == f"loss/discriminator is {value}"
+
+
+def test_little_diversity_is_a_collapse_after_patience_and_not_before() -> None:
+    watch = Watch(0.05, patience=3)
+    poor, good = {"health/diversity": 0.01}, {"health/diversity": 0.5}
+    assert [watch.diagnose(row) for row in (poor, poor, good, poor, poor)] == [None] * 5
+    assert watch.poor == 2
+    said = watch.diagnose(poor)
+    assert said is not None
+    assert "collapsed" in said
+    assert "0.010" in said
+    assert "3 logged steps" in said
+
+
+def test_ordinary_metrics_are_no_finding() -> None:
+    assert Watch(0.05, 1).diagnose({"loss/generator": 5.0, "health/diversity": 0.05}) is None
+    assert Watch(0.05, 1).diagnose({"loss/generator": 5.0}) is None

@@ -1,0 +1,81 @@
+"""Workers that train together compute what one worker with the whole batch computes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from gan_core.data import PreparedDataset
+from gan_core.families import FAMILIES
+from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
+from gan_core.training.config import TrainConfig
+from gan_core.training.trainer import Trainer
+from gan_core.training.world import World
+from tests.gan_core.training.toy import Toy, ToyConfig, weights
+
+MODEL = ToyConfig(nan_at=13, cured_after=1)
+SETTINGS = {"steps": 20, "batch": 16, "log_every": 5, "sample_every": 10, "checkpoint_every": 10, "mirror": True}
+
+
+def train(data: Path, cache: Path, directory: Path, **settings: int) -> Trainer:
+    config = TrainConfig(**{**SETTINGS, **settings})
+    trainer = Trainer("toy", MODEL, PreparedDataset(data, cache), config, directory, device="cpu")
+    trainer.run()
+    return trainer
+
+
+def test_a_world_of_one_needs_no_process_group() -> None:
+    world = World.current()
+    assert world == World(0, 1)
+    assert (world.part.rank, world.part.world) == (0, 1)
+    tensors = [torch.ones(3)]
+    world.average(tensors)
+    world.barrier()
+    assert tensors[0].tolist() == [1, 1, 1]
+
+
+def _worker(rank: int, folder: str, data: str) -> None:
+    """What each of two processes does; checks of its own fail the process and with it the test."""
+    home = Path(folder)
+    torch.set_num_threads(1)
+    FAMILIES["toy"] = Toy
+    dist.init_process_group("gloo", init_method=f"file://{home / 'meet'}", rank=rank, world_size=2)
+    world = World.current()
+    assert world == World(rank, 2)
+    tensors = [torch.full((2, 3), float(rank)), torch.tensor([[rank * 2.0]]), torch.tensor(float(rank))]
+    world.average(tensors)
+    assert [tensor.flatten().tolist() for tensor in tensors] == [[0.5] * 6, [1.0], [0.5]]
+
+    layer = nn.Linear(2, 1).to(memory_format=torch.contiguous_format)
+    layer.weight.grad = torch.full((1, 2), 4.0) if rank else None
+    world.average_gradients(layer.parameters())
+    assert layer.weight.grad.tolist() == [[2.0, 2.0]]  # missing on one worker: counts as zero there
+    assert layer.bias.grad.tolist() == [0.0]
+
+    trainer = train(Path(data), home / f"cache{rank}", home / "pair")
+    assert (trainer.step, trainer.rollbacks) == (20, 1)
+    mine = weights(trainer.family.networks)
+    both = [torch.empty_like(mine) for _ in range(2)]
+    dist.all_gather(both, mine)
+    assert torch.equal(both[0], both[1])
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_to_the_weights_of_one_with_the_same_total_batch(blob_folder: Path, tmp_path: Path) -> None:
+    """Through a NaN and its rollback, which both have to see and to make together."""
+    mp.spawn(_worker, (str(tmp_path), str(blob_folder)), nprocs=2)
+    train(blob_folder, tmp_path / "cache", tmp_path / "alone")
+    pair, alone = (load_checkpoint(list_checkpoints(tmp_path / name)[0]) for name in ("pair", "alone"))
+    assert pair.step == alone.step == 20
+    assert pair.state == alone.state
+    assert pair.tensors.keys() == alone.tensors.keys()
+    for name, tensor in alone.tensors.items():
+        torch.testing.assert_close(pair.tensors[name], tensor, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_takes_its_rows(rank: int) -> None:
+    assert list(range(10))[World(rank, 2).part.rows(5)] == list(range(5 * rank, 5 * rank + 5))

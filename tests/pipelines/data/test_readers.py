@@ -1,0 +1,320 @@
+"""Every form that raw data comes in gives the same things: pictures, labels, splits, and what is missing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gan_core.errors import DataError
+from gan_core.pictures import PictureError, decode
+from pipelines.data.readers import detect, list_pictures, open_reader, read_note, write_note
+from pipelines.data.readers.base import Entry, SourceNote
+from pipelines.data.readers.idx import write_idx
+from tests.pipelines.data.samples import pets, png, write
+
+
+def listed(root: Path) -> dict[str, tuple[str | None, str]]:
+    """Class and split of each picture by its name in manifests."""
+    listing = list_pictures(root, read_note(root))
+    return {
+        entry.source: (listing.classes[entry.label] if entry.label >= 0 else None, entry.split)
+        for entry in listing.entries
+    }
+
+
+def rejected(root: Path) -> dict[str, str]:
+    return {reject.source: reject.reason for reject in list_pictures(root, read_note(root)).rejects}
+
+
+# Folders
+
+
+def test_sub_folders_are_classes(tmp_path: Path) -> None:
+    pets(tmp_path, each=2)
+    assert listed(tmp_path) == {
+        "cat/000.png": ("cat", ""),
+        "cat/001.png": ("cat", ""),
+        "dog/000.png": ("dog", ""),
+        "dog/001.png": ("dog", ""),
+    }
+
+
+def test_a_wrapping_folder_and_clutter_do_not_matter(tmp_path: Path) -> None:
+    pets(tmp_path / "download" / "pets", each=1)
+    write(tmp_path / ".DS_Store", b"x")
+    write(tmp_path / "__MACOSX" / "cat" / "._000.png", b"x")
+    write(tmp_path / "download" / "pets" / "cat" / "Thumbs.db", b"x")
+    assert listed(tmp_path) == {
+        "download/pets/cat/000.png": ("cat", ""),
+        "download/pets/dog/000.png": ("dog", ""),
+    }
+
+
+def test_folders_named_train_and_test_are_splits(tmp_path: Path) -> None:
+    pets(tmp_path / "train", each=1)
+    pets(tmp_path / "val", each=1)
+    write(tmp_path / "Test" / "cat" / "9.png", png(9))
+    assert listed(tmp_path) == {
+        "train/cat/000.png": ("cat", "train"),
+        "train/dog/000.png": ("dog", "train"),
+        "val/cat/000.png": ("cat", "validation"),
+        "val/dog/000.png": ("dog", "validation"),
+        "Test/cat/9.png": ("cat", "test"),
+    }
+
+
+def test_pictures_in_one_place_have_no_label(tmp_path: Path) -> None:
+    write(tmp_path / "pictures" / "a.png", png(1))
+    assert listed(tmp_path) == {"pictures/a.png": (None, "")}
+
+
+def test_pictures_inside_and_outside_of_folders_are_unlabelled_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pets(tmp_path, each=1)
+    write(tmp_path / "stray.png", png(5))
+    assert {label for label, _ in listed(tmp_path).values()} == {None}
+    assert "unlabelled" in caplog.text
+
+
+def test_files_come_in_a_fixed_order_that_mixes_the_classes(tmp_path: Path) -> None:
+    pets(tmp_path / "a", each=40)
+    pets(tmp_path / "b" / "deeper", each=40)
+    orders = []
+    for root in (tmp_path / "a", tmp_path / "b" / "deeper"):
+        listing = list_pictures(root, read_note(root))
+        orders.append([entry.file for entry in listing.entries])
+        assert 10 < sum(entry.label for entry in listing.entries[:40]) < 30
+    assert orders[0] == orders[1]
+    assert sorted(orders[0]) != orders[0]
+
+
+def test_a_missing_folder_and_an_empty_one_are_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gantry data fetch"):
+        read_note(tmp_path / "nowhere")
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no picture"):
+        listed(tmp_path / "empty")
+
+
+# StyleGAN
+
+
+def test_stylegans_labels_are_followed(tmp_path: Path) -> None:
+    for name in ("00000/img0.png", "00000/img1.png", "00001/img2.png"):
+        write(tmp_path / name, png(hash(name) % 100))
+    labels = [["00000/img0.png", 2], ["00001/img2.png", 0], ["00000/gone.png", 1]]
+    write(tmp_path / "dataset.json", json.dumps({"labels": labels}).encode())
+    assert detect(tmp_path) == "stylegan"
+    assert listed(tmp_path) == {"00000/img0.png": ("2", ""), "00001/img2.png": ("0", "")}
+    assert list_pictures(tmp_path, read_note(tmp_path)).classes == ("0", "1", "2")
+    assert rejected(tmp_path) == {"00000/img1.png": "no-label", "00000/gone.png": "missing"}
+
+
+def test_stylegans_null_labels_mean_none(tmp_path: Path) -> None:
+    write(tmp_path / "00000/img0.png", png(0))
+    write(tmp_path / "00001/img1.png", png(1))
+    write(tmp_path / "dataset.json", b'{"labels": null}')
+    assert listed(tmp_path) == {"00000/img0.png": (None, ""), "00001/img1.png": (None, "")}
+
+
+def test_unreadable_stylegan_labels_are_a_clear_error(tmp_path: Path) -> None:
+    write(tmp_path / "img0.png", png(0))
+    write(tmp_path / "dataset.json", b'{"labels": [["img0.png", [1, 2]]]}')
+    with pytest.raises(DataError, match=r"dataset\.json.*whole number"):
+        listed(tmp_path)
+
+
+# Label tables
+
+
+def test_a_csv_beside_the_pictures_gives_labels_and_splits(tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg", "c.png"):
+        write(tmp_path / "images" / name, png(1))
+    table = "filename,Label,split\nimages/a.png,shirt,train\nb.jpg,bag,test\nc,bag,train\n"
+    write(tmp_path / "labels.csv", table.encode())
+    assert detect(tmp_path) == "table"
+    assert listed(tmp_path) == {
+        "images/a.png": ("shirt", "train"),
+        "images/b.jpg": ("bag", "test"),
+        "images/c.png": ("bag", "train"),
+    }
+
+
+def test_a_parquet_table_with_named_columns(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", png(1))
+    write(tmp_path / "b.png", png(2))
+    pq.write_table(
+        pa.table({"where": ["a.png", "b.png"], "kind": [10, 9], "label": ["x", "x"]}), tmp_path / "t.parquet"
+    )
+    write_note(tmp_path, SourceNote(format="table", labels="t.parquet", image_column="where", label_column="kind"))
+    assert listed(tmp_path) == {"a.png": ("10", ""), "b.png": ("9", "")}
+    assert list_pictures(tmp_path, read_note(tmp_path)).classes == ("9", "10")
+
+
+def test_files_without_a_row_and_rows_without_a_file_are_rejects(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", png(1))
+    write(tmp_path / "b.png", png(2))
+    write(tmp_path / "c.png", png(3))
+    write(tmp_path / "labels.csv", b"file,label\na.png,x\nc.png,\ngone.png,y\n")
+    assert listed(tmp_path) == {"a.png": ("x", "")}
+    assert rejected(tmp_path) == {"b.png": "no-label", "c.png": "no-label", "gone.png": "missing"}
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", png(1))
+    write(tmp_path / "labels.csv", b"file,label\na.png,x\n")
+    write_note(tmp_path, SourceNote(format="table", labels="labels.csv", label_column="kind"))
+    with pytest.raises(DataError, match=r"no column 'kind'; it has file, label.*--label-column"):
+        listed(tmp_path)
+
+
+def test_two_labels_for_one_picture_are_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", png(1))
+    write(tmp_path / "labels.csv", b"file,label\na.png,x\na.png,y\n")
+    with pytest.raises(DataError, match="two labels"):
+        listed(tmp_path)
+
+
+# IDX
+
+
+def idx_source(root: Path, *, test: bool = True) -> np.ndarray:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
+    root.mkdir(exist_ok=True)
+    write_idx(pixels[:4], root / "train-images-idx3-ubyte")
+    write_idx(np.array([0, 1, 1, 0]), root / "train-labels-idx1-ubyte")
+    if test:
+        write_idx(pixels[4:], root / "t10k-images-idx3-ubyte")
+        write_idx(np.array([1, 0]), root / "t10k-labels-idx1-ubyte")
+    return pixels
+
+
+def test_idx_rows_have_labels_splits_and_pixels(tmp_path: Path) -> None:
+    pixels = idx_source(tmp_path)
+    write_note(tmp_path, SourceNote(format="idx", classes=("shirt", "bag")))
+    found = listed(tmp_path)
+    assert len(found) == 6
+    assert found["train-images-idx3-ubyte#1"] == ("bag", "train")
+    assert found["t10k-images-idx3-ubyte#1"] == ("shirt", "test")
+    reader = open_reader(tmp_path, read_note(tmp_path))
+    assert (reader.read(Entry("t10k-images-idx3-ubyte", 1)) == pixels[5][None]).all()
+
+
+def test_a_single_idx_file_has_no_split_of_its_own_and_numbers_for_classes(tmp_path: Path) -> None:
+    idx_source(tmp_path, test=False)
+    assert detect(tmp_path) == "idx"
+    assert listed(tmp_path)["train-images-idx3-ubyte#1"] == ("1", "")
+
+
+def test_idx_pictures_may_have_channels_first_or_last(tmp_path: Path) -> None:
+    first = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
+    for name, array in (("a-images-idx4-ubyte", first), ("b-images-idx4-ubyte", first.transpose(0, 2, 3, 1))):
+        write_idx(array, tmp_path / name)
+        reader = open_reader(tmp_path, SourceNote(format="idx"))
+        assert (reader.read(Entry(name, 1)) == first[1]).all()
+
+
+def test_a_broken_idx_file_is_a_clear_error(tmp_path: Path) -> None:
+    idx_source(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte has 93 bytes where its header announces 96"):
+        listed(tmp_path)
+    path.write_bytes(b"no idx")
+    with pytest.raises(DataError, match="no IDX file"):
+        listed(tmp_path)
+
+
+def test_label_counts_must_match(tmp_path: Path) -> None:
+    idx_source(tmp_path)
+    write_idx(np.array([0, 1]), tmp_path / "train-labels-idx1-ubyte")
+    with pytest.raises(DataError, match="2 labels for the 4 pictures"):
+        listed(tmp_path)
+
+
+# CIFAR-10
+
+
+def test_cifar_records(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
+    labels = np.array([[3], [9], [0]], dtype=np.uint8)
+    records = np.concatenate([labels, pixels], axis=1)
+    write(tmp_path / "data_batch_1.bin", records[:2].tobytes())
+    write(tmp_path / "test_batch.bin", records[2:].tobytes())
+    assert detect(tmp_path) == "cifar"
+    assert listed(tmp_path) == {
+        "data_batch_1.bin#0": ("3", "train"),
+        "data_batch_1.bin#1": ("9", "train"),
+        "test_batch.bin#0": ("0", "test"),
+    }
+    reader = open_reader(tmp_path, read_note(tmp_path))
+    assert (np.asarray(reader.read(Entry("data_batch_1.bin", 1))).reshape(-1) == pixels[1]).all()
+    write(tmp_path / "test_batch.bin", b"short")
+    with pytest.raises(DataError, match=r"test_batch\.bin has 5 bytes"):
+        listed(tmp_path)
+
+
+# Parquet
+
+
+def test_hugging_face_parquet_with_class_names(tmp_path: Path) -> None:
+    features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    for split, seeds in (("train", range(5)), ("test", range(5, 7))):
+        rows = [{"image": {"bytes": png(seed), "path": None}, "label": seed % 2} for seed in seeds]
+        path = tmp_path / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=2)
+    found = listed(tmp_path)
+    assert found["data/train-00000-of-00001.parquet#3"] == ("dog", "train")
+    assert found["data/test-00000-of-00001.parquet#1"] == ("cat", "test")
+    reader = open_reader(tmp_path, read_note(tmp_path))
+    for row in (0, 3, 4, 1):
+        content = reader.read(Entry("data/train-00000-of-00001.parquet", row))
+        assert content == png(row)
+
+
+def test_plain_bytes_and_text_labels_and_nulls(tmp_path: Path) -> None:
+    table = pa.table({"img": [png(0), None, png(2)], "class": ["dog", "cat", None]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert detect(tmp_path) == "parquet"
+    assert listed(tmp_path) == {"x.parquet#0": ("dog", ""), "x.parquet#1": ("cat", "")}
+    assert rejected(tmp_path) == {"x.parquet#2": "no-label"}
+    reader = open_reader(tmp_path, read_note(tmp_path))
+    assert decode(bytes(reader.read(Entry("x.parquet", 0))), 3).shape == (3, 12, 10)
+    with pytest.raises(PictureError, match="missing"):
+        reader.read(Entry("x.parquet", 1))
+
+
+def test_two_columns_of_bytes_must_be_told_apart(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"front": [png(0)], "back": [png(1)]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"front, back.*--image-column"):
+        listed(tmp_path)
+    write_note(tmp_path, SourceNote(format="parquet", image_column="back"))
+    note = read_note(tmp_path)
+    assert open_reader(tmp_path, note).read(list_pictures(tmp_path, note).entries[0]) == png(1)
+
+
+# The note
+
+
+def test_the_note_is_the_same_bytes_for_the_same_content_and_checked(tmp_path: Path) -> None:
+    note = SourceNote(format="idx", classes=("b", "a"))
+    write_note(tmp_path, note)
+    first = (tmp_path / "source.json").read_bytes()
+    write_note(tmp_path, note)
+    assert (tmp_path / "source.json").read_bytes() == first
+    assert read_note(tmp_path) == note
+    write(tmp_path / "source.json", b'{"format": "folders"}')
+    with pytest.raises(DataError, match="Did you mean 'folder'"):
+        read_note(tmp_path)
+    write(tmp_path / "source.json", b'{"format": "idx", "clases": []}')
+    with pytest.raises(DataError, match="Did you mean 'classes'"):
+        read_note(tmp_path)

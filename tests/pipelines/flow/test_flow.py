@@ -1,0 +1,137 @@
+"""Real flow runs of a toy pipeline on a real Prefect server."""
+
+import signal
+import sys
+import threading
+
+import pytest
+
+from tests.pipelines.toy import running, start, wait_for
+
+pytestmark = pytest.mark.prefect
+
+
+def _run(root, **parameters):
+    from pipelines.flow.flow import pipeline
+
+    return pipeline(str(root), return_state=True, **parameters)
+
+
+def _pids(root, target) -> list[int]:
+    place = root / f"{target}.pids"
+    wait_for(place.exists, 60, f"the making of {target}")
+    return [int(word) for word in place.read_text().split()]
+
+
+def _logs(client, run_id) -> str:
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    found = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200, offset=0)
+    return "\n".join(log.message for log in found)
+
+
+def test_stages_run_once_in_dvcs_order_and_are_cached_after_that(prefect_api, flow_project):
+    from prefect.client.orchestration import get_client
+
+    state = _run(flow_project)
+    assert state.is_completed(), state.message
+    results = state.result()
+    assert [(result.stage, result.state) for result in results] == [("first", "Ran"), ("second", "Ran")]
+    assert (flow_project / "b").read_text() == "raw\na\nb\n"
+
+    with get_client(sync_client=True) as client:
+        run_id = state.state_details.flow_run_id
+        run = client.read_flow_run(run_id)
+        # The lines that stages print are in the run's log, and the stages know which run they are a part of.
+        wait_for(lambda: "making b in run" in _logs(client, run_id), 30, "the log's arrival at the server")
+        assert f"making a in run {run.name}-" in _logs(client, run_id)
+
+    state = _run(flow_project)
+    assert [(result.stage, result.state) for result in state.result()] == [("first", "Cached"), ("second", "Cached")]
+    state = _run(flow_project, stages=["first"])
+    assert [result.stage for result in state.result()] == ["first"]
+
+
+def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(prefect_api, flow_project):
+    from pipelines.flow.flow import PipelineError
+
+    params = flow_project / "params.yaml"
+    params.write_text(params.read_text().replace("fail: none", "fail: a") + "flow: {retries: 1, retry_delay_s: 0}\n")
+    state = _run(flow_project)
+    assert state.is_failed()
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, PipelineError)
+    assert "Stage 'first' failed" in str(error)
+    assert "the trouble with a" in str(error)
+    assert [(result.stage, result.state) for result in error.results] == [("first", "Failed")]
+    assert not (flow_project / "b.pids").exists(), "a stage was run after one that failed"
+    assert not running(_pids(flow_project, "a")[1]), "the failed stage's child was left behind"
+
+
+def test_a_stage_that_takes_too_long_is_ended(prefect_api, flow_project):
+    params = flow_project / "params.yaml"
+    params.write_text(PARAMS_SLOW + "flow: {timeout_s: {first: 8}}\n")
+    state = _run(flow_project)
+    assert state.is_failed()
+    assert "longer than its limit of 8 s" in state.message
+    assert [result.state for result in state.result(raise_on_failure=False).results] == ["TimedOut"]
+    assert not any(map(running, _pids(flow_project, "a")))
+
+
+PARAMS_SLOW = "fail: none\nseconds_a: 300\nseconds_b: 0\n"
+
+
+def test_cancelling_a_flow_ends_its_processes(prefect_api, flow_project):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Cancelling
+
+    (flow_project / "params.yaml").write_text(PARAMS_SLOW)
+    pids = []
+
+    def cancel() -> None:
+        pids.extend(_pids(flow_project, "a"))
+        chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
+        with get_client(sync_client=True) as client:
+            for run in client.read_flow_runs(flow_run_filter=chosen):
+                client.set_flow_run_state(run.id, Cancelling())
+
+    from contextvars import copy_context
+
+    thread = threading.Thread(target=copy_context().run, args=(cancel,))
+    thread.start()
+    state = _run(flow_project)
+    thread.join()
+    assert state.is_cancelled(), state
+    assert "in stage 'first'" in state.message
+    assert len(pids) == 2
+    assert not any(map(running, pids))
+    assert not (flow_project / "b.pids").exists()
+
+
+def test_a_killed_flow_ends_its_processes_and_is_marked_as_crashed_by_the_next(prefect_api, flow_project):
+    from pipelines.flow.flow import mark_crashed
+
+    (flow_project / "params.yaml").write_text(PARAMS_SLOW)
+    code = "import sys; from pipelines.flow.flow import pipeline; pipeline(sys.argv[1])"
+    process = start(sys.executable, "-c", code, str(flow_project), cwd=flow_project, PREFECT_API_URL=prefect_api)
+    pids = _pids(flow_project, "a")
+    assert mark_crashed(flow_project) == [], "a living run was marked"
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(map(running, pids)), 20, f"the end of {pids}")
+    assert len(mark_crashed(flow_project)) == 1
+    assert mark_crashed(flow_project) == []
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_flow_ends_its_processes(prefect_api, flow_project, stop):
+    (flow_project / "params.yaml").write_text(PARAMS_SLOW)
+    code = "import sys; from pipelines.flow.flow import pipeline; pipeline(sys.argv[1])"
+    process = start(sys.executable, "-c", code, str(flow_project), cwd=flow_project, PREFECT_API_URL=prefect_api)
+    pids = _pids(flow_project, "a")
+    process.send_signal(stop)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not any(map(running, pids))

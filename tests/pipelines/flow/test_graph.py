@@ -1,0 +1,72 @@
+"""The flow's plan is DVC's own."""
+
+import re
+
+import pytest
+
+from gan_core.errors import StageError
+from pipelines.flow.graph import read_plan
+from tests.pipelines.toy import dvc, make_project
+
+DVC = """
+stages:
+  serve:
+    cmd: cp d serve
+    deps: [d]
+    outs: [serve]
+  join:
+    cmd: cat b c > d
+    deps: [b, c]
+    outs: [d]
+  left:
+    cmd: cp raw b
+    deps: [raw]
+    outs: [b]
+  right:
+    cmd: cp raw c
+    deps: [raw]
+    outs: [c]
+"""
+
+
+@pytest.fixture(scope="module")
+def diamond(tmp_path_factory):
+    root = make_project(tmp_path_factory.mktemp("diamond"), {"dvc.yaml": DVC})
+    (root / "raw").write_text("1\n")
+    dvc("add", "-q", "raw", cwd=root)
+    return root
+
+
+def test_the_order_is_that_of_dvc_repro(diamond):
+    output = dvc("repro", cwd=diamond).stdout
+    order = re.findall(r"^(?:Running stage|Stage|)\s*'([^']+)'(?::| didn't change)", output, re.MULTILINE)
+    assert [node.name for node in read_plan(diamond)] == order
+    assert set(order) == {"raw.dvc", "left", "right", "join", "serve"}
+
+
+def test_every_stage_comes_after_those_that_dvc_dag_says_it_needs(diamond):
+    dot = dvc("dag", "--dot", cwd=diamond).stdout
+    edges = re.findall(r'"([^"]+)" -> "([^"]+)"', dot)
+    assert len(edges) == 5
+    order = [node.name for node in read_plan(diamond)]
+    for before, after in edges:
+        assert order.index(before) < order.index(after)
+
+
+def test_a_target_brings_what_it_needs_and_no_more(diamond):
+    assert [node.name for node in read_plan(diamond, ["left"])] == ["raw.dvc", "left"]
+
+
+def test_a_data_source_is_no_stage(diamond):
+    assert [node.name for node in read_plan(diamond) if not node.is_stage] == ["raw.dvc"]
+
+
+def test_outs_are_relative_to_the_checkout(diamond):
+    assert {node.name: node.outs for node in read_plan(diamond)}["join"] == ("d",)
+
+
+def test_an_unknown_stage_is_an_error_that_names_the_nearest(diamond, tmp_path):
+    with pytest.raises(StageError, match=r"no stage 'jion'.*Did you mean 'join'"):
+        read_plan(diamond, ["jion"])
+    with pytest.raises(StageError, match="not a DVC project"):
+        read_plan(tmp_path)

@@ -1,0 +1,65 @@
+"""Child processes of the flow: their lines, their limits and their end."""
+
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from pipelines.flow import process
+from pipelines.flow.process import OvertimeError, StoppedError, stream
+from tests.pipelines.toy import environment, running, wait_for
+
+SLEEPER = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+
+
+def _stream(code, tmp_path, on_line, **options):
+    command = [sys.executable, "-c", code]
+    return stream(command, cwd=tmp_path, environment=environment(), on_line=on_line, **options)
+
+
+def test_lines_come_as_they_are_written_and_the_status_at_the_end(tmp_path):
+    lines = []
+    code = "import sys, time; print('one', flush=True); time.sleep(1); print('\\x1b[32mtwo\\x1b[0m', file=sys.stderr); exit(3)"
+    status = _stream(code, tmp_path, lambda line: lines.append((line, time.monotonic())))
+    assert status == 3
+    assert [line for line, _ in lines] == ["one", "two"]
+    assert lines[1][1] - lines[0][1] > 0.5
+
+
+def test_a_progress_bar_becomes_a_few_lines_and_its_last_state(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "PROGRESS_SECONDS", 60.0)
+    lines = []
+    code = "import time\nfor i in range(50): print(f'\\r{i}/49', end='', flush=True); time.sleep(0.01)\nprint()\nprint('done')"
+    _stream(code, tmp_path, lines.append)
+    assert lines[-2:] == ["49/49", "done"]
+    assert len(lines) <= 4
+
+
+def test_a_stop_ends_the_process(tmp_path):
+    lines, stop = [], threading.Event()
+    threading.Thread(target=lambda: (wait_for(lambda: lines), stop.set())).start()
+    with pytest.raises(StoppedError):
+        _stream(SLEEPER, tmp_path, lines.append, stop=stop)
+    assert not running(int(lines[0]))
+
+
+def test_a_process_that_takes_too_long_is_ended(tmp_path):
+    lines = []
+    with pytest.raises(OvertimeError, match="limit of 2 s"):
+        _stream(SLEEPER, tmp_path, lines.append, timeout_s=2)
+    assert not running(int(lines[0]))
+
+
+def test_an_exception_while_reading_ends_the_process(tmp_path):
+    pids = []
+
+    def fail(line):
+        pids.append(int(line))
+        os.kill(pids[0], 0)
+        raise KeyError("the reader's own")
+
+    with pytest.raises(KeyError, match="the reader's own"):
+        _stream(SLEEPER, tmp_path, fail)
+    assert not running(pids[0])

@@ -1,0 +1,68 @@
+"""A tiny generator and a fresh registry for the registry tests."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gan_core.families import ImageShape, build_family, family_config
+from gan_core.generator import save_generator
+from gan_core.metrics.protocol import Figure, Protocol
+from pipelines.registry.register import Registered, register_generator
+from tests.pipelines.tracking.database import copy_of, make_template
+
+PROTOCOL = Protocol(
+    metric="fid",
+    extractor="e" * 64,
+    features=2048,
+    precision="fp32",
+    resize="bilinear",
+    real_count=60000,
+    fake_count=1000,
+    split="train",
+    dataset_digest="d" * 64,
+)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, made once."""
+    return make_template(tmp_path_factory)
+
+
+@pytest.fixture
+def uri(template: Path, tmp_path: Path) -> str:
+    """Tracking URI of a fresh database in the test's own folder."""
+    return copy_of(template, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def generator_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported DCGAN generator of 16x16 grey pictures."""
+    directory = tmp_path_factory.mktemp("export") / "generator"
+    shape = ImageShape(channels=1, height=16, width=16)
+    family = build_family("dcgan", family_config("dcgan", {"width": 4, "latent": 8}), shape)
+    save_generator(directory, family_name="dcgan", family=family, extra={"step": 7, "dataset": "d" * 64})
+    return directory
+
+
+@pytest.fixture
+def register(uri: str, generator_dir: Path) -> Callable[..., Registered]:
+    """Register the generator with a FID; keyword arguments replace the defaults."""
+
+    def call(fid: float = 20.0, stage_key: str = "", protocol: dict | None = None, **changes) -> Registered:
+        tags = {"gantry.stage_key": stage_key or f"key-{fid}-{len(protocol or {})}", "gantry.git_commit": "abc"}
+        measured = dataclasses.replace(PROTOCOL, **(protocol or {}))
+        figure = Figure(name="fid", value=fid, protocol=measured, generator_digest="f" * 64)
+        settings = {
+            "generator_dir": generator_dir,
+            "name": "digits",
+            "tracking_uri": uri,
+            "run_id": None,
+            "figure": figure.as_dict(),
+            "tags": tags,
+        }
+        return register_generator(**{**settings, **changes})
+
+    return call

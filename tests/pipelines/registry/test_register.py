@@ -1,0 +1,195 @@
+"""Registering: a version that anyone can load, without a pickle, that leads back to where it came from."""
+
+import io
+import json
+import os
+import pickletools
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from gan_core.errors import CheckpointError, TrackingError
+from gan_core.generator import load_generator
+from pipelines.tracking import RunLog, find_run, sync
+
+
+@pytest.fixture
+def client(uri):
+    return MlflowClient(uri, uri)
+
+
+@pytest.fixture
+def load(uri, monkeypatch):
+    """Load a model version as a user does, with pickles forbidden."""
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    yield mlflow.pyfunc.load_model
+    mlflow.set_tracking_uri(before)
+
+
+def artifacts(client: MlflowClient, version: str) -> Path:
+    return Path(client.get_model_version("digits", version).source.removeprefix("file://"))
+
+
+def test_a_version_is_loaded_by_its_alias_and_makes_the_generators_pictures(register, load, generator_dir):
+    registered = register()
+    assert (registered.version, registered.alias) == ("1", "challenger")
+    made = load("models:/digits@challenger").predict(pd.DataFrame({"n": [2, 1], "seed": [5, 6]}))
+    assert list(made.columns) == ["png", "seed", "index", "row"]
+    assert made[["seed", "index", "row"]].to_numpy().tolist() == [[5, 0, 0], [5, 1, 0], [6, 0, 1]]
+    pictures = np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in made["png"]])
+    generator = load_generator(generator_dir)
+    expected = np.concatenate([generator.sample(2, 5).numpy(), generator.sample(1, 6).numpy()])[:, 0]
+    np.testing.assert_array_equal(pictures, expected)
+
+
+def test_only_n_must_be_given(register, load):
+    model = load(register().model_uri)
+    made = model.predict(pd.DataFrame({"n": [3]}))
+    assert len(made) == 3
+    assert set(made["seed"]) == {0}
+    schema = model.metadata.signature.inputs
+    assert {column.name: column.required for column in schema} == {
+        "n": True,
+        "seed": False,
+        "label": False,
+        "truncation": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"n": [1, 0]}, "row 1: n is 0; ask for 1 or more"),
+        ({"n": [-4]}, "row 0: n is -4"),
+        ({"n": [1000, 1000]}, "asks for 2000 pictures; the most at once is 1024"),
+        ({"n": [1], "label": [3]}, "no label 3; it was trained without labels"),
+        ({"seed": [1]}, "missing inputs"),
+        ({"n": ["two"]}, "Incompatible input types"),
+    ],
+)
+def test_a_request_that_cannot_be_met_says_why(register, load, rows, message):
+    with pytest.raises(MlflowException, match=message) as raised:
+        load(register().model_uri).predict(pd.DataFrame(rows))
+    assert raised.value.get_http_status_code() == 400
+
+
+def test_there_is_no_pickle_in_the_model(register, client):
+    folder = artifacts(client, register().version)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {"MLmodel", "pyfunc_model.py", "README.md", "generator.safetensors"} <= {path.name for path in files}
+    for path in files:
+        assert path.suffix not in {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin"}, path
+        content = path.read_bytes()
+        assert not content.startswith(b"\x80"), path  # how every pickle since protocol 2 begins
+        assert not content.startswith(b"PK"), path  # torch.save's zip
+        with pytest.raises(ValueError, match=r".*"):
+            list(pickletools.genops(content))  # nor one of the oldest protocols
+
+
+def test_nothing_of_this_machine_is_in_the_model(register, client, generator_dir):
+    for path in artifacts(client, register().version).rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert str(generator_dir).encode() not in content, path
+            assert str(Path.cwd()).encode() not in content, path
+
+
+def test_the_requirements_are_those_installed_without_local_builds(register, client):
+    lines = (artifacts(client, register().version) / "requirements.txt").read_text().splitlines()
+    assert {line.split("==")[0] for line in lines} >= {"mlflow", "torch", "numpy", "pillow", "safetensors"}
+    assert not [line for line in lines if "+" in line]
+
+
+def test_a_version_works_where_gantry_is_not_installed(register, uri, tmp_path):
+    registered = register()
+    code = (
+        "import sys, mlflow, pandas\n"
+        "sys.path = [p for p in sys.path if p != sys.argv[3]]\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "made = mlflow.pyfunc.load_model(sys.argv[2]).predict(pandas.DataFrame({'n': [2]}))\n"
+        "import gan_core\n"
+        "assert 'mlartifacts' in gan_core.__file__, gan_core.__file__\n"
+        "assert 'pipelines' not in sys.modules\n"
+        "print(len(made), made['png'][0][1:4].decode())\n"
+    )
+    command = [sys.executable, "-c", code, uri, registered.model_uri, str(Path.cwd())]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.stdout.split() == ["2", "PNG"], done.stderr
+
+
+def test_one_stage_key_registers_once(register, client):
+    first = register(stage_key="a")
+    assert register(stage_key="a") == first
+    assert register(stage_key="b").version == "2"
+    assert client.get_model_version_by_alias("digits", "challenger").version == 2
+    assert register(stage_key="a").version == "1"  # registered again, it is the challenger again
+    assert client.get_model_version_by_alias("digits", "challenger").version == 1
+    assert len(client.search_model_versions("name = 'digits'")) == 2
+
+
+def test_an_attempt_that_was_killed_leaves_no_second_model(register, client, uri):
+    experiment = client.create_experiment("gantry")
+    client.create_logged_model(experiment, name="digits", tags={"gantry.stage_key": "a"})
+    register(stage_key="a")
+    assert len(client.search_logged_models([experiment])) == 1
+
+
+def test_the_version_leads_back_to_its_run_and_to_the_data(register, client, uri, tmp_path, generator_dir):
+    RunLog(tmp_path / "track", key="pipeline-1", name="digits").finish()
+    sync(tmp_path / "track", tracking_uri=uri, experiment="gantry")
+    run_id = find_run(uri, "gantry", "pipeline-1").run_id
+    sheet, lock = tmp_path / "sheet.png", tmp_path / "lock"
+    Image.new("L", (4, 4)).save(sheet)
+    lock.write_text("stages: {}")
+    tags = {
+        "gantry.stage_key": "k",
+        "gantry.dataset": "d" * 64,
+        "gantry.git_commit": "abc",
+        "gantry.dvc_lock": "e" * 64,
+    }
+    registered = register(12.5, run_id=run_id, tags=tags, card={"samples.png": sheet, "dvc.lock": lock})
+    version = client.get_model_version("digits", registered.version)
+    assert version.run_id == run_id
+    assert tags.items() <= version.tags.items()
+    assert version.tags["gantry.run"] == run_id
+    assert json.loads(version.tags["gantry.protocol"])["real_count"] == 60000
+    card = (artifacts(client, registered.version) / "README.md").read_text()
+    assert card == version.description
+    for part in ("**fid 12.50**", "| real_count | `60000` |", "| git_commit | `abc` |", "![samples.png](samples.png)"):
+        assert part in card
+    assert (artifacts(client, registered.version) / "samples.png").read_bytes() == sheet.read_bytes()
+    assert (artifacts(client, registered.version) / "dvc.lock").read_text() == "stages: {}"
+    run = client.get_run(run_id)
+    (output,) = run.outputs.model_outputs
+    assert output.model_id in version.source
+    assert run.data.metrics == {"fid": 12.5}
+
+
+def test_without_a_run_one_is_made_so_that_every_version_has_one(register, client):
+    version = client.get_model_version("digits", register().version)
+    assert client.get_run(version.run_id).info.run_name == "register"
+
+
+@pytest.mark.parametrize("name", ["", "o'hara", "a/b", "a:b"])
+def test_a_name_that_the_registry_cannot_look_up_is_refused(register, name):
+    with pytest.raises(TrackingError, match=r"register\.name"):
+        register(name=name)
+
+
+def test_a_damaged_generator_gets_no_version(register, client, tmp_path):
+    (tmp_path / "broken").mkdir()
+    with pytest.raises(CheckpointError, match="holds no exported generator"):
+        register(generator_dir=tmp_path / "broken")
+    assert client.search_registered_models() == []

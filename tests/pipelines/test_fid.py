@@ -1,0 +1,88 @@
+"""``gantry fid`` compares whatever two things a user of pytorch-fid or clean-fid has at hand."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from gan_core.config import build
+from gan_core.errors import DataError, GantryError, SettingsError
+from gan_core.families import ImageShape, build_family, family_config
+from gan_core.generator import save_generator
+from gan_core.metrics.protocol import Protocol
+from pipelines.fid import fid
+from tests.datasets import blobs, write_prepared
+from tests.gan_core.metrics.conftest import weights_file  # noqa: F401  the fixture
+from tests.gan_core.metrics.test_sources import write_folder
+
+FAST = ["--features", "64", "--device", "cpu"]
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(fid, [str(argument) for argument in arguments])
+    if isinstance(result.exception, GantryError):
+        raise result.exception
+    return result
+
+
+@pytest.mark.weights
+@pytest.mark.usefixtures("weights_file")
+def test_a_folder_a_zip_and_a_dataset_of_the_same_pictures_are_at_distance_zero(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "folder", blobs(8))
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+    dataset = write_prepared(tmp_path / "dataset", blobs(8))
+    for other in (packed, dataset):
+        result = run(folder, other, *FAST, "--json")
+        assert result.exit_code == 0, result.output
+        figure = json.loads(result.stdout)
+        assert figure["value"] == pytest.approx(0, abs=1e-5)
+        assert build(Protocol, figure["protocol"]).real_count == 8
+
+
+@pytest.mark.weights
+@pytest.mark.usefixtures("weights_file")
+def test_a_generator_is_compared_with_a_dataset_in_either_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = family_config("dcgan", {})
+    family = build_family("dcgan", config, ImageShape(channels=1, height=16, width=16))
+    save_generator(tmp_path / "generator", family_name="dcgan", family=family)
+    dataset = write_prepared(tmp_path / "dataset", blobs(8))
+    one = run(tmp_path / "generator", dataset, *FAST, "--json", "--seed", "3")
+    other = run(dataset, tmp_path / "generator", *FAST, "--json", "--seed", "3")
+    figure = json.loads(one.stdout)
+    assert figure["value"] > 0.1
+    assert {**json.loads(other.stdout), "a": 0, "b": 0} == {**figure, "a": 0, "b": 0}
+    assert figure["seed"] == 3
+    assert figure["protocol"]["split"] == "train"
+    assert figure["protocol"]["fake_count"] == figure["protocol"]["real_count"] == 8
+
+
+@pytest.mark.weights
+@pytest.mark.usefixtures("weights_file")
+def test_the_line_for_people_has_the_figure_and_its_stamp(tmp_path: Path) -> None:
+    folder, other = write_folder(tmp_path / "a", blobs(8)), write_folder(tmp_path / "b", blobs(8, seed=1))
+    result = run(folder, other, *FAST, "--n", "6")
+    assert result.stdout.startswith("FID ")
+    assert "6 against 6 real" in result.stdout
+    assert "tf1-bilinear-299" in result.stdout
+
+
+def test_bf16_needs_a_word_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--unpublished"):
+        run(write_folder(tmp_path / "a", blobs(3)), tmp_path / "a", "--precision", "bf16")
+
+
+def test_a_label_file_of_stylegan_does_not_make_a_folder_a_prepared_dataset(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", blobs(3))
+    (folder / "dataset.json").write_text('{"labels": null}')
+    with pytest.raises(DataError, match="has 3 pictures, fewer than the 5"):
+        run(folder, folder, "--n", "5", *FAST)
+
+
+def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no pictures"):
+        run(tmp_path / "empty", tmp_path / "empty")

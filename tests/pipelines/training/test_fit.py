@@ -1,0 +1,80 @@
+"""Ray Train around the trainer: survives a killed worker without changing a byte, and hands over clear errors."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from gan_core.data import PreparedDataset
+from gan_core.errors import SettingsError
+from gan_core.training.trainer import Trainer
+from pipelines.training.curves import read_curves
+from pipelines.training.fit import fit
+from pipelines.training.worker import CURVES, GENERATOR
+from tests.datasets import blobs, write_prepared
+from tests.pipelines.settings_example import small_settings
+
+pytestmark = pytest.mark.ray
+
+
+class Killer(threading.Thread):
+    """Kills the training worker once it has written so many rows of metrics."""
+
+    def __init__(self, curves: Path, rows: int) -> None:
+        super().__init__(daemon=True)
+        self._curves, self._rows = curves, rows
+        self.killed: list[int] = []
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and len(read_curves(self._curves)) < self._rows:
+            time.sleep(0.05)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                os.kill(process.pid, signal.SIGKILL)
+                self.killed.append(process.pid)
+
+
+def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(tmp_path: Path, ray_cluster: str) -> None:
+    data = write_prepared(tmp_path / "data", blobs(64))
+    settings = small_settings(train__steps=240, train__log_every=10, train__checkpoint_every=20)
+    work = tmp_path / "work" / "key"
+    work.mkdir(parents=True)
+    killer = Killer(work / CURVES, rows=4)
+    killer.start()
+    fit(work, data, settings, run_key="key", run_name="train", track=tmp_path / "track")
+    killer.join()
+    assert killer.killed, "the worker ended before it could be killed: train longer"
+
+    alone = Trainer(
+        settings.model.family,
+        settings.model.config,
+        PreparedDataset(data),
+        settings.train.core(),
+        tmp_path / "alone",
+        device="cpu",
+    )
+    # Sums in another order round otherwise: the same number of threads as the worker had, one for each CPU.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone.run()
+    finally:
+        torch.set_num_threads(threads)
+    alone.export(tmp_path / "alone-generator")
+    weights = "generator.safetensors"
+    assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
+    assert list(read_curves(work / CURVES)["step"]) == list(range(10, 241, 10))
+
+
+def test_an_error_of_the_trainer_is_handed_over_without_retries(tmp_path: Path, ray_cluster: str) -> None:
+    data = write_prepared(tmp_path / "data", blobs(16, size=12))
+    work = tmp_path / "work" / "key"
+    work.mkdir(parents=True)
+    with pytest.raises(SettingsError, match="ingest.size"):
+        fit(work, data, small_settings(), run_key="key", run_name="train", track=None)
