@@ -31,15 +31,11 @@ def model_card(
         tags: lineage tags.
         files: names of the files beside the card; pictures among them are shown.
     """
-    shape = info["shape"]
-    kind = f"{info['family']} generator, {shape['height']}x{shape['width']} pixels, {shape['channels']} channel(s)"
-    if shape.get("classes"):
-        kind += f", {shape['classes']} classes"
-    parts = [f"# {name}", f"A {kind}."]
+    parts = [f"# {name}", f"A {_kind(info)}."]
     parts += [f"![{file}]({file})" for file in files if file.endswith(".png")]
     parts += [
         "## Figures",
-        f"**{figure['name']} {figure['value']:.2f}** (lower is better). Comparable only with figures of the same protocol:",
+        f"**{_figure(figure)}** (lower is better). Comparable only with figures of the same protocol:",
         _table("protocol", figure["protocol"]),
         "## Lineage",
         _table("from", {key.removeprefix("gantry."): value for key, value in tags.items()}),
@@ -49,6 +45,30 @@ def model_card(
         _USE.format(name=name),
     ]
     return "\n\n".join(parts)
+
+
+def version_description(*, info: Mapping[str, Any], figure: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """What the registry's pages say of a version: the figure first, because lists of versions show the first line only.
+
+    The registry keeps 5000 characters and shows no pictures; those are in the card.
+    """
+    parts = [
+        f"**{_figure(figure)}** {_kind(info)}",
+        f"Protocol: {figure['stamp']}.",
+        _table("from", {key.removeprefix("gantry."): value for key, value in tags.items()}),
+        "The model card, with samples, is README.md among the model's files.",
+    ]
+    return "\n\n".join(parts)[:5000]
+
+
+def _kind(info: Mapping[str, Any]) -> str:
+    shape = info["shape"]
+    kind = f"{info['family']} generator, {shape['height']}x{shape['width']} pixels, {shape['channels']} channel(s)"
+    return f"{kind}, {shape['classes']} classes" if shape.get("classes") else kind
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    return f"{figure['name'].upper()} {figure['value']:.2f}"
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:

@@ -49,8 +49,8 @@ def write_model(
     card: Mapping[str, Path],
     model_id: str,
     run_id: str | None,
-) -> str:
-    """Write the model folder ``target``; return the text of its card.
+) -> None:
+    """Write the model folder ``target``, its card included.
 
     Args:
         target: a folder that does not exist.
@@ -92,4 +92,3 @@ def write_model(
         shutil.copyfile(source, target / file)
     text = model_card(name=name, info=info, figure=figure, tags=tags, files=card)
     (target / "README.md").write_text(text, encoding="utf-8")
-    return text

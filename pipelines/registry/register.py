@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from gan_core.config import as_dict, build
 from gan_core.errors import TrackingError
+from gan_core.files import read_json
 from gan_core.metrics.protocol import Protocol
+from pipelines.registry.card import version_description
 from pipelines.registry.model_folder import write_model
 from pipelines.tracking.store import KEY_TAG, connect, ensure_experiment, find_run_id, is_refusal, reaching, resolve_uri
 
@@ -134,7 +136,7 @@ def _create(
     )
     with tempfile.TemporaryDirectory(prefix="gantry-model-") as temporary:
         folder = Path(temporary) / "model"
-        text = write_model(
+        write_model(
             folder,
             generator_dir=generator_dir,
             name=name,
@@ -147,8 +149,14 @@ def _create(
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     # The source is the folder itself: given "models:/ID", MLflow's registry looks the id up at its global tracking URI.
+    info = read_json(generator_dir / "generator.json")
     version = client.create_model_version(
-        name, logged.artifact_location, run_id, tags=tags, description=text, model_id=logged.model_id
+        name,
+        logged.artifact_location,
+        run_id,
+        tags=tags,
+        description=version_description(info=info, figure=figure, tags=lineage),
+        model_id=logged.model_id,
     )
     _link(client, logged.model_id, run_id, version, figure)
     return version

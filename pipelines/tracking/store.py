@@ -89,7 +89,9 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
                 )
             return experiment.experiment_id
         try:
-            return client.create_experiment(name, artifact_location=_artifact_location(uri, name))
+            # The kind makes MLflow's pages show runs and metrics first, in place of prompts and traces.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return client.create_experiment(name, artifact_location=_artifact_location(uri, name), tags=kind)
         except Exception as error:
             if not is_refusal(error):  # a refusal: another process made it between the two calls
                 raise
