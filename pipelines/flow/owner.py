@@ -29,6 +29,7 @@ def mark_crashed(flow_name: str, checkout: Path) -> list[str]:
         runs = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateTypeFilter(any_=unfinished))),
+            limit=200,
         )
         marked = []
         for run in runs:

@@ -58,6 +58,7 @@ def server(root: Path, *, port: int | None = None, lasting: bool = False) -> Ite
     """
     before = {name: os.environ.get(name) for name in (*prefect_environment(root), "PREFECT_API_URL")}
     os.environ.update(prefect_environment(root))
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     try:
         url = before["PREFECT_API_URL"] or _kept(root)
         if url:
@@ -112,7 +113,6 @@ def _kept(root: Path) -> str | None:
 @contextmanager
 def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
     home = Path(os.environ["PREFECT_HOME"])
-    home.mkdir(parents=True, exist_ok=True)
     port = free_port(PORT) if port is None else port
     url = f"http://127.0.0.1:{port}/api"
     log = home / "server.log"

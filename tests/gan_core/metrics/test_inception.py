@@ -131,6 +131,14 @@ def test_features_do_not_depend_on_the_batch(small_extractor: Extractor) -> None
     assert torch.allclose(together[-2:], small_extractor(pictures[-2:]), rtol=1e-4, atol=1e-5)
 
 
+def test_bf16_gives_nearly_the_same_features_in_float32(small_extractor: Extractor) -> None:
+    torch.manual_seed(0)
+    low = Extractor(Inception(64), features=64, precision="bf16", device=torch.device("cpu"), weights="random")
+    found, wanted = low(photographs()[:2]), small_extractor(photographs()[:2])
+    assert found.dtype == torch.float32
+    assert 0 < float((found - wanted).norm() / wanted.norm()) < 0.02
+
+
 def test_extracting_leaves_torchs_precision_settings_alone(small_extractor: Extractor) -> None:
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul, torch.backends.mkldnn.conv)
     before = [backend.fp32_precision for backend in backends]

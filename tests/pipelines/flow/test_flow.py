@@ -10,6 +10,8 @@ from tests.pipelines.toy import running, start, wait_for
 
 pytestmark = pytest.mark.prefect
 
+PARAMS_SLOW = "fail: none\nseconds_a: 300\nseconds_b: 0\n"
+
 
 def _run(root, **parameters):
     from pipelines.flow.flow import pipeline
@@ -78,9 +80,6 @@ def test_a_stage_that_takes_too_long_is_ended(prefect_api, flow_project):
     assert not any(map(running, _pids(flow_project, "a")))
 
 
-PARAMS_SLOW = "fail: none\nseconds_a: 300\nseconds_b: 0\n"
-
-
 def test_cancelling_a_flow_ends_its_processes(prefect_api, flow_project):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -94,10 +93,8 @@ def test_cancelling_a_flow_ends_its_processes(prefect_api, flow_project):
         pids.extend(_pids(flow_project, "a"))
         chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
         with get_client(sync_client=True) as client:
-            for run in client.read_flow_runs(flow_run_filter=chosen):
+            for run in client.read_flow_runs(flow_run_filter=chosen, limit=20):
                 client.set_flow_run_state(run.id, Cancelling())
-
-    from contextvars import copy_context
 
     thread = threading.Thread(target=copy_context().run, args=(cancel,))
     thread.start()
