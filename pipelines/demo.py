@@ -14,7 +14,7 @@ def demo() -> None:
     """Run everything on Fashion-MNIST, with the settings of params.yaml: a quarter of an hour on two CPU cores."""
     started = time.monotonic()
     # Imported here: `gantry --help` need not wait for torch and Prefect.
-    from gan_core.weights import inception_weights
+    from gan_core.weights import inception_file
     from pipelines.data.raw import fetch_public
     from pipelines.data.sources import PUBLIC_DATASETS
     from pipelines.flow.cli import run_here
@@ -26,7 +26,7 @@ def demo() -> None:
         say("demo", f"raw data: {settings.data.name}")
         fetch_public(settings.data.name, root=root)
     say("demo", "weights of the feature network that FID is measured with")
-    inception_weights()
+    inception_file()
     run_here(root)
     click.echo(summary(root, time.monotonic() - started))
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 REJECTS_FILE = "rejects.csv"
 FORMAT = 1
-_RUN = 512  # pictures converted at a time; part of the result's layout in no way, so not a setting
+_RUN = 256  # pictures converted at a time; not part of the layout of the result, so not a setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def version_description(*, info: Mapping[str, Any], figure: Mapping[str, Any], t
     The registry keeps 5000 characters and shows no pictures; those are in the card.
     """
     parts = [
-        f"**{_figure(figure)}** {_kind(info)}",
+        f"{_figure(figure)}, {_kind(info)}",
         f"Protocol: {figure['stamp']}.",
         _table("from", {key.removeprefix("gantry."): value for key, value in tags.items()}),
         "The model card, with samples, is README.md among the model's files.",

@@ -91,6 +91,7 @@ def test_distance_equals_scipys(n: int, m: int) -> None:
     assert frechet_distance(moments(x), moments(y)) == pytest.approx(by_scipy(x, y), rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Matrix is singular")  # scipy's word on the case that is tested
 def test_distance_of_dead_features_equals_scipys() -> None:
     x, y = features(400, 64, seed=1), features(300, 64, seed=2, shift=0.1)
     x[:, 5:20], y[:, 10:30] = 0, 0

@@ -166,7 +166,7 @@ def test_the_version_leads_back_to_its_run_and_to_the_data(register, client, uri
     assert version.tags["gantry.run"] == run_id
     assert json.loads(version.tags["gantry.protocol"])["real_count"] == 60000
     card = (artifacts(client, registered.version) / "README.md").read_text()
-    assert version.description.startswith("**FID 12.50** dcgan generator, 16x16 pixels")
+    assert version.description.startswith("FID 12.50, dcgan generator, 16x16 pixels")
     assert "| git_commit | `abc` |" in version.description
     for part in ("**FID 12.50**", "| real_count | `60000` |", "| git_commit | `abc` |", "![samples.png](samples.png)"):
         assert part in card
