@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import logging
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -137,6 +138,8 @@ def ingest(
     note = readers.read_note(raw)
     listing = readers.list_pictures(raw, note)
     out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{out.name}.parts-*"):
+        shutil.rmtree(left)  # of a run that was killed
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.parts-", dir=out.parent) as scratch:
         if settings.test_share > 0 and _has_splits(listing.entries):
             log.warning("%s has splits of its own; ingest.test_share (%s) is left aside.", raw, settings.test_share)

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect import flow, get_run_logger, task
@@ -47,7 +48,8 @@ class StageResult:
     """What became of one stage in a run."""
 
     stage: str
-    state: Literal["Ran", "Cached", "Failed", "TimedOut", "Cancelled"]
+    state: str
+    """Ran, Cached, Failed, TimedOut, Cancelled or Crashed."""
     seconds: float
 
 
@@ -82,7 +84,7 @@ def pipeline(
     if overrides and not revision:
         raise StageError("Overrides are for runs of a revision: in the checkout, params.yaml says what is run.")
     with get_client(sync_client=True) as client:
-        owner.sign(client, client.read_flow_run(current_run.get_id()), root)
+        owner.sign(client, client.read_flow_run(_run_id()), root)
     with contextlib.ExitStack() as stack:
         if revision:
             name = run_name()
@@ -102,7 +104,11 @@ def pipeline(
 
 def run_name() -> str:
     """Names the current flow run: what Prefect calls it, and enough of its id to be the only one."""
-    return f"{current_run.get_name()}-{str(current_run.get_id())[:8]}"
+    return f"{current_run.get_name()}-{str(_run_id())[:8]}"
+
+
+def _run_id() -> UUID:
+    return UUID(current_run.get_id())
 
 
 def _run_plan(
@@ -118,9 +124,11 @@ def _run_plan(
             retry_delay_seconds=settings.retry_delay_s,
         )
         state = attempt(workspace, node, settings.timeout_s.get(node.name), stop, return_state=True)
-        results.append(StageResult(stage=node.name, state=state.name, seconds=time.monotonic() - began))
+        results.append(
+            StageResult(stage=node.name, state=state.name or state.type.value, seconds=time.monotonic() - began)
+        )
         if state.is_cancelled() or stop.is_set():
-            return Cancelled(message=f"Cancelled in stage '{node.name}'.", data=results)
+            return Cancelled(message=f"Cancelled in stage '{node.name}'.")
         if not state.is_completed():
             raise PipelineError(state.message or f"Stage '{node.name}' failed.", results)
     if workspace.experiment:
@@ -181,7 +189,7 @@ def record(workspace: Workspace) -> None:
 def _watch_for_cancelling() -> Iterator[threading.Event]:
     """An event that is set when somebody cancels the current flow run, in the UI or by the command line."""
     cancelled, over = threading.Event(), threading.Event()
-    run = current_run.get_id()
+    run = _run_id()
 
     def watch() -> None:
         warned = False

@@ -7,6 +7,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
 from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypeFilter
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Crashed
 
 from pipelines.stages.alive import identity, lives
@@ -29,6 +30,7 @@ def mark_crashed(flow_name: str, checkout: Path) -> list[str]:
         runs = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateTypeFilter(any_=unfinished))),
+            sort=FlowRunSort.START_TIME_DESC,
             limit=200,
         )
         marked = []

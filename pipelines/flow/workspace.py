@@ -127,7 +127,7 @@ def share_cache(checkout: Path, root: Path) -> None:
         # As DVC reads them, relative paths are absolute here; saved below, they are relative to the worktree.
         own = repo.config.load_one("local")
         remotes = {**repo.config.load_one("repo")["remote"], **own["remote"]}
-        cache = {"dir": str(Path(repo.cache.local.path).resolve())}
+        cache: dict[str, Any] = {"dir": str(Path(repo.cache.local.path).resolve())}
         if "type" not in repo.config["cache"]:
             cache["type"] = ["reflink", "hardlink", "copy"]
     with Config(str(root / ".dvc")).edit("local") as local:

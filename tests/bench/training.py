@@ -113,9 +113,13 @@ def _peak(dtype: torch.dtype, device: torch.device) -> float:
     """Operations per second of a square matrix product that is large for the machine."""
     size = 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    best = min(_seconds(lambda count: [a @ b for _ in range(count)] and None, 5, device) / 5 for _ in range(3))
-    return 2 * size**3 / best
+
+    def multiply(count: int) -> None:
+        for _ in range(count):
+            torch.mm(a, b)
+
+    multiply(1)
+    return 2 * size**3 / min(_seconds(multiply, 5, device) / 5 for _ in range(3))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ import csv
 import hashlib
 import io
 import shutil
+import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -215,6 +218,22 @@ def test_a_folder_with_nothing_usable_is_a_clear_error_whatever_the_limit(tmp_pa
         ingest(tmp_path / "raw", tmp_path / "out", IngestSettings(max_reject_share=1.0), name="x")
     with pytest.raises(DataError, match="No raw data in"):
         ingest(tmp_path / "nowhere", tmp_path / "out", IngestSettings(), name="x")
+
+
+def test_a_killed_run_leaves_no_dataset_and_the_next_one_tidies_up(tmp_path: Path) -> None:
+    raw, out = pets(tmp_path / "raw"), tmp_path / "work" / "out"
+    script = (
+        "import os, signal, sys\nfrom pipelines.data import ingest as module\n"
+        "module.write_shard = lambda spec: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "module.ingest(sys.argv[1], sys.argv[2], module.IngestSettings(), name='x')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(raw), str(out)], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert list(out.parent.glob(".out.parts-*"))
+    ingest(raw, out, SMALL, name="x")
+    assert not list(out.parent.glob(".out.parts-*"))
+    assert PreparedDataset(out).info.splits == {"train": 10}
 
 
 def test_raw_data_is_not_touched(tmp_path: Path) -> None:

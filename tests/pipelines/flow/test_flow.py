@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from contextvars import copy_context
 
 import pytest
 
@@ -84,6 +85,7 @@ def test_cancelling_a_flow_ends_its_processes(prefect_api, flow_project):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
     from prefect.states import Cancelling
 
     (flow_project / "params.yaml").write_text(PARAMS_SLOW)
@@ -93,7 +95,7 @@ def test_cancelling_a_flow_ends_its_processes(prefect_api, flow_project):
         pids.extend(_pids(flow_project, "a"))
         chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
         with get_client(sync_client=True) as client:
-            for run in client.read_flow_runs(flow_run_filter=chosen, limit=20):
+            for run in client.read_flow_runs(flow_run_filter=chosen, limit=20, sort=FlowRunSort.START_TIME_DESC):
                 client.set_flow_run_state(run.id, Cancelling())
 
     thread = threading.Thread(target=copy_context().run, args=(cancel,))

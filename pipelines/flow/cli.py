@@ -1,0 +1,193 @@
+"""``gantry run``, ``gantry serve`` and ``gantry ui``."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import webbrowser
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gan_core.errors import GantryError, StageError
+from pipelines.flow.server import PORT, free_port, server
+from pipelines.flow.workspace import parse_override, remove_abandoned, tracking_uri
+from pipelines.stages.alive import enter_guard, guarded
+from pipelines.stages.work import var_directory
+
+if TYPE_CHECKING:
+    from pipelines.flow.flow import StageResult
+
+LOG = logging.getLogger(__name__)
+MLFLOW_PORT = 5000
+
+
+@click.command()
+@click.argument("stages", nargs=-1)
+@click.option("--revision", metavar="REV", help="Run this branch, tag or commit in a git worktree of its own.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A value of params.yaml for this run only, such as train.steps=100. Needs --revision.",
+)
+def run(stages: tuple[str, ...], revision: str | None, sets: tuple[str, ...]) -> None:
+    """Run the pipeline now, through Prefect: STAGES and what they need, or all of it.
+
+    Without --revision it runs in this checkout, as `dvc repro` does. With it, the run is recorded as a DVC experiment.
+    """
+    if sets and not revision:
+        raise StageError(
+            "--set is for runs of a revision (--revision HEAD): in the checkout, params.yaml says what is run; edit it."
+        )
+    overrides = dict(parse_override(text) for text in sets)
+    root = _checkout()
+    _log_to_terminal()
+    with server(root) as url:
+        # Prefect reads its settings when it is imported: not before the server is known.
+        from pipelines.flow.flow import PipelineError, mark_crashed, pipeline
+
+        mark_crashed(root)
+        remove_abandoned(root)
+        state = pipeline(str(root), list(stages), revision, overrides, return_state=True)
+        if state.is_cancelled():
+            raise StageError(state.message or "The run was cancelled.")
+        outcome: Any = state.result(raise_on_failure=False)
+        if isinstance(outcome, PipelineError):
+            click.echo(summary(outcome.results), err=True)
+            raise outcome
+        if isinstance(outcome, GantryError):
+            raise outcome
+        if not state.is_completed():
+            raise StageError(f"The flow run ended as {state.name}: {state.message}. Prefect's address is {url}.")
+        click.echo(summary(outcome))
+
+
+@click.command()
+@click.option("--cron", required=True, help="When to run, in five fields: '0 3 * * *' is daily at three.")
+@click.option("--timezone", default=None, help="Of the schedule, such as Europe/Berlin; UTC by default.")
+@click.option("--name", default="scheduled", show_default=True, help="Of the deployment.")
+@click.option("--revision", default="HEAD", show_default=True, help="What to run: resolved anew at each run.")
+@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="A value of params.yaml for these runs.")
+@click.option("--limit", default=1, show_default=True, help="Runs at once.")
+@click.option("--port", default=PORT, show_default=True, help="Of the Prefect server, where this has to start one.")
+def serve(
+    cron: str, timezone: str | None, name: str, revision: str, sets: tuple[str, ...], limit: int, port: int
+) -> None:
+    """Run the pipeline on a schedule, each time in a git worktree of its own, until Ctrl-C.
+
+    Each run is recorded as a DVC experiment and pushed where a remote is set.
+    """
+    overrides = dict(parse_override(text) for text in sets)
+    root = _checkout()
+    # The runs are processes of Prefect's runner: nothing else would end them if this one is killed.
+    enter_guard(grace=30.0)
+    _log_to_terminal()
+    with server(root, port=port, lasting=True) as url:
+        from prefect.flows import EntrypointType
+        from prefect.schedules import Cron
+
+        from pipelines.flow.flow import mark_crashed, pipeline
+
+        mark_crashed(root)
+        remove_abandoned(root)
+        click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {url.removesuffix('/api')}. Ctrl-C ends it.")
+        pipeline.serve(
+            name=name,
+            schedule=Cron(cron, timezone=timezone),
+            parameters={"checkout": str(root), "revision": revision, "overrides": overrides},
+            limit=limit,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            print_starting_message=False,
+        )
+
+
+@click.command()
+@click.option("--mlflow-port", default=MLFLOW_PORT, show_default=True)
+@click.option("--prefect-port", default=PORT, show_default=True)
+@click.option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
+def ui(mlflow_port: int, prefect_port: int, open_browser: bool) -> None:
+    """Show the runs: MLflow's and Prefect's pages on this machine, until Ctrl-C."""
+    root = _checkout()
+    enter_guard(grace=10.0)
+    _log_to_terminal()
+    with ExitStack() as stack:
+        mlflow = _mlflow_page(root, mlflow_port, stack)
+        prefect = stack.enter_context(server(root, port=prefect_port, lasting=True)).removesuffix("/api")
+        pages = {"MLflow": mlflow, "Prefect": prefect}
+        for what, page in pages.items():
+            click.echo(f"{what + ':':9}{page}")
+            if open_browser:
+                webbrowser.open(page)
+        click.echo("Ctrl-C ends both.")
+        while True:
+            time.sleep(3600)
+
+
+def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
+    """Where MLflow's pages are: a tracking server's own, or those of a process started here on the checkout's store."""
+    uri = tracking_uri(root)
+    if uri is None:
+        raise StageError("params.yaml has no track.uri: there is no MLflow store to show.")
+    if uri.startswith(("http://", "https://")):
+        return uri
+    if free_port(port) != port:
+        raise StageError(f"Port {port} of this machine is taken. Choose another with --mlflow-port.")
+    log = var_directory(root) / "mlflow-ui.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            guarded([*command, "--port", str(port)]),
+            cwd=root,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            start_new_session=True,
+        )
+    stack.callback(_end, process)
+    page = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while free_port(port) == port:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise StageError(f"MLflow's pages did not start. Their log is {log}.")
+        time.sleep(0.2)
+    return page
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+
+
+def summary(results: Iterable["StageResult"]) -> str:
+    """A line for each stage: its name, what became of it, how long it took."""
+    rows: Sequence[Any] = list(results)
+    if not rows:
+        return "No stage was run."
+    width = max(len(row.stage) for row in rows)
+    return "\n".join(f"{row.stage:{width}}  {row.state:9}  {row.seconds:8.1f} s" for row in rows)
+
+
+def _checkout() -> Path:
+    """The checkout: the current directory, which has to be its root."""
+    root = Path.cwd()
+    if not (root / "dvc.yaml").is_file():
+        raise StageError(f"There is no dvc.yaml in {root}. Run gantry in the root of a Gantry checkout.")
+    return root
+
+
+def _log_to_terminal() -> None:
+    """What Gantry itself says, to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("pipelines")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,163 @@
+"""Worktrees: one commit, its data from the shared cache, its own parameters, nothing left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gan_core.errors import SettingsError, StageError
+from pipelines.flow.workspace import (
+    apply_overrides,
+    dvc,
+    git,
+    parse_override,
+    remove_abandoned,
+    tracking_uri,
+    worktree_workspace,
+)
+from tests.pipelines.toy import dvc as run_dvc
+from tests.pipelines.toy import run as run_command
+from tests.pipelines.toy import start
+
+
+@pytest.fixture
+def data_project(flow_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy project with its raw data under DVC, and a relative remote."""
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "toy")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "toy@example.org")
+    run_command("git", "rm", "-q", "--cached", "raw", cwd=flow_project)
+    run_dvc("add", "-q", "raw", cwd=flow_project)
+    (flow_project / ".dvc" / "config").write_text(
+        "[core]\n    remote = store\n['remote \"store\"']\n    url = ../store\n"
+    )
+    run_command("git", "add", "-A", cwd=flow_project)
+    run_command("git", "commit", "-qm", "data", cwd=flow_project)
+    return flow_project
+
+
+def _worktree(project: Path, name: str = "one", **options):
+    return worktree_workspace(project, **{"revision": "main", "overrides": {}, "name": name, **options})
+
+
+def test_a_worktree_runs_a_commit_and_is_gone_afterwards(data_project):
+    (data_project / "params.yaml").write_text("never: committed\n")
+    with _worktree(data_project, overrides={"seconds_b": 0.5}) as workspace:
+        root = workspace.root
+        assert root.is_relative_to(data_project / "var")
+        assert (root / "raw").read_text() == "raw\n"
+        assert "seconds_b: 0.5" in (root / "params.yaml").read_text()
+        assert "fail: none" in (root / "params.yaml").read_text()
+        assert workspace.environment["GANTRY_VAR"] == str(data_project / "var")
+        assert workspace.environment["PYTHONPATH"].split(os.pathsep)[0] == str(root)
+        dvc(root, workspace.environment, "repro", "-q")
+        dvc(root, workspace.environment, "exp", "save", "-n", "night")
+        # To the same place as from the checkout, though its address is relative.
+        dvc(root, workspace.environment, "push", "-q")
+    assert not root.exists()
+    assert "worktrees" not in git(data_project, "worktree", "list")
+    assert (data_project / "store").is_dir()
+    assert "night" in run_dvc("exp", "list", "--name-only", cwd=data_project).stdout
+    assert (data_project / "params.yaml").read_text() == "never: committed\n"
+
+
+def test_two_worktrees_at_once_do_not_mix_and_share_what_was_made(data_project):
+    with (
+        _worktree(data_project, "one") as one,
+        _worktree(data_project, "two", overrides={"seconds_b": 0.1}) as two,
+    ):
+        dvc(one.root, one.environment, "repro", "-q")
+        said = dvc(two.root, two.environment, "repro")
+        assert "Stage 'first' is cached" in said
+        assert "Running stage 'second'" in said
+        assert "seconds_b: 0\n" in (one.root / "params.yaml").read_text()
+    assert "dvc.lock" not in git(data_project, "status", "--short")
+
+
+def test_data_that_is_not_in_the_cache_comes_from_the_remote_or_is_an_error(data_project):
+    run_dvc("push", "-q", cwd=data_project)
+    run_command("rm", "-rf", ".dvc/cache", cwd=data_project)
+    with _worktree(data_project) as workspace:
+        assert (workspace.root / "raw").read_text() == "raw\n"
+    run_command("rm", "-rf", ".dvc/cache", cwd=data_project)
+    (data_project / ".dvc" / "config").write_text("")
+    run_command("git", "commit", "-qam", "no remote", cwd=data_project)
+    with (
+        pytest.raises(StageError, match="not in DVC's cache: raw.dvc. In the checkout, run dvc commit"),
+        _worktree(data_project),
+    ):
+        pass
+    assert not list((data_project / "var" / "worktrees").iterdir())
+
+
+def test_an_unknown_revision_is_an_error(data_project):
+    with pytest.raises(StageError, match="no revision 'mian'"), _worktree(data_project, revision="mian"):
+        pass
+
+
+def test_the_worktree_of_a_killed_run_is_removed_by_the_next(data_project):
+    code = (
+        "import sys, time; from pathlib import Path; from pipelines.flow.workspace import worktree_workspace\n"
+        "with worktree_workspace(Path.cwd(), revision='main', overrides={}, name='killed'):\n"
+        "    print('ready', flush=True); time.sleep(300)"
+    )
+    process = start(sys.executable, "-c", code, cwd=data_project)
+    assert process.stdout.readline() == "ready\n"
+    remove_abandoned(data_project)
+    left = data_project / "var" / "worktrees" / "killed"
+    assert left.exists(), "a living run's worktree was removed"
+    process.kill()
+    process.communicate()
+    assert left.exists()
+    remove_abandoned(data_project)
+    assert not left.exists()
+    assert "killed" not in git(data_project, "worktree", "list")
+
+
+def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text("train:\n  steps: 900  # updates\n  lr: 2.0e-4\n")
+    apply_overrides(params, {"train.steps": 10})
+    assert params.read_text() == "train:\n  steps: 10  # updates\n  lr: 2.0e-4\n"
+    for name, message in [
+        ("train.stpes", "no setting 'train.stpes' in params.yaml. Did you mean 'steps'"),
+        ("tarin.steps", "no setting 'tarin.steps' in params.yaml. Did you mean 'train'"),
+        ("train.steps.more", "no setting 'train.steps.more'"),
+        ("train", "'train' is a section of params.yaml: set one of steps, lr"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            apply_overrides(params, {name: 1})
+    assert "steps: 10" in params.read_text()
+
+
+def test_an_override_is_a_name_and_a_yaml_value():
+    assert parse_override("train.steps=100") == ("train.steps", 100)
+    assert parse_override("ingest.size=[64, 64]") == ("ingest.size", [64, 64])
+    assert parse_override("track.uri=sqlite:///a=b") == ("track.uri", "sqlite:///a=b")
+    with pytest.raises(SettingsError, match="write NAME=VALUE"):
+        parse_override("train.steps")
+
+
+def test_a_worktree_tracks_to_the_checkouts_store(tmp_path, monkeypatch):
+    monkeypatch.delenv("GANTRY_TRACKING_URI", raising=False)
+    assert tracking_uri(tmp_path) is None
+    (tmp_path / "params.yaml").write_text("track: {uri: 'sqlite:///var/mlflow.db'}\n")
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/var/mlflow.db"
+    monkeypatch.setenv("GANTRY_TRACKING_URI", "http://tracker")
+    assert tracking_uri(tmp_path) == "http://tracker"
+
+
+def test_stages_in_a_worktree_use_the_code_of_its_commit(data_project):
+    """A checkout of Gantry itself: the worktree's packages come before the installed ones."""
+    package = data_project / "gan_core"
+    package.mkdir()
+    (package / "__init__.py").write_text("WHICH = 'of the commit'\n")
+    run_command("git", "add", "gan_core", cwd=data_project)
+    run_command("git", "commit", "-qm", "code", cwd=data_project)
+    (package / "__init__.py").write_text("WHICH = 'of the checkout'\n")
+    with _worktree(data_project) as workspace:
+        command = [sys.executable, "-c", "import gan_core; print(gan_core.WHICH)"]
+        said = subprocess.run(command, cwd="/", env=workspace.environment, capture_output=True, text=True, check=True)
+    assert said.stdout == "of the commit\n"
