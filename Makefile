@@ -47,5 +47,5 @@ lock: $(VENV)/.ready  ## resolve the requirements again
 	  | sed -E 's/^(torch==[0-9.]+)\+cpu/\1/' | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 
-clean:          ## remove what Gantry made (not the environment, not raw data)
+clean:          ## remove what Gantry made: results, and var with MLflow's default store and registry (raw data stays)
 	@rm -rf var outputs data/prepared

@@ -17,7 +17,7 @@ def demo() -> None:
     from gan_core.weights import inception_file
     from pipelines.data.raw import fetch_public
     from pipelines.data.sources import PUBLIC_DATASETS
-    from pipelines.flow.cli import run_here
+    from pipelines.flow.cli import run_pipeline
     from pipelines.settings import load_settings
 
     root = Path.cwd()
@@ -27,7 +27,7 @@ def demo() -> None:
         fetch_public(settings.data.name, root=root)
     say("demo", "weights of the feature network that FID is measured with")
     inception_file()
-    run_here(root)
+    run_pipeline(root, [], None, {})
     click.echo(summary(root, time.monotonic() - started))
 
 

@@ -46,8 +46,15 @@ def run(stages: tuple[str, ...], revision: str | None, sets: tuple[str, ...]) ->
         raise StageError(
             "--set is for runs of a revision (--revision HEAD): in the checkout, params.yaml says what is run; edit it."
         )
-    overrides = dict(parse_override(text) for text in sets)
-    root = _checkout()
+    run_pipeline(_checkout(), list(stages), revision, dict(parse_override(text) for text in sets))
+
+
+def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides: dict[str, Any]) -> None:
+    """Run the flow for the checkout at ``root`` and print what became of each stage; see :func:`run`.
+
+    Raises:
+        GantryError: a stage failed, or the run was cancelled.
+    """
     _log_to_terminal()
     with server(root) as url:
         # Prefect reads its settings when it is imported: not before the server is known.
@@ -55,7 +62,7 @@ def run(stages: tuple[str, ...], revision: str | None, sets: tuple[str, ...]) ->
 
         mark_crashed(root)
         remove_abandoned(root)
-        state = pipeline(str(root), list(stages), revision, overrides, return_state=True)
+        state = pipeline(str(root), stages, revision, overrides, return_state=True)
         if state.is_cancelled():
             raise StageError(state.message or "The run was cancelled.")
         outcome: Any = state.result(raise_on_failure=False)
@@ -149,7 +156,7 @@ def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             start_new_session=True,
         )
     stack.callback(_end, process)

@@ -11,8 +11,8 @@ from pipelines.progress import say
 from pipelines.registry.register import register_generator
 from pipelines.settings import Settings
 from pipelines.stages.context import StageContext
-from pipelines.tracking import find_run
-from pipelines.tracking.stage import git_commit, stage_run
+from pipelines.tracking import find_run, sync
+from pipelines.tracking.stage import TRACK, git_commit, stage_run
 
 RESULT = "registered.json"
 
@@ -27,6 +27,8 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         if lock.is_file():
             run.artifact(lock)
         where = {"tracking_uri": settings.track.uri, "experiment": settings.track.experiment}
+        # The version leads back to the pipeline's run: that one has to be on the server first.
+        sync(context.var / TRACK, **where)
         pipeline = find_run(key=context.pipeline_run, **where)
         registered = register_generator(
             generator_dir=generator,

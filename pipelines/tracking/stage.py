@@ -39,6 +39,7 @@ def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
                 tags={**tags, "gantry.stage": context.name, "gantry.stage_key": context.key},
             ) as run,
         ):
+            pipeline.params({"data": settings.data.name, "model": settings.model.family, "train.steps": settings.train.steps})
             for name, digest in dataset_inputs(context.root).items():
                 run.dataset(name, source=f"data/raw/{name}", digest=digest, context=context.name)
                 pipeline.dataset(name, source=f"data/raw/{name}", digest=digest, context="pipeline")
@@ -65,6 +66,6 @@ def git_commit(root: Path) -> str:
     head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         return "none"
-    status = ["git", "-C", root, "status", "--porcelain", "--untracked-files=no"]
+    status: list[str | Path] = ["git", "-C", root, "status", "--porcelain", "--untracked-files=no"]
     changed = subprocess.run(status, capture_output=True, text=True, check=False)
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
