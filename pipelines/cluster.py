@@ -28,6 +28,7 @@ from pipelines.stages.work import var_directory
 LOG = logging.getLogger(__name__)
 
 START_SECONDS = 180.0
+_STARTS = 4
 # session_2026-11-23_18-29-08_412881_1234567/sockets/plasma_store.4294967295 and a slash before it
 _LONGEST_BELOW = 78
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
@@ -149,12 +150,25 @@ def _start_local(root: Path, num_cpus: int | None, log_to_driver: bool) -> None:
     """Start Ray on this machine. Ray guards it with a token in the user's home, and keeps its dashboard on loopback."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        log_to_driver=log_to_driver,
-        _temp_dir=_session_folder(var_directory(root) / "ray"),
-    )
+    # Ray tells by a warning that its token authentication is on, which is what we want.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    for attempt in range(1, _STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                log_to_driver=log_to_driver,
+                logging_level=logging.WARNING,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=_session_folder(var_directory(root) / "ray"),
+            )
+            return
+        except Exception as error:
+            # Ray gives a node half a minute to register, which a busy machine may not make, and says so only in words.
+            if "timed out during startup" not in str(error) or attempt == _STARTS:
+                raise
+            LOG.warning("Ray did not start within its own limit (attempt %d of %d); trying again.", attempt, _STARTS)
+            ray.shutdown()
 
 
 def _session_folder(wanted: Path) -> str | None:

@@ -1,7 +1,6 @@
 """What a person sees while stages work: plain lines that say the stage, how far it is and how long it will take."""
 
 
-
 def say(stage: str, message: str) -> None:
     """Print one line at once (stages run behind DVC's pipe, where a redrawn bar would be noise)."""
     print(f"[{stage}] {message}", flush=True)

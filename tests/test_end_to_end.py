@@ -75,7 +75,9 @@ def run(command: list[str], where: Path, environment: dict[str, str], timeout: f
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a newcomer: this interpreter's commands, caches of its own."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GANTRY_CACHE", "RAY_ADDRESS", "PREFECT_", "DVC_"))}
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("GANTRY_CACHE", "RAY_ADDRESS", "PREFECT_", "DVC_"))
+    }
     return {
         **kept,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

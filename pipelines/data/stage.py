@@ -18,7 +18,8 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Ingest with Ray tasks, or in this process when one worker is asked for; gives the stage's outs."""
     prepared, workers = context.work / "prepared", settings.ingest.workers
     raw = context.root / "data/raw" / settings.data.name
-    with stage_run(context, settings) as run, cluster(root=context.root, log_to_driver=False) if workers > 1 else contextlib.nullcontext():
+    ray = cluster(root=context.root, log_to_driver=False) if workers > 1 else contextlib.nullcontext()
+    with stage_run(context, settings) as run, ray:
         run.params({"ingest": settings.as_dict()["ingest"]})
         info = ingest(raw, prepared, settings.ingest, name=settings.data.name, map_shards=mapper_for(workers))
         counts = {f"data/{split}": float(count) for split, count in info.splits.items()}

@@ -127,7 +127,7 @@ def share_cache(checkout: Path, root: Path) -> None:
         # As DVC reads them, relative paths are absolute here; saved below, they are relative to the worktree.
         own = repo.config.load_one("local")
         remotes = {**repo.config.load_one("repo")["remote"], **own["remote"]}
-        cache: dict[str, Any] = {"dir": str(Path(repo.cache.local.path).resolve())}
+        cache: dict[str, Any] = {"dir": str(Path(repo.cache.local_cache_dir).resolve())}
         if "type" not in repo.config["cache"]:
             cache["type"] = ["reflink", "hardlink", "copy"]
     with Config(str(root / ".dvc")).edit("local") as local:
@@ -218,7 +218,10 @@ def bring_data(root: Path, environment: Mapping[str, str]) -> None:
     missing = missing_data(root)
     if missing and has_remote(root):
         LOG.info("%s not in the cache; pulling from the remote.", ", ".join(missing))
-        dvc(root, environment, "pull", *missing)
+        try:
+            dvc(root, environment, "pull", *missing)
+        except StageError as error:
+            LOG.warning("%s", error)
         missing = missing_data(root)
     if missing:
         raise StageError(

@@ -26,10 +26,9 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     with stage_run(context, settings) as run:
         if lock.is_file():
             run.artifact(lock)
-        where = {"tracking_uri": settings.track.uri, "experiment": settings.track.experiment}
         # The version leads back to the pipeline's run: that one has to be on the server first.
-        sync(context.var / TRACK, **where)
-        pipeline = find_run(key=context.pipeline_run, **where)
+        sync(context.var / TRACK, tracking_uri=settings.track.uri, experiment=settings.track.experiment)
+        pipeline = find_run(settings.track.uri, settings.track.experiment, context.pipeline_run)
         registered = register_generator(
             generator_dir=generator,
             name=settings.register.name,

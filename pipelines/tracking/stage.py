@@ -39,7 +39,9 @@ def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
                 tags={**tags, "gantry.stage": context.name, "gantry.stage_key": context.key},
             ) as run,
         ):
-            pipeline.params({"data": settings.data.name, "model": settings.model.family, "train.steps": settings.train.steps})
+            pipeline.params(
+                {"data": settings.data.name, "model": settings.model.family, "train.steps": settings.train.steps}
+            )
             for name, digest in dataset_inputs(context.root).items():
                 run.dataset(name, source=f"data/raw/{name}", digest=digest, context=context.name)
                 pipeline.dataset(name, source=f"data/raw/{name}", digest=digest, context="pipeline")

@@ -55,7 +55,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
         work_as_one,
         train_loop_config=dataclasses.asdict(job),
         scaling_config=ScalingConfig(
-            num_workers=least if least == most else (least, most),
+            num_workers=least if least == most else (least, most),  # type: ignore[arg-type]
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
         ),

@@ -115,7 +115,7 @@ def _only_trainer(path: Path, patience: float = 60.0) -> Iterator[None]:
 
 
 def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None:
-    device = ray.train.torch.get_device()
+    device = ray.train.torch.get_device()  # type: ignore[attr-defined]
     try:
         trainer = Trainer(
             settings.model.family,

@@ -104,7 +104,7 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         )
-    results = tuner.fit()
+    results: Any = tuner.fit()
     rows = []
     for result in results:
         metrics = result.metrics or {}

@@ -43,6 +43,7 @@ def search_space(ranges: Mapping[str, Range]) -> dict[str, Any]:
             return tune.choice(list(limits.values or ()))
         if limits.type == "integer":
             return tune.randint(int(limits.low), int(limits.high) + 1)  # type: ignore[arg-type]
-        return (tune.loguniform if limits.type == "log" else tune.uniform)(limits.low, limits.high)
+        low, high = float(limits.low), float(limits.high)  # type: ignore[arg-type]
+        return tune.loguniform(low, high) if limits.type == "log" else tune.uniform(low, high)
 
     return {name: domain(limits) for name, limits in ranges.items()}

@@ -28,8 +28,9 @@ WORST = 1e6
 def trial_extractor(settings: Settings, device: str | torch.device = "auto") -> Any:
     """The feature network of the objective; bf16 where there are instructions for it, which no published figure may use."""
     device = choose_device(str(device))
-    precision = "bf16" if has_bf16(device) else "fp32"
-    return load_inception(device=device, precision=precision, features=settings.tune.features)
+    return load_inception(
+        device=device, precision="bf16" if has_bf16(device) else "fp32", features=settings.tune.features
+    )
 
 
 class Trial(tune.Trainable):
