@@ -23,7 +23,7 @@ from pipelines.stages.work import var_directory
 if TYPE_CHECKING:
     from pipelines.flow.flow import StageResult
 
-LOG = logging.getLogger(__name__)
+LOGGER = logging.getLogger("pipelines")
 MLFLOW_PORT = 5000
 
 
@@ -55,11 +55,12 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
     Raises:
         GantryError: a stage failed, or the run was cancelled.
     """
-    _log_to_terminal()
+    handler = _log_to_terminal()
     with server(root) as url:
         # Prefect reads its settings when it is imported: not before the server is known.
         from pipelines.flow.flow import PipelineError, mark_crashed, pipeline
 
+        LOGGER.removeHandler(handler)
         mark_crashed(root)
         remove_abandoned(root)
         state = pipeline(str(root), stages, revision, overrides, return_state=True)
@@ -95,13 +96,14 @@ def serve(
     root = _checkout()
     # The runs are processes of Prefect's runner: nothing else would end them if this one is killed.
     enter_guard(grace=30.0)
-    _log_to_terminal()
+    handler = _log_to_terminal()
     with server(root, port=port, lasting=True) as url:
         from prefect.flows import EntrypointType
         from prefect.schedules import Cron
 
         from pipelines.flow.flow import mark_crashed, pipeline
 
+        LOGGER.removeHandler(handler)
         mark_crashed(root)
         remove_abandoned(root)
         click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {url.removesuffix('/api')}. Ctrl-C ends it.")
@@ -191,10 +193,10 @@ def _checkout() -> Path:
     return root
 
 
-def _log_to_terminal() -> None:
-    """What Gantry itself says, to stderr."""
+def _log_to_terminal() -> logging.Handler:
+    """What Gantry itself says, to stderr, until Prefect is imported and takes over."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("pipelines")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d | %(levelname)-7s | %(message)s", "%H:%M:%S"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    return handler

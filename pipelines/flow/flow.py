@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run as current_run
 from prefect.states import Cancelled, Completed, Failed, State
 
-from gan_core.errors import StageError
+from gan_core.errors import GantryError, StageError
 from pipelines.cluster import offer_cluster
 from pipelines.flow import owner
 from pipelines.flow.artifacts import publish_artifacts
@@ -39,6 +39,14 @@ LOG = logging.getLogger(__name__)
 
 CANCEL_SECONDS = 3.0
 """How often a run asks the server whether somebody cancelled it."""
+HINTS = (
+    "To track the changes with git",
+    "git add ",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
+"""What DVC says after each stage, for a person at a prompt."""
 SKIPPED = ("didn't change, skipping", "is cached - skipping run")
 """What DVC says of a stage that it need not run."""
 
@@ -76,28 +84,36 @@ def pipeline(
         revision: run this commit in a worktree of its own; without it, run in the checkout as it is.
         overrides: values of params.yaml by dotted name, for this run; needs ``revision``.
 
-    Raises:
-        PipelineError: a stage failed.
-        GantryError: the run cannot start; says why.
+    A run that fails ends in a Failed state whose result is the error: a PipelineError, or a GantryError that says why it
+    could not start.
     """
     root = Path(checkout).resolve()
-    if overrides and not revision:
-        raise StageError("Overrides are for runs of a revision: in the checkout, params.yaml says what is run.")
     with get_client(sync_client=True) as client:
         owner.sign(client, client.read_flow_run(_run_id()), root)
+    try:
+        return _run(root, stages or [], revision, overrides or {})
+    except GantryError as error:
+        # Errors that a user is meant to see, without a traceback.
+        get_run_logger().error(str(error))
+        return Failed(message=str(error), data=error)
+
+
+def _run(
+    root: Path, stages: Sequence[str], revision: str | None, overrides: Mapping[str, Any]
+) -> list[StageResult] | State:
+    if overrides and not revision:
+        raise StageError("Overrides are for runs of a revision: in the checkout, params.yaml says what is run.")
     with contextlib.ExitStack() as stack:
         if revision:
-            name = run_name()
-            place = worktree_workspace(root, revision=revision, overrides=overrides or {}, name=name)
+            place = worktree_workspace(root, revision=revision, overrides=overrides, name=run_name())
             workspace = stack.enter_context(place)
         else:
             workspace = checkout_workspace(root)
-        plan = read_plan(workspace.root, stages or [])
+        plan = read_plan(workspace.root, stages)
         settings = load_flow_settings(workspace.root)
         settings.check_stages(node.name for node in read_plan(workspace.root))
         workspace.environment["GANTRY_PIPELINE_RUN"] = run_name()
-        offered = stack.enter_context(offer_cluster(workspace.root, workspace.environment))
-        workspace.environment.update(offered)
+        workspace.environment.update(stack.enter_context(offer_cluster(workspace.root, workspace.environment)))
         stop = stack.enter_context(_watch_for_cancelling())
         return _run_plan(workspace, plan, settings, stop)
 
@@ -147,7 +163,8 @@ def run_node(workspace: Workspace, node: Node, timeout_s: float | None, stop: th
         nonlocal skipped
         lines.append(line)
         skipped = skipped or any(words in line for words in SKIPPED)
-        logger.info(line)
+        if not line.strip().startswith(HINTS):
+            logger.info(line)
 
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", node.name]
     try:

@@ -36,6 +36,8 @@ def prefect_environment(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(START_SECONDS)),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # What Gantry says in a run belongs to the run's log.
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "pipelines",
         "DO_NOT_TRACK": "true",
     }
     return {name: os.environ.get(name, value) for name, value in defaults.items()}

@@ -13,7 +13,7 @@ from pipelines.data.ingest import IngestSettings, ingest
 from pipelines.data.mapping import map_with_ray
 from tests.bench import Row
 
-PHOTOS, PHOTO_SIZE = 2048, (256, 320)
+PHOTOS, PHOTO_SIZE = 4096, (256, 320)
 TINY, TINY_SIZE = 6144, (28, 28)
 
 
@@ -79,7 +79,7 @@ def _two_workers(folder: Path, count: int, settings: IngestSettings) -> Row:
 
 
 def _interleaved(
-    first: Callable[[], object], second: Callable[[], object], clock: Callable[[], float], rounds: int = 3
+    first: Callable[[], object], second: Callable[[], object], clock: Callable[[], float], rounds: int = 2
 ) -> tuple[float, float]:
     """Best seconds of each by ``clock``, taken in turn so that both meet the same machine."""
     best = [float("inf"), float("inf")]

@@ -121,7 +121,7 @@ def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text("train:\n  steps: 900  # updates\n  lr: 2.0e-4\n")
     apply_overrides(params, {"train.steps": 10})
-    assert yaml.safe_load(params.read_text()) == {"train": {"steps": 10, "lr": "2.0e-4"}}
+    assert yaml.safe_load(params.read_text()) == {"train": {"steps": 10, "lr": 2.0e-4}}
     assert "# updates" in params.read_text()
     for name, message in [
         ("train.stpes", "no setting 'train.stpes' in params.yaml. Did you mean 'steps'"),
