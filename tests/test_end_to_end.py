@@ -1,6 +1,7 @@
 """The whole chain for real: digits through Prefect and DVC with 2 Ray Train workers, to a served model version."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -184,6 +186,40 @@ def test_the_version_loads_without_pickles_and_samples(
     answer = model.predict(pd.DataFrame({"n": [3], "seed": [7]}))
     pictures = [Image.open(io.BytesIO(png)) for png in answer["png"]]
     assert [picture.size for picture in pictures] == [(16, 16)] * 3
+
+
+def test_a_killed_dvc_repro_leaves_no_process_and_goes_on_where_it_was(
+    checkout: Path, environment: dict[str, str], first_run: str
+) -> None:
+    longer = {**PARAMS, "train": {**PARAMS["train"], "steps": 600, "log_every": 5}}
+    (checkout / "params.yaml").write_text(yaml.safe_dump(longer), encoding="utf-8")
+    finished = set((checkout / "var/work/train").glob("*/curves.jsonl"))
+    repro = subprocess.Popen(
+        ["dvc", "repro", "train"], cwd=checkout, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    family: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and repro.poll() is None:
+            running = set((checkout / "var/work/train").glob("*/curves.jsonl")) - finished
+            if any(len(path.read_text().splitlines()) >= 10 for path in running):
+                break
+            time.sleep(0.1)
+        family = psutil.Process(repro.pid).children(recursive=True)
+        assert any("RayTrainWorker" in " ".join(process.cmdline()) for process in family)
+        os.kill(repro.pid, signal.SIGKILL)
+        repro.wait()
+        _, alive = psutil.wait_procs(family, timeout=45)
+        assert not alive
+    finally:
+        for process in [*family, repro]:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.kill()
+    run(["dvc", "repro", "train"], checkout, environment)
+    (curves,) = set((checkout / "var/work/train").glob("*/curves.jsonl")) - finished
+    steps = [json.loads(line)["step"] for line in curves.read_text().splitlines() if line.endswith("}")]
+    assert steps.count(5) == 1, "training began anew instead of resuming"
+    assert sorted(set(steps)) == list(range(5, 601, 5))
 
 
 @pytest.fixture

@@ -56,11 +56,13 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
         GantryError: a stage failed, or the run was cancelled.
     """
     handler = _log_to_terminal()
-    with server(root) as url:
+    with ExitStack() as stack:
+        url = stack.enter_context(server(root))
         # Prefect reads its settings when it is imported: not before the server is known.
-        from pipelines.flow.flow import PipelineError, mark_crashed, pipeline
+        from pipelines.flow.flow import PipelineError, flush, mark_crashed, pipeline
 
         LOGGER.removeHandler(handler)
+        stack.callback(flush)
         mark_crashed(root)
         remove_abandoned(root)
         state = pipeline(str(root), stages, revision, overrides, return_state=True)

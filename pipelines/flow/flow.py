@@ -22,7 +22,9 @@ import httpx
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectException
+from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run as current_run
 from prefect.states import Cancelled, Completed, Failed, State
 
@@ -236,3 +238,9 @@ def _watch_for_cancelling() -> Iterator[threading.Event]:
 def mark_crashed(checkout: Path) -> list[str]:
     """Mark the flow runs of ``checkout`` whose process was killed as crashed; returns their names."""
     return owner.mark_crashed(pipeline.name, checkout)
+
+
+def flush(seconds: float = 20.0) -> None:
+    """Send what Prefect has yet to send (log lines, states of tasks), before the server is ended."""
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=seconds)

@@ -1,0 +1,112 @@
+"""The search: the defaults first, one process a trial, and a killed search goes on without losing or repeating a trial."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gan_core.errors import StageError
+from gan_core.files import write_json
+from pipelines.tuning.search import defaults
+from tests.datasets import blobs, write_prepared
+from tests.pipelines.settings_example import small_settings
+
+SPACE = {
+    "train.generator_lr": {"type": "log", "low": 1e-4, "high": 1e-3},
+    "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
+}
+
+
+def test_the_settings_of_params_yaml_are_the_first_trial() -> None:
+    assert defaults(small_settings(tune__space=SPACE)) == {"train.generator_lr": 2e-4, "model.slope": 0.2}
+
+
+def test_a_setting_outside_its_own_range_is_named() -> None:
+    with pytest.raises(StageError, match=r"model.slope is 0.2, outside its own range"):
+        defaults(small_settings(tune__space={"model.slope": {"type": "uniform", "low": 0.3, "high": 0.4}}))
+
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+from gan_core.files import read_json
+from pipelines.cluster import cluster
+from pipelines.settings import parse_settings
+from pipelines.stages.alive import enter_guard
+enter_guard()
+from pipelines.tuning.search import search
+job = read_json(sys.argv[1])
+work = Path(job["work"])
+with cluster(root=work, num_cpus=2, log_to_driver=False):
+    found = search(work, parse_settings(job["settings"]), job)
+found.table.to_csv(work / "board.csv", index=False)
+(work / "best.json").write_text(json.dumps(found.parameters))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.weights
+def test_a_killed_search_goes_on(tmp_path: Path) -> None:
+    import pandas as pd
+
+    settings = small_settings(
+        tune__space=SPACE,
+        tune__trials=3,
+        tune__steps=20,
+        tune__report_every=10,
+        tune__samples=8,
+        tune__features=64,
+        tune__concurrent=1,
+    )
+    work = tmp_path / "work"
+    work.mkdir()
+    job = {
+        "settings": settings.as_dict(),
+        "data": str(write_prepared(tmp_path / "data", blobs(32))),
+        "work": str(work),
+        "decoded": str(tmp_path / "decoded"),
+        "statistics": str(tmp_path / "statistics"),
+        "track": str(tmp_path / "track"),
+        "key": "key",
+    }
+    write_json(tmp_path / "job.json", job)
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "job.json")]
+    with open(tmp_path / "log", "wb") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        family = []
+        try:
+            deadline = time.monotonic() + 240
+            while time.monotonic() < deadline and driver.poll() is None:
+                if len(list((work / "search").glob("*/checkpoint_*"))) >= 2:
+                    break
+                time.sleep(0.1)
+            family = psutil.Process(driver.pid).children(recursive=True)
+            time.sleep(1)
+            os.kill(driver.pid, signal.SIGKILL)
+            driver.wait()
+            _, alive = psutil.wait_procs(family, timeout=45)
+            assert not alive
+        finally:
+            for process in family:
+                if process.is_running():
+                    process.kill()
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+        begun = {path.parent.name for path in (work / "search").glob("*/checkpoint_*")}
+        assert begun, (tmp_path / "log").read_text()[-3000:]
+        subprocess.run(command, stdout=log, stderr=log, check=True, timeout=400, start_new_session=True)
+    board = pd.read_csv(work / "board.csv", dtype={"trial": str})
+    assert len(board) == 3
+    assert begun <= set(board["trial"]), "a trial that had begun was lost"
+    assert 2e-4 in set(board["train.generator_lr"])
+    # Each trial reported each of its measurements to the tracker once, in order.
+    for trial in board["trial"]:
+        lines = (tmp_path / "track" / f"key-{trial}" / "events.jsonl").read_text().splitlines()
+        steps = [event["step"] for event in map(json.loads, lines) if event["kind"] == "metrics"]
+        assert steps == sorted(set(steps))
