@@ -150,6 +150,8 @@ def _start_local(root: Path, num_cpus: int | None, log_to_driver: bool) -> None:
     """Start Ray on this machine. Ray guards it with a token in the user's home, and keeps its dashboard on loopback."""
     import ray
 
+    # Ray starts its workers at niceness 15: beside anything else that computes, training would stand still.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Ray tells by a warning that its token authentication is on, which is what we want.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     for attempt in range(1, _STARTS + 1):
