@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gan_core.errors import GantryError, StageError
-from pipelines.flow.server import PORT, free_port, server
+from pipelines.flow.server import PORT, START_SECONDS, free_port, healthy, server
 from pipelines.flow.workspace import parse_override, remove_abandoned, tracking_uri
 from pipelines.stages.alive import enter_guard, guarded
 from pipelines.stages.work import var_directory
@@ -155,7 +155,7 @@ def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            guarded([*command, "--port", str(port)]),
+            guarded([*command, "--port", str(port), "--workers", "1"]),
             cwd=root,
             stdout=output,
             stderr=output,
@@ -165,8 +165,8 @@ def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
         )
     stack.callback(_end, process)
     page = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while free_port(port) == port:
+    deadline = time.monotonic() + START_SECONDS
+    while not healthy(page):
         if process.poll() is not None or time.monotonic() > deadline:
             raise StageError(f"MLflow's pages did not start. Their log is {log}.")
         time.sleep(0.2)

@@ -47,6 +47,7 @@ HINTS = (
     "To enable auto staging",
     "dvc config core.autostage",
     "Use `dvc push`",
+    "Data and pipelines are up to date",
 )
 """What DVC says after each stage, for a person at a prompt."""
 SKIPPED = ("didn't change, skipping", "is cached - skipping run")

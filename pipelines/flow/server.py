@@ -38,6 +38,7 @@ def prefect_environment(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         # What Gantry says in a run belongs to the run's log.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipelines",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "DO_NOT_TRACK": "true",
     }
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
@@ -79,7 +80,7 @@ def server(root: Path, *, port: int | None = None, lasting: bool = False) -> Ite
 
 
 def healthy(url: str) -> bool:
-    """Whether a Prefect API answers at ``url``."""
+    """Whether a Prefect API, or MLflow's pages, answer at ``url``."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
             return answer.status == 200
