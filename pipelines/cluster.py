@@ -27,7 +27,7 @@ from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
 
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 _STARTS = 4
 # session_2026-11-23_18-29-08_412881_1234567/sockets/plasma_store.4294967295 and a slash before it
 _LONGEST_BELOW = 78

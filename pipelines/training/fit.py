@@ -98,7 +98,9 @@ class _Progress:
         self._thread.join()
 
     def _watch(self) -> None:
-        told, started = -1, time.monotonic()
+        # What an earlier run left in the file is no progress of this one.
+        before = _last_complete_line(self._curves)
+        told, started = before["step"] if before else -1, time.monotonic()
         while not self._done.wait(self._every if told >= 0 or time.monotonic() - started > 60 else 2):
             line = _last_complete_line(self._curves)
             if line is None or line["step"] == told:

@@ -1,0 +1,67 @@
+"""What a run shows in Prefect's UI."""
+
+import base64
+import json
+import logging
+import urllib.request
+
+import pytest
+from PIL import Image
+
+from pipelines.flow import artifacts
+from pipelines.flow.artifacts import flatten, publish_artifacts
+
+OUTS = ["outputs/evaluate/samples.png", "outputs/evaluate/metrics.json", "outputs/register"]
+
+
+def test_nested_figures_become_dotted_names_in_their_order():
+    assert flatten({"fid": {"value": 40.5, "protocol": {"features": 2048}}, "n": 1}) == [
+        ("fid.value", 40.5),
+        ("fid.protocol.features", 2048),
+        ("n", 1),
+    ]
+
+
+def test_absent_and_broken_files_make_no_artifact_and_do_not_fail(tmp_path, monkeypatch, caplog):
+    assert publish_artifacts(tmp_path, OUTS) == []
+    (tmp_path / "outputs" / "evaluate").mkdir(parents=True)
+    (tmp_path / "outputs" / "evaluate" / "metrics.json").write_text("{not json")
+    (tmp_path / "outputs" / "evaluate" / "samples.png").write_bytes(bytes(100))
+    monkeypatch.setattr(artifacts, "LARGEST_PICTURE", 99)
+    with caplog.at_level(logging.WARNING, logger="pipelines"):
+        assert publish_artifacts(tmp_path, OUTS) == []
+    assert "samples.png: it has 100 bytes" in caplog.text
+    assert "metrics.json" in caplog.text
+
+
+@pytest.mark.prefect
+def test_a_runs_artifacts_are_the_picture_the_figures_and_the_link(prefect_api, tmp_path):
+    from prefect import flow
+
+    def shown(key: str) -> str:
+        with urllib.request.urlopen(f"{prefect_api}/artifacts/{key}/latest") as answer:
+            return json.load(answer)["data"]
+
+    for folder in ("evaluate", "register", "train"):
+        (tmp_path / "outputs" / folder).mkdir(parents=True)
+    picture = tmp_path / "outputs" / "evaluate" / "samples.png"
+    Image.new("L", (8, 8), 100).save(picture)
+    figures = {"fid": {"value": 40.1234567, "stamp": "FID-600"}}
+    (tmp_path / "outputs" / "evaluate" / "metrics.json").write_text(json.dumps(figures))
+    registered = {"name": "gantry", "version": "3", "run_url": "http://127.0.0.1:5000/#/experiments/1/runs/2"}
+    (tmp_path / "outputs" / "register" / "registered.json").write_text(json.dumps(registered))
+
+    @flow
+    def shows(outs: list[str]) -> list[str]:
+        return publish_artifacts(tmp_path, outs)
+
+    # Files that a stage does not own are not its to show.
+    assert shows(["outputs/train"]) == []
+    assert shows(OUTS) == ["samples", "figures", "mlflow-run"]
+    content = base64.b64encode(picture.read_bytes()).decode()
+    assert shown("samples") == f"data:image/png;base64,{content}"
+    assert json.loads(shown("figures")) == [
+        {"figure": "fid.value", "value": "40.1235"},
+        {"figure": "fid.stamp", "value": "FID-600"},
+    ]
+    assert shown("mlflow-run") == f"[gantry version 3: its MLflow run]({registered['run_url']})"

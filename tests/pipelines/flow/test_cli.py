@@ -1,0 +1,95 @@
+"""``gantry run`` and ``gantry serve`` as commands, on a real Prefect server."""
+
+import signal
+import sys
+from contextlib import suppress
+
+import pytest
+from click.testing import CliRunner
+
+from gan_core.errors import StageError
+from pipelines.flow.cli import run, summary
+from pipelines.flow.flow import StageResult
+from tests.pipelines.toy import dvc, start, wait_for
+from tests.pipelines.toy import run as run_command
+
+GANTRY = (sys.executable, "-c", "from pipelines.cli import main; main()")
+
+
+def test_overrides_in_the_checkout_are_refused(flow_project, monkeypatch):
+    monkeypatch.chdir(flow_project)
+    result = CliRunner().invoke(run, ["--set", "seconds_a=1"])
+    assert isinstance(result.exception, StageError)
+    assert "--revision HEAD" in str(result.exception)
+
+
+def test_a_folder_that_is_no_checkout_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(run, [])
+    assert isinstance(result.exception, StageError)
+    assert "no dvc.yaml" in str(result.exception)
+
+
+def test_the_summary_has_a_line_for_each_stage():
+    results = [
+        StageResult(stage="ingest", state="Cached", seconds=2.04),
+        StageResult(stage="train", state="Ran", seconds=123.4),
+    ]
+    assert summary(results).splitlines() == ["ingest  Cached          2.0 s", "train   Ran           123.4 s"]
+    assert summary([]) == "No stage was run."
+
+
+@pytest.mark.prefect
+def test_gantry_run_says_what_ran_and_ends_with_a_message_when_a_stage_fails(prefect_api, flow_project):
+    done = run_command(*GANTRY, "run", "first", cwd=flow_project, PREFECT_API_URL=prefect_api)
+    assert "first  Ran" in done.stdout.splitlines()[-1]
+    params = flow_project / "params.yaml"
+    params.write_text(params.read_text().replace("fail: none", "fail: b"))
+    done = run_command(*GANTRY, "run", cwd=flow_project, check=False, PREFECT_API_URL=prefect_api)
+    assert done.returncode == 1
+    assert "first   Cached" in done.stdout
+    assert "second  Failed" in done.stdout
+    assert "error: Stage 'second' failed" in done.stdout
+    assert "the trouble with b" in done.stdout.splitlines()[-2:][0] + done.stdout.splitlines()[-1]
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.prefect
+def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_api, flow_project):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+    from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.exceptions import ObjectNotFound
+
+    name = flow_project.parent.name
+    command = (*GANTRY, "serve", "--cron", "0 3 * * *", "--name", name, "--set", "seconds_b=0.5")
+    process = start(*command, cwd=flow_project, PREFECT_API_URL=prefect_api)
+    try:
+        with get_client(sync_client=True) as client:
+            found = []
+
+            def deployed() -> bool:
+                with suppress(ObjectNotFound):
+                    found.append(client.read_deployment_by_name(f"pipeline/{name}"))
+                return bool(found)
+
+            wait_for(deployed, 90, "the deployment")
+            deployment = found[0].id
+            chosen = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+
+            def planned() -> list:
+                runs = client.read_flow_runs(deployment_filter=chosen, limit=5, sort=FlowRunSort.START_TIME_DESC)
+                return [one for one in runs if one.state.is_scheduled()]
+
+            wait_for(planned, 60, "the planning of scheduled runs")
+            ordered = client.create_flow_run_from_deployment(deployment).id
+            wait_for(lambda: client.read_flow_run(ordered).state.is_final(), 120, "the end of the run")
+            finished = client.read_flow_run(ordered)
+        assert finished.state.is_completed(), finished.state.message
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert "Deployment pipeline/" in output
+    assert finished.name in dvc("exp", "list", "--name-only", cwd=flow_project).stdout
+    assert not (flow_project / "b").exists(), "the run worked in the checkout"
+    assert not list((flow_project / "var" / "worktrees").iterdir())
