@@ -43,9 +43,8 @@ bench: $(VENV)/.ready  ## measured ratios, a table on stdout and JSON in var/ben
 # The CUDA packages are left out on purpose: the build of torch that a machine gets brings its own.
 lock: $(VENV)/.ready  ## resolve the requirements again
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 $(FIND_LINKS) \
-	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q -o - \
-	  | sed -E 's/^(torch==[0-9.]+)\+cpu/\1/' | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock.new
-	@mv requirements.lock.new requirements.lock
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
+	@sed -i.old -E -e 's/^(torch==[0-9.]+)\+cpu/\1/' -e '/^(nvidia-|cuda-|triton)/d' requirements.lock && rm requirements.lock.old
 
 clean:          ## remove what Gantry made: results, and var with MLflow's default store and registry (raw data stays)
 	@rm -rf var outputs data/prepared

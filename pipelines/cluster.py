@@ -161,7 +161,6 @@ def _start_local(root: Path, num_cpus: int | None, log_to_driver: bool) -> None:
                 num_cpus=num_cpus,
                 log_to_driver=log_to_driver,
                 logging_level=logging.WARNING,
-                _node_ip_address="127.0.0.1",
                 _temp_dir=_session_folder(var_directory(root) / "ray"),
             )
             return

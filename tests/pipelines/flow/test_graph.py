@@ -6,7 +6,7 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.flow.graph import read_plan
-from tests.pipelines.toy import dvc, make_project
+from tests.pipelines.toy import CHECKOUT, dvc, make_project
 
 DVC = """
 stages:
@@ -70,3 +70,13 @@ def test_an_unknown_stage_is_an_error_that_names_the_nearest(diamond, tmp_path):
         read_plan(diamond, ["jion"])
     with pytest.raises(StageError, match="not a DVC project"):
         read_plan(tmp_path)
+
+
+def test_the_plan_of_this_project_follows_dvc_dag_from_its_raw_data_on():
+    edges = re.findall(r'"([^"]+)" -> "([^"]+)"', dvc("dag", "--dot", cwd=CHECKOUT).stdout)
+    order = [node.name for node in read_plan(CHECKOUT)]
+    assert {name for edge in edges for name in edge} == set(order)
+    for before, after in edges:
+        assert order.index(before) < order.index(after)
+    # Git's ignore rules may hide a data source from DVC, which then neither checks it out nor pushes it.
+    assert [node.name for node in read_plan(CHECKOUT) if not node.is_stage] == ["data/raw/fashion-mnist.dvc"]
