@@ -59,7 +59,7 @@ def cluster(*, root: Path | str = ".", num_cpus: int | None = None, log_to_drive
     address = os.environ.get("RAY_ADDRESS") or _offered()
     try:
         if address:
-            ray.init(address=address, log_to_driver=log_to_driver)
+            ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.WARNING)
         else:
             _start_local(Path(root), num_cpus, log_to_driver)
     except ConnectionError as error:
