@@ -9,14 +9,17 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 from gan_core.errors import StageError
 from pipelines.stages.alive import guarded
 
 PROGRESS_SECONDS = 5.0
-KILL_SECONDS = 20.0
+GRACE_SECONDS = 12.0
+"""Time that a command and all below it have to end themselves when asked to."""
+KILL_SECONDS = GRACE_SECONDS + 8
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -55,7 +58,7 @@ def stream(
         OvertimeError: it took longer than ``timeout_s``.
     """
     process = subprocess.Popen(
-        guarded(command),
+        guarded(command, grace=GRACE_SECONDS),
         cwd=cwd,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
@@ -65,23 +68,68 @@ def stream(
     )
     assert process.stdout is not None
     try:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        lines = _Lines(on_line)
-        while True:
-            if stop is not None and stop.is_set():
-                raise StoppedError("Stopped on request.")
-            if deadline is not None and time.monotonic() > deadline:
-                raise OvertimeError(f"Took longer than its limit of {timeout_s:g} s.")
-            if select.select([process.stdout], [], [], 0.2)[0]:
-                content = os.read(process.stdout.fileno(), 1 << 16)
-                if not content:
-                    break
-                lines.feed(content)
-        lines.end()
+        with _kept_signals() as raise_again:
+            _pass_on_lines(process, on_line, stop, timeout_s, raise_again)
         return process.wait()
     finally:
         _end(process)
         process.stdout.close()
+
+
+def _pass_on_lines(
+    process: subprocess.Popen[bytes],
+    on_line: Callable[[str], None],
+    stop: threading.Event | None,
+    timeout_s: float | None,
+    raise_again: Callable[[], None],
+) -> None:
+    """Call ``on_line`` until the output ends."""
+    assert process.stdout is not None
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    lines = _Lines(on_line)
+    while True:
+        raise_again()
+        if stop is not None and stop.is_set():
+            raise StoppedError("Stopped on request.")
+        if deadline is not None and time.monotonic() > deadline:
+            raise OvertimeError(f"Took longer than its limit of {timeout_s:g} s.")
+        if select.select([process.stdout], [], [], 0.2)[0]:
+            content = os.read(process.stdout.fileno(), 1 << 16)
+            if not content:
+                break
+            lines.feed(content)
+    lines.end()
+
+
+@contextlib.contextmanager
+def _kept_signals() -> Iterator[Callable[[], None]]:
+    """Yield a function that delivers SIGINT and SIGTERM again when what their handlers raised was swallowed.
+
+    That happens: Python prints and forgets an exception that is raised in a finaliser or in the callback of a weak
+    reference, and a log handler is full of both. Outside the main thread there are no signals.
+    """
+    received: list[int] = []
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        handlers[number](number, frame)
+
+    def raise_again() -> None:
+        if received:
+            handlers[received[0]](received[0], None)
+
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    handlers[number] = handler
+                    signal.signal(number, note)
+        yield raise_again
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

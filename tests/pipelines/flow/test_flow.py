@@ -7,11 +7,25 @@ from contextvars import copy_context
 
 import pytest
 
+from pipelines.flow import process
 from tests.pipelines.toy import running, start, wait_for
 
 pytestmark = pytest.mark.prefect
 
+FLOW = """
+import sys
+from pipelines.flow import process
+from pipelines.flow.flow import pipeline
+process.GRACE_SECONDS = 1.0
+pipeline(sys.argv[1])
+"""
 PARAMS_SLOW = "fail: none\nseconds_a: 300\nseconds_b: 0\n"
+
+
+@pytest.fixture(autouse=True)
+def no_grace(monkeypatch):
+    """The toy's stages never end themselves; waiting for that tells nothing."""
+    monkeypatch.setattr(process, "GRACE_SECONDS", 1.0)
 
 
 def _run(root, **parameters):
@@ -113,12 +127,11 @@ def test_a_killed_flow_ends_its_processes_and_is_marked_as_crashed_by_the_next(p
     from pipelines.flow.flow import mark_crashed
 
     (flow_project / "params.yaml").write_text(PARAMS_SLOW)
-    code = "import sys; from pipelines.flow.flow import pipeline; pipeline(sys.argv[1])"
-    process = start(sys.executable, "-c", code, str(flow_project), cwd=flow_project, PREFECT_API_URL=prefect_api)
+    flow = start(sys.executable, "-c", FLOW, str(flow_project), cwd=flow_project, PREFECT_API_URL=prefect_api)
     pids = _pids(flow_project, "a")
     assert mark_crashed(flow_project) == [], "a living run was marked"
-    process.kill()
-    process.communicate()
+    flow.kill()
+    flow.communicate()
     wait_for(lambda: not any(map(running, pids)), 20, f"the end of {pids}")
     assert len(mark_crashed(flow_project)) == 1
     assert mark_crashed(flow_project) == []
@@ -126,10 +139,9 @@ def test_a_killed_flow_ends_its_processes_and_is_marked_as_crashed_by_the_next(p
 
 def test_an_interrupted_flow_ends_its_processes(prefect_api, flow_project):
     (flow_project / "params.yaml").write_text(PARAMS_SLOW)
-    code = "import sys; from pipelines.flow.flow import pipeline; pipeline(sys.argv[1])"
-    process = start(sys.executable, "-c", code, str(flow_project), cwd=flow_project, PREFECT_API_URL=prefect_api)
+    flow = start(sys.executable, "-c", FLOW, str(flow_project), cwd=flow_project, PREFECT_API_URL=prefect_api)
     pids = _pids(flow_project, "a")
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
+    flow.send_signal(signal.SIGINT)
+    flow.communicate(timeout=60)
+    assert flow.returncode != 0
     assert not any(map(running, pids))

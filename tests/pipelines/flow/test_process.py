@@ -1,6 +1,7 @@
 """Child processes of the flow: their lines, their limits and their end."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -63,3 +64,21 @@ def test_an_exception_while_reading_ends_the_process(tmp_path):
     with pytest.raises(KeyError, match="the reader's own"):
         _stream(SLEEPER, tmp_path, fail)
     assert not running(pids[0])
+
+
+def test_an_interrupt_that_is_swallowed_on_its_way_ends_the_process_all_the_same(tmp_path):
+    pids = []
+
+    def swallow(line):
+        pids.append(int(line))
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            pass
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        _stream(SLEEPER, tmp_path, swallow)
+    assert not running(pids[0])
+    assert signal.getsignal(signal.SIGINT) is before
