@@ -21,6 +21,20 @@ def check(condition: bool, message: str) -> None:
         raise SettingsError(message)
 
 
+def check_least(config: object, least: float, *names: str) -> None:
+    """Raise :class:`SettingsError` for the first of the fields ``names`` that is below ``least``; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        check(value is None or value >= least, f"{name}: must be at least {least:g}, got {value}.")
+
+
+def check_choice(config: object, choices: tuple[Any, ...], name: str) -> None:
+    """Raise :class:`SettingsError` when the field ``name`` is none of ``choices``."""
+    *most, last = map(str, choices)
+    value = getattr(config, name)
+    check(value in choices, f"{name}: must be {', '.join(most)} or {last}, got {value}.")
+
+
 def build(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     """Build the configuration dataclass ``cls`` from ``values``.
 

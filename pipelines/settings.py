@@ -9,13 +9,16 @@ from typing import Any
 
 import yaml
 
-from gan_core.config import as_dict, build, check
+from gan_core.config import as_dict, build, check, check_choice, check_least
 from gan_core.errors import SettingsError
 from gan_core.families import family_config
 from gan_core.training.config import TrainConfig
 from pipelines.data.ingest import IngestSettings
 from pipelines.flow.settings import FlowSettings
 from pipelines.tuning.space import Range
+
+FEATURES = (64, 192, 768, 2048)
+"""Widths of the Inception features that may be measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class TrainSettings(TrainConfig):
         super().__post_init__()
         least, most = self.workers
         check(1 <= least <= most, f"num_workers: must be at least 1 and rise, got {self.num_workers}.")
-        check(self.max_failures >= 0, f"max_failures: must be 0 or more, got {self.max_failures}.")
+        check_least(self, 0, "max_failures")
 
     @property
     def workers(self) -> tuple[int, int]:
@@ -87,13 +90,11 @@ class TuneSettings:
     """Settings to search, by their dotted name in this file."""
 
     def __post_init__(self) -> None:
-        check(self.trials >= 0, f"trials: must be 0 or more, got {self.trials}.")
-        for name in ("steps", "report_every", "concurrent"):
-            check(getattr(self, name) >= 1, f"{name}: must be at least 1, got {getattr(self, name)}.")
+        check_least(self, 0, "trials")
+        check_least(self, 1, "steps", "report_every", "concurrent")
+        check_least(self, 2, "samples", "reduction")
         check(self.report_every <= self.steps, f"report_every: {self.report_every} is more than steps ({self.steps}).")
-        check(self.samples >= 2, f"samples: must be at least 2, got {self.samples}.")
-        check(self.features in (64, 192, 768, 2048), f"features: must be 64, 192, 768 or 2048, got {self.features}.")
-        check(self.reduction >= 2, f"reduction: must be at least 2, got {self.reduction}.")
+        check_choice(self, FEATURES, "features")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +113,9 @@ class EvaluateSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(self.samples >= 2, f"samples: must be at least 2, got {self.samples}.")
-        check(self.real is None or self.real >= 2, f"real: must be at least 2 or null, got {self.real}.")
-        check(self.features in (64, 192, 768, 2048), f"features: must be 64, 192, 768 or 2048, got {self.features}.")
-        check(self.batch >= 1, f"batch: must be at least 1, got {self.batch}.")
+        check_least(self, 2, "samples", "real")
+        check_least(self, 1, "batch")
+        check_choice(self, FEATURES, "features")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from gan_core.config import build
 from gan_core.errors import SettingsError, nearest
 from gan_core.families.base import Batch, Family, ImageShape, Losses
@@ -25,4 +27,10 @@ def build_family(name: str, config: Any, shape: ImageShape) -> Family:
     return FAMILIES[name](config, shape)
 
 
-__all__ = ["FAMILIES", "Batch", "Family", "ImageShape", "Losses", "build_family", "family_config"]
+def check_family(name: str, config: Any, shape: ImageShape) -> None:
+    """Raise SettingsError, naming the setting, when the family ``name`` cannot make such pictures; costs nothing."""
+    with torch.device("meta"):
+        build_family(name, config, shape)
+
+
+__all__ = ["FAMILIES", "Batch", "Family", "ImageShape", "Losses", "build_family", "check_family", "family_config"]

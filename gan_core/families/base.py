@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_core import randomness
+from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 
 
@@ -20,6 +21,11 @@ class ImageShape:
     width: int
     classes: int = 0
     """Number of classes; 0 when unlabelled."""
+
+    @classmethod
+    def of(cls, info: DatasetInfo) -> "ImageShape":
+        """The shape of a prepared dataset's pictures."""
+        return cls(channels=info.channels, height=info.height, width=info.width, classes=len(info.classes))
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_core import randomness
-from gan_core.config import check
+from gan_core.config import check, check_least
 from gan_core.errors import SettingsError
 from gan_core.families.base import Batch, Family, ImageShape, Losses
 from gan_core.initialise import he_weights, normal_weights
@@ -38,8 +38,7 @@ class DcganConfig:
     """normal: N(0, 0.02); he: variance-preserving with the gain that follows ``slope``."""
 
     def __post_init__(self) -> None:
-        check(self.latent >= 1, f"latent: must be at least 1, got {self.latent}.")
-        check(self.width >= 1, f"width: must be at least 1, got {self.width}.")
+        check_least(self, 1, "latent", "width")
         check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
 
 

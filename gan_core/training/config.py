@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gan_core.config import check
+from gan_core.config import check, check_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +45,27 @@ class TrainConfig:
     """... at this many logged steps one after the other."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch",
-            "accumulate",
-            "log_every",
-            "sample_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-        ):
-            check(getattr(self, name) >= 1, f"{name}: must be at least 1, got {getattr(self, name)}.")
+        check_least(
+            self, 1, "steps", "batch", "accumulate", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"
+        )
+        check_least(self, 0, "max_rollbacks")
         for name in ("generator_lr", "discriminator_lr", "ema_half_life_kimg"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
         for name in ("beta1", "beta2"):
             check(0 <= getattr(self, name) < 1, f"{name}: must lie in [0, 1), got {getattr(self, name)}.")
-        check(self.max_rollbacks >= 0, f"max_rollbacks: must be 0 or more, got {self.max_rollbacks}.")
         check(
             self.batch % self.accumulate == 0, f"batch: {self.batch} does not divide by accumulate ({self.accumulate})."
         )
         check(self.batch // self.accumulate >= 2, "batch: a micro-batch needs at least 2 images for batch norm.")
+
+    def check_workers(self, workers: int) -> None:
+        """Raise SettingsError when a batch cannot be cut into equal pieces for so many workers."""
+        pieces = workers * self.accumulate
+        check(
+            self.batch % pieces == 0,
+            f"train.batch: {self.batch} does not divide over {workers} workers times {self.accumulate} micro-batches. "
+            f"Make it a multiple of {pieces}.",
+        )
 
 
 # Settings that do not change what a step computes: a run may be resumed with others.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gan_core import randomness
 from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
-from gan_core.errors import SettingsError, TrainingDivergedError
+from gan_core.errors import TrainingDivergedError
 from gan_core.families import Batch, ImageShape, Losses, build_family
 from gan_core.generator import save_generator, standing_statistics, to_uint8
 from gan_core.training import checkpoint as checkpoints
@@ -97,14 +97,8 @@ class Trainer:
         self.family_name, self.world = family_name, world or World.current()
         self.observer: Observer = observer or Silent()
         self.device = choose_device(str(device))
-        pieces = self.world.size * config.accumulate
-        if config.batch % pieces:
-            raise SettingsError(
-                f"train.batch: {config.batch} does not divide over {self.world.size} workers times "
-                f"{config.accumulate} micro-batches. Make it a multiple of {pieces}."
-            )
-        info = dataset.info
-        shape = ImageShape(channels=info.channels, height=info.height, width=info.width, classes=len(info.classes))
+        config.check_workers(self.world.size)
+        info, shape = dataset.info, ImageShape.of(dataset.info)
         randomness.seed_global(config.seed, -1, 0)  # the same initial weights on every worker
         self.family = build_family(family_name, family_config, shape).to(self.device)
         self.averaged = Averaged({name: self.family.networks[name] for name in self.family.generators})

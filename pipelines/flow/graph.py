@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.errors import StageError, nearest
+from pipelines.stages.project import open_project
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +32,11 @@ def read_plan(root: Path | str, targets: Sequence[str] = ()) -> list[Node]:
     """
     from dvc.dvcfile import PROJECT_FILE
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
     from dvc.repo.reproduce import get_active_graph, plan_repro
     from dvc.stage import PipelineStage
 
     root = Path(root).resolve()
-    try:
-        repo = Repo(str(root))
-    except DvcException as error:
-        raise StageError(
-            f"{root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout."
-        ) from error
-    with repo:
+    with open_project(root) as repo:
         try:
             known = repo.stage.load_all(path=str(root / PROJECT_FILE))
             by_name = {stage.name: stage for stage in known}

@@ -128,8 +128,8 @@ def _kept_signals() -> Iterator[Callable[[], None]]:
                     signal.signal(number, note)
         yield raise_again
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for kept, handler in handlers.items():
+            signal.signal(kept, handler)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

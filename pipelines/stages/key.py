@@ -6,6 +6,7 @@ from typing import Any
 
 from gan_core.errors import StageError, nearest
 from gan_core.files import sha256_json
+from pipelines.stages.project import open_project
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +45,10 @@ def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
     # DVC takes a second to import, and a stage's own process imports this module before it knows that it is needed.
     from dvc.dependency import ParamsDependency
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
     from dvc.stage.exceptions import StageFileDoesNotExistError, StageNotFound
 
     root = Path(root).resolve()
-    try:
-        repo = Repo(str(root))
-    except DvcException as error:
-        raise StageError(
-            f"{root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout."
-        ) from error
-    with repo:
+    with open_project(root) as repo:
         try:
             stage = repo.stage.load_one(path=str(root / "dvc.yaml"), name=name)
         except StageFileDoesNotExistError:

@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gan_core import errors
-from gan_core.data import user_cache_dir
+from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import StageError
-from gan_core.files import read_json
+from gan_core.families import ImageShape, check_family
 from pipelines.progress import duration, say
 from pipelines.settings import Settings
-from pipelines.training.worker import CURVES, FAILURE, GENERATOR, Job, work_as_one
+from pipelines.training.worker import CURVES, FAILURE, GENERATOR, Job, raise_handed_over, work_as_one
 
 
 def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: str, track: Path | None) -> None:
@@ -24,6 +23,9 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
         StageError: workers were lost more often than ``train.max_failures``.
         GantryError: what the trainer itself refused or gave up on.
     """
+    check_family(settings.model.family, settings.model.config, ImageShape.of(PreparedDataset(data).info))
+    for workers in settings.train.workers:
+        settings.train.check_workers(workers)
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -75,9 +77,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
                 f"Ray Train gave up (train.max_failures is {settings.train.max_failures}): {_last_line(error)} "
                 f"Checkpoints stay in {work}; running the stage again resumes from them."
             ) from error
-    if (work / FAILURE).is_file():
-        failure = read_json(work / FAILURE)
-        raise getattr(errors, failure["kind"], StageError)(failure["message"])
+    raise_handed_over(work / FAILURE)
     if not (work / GENERATOR).is_dir():
         raise StageError(f"Training ended without a generator in {work}. Remove {uploads} and run the stage again.")
 

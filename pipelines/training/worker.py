@@ -17,9 +17,10 @@ import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 from torch import Tensor
 
+from gan_core import errors
 from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError, StageError
-from gan_core.files import write_json
+from gan_core.files import read_json, write_json
 from gan_core.grid import save_sheet
 from gan_core.training.trainer import Trainer
 from pipelines.settings import parse_settings
@@ -116,7 +117,7 @@ def _only_trainer(path: Path, patience: float = 60.0) -> Iterator[None]:
 
 def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None:
     device = ray.train.torch.get_device()  # type: ignore[attr-defined]
-    try:
+    with _handed_over(directory / FAILURE, ray.train.get_context().get_world_rank()):
         trainer = Trainer(
             settings.model.family,
             settings.model.config,
@@ -130,7 +131,20 @@ def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None
         trainer.run()
         if trainer.world.rank == 0:
             trainer.export(directory / GENERATOR)
+
+
+@contextmanager
+def _handed_over(path: Path, rank: int) -> Iterator[None]:
+    """Leave a GantryError in ``path`` for the driver: it is the same on every worker and after every restart."""
+    try:
+        yield
     except GantryError as error:
-        # Such an error is the same on every worker and after every restart: hand it over instead of failing into a retry.
-        if ray.train.get_context().get_world_rank() == 0:
-            write_json(directory / FAILURE, {"kind": type(error).__name__, "message": str(error)})
+        if rank == 0:
+            write_json(path, {"kind": type(error).__name__, "message": str(error)})
+
+
+def raise_handed_over(path: Path) -> None:
+    """In the driver: raise the error that a worker left in ``path``, if any."""
+    if path.is_file():
+        failure = read_json(path)
+        raise getattr(errors, failure["kind"], StageError)(failure["message"])

@@ -109,7 +109,7 @@ def test_what_as_dict_gives_builds_the_same_configuration_again() -> None:
         ({"beta1": 1.0}, r"must lie in \[0, 1\), got 1\.0"),
         ({"batch": 10, "accumulate": 3}, r"10 does not divide by accumulate \(3\)"),
         ({"batch": 4, "accumulate": 4}, "micro-batch needs at least 2 images"),
-        ({"max_rollbacks": -1}, "must be 0 or more, got -1"),
+        ({"max_rollbacks": -1}, "must be at least 0, got -1"),
     ],
 )
 def test_a_training_setting_out_of_range_is_refused(values: dict[str, Any], message: str) -> None:

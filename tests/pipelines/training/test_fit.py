@@ -11,15 +11,13 @@ import pytest
 import torch
 
 from gan_core.data import PreparedDataset
-from gan_core.errors import SettingsError
+from gan_core.errors import SettingsError, TrainingDivergedError
 from gan_core.training.trainer import Trainer
 from pipelines.training.curves import read_curves
 from pipelines.training.fit import fit
-from pipelines.training.worker import CURVES, GENERATOR
+from pipelines.training.worker import CURVES, GENERATOR, _handed_over, raise_handed_over
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
-
-pytestmark = pytest.mark.ray
 
 
 class Killer(threading.Thread):
@@ -40,6 +38,7 @@ class Killer(threading.Thread):
                 self.killed.append(process.pid)
 
 
+@pytest.mark.ray
 def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(tmp_path: Path, ray_cluster: str) -> None:
     data = write_prepared(tmp_path / "data", blobs(64))
     settings = small_settings(train__steps=240, train__log_every=10, train__checkpoint_every=20)
@@ -72,9 +71,21 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(tmp_
     assert list(read_curves(work / CURVES)["step"]) == list(range(10, 241, 10))
 
 
-def test_an_error_of_the_trainer_is_handed_over_without_retries(tmp_path: Path, ray_cluster: str) -> None:
-    data = write_prepared(tmp_path / "data", blobs(16, size=12))
-    work = tmp_path / "work" / "key"
-    work.mkdir(parents=True)
-    with pytest.raises(SettingsError, match="ingest.size"):
-        fit(work, data, small_settings(), run_key="key", run_name="train", track=None)
+def test_what_the_family_or_the_workers_cannot_do_is_refused_before_ray_starts(tmp_path: Path) -> None:
+    small, good = write_prepared(tmp_path / "small", blobs(16, size=12)), write_prepared(tmp_path / "good", blobs(16))
+    for data, settings, words in (
+        (small, small_settings(), "ingest.size"),
+        (good, small_settings(train__num_workers=3), "train.batch: 16 does not divide over 3 workers"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            fit(tmp_path / "work", data, settings, run_key="key", run_name="train", track=None)
+
+
+def test_an_error_of_the_trainer_is_handed_over_by_rank_0(tmp_path: Path) -> None:
+    raise_handed_over(tmp_path / "none")
+    for rank in (1, 0):
+        with _handed_over(tmp_path / f"failure-{rank}", rank):
+            raise TrainingDivergedError("it cannot be saved")
+    raise_handed_over(tmp_path / "failure-1")
+    with pytest.raises(TrainingDivergedError, match="it cannot be saved"):
+        raise_handed_over(tmp_path / "failure-0")
