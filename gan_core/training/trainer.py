@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 GRID = 64
 GRID_SEED = 0
+_GRID_BATCHES = 4
+"""Batches that a grid's statistics are measured on: enough to look at, and a quarter of the time."""
 
 
 class Observer(Protocol):
@@ -161,7 +163,7 @@ class Trainer:
 
     def export(self, directory: Path | str) -> None:
         """Write the averaged generator as an exported generator folder."""
-        standing_statistics(self.family, self.averaged.networks)
+        self.settle()
         info = self.dataset.info
         extra = {"dataset": info.digest, "dataset_name": info.name, "classes": list(info.classes), "step": self.step}
         save_generator(
@@ -177,9 +179,9 @@ class Trainer:
         """Pictures of the averaged generator as it is now: uint8 (n, C, H, W). Call :meth:`settle` first."""
         return to_uint8(self.family.sample(n, seed, first=first, networks=self.averaged.networks))
 
-    def settle(self) -> None:
-        """Measure the averaged generator's batch-norm statistics, so that it can be sampled."""
-        standing_statistics(self.family, self.averaged.networks)
+    def settle(self, batches: int = 16) -> None:
+        """Measure the averaged generator's batch-norm statistics on so many batches, so that it can be sampled."""
+        standing_statistics(self.family, self.averaged.networks, batches=batches)
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
@@ -281,7 +283,7 @@ class Trainer:
     def _draw_grid(self) -> None:
         if self.world.rank == 0:
             with self._off_the_clock():
-                self.settle()
+                self.settle(_GRID_BATCHES)
                 self.observer.pictures(self.sample(GRID, GRID_SEED).cpu(), self.step)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
