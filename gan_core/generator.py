@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gan_core.config import as_dict
 from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import Family, ImageShape, build_family, family_config
+from gan_core.families.noise import NoiseFamily
 from gan_core.files import read_json, replacing, sha256_file, sha256_json, write_json
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
@@ -46,34 +47,25 @@ class Generator:
             parts.append(to_uint8(self._family.sample(count, seed, label, truncation, first=first + start)).cpu())
         return torch.cat(parts)
 
+    @torch.inference_mode()
+    def walk(
+        self, n: int, seed: int, label: int | None = None, truncation: float | None = None, *, frames: int
+    ) -> Tensor:
+        """A closed walk through ``n`` pictures of ``seed``: uint8 (n * frames, C, H, W) on the CPU.
+
+        Raises:
+            SettingsError: the family has no latent space to walk through, or takes no such label or truncation.
+        """
+        if not isinstance(self._family, NoiseFamily):
+            raise SettingsError(f"{self.info['family']} makes no images from noise: there is nothing to walk through.")
+        return torch.cat(
+            [to_uint8(part).cpu() for part in self._family.walk(n, seed, label, truncation, frames=frames)]
+        )
+
 
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] as uint8, rounded to nearest."""
     return images.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8).contiguous()
-
-
-@torch.no_grad()
-def standing_statistics(family: Family, networks: dict[str, nn.Module], *, batches: int = 16, size: int = 64) -> None:
-    """Recompute the batch-norm statistics of generators for the weights they have now.
-
-    Averaged weights do not fit the running statistics that training left behind; a plain mean over ``batches`` batches
-    does ("standing statistics", Brock et al. 2019, section 4). Deterministic. Networks without batch norm are left alone;
-    all end in evaluation mode.
-    """
-    norms = [module for net in networks.values() for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    if norms:
-        momenta = [module.momentum for module in norms]
-        for module in norms:
-            module.reset_running_stats()
-            module.momentum = None  # a plain mean over all batches
-        for network in networks.values():
-            network.train()
-        for index in range(batches):
-            family.sample(size, seed=0, first=index * size, networks=networks)
-        for module, momentum in zip(norms, momenta, strict=True):
-            module.momentum = momentum
-    for network in networks.values():
-        network.eval()
 
 
 def save_generator(

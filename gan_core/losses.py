@@ -7,7 +7,6 @@ mean over all of them. A discriminator that judges patches passes its whole map.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -52,23 +51,14 @@ def critic_generator(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def gradient_penalty(
-    discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor, *, target: float = 1.0
-) -> Tensor:
-    """Mean of (|grad D(x^)| - target)^2 at x^ between real and fake (Gulrajani et al. 2017, equation 3).
+def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """softplus(D(G(z)) - D(x)) over pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, equation 2)."""
+    return F.softplus(fake - real).mean()
 
-    Args:
-        discriminator: maps (N, C, H, W) to (N, ...); run it in full precision and uncompiled, its gradient is
-            differentiated.
-        real: real images, (N, C, H, W).
-        fake: generated images of the same shape; no gradient flows to the generator.
-        mix: uniform numbers in [0, 1], (N, 1, 1, 1).
-        target: the gradient norm asked for.
-    """
-    between = torch.lerp(real.detach(), fake.detach(), mix).requires_grad_(True)
-    output = discriminator(between).sum()
-    (gradient,) = torch.autograd.grad(output, between, create_graph=True)
-    return (gradient.flatten(1).norm(dim=1) - target).square().mean()
+
+def relativistic_generator(fake: Tensor, real: Tensor) -> Tensor:
+    """softplus(D(x) - D(G(z))) over pairs: each generated image is to be judged more real than its real partner."""
+    return F.softplus(real - fake).mean()
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,11 @@ class AdversarialLoss:
     """The two halves of one adversarial game."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor], Tensor]
+    """Of what it gives for real and for generated images."""
+    generator: Callable[[Tensor], Tensor] | None = None
+    """Of what it gives for generated images; None for a game over pairs."""
+    paired_generator: Callable[[Tensor, Tensor], Tensor] | None = None
+    """In a game over pairs: of what it gives for generated and for real images."""
 
 
 ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {
@@ -85,4 +79,5 @@ ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {
     "hinge": AdversarialLoss(hinge_discriminator, critic_generator),
     "least-squares": AdversarialLoss(least_squares_discriminator, least_squares_generator),
     "wasserstein": AdversarialLoss(wasserstein_discriminator, critic_generator),
+    "relativistic": AdversarialLoss(relativistic_discriminator, paired_generator=relativistic_generator),
 }

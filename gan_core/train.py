@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_core.config import build
+from gan_core.config import as_dict, build
 from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
@@ -75,8 +75,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=VALUE", help="a setting of the family, such as width=64"
     )
-    for field in dataclasses.fields(TrainConfig):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, help=f"default {field.default}")
+    for name, default in as_dict(TrainConfig()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, help=f"YAML; default {json.dumps(default)}")
     return parser.parse_args(arguments)
 
 

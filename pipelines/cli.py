@@ -26,6 +26,8 @@ COMMANDS = {
     "ui": "pipelines.flow.cli:ui",
     "stage": "pipelines.stages.cli:stage",
     "fid": "pipelines.fid:fid",
+    "sample": "pipelines.sample:sample",
+    "recommend": "pipelines.recommend:recommend",
     "promote": "pipelines.registry.cli:promote",
     "rollback": "pipelines.registry.cli:rollback",
     "track": "pipelines.tracking.cli:track",

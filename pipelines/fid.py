@@ -11,7 +11,7 @@ from gan_core.generator import DESCRIPTION, load_generator
 from gan_core.metrics.evaluate import fid as fid_of
 from gan_core.metrics.inception import FEATURES, load_inception
 from gan_core.metrics.sources import DatasetSplit, PictureFiles, Samples, Source
-from gan_core.training.precision import choose_device
+from gan_core.precision import choose_device
 
 DEFAULT_SAMPLES = 10_000
 """Pictures of each side when one is a generator and --n is not given."""

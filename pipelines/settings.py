@@ -5,13 +5,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
 
 from gan_core.config import as_dict, build, check, check_choice, check_least
+from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families import family_config
+from gan_core.presets import Choice, choose
 from gan_core.training.config import TrainConfig
 from pipelines.data.ingest import IngestSettings
 from pipelines.flow.settings import FlowSettings
@@ -36,10 +39,12 @@ class ModelSettings:
     family: str
     config: Any
     """The family's typed configuration."""
+    preset: Literal["none", "auto"] = "none"
+    """auto: settings of model and train that params.yaml leaves out are chosen from the data and the device."""
 
     def as_dict(self) -> dict[str, Any]:
         """As in params.yaml: the family's settings beside its name."""
-        return {"family": self.family, **as_dict(self.config)}
+        return {"family": self.family, "preset": self.preset, **as_dict(self.config)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +152,18 @@ class Settings:
     register: RegisterSettings
     track: TrackSettings
     flow: FlowSettings
+    given: frozenset[str] = frozenset()
+    """Dotted names of what was written out in the sections model and train; the rest stands at its default."""
+
+    def resolved(self, info: DatasetInfo, device: torch.device) -> tuple["Settings", list[Choice]]:
+        """These settings with what ``model.preset: auto`` chooses for this data and device, and those choices.
+
+        What params.yaml says itself stays.
+        """
+        if self.model.preset == "none":
+            return self, []
+        choices = [c for c in choose(self.model.family, info, device, self.train.steps) if c.name not in self.given]
+        return self.with_values({"model.preset": "none", **{c.name: c.value for c in choices}}), choices
 
     def with_values(self, values: Mapping[str, Any]) -> "Settings":
         """These settings with some replaced by dotted name (``train.generator_lr``), checked again."""
@@ -163,20 +180,25 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """As in params.yaml."""
-        sections = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        sections = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "given"}
         return {n: v.as_dict() if isinstance(v, ModelSettings) else as_dict(v) for n, v in sections.items()}
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Settings from plain values; raises SettingsError naming the key and the nearest valid one."""
-    values = dict(values)
+    before, values = values, dict(values)
     model = values.get("model")
     if isinstance(model, Mapping) and "family" in model:
-        own = {key: value for key, value in model.items() if key != "family"}
+        own = {key: value for key, value in model.items() if key not in ("family", "preset")}
         values["model"] = {"family": model["family"], "config": family_config(model["family"], own)}
+        if "preset" in model:
+            values["model"]["preset"] = model["preset"]
     elif model is not None:
         raise SettingsError("Missing setting 'model.family'.")
-    settings = build(Settings, values)
+    if "given" in values:
+        raise SettingsError("Unknown setting 'given'.")
+    given = {f"{section}.{key}" for section in ("model", "train") for key in before.get(section) or {}}
+    settings = dataclasses.replace(build(Settings, values), given=frozenset(given))
     for name in settings.tune.space:
         # A name that cannot be set would be found out only by the first trial.
         plain: Any = settings.as_dict()

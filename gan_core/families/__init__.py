@@ -7,11 +7,19 @@ import torch
 
 from gan_core.config import build
 from gan_core.errors import SettingsError, nearest
-from gan_core.families.base import Batch, Family, ImageShape, Losses
+from gan_core.families.base import Batch, Family, ImageShape, Losses, Phase
+from gan_core.families.biggan import BigGan
+from gan_core.families.cgan import Cgan
 from gan_core.families.dcgan import Dcgan
+from gan_core.families.r3gan import R3gan
+from gan_core.families.stylegan2 import StyleGan2
 
 FAMILIES: dict[str, type[Family]] = {
+    "biggan": BigGan,
+    "cgan": Cgan,
     "dcgan": Dcgan,
+    "r3gan": R3gan,
+    "stylegan2": StyleGan2,
 }
 
 
@@ -33,4 +41,14 @@ def check_family(name: str, config: Any, shape: ImageShape) -> None:
         build_family(name, config, shape)
 
 
-__all__ = ["FAMILIES", "Batch", "Family", "ImageShape", "Losses", "build_family", "check_family", "family_config"]
+__all__ = [
+    "FAMILIES",
+    "Batch",
+    "Family",
+    "ImageShape",
+    "Losses",
+    "Phase",
+    "build_family",
+    "check_family",
+    "family_config",
+]

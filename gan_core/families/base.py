@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gan_core import randomness
+from gan_core.batch_norm import standing_statistics
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 
@@ -27,6 +28,32 @@ class ImageShape:
         """The shape of a prepared dataset's pictures."""
         return cls(channels=info.channels, height=info.height, width=info.width, classes=len(info.classes))
 
+    def halvings(self, family: str, largest: int) -> int:
+        """How many times ``family`` halves the picture until its shorter side is 4 to 7 pixels.
+
+        Raises:
+            SettingsError: a side under 16 or over ``largest`` pixels, one that cannot be halved so often, or more than 4
+                channels.
+        """
+        sides = (self.height, self.width)
+        count = min(sides).bit_length() - 3
+        if not (min(sides) >= 16 and max(sides) <= largest):
+            raise SettingsError(
+                f"{family} makes pictures of 16 to {largest} pixels a side, not {self.height}x{self.width}. Change "
+                "ingest.size."
+            )
+        if any(side % 2**count for side in sides):
+            # Rounding the shorter side up to a power of two asks for one more halving: round with that step instead.
+            step = 2 ** (count + 1) if round(min(sides) / 2**count) == 8 else 2**count
+            near = [round(side / step) * step for side in sides]
+            raise SettingsError(
+                f"{family} needs sides that divide by {2**count}, not {self.height}x{self.width}. Change ingest.size, to "
+                f"{near} for instance."
+            )
+        if not 1 <= self.channels <= 4:
+            raise SettingsError(f"{family} makes 1 to 4 channels, not {self.channels}. Change ingest.channels.")
+        return count
+
 
 @dataclass(kw_only=True)
 class Batch:
@@ -39,6 +66,8 @@ class Batch:
     key: tuple[int | str, ...]
     """Names the step (and micro-batch): random numbers are functions of it."""
     part: randomness.Slice
+    progress: float = 1.0
+    """How far the run is through its burn-in, 0 to 1; settings with a schedule have arrived at their end at 1."""
     keep: bool = True
     """Whether work that both updates need may be kept between them; off when memory is what matters (accumulation)."""
     _kept: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +81,15 @@ class Batch:
         return self._kept[name]
 
 
+Augment = Callable[[Tensor, Batch, str], Tensor]
+"""Changes images (N, C, H, W) at random; the text tells apart the draws that one batch needs."""
+
+
+def no_augment(images: Tensor, batch: Batch, draw: str) -> Tensor:
+    """The images as they are."""
+    return images
+
+
 @dataclass(frozen=True)
 class Losses:
     """What one update minimises, and what it has to say about itself."""
@@ -59,6 +97,20 @@ class Losses:
     total: Tensor
     terms: dict[str, Tensor]
     """Detached scalars for the log, such as ``loss/discriminator``, ``health/real_right``; they stay on the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One update in a step, or in every k-th one."""
+
+    name: str
+    side: Literal["discriminator", "generator"]
+    """Whose parameters are updated; the other side's take no gradient."""
+    loss: Callable[[Batch, int], Losses]
+    every: int = 1
+    """Runs at steps that this divides. A penalty that runs every k steps weighs k times as much."""
+    full_precision: bool = False
+    """Whether it computes in fp32 whatever the run does: gradients that are differentiated once more need it."""
 
 
 class Family:
@@ -71,11 +123,60 @@ class Family:
     Config: ClassVar[type]
     generators: ClassVar[tuple[str, ...]] = ("generator",)
     discriminators: ClassVar[tuple[str, ...]] = ("discriminator",)
+    presets: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
+    """The family's own settings by resolution, for ``model.preset: auto``."""
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    """Settings of the training run that the family's paper used."""
+    on_a_cpu: ClassVar[Mapping[str, Any]] = {}
+    """The family's own settings where there is no GPU: networks small enough to be worth waiting for."""
+    augmentation: ClassVar[str] = "diffaugment"
+    """Which augmentation suits it where pictures are few."""
+    thousand_images: ClassVar[int] = 2000
+    """Thousand real images after which it is usually worth looking at."""
 
     def __init__(self, config: Any, shape: ImageShape) -> None:
         self.config = config
         self.shape = shape
         self.networks: dict[str, nn.Module] = {}
+        self.memory: dict[str, Tensor] = {}
+        """What the losses remember from step to step beside the networks; part of every checkpoint."""
+        self.augment: Augment = no_augment
+        """What the discriminator's images go through, real and generated alike; set by the trainer."""
+        self._compiled: dict[str, Callable[..., Tensor]] = {}
+
+    @classmethod
+    def choose(cls, shape: ImageShape, batch: int) -> list[tuple[str, Any, str]]:
+        """Settings of its own that depend on the shape and the batch: (name, value, reason)."""
+        return []
+
+    def run(self, name: str) -> Callable[..., Tensor]:
+        """The network ``name`` to be called in a loss, compiled where that was asked for.
+
+        A gradient that is differentiated once more goes through ``networks[name]`` itself.
+        """
+        return self._compiled.get(name, self.networks[name])
+
+    def compile(self, **options: Any) -> None:
+        """Compile every network's calls (torch.compile with ``options``); weights and their names stay as they are."""
+        self._compiled = {name: torch.compile(network, **options) for name, network in self.networks.items()}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The updates of one step in their order."""
+        return (
+            Phase(name="discriminator", side="discriminator", loss=self.discriminator_loss),
+            Phase(name="generator", side="generator", loss=self.generator_loss),
+        )
+
+    def fakes(self, batch: Batch) -> Tensor:
+        """Images generated for ``batch``, (N, C, H, W); both updates play against the same ones."""
+        raise TypeError(f"{type(self).__name__} does not say what it generates")
+
+    def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
+        """Make averaged generators ready to be sampled: what training tracks beside weights is measured anew.
+
+        By default the statistics of batch norm, over so many batches of samples (:func:`standing_statistics`).
+        """
+        standing_statistics(networks, lambda first, n: self.sample(n, 0, first=first, networks=networks), batches)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """The discriminators' loss; must leave generators without gradient."""

@@ -8,17 +8,18 @@ N(0, 0.02).
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gan_core import randomness
+from gan_core.batch_norm import BatchNorm2d
 from gan_core.config import check, check_least
-from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, Family, ImageShape, Losses
+from gan_core.families.base import ImageShape
+from gan_core.families.noise import NoiseFamily
 from gan_core.initialise import he_weights, normal_weights
-from gan_core.losses import ADVERSARIAL_LOSSES
+
+LARGEST = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,47 +43,21 @@ class DcganConfig:
         check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
 
 
-def halvings(shape: ImageShape) -> int:
-    """How many times the picture is halved until its shorter side is 4 to 7 pixels.
-
-    Raises:
-        SettingsError: a side under 16 or over 128 pixels, one that cannot be halved so often, or more than 4 channels.
-    """
-    count = min(shape.height, shape.width).bit_length() - 3
-    step = 2**count
-    if not (min(shape.height, shape.width) >= 16 and max(shape.height, shape.width) <= 128):
-        raise SettingsError(
-            f"dcgan makes pictures of 16 to 128 pixels a side, not {shape.height}x{shape.width}. Change ingest.size."
-        )
-    if shape.height % step or shape.width % step:
-        # Rounding the shorter side up to a power of two asks for one more halving: round with that step instead.
-        if round(min(shape.height, shape.width) / step) == 8:
-            step *= 2
-        near = [round(side / step) * step for side in (shape.height, shape.width)]
-        raise SettingsError(
-            f"dcgan needs sides that divide by {2**count}, not {shape.height}x{shape.width}. Change ingest.size, to "
-            f"{near} for instance."
-        )
-    if not 1 <= shape.channels <= 4:
-        raise SettingsError(f"dcgan makes 1 to 4 channels, not {shape.channels}. Change ingest.channels.")
-    return count
-
-
 class Generator(nn.Module):
     """z (N, latent) to images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: DcganConfig, shape: ImageShape) -> None:
         super().__init__()
-        count = halvings(shape)
+        count = shape.halvings("dcgan", LARGEST)
         widths = [config.width * 2**power for power in reversed(range(count))]
         self.base = (widths[0], shape.height >> count, shape.width >> count)
         # The paper's "project and reshape"; no bias, the batch norm behind it has one.
         self.project = nn.Linear(config.latent, self.base[0] * self.base[1] * self.base[2], bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
         for inputs, outputs in itertools.pairwise(widths):
             layers += [
                 nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(outputs),
+                BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]
         layers += [nn.ConvTranspose2d(widths[-1], shape.channels, 4, stride=2, padding=1), nn.Tanh()]
@@ -99,7 +74,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: DcganConfig, shape: ImageShape) -> None:
         super().__init__()
-        count = halvings(shape)
+        count = shape.halvings("dcgan", LARGEST)
         widths = [config.width * 2**power for power in range(count)]
         layers: list[nn.Module] = [
             nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1),
@@ -108,7 +83,7 @@ class Discriminator(nn.Module):
         for inputs, outputs in itertools.pairwise(widths):
             layers += [
                 nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(outputs),
+                BatchNorm2d(outputs),
                 nn.LeakyReLU(config.slope, inplace=True),
             ]
         self.layers = nn.Sequential(*layers)
@@ -119,13 +94,15 @@ class Discriminator(nn.Module):
         return self.judge(self.layers(images)).flatten()
 
 
-class Dcgan(Family):
+class Dcgan(NoiseFamily):
     """The deep convolutional GAN; unconditional, so labels are ignored in training."""
 
     Config = DcganConfig
+    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 48}
 
     def __init__(self, config: DcganConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
+        self.prior = config.prior
         self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
         for name, network in self.networks.items():
             if config.init == "he":
@@ -134,67 +111,3 @@ class Dcgan(Family):
                 )  # the generator's ReLU leaks nothing
             else:
                 normal_weights(network)
-        self.loss = ADVERSARIAL_LOSSES[config.loss]
-
-    def _fakes(self, batch: Batch) -> Tensor:
-        """Generated images for this batch; both updates play against the same ones."""
-
-        def make() -> Tensor:
-            draw = randomness.uniform if self.config.prior == "uniform" else randomness.normal
-            latents = draw((len(batch.real), self.config.latent), batch.part, batch.real.device, *batch.key, "latents")
-            if self.config.prior == "uniform":
-                latents = latents * 2 - 1
-            return self.networks["generator"](latents)
-
-        return batch.once("fakes", make)
-
-    def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        """Binary cross-entropy over real and generated images, judged apart: batch norm must not mix the two."""
-        with torch.set_grad_enabled(batch.keep):
-            fake_images = self._fakes(batch)
-        discriminator = self.networks["discriminator"]
-        real, fake = discriminator(batch.real).float(), discriminator(fake_images.detach()).float()
-        total = self.loss.discriminator(real, fake)
-        return Losses(
-            total,
-            {
-                "loss/discriminator": total.detach(),
-                "health/real_right": (real.detach() > 0).float().mean(),
-                "health/fake_right": (fake.detach() < 0).float().mean(),
-            },
-        )
-
-    def generator_loss(self, batch: Batch, step: int) -> Losses:
-        """The generator's half of the game (``loss``: non-saturating or minimax)."""
-        total = self.loss.generator(self.networks["discriminator"](self._fakes(batch)).float())
-        return Losses(total, {"loss/generator": total.detach()})
-
-    def sample(
-        self,
-        n: int,
-        seed: int,
-        label: int | None = None,
-        truncation: float | None = None,
-        *,
-        first: int = 0,
-        networks: Mapping[str, nn.Module] | None = None,
-    ) -> Tensor:
-        """See :meth:`Family.sample`; every coordinate of z is drawn from the prior given ``abs(z) <= truncation``."""
-        if label is not None:
-            raise SettingsError("label: dcgan is unconditional and takes no label. Leave it out.")
-        if truncation is not None and not truncation > 0:
-            raise SettingsError(f"truncation: must be above 0, got {truncation}.")
-        generator = (networks or self.networks)["generator"]
-        device = next(generator.parameters()).device
-        latents = latents_from_uniform(
-            randomness.sampling_uniform(first, n, self.config.latent, seed), self.config.prior, truncation
-        )
-        return generator(latents.to(device))
-
-
-def latents_from_uniform(uniform: Tensor, prior: str, truncation: float | None) -> Tensor:
-    """Latents of ``prior`` by the inverse distribution function, bounded by ``truncation``; float32."""
-    if prior == "uniform":
-        return ((uniform * 2 - 1) * min(truncation or 1.0, 1.0)).float()
-    bound = torch.special.ndtr(torch.tensor(-truncation if truncation else -torch.inf, dtype=torch.float64))
-    return torch.special.ndtri(bound + uniform * (1 - 2 * bound)).float()

@@ -17,7 +17,7 @@ from gan_core.config import check
 from gan_core.errors import SettingsError
 from gan_core.files import sha256_json
 from gan_core.metrics.resize import resize_tf1
-from gan_core.training.precision import has_bf16
+from gan_core.precision import has_bf16
 from gan_core.weights import INCEPTION_SHA256, inception_file, torchscript_tensors
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,9 @@
 """Settings of a training run, whatever the family."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from gan_core.augment import AugmentConfig
 from gan_core.config import check, check_least
 
 
@@ -14,6 +15,8 @@ class TrainConfig:
     """Updates of each network."""
     batch: int = 64
     """Real images in one step, over all workers and micro-batches."""
+    discriminator_steps: int = 1
+    """Updates of the discriminator, each on real images of its own, for one of the generator."""
     accumulate: int = 1
     """Micro-batches that one step's gradients are summed over; more of them take less memory."""
     generator_lr: float = 2e-4
@@ -24,10 +27,20 @@ class TrainConfig:
     beta2: float = 0.999
     ema_half_life_kimg: float = 10.0
     """Half-life of the averaged generator in thousand real images; ramps up from 5% of the images seen so far."""
+    burn_in_kimg: float = 0.0
+    """Thousand real images over which settings with a schedule move from their start to their end; 0 for none."""
+    final_lr_share: float = 1.0
+    """Learning rates end the burn-in at this share of theirs."""
+    final_beta2: float | None = None
+    """beta2 at the end of the burn-in; null: it stays."""
     mirror: bool = False
     """Whether real images are mirrored left to right with probability 0.5."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the device has instructions for it, fp32 elsewhere."""
+    compile: bool = False
+    """Whether networks run compiled (torch.compile, on a GPU with CUDA graphs); penalties do not."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """What the discriminator's images go through."""
     seed: int = 0
     log_every: int = 20
     """Steps between two rows of metrics; health is checked at the same steps, and before each checkpoint."""
@@ -46,13 +59,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_least(
-            self, 1, "steps", "batch", "accumulate", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"
+            self,
+            1,
+            *("steps", "batch", "discriminator_steps", "accumulate"),
+            *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
         )
-        check_least(self, 0, "max_rollbacks")
+        check_least(self, 0, "max_rollbacks", "burn_in_kimg")
+        check(0 < self.final_lr_share <= 1, f"final_lr_share: must lie in (0, 1], got {self.final_lr_share}.")
         for name in ("generator_lr", "discriminator_lr", "ema_half_life_kimg"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
-        for name in ("beta1", "beta2"):
-            check(0 <= getattr(self, name) < 1, f"{name}: must lie in [0, 1), got {getattr(self, name)}.")
+        for name in ("beta1", "beta2", "final_beta2"):
+            value = getattr(self, name)
+            check(value is None or 0 <= value < 1, f"{name}: must lie in [0, 1), got {value}.")
         check(
             self.batch % self.accumulate == 0, f"batch: {self.batch} does not divide by accumulate ({self.accumulate})."
         )

@@ -11,23 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from gan_core import randomness
+from gan_core.augment.augmenter import Augmenter
 from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
 from gan_core.errors import TrainingDivergedError
-from gan_core.families import Batch, ImageShape, Losses, build_family
-from gan_core.generator import save_generator, standing_statistics, to_uint8
+from gan_core.families import Batch, ImageShape, Losses, Phase, build_family
+from gan_core.generator import save_generator, to_uint8
+from gan_core.precision import choose_device, choose_precision
+from gan_core.schedule import cosine
 from gan_core.training import checkpoint as checkpoints
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from gan_core.training.ema import Averaged, ema_decay
 from gan_core.training.feed import Feed
 from gan_core.training.health import Watch, spread
-from gan_core.training.precision import choose_device, choose_precision
 from gan_core.training.world import World
 
 log = logging.getLogger(__name__)
 
 GRID = 64
 GRID_SEED = 0
+_REAL_RIGHT = "health/real_right"
 _GRID_BATCHES = 4
 """Batches that a grid's statistics are measured on: enough to look at, and a quarter of the time."""
 
@@ -105,13 +108,18 @@ class Trainer:
         self.family = build_family(family_name, family_config, shape).to(self.device)
         self.averaged = Averaged({name: self.family.networks[name] for name in self.family.generators})
         self.averaged.networks = {n: net.to(self.device) for n, net in self.averaged.networks.items()}
+        self.augmenter = Augmenter(config.augment, info.splits["train"]).to(self.device)
+        self.family.augment = self.augmenter
+        self.family.memory = {name: tensor.to(self.device) for name, tensor in self.family.memory.items()}
+        if config.compile:
+            self.family.compile(**compile_options(self.device))
+        self._phases = self.family.phases()
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
-        rates = {"discriminator": config.discriminator_lr, "generator": config.generator_lr}
+        self._rates = {"discriminator": config.discriminator_lr, "generator": config.generator_lr}
+        self._laziness = {side: self._lazy_share(side) for side in self._sides}
         self.optimisers = {
-            side: torch.optim.Adam(self._parameters(side), rates[side], (config.beta1, config.beta2), fused=True)
-            for side in self._sides
+            side: torch.optim.Adam(self._parameters(side), self._rates[side], fused=True) for side in self._sides
         }
-        self._rates = rates
         self._dtype = choose_precision(config.precision, self.device)
         self._feed = Feed(
             dataset.pixels("train"),
@@ -134,6 +142,7 @@ class Trainer:
         }
         self._places = [self.directory, *([Path(resume_from)] if resume_from else [])]
         self._resume()
+        self._set_rates()
 
     def run(self, until: int | None = None) -> None:
         """Train up to step ``until`` (``config.steps`` when left out).
@@ -146,13 +155,12 @@ class Trainer:
         if self.step == 0:
             self._save()  # something to roll back to from the first step on
         while self.step < until:
-            batches = self._batches(self.step)
-            for side in ("discriminator", "generator"):
-                self._update(side, batches)
+            self._set_rates()
+            batches = self._play()
             self.step += 1
             self._counted += 1
-            seen = self.step * config.batch
-            self.averaged.update(ema_decay(config.batch, config.ema_half_life_kimg * 1000, seen))
+            half_life = cosine(0, config.ema_half_life_kimg, self._progress()) * 1000
+            self.averaged.update(ema_decay(self._images_a_step, half_life, self.images_seen))
             last = self.step == config.steps
             if self._reports_at(self.step) and not self._report(batches[0]):
                 continue
@@ -171,7 +179,7 @@ class Trainer:
             family_name=self.family_name,
             family=self.family,
             networks=self.averaged.networks,
-            extra={**extra, "images_seen": self.step * self.config.batch},
+            extra={**extra, "images_seen": self.images_seen},
         )
 
     @torch.inference_mode()
@@ -180,47 +188,106 @@ class Trainer:
         return to_uint8(self.family.sample(n, seed, first=first, networks=self.averaged.networks))
 
     def settle(self, batches: int = 16) -> None:
-        """Measure the averaged generator's batch-norm statistics on so many batches, so that it can be sampled."""
-        standing_statistics(self.family, self.averaged.networks, batches=batches)
+        """Make the averaged generator ready to be sampled (:meth:`Family.settle`)."""
+        self.family.settle(self.averaged.networks, batches=batches)
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
-    def _batches(self, step: int) -> list[Batch]:
-        images, labels = self._feed(step)
-        key = (self.config.seed, self.rollbacks, step)
-        randomness.seed_global(self.config.seed, step, self.world.rank)
-        if self.config.accumulate == 1:
-            return [Batch(real=images, labels=labels, key=key, part=self.world.part)]
-        parts = images.chunk(self.config.accumulate)
-        label_parts = [None] * len(parts) if labels is None else labels.chunk(len(parts))
+    @property
+    def images_seen(self) -> int:
+        """Real images that the discriminator has been shown."""
+        return self.step * self._images_a_step
+
+    @property
+    def _images_a_step(self) -> int:
+        return self.config.batch * self.config.discriminator_steps
+
+    def _progress(self) -> float:
+        """How far the run is through its burn-in, 0 to 1."""
+        over = self.config.burn_in_kimg * 1000
+        return min(self.images_seen / over, 1.0) if over else 1.0
+
+    def _play(self) -> list[Batch]:
+        """One step: the discriminator's updates, each on a batch of its own, and the generator's on the last of them."""
+        rounds = self.config.discriminator_steps
+        randomness.seed_global(self.config.seed, self.step, self.world.rank)
+        for turn in range(rounds):
+            batches = self._batches(self.step * rounds + turn, last=turn == rounds - 1)
+            for phase in self._phases:
+                if phase.side == "discriminator" and self.step % phase.every == 0:
+                    self._update(phase, batches)
+        for phase in self._phases:
+            if phase.side == "generator" and self.step % phase.every == 0:
+                self._update(phase, batches)
+        return batches
+
+    def _batches(self, turn: int, *, last: bool) -> list[Batch]:
+        """The micro-batches of one round; ``turn`` counts rounds over the whole run."""
+        images, labels = self._feed(turn)
+        key = (self.config.seed, self.rollbacks, turn)
+        progress = self._progress()
+        count = self.config.accumulate
+        parts = images.chunk(count)
+        label_parts = [None] * count if labels is None else labels.chunk(count)
         return [
-            Batch(real=part, labels=label, key=(*key, index), part=self.world.part, keep=False)
+            Batch(
+                real=part,
+                labels=label,
+                key=key if count == 1 else (*key, index),
+                part=self.world.part,
+                progress=progress,
+                # The generator's graph is for its own update, which only the last round is followed by.
+                keep=count == 1 and last,
+            )
             for index, (part, label) in enumerate(zip(parts, label_parts, strict=True))
         ]
 
-    def _update(self, side: str, batches: list[Batch]) -> None:
+    def _update(self, phase: Phase, batches: list[Batch]) -> None:
         """One update of one side; the other side's parameters take no gradient meanwhile."""
-        loss = self.family.discriminator_loss if side == "discriminator" else self.family.generator_loss
+        side = phase.side
         # While the discriminator learns, the generator's graph is recorded for its own update: it stays trainable.
         frozen = self._parameters("discriminator") if side == "generator" else []
         optimiser = self.optimisers[side]
         optimiser.zero_grad(set_to_none=True)
+        judged_right = []
         for parameter in frozen:
             parameter.requires_grad_(False)
         try:
             for batch in batches:
-                with self._autocast():
-                    losses = loss(batch, self.step)
+                with contextlib.nullcontext() if phase.full_precision else self._autocast():
+                    losses = phase.loss(batch, self.step)
                 (losses.total / len(batches)).backward()
                 self._count(losses, len(batches))
+                judged_right += [losses.terms[_REAL_RIGHT]] if _REAL_RIGHT in losses.terms else []
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
         self.world.average_gradients(self._parameters(side))
-        if self._reports_at(self.step + 1):
+        if phase.name == side and self._reports_at(self.step + 1):
             norm = nn.utils.get_total_norm([p.grad for p in self._parameters(side) if p.grad is not None])
             self._sums[f"health/{side}_gradient"] = norm
         optimiser.step()
+        if judged_right:
+            self.augmenter.adapt(torch.stack(judged_right).mean(), self.config.batch, self.step)
+
+    def _lazy_share(self, side: str) -> float:
+        """k / (k + 1) for a side with a penalty of its own every k steps, which adds an update (Karras et al. 2020, B)."""
+        share = 1.0
+        for phase in self._phases:
+            if phase.side == side and phase.name != side and phase.every > 1:
+                share *= phase.every / (phase.every + 1)
+        return share
+
+    def _set_rates(self) -> None:
+        """Learning rates and moments of this step: schedules, rollbacks, and the share that lazy penalties leave."""
+        config, progress = self.config, self._progress()
+        beta2 = config.beta2 if config.final_beta2 is None else cosine(config.beta2, config.final_beta2, progress)
+        for side, optimiser in self.optimisers.items():
+            share = self._laziness[side]
+            for group in optimiser.param_groups:
+                rate = self._rates[side] * cosine(1.0, config.final_lr_share, progress)
+                group["lr"] = rate * 0.5**self.rollbacks * share
+                group["betas"] = (config.beta1**share, beta2**share)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype is torch.float32:
@@ -242,12 +309,14 @@ class Trainer:
         for name, value in losses.terms.items():
             share = value / pieces
             self._sums[name] = self._sums[name] + share if name in self._sums else share
+            self._times[name] = self._times.get(name, 0.0) + 1 / pieces
 
     def _start_window(self) -> None:
         """Start the window of steps that the next row of metrics is the mean of."""
         self._clock = time.perf_counter()
         self._counted: int = 0
         self._sums: dict[str, Tensor] = {}
+        self._times: dict[str, float] = {}
 
     @contextlib.contextmanager
     def _off_the_clock(self) -> Iterator[None]:
@@ -260,18 +329,17 @@ class Trainer:
         """Log the means since the last report; False when the run had to be rolled back."""
         steps = self._counted
         with torch.no_grad(), self._autocast():
-            fakes = self.family.sample(len(batch.real), GRID_SEED) if not batch.keep else None
-            if fakes is None:
-                fakes = batch.once("fakes", lambda: self.family.sample(len(batch.real), GRID_SEED))
-            self._sums["health/diversity"] = spread(fakes) / spread(batch.real).clamp_min(1e-8)
+            self._sums["health/diversity"] = spread(self.family.fakes(batch)) / spread(batch.real).clamp_min(1e-8)
+        if self.config.augment.kind == "ada":
+            self._sums["augment/strength"] = self.augmenter.strength.detach().clone()
         names = sorted(self._sums)
-        gauges = {"health/diversity", "health/discriminator_gradient", "health/generator_gradient"}
-        row = torch.stack([self._sums[n].float() / (1 if n in gauges else steps) for n in names])
+        # What is no loss term is a gauge, read once.
+        row = torch.stack([self._sums[name].float() / self._times.get(name, 1.0) for name in names])
         self.world.average([row])  # the same verdict on every worker
         metrics = dict(zip(names, row.tolist(), strict=True))
         wrong = self._watch.diagnose(metrics)
-        metrics["rate/images_per_second"] = steps * self.config.batch / (time.perf_counter() - self._clock)
-        metrics["progress/kimg"] = self.step * self.config.batch / 1000
+        metrics["rate/images_per_second"] = steps * self._images_a_step / (time.perf_counter() - self._clock)
+        metrics["progress/kimg"] = self.images_seen / 1000
         self._start_window()
         if wrong:
             self._roll_back(wrong)
@@ -290,7 +358,8 @@ class Trainer:
 
     def _networks(self) -> dict[str, nn.Module]:
         averaged = {f"averaged.{name}": network for name, network in self.averaged.networks.items()}
-        return {**{f"network.{name}": network for name, network in self.family.networks.items()}, **averaged}
+        live = {f"network.{name}": network for name, network in self.family.networks.items()}
+        return {**live, **averaged, "augment": self.augmenter}
 
     def _save(self) -> None:
         """Write a checkpoint: everything that the next step depends on (random numbers keep no state)."""
@@ -304,6 +373,7 @@ class Trainer:
         for side, optimiser in self.optimisers.items():
             for index, values in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{side}.{index}.{key}": value for key, value in values.items()}
+        tensors |= {f"memory.{name}": tensor for name, tensor in self.family.memory.items()}
         state = {"settings": self._settings, "rollbacks": self.rollbacks, "poor": self._watch.poor}
         path = checkpoints.save_checkpoint(self.directory, self.step, tensors, state)
         # A rollback needs a healthy one, however many were written while the run was already suspected of a collapse.
@@ -323,7 +393,6 @@ class Trainer:
         checkpoints.refuse_other_settings(newest.state["settings"], self._settings, newest.path)
         self._load(newest)
         self.rollbacks, self._watch.poor = newest.state["rollbacks"], newest.state["poor"]
-        self._slow_down()
         if self.world.rank == 0:
             log.info("Resuming at step %d from %s.", self.step, newest.path)
 
@@ -344,6 +413,8 @@ class Trainer:
                         tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
                     values.setdefault(int(index), {})[name] = tensor
             optimiser.load_state_dict({**optimiser.state_dict(), "state": values})
+        for name, tensor in self.family.memory.items():
+            self.family.memory[name] = saved.tensors[f"memory.{name}"].to(tensor)
         self.step = saved.step
 
     def _roll_back(self, wrong: str) -> None:
@@ -361,16 +432,15 @@ class Trainer:
             *(self.step, wrong, saved.step, 0.5**self.rollbacks, self.rollbacks, self.config.max_rollbacks),
         )
         self._load(saved)
-        self._slow_down()
         self._start_window()
         self.world.barrier()  # every worker has read its checkpoint
         if self.world.rank == 0:
             checkpoints.drop_checkpoints_after(self.directory, self.step)
 
-    def _slow_down(self) -> None:
-        for side, optimiser in self.optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = self._rates[side] * 0.5**self.rollbacks
+
+def compile_options(device: torch.device) -> dict[str, Any]:
+    """How networks are compiled for ``device``: shapes never change, and on a GPU a call is one launch."""
+    return {"dynamic": False, **({"mode": "reduce-overhead"} if device.type == "cuda" else {})}
 
 
 def _is_healthy(state: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from gan_core.generator import load_generator
 from gan_core.grid import save_sheet
 from gan_core.metrics.evaluate import fid_of_samples
 from gan_core.metrics.inception import load_inception
-from gan_core.training.precision import choose_device
+from gan_core.precision import choose_device
 from pipelines.progress import say
 from pipelines.settings import Settings
 from pipelines.stages.context import StageContext

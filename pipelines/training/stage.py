@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gan_core.files import read_json
+from pipelines.auto import resolve_auto
 from pipelines.cluster import cluster
 from pipelines.progress import say
 from pipelines.settings import Settings
@@ -17,6 +18,7 @@ DATA, BEST, OUT = "data/prepared", "outputs/tune/best.json", "outputs/train"
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Train with the settings of params.yaml, those that the search improved taken from its result; gives the stage's outs."""
+    settings = resolve_auto("train", settings, context.root / DATA)
     best = read_json(context.root / BEST)["parameters"]
     settings = settings.with_values(best)
     for name, value in best.items():

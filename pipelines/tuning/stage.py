@@ -6,6 +6,7 @@ import pandas as pd
 
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.files import replacing, write_json
+from pipelines.auto import resolve_auto
 from pipelines.cluster import cluster
 from pipelines.progress import say
 from pipelines.settings import Settings
@@ -32,6 +33,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
     from pipelines.tuning.search import search
 
     data = context.root / "data/prepared"
+    settings = resolve_auto("tune", settings, data)
     decoded = user_cache_dir() / "decoded"
     with stage_run(context, settings) as run:
         run.params({"tune": settings.as_dict()["tune"]})

@@ -15,7 +15,7 @@ from gan_core.errors import TrainingDivergedError
 from gan_core.grid import save_sheet
 from gan_core.metrics.evaluate import fid_of_samples
 from gan_core.metrics.inception import load_inception
-from gan_core.training.precision import choose_device, has_bf16
+from gan_core.precision import choose_device, has_bf16
 from gan_core.training.trainer import GRID, GRID_SEED, Trainer
 from pipelines.settings import Settings, parse_settings
 from pipelines.tracking import RunLog

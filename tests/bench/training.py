@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from gan_core.data import PreparedDataset
 from gan_core.families import ImageShape, build_family
 from gan_core.families.dcgan import DcganConfig
+from gan_core.precision import has_bf16
 from gan_core.training.config import TrainConfig
-from gan_core.training.precision import has_bf16
 from gan_core.training.trainer import Trainer
 from tests.bench import Row
 from tests.datasets import blobs, write_prepared

@@ -10,14 +10,14 @@ import torch
 from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import FAMILIES, ImageShape, build_family
 from gan_core.families.dcgan import DcganConfig
-from gan_core.generator import load_generator, save_generator, standing_statistics, to_uint8
+from gan_core.generator import load_generator, save_generator, to_uint8
 
 
 def export(directory: Path, **settings) -> Path:
     torch.manual_seed(0)
     config = DcganConfig(**{"width": 8, "latent": 10, "init": "he", **settings})
     family = build_family("dcgan", config, ImageShape(channels=3, height=16, width=20))
-    standing_statistics(family, {"generator": family.networks["generator"]})
+    family.settle({"generator": family.networks["generator"]})
     save_generator(
         directory, family_name="dcgan", family=family, extra={"dataset": "d" * 64, "classes": ["a"], "step": 7}
     )
@@ -128,19 +128,19 @@ def test_standing_statistics_are_the_mean_over_batches_of_the_present_weights() 
     network = family.networks["generator"]
     norm = network.layers[0]
     norm.running_mean.fill_(99)
-    standing_statistics(family, {"generator": network})
+    family.settle({"generator": network})
     assert not network.training
     assert norm.momentum == 0.1
     with torch.no_grad():
         whole = network.project(family_latents(1024)).view(-1, *network.base)
     torch.testing.assert_close(norm.running_mean, whole.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    standing_statistics(family, {"generator": network})
+    family.settle({"generator": network})
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def family_latents(n: int) -> torch.Tensor:
-    from gan_core.families.dcgan import latents_from_uniform
+    from gan_core.families.noise import latents_from_uniform
     from gan_core.randomness import sampling_uniform
 
     return latents_from_uniform(sampling_uniform(0, n, 10, 0), "uniform", None)

@@ -146,14 +146,15 @@ def test_each_side_has_its_own_learning_rate_and_its_update_leaves_the_other_sid
     assert (groups["generator"]["lr"], groups["discriminator"]["lr"]) == (1e-3, 2e-3)
     assert all(group["betas"] == (0.4, 0.9) for group in groups.values())
     generator, discriminator = (trainer.family.networks[name] for name in ("generator", "discriminator"))
-    batches = trainer._batches(0)
+    batches = trainer._batches(0, last=True)
     before = weights({"g": generator}), weights({"d": discriminator})
-    trainer._update("discriminator", batches)
+    discriminate, generate = trainer.family.phases()
+    trainer._update(discriminate, batches)
     assert torch.equal(weights({"g": generator}), before[0])
     assert all(parameter.grad is None for parameter in generator.parameters())
     middle = weights({"d": discriminator})
     assert not torch.equal(middle, before[1])
-    trainer._update("generator", batches)
+    trainer._update(generate, batches)
     assert torch.equal(weights({"d": discriminator}), middle)
     assert not torch.equal(weights({"g": generator}), before[0])
     assert all(parameter.requires_grad for parameter in discriminator.parameters())
@@ -163,7 +164,7 @@ def test_the_first_step_is_adams_step_on_the_two_losses_written_out(make: Make) 
     """The same step by hand: plain Adam, discriminator first, generator against the new discriminator."""
     trainer, reference = make(ToyConfig(), name="a"), make(ToyConfig(), name="b")
     family = reference.family
-    batch = reference._batches(0)[0]
+    batch = reference._batches(0, last=True)[0]
     for side, loss in (("discriminator", family.discriminator_loss), ("generator", family.generator_loss)):
         parameters = list(family.networks[side].parameters())
         gradients = torch.autograd.grad(loss(batch, 0).total, parameters, retain_graph=True)

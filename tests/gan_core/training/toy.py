@@ -1,7 +1,7 @@
 """A family of two small dense networks without batch norm, whose trouble can be ordered in its settings."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,17 +40,19 @@ class Toy(Family):
             "discriminator": nn.Sequential(nn.Flatten(), nn.Linear(pixels, 32), nn.Tanh(), nn.Linear(32, 1)),
         }
 
-    def _images(self, latents: Tensor, generator: nn.Module) -> Tensor:
+    def _images(self, latents: Tensor, generator: Callable[..., Tensor]) -> Tensor:
         return generator(latents).view(-1, self.shape.channels, self.shape.height, self.shape.width)
 
-    def _fakes(self, batch: Batch) -> Tensor:
+    def fakes(self, batch: Batch) -> Tensor:
+        """Images of this batch's latents, all equal where a collapse was ordered."""
+
         def make() -> Tensor:
             if self.config.latents_from_data:
                 latents = batch.real.flatten(1)[:, 100 : 100 + LATENT]
             else:
                 key = (*batch.key, "latents")
                 latents = randomness.normal((len(batch.real), LATENT), batch.part, batch.real.device, *key)
-            images = self._images(latents, self.networks["generator"])
+            images = self._images(latents, self.run("generator"))
             ill = batch.key[1] < self.config.cured_after
             return images * 0 if ill and batch.key[2] >= self.config.collapse_from else images
 
@@ -58,15 +60,15 @@ class Toy(Family):
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """Cross-entropy, or NaN where ordered."""
-        judge = self.networks["discriminator"]
-        total = logistic_discriminator(judge(batch.real), judge(self._fakes(batch).detach()))
+        judge = self.run("discriminator")
+        total = logistic_discriminator(judge(batch.real), judge(self.fakes(batch).detach()))
         if step == self.config.nan_at and batch.key[1] < self.config.cured_after:
             total = total * math.nan
         return Losses(total, {"loss/discriminator": total.detach()})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """Non-saturating."""
-        total = non_saturating_generator(self.networks["discriminator"](self._fakes(batch)))
+        total = non_saturating_generator(self.run("discriminator")(self.fakes(batch)))
         return Losses(total, {"loss/generator": total.detach()})
 
     def sample(

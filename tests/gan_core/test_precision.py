@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
+from gan_core import precision
 from gan_core.errors import SettingsError
-from gan_core.training import precision
 
 CPU = torch.device("cpu")
 

@@ -1,5 +1,6 @@
-"""Which device to use, and whether its processor computes in bf16."""
+"""Which device to use, and in which precision it computes."""
 
+import contextlib
 import logging
 
 import torch
@@ -45,3 +46,9 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
         log.info("Precision %s: the %s %s bf16 instructions.", str(chosen)[6:], device.type, reason)
         return chosen
     return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A context without autocast on ``device``: what bf16's three digits would spoil."""
+    # Shapes alone, without numbers: torch knows no autocast there.
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

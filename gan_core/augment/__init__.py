@@ -1,0 +1,27 @@
+"""Augmentation of what the discriminator sees, real and generated images alike: differentiable, on the device."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gan_core.config import check, check_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Which augmentation, and how strong."""
+
+    kind: Literal["none", "diffaugment", "ada"] = "none"
+    """diffaugment: colour, translation and cutout, always (Zhao et al. 2020); ada: each transformation with a
+    probability, the strength (Karras et al. 2020)."""
+    strength: float | None = None
+    """ada: a fixed strength in [0, 1]; null: steered by ``target``, starting from the size of the data set."""
+    target: float = 0.6
+    """ada: the mean sign of what the discriminator gives for real images that the strength is steered to."""
+    speed_kimg: float = 500.0
+    """ada: thousand real images in which the strength can rise from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_least(self, 0, "strength", "target")
+        check(self.strength is None or self.strength <= 1, f"strength: must lie in [0, 1], got {self.strength}.")
+        check(self.target < 1, f"target: must lie in [0, 1), got {self.target}.")
+        check(self.speed_kimg > 0, f"speed_kimg: must be above 0, got {self.speed_kimg}.")

@@ -1,0 +1,226 @@
+"""BigGAN: Brock, Donahue & Simonyan 2019, "Large Scale GAN Training for High Fidelity Natural Image Synthesis".
+
+Residual networks with spectral norm in both, class-conditional batch norm in the generator, a projection discriminator
+(Miyato & Koyama 2018), self-attention at one resolution (Zhang et al. 2019, "SAGAN"), the hinge loss, latents that may
+enter at every block, and truncated sampling with standing statistics.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_core.batch_norm import BatchNorm2d
+from gan_core.config import check, check_least
+from gan_core.errors import SettingsError
+from gan_core.families.base import Batch, ImageShape, Losses
+from gan_core.families.biggan_layers import (
+    Attention,
+    DownBlock,
+    SpectralConv2d,
+    SpectralEmbedding,
+    SpectralLinear,
+    UpBlock,
+    converge,
+)
+from gan_core.families.noise import NoiseFamily
+from gan_core.penalties import orthogonal
+from gan_core.precision import full_precision
+
+# 128 and 256: tables 4 and 5 of the paper's appendix B, with the chunks of 20 coordinates and the class embedding of 128
+# that it gives. 32: its CIFAR-10 network (appendix C). The paper has none for 64: its rules, at the width of 32.
+PRESETS: dict[int, dict[str, Any]] = {
+    32: {"latent": 128, "width": 64},
+    64: {"latent": 100, "width": 64, "attention": 32, "shared_embedding": 128, "hierarchical": True},
+    128: {"latent": 120, "width": 96, "attention": 64, "shared_embedding": 128, "hierarchical": True},
+    256: {"latent": 140, "width": 96, "attention": 64, "shared_embedding": 128, "hierarchical": True},
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The widths of both networks at one resolution, in multiples of ``width``."""
+
+    generator: tuple[int, ...]
+    """At 4x4 and behind each block, of which each doubles the resolution."""
+    discriminator: tuple[int, ...]
+    """Behind each block ..."""
+    downs: int
+    """... of which so many, the first ones, halve the resolution."""
+
+
+LAYOUTS = {
+    16: Layout((4, 4, 4), (4, 4, 4), 1),
+    32: Layout((4, 4, 4, 4), (4, 4, 4, 4), 2),
+    64: Layout((16, 16, 8, 4, 2), (1, 2, 4, 8, 16), 4),
+    128: Layout((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
+    256: Layout((16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16), 6),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigGanConfig:
+    """BigGAN's own settings; the defaults are those for CIFAR-10, see PRESETS for larger pictures."""
+
+    latent: int = 128
+    """Coordinates of z, N(0, 1)."""
+    width: int = 64
+    """Unit of the feature maps' numbers ("ch" in the paper's tables)."""
+    attention: int = 0
+    """Resolution, in pixels, of the maps that self-attention is applied to in both networks; 0: none."""
+    shared_embedding: int = 0
+    """Length of the one class embedding that all conditional batch norms project; 0: each has an embedding of its own."""
+    hierarchical: bool = False
+    """Whether z is cut into chunks, one for the start and one for each block, where it joins the class embedding."""
+    slope: float = 0.0
+    """Leak slope of the discriminator's activations; 0 is the paper's ReLU."""
+    loss: Literal["hinge", "non-saturating", "minimax", "least-squares", "wasserstein", "relativistic"] = "hinge"
+    orthogonal: float = 0.0
+    """Weight of orthogonal regularisation in the generator's loss (equation 3; the paper uses 1e-4)."""
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "latent", "width")
+        check_least(self, 0, "attention", "shared_embedding", "orthogonal")
+        check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
+        check(
+            self.shared_embedding > 0 or not self.hierarchical,
+            "hierarchical: needs a class embedding to join z's chunks with; set shared_embedding, to 128 for instance.",
+        )
+
+
+def layout(config: BigGanConfig, shape: ImageShape) -> Layout:
+    """The widths for ``shape``.
+
+    Raises:
+        SettingsError: a size that is not in the table, more than 4 channels, an attention resolution that the networks
+            do not pass through, or latents that cannot be cut into equal chunks.
+    """
+    if shape.height != shape.width or shape.height not in LAYOUTS:
+        raise SettingsError(
+            f"biggan makes square pictures of 16, 32, 64, 128 or 256 pixels a side, not {shape.height}x{shape.width}. "
+            "Change ingest.size."
+        )
+    if not 1 <= shape.channels <= 4:
+        raise SettingsError(f"biggan makes 1 to 4 channels, not {shape.channels}. Change ingest.channels.")
+    found = LAYOUTS[shape.height]
+    passed = [shape.height >> halved for halved in range(1, found.downs + 1) if shape.height >> halved >= 8]
+    if config.attention and config.attention not in passed:
+        raise SettingsError(
+            f"model.attention: must be 0 or one of {', '.join(map(str, passed))} for pictures of {shape.height} pixels, "
+            f"not {config.attention}."
+        )
+    chunks = len(found.generator)
+    if config.hierarchical and config.latent % chunks:
+        near = max(round(config.latent / chunks), 1) * chunks
+        raise SettingsError(
+            f"model.latent: {config.latent} coordinates cannot be cut into {chunks} equal chunks, as many as hierarchical "
+            f"latents need for pictures of {shape.height} pixels. Set it to {near} for instance."
+        )
+    return found
+
+
+class Generator(nn.Module):
+    """z (N, latent) and classes (N,) to images (N, C, H, W) in [-1, 1]."""
+
+    def __init__(self, config: BigGanConfig, shape: ImageShape) -> None:
+        super().__init__()
+        widths = [config.width * times for times in layout(config, shape).generator]
+        self.hierarchical = config.hierarchical
+        self.chunk = config.latent // len(widths) if config.hierarchical else config.latent
+        self.base = (widths[0], 4, 4)
+        self.classes: nn.Embedding | None = None
+        condition = 0
+        if config.shared_embedding:
+            self.classes = nn.Embedding(shape.classes, config.shared_embedding)
+            nn.init.orthogonal_(self.classes.weight)
+            condition = config.shared_embedding + (self.chunk if config.hierarchical else 0)
+        self.project = SpectralLinear(self.chunk, widths[0] * 16)
+        self.blocks = nn.ModuleList(
+            UpBlock(inputs, outputs, condition, shape.classes) for inputs, outputs in itertools.pairwise(widths)
+        )
+        self.resolution = config.attention
+        self.attention = Attention(widths[config.attention.bit_length() - 3]) if config.attention else None
+        self.normalise = BatchNorm2d(widths[-1])
+        self.picture = SpectralConv2d(widths[-1], shape.channels)
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images of the classes ``labels`` (N,) for ``latents`` (N, latent)."""
+        first, *chunks = latents.split(self.chunk, dim=1)
+        condition = labels if self.classes is None else self.classes(labels)
+        maps = self.project(first).view(-1, *self.base).contiguous(memory_format=torch.channels_last)
+        for index, block in enumerate(self.blocks):
+            maps = block(maps, torch.cat([condition, chunks[index]], dim=1) if self.hierarchical else condition)
+            if self.attention is not None and maps.shape[2] == self.resolution:
+                maps = self.attention(maps)
+        return torch.tanh(self.picture(F.relu(self.normalise(maps), inplace=True)))
+
+
+class Discriminator(nn.Module):
+    """Images (N, C, H, W) in [-1, 1] and classes (N,) to logits (N,): above 0 means judged real."""
+
+    def __init__(self, config: BigGanConfig, shape: ImageShape) -> None:
+        super().__init__()
+        found = layout(config, shape)
+        widths = [shape.channels, *(config.width * times for times in found.discriminator)]
+        self.slope = config.slope
+        self.blocks = nn.ModuleList(
+            DownBlock(widths[at], widths[at + 1], config.slope, down=at < found.downs, first=at == 0)
+            for at in range(len(widths) - 1)
+        )
+        # Behind the first block whose maps have the resolution asked for; no block, when none is.
+        self.attends = shape.height.bit_length() - config.attention.bit_length() - 1 if config.attention else -1
+        self.attention = Attention(widths[self.attends + 1]) if config.attention else None
+        self.judge = SpectralLinear(widths[-1], 1)
+        self.classes = SpectralEmbedding(shape.classes, widths[-1])
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N,), float32, for ``images`` said to be of the classes ``labels`` (N,)."""
+        maps = images
+        for index, block in enumerate(self.blocks):
+            maps = block(maps)
+            if self.attention is not None and index == self.attends:
+                maps = self.attention(maps)
+        features = F.leaky_relu(maps, self.slope).float().sum(dim=(2, 3))
+        with full_precision(images.device):  # a logit in bf16 has three digits
+            return self.judge(features).squeeze(1) + (self.classes(labels) * features).sum(dim=1)
+
+
+class BigGan(NoiseFamily):
+    """Class-conditional residual networks at scale."""
+
+    Config = BigGanConfig
+    presets = PRESETS
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "generator_lr": 2e-4,
+        "discriminator_lr": 2e-4,
+        "beta1": 0.0,
+        "beta2": 0.999,
+        "discriminator_steps": 4,
+    }
+    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 24}
+    joint = True
+
+    def __init__(self, config: BigGanConfig, shape: ImageShape) -> None:
+        super().__init__(config, shape)
+        self.need_labels()
+        self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
+
+    def generator_loss(self, batch: Batch, step: int) -> Losses:
+        """The generator's half of the game, and how far its weights are from orthogonal where that has a weight."""
+        losses = super().generator_loss(batch, step)
+        if not self.config.orthogonal:
+            return losses
+        with full_precision(batch.real.device):
+            penalty = orthogonal(self.networks["generator"])
+        terms = {**losses.terms, "penalty/orthogonal": penalty.detach()}
+        return Losses(losses.total + self.config.orthogonal * penalty, terms)
+
+    def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
+        """Measure the averaged weights' singular values, then, with them, the statistics of batch norm."""
+        for network in networks.values():
+            converge(network)
+        super().settle(networks, batches=batches)

@@ -1,0 +1,193 @@
+"""What BigGAN's networks are made of: spectral norm, conditional batch norm, self-attention, residual blocks.
+
+Weights start orthogonal (Saxe et al. 2014; Brock et al. 2019, section 3), biases at zero.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_core.batch_norm import BatchNorm2d
+from gan_core.precision import full_precision
+
+
+class SpectralNorm(nn.Module):
+    """A weight divided by its largest singular value (Miyato et al. 2018, algorithm 1).
+
+    The singular vectors are buffers, part of every checkpoint; each call in training mode improves them by one power
+    iteration. Always in fp32: torch's own form, under autocast on a GPU, iterates in bf16. And the layers keep their
+    weights as they are, so that orthogonal regularisation sees what it is meant for.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        rows = weight.detach().flatten(1)
+        self.register_buffer("left", F.normalize(torch.randn(rows.shape[0]), dim=0))
+        self.register_buffer("right", torch.zeros(rows.shape[1]))
+        self.iterate(rows, 15)
+
+    @torch.no_grad()
+    def iterate(self, rows: Tensor, times: int = 1) -> None:
+        """Improve the singular vectors of ``rows`` (outputs, inputs)."""
+        for _ in range(times):
+            self.right.copy_(F.normalize(rows.T.mv(self.left), dim=0))
+            self.left.copy_(F.normalize(rows.mv(self.right), dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """``weight`` (outputs, ...) over its largest singular value."""
+        with full_precision(weight.device):
+            rows = weight.flatten(1)
+            if self.training:
+                self.iterate(rows.detach())
+            # Clones: the discriminator may be called again before the gradient of this call is taken.
+            return weight / self.left.clone().dot(rows.mv(self.right.clone()))
+
+
+@torch.no_grad()
+def converge(network: nn.Module, times: int = 64) -> None:
+    """Bring every spectral norm in ``network`` up to date with weights that changed without it: averaged ones."""
+    for module in network.modules():
+        if isinstance(module, SpectralConv2d | SpectralLinear | SpectralEmbedding):
+            module.spectral.iterate(module.weight.flatten(1), times)
+
+
+class SpectralConv2d(nn.Conv2d):
+    """A convolution that keeps its input's size, with spectral norm."""
+
+    def __init__(self, inputs: int, outputs: int, size: int = 3, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, size, padding=size // 2, bias=bias)
+        _start(self)
+        self.spectral = SpectralNorm(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        return F.conv2d(input, self.spectral(self.weight), self.bias, padding=self.padding)  # type: ignore[arg-type]
+
+
+class SpectralLinear(nn.Linear):
+    """A dense layer with spectral norm."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        _start(self)
+        self.spectral = SpectralNorm(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, inputs) to (N, outputs)."""
+        return F.linear(input, self.spectral(self.weight), self.bias)
+
+
+class SpectralEmbedding(nn.Embedding):
+    """A table of vectors with spectral norm."""
+
+    def __init__(self, rows: int, outputs: int) -> None:
+        super().__init__(rows, outputs)
+        nn.init.orthogonal_(self.weight)
+        self.spectral = SpectralNorm(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Row numbers (N,) to vectors (N, outputs)."""
+        return F.embedding(input, self.spectral(self.weight))
+
+
+def _start(layer: nn.Conv2d | nn.Linear) -> None:
+    nn.init.orthogonal_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class ConditionalNorm(nn.Module):
+    """Batch norm whose gain and bias follow the condition: a class, or a vector to be projected.
+
+    Gains are centred at 1, biases at 0 (Brock et al. 2019, appendix B).
+    """
+
+    def __init__(self, channels: int, condition: int, classes: int) -> None:
+        """``condition``: length of the vector; 0 for the class itself, one of ``classes``."""
+        super().__init__()
+        self.normalise = BatchNorm2d(channels, affine=False)
+        if condition:
+            self.gain: nn.Module = SpectralLinear(condition, channels, bias=False)
+            self.bias: nn.Module = SpectralLinear(condition, channels, bias=False)
+        else:
+            self.gain, self.bias = nn.Embedding(classes, channels), nn.Embedding(classes, channels)
+            nn.init.orthogonal_(self.gain.weight)
+            nn.init.orthogonal_(self.bias.weight)
+
+    def forward(self, maps: Tensor, condition: Tensor) -> Tensor:
+        """(N, channels, H, W), normalised, for ``condition``: classes (N,) or vectors (N, condition)."""
+        normal = self.normalise(maps)
+        gain, bias = 1 + self.gain(condition), self.bias(condition)
+        return torch.addcmul(bias[:, :, None, None].to(normal.dtype), normal, gain[:, :, None, None].to(normal.dtype))
+
+
+class Attention(nn.Module):
+    """Self-attention over positions (Zhang et al. 2019, section 3), keys and values at half the resolution.
+
+    Its output is weighed by a learnt gate that starts at 0: at first the maps pass unchanged.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        small = max(channels // 8, 1)
+        self.queries = SpectralConv2d(channels, small, 1, bias=False)
+        self.keys = SpectralConv2d(channels, small, 1, bias=False)
+        self.values = SpectralConv2d(channels, small, 1, bias=False)
+        self.output = SpectralConv2d(small, channels, 1, bias=False)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """``maps`` (N, channels, H, W) plus what each position gathers from all others."""
+        queries = self.queries(maps).flatten(2)
+        keys = F.max_pool2d(self.keys(maps), 2).flatten(2)
+        values = F.max_pool2d(self.values(maps), 2).flatten(2)
+        # Written out: torch's fused attention has neither a second derivative nor the same bytes each time.
+        shares = torch.softmax(queries.transpose(1, 2) @ keys, dim=2)
+        gathered = values @ shares.to(values.dtype).transpose(1, 2)
+        return maps + self.gate * self.output(gathered.unflatten(2, maps.shape[2:]))
+
+
+class UpBlock(nn.Module):
+    """Residual block that doubles the resolution (Brock et al. 2019, figure 15b)."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int, classes: int) -> None:
+        super().__init__()
+        self.norm1 = ConditionalNorm(inputs, condition, classes)
+        self.conv1 = SpectralConv2d(inputs, outputs)
+        self.norm2 = ConditionalNorm(outputs, condition, classes)
+        self.conv2 = SpectralConv2d(outputs, outputs)
+        self.shortcut = SpectralConv2d(inputs, outputs, 1)
+
+    def forward(self, maps: Tensor, condition: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, 2 H, 2 W)."""
+        inner = self.conv1(_doubled(F.relu(self.norm1(maps, condition), inplace=True)))
+        inner = self.conv2(F.relu(self.norm2(inner, condition), inplace=True))
+        # The same as doubling first, at a quarter of the work.
+        return inner + _doubled(self.shortcut(maps))
+
+
+class DownBlock(nn.Module):
+    """Residual block that may halve the resolution (Brock et al. 2019, figure 15c)."""
+
+    def __init__(self, inputs: int, outputs: int, slope: float, *, down: bool, first: bool) -> None:
+        """``first``: its input is the picture, which goes through no activation."""
+        super().__init__()
+        self.slope, self.down, self.first = slope, down, first
+        self.conv1 = SpectralConv2d(inputs, outputs)
+        self.conv2 = SpectralConv2d(outputs, outputs)
+        self.shortcut = SpectralConv2d(inputs, outputs, 1) if down or inputs != outputs else None
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W), or half of H and W."""
+        inner = self.conv1(maps if self.first else F.leaky_relu(maps, self.slope))
+        inner = self.conv2(F.leaky_relu(inner, self.slope, inplace=True))
+        if self.down:
+            inner, maps = F.avg_pool2d(inner, 2), F.avg_pool2d(maps, 2)
+        return inner + (maps if self.shortcut is None else self.shortcut(maps))
+
+
+def _doubled(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=2, mode="nearest")

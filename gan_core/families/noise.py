@@ -1,0 +1,234 @@
+"""What all families share that turn noise, and a class where they are conditional, into an image."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gan_core import randomness
+from gan_core.errors import SettingsError
+from gan_core.families.base import Batch, Family, Losses, Phase
+from gan_core.losses import ADVERSARIAL_LOSSES
+from gan_core.penalties import zero_centred
+from gan_core.precision import full_precision
+
+
+class NoiseFamily(Family):
+    """One generator, one discriminator, and an adversarial game between them.
+
+    A subclass builds ``networks`` (``generator`` and ``discriminator``) and says how the generator is called
+    (:meth:`generate`) where that is not ``generator(latents)`` or, when conditional, ``generator(latents, labels)``. Its
+    config has ``latent``, ``loss`` (a name in ADVERSARIAL_LOSSES) and what the class attributes below ask for.
+    """
+
+    conditional: bool = False
+    """Whether both networks are told the class; a subclass may set it in its constructor."""
+    prior: str = "normal"
+    """Distribution of z: normal, or uniform in [-1, 1]."""
+    joint: ClassVar[bool] = False
+    """Whether real and generated images may be judged in one pass: not where the discriminator has batch statistics."""
+    penalties: tuple[tuple[str, Callable[[Batch], float], int], ...] = ()
+    """Zero-centred gradient penalties: (``r1`` or ``r2``, gamma at a batch, interval in steps).
+
+    With interval 1 it is part of the discriminator's loss, else an update of its own.
+    """
+
+    def need_labels(self) -> None:
+        """Become conditional; raises SettingsError when the data has no classes."""
+        if not self.shape.classes:
+            raise SettingsError(
+                f"model.family: {type(self).__name__.lower()} needs labels, and this dataset has none. Add the data again "
+                "with a folder for each class or a label column, or choose a family that takes none, such as dcgan."
+            )
+        self.conditional = True
+
+    # -- what the networks are called with -----------------------------------------------------------------------------
+
+    def generate(
+        self, generator: Callable[..., Tensor], latents: Tensor, labels: Tensor | None, batch: Batch
+    ) -> Tensor:
+        """Images for ``latents`` in training."""
+        return generator(latents, labels) if self.conditional else generator(latents)
+
+    def generate_sample(
+        self, generator: nn.Module, latents: Tensor, labels: Tensor | None, truncation: float | None
+    ) -> Tensor:
+        """Images for ``latents`` outside training; the prior has been truncated already."""
+        return generator(latents, labels) if self.conditional else generator(latents)
+
+    def judge(self, discriminator: Callable[..., Tensor], images: Tensor, labels: Tensor | None) -> Tensor:
+        """What ``discriminator`` gives for images that have been augmented, float32 (N,)."""
+        return (discriminator(images, labels) if self.conditional else discriminator(images)).float()
+
+    # -- the game ------------------------------------------------------------------------------------------------------
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The two updates, and each penalty that is not part of every discriminator update, behind the first."""
+        discriminator, generator = super().phases()
+        lazy = [
+            Phase(
+                name=name, side="discriminator", every=every, full_precision=True, loss=self._lazy(name, gamma, every)
+            )
+            for name, gamma, every in self.penalties
+            if every > 1
+        ]
+        return (discriminator, *lazy, generator)
+
+    def latents(self, batch: Batch, draw: str = "latents") -> Tensor:
+        """z for ``batch``, (N, latent)."""
+        shape = (len(batch.real), self.config.latent)
+        if self.prior == "uniform":
+            return randomness.uniform(shape, batch.part, batch.real.device, *batch.key, draw) * 2 - 1
+        return randomness.normal(shape, batch.part, batch.real.device, *batch.key, draw)
+
+    def fakes(self, batch: Batch) -> Tensor:
+        """Generated images for ``batch``, of the classes of its real images."""
+        return batch.once(
+            "fakes", lambda: self.generate(self.run("generator"), self.latents(batch), batch.labels, batch)
+        )
+
+    def judge_both(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the discriminator gives for real and for generated images."""
+        discriminator = self.run("discriminator")
+        if not self.joint:
+            return self.judge(discriminator, real, labels), self.judge(discriminator, fake, labels)
+        twice = None if labels is None else torch.cat([labels, labels])
+        judged = self.judge(discriminator, torch.cat([real, fake.to(real.dtype)]), twice)
+        first, second = judged.chunk(2)
+        return first, second
+
+    def discriminator_loss(self, batch: Batch, step: int) -> Losses:
+        """The discriminator's half of the game."""
+        with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
+            made = self.fakes(batch)
+        real = self.augment(batch.real, batch, "real")
+        fake = self.augment(made.detach(), batch, "fake")
+        judged_real, judged_fake = self.judge_both(real, fake, batch.labels)
+        loss = ADVERSARIAL_LOSSES[self.config.loss]
+        total = loss.discriminator(judged_real, judged_fake)
+        # A game over pairs knows no zero: there, right is who judges the real partner more real.
+        margin = (judged_real - judged_fake).detach() if loss.paired_generator else None
+        terms = {
+            "loss/discriminator": total.detach(),
+            "health/real_right": ((judged_real.detach() if margin is None else margin) > 0).float().mean(),
+            "health/fake_right": ((judged_fake.detach() if margin is None else -margin) < 0).float().mean(),
+        }
+        for name, gamma, every in self.penalties:
+            if every == 1:
+                with full_precision(batch.real.device):
+                    penalty = self._penalty(name, batch, batch.real if name == "r1" else made.detach())
+                total = total + penalty * (gamma(batch) / 2)
+                terms[f"penalty/{name}"] = penalty.detach()
+        return Losses(total, terms)
+
+    def generator_loss(self, batch: Batch, step: int) -> Losses:
+        """The generator's half of the game."""
+        loss = ADVERSARIAL_LOSSES[self.config.loss]
+        fake = self.augment(self.fakes(batch), batch, "fake again")
+        if loss.generator:
+            total = loss.generator(self.judge(self.run("discriminator"), fake, batch.labels))
+        else:
+            assert loss.paired_generator is not None
+            with torch.no_grad():
+                real = self.augment(batch.real, batch, "real again")
+                judged_real = self.judge(self.run("discriminator"), real, batch.labels)
+            total = loss.paired_generator(self.judge(self.run("discriminator"), fake, batch.labels), judged_real)
+        return Losses(total, {"loss/generator": total.detach()})
+
+    def _lazy(self, name: str, gamma: Callable[[Batch], float], every: int) -> Callable[[Batch, int], Losses]:
+        """gamma / 2 times R1 (at real images) or R2 (at generated ones), ``every`` times as much."""
+
+        def loss(batch: Batch, step: int) -> Losses:
+            with torch.no_grad():
+                images = batch.real if name == "r1" else self.fakes(batch)
+            penalty = self._penalty(name, batch, images)
+            return Losses(penalty * (gamma(batch) / 2 * every), {f"penalty/{name}": penalty.detach()})
+
+        return loss
+
+    def _penalty(self, name: str, batch: Batch, images: Tensor) -> Tensor:
+        """R1 or R2 at ``images``; the gradient is taken where the discriminator looks, at the augmented image."""
+        with torch.no_grad():
+            images = self.augment(images.float(), batch, name)
+        return zero_centred(lambda x: self.judge(self.networks["discriminator"], x, batch.labels), images)
+
+    # -- use -----------------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        seed: int,
+        label: int | None = None,
+        truncation: float | None = None,
+        *,
+        first: int = 0,
+        networks: Mapping[str, nn.Module] | None = None,
+    ) -> Tensor:
+        """See :meth:`Family.sample`; without a label, a conditional family draws a class for each picture."""
+        generator = (networks or self.networks)["generator"]
+        device = next(generator.parameters()).device
+        latents, labels = self.draw(n, seed, label, truncation, first=first, device=device)
+        return self.generate_sample(generator, latents, labels, truncation)
+
+    def draw(
+        self,
+        n: int,
+        seed: int,
+        label: int | None = None,
+        truncation: float | None = None,
+        *,
+        first: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> tuple[Tensor, Tensor | None]:
+        """What pictures ``first`` to ``first + n`` of ``seed`` are made from: z (n, latent), and classes (n,) or None.
+
+        Raises:
+            SettingsError: a label or a truncation that the family does not take.
+        """
+        name = type(self).__name__.lower()
+        if label is not None and not self.conditional:
+            raise SettingsError(f"label: {name} is unconditional and takes no label. Leave it out.")
+        if label is not None and not 0 <= label < self.shape.classes:
+            raise SettingsError(f"label: there is no class {label}; the classes are 0 to {self.shape.classes - 1}.")
+        if truncation is not None and not truncation > 0:
+            raise SettingsError(f"truncation: must be above 0, got {truncation}.")
+        # One more column than z has: it draws the class, so that z is the same with a label and without.
+        table = randomness.sampling_uniform(first, n, self.config.latent + int(self.conditional), seed)
+        latents = self.sampling_latents(table[:, : self.config.latent], truncation).to(device)
+        labels = None
+        if self.conditional:
+            drawn = (table[:, -1] * self.shape.classes).long()
+            labels = (drawn if label is None else torch.full((n,), label)).to(device)
+        return latents, labels
+
+    def walk(
+        self, n: int, seed: int, label: int | None = None, truncation: float | None = None, *, frames: int
+    ) -> Iterator[Tensor]:
+        """Images on the way through ``n`` pictures of ``seed`` and back to the first, ``frames`` at a time.
+
+        Yields float (frames, C, H, W) in [-1, 1]. All are of one class: ``label``, or the first picture's.
+        """
+        generator = self.networks["generator"]
+        latents, labels = self.draw(n, seed, label, truncation, device=next(generator.parameters()).device)
+        share = torch.linspace(0, 1, frames + 1, device=latents.device)[:-1, None]
+        for start, end in zip(latents, latents.roll(-1, dims=0), strict=True):
+            between = torch.lerp(start[None], end[None], share)
+            if self.prior == "normal":
+                # Half-way between two normal draws their mean is too short: keep the length that the prior has.
+                length = torch.lerp(start.norm().expand(frames, 1), end.norm().expand(frames, 1), share)
+                between = between / between.norm(dim=1, keepdim=True).clamp_min(1e-8) * length
+            classes = None if labels is None else labels[:1].expand(frames)
+            yield self.generate_sample(generator, between, classes, truncation)
+
+    def sampling_latents(self, uniform: Tensor, truncation: float | None) -> Tensor:
+        """z from uniform numbers; each coordinate is drawn from the prior given ``abs(z) <= truncation``."""
+        return latents_from_uniform(uniform, self.prior, truncation)
+
+
+def latents_from_uniform(uniform: Tensor, prior: str, truncation: float | None) -> Tensor:
+    """Latents of ``prior`` by the inverse distribution function, bounded by ``truncation``; float32."""
+    if prior == "uniform":
+        return ((uniform * 2 - 1) * min(truncation or 1.0, 1.0)).float()
+    bound = torch.special.ndtr(torch.tensor(-truncation if truncation else -torch.inf, dtype=torch.float64))
+    return torch.special.ndtri(bound + uniform * (1 - 2 * bound)).float()

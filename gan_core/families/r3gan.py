@@ -1,0 +1,227 @@
+"""R3GAN: Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern Baseline GAN".
+
+A relativistic game over pairs with R1 and R2, and two mirrored networks of plain residual blocks: inverted bottlenecks
+with grouped convolutions, no normalisation anywhere, fix-up initialisation in its place, bilinear resampling.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gan_core.config import check, check_choice, check_least
+from gan_core.families.base import Batch, ImageShape
+from gan_core.families.noise import NoiseFamily
+from gan_core.initialise import leaky_gain
+from gan_core.losses import ADVERSARIAL_LOSSES
+from gan_core.resampling import downsample, upsample
+from gan_core.schedule import cosine
+
+LARGEST = 256
+_GROUP = 16
+"""Maps in one group of a 3x3 convolution."""
+_EXPANSION = 2
+"""Maps between a block's convolutions, relative to what goes in."""
+
+# Widths and gammas of the paper's tables of hyperparameters: CIFAR-10 for 32 pixels, FFHQ for 64 and 256. It has none for
+# 128; there, gamma is the geometric mean of its neighbours'.
+PRESETS: dict[int, dict[str, Any]] = {
+    32: {"width": 768, "width_max": 768, "gamma": 0.05, "final_gamma": 0.005},
+    64: {"width": 384, "width_max": 768, "gamma": 2.0, "final_gamma": 0.2},
+    128: {"width": 192, "width_max": 768, "gamma": 17.0, "final_gamma": 1.7},
+    256: {"width": 96, "width_max": 768, "gamma": 150.0, "final_gamma": 15.0},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class R3ganConfig:
+    """R3GAN's own settings; the defaults are the paper's, its width and gamma those for 64 pixels."""
+
+    latent: int = 64
+    """Coordinates of z."""
+    width: int = 384
+    """Maps of a block at the picture's resolution, a multiple of 8; doubled at each halving up to ``width_max``."""
+    width_max: int = 768
+    """Maps of a block at most, a multiple of 8."""
+    blocks: int = 2
+    """Residual blocks at each resolution."""
+    slope: float = 0.2
+    """Leak slope of every leaky ReLU."""
+    loss: str = "relativistic"
+    """A name in ADVERSARIAL_LOSSES."""
+    conditional: bool = False
+    """Whether both networks are told the class; needs labelled data."""
+    gamma: float = 2.0
+    """gamma of R1 and of R2 at the start; along a cosine it becomes ``final_gamma`` at the end of the burn-in."""
+    final_gamma: float = 0.2
+    penalty_every: int = 1
+    """1: both penalties are part of the discriminator's loss, as in the paper; k: updates of their own every k steps."""
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "latent", "width", "width_max", "blocks", "penalty_every")
+        check_least(self, 0, "gamma", "final_gamma")
+        check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
+        for name in ("width", "width_max"):
+            value, step = getattr(self, name), _GROUP // _EXPANSION
+            check(value % step == 0, f"{name}: must be a multiple of {step}, got {value}.")
+        check(self.width <= self.width_max, f"width_max: must be at least width ({self.width}), got {self.width_max}.")
+        check_choice(self, tuple(ADVERSARIAL_LOSSES), "loss")
+
+    def widths(self, halvings: int) -> list[int]:
+        """Maps at each resolution, from the smallest to the picture's."""
+        return [min(self.width << power, self.width_max) for power in range(halvings, -1, -1)]
+
+
+# -- pieces of both networks ---------------------------------------------------------------------------------------------
+
+
+def _scaled(weight: Tensor, gain: float = 1.0) -> None:
+    """Fill ``weight`` with N(0, gain^2 / fan-in) (He et al. 2015)."""
+    nn.init.normal_(weight, 0.0, gain / math.sqrt(weight[0].numel()))
+
+
+def _pointwise(inputs: int, outputs: int, *, bias: bool = False) -> nn.Conv2d:
+    """A 1x1 convolution that keeps the variance."""
+    layer = nn.Conv2d(inputs, outputs, 1, bias=bias)
+    _scaled(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Block(nn.Module):
+    """1x1, grouped 3x3 and 1x1 convolutions beside the identity; it starts as the identity.
+
+    Args:
+        width: maps in and out.
+        slope: of the leaky ReLUs.
+        depth: residual blocks in the whole network.
+    """
+
+    def __init__(self, width: int, slope: float, depth: int) -> None:
+        super().__init__()
+        inner = width * _EXPANSION
+        self.widen = nn.Conv2d(width, inner, 1)
+        self.mix = nn.Conv2d(inner, inner, 3, padding=1, groups=inner // _GROUP)
+        self.narrow = nn.Conv2d(inner, width, 1, bias=False)
+        self.activate = nn.LeakyReLU(slope, inplace=True)
+        # Fix-up (Zhang et al. 2019): depth^(-1 / (2m - 2)) for branches of m = 3 layers, the last of which is zero.
+        for layer in (self.widen, self.mix):
+            _scaled(layer.weight, leaky_gain(slope) * depth**-0.25)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.narrow.weight)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, width, H, W) to the same shape."""
+        return maps + self.narrow(self.activate(self.mix(self.activate(self.widen(maps)))))
+
+
+def _blocks(width: int, config: R3ganConfig, levels: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(width, config.slope, config.blocks * levels) for _ in range(config.blocks)))
+
+
+class Generator(nn.Module):
+    """z (N, latent), and classes (N,) when conditional, to images (N, C, H, W), around [-1, 1]."""
+
+    def __init__(self, config: R3ganConfig, shape: ImageShape, halvings: int) -> None:
+        super().__init__()
+        widths = config.widths(halvings)
+        self.embedding = nn.Embedding(shape.classes, config.latent) if config.conditional else None
+        inputs = config.latent * (2 if config.conditional else 1)
+        # A learnt 4x4 picture of maps, each of which z weighs.
+        self.basis = nn.Parameter(torch.randn(widths[0], shape.height >> halvings, shape.width >> halvings))
+        self.weigh = nn.Linear(inputs, widths[0], bias=False)
+        _scaled(self.weigh.weight)
+        self.stages = nn.ModuleList(_blocks(width, config, len(widths)) for width in widths)
+        self.transitions = nn.ModuleList(_pointwise(*pair) for pair in itertools.pairwise(widths))
+        self.picture = _pointwise(widths[-1], shape.channels)
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images for ``latents``."""
+        if self.embedding is not None:
+            latents = torch.cat([latents, self.embedding(labels)], dim=1)
+        maps = self.weigh(latents)[:, :, None, None] * self.basis
+        maps = self.stages[0](maps.contiguous(memory_format=torch.channels_last))
+        for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
+            # The convolution sees a quarter of the pixels when it comes first; the two commute.
+            maps = stage(upsample(transition(maps)))
+        return self.picture(maps)
+
+
+class Discriminator(nn.Module):
+    """Images (N, C, H, W) in [-1, 1], and classes (N,) when conditional, to critic values (N,); the generator's mirror."""
+
+    def __init__(self, config: R3ganConfig, shape: ImageShape, halvings: int) -> None:
+        super().__init__()
+        widths = config.widths(halvings)[::-1]
+        self.picture = _pointwise(shape.channels, widths[0])
+        self.stages = nn.ModuleList(_blocks(width, config, len(widths)) for width in widths)
+        self.transitions = nn.ModuleList(_pointwise(*pair) for pair in itertools.pairwise(widths))
+        last = widths[-1]
+        self.gather = nn.Conv2d(
+            last, last, (shape.height >> halvings, shape.width >> halvings), groups=last, bias=False
+        )
+        _scaled(self.gather.weight)
+        self.judge = nn.Linear(last, 1, bias=False)
+        _scaled(self.judge.weight)
+        # Miyato & Koyama 2018, "cGANs with Projection Discriminator".
+        self.embedding = nn.Embedding(shape.classes, last) if config.conditional else None
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Critic values (N,)."""
+        maps = self.stages[0](self.picture(images))
+        for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
+            maps = stage(transition(downsample(maps)))
+        features = self.gather(maps).flatten(1)
+        judged = self.judge(features)[:, 0]
+        if self.embedding is not None:
+            judged = judged + (self.embedding(labels) * features).sum(dim=1) / features.shape[1] ** 0.5
+        return judged
+
+
+# -- the game ------------------------------------------------------------------------------------------------------------
+
+
+class R3gan(NoiseFamily):
+    """The relativistic, regularised GAN."""
+
+    Config = R3ganConfig
+    presets = PRESETS
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "generator_lr": 2e-4,
+        "discriminator_lr": 2e-4,
+        "final_lr_share": 0.25,
+        "beta1": 0.0,
+        "beta2": 0.9,
+        "final_beta2": 0.99,
+    }
+    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 32, "width_max": 64, "blocks": 1}
+    augmentation = "ada"
+    joint = True
+
+    def __init__(self, config: R3ganConfig, shape: ImageShape) -> None:
+        super().__init__(config, shape)
+        if config.conditional:
+            self.need_labels()
+        halvings = shape.halvings("r3gan", LARGEST)
+        self.networks = {
+            "generator": Generator(config, shape, halvings),
+            "discriminator": Discriminator(config, shape, halvings),
+        }
+        if config.gamma or config.final_gamma:
+            self.penalties = (("r1", self.gamma, config.penalty_every), ("r2", self.gamma, config.penalty_every))
+
+    def gamma(self, batch: Batch) -> float:
+        """Of both penalties at this batch: gamma at the start of the burn-in, final_gamma at its end."""
+        return cosine(self.config.gamma, self.config.final_gamma, batch.progress)
+
+    def generate_sample(
+        self, generator: nn.Module, latents: Tensor, labels: Tensor | None, truncation: float | None
+    ) -> Tensor:
+        """Images in [-1, 1]."""
+        return super().generate_sample(generator, latents, labels, truncation).clamp(-1, 1)

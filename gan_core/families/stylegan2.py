@@ -1,0 +1,424 @@
+"""StyleGAN2: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN".
+
+A mapping network turns z into a style w, which scales the input maps of every convolution of the synthesis network. The
+generator adds up an image at each resolution (skip), the discriminator is residual; R1 and path-length penalties run
+every few steps. Settings for small data follow Karras et al. 2020, "Training GANs with Limited Data" (ADA).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gan_core import randomness, workers
+from gan_core.config import check, check_choice, check_least
+from gan_core.families.base import Batch, ImageShape, Losses, Phase
+from gan_core.families.noise import NoiseFamily, latents_from_uniform
+from gan_core.families.stylegan2_layers import (
+    Conv2d,
+    Linear,
+    ModulatedConv2d,
+    activation_gain,
+    with_deviation,
+)
+from gan_core.losses import ADVERSARIAL_LOSSES
+from gan_core.penalties import path_lengths
+from gan_core.precision import full_precision
+from gan_core.resampling import upsample
+
+LARGEST = 1024
+_SETTLE = 256
+"""Styles for each batch that :meth:`StyleGan2.settle` is allowed."""
+
+# ADA's table of configurations (appendix C) at 32 pixels is its CIFAR-10 one, without path lengths and mixing. The others
+# are its automatic one: a mapping of 2 layers, half the paper's width, and gamma = 0.0002 * pixels / batch, here for
+# a batch of 32; StyleGan2.choose computes it for the real batch.
+PRESETS: dict[int, dict[str, Any]] = {
+    32: {"mapping_layers": 2, "r1": 0.01, "mixing": 0.0, "path_length": 0.0},
+    64: {"mapping_layers": 2, "r1": 0.0256},
+    128: {"mapping_layers": 2, "r1": 0.1024},
+    256: {"mapping_layers": 2, "r1": 0.4096},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGan2Config:
+    """StyleGAN2's own settings; the defaults are the paper's configuration F, at half its width (ADA's default)."""
+
+    latent: int = 512
+    """Coordinates of z."""
+    style: int = 512
+    """Coordinates of w."""
+    mapping_layers: int = 8
+    """Layers of the mapping network; ADA found 2 enough for small data."""
+    channel_base: int = 16384
+    """Maps at resolution r: channel_base / r, and channel_max at most. Resolutions are 4 doubled."""
+    channel_max: int = 512
+    slope: float = 0.2
+    """Leak slope of every leaky ReLU."""
+    loss: str = "non-saturating"
+    """A name in ADVERSARIAL_LOSSES."""
+    conditional: bool = False
+    """Whether both networks are told the class; needs labelled data."""
+    mixing: float = 0.9
+    """Probability of an image's later layers getting the style of another z, in training."""
+    r1: float = 10.0
+    """gamma of R1; 0 for none. A first guess is 0.0002 * pixels / batch (ADA, appendix C)."""
+    r1_every: int = 16
+    """Steps between two updates by R1."""
+    path_length: float = 2.0
+    """Weight of the path-length penalty; 0 for none."""
+    path_every: int = 4
+    """Steps between two updates by path lengths."""
+
+    def __post_init__(self) -> None:
+        check_least(
+            self, 1, "latent", "style", "mapping_layers", "channel_base", "channel_max", "r1_every", "path_every"
+        )
+        check_least(self, 0, "r1", "path_length")
+        check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
+        check(0 <= self.mixing <= 1, f"mixing: must lie in [0, 1], got {self.mixing}.")
+        check_choice(self, tuple(ADVERSARIAL_LOSSES), "loss")
+
+    def widths(self, halvings: int) -> list[int]:
+        """Maps at each resolution, from the smallest to the picture's."""
+        top = 4 << halvings
+        check(
+            self.channel_base >= top,
+            f"model.channel_base: {self.channel_base} leaves no maps at {top} pixels. Make it {16 * top} or more.",
+        )
+        return [min(self.channel_base // (4 << level), self.channel_max) for level in range(halvings + 1)]
+
+
+# -- the generator -------------------------------------------------------------------------------------------------------
+
+
+def _unit_length(latents: Tensor) -> Tensor:
+    """Each row scaled to a mean square of 1."""
+    return latents * (latents.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+class MappingNetwork(nn.Module):
+    """z (N, latent), and classes (N,) when conditional, to w (N, style); in full precision."""
+
+    def __init__(self, config: StyleGan2Config, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes, config.latent) if config.conditional else None
+        layers: list[nn.Module] = []
+        inputs = config.latent * (2 if config.conditional else 1)
+        for _ in range(config.mapping_layers):
+            # The mapping learns a hundred times slower: it is unstable at the rate of the rest (StyleGAN, section 3).
+            layers.append(Linear(inputs, config.style, rate=0.01, gain=activation_gain(config.slope)))
+            layers.append(nn.LeakyReLU(config.slope))
+            inputs = config.style
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Styles."""
+        with full_precision(latents.device):
+            features = _unit_length(latents)
+            if self.embedding is not None:
+                features = torch.cat([features, _unit_length(self.embedding(labels))], dim=1)
+            return self.layers(features)
+
+
+class StyledLayer(nn.Module):
+    """A modulated 3x3 convolution, noise with a learnt strength, bias and leaky ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: tuple[int, int], config: StyleGan2Config, *, double: bool = False
+    ) -> None:
+        super().__init__()
+        self.gain = activation_gain(config.slope)
+        self.convolve = ModulatedConv2d(inputs, outputs, 3, config.style, double=double, gain=self.gain)
+        self.strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.activate = nn.LeakyReLU(config.slope, inplace=True)
+        self.noise: Tensor
+        self.register_buffer("noise", torch.randn(1, 1, *size))
+
+    def forward(self, maps: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        """(N, inputs, h, w) to (N, outputs, H, W); without ``noise`` (N, 1, H, W), with the layer's own."""
+        noise = (self.noise if noise is None else noise) * (self.strength * self.gain)
+        maps = self.convolve(maps, style)
+        maps = maps + noise.to(maps.dtype) + (self.bias * self.gain).to(maps.dtype)[:, None, None]
+        return self.activate(maps)
+
+
+class ToImage(nn.Module):
+    """A modulated 1x1 convolution to the image's channels, in full precision."""
+
+    def __init__(self, inputs: int, channels: int, config: StyleGan2Config) -> None:
+        super().__init__()
+        self.convolve = ModulatedConv2d(inputs, channels, 1, config.style, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, maps: Tensor, style: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, channels, H, W)."""
+        images = self.convolve(maps, style)
+        return images.to(self.bias.dtype) + self.bias[:, None, None]
+
+
+class Synthesis(nn.Module):
+    """Styles (N, layers, style) to images (N, C, H, W), around [-1, 1]."""
+
+    def __init__(self, config: StyleGan2Config, shape: ImageShape, halvings: int) -> None:
+        super().__init__()
+        widths = config.widths(halvings)
+        base = (shape.height >> halvings, shape.width >> halvings)
+        self.start = nn.Parameter(torch.randn(1, widths[0], *base))
+        self.first, self.second, self.to_image = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(widths):
+            size = (base[0] << level, base[1] << level)
+            if level:
+                self.first.append(StyledLayer(widths[level - 1], width, size, config, double=True))
+            self.second.append(StyledLayer(width, width, size, config))
+            self.to_image.append(ToImage(width, shape.channels, config))
+        self.layers = 2 * len(widths)
+        """Styles that an image takes: one for each 3x3 layer, and the last image's own."""
+
+    def noise_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of the noise of each 3x3 layer, in their order."""
+        return [(layer.noise.shape[2], layer.noise.shape[3]) for layer in self._styled()]
+
+    def forward(self, styles: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """Images; without ``noise``, (N, 1, H, W) for each of :meth:`noise_sizes`, with the layers' own."""
+        given = [None] * (self.layers - 1) if noise is None else list(noise)
+        maps = self.start.expand(len(styles), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        maps = self.second[0](maps, styles[:, 0], given[0])
+        images = self.to_image[0](maps, styles[:, 1])
+        for level in range(1, len(self.second)):
+            at = 2 * level
+            maps = self.first[level - 1](maps, styles[:, at - 1], given[at - 1])
+            maps = self.second[level](maps, styles[:, at], given[at])
+            images = upsample(images) + self.to_image[level](maps, styles[:, at + 1])
+        return images
+
+    def _styled(self) -> list[StyledLayer]:
+        pairs = zip(self.first, self.second[1:], strict=True)
+        layers = [self.second[0], *(layer for pair in pairs for layer in pair)]
+        return [layer for layer in layers if isinstance(layer, StyledLayer)]
+
+
+class Generator(nn.Module):
+    """z (N, latent), and classes (N,) when conditional, to images (N, C, H, W), around [-1, 1]."""
+
+    def __init__(self, config: StyleGan2Config, shape: ImageShape, halvings: int) -> None:
+        super().__init__()
+        self.mapping = MappingNetwork(config, shape.classes)
+        self.synthesis = Synthesis(config, shape, halvings)
+        self.layers = self.synthesis.layers
+        """Styles that an image takes."""
+        self.mean_style: Tensor
+        # Of each class when conditional: a mean over classes would be of none.
+        self.register_buffer("mean_style", torch.zeros(shape.classes if config.conditional else 1, config.style))
+
+    def forward(
+        self,
+        latents: Tensor,
+        labels: Tensor | None = None,
+        noise: Sequence[Tensor] | None = None,
+        others: Tensor | None = None,
+        crossover: Tensor | None = None,
+    ) -> Tensor:
+        """Images for ``latents``.
+
+        Args:
+            latents: z, (N, latent).
+            labels: classes (N,) when conditional.
+            noise: see :class:`Synthesis`.
+            others: more latents (N, latent), whose styles are taken from layer ``crossover`` on.
+            crossover: (N,).
+        """
+        styles = self.repeated(self.mapping(latents, labels))
+        if others is not None and crossover is not None:
+            layers = torch.arange(self.layers, device=latents.device)
+            later = (layers >= crossover[:, None])[:, :, None]
+            styles = torch.where(later, self.repeated(self.mapping(others, labels)), styles)
+        return self.synthesis(styles, noise)
+
+    def repeated(self, styles: Tensor) -> Tensor:
+        """One style (N, style) for all layers: (N, layers, style)."""
+        return styles[:, None].expand(-1, self.layers, -1)
+
+    def truncated(self, styles: Tensor, labels: Tensor | None, psi: float) -> Tensor:
+        """Styles (N, style) moved towards their class's mean: mean + psi (w - mean)."""
+        mean = self.mean_style if labels is None or len(self.mean_style) == 1 else self.mean_style[labels]
+        return mean + psi * (styles - mean)
+
+
+# -- the discriminator ---------------------------------------------------------------------------------------------------
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, the second of which halves the size, beside a 1x1 one; their sum over sqrt(2)."""
+
+    def __init__(self, inputs: int, outputs: int, slope: float) -> None:
+        super().__init__()
+        gain, half = activation_gain(slope), 0.5**0.5
+        self.first = Conv2d(inputs, inputs, 3, gain=gain)
+        self.second = Conv2d(inputs, outputs, 3, gain=gain * half, halve=True)
+        self.skip = Conv2d(inputs, outputs, 1, bias=False, gain=half, halve=True)
+        self.activate = nn.LeakyReLU(slope, inplace=True)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H/2, W/2)."""
+        return self.skip(maps) + self.activate(self.second(self.activate(self.first(maps))))
+
+
+class Discriminator(nn.Module):
+    """Images (N, C, H, W) in [-1, 1], and classes (N,) when conditional, to logits (N,): above 0 means judged real."""
+
+    def __init__(self, config: StyleGan2Config, shape: ImageShape, halvings: int) -> None:
+        super().__init__()
+        widths, gain = config.widths(halvings), activation_gain(config.slope)
+        last = widths[0]
+        self.from_image = Conv2d(shape.channels, widths[-1], 1, gain=gain)
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(widths[level], widths[level - 1], config.slope) for level in range(halvings, 0, -1))
+        )
+        self.last = Conv2d(last + 1, last, 3, gain=gain)
+        pixels = (shape.height >> halvings) * (shape.width >> halvings)
+        self.features = Linear(last * pixels, last, gain=gain)
+        self.judge = Linear(last, 1)
+        # Miyato & Koyama 2018, "cGANs with Projection Discriminator".
+        self.embedding = nn.Embedding(shape.classes, last) if config.conditional else None
+        self.activate = nn.LeakyReLU(config.slope, inplace=True)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits (N,)."""
+        maps = self.blocks(self.activate(self.from_image(images)))
+        maps = self.activate(self.last(with_deviation(maps)))
+        features = self.activate(self.features(maps.flatten(1)))
+        judged = self.judge(features)[:, 0]
+        if self.embedding is not None:
+            judged = judged + (self.embedding(labels) * features).sum(dim=1) / features.shape[1] ** 0.5
+        return judged
+
+
+# -- the game ------------------------------------------------------------------------------------------------------------
+
+
+class StyleGan2(NoiseFamily):
+    """The style-based GAN; ``truncation`` is psi, the distance of w to its mean relative to what it was."""
+
+    Config = StyleGan2Config
+    presets = PRESETS
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "generator_lr": 2.5e-3,
+        "discriminator_lr": 2.5e-3,
+        "beta1": 0.0,
+        "beta2": 0.99,
+    }
+    on_a_cpu: ClassVar[Mapping[str, Any]] = {"channel_base": 2048, "channel_max": 64, "latent": 128, "style": 128}
+    augmentation = "ada"
+
+    def __init__(self, config: StyleGan2Config, shape: ImageShape) -> None:
+        super().__init__(config, shape)
+        if config.conditional:
+            self.need_labels()
+        halvings = shape.halvings("stylegan2", LARGEST)
+        self.networks = {
+            "generator": Generator(config, shape, halvings),
+            "discriminator": Discriminator(config, shape, halvings),
+        }
+        if config.r1:
+            self.penalties = (("r1", lambda batch: config.r1, config.r1_every),)
+        self.memory = {"path_length_mean": torch.zeros(())}
+
+    @classmethod
+    def choose(cls, shape: ImageShape, batch: int) -> list[tuple[str, Any, str]]:
+        """gamma for the batch; small pictures keep their preset's."""
+        if max(shape.height, shape.width) <= 32:
+            return []
+        gamma = float(f"{0.0002 * shape.height * shape.width / batch:.3g}")
+        return [("r1", gamma, "0.0002 * pixels / batch (Karras et al. 2020, ADA)")]
+
+    # -- training --
+
+    def phases(self) -> tuple[Phase, ...]:
+        """See :meth:`NoiseFamily.phases`; path lengths behind the generator's update."""
+        if not self.config.path_length:
+            return super().phases()
+        every = self.config.path_every
+        path = Phase(name="path_length", side="generator", every=every, full_precision=True, loss=self.path_loss)
+        return (*super().phases(), path)
+
+    def generate(
+        self, generator: Callable[..., Tensor], latents: Tensor, labels: Tensor | None, batch: Batch
+    ) -> Tensor:
+        """See :meth:`NoiseFamily.generate`: with fresh noise and mixed styles."""
+        noise = self.noise(len(latents), batch)
+        others = crossover = None
+        if self.config.mixing:
+            layers = self._generator().layers
+            others = self.latents(batch, "mixing latents")
+            chance, place = randomness.uniform((len(latents), 2), batch.part, latents.device, *batch.key, "mixing").T
+            crossover = torch.where(chance < self.config.mixing, 1 + (place * (layers - 1)).long(), layers)
+        return generator(latents, labels if self.conditional else None, noise, others, crossover)
+
+    def noise(self, n: int, batch: Batch, draw: str = "noise") -> list[Tensor]:
+        """Fresh noise for each 3x3 layer, (n, 1, H, W)."""
+        sizes = self._generator().synthesis.noise_sizes()
+        key, device = (*batch.key, draw), batch.real.device
+        return [randomness.normal((n, 1, *size), batch.part, device, *key, layer) for layer, size in enumerate(sizes)]
+
+    def path_loss(self, batch: Batch, step: int) -> Losses:
+        """Squared distance of path lengths to their running mean, over half a batch (section 3.2, appendix B)."""
+        generator, device = self._generator(), batch.real.device
+        # Every second row, so that the classes are the same ones with any number of workers.
+        labels = batch.labels[::2] if self.conditional and batch.labels is not None else None
+        n = (len(batch.real) + 1) // 2
+        latents = randomness.normal((n, self.config.latent), batch.part, device, *batch.key, "path latents")
+        styles = generator.repeated(generator.mapping(latents, labels))
+        images = generator.synthesis(styles, self.noise(n, batch, "path noise"))
+        direction = randomness.normal(tuple(images.shape), batch.part, device, *batch.key, "path direction")
+        lengths = path_lengths(images, styles, direction)
+        now = workers.mean_over_workers(lengths.detach().mean())
+        mean = torch.lerp(self.memory["path_length_mean"].to(device), now, 0.01)
+        self.memory["path_length_mean"] = mean
+        penalty = (lengths - mean).square().mean()
+        total = penalty * (self.config.path_length * self.config.path_every)
+        return Losses(total, {"penalty/path_length": penalty.detach()})
+
+    # -- use --
+
+    def sampling_latents(self, uniform: Tensor, truncation: float | None) -> Tensor:
+        """z from uniform numbers, never truncated: w is."""
+        return latents_from_uniform(uniform, self.prior, None)
+
+    def generate_sample(
+        self, generator: nn.Module, latents: Tensor, labels: Tensor | None, truncation: float | None
+    ) -> Tensor:
+        """Images in [-1, 1] with the layers' own noise; where the mean style was never measured, it is now."""
+        assert isinstance(generator, Generator)
+        styles = generator.mapping(latents, labels)
+        if truncation is not None:
+            if not generator.mean_style.any():
+                self._measure_mean(generator, 16 * _SETTLE)
+            styles = generator.truncated(styles, labels, truncation)
+        return generator.synthesis(generator.repeated(styles)).clamp(-1, 1)
+
+    def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
+        """Measure the mean style that truncation moves towards, on 256 latents for each of ``batches``."""
+        generator = networks["generator"].eval()
+        assert isinstance(generator, Generator)
+        self._measure_mean(generator, batches * _SETTLE)
+
+    @torch.no_grad()
+    def _measure_mean(self, generator: Generator, count: int) -> None:
+        """The mean style over ``count`` latents; of each class over its share, but 64 at least."""
+        means = generator.mean_style
+        count = count if len(means) == 1 else max(count // len(means), 64)
+        table = randomness.sampling_uniform(0, count, self.config.latent, randomness.derive_seed("mean style"))
+        latents = self.sampling_latents(table, None).to(means.device)
+        for index in range(len(means)):
+            labels = torch.full((count,), index, device=means.device) if self.conditional else None
+            means[index] = generator.mapping(latents, labels).mean(dim=0)
+
+    def _generator(self) -> Generator:
+        generator = self.networks["generator"]
+        assert isinstance(generator, Generator)
+        return generator

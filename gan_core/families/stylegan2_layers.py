@@ -1,0 +1,139 @@
+"""Layers of StyleGAN2 (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN").
+
+Every weight is N(0, 1) and scaled where it is used, so that Adam's steps are alike in all layers ("equalised learning
+rate", Karras et al. 2018, section 4.1). A layer's ``gain`` is that of the leaky ReLU behind it: scaling a leaky ReLU's
+input by a positive number scales its output, so the gain costs nothing when it is part of the weights' scale.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_core.precision import full_precision
+from gan_core.resampling import blur, downsample
+
+
+def activation_gain(slope: float) -> float:
+    """sqrt(2) at the paper's slope of 0.2; at another ``slope`` what keeps the same variance."""
+    return math.sqrt(2 * (1 + 0.2**2) / (1 + slope**2))
+
+
+# -- layers --------------------------------------------------------------------------------------------------------------
+
+
+class Linear(nn.Module):
+    """A linear layer with equalised learning rate, (N, inputs) to (N, outputs).
+
+    Args:
+        inputs: features in.
+        outputs: features out.
+        bias: the bias to start from.
+        rate: learning rate of this layer relative to the others.
+        gain: of the activation behind it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, rate: float = 1.0, gain: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
+        self.scale, self.bias_scale = gain * rate / math.sqrt(inputs), gain * rate
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What the activation gets."""
+        return F.linear(features, self.weight * self.scale, self.bias * self.bias_scale)
+
+
+class Conv2d(nn.Module):
+    """A convolution with equalised learning rate that keeps the size, or halves it behind a blur.
+
+    Args:
+        inputs: maps in.
+        outputs: maps out.
+        kernel: 1 or 3.
+        bias: whether it has one.
+        gain: of the activation behind it.
+        halve: whether it halves the size.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, bias: bool = True, gain: float = 1.0, halve: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.scale, self.gain, self.halve = gain / math.sqrt(inputs * kernel**2), gain, halve
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W) or (N, outputs, H/2, W/2)."""
+        weight, bias = self.weight * self.scale, None if self.bias is None else self.bias * self.gain
+        if not self.halve:
+            return F.conv2d(maps, weight, bias, padding=weight.shape[2] // 2)
+        if weight.shape[2] == 1:
+            return F.conv2d(downsample(maps), weight, bias)
+        return F.conv2d(blur(maps, (1, 1, 0)), weight, bias, stride=2)
+
+
+class ModulatedConv2d(nn.Module):
+    """A convolution whose input maps a style scales and whose outputs are brought back to unit variance (section 2.2).
+
+    Scaling maps is the same as scaling each image's own weights, and leaves one convolution for the whole batch.
+
+    Args:
+        inputs: maps in.
+        outputs: maps out.
+        kernel: 1 or 3.
+        style: width of the style.
+        demodulate: whether outputs are brought back to unit variance (equation 3).
+        double: whether it doubles the size.
+        gain: of the activation behind it.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        style: int,
+        *,
+        demodulate: bool = True,
+        double: bool = False,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.affine = Linear(style, inputs, bias=1.0)
+        self.scale, self.gain = 1 / math.sqrt(inputs * kernel**2), gain
+        self.demodulate, self.doubles = demodulate, double
+
+    def forward(self, maps: Tensor, styles: Tensor) -> Tensor:
+        """(N, inputs, H, W) with styles (N, style) to (N, outputs, H, W) or (N, outputs, 2H, 2W)."""
+        # The filter behind a doubling convolution spreads each value over four.
+        gain, after = self.gain * (4 if self.doubles else 1), None
+        with full_precision(maps.device):
+            before = self.affine(styles) * self.scale
+            if self.demodulate:
+                variance = before.square() @ self.weight.square().sum(dim=(2, 3)).T
+                after = (variance + 1e-8).rsqrt() * gain
+            else:
+                before = before * gain
+        maps = maps * before.to(maps.dtype)[:, :, None, None]
+        if self.doubles:
+            maps = blur(F.conv_transpose2d(maps, self.weight.transpose(0, 1), stride=2), (1, 0, 0))
+        else:
+            maps = F.conv2d(maps, self.weight, padding=self.weight.shape[2] // 2)
+        return maps if after is None else maps * after.to(maps.dtype)[:, :, None, None]
+
+
+def with_deviation(maps: Tensor, size: int = 4) -> Tensor:
+    """``maps`` (N, C, H, W) and one more: the mean standard deviation in each image's group (Karras et al. 2018, section 3).
+
+    Groups are of consecutive images, so that several workers form the same ones as one does: ``size`` each, or the most
+    below it that divides N.
+    """
+    size = max(count for count in range(1, size + 1) if len(maps) % count == 0)
+    groups = maps.float().reshape(-1, size, *maps.shape[1:])
+    deviation = (groups.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    column = deviation.to(maps.dtype).repeat_interleave(size)[:, None, None, None]
+    return torch.cat([maps, column.expand(-1, 1, *maps.shape[2:])], dim=1)

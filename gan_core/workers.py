@@ -1,0 +1,31 @@
+"""A mean over the workers that train together, inside a loss."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def count() -> int:
+    """How many workers train together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_over_workers(tensor: Tensor) -> Tensor:
+    """The mean of ``tensor`` over all workers, differentiable any number of times.
+
+    Its gradient is the mean over all workers too: each worker's loss is a mean over its own images, and what all of them
+    minimise is the mean of those.
+    """
+    return tensor if count() == 1 else _Mean.apply(tensor)
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _Mean.apply(gradient)

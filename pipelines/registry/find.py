@@ -1,0 +1,98 @@
+"""Where the generator is that a person names: in the registry, behind a run, or in a folder."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from gan_core.errors import TrackingError
+from gan_core.generator import DESCRIPTION
+from pipelines.registry.promote import CHAMPION
+from pipelines.registry.register import CHALLENGER
+from pipelines.tracking.store import connect, reaching
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+@contextmanager
+def generator_folder(model: str, *, tracking_uri: str) -> Iterator[Path]:
+    """The folder of an exported generator, for the length of the block.
+
+    Args:
+        model: a folder that holds one (itself, or below it as ``generator``); a registered model, as ``NAME`` (its
+            champion, else its challenger, else its newest version), ``NAME/VERSION`` or ``NAME@ALIAS``; or the id of the
+            MLflow run that a version was registered from.
+        tracking_uri: MLflow server or database.
+
+    Raises:
+        TrackingError: there is no such generator; says what was looked for and where.
+    """
+    place = Path(model)
+    for folder in (place, place / "generator"):
+        if (folder / DESCRIPTION).is_file():
+            yield folder
+            return
+    if place.is_dir():
+        raise TrackingError(
+            f"{model} holds no exported generator ({DESCRIPTION}), nor does a folder 'generator' in it."
+        )
+    with TemporaryDirectory(prefix="gantry-generator-") as temporary, reaching(tracking_uri):
+        client = connect(tracking_uri)
+        version = _version(client, model.removeprefix("models:/"))
+        if version is None:
+            raise TrackingError(
+                f"There is no generator '{model}': no folder of that name, and at {tracking_uri} no registered model, "
+                "version, alias or run. Write NAME, NAME/VERSION, NAME@ALIAS, a run's id or a folder."
+            )
+        yield _download(version, Path(temporary))
+
+
+def _version(client: "MlflowClient", model: str) -> "ModelVersion | None":
+    name, alias, version = (*model.partition("@")[::2], "") if "@" in model else (model, "", "")
+    if not alias and "/" in model:
+        name, _, version = model.rpartition("/")
+    if re.fullmatch(r"[0-9a-f]{32}", model):
+        return _of_run(client, model)
+    known = client.search_registered_models(f"name = '{name}'", max_results=1)
+    if not known:
+        return None
+    aliases = {key: str(value) for key, value in known[0].aliases.items()}
+    if alias:
+        version = aliases.get(alias, "")
+        if not version:
+            raise TrackingError(f"'{name}' has no alias '{alias}'; it has {', '.join(sorted(aliases)) or 'none'}.")
+    version = version or aliases.get(CHAMPION) or aliases.get(CHALLENGER) or ""
+    versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
+    chosen = [v for v in versions if not version or str(v.version) == version]
+    if not chosen:
+        raise TrackingError(f"'{name}' has no version {version}; it has {', '.join(str(v.version) for v in versions)}.")
+    return chosen[0]
+
+
+def _of_run(client: "MlflowClient", run: str) -> "ModelVersion | None":
+    """The version that was registered from ``run`` or, when it is a stage's or a trial's, from the pipeline's run above."""
+    from mlflow.exceptions import MlflowException
+
+    while run:
+        found = client.search_model_versions(f"run_id = '{run}'", max_results=1)
+        if found:
+            return found[0]
+        try:
+            run = client.get_run(run).data.tags.get("mlflow.parentRunId", "")
+        except MlflowException:
+            return None
+    return None
+
+
+def _download(version: "ModelVersion", place: Path) -> Path:
+    import mlflow
+
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(place)))
+    found = sorted(folder.rglob(DESCRIPTION))
+    if not found:
+        raise TrackingError(f"Version {version.version} of '{version.name}' holds no generator; was it made by Gantry?")
+    return found[0].parent

@@ -1,0 +1,96 @@
+"""``gantry sample MODEL``: pictures of a generator, as a contact sheet, single PNGs or a moving interpolation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gan_core.errors import SettingsError
+from gan_core.files import replacing
+from gan_core.generator import Generator, load_generator
+from gan_core.grid import contact_sheet, save_sheet
+from gan_core.precision import choose_device
+from pipelines.registry.find import generator_folder
+from pipelines.settings import load_settings
+
+CHUNK = 256
+FRAME_MS = 50
+
+
+@click.command()
+@click.argument("model")
+@click.option("--n", "count", default=64, show_default=True, type=click.IntRange(min=1), help="How many pictures.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--label", help="Class, by name or index, of a generator that takes one; all classes by default.")
+@click.option("--truncation", type=float, help="Less variety for more fidelity; what it bounds is the family's affair.")
+@click.option("--out", type=click.Path(path_type=Path), help="A .png or .gif, or a folder for single PNGs.")
+@click.option("--frames", type=click.IntRange(min=2), help="With a .gif: frames from each picture to the next.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+def sample(
+    model: str,
+    count: int,
+    seed: int,
+    label: str | None,
+    truncation: float | None,
+    out: Path | None,
+    frames: int | None,
+    device: str,
+) -> None:
+    """Draw pictures from a generator.
+
+    MODEL is a registered model (NAME, NAME/VERSION, NAME@ALIAS), the id of an MLflow run, or the folder of an exported
+    generator. The same seed gives the same pictures everywhere. OUT ending in .png is a contact sheet, in .gif a walk
+    through the latent space from picture to picture, anything else a folder of single PNGs.
+    """
+    out = out or Path("samples.png")
+    if frames and out.suffix != ".gif":
+        raise SettingsError(f"--frames is for a moving picture: let --out end in .gif, not '{out.name}'.")
+    with generator_folder(model, tracking_uri=load_settings().track.uri) as folder:
+        generator = load_generator(folder, choose_device(device))
+    chosen = label_index(generator, label)
+    if out.suffix == ".gif":
+        _walk(generator, out, count, seed, chosen, truncation, frames or 12)
+    elif out.suffix == ".png":
+        save_sheet(out, torch.cat(list(_draw(generator, count, seed, chosen, truncation))))
+    else:
+        index = 0
+        out.mkdir(parents=True, exist_ok=True)
+        for pictures in _draw(generator, count, seed, chosen, truncation):
+            for picture in pictures:
+                with replacing(out / f"seed{seed:04d}-{index:06d}.png") as temporary:
+                    contact_sheet(picture[None], gap=0, scale=1).save(temporary, format="PNG")
+                index += 1
+    click.echo(f"{count} pictures of seed {seed} from generator {generator.digest[:12]}: {out}")
+
+
+def label_index(generator: Generator, label: str | None) -> int | None:
+    """The class index that ``label`` (a name or a number) means for ``generator``; raises SettingsError naming the classes."""
+    if label is None:
+        return None
+    names = [str(name) for name in generator.info.get("classes", [])]
+    if label in names:
+        return names.index(label)
+    if label.isdigit() and int(label) < len(names):
+        return int(label)
+    raise SettingsError(f"--label {label}: the generator knows {', '.join(names) if names else 'no classes'}.")
+
+
+def _draw(generator: Generator, count: int, seed: int, label: int | None, truncation: float | None) -> Iterator[Tensor]:
+    with tqdm(total=count, unit="picture", desc="sample", disable=count <= CHUNK) as bar:
+        for first in range(0, count, CHUNK):
+            part = generator.sample(min(CHUNK, count - first), seed, label, truncation, first=first)
+            bar.update(len(part))
+            yield part
+
+
+def _walk(
+    generator: Generator, out: Path, count: int, seed: int, label: int | None, truncation: float | None, frames: int
+) -> None:
+    """Write a GIF that goes from each of ``count`` pictures to the next and from the last to the first."""
+    pictures = generator.walk(count, seed, label, truncation, frames=frames)
+    first, *rest = [contact_sheet(picture[None], gap=0).convert("RGB") for picture in pictures]
+    with replacing(out) as temporary:
+        first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=FRAME_MS, loop=0)

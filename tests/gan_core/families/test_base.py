@@ -1,0 +1,36 @@
+"""What every family's shape has to be."""
+
+import re
+
+import pytest
+
+from gan_core.errors import SettingsError
+from gan_core.families import ImageShape
+
+
+def halvings(channels: int, height: int, width: int) -> int:
+    return ImageShape(channels=channels, height=height, width=width).halvings("dcgan", 128)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "count"), [(16, 16, 2), (28, 28, 2), (32, 32, 3), (48, 40, 3), (64, 96, 4), (128, 128, 5)]
+)
+def test_a_picture_is_halved_until_its_shorter_side_is_4_to_7(height: int, width: int, count: int) -> None:
+    assert halvings(1, height, width) == count
+    assert 4 <= min(height, width) >> count <= 7
+
+
+def test_every_shape_that_a_refusal_suggests_is_possible() -> None:
+    suggested = []
+    for height in range(16, 129):
+        for width in (16, 50, 64, 99, 128):
+            try:
+                halvings(1, height, width)
+            except SettingsError as error:
+                found = re.findall(r"to \[(\d+), (\d+)\]", str(error))
+                suggested.append((height, width, *map(int, found[0])))
+    assert len(suggested) > 100
+    for height, width, near_height, near_width in suggested:
+        halvings(1, near_height, near_width)
+        assert abs(near_height - height) <= 8
+        assert abs(near_width - width) <= 8

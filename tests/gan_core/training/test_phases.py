@@ -1,0 +1,115 @@
+"""Steps of several updates: lazy penalties, several discriminator updates, schedules, what a family remembers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.augment import AugmentConfig
+from gan_core.data import PreparedDataset
+from gan_core.families import FAMILIES, Batch, Losses, Phase
+from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
+from gan_core.training.config import TrainConfig
+from gan_core.training.trainer import Trainer
+from tests.gan_core.training.toy import Toy, ToyConfig, weights
+
+
+class Lazy(Toy):
+    """The toy with a penalty every second step, which counts how often it was asked for."""
+
+    def __init__(self, config, shape) -> None:
+        super().__init__(config, shape)
+        self.memory["asked"] = torch.zeros(())
+        self.shown: list[tuple[int, torch.Tensor]] = []
+
+    def phases(self) -> tuple[Phase, ...]:
+        discriminator, generator = super().phases()
+        return (discriminator, Phase(name="decay", side="discriminator", loss=self.decay, every=2), generator)
+
+    def discriminator_loss(self, batch: Batch, step: int) -> Losses:
+        self.shown.append((step, batch.real))
+        return super().discriminator_loss(batch, step)
+
+    def decay(self, batch: Batch, step: int) -> Losses:
+        assert step % 2 == 0
+        self.memory["asked"] = self.memory["asked"] + 1
+        total = sum(parameter.square().sum() for parameter in self.networks["discriminator"].parameters())
+        return Losses(total * 1e-3, {"penalty/decay": total.detach()})
+
+
+@pytest.fixture(autouse=True)
+def _lazy_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "lazy", Lazy)
+
+
+def make(data: PreparedDataset, place: Path, **settings) -> Trainer:
+    values = {"steps": 12, "batch": 16, "log_every": 2, "sample_every": 50, "checkpoint_every": 4, **settings}
+    return Trainer("lazy", ToyConfig(), data, TrainConfig(**values), place, device="cpu")
+
+
+def test_a_lazy_phase_runs_at_its_interval_and_adam_is_slowed_by_k_over_k_plus_1(
+    blob_data: PreparedDataset, tmp_path: Path
+) -> None:
+    """Karras et al. 2020, appendix B: learning rate times c, betas to the power of c, c = k / (k + 1)."""
+    trainer = make(blob_data, tmp_path, beta1=0.5, beta2=0.99, discriminator_lr=3e-4, generator_lr=2e-4)
+    trainer.run(7)
+    assert trainer.family.memory["asked"] == 4
+    lazy, plain = (trainer.optimisers[side].param_groups[0] for side in ("discriminator", "generator"))
+    assert lazy["lr"] == pytest.approx(2e-4)
+    assert lazy["betas"] == pytest.approx((0.5 ** (2 / 3), 0.99 ** (2 / 3)))
+    assert (plain["lr"], plain["betas"]) == (2e-4, (0.5, 0.99))
+
+
+def test_the_discriminator_may_learn_several_times_a_step_each_time_from_other_images(
+    blob_data: PreparedDataset, tmp_path: Path
+) -> None:
+    trainer = make(blob_data, tmp_path, discriminator_steps=3)
+    trainer.run(2)
+    assert [step for step, _ in trainer.family.shown] == [0, 0, 0, 1, 1, 1]
+    assert len({images.sum().item() for _, images in trainer.family.shown}) > 3
+    assert trainer.images_seen == 2 * 3 * 16
+
+
+def test_schedules_move_over_the_burn_in_and_stay(blob_data: PreparedDataset, tmp_path: Path) -> None:
+    """Half a cosine over 0.064 kimg, which is 4 steps of 16 images."""
+    burn_in = {"burn_in_kimg": 0.064, "final_lr_share": 0.5, "beta2": 0.9, "final_beta2": 0.99}
+    trainer = make(blob_data, tmp_path, generator_lr=1e-3, **burn_in)
+    seen = {}
+    for step in range(1, 7):
+        trainer.run(step)
+        group = trainer.optimisers["generator"].param_groups[0]
+        seen[step - 1] = (group["lr"], group["betas"][1])
+    assert seen[0] == pytest.approx((1e-3, 0.9))
+    assert seen[2] == pytest.approx((0.75e-3, 0.945))
+    assert seen[4] == seen[5] == pytest.approx((0.5e-3, 0.99))
+
+
+@pytest.mark.parametrize("kind", ["diffaugment", "ada"])
+def test_a_resumed_run_with_all_of_it_ends_with_the_same_bytes(
+    blob_data: PreparedDataset, tmp_path: Path, kind: str
+) -> None:
+    settings = {
+        "discriminator_steps": 2,
+        "burn_in_kimg": 0.2,
+        "final_lr_share": 0.3,
+        "augment": AugmentConfig(kind=kind, speed_kimg=1),
+    }
+    whole = make(blob_data, tmp_path / "whole", **settings)
+    whole.run()
+    make(blob_data, tmp_path / "parts", **settings).run(8)
+    parts = make(blob_data, tmp_path / "parts", **settings)
+    assert parts.step == 8
+    parts.run()
+    assert torch.equal(weights(parts.family.networks), weights(whole.family.networks))
+    saved = [load_checkpoint(list_checkpoints(tmp_path / name)[-1]).tensors for name in ("whole", "parts")]
+    assert saved[0].keys() == saved[1].keys() > {"memory.asked"}
+    assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
+
+
+def test_compiled_networks_give_the_gradients_of_plain_ones(blob_data: PreparedDataset, tmp_path: Path) -> None:
+    """With a compiler that only traces: what it traces is what is differentiated."""
+    plain, compiled = make(blob_data, tmp_path / "a"), make(blob_data, tmp_path / "b")
+    compiled.family.compile(backend="aot_eager", dynamic=False)
+    for trainer in (plain, compiled):
+        trainer.run(3)
+    torch.testing.assert_close(weights(plain.family.networks), weights(compiled.family.networks))

@@ -1,0 +1,61 @@
+"""A generator is found by whatever a person calls it: a folder, a registered model, a version, an alias, a run."""
+
+import pytest
+
+from gan_core.errors import TrackingError
+from gan_core.generator import load_generator
+from pipelines.registry.find import generator_folder
+from pipelines.registry.promote import promote
+
+
+def digest(model, uri):
+    with generator_folder(str(model), tracking_uri=uri) as folder:
+        return load_generator(folder).digest
+
+
+def test_a_folder_or_the_folder_above_it(generator_dir, uri):
+    assert digest(generator_dir, uri) == digest(generator_dir.parent, uri) == load_generator(generator_dir).digest
+
+
+def test_a_name_a_version_an_alias_a_uri_and_a_run(register, generator_dir, uri):
+    first = register(fid=20.0)
+    register(fid=10.0)
+    expected = load_generator(generator_dir).digest
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri, uri)
+    run = client.get_model_version("digits", first.version).run_id
+    stage = client.create_run(client.get_run(run).info.experiment_id, tags={"mlflow.parentRunId": run}).info.run_id
+    for model in ("digits", "digits/1", "digits@challenger", "models:/digits/2", run, stage):
+        assert digest(model, uri) == expected
+
+
+def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, monkeypatch):
+    register(fid=20.0)
+    promote("digits", tracking_uri=uri)
+    register(fid=10.0)
+    chosen = []
+    monkeypatch.setattr("pipelines.registry.find._download", lambda version, place: chosen.append(version) or place)
+    with generator_folder("digits", tracking_uri=uri):
+        pass
+    assert [str(version.version) for version in chosen] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("nothing", "There is no generator 'nothing'"),
+        ("digits/9", "no version 9; it has 1"),
+        ("digits@best", "no alias 'best'; it has challenger"),
+        ("0" * 32, "There is no generator '000"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is(register, uri, model, words):
+    register()
+    with pytest.raises(TrackingError, match=words):
+        digest(model, uri)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, uri):
+    with pytest.raises(TrackingError, match="holds no exported generator"):
+        digest(tmp_path, uri)

@@ -1,0 +1,92 @@
+"""``gantry sample`` draws from a generator into a sheet, single pictures or a moving picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from gan_core.errors import GantryError, SettingsError
+from gan_core.families import ImageShape, build_family, family_config
+from gan_core.generator import load_generator, save_generator
+from pipelines.sample import label_index, sample
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unconditional generator of 16x16 grey pictures."""
+    return export(tmp_path_factory.mktemp("plain") / "generator", "dcgan", 0)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conditional one of three classes."""
+    return export(tmp_path_factory.mktemp("classes") / "generator", "cgan", 3)
+
+
+def export(directory: Path, name: str, classes: int) -> Path:
+    shape = ImageShape(channels=1, height=16, width=16, classes=classes)
+    family = build_family(name, family_config(name, {"width": 4, "latent": 8}), shape)
+    save_generator(directory, family_name=name, family=family, extra={"classes": ["cat", "dog", "owl"][:classes]})
+    return directory
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(sample, [str(argument) for argument in arguments], catch_exceptions=True)
+    if isinstance(result.exception, GantryError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_a_sheet_of_all_pictures(plain: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    assert "9 pictures of seed 3" in run(plain, "--n", 9, "--seed", 3, "--out", out).output
+    assert Image.open(out).size == (3 * 66 + 2, 3 * 66 + 2)
+
+
+def test_single_pictures_are_the_generators_own(plain: Path, tmp_path: Path) -> None:
+    run(plain, "--n", 3, "--seed", 5, "--out", tmp_path / "many")
+    files = sorted((tmp_path / "many").iterdir())
+    assert [file.name for file in files] == [f"seed0005-{index:06d}.png" for index in range(3)]
+    expected = load_generator(plain).sample(3, 5)[:, 0].numpy()
+    np.testing.assert_array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), expected)
+
+
+def test_a_walk_is_closed_and_passes_through_every_picture(plain: Path, tmp_path: Path) -> None:
+    out = tmp_path / "walk.gif"
+    run(plain, "--n", 3, "--frames", 4, "--out", out)
+    assert Image.open(out).n_frames == 12
+    generator = load_generator(plain)
+    walk, pictures = generator.walk(3, 0, frames=4), generator.sample(3, 0)
+    np.testing.assert_allclose(walk[::4].numpy().astype(int), pictures.numpy().astype(int), atol=1)
+
+
+def test_a_label_goes_by_name_or_by_number(classes: Path, tmp_path: Path) -> None:
+    generator = load_generator(classes)
+    assert [label_index(generator, text) for text in (None, "dog", "2")] == [None, 1, 2]
+    for label in ("dog", "1"):
+        run(classes, "--n", 2, "--label", label, "--out", tmp_path / label)
+    same = [sorted((tmp_path / label).iterdir())[0].read_bytes() for label in ("dog", "1")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--label", "cow"), "--label cow: the generator knows cat, dog, owl"),
+        (("--label", "3"), "the generator knows cat, dog, owl"),
+        (("--frames", 4), "let --out end in .gif"),
+        (("--truncation", 0), "truncation: must be above 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(classes: Path, tmp_path: Path, arguments: tuple, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        run(classes, *arguments, "--out", tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_label_for_an_unconditional_generator_is_refused(plain: Path) -> None:
+    with pytest.raises(SettingsError, match="knows no classes"):
+        run(plain, "--label", "0")
