@@ -44,9 +44,11 @@ class World:
         torch._foreach_copy_(tensors, [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)])
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average gradients over all workers; a missing gradient counts as zero on every worker."""
-        if self.size == 1:
-            return
+        """Average gradients over all workers; a missing gradient counts as zero, also in a world of one.
+
+        Adam leaves out a parameter without gradient, but not one whose gradient is zero: how many workers there are must
+        not decide which.
+        """
         gradients = []
         for parameter in parameters:
             if parameter.grad is None:

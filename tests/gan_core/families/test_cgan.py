@@ -1,0 +1,46 @@
+"""cGAN: DCGAN's networks that are told the class."""
+
+import pytest
+import torch
+
+from gan_core.errors import SettingsError
+from gan_core.families.cgan import Concatenating, Projecting
+from tests.gan_core.families.conftest import small, some_batch
+
+
+def test_projection_is_the_default_and_adds_the_embeddings_product_with_pooled_features() -> None:
+    """Miyato & Koyama 2018, equation 3."""
+    family = small("cgan")
+    discriminator = family.networks["discriminator"].eval()
+    assert isinstance(discriminator, Projecting)
+    data = some_batch(family)
+    with torch.no_grad():
+        maps = discriminator.network.layers(data.real)
+        expected = discriminator.network.judge(maps).flatten() + (
+            discriminator.classes.weight[data.labels] * maps.sum(dim=(2, 3))
+        ).sum(dim=1)
+        torch.testing.assert_close(discriminator(data.real, data.labels), expected)
+
+
+def test_concatenation_shows_the_discriminator_one_more_channel() -> None:
+    family = small("cgan", condition="concatenation")
+    discriminator = family.networks["discriminator"].eval()
+    assert isinstance(discriminator, Concatenating)
+    first = discriminator.network.layers[0]
+    assert isinstance(first, torch.nn.Conv2d)
+    assert first.in_channels == family.shape.channels + 1
+    images = some_batch(family).real
+    with torch.no_grad():
+        zeros, ones = (discriminator(images, torch.full((len(images),), label)) for label in (0, 1))
+    assert not torch.allclose(zeros, ones)
+
+
+@pytest.mark.parametrize("init", ["normal", "he"])
+def test_both_initialisations_reach_the_networks_inside(init: str) -> None:
+    weight = small("cgan", init=init, width=64).networks["generator"].network.project.weight
+    assert weight.std().item() == pytest.approx(0.02 if init == "normal" else (2 / 24) ** 0.5, rel=0.05)
+
+
+def test_a_size_that_dcgan_cannot_make_is_refused_in_the_name_of_both() -> None:
+    with pytest.raises(SettingsError, match=r"cgan has dcgan's networks, and dcgan makes pictures of 16 to 128 pixels"):
+        small("cgan", 256)

@@ -1,0 +1,262 @@
+"""What every family that turns noise into images keeps to: one contract, whatever the networks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from gan_core.data import PreparedDataset
+from gan_core.errors import SettingsError
+from gan_core.families import FAMILIES, family_config
+from gan_core.families.noise import NoiseFamily
+from gan_core.generator import load_generator
+from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
+from gan_core.training.config import TrainConfig
+from gan_core.training.trainer import Trainer
+from tests.gan_core.families.conftest import RECIPES, SMALL, small, some_batch
+
+NAMES = [name for name, kind in FAMILIES.items() if issubclass(kind, NoiseFamily)]
+CONDITIONAL = ["biggan", "cgan", "r3gan", "stylegan2"]
+
+
+def trainer_of(name: str, data: PreparedDataset, place: Path, /, **settings: object) -> Trainer:
+    values = {"steps": 6, "batch": 16, "log_every": 3, "sample_every": 100, "checkpoint_every": 3, "precision": "fp32"}
+    rates = {"generator_lr": 1e-3, "discriminator_lr": 1e-3, "ema_half_life_kimg": 0.5}
+    config = TrainConfig(**{**values, **rates, **RECIPES.get(name, {}), **settings})
+    return Trainer(name, family_config(name, SMALL[name]), data, config, place, device="cpu")
+
+
+def test_every_family_is_tested() -> None:
+    assert sorted(SMALL) == sorted(NAMES)
+
+
+# -- one step --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_gives_only_its_own_side_a_gradient(name: str) -> None:
+    family = small(name)
+    data = some_batch(family)
+    for phase in family.phases():
+        own = list(family.networks[phase.side].parameters())
+        other = [p for side, network in family.networks.items() if side != phase.side for p in network.parameters()]
+        for parameter in [*own, *other]:
+            parameter.grad = None
+            # As the trainer has it: the generator stays trainable while its graph is recorded for its own update.
+            parameter.requires_grad_(phase.side == "discriminator" or any(parameter is mine for mine in own))
+        phase.loss(data, 0).total.backward()
+        assert all(parameter.grad is None for parameter in other), phase.name
+        assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in own), phase.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_kept_is_made_again_the_same(name: str) -> None:
+    totals = []
+    for keep in (True, False):
+        family = small(name)
+        data = some_batch(family, keep=keep)
+        totals.append([phase.loss(data, 0).total.item() for phase in family.phases() if not phase.full_precision])
+    # Spectral norm moves with every pass in training, by less than this.
+    assert totals[0] == pytest.approx(totals[1], rel=2e-2 if name == "biggan" else 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_gives_about_the_losses_of_fp32(name: str) -> None:
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        family = small(name).to(torch.device("cpu"))
+        data = some_batch(family)
+        with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+            losses = [phase.loss(data, 0).total for phase in family.phases() if not phase.full_precision]
+        assert all(loss.dtype is torch.float32 for loss in losses)
+        found.append([loss.item() for loss in losses])
+    assert found[0] == pytest.approx(found[1], rel=0.05, abs=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_networks_give_the_gradients_of_plain_ones(name: str) -> None:
+    """With a compiler that only traces: what it traces is what is differentiated. Penalties use the plain networks."""
+    gradients: list[list[Tensor]] = []
+    for compiled in (False, True):
+        torch.compiler.reset()
+        family = small(name)
+        if compiled:
+            family.compile(backend="aot_eager", dynamic=False)
+        data = some_batch(family)
+        for phase in family.phases():
+            phase.loss(data, 0).total.backward()
+        gradients.append(
+            [p.grad.clone() for n in family.networks.values() for p in n.parameters() if p.grad is not None]
+        )
+    for plain, traced in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, traced, rtol=1e-3, atol=1e-4)
+
+
+# -- sampling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_picture_i_of_a_seed_is_the_same_in_any_batch(name: str) -> None:
+    family = small(name)
+    family.settle({"generator": family.networks["generator"]}, batches=2)
+    with torch.no_grad():
+        whole = family.sample(20, seed=5)
+        assert whole.shape == (20, 1, 16, 16)
+        assert whole.abs().max() <= 1
+        torch.testing.assert_close(family.sample(3, seed=5, first=9), whole[9:12], rtol=0, atol=1e-5)
+        assert not torch.equal(family.sample(3, seed=6), whole[:3])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_truncation_lessens_variety(name: str) -> None:
+    family = small(name)
+    family.settle({"generator": family.networks["generator"]}, batches=2)
+    with torch.no_grad():
+        label = 0 if family.conditional else None
+        narrow, wide = (family.sample(48, 0, label=label, truncation=bound).std(dim=0).mean() for bound in (0.2, None))
+    assert narrow < 0.7 * wide
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_a_label_changes_the_picture_and_nothing_else_drawn(name: str) -> None:
+    family = small(name, conditional=True) if name in ("r3gan", "stylegan2") else small(name)
+    first, second = (family.draw(4, 3, label)[0] for label in (0, 1))
+    assert torch.equal(first, second)
+    family.settle({"generator": family.networks["generator"]}, batches=2)
+    with torch.no_grad():
+        assert not torch.equal(family.sample(4, 3, label=0), family.sample(4, 3, label=1))
+        drawn = family.draw(200, 3)[1]
+    assert drawn is not None
+    assert set(drawn.tolist()) == {0, 1}
+    with pytest.raises(SettingsError, match=r"there is no class 2; the classes are 0 to 1"):
+        family.sample(1, 0, label=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_walk_is_closed_and_passes_through_the_pictures(name: str) -> None:
+    family = small(name)
+    family.settle({"generator": family.networks["generator"]}, batches=2)
+    label = 0 if family.conditional else None
+    with torch.no_grad():
+        parts = list(family.walk(3, 7, label, frames=4))
+        pictures = family.sample(3, 7, label)
+    assert [len(part) for part in parts] == [4, 4, 4]
+    torch.testing.assert_close(torch.stack([part[0] for part in parts]), pictures, rtol=0, atol=1e-4)
+
+
+# -- what cannot be --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_labels_that_are_missing_are_asked_for(name: str) -> None:
+    settings = {"conditional": True} if name in ("r3gan", "stylegan2") else {}
+    with pytest.raises(SettingsError, match=r"needs labels, and this dataset has none\. Add the data again"):
+        small(name, 16, 1, 0, **settings)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_size_or_a_number_of_channels_that_it_cannot_make_is_refused_by_the_setting(name: str) -> None:
+    for size, channels, setting in ((12, 1, r"ingest\.size"), (30, 1, r"ingest\.size"), (16, 5, r"ingest\.channels")):
+        with pytest.raises(SettingsError, match=setting):
+            small(name, size, channels)
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_ends_with_the_same_bytes(name: str, labelled: PreparedDataset, tmp_path: Path) -> None:
+    whole = trainer_of(name, labelled, tmp_path / "whole")
+    whole.run()
+    trainer_of(name, labelled, tmp_path / "parts").run(3)
+    parts = trainer_of(name, labelled, tmp_path / "parts")
+    assert parts.step == 3
+    parts.run()
+    saved = [load_checkpoint(list_checkpoints(tmp_path / place)[0]).tensors for place in ("whole", "parts")]
+    assert saved[0].keys() == saved[1].keys()
+    assert not [key for key in saved[0] if not torch.equal(saved[0][key], saved[1][key])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exported_generator_makes_the_pictures_of_the_trained_one(
+    name: str, labelled: PreparedDataset, tmp_path: Path
+) -> None:
+    trainer = trainer_of(name, labelled, tmp_path / "run")
+    trainer.run(3)
+    trainer.export(tmp_path / "generator")
+    loaded = load_generator(tmp_path / "generator")
+    assert torch.equal(loaded.sample(6, 1), trainer.sample(6, 1))
+    assert loaded.info["classes"] == ["0", "1"]
+
+
+class Losses:
+    """Keeps the losses of each logged row."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        self.rows.append({name: value for name, value in values.items() if name.startswith(("loss/", "penalty/"))})
+
+    def pictures(self, pictures: Tensor, step: int) -> None:
+        """Nothing."""
+
+    def checkpoint(self, path: Path | None, step: int) -> None:
+        """Nothing."""
+
+
+def losses_of(name: str, data: Path, place: Path) -> list[dict[str, float]]:
+    trainer = trainer_of(name, PreparedDataset(data, place / "cache"), place / name, log_every=1)
+    trainer.observer = kept = Losses()
+    trainer.run()
+    return kept.rows
+
+
+def _worker(rank: int, folder: str, data: str) -> None:
+    torch.set_num_threads(1)
+    home = Path(folder)
+    dist.init_process_group("gloo", init_method=f"file://{home / 'meet'}", rank=rank, world_size=2)
+    rows = {name: losses_of(name, Path(data), home / f"worker{rank}") for name in NAMES}
+    if rank == 0:
+        (home / "rows.json").write_text(json.dumps(rows))
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_every_family_to_the_losses_of_one_with_the_same_total_batch(
+    labelled_folder: Path, tmp_path: Path
+) -> None:
+    mp.spawn(_worker, (str(tmp_path), str(labelled_folder)), nprocs=2)
+    pair = json.loads((tmp_path / "rows.json").read_text())
+    for name in NAMES:
+        alone = losses_of(name, labelled_folder, tmp_path / "alone")
+        assert len(alone) == 6
+        assert len(pair[name]) == 6
+        for one, two in zip(alone, pair[name], strict=True):
+            assert two == pytest.approx(one, rel=1e-3, abs=1e-4), name
+
+
+def nearest_distance(pictures: Tensor, data: Tensor) -> float:
+    """Mean over pictures of the root mean square distance to the nearest training picture, in grey levels."""
+    apart = torch.cdist(pictures.flatten(1).float(), data.flatten(1).float()) / data[0].numel() ** 0.5
+    return apart.min(dim=1).values.mean().item()
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("dcgan", 250), ("cgan", 250), ("biggan", 120), ("stylegan2", 80), ("r3gan", 120)]
+)
+def test_it_learns_64_pictures(name: str, steps: int, labelled: PreparedDataset, tmp_path: Path) -> None:
+    """As varied as real ones, and nearer to them than any untrained generator (65 grey levels) or single picture (95)."""
+    data = torch.from_numpy(labelled.pixels().copy())
+    often = {"log_every": 50, "checkpoint_every": steps}
+    trainer = trainer_of(name, labelled, tmp_path, steps=steps, batch=32, **often)
+    trainer.settle()
+    assert nearest_distance(trainer.sample(64, 1), data) > 65
+    trainer.run()
+    trainer.settle()
+    learnt = trainer.sample(64, 1)
+    assert nearest_distance(learnt, data) < 58
+    assert learnt.float().std(dim=0).mean() > 0.6 * data.float().std(dim=0).mean()
