@@ -4,7 +4,9 @@ A configuration is a frozen, keyword-only dataclass; nested ones are nested mapp
 dataclass itself in ``__post_init__`` with :func:`check`.
 """
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -80,13 +82,10 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             raise SettingsError(f"{where}: {value!r} is not one of the choices.{hinted}")
         return value
     if origin in (typing.Union, types.UnionType):
-        failures = []
         for option in options:
-            try:
+            with contextlib.suppress(SettingsError):
                 return _coerce(value, option, where)
-            except SettingsError as error:
-                failures.append(str(error))
-        raise SettingsError(failures[0] if len(failures) == 1 else f"{where}: {value!r} is not {_spell(hint)}.")
+        raise SettingsError(f"{where}: {value!r} is not {_spell(hint)}.")
     if origin is tuple:
         return _tuple(value, options, where)
     if origin in (dict, Mapping) or hint is dict:
@@ -101,9 +100,13 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         # YAML 1.1 reads 2e-4 as text; a person who wrote it meant the number.
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             try:
-                return float(value)
-            except ValueError:
+                number = float(value)
+            except (ValueError, OverflowError):
                 pass
+            else:
+                # No setting means anything at infinity; NaN would pass every range check.
+                check(math.isfinite(number), f"{where}: expected a finite number, got {value!r}.")
+                return number
     elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
         hint in (bool, str) and isinstance(value, hint)
     ):
@@ -123,9 +126,16 @@ def _tuple(value: Any, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
 
 
 def _spell(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_spell(option) for option in typing.get_args(hint))
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "null"}
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_spell(option) for option in options)
+    if origin is typing.Literal:
+        return " or ".join(repr(option) for option in options)
+    if origin is tuple and options[1:] == (Ellipsis,):
+        return f"a list, each item {_spell(options[0])}"
+    if origin is tuple:
+        return f"a list of {len(options)} ({', '.join(_spell(option) for option in options)})"
     return names.get(hint, str(hint))
 
 

@@ -62,9 +62,9 @@ class TrainConfig:
             self,
             1,
             *("steps", "batch", "discriminator_steps", "accumulate"),
-            *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
+            *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "collapse_patience"),
         )
-        check_least(self, 0, "max_rollbacks", "burn_in_kimg")
+        check_least(self, 0, "max_rollbacks", "burn_in_kimg", "collapse_diversity")
         check(0 < self.final_lr_share <= 1, f"final_lr_share: must lie in (0, 1], got {self.final_lr_share}.")
         for name in ("generator_lr", "discriminator_lr", "ema_half_life_kimg"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
