@@ -39,7 +39,7 @@ def promote(
     if force and not (reason or "").strip():
         raise TrackingError('A forced promotion needs a reason for the ledger: --force --reason "why".')
     with reaching(tracking_uri):
-        client = connect(tracking_uri)
+        client = connect(tracking_uri, make=False)
         challenger = _version(client, name, version)
         champion = _by_alias(client, name, CHAMPION)
         if champion is not None and champion.version == challenger.version:
@@ -65,7 +65,7 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
         TrackingError: there is no champion; the ledger does not know how it became one; the one before is gone.
     """
     with reaching(tracking_uri):
-        client = connect(tracking_uri)
+        client = connect(tracking_uri, make=False)
         model = _model(client, name)
         champion = _by_alias(client, name, CHAMPION)
         if champion is None:
@@ -92,7 +92,7 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
 def history(name: str, *, tracking_uri: str) -> list[Move]:
     """Every move of the champion of ``name``, oldest first; raises TrackingError when there is no such model."""
     with reaching(tracking_uri):
-        return from_tags(_model(connect(tracking_uri), name).tags)
+        return from_tags(_model(connect(tracking_uri, make=False), name).tags)
 
 
 def _gate(name: str, challenger: "ModelVersion", champion: "ModelVersion") -> str:

@@ -27,7 +27,12 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         if lock.is_file():
             run.artifact(lock)
         # The version leads back to the pipeline's run: that one has to be on the server first.
-        sync(context.var / TRACK, tracking_uri=settings.track.uri, experiment=settings.track.experiment)
+        sync(
+            context.var / TRACK,
+            tracking_uri=settings.track.uri,
+            experiment=settings.track.experiment,
+            then="gantry run (nothing is registered yet; the stages before this one are not run again)",
+        )
         pipeline = find_run(settings.track.uri, settings.track.experiment, context.pipeline_run)
         registered = register_generator(
             generator_dir=generator,

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gan_core.errors import TrackingError
-from pipelines.tracking.store import short
+from pipelines.tracking.store import short, uri_setting
 from pipelines.tracking.tree import LogTree, Pass
 
 _POLL, _FLUSH, _LONGEST_WAIT = 1.0, 15.0, 60.0
@@ -123,6 +123,7 @@ def sync(
     tracking_uri: str,
     experiment: str,
     timeout: float = 3600.0,
+    then: str = "gantry track sync",
     progress: Callable[[int], object] | None = None,
 ) -> int:
     """Send everything that waits under ``directory`` now, in this thread; return how many events were sent.
@@ -132,6 +133,7 @@ def sync(
         tracking_uri: MLflow server or database.
         experiment: MLflow experiment.
         timeout: seconds after which to give up (another shipper may be at work on the same folder).
+        then: what to do once the server is back, for the error's message.
         progress: called with the number of events that still wait.
 
     Raises:
@@ -144,8 +146,8 @@ def sync(
         last = tree.send()
         if last.trouble:
             raise TrackingError(
-                f"{last.waiting} events wait in {directory}: the tracking server {tracking_uri} did not take them "
-                f"({last.trouble}). Check track.uri in params.yaml and that the server runs, then: gantry track sync"
+                f"The tracking server {tracking_uri} does not take the events that wait in {directory} "
+                f"({last.trouble}). Check {uri_setting()} and that the server runs, then: {then}"
             )
         waiting = tree.waiting()
         if progress:

@@ -3,11 +3,12 @@
 import fcntl
 import logging
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gan_core.errors import TrackingError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 KEY_TAG, PARENT_TAG = "gantry.key", "mlflow.parentRunId"
 SQLITE = "sqlite:///"
+URI_VARIABLE = "GANTRY_TRACKING_URI"
 # A person's server may be away; waiting for it is the shipper's business, not MLflow's (246 s by its own settings).
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 _REFUSALS = {
@@ -50,11 +52,14 @@ def resolve_uri(uri: str, base: Path | None = None) -> str:
     return SQLITE + str((base or Path.cwd()) / uri.removeprefix(SQLITE))
 
 
-def connect(uri: str) -> "MlflowClient":
-    """A client of the tracking server or database at ``uri``; a database is made when it is missing.
+def connect(uri: str, *, make: bool = True) -> "MlflowClient":
+    """A client of the tracking server or database at ``uri``; a database is made when it is missing, if ``make``.
 
     A SQLite file is opened under a lock beside it: processes that make its tables at the same time would collide.
     A server is not contacted here.
+
+    Raises:
+        TrackingError: there is no such database, and it is not to be made.
     """
     _settings()
     from mlflow import MlflowClient
@@ -63,6 +68,10 @@ def connect(uri: str) -> "MlflowClient":
     if not uri.startswith(SQLITE):
         return MlflowClient(uri, uri)
     database = Path(uri.removeprefix(SQLITE))
+    if not make and not _there(uri):
+        raise TrackingError(
+            f"There is no tracking database {database} yet. Run the pipeline first (gantry run), or check {uri_setting()}."
+        )
     database.parent.mkdir(parents=True, exist_ok=True)
     with _locked(database.with_name(f".{database.name}.lock")), quiet("mlflow"):
         client = MlflowClient(uri, uri)
@@ -107,6 +116,8 @@ def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
         TrackingError: the server cannot be reached.
     """
     with reaching(tracking_uri):
+        if not _there(tracking_uri):
+            return None
         client = connect(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         run_id = find_run_id(client, found.experiment_id, key) if found else None
@@ -133,7 +144,7 @@ def reaching(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         what = "refused" if is_refusal(error) else "cannot be reached or failed"
-        remedy = "" if is_refusal(error) else " Check track.uri in params.yaml and that the server runs."
+        remedy = "" if is_refusal(error) else f" Check {uri_setting()} and that the server runs."
         raise TrackingError(f"The tracking server {uri} {what}: {short(error)}.{remedy}") from error
 
 
@@ -148,10 +159,26 @@ def is_refusal(error: BaseException) -> bool:
     return 400 <= status < 500 and status not in (401, 403, 407, 408, 425, 429)
 
 
-def short(error: Any) -> str:
-    """The first line of an error's message, at most 300 characters, without its full stop."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300].rstrip(".")
+def uri_setting() -> str:
+    """Where a person changes the tracking URI: the environment, when it is set there, wins."""
+    return f"{URI_VARIABLE} in the environment" if URI_VARIABLE in os.environ else "track.uri in params.yaml"
+
+
+def short(error: BaseException) -> str:
+    """What an error says, in one line of at most 300 characters, without its full stop.
+
+    A connection that failed is wrapped by each library on the way: what the system said of it is all that tells.
+    """
+    text = str(error).strip()
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            text = f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
+        elif isinstance(cause, TimeoutError):
+            text = "no answer in time"
+        cause = cause.__cause__ or cause.__context__
+    line = (text or type(error).__name__).splitlines()[0]
+    return textwrap.shorten(line.rstrip("."), 300, placeholder=" ...")
 
 
 def _settings() -> None:
@@ -163,6 +190,16 @@ def _settings() -> None:
     }
     for name, value in {**_PATIENCE, **quiet_ones}.items():
         os.environ.setdefault(name, value)
+    retries = logging.getLogger("urllib3.connectionpool")
+    if retries.level == logging.NOTSET:
+        # It reports each retry; that a server is away is said once, by whoever asked.
+        retries.setLevel(logging.ERROR)
+
+
+def _there(uri: str) -> bool:
+    """Whether there is something to ask: a server, or a database that was made."""
+    uri = resolve_uri(uri)
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_file()
 
 
 def _artifact_location(uri: str, experiment: str) -> str | None:

@@ -1,0 +1,51 @@
+"""Connecting to MLflow: what an error says, and what a question leaves behind."""
+
+import pytest
+
+from gan_core.errors import TrackingError
+from pipelines.registry.promote import promote, rollback
+from pipelines.tracking import find_run
+from pipelines.tracking.store import connect, reaching, short
+
+AWAY = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("variable", "place"), [(None, "track.uri in params.yaml"), (AWAY, "GANTRY_TRACKING_URI in the environment")]
+)
+def test_a_server_that_is_away_is_named_with_the_systems_own_words_and_where_to_change_it(
+    monkeypatch, caplog, variable, place
+):
+    monkeypatch.delenv("GANTRY_TRACKING_URI", raising=False)
+    if variable:
+        monkeypatch.setenv("GANTRY_TRACKING_URI", variable)
+    with pytest.raises(TrackingError) as raised, reaching(AWAY):
+        connect(AWAY).search_experiments()
+    assert str(raised.value) == (
+        f"The tracking server {AWAY} cannot be reached or failed: Connection refused. "
+        f"Check {place} and that the server runs."
+    )
+    assert "Retrying" not in caplog.text
+
+
+def test_a_long_message_is_cut_between_words():
+    told = short(ValueError("word " * 100 + "\nmore"))
+    assert len(told) <= 300
+    assert told.endswith("word ...")
+    assert short(ValueError()) == "ValueError"
+
+
+def test_a_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(OSError, match="gone") as raised:
+        (tmp_path / "gone").read_bytes()
+    assert short(raised.value) == f"No such file or directory: {tmp_path / 'gone'}"
+
+
+def test_a_question_makes_no_database(tmp_path, monkeypatch):
+    monkeypatch.delenv("GANTRY_TRACKING_URI", raising=False)
+    uri = f"sqlite:///{tmp_path / 'var' / 'mlflow.db'}"
+    for ask in (promote, rollback):
+        with pytest.raises(TrackingError, match=r"no tracking database .*mlflow\.db yet\. Run the pipeline first"):
+            ask("digits", tracking_uri=uri)
+    assert find_run(uri, "gantry", "key") is None
+    assert list(tmp_path.iterdir()) == []
