@@ -2,11 +2,16 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from gan_core.errors import TrackingError
 from gan_core.files import read_json
 from pipelines.progress import duration, say
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
 
 
 @click.command()
@@ -28,13 +33,24 @@ def demo() -> None:
     say("demo", "weights of the feature network that FID is measured with")
     inception_file()
     run_pipeline(root, [], None, {})
-    click.echo(summary(root, time.monotonic() - started))
+    click.echo(summary(root, settings, time.monotonic() - started))
 
 
-def summary(root: Path, seconds: float) -> str:
-    """What was made and where to look, from the stages' results."""
+def summary(root: Path, settings: "Settings", seconds: float) -> str:
+    """What was made and where to look, from the stages' results.
+
+    Raises:
+        TrackingError: the registry does not have the version that the last run registered, or cannot be reached.
+    """
+    from pipelines.registry.find import is_registered
+
     fid = read_json(root / "outputs/evaluate/metrics.json")["fid"]
     version = read_json(root / "outputs/register/registered.json")
+    if not is_registered(version["name"], version["version"], tracking_uri=settings.track.uri):
+        raise TrackingError(
+            f"{version['name']} version {version['version']} was registered by an earlier run and is not at "
+            f"{settings.track.uri}. Register it there: .venv/bin/dvc repro --force --single-item register"
+        )
     return "\n".join(
         [
             "",

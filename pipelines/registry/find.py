@@ -11,7 +11,7 @@ from gan_core.errors import TrackingError
 from gan_core.generator import DESCRIPTION
 from pipelines.registry.promote import CHAMPION
 from pipelines.registry.register import CHALLENGER
-from pipelines.tracking.store import connect, reaching
+from pipelines.tracking.store import connect, is_refusal, reaching
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +41,7 @@ def generator_folder(model: str, *, tracking_uri: str) -> Iterator[Path]:
             f"{model} holds no exported generator ({DESCRIPTION}), nor does a folder 'generator' in it."
         )
     with TemporaryDirectory(prefix="gantry-generator-") as temporary, reaching(tracking_uri):
-        client = connect(tracking_uri)
+        client = connect(tracking_uri, make=False)
         version = _version(client, model.removeprefix("models:/"))
         if version is None:
             raise TrackingError(
@@ -49,6 +49,20 @@ def generator_folder(model: str, *, tracking_uri: str) -> Iterator[Path]:
                 "version, alias or run. Write NAME, NAME/VERSION, NAME@ALIAS, a run's id or a folder."
             )
         yield _download(version, Path(temporary))
+
+
+def is_registered(name: str, version: str, *, tracking_uri: str) -> bool:
+    """Whether the registry at ``tracking_uri`` has this version; raises TrackingError when it cannot be reached."""
+    from mlflow.exceptions import MlflowException
+
+    with reaching(tracking_uri):
+        try:
+            connect(tracking_uri, make=False).get_model_version(name, version)
+        except MlflowException as error:
+            if not is_refusal(error):
+                raise
+            return False
+    return True
 
 
 def _version(client: "MlflowClient", model: str) -> "ModelVersion | None":

@@ -78,6 +78,8 @@ def stage(name: str, root: Path | str = ".") -> Iterator[StageContext]:
 def run_stage(name: str, body: Body, root: Path | str = ".", *, guard: bool = True) -> None:
     """Run stage ``name``: the body once for each key, however often the process is killed on the way.
 
+    A stage that is not replayable (register, which acts on a server) runs its body each time.
+
     With a guard the process splits in two at once (see :func:`pipelines.stages.alive.enter_guard`), so this is called
     before torch or Ray are imported: import them in the body.
 
@@ -93,7 +95,7 @@ def run_stage(name: str, body: Body, root: Path | str = ".", *, guard: bool = Tr
     if guard:
         enter_guard()
     with stage(name, root) as context:
-        results = finished(context.work)
+        results = finished(context.work) if context.definition.replayable else None
         if results is not None:
             LOG.info(
                 "Stage '%s' was finished with key %s; its results are put in place again. To do it anew, remove %s.",

@@ -21,6 +21,8 @@ class StageDefinition:
     """Values by dotted name, by parameters file."""
     outs: tuple[str, ...]
     """Paths relative to the checkout."""
+    replayable: bool
+    """Whether a run may be replaced by its results: not where an out persists, the mark of a stage that acts elsewhere."""
 
     @property
     def key(self) -> str:
@@ -77,6 +79,7 @@ def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
             dependencies=dependencies,
             parameters=parameters,
             outs=tuple(Path(out.fs_path).relative_to(root).as_posix() for out in stage.outs),
+            replayable=not any(out.persist for out in stage.outs),
         )
 
 

@@ -1,0 +1,110 @@
+"""Registering acts on a server: DVC repeats it where its result or the server changed, and never replays it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.stages.context import run_stage
+from tests.pipelines.toy import CHECKOUT, dvc, make_project
+
+STAND_IN = """
+import pathlib, sys
+with open("ran.txt", "a") as file:
+    file.write(sys.argv[1] + "\\n")
+out = pathlib.Path(sys.argv[2])
+out.parent.mkdir(parents=True, exist_ok=True)
+if out.suffix:
+    out.write_text(pathlib.Path("params.yaml").read_text())
+else:
+    out.mkdir(exist_ok=True)
+    (out / "it").write_text("the same whatever the settings")
+"""
+
+
+def _stand_ins() -> dict[str, str]:
+    """Files of a project with this dvc.yaml's evaluate and register stages, whose commands only note that they ran."""
+    stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"]
+    files = {"stand_in.py": STAND_IN, "params.yaml": (CHECKOUT / "params.yaml").read_text()}
+    made = set()
+    for name in ("evaluate", "register"):
+        outs = [out if isinstance(out, str) else next(iter(out)) for out in stages[name]["outs"]]
+        outs += [next(iter(out)) for out in stages[name].get("metrics", [])]
+        stages[name]["cmd"] = [f"python stand_in.py {name} {out}" for out in outs]
+        made |= set(outs)
+        for dep in set(stages[name]["deps"]) - made:
+            files[f"{dep}/file"] = "as it was\n"
+    files["dvc.yaml"] = yaml.safe_dump({"stages": {name: stages[name] for name in ("evaluate", "register")}})
+    return files
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project, after its first run."""
+    root = make_project(tmp_path_factory.mktemp("register") / "project", _stand_ins())
+    dvc("repro", "-q", cwd=root)
+    return root
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    """A copy of the test's own, nothing run in it yet."""
+    root = Path(shutil.copytree(template, tmp_path / "project"))
+    (root / "ran.txt").unlink()
+    return root
+
+
+def ran(project: Path) -> set[str]:
+    """The stages that ran since the last call."""
+    dvc("repro", "-q", cwd=project)
+    note = project / "ran.txt"
+    names = set(note.read_text().split()) if note.exists() else set()
+    note.unlink(missing_ok=True)
+    return names
+
+
+def set_(project: Path, old: str, new: str) -> None:
+    path = project / "params.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_with_nothing_changed_nothing_runs(project):
+    assert ran(project) == set()
+
+
+def test_a_registration_that_is_gone_is_made_again_and_not_restored(project):
+    shutil.rmtree(project / "outputs" / "register")
+    assert ran(project) == {"register"}
+    shutil.rmtree(project / "outputs" / "register")
+    dvc("checkout", "-q", "--allow-missing", cwd=project)
+    assert ran(project) == {"register"}
+
+
+def test_going_back_to_an_earlier_setting_registers_again(project):
+    set_(project, "samples: 600 ", "samples: 500 ")
+    assert ran(project) == {"evaluate", "register"}
+    set_(project, "samples: 500 ", "samples: 600 ")
+    assert "register" in ran(project)
+
+
+def test_another_server_gets_a_registration_of_its_own_and_nothing_else_runs(project):
+    set_(project, "sqlite:///var/mlflow.db", "http://server:5000")
+    assert ran(project) == {"register"}
+
+
+def test_a_work_directory_that_is_finished_does_not_stand_in_for_registering(project, monkeypatch):
+    monkeypatch.delenv("GANTRY_VAR", raising=False)
+    calls = []
+
+    def body(context):
+        calls.append(context.key)
+        (context.work / "registered.json").write_text("{}")
+        return {"outputs/register/registered.json": context.work / "registered.json"}
+
+    for _ in range(2):
+        run_stage("register", body, project, guard=False)
+    assert len(calls) == 2
+    assert calls[0] == calls[1]
