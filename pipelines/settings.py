@@ -1,27 +1,32 @@
 """params.yaml, typed and checked whole before anything runs."""
 
 import dataclasses
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 
 from gan_core.config import as_dict, build, check, check_choice, check_least
 from gan_core.data import DatasetInfo
-from gan_core.errors import SettingsError
-from gan_core.families import family_config
+from gan_core.errors import SettingsError, nearest
+from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.presets import Choice, choose
-from gan_core.training.config import TrainConfig
+from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from pipelines.data.ingest import IngestSettings
 from pipelines.flow.settings import FlowSettings
+from pipelines.params import check_uri, read_params, tracking_uri
 from pipelines.tuning.space import Range
 
 FEATURES = (64, 192, 768, 2048)
 """Widths of the Inception features that may be measured on."""
+NOT_SEARCHED = frozenset(
+    {"model.family", "model.preset", *(f"train.{name}" for name in (*FREE_TO_CHANGE, "num_workers", "max_failures"))}
+)
+"""Settings of model and train that make no difference between trials, or that no trial could change."""
+_SPLIT = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,10 @@ class DataSettings:
 
     name: str
     """Folder under data/raw."""
+
+    def __post_init__(self) -> None:
+        plain = self.name == Path(self.name).name and self.name not in ("", "..") and self.name.isprintable()
+        check(plain, f"name: {self.name!r} is not a plain folder name.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +75,21 @@ class TrainSettings(TrainConfig):
     def workers(self) -> tuple[int, int]:
         """Least and most workers."""
         return self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
+
+    def check_batch(self) -> None:
+        """Raise SettingsError unless the batch divides over every number of workers that Ray may choose."""
+        least, most = self.workers
+        if least == most:
+            self.check_workers(least)
+        # More workers than images is wrong anyway: one such number stands for all.
+        sizes = range(least, min(most, self.batch + 1) + 1)
+        wrong = [str(size) for size in sizes if self.batch % (size * self.accumulate)]
+        check(
+            not wrong,
+            f"train.batch: {self.batch} (in {self.accumulate} micro-batches) does not divide over "
+            f"{', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''} workers, and train.num_workers [{least}, {most}] "
+            f"allows every number between. Narrow it, or choose a batch that divides over each.",
+        )
 
     def core(self) -> TrainConfig:
         """What gan_core's trainer is to know."""
@@ -120,6 +144,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         check_least(self, 2, "samples", "real")
         check_least(self, 1, "batch")
+        check(bool(_SPLIT.fullmatch(self.split)), f"split: {self.split!r} is no name of a split (train, test).")
         check_choice(self, FEATURES, "features")
 
 
@@ -128,8 +153,13 @@ class TrackSettings:
     """Where runs are tracked."""
 
     uri: str = "sqlite:///var/mlflow.db"
-    """MLflow tracking URI; a relative SQLite path counts from the checkout. GANTRY_TRACKING_URI in the environment wins."""
+    """MLflow tracking URI; a relative SQLite path counts from the checkout. GANTRY_TRACKING_URI, or
+    else MLFLOW_TRACKING_URI, in the environment wins."""
     experiment: str = "gantry"
+
+    def __post_init__(self) -> None:
+        check_uri(self.uri, "uri")
+        check(bool(self.experiment.strip()), "experiment: an MLflow experiment needs a name.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +167,11 @@ class RegisterSettings:
     """The registered model."""
 
     name: str = "gantry"
+
+    def __post_init__(self) -> None:
+        # MLflow's rules, and a name has to be one part of models:/NAME/VERSION.
+        plain = self.name.strip() not in ("", ".", "..") and not any(sign in self.name for sign in "/:")
+        check(plain, f"name: {self.name!r} cannot name an MLflow model: some text without '/' and ':'.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,16 +202,40 @@ class Settings:
 
     def with_values(self, values: Mapping[str, Any]) -> "Settings":
         """These settings with some replaced by dotted name (``train.generator_lr``), checked again."""
-        plain = self.as_dict()
-        for name, value in values.items():
-            place = plain
-            *sections, key = name.split(".")
-            for section in sections:
-                if not isinstance(place.get(section), dict):
-                    raise SettingsError(f"There is no setting '{name}': '{section}' is not a section.")
-                place = place[section]
-            place[key] = value
-        return parse_settings(plain)
+        return parse_settings(_replaced(self.as_dict(), values))
+
+    def value(self, name: str) -> Any:
+        """The value of one setting by its dotted name, as in params.yaml; raises SettingsError when there is none."""
+        place: Any = self.as_dict()
+        for part in name.split("."):
+            if not isinstance(place, dict):
+                raise SettingsError(f"There is no setting '{name}'.")
+            if part not in place:
+                raise SettingsError(f"There is no setting '{name}'.{nearest(part, place)}")
+            place = place[part]
+        return place
+
+    def check_pictures(self) -> None:
+        """Raise SettingsError when the family cannot make pictures of the shape that ingestion is to prepare.
+
+        With ``model.preset: auto`` that is not known before the data is. Builds the networks without their memory, which
+        takes some families seconds.
+        """
+        if self.model.preset == "none":
+            height, width = self.ingest.size
+            # How many classes there are, only the data tells: some, so that the shape alone is judged.
+            shape = ImageShape(channels=self.ingest.channels, height=height, width=width, classes=10)
+            check_family(self.model.family, self.model.config, shape)
+
+    def check_data(self, info: DatasetInfo) -> None:
+        """Raise SettingsError when the family cannot make such pictures, or there is no split to evaluate on."""
+        check_family(self.model.family, self.model.config, ImageShape.of(info))
+        split = self.evaluate.split
+        check(
+            split in info.splits,
+            f"evaluate.split: the prepared dataset has no split '{split}'; it has {', '.join(sorted(info.splits))}. "
+            "Change it, or hold a test split out with ingest.test_share.",
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """As in params.yaml."""
@@ -186,29 +245,69 @@ class Settings:
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Settings from plain values; raises SettingsError naming the key and the nearest valid one."""
+    settings = _parse(values)
+    _check_space(settings)
+    return settings
+
+
+def _parse(values: Mapping[str, Any]) -> Settings:
+    """The settings, all checked but for what a search would make of them."""
     before, values = values, dict(values)
     model = values.get("model")
-    if isinstance(model, Mapping) and "family" in model:
+    if isinstance(model, Mapping):
+        if not isinstance(model.get("family"), str):
+            missing = "Missing setting 'model.family'." if "family" not in model else "model.family: expected a name."
+            raise SettingsError(f"{missing} Valid: {', '.join(FAMILIES)}.")
         own = {key: value for key, value in model.items() if key not in ("family", "preset")}
         values["model"] = {"family": model["family"], "config": family_config(model["family"], own)}
         if "preset" in model:
             values["model"]["preset"] = model["preset"]
-    elif model is not None:
-        raise SettingsError("Missing setting 'model.family'.")
     if "given" in values:
         raise SettingsError("Unknown setting 'given'.")
-    given = {f"{section}.{key}" for section in ("model", "train") for key in before.get(section) or {}}
-    settings = dataclasses.replace(build(Settings, values), given=frozenset(given))
-    for name in settings.tune.space:
-        # A name that cannot be set would be found out only by the first trial.
-        plain: Any = settings.as_dict()
-        for part in name.split("."):
-            if not isinstance(plain, dict) or part not in plain:
-                raise SettingsError(f"tune.space: there is no setting '{name}' to search.")
-            plain = plain[part]
-    if settings.data.name != Path(settings.data.name).name:
-        raise SettingsError(f"data.name: {settings.data.name!r} is not a plain folder name.")
-    return settings
+    settings = build(Settings, values)
+    given = frozenset(f"{section}.{key}" for section in ("model", "train") for key in before[section])
+    if settings.model.preset == "none":
+        settings.train.check_batch()
+    return dataclasses.replace(settings, given=given)
+
+
+def _check_space(settings: Settings) -> None:
+    """Raise SettingsError for a search that could not try what it is to try, or would try it to no purpose."""
+    for name, limits in settings.tune.space.items():
+        try:
+            value = settings.value(name)
+        except SettingsError as error:
+            raise SettingsError(f"tune.space: {error}") from None
+        if isinstance(value, dict):
+            raise SettingsError(f"tune.space: '{name}' is a section: search one of {', '.join(value)} in it.")
+        if name.partition(".")[0] not in ("model", "train") or name in NOT_SEARCHED:
+            raise SettingsError(
+                f"tune.space: '{name}' makes no difference between trials. Search what model and train compute with."
+            )
+        for end in limits.ends():
+            try:
+                _parse(_replaced(settings.as_dict(), {name: end}))
+            except SettingsError as error:
+                raise SettingsError(f"tune.space.{name}: {end} cannot be tried. {error}") from None
+        # What a preset is to choose is not known yet; it is checked again when it has chosen.
+        known = settings.model.preset == "none" or name in settings.given
+        if settings.tune.trials and known and not limits.contains(value):
+            raise SettingsError(
+                f"tune.space: the setting {name} is {value}, outside its own range. Widen the range or change the setting."
+            )
+
+
+def _replaced(plain: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``plain``, its entries at the dotted names of ``values`` replaced; raises SettingsError where there is no section."""
+    for name, value in values.items():
+        place = plain
+        *sections, key = name.split(".")
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                raise SettingsError(f"There is no setting '{name}': '{section}' is not a section.")
+            place = place[section]
+        place[key] = value
+    return plain
 
 
 def load_settings(path: Path | str = "params.yaml") -> Settings:
@@ -220,15 +319,10 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
     path = Path(path)
     if not path.is_file():
         raise SettingsError(f"There is no {path} here ({Path.cwd()}). Run gantry in the root of a Gantry checkout.")
+    values = read_params(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings = parse_settings(values or {})
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}") from error
+        settings = parse_settings(values)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
-    uri = os.environ.get("GANTRY_TRACKING_URI", settings.track.uri)
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        # Ray's workers run elsewhere: a relative path would name another file there.
-        uri = f"sqlite:///{path.parent.resolve() / uri.removeprefix('sqlite:///')}"
+    uri = tracking_uri(settings.track.uri, path.parent)
     return dataclasses.replace(settings, track=dataclasses.replace(settings.track, uri=uri))

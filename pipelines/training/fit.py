@@ -10,7 +10,6 @@ from typing import Any
 
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import StageError
-from gan_core.families import ImageShape, check_family
 from pipelines.progress import duration, say
 from pipelines.settings import Settings
 from pipelines.training.worker import CURVES, FAILURE, GENERATOR, Job, raise_handed_over, work_as_one
@@ -23,9 +22,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
         StageError: workers were lost more often than ``train.max_failures``.
         GantryError: what the trainer itself refused or gave up on.
     """
-    check_family(settings.model.family, settings.model.config, ImageShape.of(PreparedDataset(data).info))
-    for workers in settings.train.workers:
-        settings.train.check_workers(workers)
+    settings.check_data(PreparedDataset(data).info)
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

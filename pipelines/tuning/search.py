@@ -27,19 +27,8 @@ class Found:
 
 
 def defaults(settings: Settings) -> dict[str, Any]:
-    """The values of params.yaml for every searched name: the first trial. One outside its range is an error."""
-    plain = settings.as_dict()
-    values = {}
-    for name, limits in settings.tune.space.items():
-        value: Any = plain
-        for part in name.split("."):
-            value = value[part]
-        if not limits.contains(value):
-            raise StageError(
-                f"tune.space: the setting {name} is {value}, outside its own range. Widen the range or change the setting."
-            )
-        values[name] = value
-    return values
+    """The values of params.yaml for every searched name: the first trial."""
+    return {name: settings.value(name) for name in settings.tune.space}
 
 
 def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:

@@ -25,7 +25,19 @@ class Range:
         check(self.values is None, f"values: a range of type {self.type} takes low and high instead.")
         check(self.low is not None and self.high is not None, f"low, high: a range of type {self.type} needs both.")
         check(self.low < self.high, f"low: {self.low} is not below high ({self.high}).")  # type: ignore[operator]
+        if self.type == "integer":
+            for name in ("low", "high"):
+                end = getattr(self, name)
+                check(end == int(end), f"{name}: a range of type integer has whole ends, got {end}.")
         check(self.type != "log" or self.low > 0, f"low: must be above 0 on a log scale, got {self.low}.")  # type: ignore[operator]
+
+    def ends(self) -> tuple[Any, ...]:
+        """Values that have to be possible for the range to be: its two ends, or each of its choices."""
+        if self.type == "choice":
+            return self.values or ()
+        if self.type == "integer":
+            return int(self.low), int(self.high)  # type: ignore[arg-type]
+        return self.low, self.high
 
     def contains(self, value: Any) -> bool:
         """Whether ``value`` lies in the range."""

@@ -34,6 +34,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
 
     data = context.root / "data/prepared"
     settings = resolve_auto("tune", settings, data)
+    settings.check_data(PreparedDataset(data).info)
     decoded = user_cache_dir() / "decoded"
     with stage_run(context, settings) as run:
         run.params({"tune": settings.as_dict()["tune"]})

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
+from pipelines.params import URI_VARIABLES
 from pipelines.settings import load_settings
-from tests.pipelines.settings_example import ROOT
+from tests.datasets import blobs, write_prepared
+from tests.pipelines.settings_example import ROOT, small_settings
 
 
 def changed(tmp_path: Path, **values: object) -> Path:
@@ -36,11 +39,31 @@ def test_the_projects_own_settings_are_valid() -> None:
         ({"train": {"batch": "many"}}, r"train.batch: expected a whole number, got 'many'"),
         ({"train": {"generator_lr": -1}}, r"train.generator_lr: must be above 0"),
         ({"train": {"num_workers": [3, 1]}}, r"train.num_workers: must be at least 1 and rise"),
-        ({"tune": {"space": {"train.lr": {"type": "log", "low": 1, "high": 2}}}}, r"no setting 'train.lr' to search"),
+        ({"tune": {"space": {"train.lr": {"type": "log", "low": 1, "high": 2}}}}, r"There is no setting 'train.lr'"),
         ({"tune": {"space": {"model.slope": {"type": "log", "low": 0, "high": 2}}}}, r"above 0 on a log scale"),
         ({"tune": {"features": 100}}, r"tune.features: must be 64, 192, 768 or 2048"),
         ({"evaluate": {"samples": 1}}, r"evaluate.samples: must be at least 2"),
         ({"data": {"name": "../elsewhere"}}, r"data.name: .* is not a plain folder name"),
+        ({"data": {"name": ""}}, r"data.name: '' is not a plain folder name"),
+        ({"data": {"name": ".."}}, r"data.name: '\.\.' is not a plain folder name"),
+        ({"evaluate": {"split": "a/b"}}, r"evaluate.split: 'a/b' is no name of a split"),
+        ({"register": {"name": ""}}, r"register.name: '' cannot name an MLflow model"),
+        ({"register": {"name": "a/b"}}, r"register.name: 'a/b' cannot name"),
+        ({"register": {"name": "a:b"}}, r"register.name: 'a:b' cannot name"),
+        ({"track": {"uri": ""}}, r"track.uri: '' names no tracking store"),
+        ({"track": {"uri": "htp://server"}}, r"track.uri: 'htp://server' names no tracking store"),
+        ({"track": {"uri": "mlruns"}}, r"track.uri: 'mlruns' names no tracking store"),
+        ({"track": {"experiment": " "}}, r"track.experiment: an MLflow experiment needs a name"),
+        ({"train": {"beta1": float("nan")}}, r"train.beta1: expected a finite number"),
+        ({"train": [3]}, r"train: expected a mapping of settings, got \[3\]"),
+        ({"train": 3}, r"train: expected a mapping of settings, got 3"),
+        ({"model": [3]}, r"model: expected a mapping of settings, got \[3\]"),
+        ({"model": None}, r"model: expected a mapping of settings, got None"),
+        ({"model": {"family": ["dcgan"]}}, r"model.family: expected a name. Valid: .*dcgan"),
+        ({"model": {"family": None}}, r"model.family: expected a name"),
+        ({"model": {"family": 3}}, r"model.family: expected a name"),
+        ({"train": {"batch": 16, "num_workers": 3}}, r"train.batch: 16 does not divide over 3 workers"),
+        ({"train": {"batch": 16, "num_workers": [1, 5]}}, r"train.batch: 16 .* does not divide over 3, 5 workers"),
     ],
 )
 def test_an_impossible_setting_is_named_with_its_file(tmp_path: Path, values: dict, message: str) -> None:
@@ -55,11 +78,68 @@ def test_without_params_the_error_says_where_to_run(tmp_path: Path) -> None:
         load_settings(tmp_path / "params.yaml")
 
 
+RATE = "train.generator_lr"
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"train.augment": {"type": "choice", "values": [{}]}}, r"'train.augment' is a section: search one of kind"),
+        ({"evaluate.seed": {"type": "integer", "low": 0, "high": 2}}, r"'evaluate.seed' makes no difference"),
+        ({"train.steps": {"type": "integer", "low": 1, "high": 2000}}, r"'train.steps' makes no difference"),
+        ({"train.num_workers": {"type": "integer", "low": 1, "high": 2}}, r"'train.num_workers' makes no difference"),
+        ({"model.family": {"type": "choice", "values": ["dcgan", "cgan"]}}, r"'model.family' makes no difference"),
+        ({"model.slope": {"type": "uniform", "low": 0, "high": 1.5}}, r"model.slope: 1.5 cannot be tried"),
+        (
+            {RATE: {"type": "uniform", "low": -1, "high": 1}},
+            r"-1.0 cannot be tried. train.generator_lr: must be above 0",
+        ),
+        ({RATE: {"type": "log", "low": 1e-5, "high": float("inf")}}, r"inf is not a finite number"),
+        ({"model.width": {"type": "uniform", "low": 8, "high": 64}}, r"8.0 cannot be tried. .*expected a whole number"),
+        ({"model.width": {"type": "integer", "low": 8.5, "high": 64}}, r"low: a range of type integer has whole ends"),
+        ({"model.loss": {"type": "choice", "values": ["non-saturating", "hinge"]}}, r"hinge cannot be tried"),
+        ({RATE: {"type": "log", "low": 1e-3, "high": 1e-2}}, r"generator_lr is 0.0002, outside its own range"),
+    ],
+)
+def test_a_search_that_could_not_be_made_is_refused(tmp_path: Path, space: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=rf"tune.space.*{message}"):
+        load_settings(changed(tmp_path, tune={"space": space}))
+
+
+def test_a_range_need_not_hold_a_setting_that_no_search_starts_from_or_that_a_preset_chooses(tmp_path: Path) -> None:
+    space = {"train.generator_lr": {"type": "log", "low": 1e-3, "high": 1e-2}}
+    load_settings(changed(tmp_path, tune={"trials": 0, "space": space}))
+    plain = yaml.safe_load(changed(tmp_path, tune={"space": space}).read_text())
+    plain["model"], plain["train"] = {"family": "dcgan", "preset": "auto"}, {"steps": 100}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(plain))
+    load_settings(tmp_path / "params.yaml")
+
+
+def test_the_shape_that_ingestion_prepares_is_one_that_the_family_makes(tmp_path: Path) -> None:
+    load_settings(changed(tmp_path)).check_pictures()
+    settings = load_settings(changed(tmp_path, ingest={"size": [8, 8]}))
+    with pytest.raises(SettingsError, match=r"not 8x8. Change ingest.size"):
+        settings.check_pictures()
+    load_settings(
+        changed(tmp_path, model={"family": "dcgan", "preset": "auto"}, ingest={"size": [8, 8]})
+    ).check_pictures()
+
+
+def test_the_prepared_data_has_to_have_the_split_to_evaluate_on(tmp_path: Path) -> None:
+    info = PreparedDataset(write_prepared(tmp_path / "data", blobs(16))).info
+    small_settings().check_data(info)
+    with pytest.raises(SettingsError, match=r"evaluate.split: the prepared dataset has no split 'tset'; it has train"):
+        small_settings(evaluate__split="tset").check_data(info)
+
+
 def test_a_pair_of_workers_is_elastic(tmp_path: Path) -> None:
-    assert load_settings(changed(tmp_path, train={"num_workers": [1, 4]})).train.workers == (1, 4)
+    path = changed(tmp_path, train={"batch": 24, "num_workers": [1, 4]})
+    assert load_settings(path).train.workers == (1, 4)
 
 
 def test_a_relative_store_counts_from_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in URI_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
     path = changed(tmp_path)
     monkeypatch.chdir("/")
     assert load_settings(path).track.uri == f"sqlite:///{tmp_path}/var/mlflow.db"

@@ -1,0 +1,67 @@
+"""Reading params.yaml: what is no mapping of sections is an error that says where; which tracking store is meant."""
+
+from pathlib import Path
+
+import pytest
+
+from gan_core.errors import SettingsError
+from pipelines.params import project_tracking_uri, read_params, tracking_uri
+
+
+@pytest.fixture(autouse=True)
+def _no_store_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GANTRY_TRACKING_URI", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"- a\n- b\n", r"expected sections .*, got \['a', 'b'\]"),
+        (b"train\n", r"expected sections .*, got 'train'"),
+        (b"3\n", r"expected sections .*, got 3"),
+        (b"train: {steps: 3\n", r"is not YAML: "),
+        ("data: {name: m\u00f6wen}\n".encode("latin-1"), r"is not UTF-8 .* Save it as UTF-8"),
+        (b"train: {}\ndata: {}\ntrain: {}\n", r"'train' stands twice, in line 1 and in line 3. Keep one"),
+        (b"train:\n  steps: 1\n  steps: 2\n", r"'steps' stands twice, in line 2 and in line 3"),
+    ],
+)
+def test_what_is_no_mapping_of_sections_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=message) as error:
+        read_params(path)
+    assert str(path) in str(error.value)
+
+
+def test_anchors_and_merges_are_no_repetitions(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("one: &one {a: 1, b: 2}\ntwo: {<<: *one, b: 3}\nthree: {<<: *one, a: 4}\n")
+    assert read_params(path) == {"one": {"a": 1, "b": 2}, "two": {"a": 1, "b": 3}, "three": {"a": 4, "b": 2}}
+    path.write_text("")
+    assert read_params(path) == {}
+
+
+def test_the_environment_names_the_store_gantrys_variable_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking_uri("sqlite:///a.db", tmp_path) == f"sqlite:///{tmp_path}/a.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///b.db")
+    assert tracking_uri("sqlite:///a.db", tmp_path) == f"sqlite:///{tmp_path}/b.db"
+    monkeypatch.setenv("GANTRY_TRACKING_URI", "http://server:5000")
+    assert tracking_uri("sqlite:///a.db", tmp_path) == "http://server:5000"
+    monkeypatch.setenv("GANTRY_TRACKING_URI", "")
+    assert tracking_uri("sqlite:///a.db", tmp_path) == f"sqlite:///{tmp_path}/b.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(
+        SettingsError, match=r"^MLFLOW_TRACKING_URI in the environment: './mlruns' names no tracking store"
+    ):
+        tracking_uri("sqlite:///a.db", tmp_path)
+
+
+def test_a_project_may_name_no_store(tmp_path: Path) -> None:
+    assert project_tracking_uri(tmp_path) is None
+    (tmp_path / "params.yaml").write_text("train: {steps: 1}\n")
+    assert project_tracking_uri(tmp_path) is None
+    (tmp_path / "params.yaml").write_text("track: {uri: 'sqlite:///var/mlflow.db'}\n")
+    assert project_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/var/mlflow.db"
