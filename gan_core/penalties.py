@@ -9,11 +9,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gan_core.convolution import QuickSecondGradients
+
 
 def squared_gradient(judge: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Squared norm of the gradient of ``judge`` at each of ``images`` (N, C, H, W): (N,), differentiable."""
     images = images.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(judge(images).sum(), images, create_graph=True)
+    with QuickSecondGradients():
+        judged = judge(images)
+    (gradient,) = torch.autograd.grad(judged.sum(), images, create_graph=True)
     return gradient.flatten(1).square().sum(dim=1)
 
 
@@ -46,7 +50,7 @@ def path_lengths(images: Tensor, styles: Tensor, noise: Tensor) -> Tensor:
     """Length of the Jacobian of ``images`` by ``styles`` along random images (Karras et al. 2020, section 3.2): (N,).
 
     Args:
-        images: generated images, (N, C, H, W), with a graph back to ``styles``.
+        images: generated images, (N, C, H, W), with a graph back to ``styles``, best made under QuickSecondGradients.
         styles: latents of each layer, (N, layers, W); lengths are averaged over layers.
         noise: standard normal numbers of the images' shape.
     """

@@ -1,30 +1,51 @@
-"""Half and twice the size inside networks, built of means of neighbours.
+"""Half and twice the size inside networks, by the filter [1, 3, 3, 1] along both sides (Karras et al. 2020, ADA, appendix).
 
-Unlike torch's own bilinear resampling, they give the same bytes at every call on a GPU, and can be differentiated twice.
+Each is one depthwise convolution: it gives the same bytes at every call on a GPU, which torch's bilinear resampling does
+not, it can be differentiated twice, and it is several times as fast on a CPU as means of neighbours are.
 """
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def upsample(images: Tensor) -> Tensor:
-    """Bilinear to twice the size, (N, C, H, W) to (N, C, 2H, 2W): doubled pixels and two means of neighbours."""
-    images = F.interpolate(images, scale_factor=2, mode="nearest")
-    images = F.avg_pool2d(images, 2, stride=1, padding=1, count_include_pad=False)
-    return F.avg_pool2d(images, 2, stride=1)
+def _filter(channels: int) -> Tensor:
+    """The filter for each of ``channels`` maps, (channels, 1, 4, 4), of sum 1."""
+    sides = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    return (sides[:, None] * sides).expand(channels, 1, 4, 4).contiguous()
 
 
-def blur(maps: Tensor, padding: tuple[int, int, int], stride: int = 1) -> Tensor:
-    """The filter [1, 3, 3, 1] / 8 along both sides, as three means of neighbours: (1 + z)^3 = 1 + 3z + 3z^2 + z^3.
+class Blur(nn.Module):
+    """Filters maps (N, channels, H, W); a side H becomes (H + 2 ``padding`` - 4) / ``stride`` + 1, rounded down."""
 
-    ``padding`` is what each of the three pads with zeros: in all, a side H becomes (H + 2 sum(padding) - 3) / stride,
-    rounded up.
-    """
-    maps = F.avg_pool2d(maps, 2, stride=1, padding=padding[0])
-    maps = F.avg_pool2d(maps, 2, stride=1, padding=padding[1])
-    return F.avg_pool2d(maps, 2, stride=stride, padding=padding[2])
+    filter: Tensor
+
+    def __init__(self, channels: int, padding: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.padding, self.stride = padding, stride
+        self.register_buffer("filter", _filter(channels), persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Filtered ``maps``; beyond the border there are zeros."""
+        return F.conv2d(maps, self.filter, stride=self.stride, padding=self.padding, groups=len(self.filter))
 
 
-def downsample(maps: Tensor) -> Tensor:
-    """Filtered to half the size, (N, C, H, W) to (N, C, H/2, W/2)."""
-    return blur(maps, (1, 0, 0), stride=2)
+class Downsample(Blur):
+    """Filters maps to half the size, (N, channels, H, W) to (N, channels, H/2, W/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 1, stride=2)
+
+
+class Upsample(nn.Module):
+    """Bilinear to twice the size, (N, channels, H, W) to (N, channels, 2H, 2W); beyond the border there are zeros."""
+
+    filter: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("filter", _filter(channels) * 4, persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """``maps`` at twice the size."""
+        return F.conv_transpose2d(maps, self.filter, stride=2, padding=1, groups=len(self.filter))

@@ -18,7 +18,7 @@ from gan_core.families.base import Batch, ImageShape
 from gan_core.families.noise import NoiseFamily
 from gan_core.initialise import leaky_gain
 from gan_core.losses import ADVERSARIAL_LOSSES
-from gan_core.resampling import downsample, upsample
+from gan_core.resampling import Downsample, Upsample
 from gan_core.schedule import cosine
 
 LARGEST = 256
@@ -138,7 +138,11 @@ class Generator(nn.Module):
         self.weigh = nn.Linear(inputs, widths[0], bias=False)
         _scaled(self.weigh.weight)
         self.stages = nn.ModuleList(_blocks(width, config, len(widths)) for width in widths)
-        self.transitions = nn.ModuleList(_pointwise(*pair) for pair in itertools.pairwise(widths))
+        # The convolution sees a quarter of the pixels when it comes first; the two commute.
+        self.transitions = nn.ModuleList(
+            nn.Sequential(_pointwise(inputs, outputs), Upsample(outputs))
+            for inputs, outputs in itertools.pairwise(widths)
+        )
         self.picture = _pointwise(widths[-1], shape.channels)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -148,8 +152,7 @@ class Generator(nn.Module):
         maps = self.weigh(latents)[:, :, None, None] * self.basis
         maps = self.stages[0](maps.contiguous(memory_format=torch.channels_last))
         for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
-            # The convolution sees a quarter of the pixels when it comes first; the two commute.
-            maps = stage(upsample(transition(maps)))
+            maps = stage(transition(maps))
         return self.picture(maps)
 
 
@@ -161,7 +164,10 @@ class Discriminator(nn.Module):
         widths = config.widths(halvings)[::-1]
         self.picture = _pointwise(shape.channels, widths[0])
         self.stages = nn.ModuleList(_blocks(width, config, len(widths)) for width in widths)
-        self.transitions = nn.ModuleList(_pointwise(*pair) for pair in itertools.pairwise(widths))
+        self.transitions = nn.ModuleList(
+            nn.Sequential(Downsample(inputs), _pointwise(inputs, outputs))
+            for inputs, outputs in itertools.pairwise(widths)
+        )
         last = widths[-1]
         self.gather = nn.Conv2d(
             last, last, (shape.height >> halvings, shape.width >> halvings), groups=last, bias=False
@@ -176,7 +182,7 @@ class Discriminator(nn.Module):
         """Critic values (N,)."""
         maps = self.stages[0](self.picture(images))
         for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
-            maps = stage(transition(downsample(maps)))
+            maps = stage(transition(maps))
         features = self.gather(maps).flatten(1)
         judged = self.judge(features)[:, 0]
         if self.embedding is not None:

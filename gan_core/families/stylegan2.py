@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness, workers
 from gan_core.config import check, check_choice, check_least
+from gan_core.convolution import QuickSecondGradients
 from gan_core.families.base import Batch, ImageShape, Losses, Phase
 from gan_core.families.noise import NoiseFamily, latents_from_uniform
 from gan_core.families.stylegan2_layers import (
@@ -26,7 +27,7 @@ from gan_core.families.stylegan2_layers import (
 from gan_core.losses import ADVERSARIAL_LOSSES
 from gan_core.penalties import path_lengths
 from gan_core.precision import full_precision
-from gan_core.resampling import upsample
+from gan_core.resampling import Upsample
 
 LARGEST = 1024
 _SETTLE = 256
@@ -176,6 +177,7 @@ class Synthesis(nn.Module):
                 self.first.append(StyledLayer(widths[level - 1], width, size, config, double=True))
             self.second.append(StyledLayer(width, width, size, config))
             self.to_image.append(ToImage(width, shape.channels, config))
+        self.upsample = Upsample(shape.channels)
         self.layers = 2 * len(widths)
         """Styles that an image takes: one for each 3x3 layer, and the last image's own."""
 
@@ -193,7 +195,9 @@ class Synthesis(nn.Module):
             at = 2 * level
             maps = self.first[level - 1](maps, styles[:, at - 1], given[at - 1])
             maps = self.second[level](maps, styles[:, at], given[at])
-            images = upsample(images) + self.to_image[level](maps, styles[:, at + 1])
+            with full_precision(images.device):
+                images = self.upsample(images)
+            images = images + self.to_image[level](maps, styles[:, at + 1])
         return images
 
     def _styled(self) -> list[StyledLayer]:
@@ -373,7 +377,8 @@ class StyleGan2(NoiseFamily):
         n = (len(batch.real) + 1) // 2
         latents = randomness.normal((n, self.config.latent), batch.part, device, *batch.key, "path latents")
         styles = generator.repeated(generator.mapping(latents, labels))
-        images = generator.synthesis(styles, self.noise(n, batch, "path noise"))
+        with QuickSecondGradients():
+            images = generator.synthesis(styles, self.noise(n, batch, "path noise"))
         direction = randomness.normal(tuple(images.shape), batch.part, device, *batch.key, "path direction")
         lengths = path_lengths(images, styles, direction)
         now = workers.mean_over_workers(lengths.detach().mean())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_core.precision import full_precision
-from gan_core.resampling import blur, downsample
+from gan_core.resampling import Blur, Downsample
 
 
 def activation_gain(slope: float) -> float:
@@ -63,16 +63,17 @@ class Conv2d(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.scale, self.gain, self.halve = gain / math.sqrt(inputs * kernel**2), gain, halve
+        self.scale, self.gain = gain / math.sqrt(inputs * kernel**2), gain
+        self.filter = (Downsample(inputs) if kernel == 1 else Blur(inputs, 2)) if halve else None
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W) or (N, outputs, H/2, W/2)."""
         weight, bias = self.weight * self.scale, None if self.bias is None else self.bias * self.gain
-        if not self.halve:
+        if self.filter is None:
             return F.conv2d(maps, weight, bias, padding=weight.shape[2] // 2)
         if weight.shape[2] == 1:
-            return F.conv2d(downsample(maps), weight, bias)
-        return F.conv2d(blur(maps, (1, 1, 0)), weight, bias, stride=2)
+            return F.conv2d(self.filter(maps), weight, bias)
+        return F.conv2d(self.filter(maps), weight, bias, stride=2)
 
 
 class ModulatedConv2d(nn.Module):
@@ -105,12 +106,13 @@ class ModulatedConv2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.affine = Linear(style, inputs, bias=1.0)
         self.scale, self.gain = 1 / math.sqrt(inputs * kernel**2), gain
-        self.demodulate, self.doubles = demodulate, double
+        self.demodulate = demodulate
+        self.filter = Blur(outputs, 1) if double else None
 
     def forward(self, maps: Tensor, styles: Tensor) -> Tensor:
         """(N, inputs, H, W) with styles (N, style) to (N, outputs, H, W) or (N, outputs, 2H, 2W)."""
         # The filter behind a doubling convolution spreads each value over four.
-        gain, after = self.gain * (4 if self.doubles else 1), None
+        gain, after = self.gain * (1 if self.filter is None else 4), None
         with full_precision(maps.device):
             before = self.affine(styles) * self.scale
             if self.demodulate:
@@ -119,10 +121,10 @@ class ModulatedConv2d(nn.Module):
             else:
                 before = before * gain
         maps = maps * before.to(maps.dtype)[:, :, None, None]
-        if self.doubles:
-            maps = blur(F.conv_transpose2d(maps, self.weight.transpose(0, 1), stride=2), (1, 0, 0))
-        else:
+        if self.filter is None:
             maps = F.conv2d(maps, self.weight, padding=self.weight.shape[2] // 2)
+        else:
+            maps = self.filter(F.conv_transpose2d(maps, self.weight.transpose(0, 1), stride=2))
         return maps if after is None else maps * after.to(maps.dtype)[:, :, None, None]
 
 

@@ -43,7 +43,7 @@ def modulated(layer: ModulatedConv2d, maps: Tensor, styles: Tensor) -> Tensor:
     weight = weight * layer.gain
     outputs = weight.shape[1]
     grouped = weight.flatten(0, 1)
-    if layer.doubles:
+    if layer.filter is not None:
         upright = weight.transpose(1, 2).flatten(0, 1)
         wide = F.conv_transpose2d(maps.reshape(1, n * inputs, *maps.shape[2:]), upright, stride=2, groups=n)
         kernel = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=maps.dtype)
