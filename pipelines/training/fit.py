@@ -5,20 +5,24 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gan_core.config import check
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import StageError
+from gan_core.training.checkpoint import damage, list_checkpoints
 from pipelines.progress import duration, say
 from pipelines.settings import Settings
-from pipelines.training.worker import CURVES, FAILURE, GENERATOR, Job, raise_handed_over, work_as_one
+from pipelines.training.worker import CHECKPOINTS, CURVES, FAILURE, GENERATOR, Job, raise_handed_over, work_as_one
 
 
 def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: str, track: Path | None) -> None:
     """Run Ray Train until the generator lies in ``work``; resumes what an earlier call with the same ``work`` left.
 
     Raises:
+        SettingsError: the family cannot make such pictures, or the cluster has not what the workers need.
         StageError: workers were lost more often than ``train.max_failures``.
         GantryError: what the trainer itself refused or gave up on.
     """
@@ -27,10 +31,8 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    resources = ray.cluster_resources()
     least, most = settings.train.workers
-    use_gpu = resources.get("GPU", 0) >= least
-    cpus = max(1, int(resources.get("CPU", 1)) // most)
+    use_gpu, cpus = share(least, most, ray.cluster_resources())
     name = work.name
     uploads = work / "ray"
     (work / FAILURE).unlink(missing_ok=True)
@@ -50,6 +52,8 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
         f"{settings.train.steps} steps on {least if least == most else f'{least} to {most}'} worker(s), "
         f"{'one GPU' if use_gpu else f'{cpus} CPU core(s)'} each; the workers take about half a minute to start",
     )
+    if resumed := newest_step((work / CHECKPOINTS, uploads)):
+        say("train", f"resumed at step {resumed}, from the newest checkpoint of a run that was stopped")
     trainer = TorchTrainer(
         work_as_one,
         train_loop_config=dataclasses.asdict(job),
@@ -66,7 +70,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
             checkpoint_config=CheckpointConfig(num_to_keep=settings.train.keep_checkpoints),
         ),
     )
-    with _Progress(work / CURVES, settings.train.steps, settings.train.batch):
+    with _Progress(work / CURVES, settings.train.steps):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -79,11 +83,51 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
         raise StageError(f"Training ended without a generator in {work}. Remove {uploads} and run the stage again.")
 
 
+def share(least: int, most: int, resources: Mapping[str, float]) -> tuple[bool, int]:
+    """Whether each of ``least`` to ``most`` workers gets a GPU, and how many CPU cores, of what the cluster has.
+
+    Raises:
+        SettingsError: it has too little for ``least``: Ray would wait for more, without a word and without end.
+    """
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    has = f"and the cluster has {cpus} CPU core(s) and {gpus} GPU(s). Lower it, or add machines"
+    check(
+        gpus == 0 or gpus >= least,
+        f"train.num_workers: {least} workers need a GPU each, {has}. CUDA_VISIBLE_DEVICES= in the environment hides GPUs.",
+    )
+    check(cpus >= least, f"train.num_workers: {least} workers need a CPU core each, {has}.")
+    return gpus > 0, max(1, cpus // most)
+
+
+def newest_step(places: Iterable[Path]) -> int:
+    """The step of the newest whole checkpoint below ``places``, where the trainer is going to look; 0 when there is none."""
+    found = [path for place in places for path in list_checkpoints(place)]
+    newest = sorted(found, key=lambda path: path.name, reverse=True)
+    whole = next((path for path in newest if damage(path) is None), None)
+    return int(whole.name.removeprefix("step-")) if whole else 0
+
+
+class Pace:
+    """How long is left, from the mean speed since the first row: a single row's speed jumps about."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._first: tuple[int, float] | None = None
+
+    def left(self, step: int, when: float) -> float | None:
+        """Seconds left when ``step`` was done at time ``when`` (seconds); None while only one row is known."""
+        if self._first is None or step <= self._first[0]:
+            # A rollback to before the first row starts the measurement anew.
+            self._first = step, when
+            return None
+        return (self._steps - step) * (when - self._first[1]) / (step - self._first[0])
+
+
 class _Progress:
     """Prints how far training is, with a rate and an estimate, from the file that rank 0 writes."""
 
-    def __init__(self, curves: Path, steps: int, batch: int, every: float = 10.0) -> None:
-        self._curves, self._steps, self._batch, self._every = curves, steps, batch, every
+    def __init__(self, curves: Path, steps: int, every: float = 10.0) -> None:
+        self._curves, self._steps, self._every = curves, steps, every
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -97,16 +141,18 @@ class _Progress:
     def _watch(self) -> None:
         # What an earlier run left in the file is no progress of this one.
         before = _last_complete_line(self._curves)
-        told, started = before["step"] if before else -1, time.monotonic()
-        while not self._done.wait(self._every if told >= 0 or time.monotonic() - started > 60 else 2):
+        told, started, pace = before["step"] if before else -1, time.monotonic(), Pace(self._steps)
+        first = told
+        while not self._done.wait(self._every if told != first or time.monotonic() - started > 60 else 2):
             line = _last_complete_line(self._curves)
             if line is None or line["step"] == told:
                 continue
-            told, rate = line["step"], line["rate/images_per_second"]
-            left = (self._steps - told) * self._batch / max(rate, 1e-9)
+            told = line["step"]
+            left = pace.left(told, self._curves.stat().st_mtime)
             say(
                 "train",
-                f"{told}/{self._steps} steps, {rate:.0f} images/s, {duration(left)} left; "
+                f"{told}/{self._steps} steps, {line['rate/images_per_second']:.0f} images/s, "
+                f"{'' if left is None else f'{duration(left)} left, '}"
                 f"D right on real {line['health/real_right']:.2f} / fake {line['health/fake_right']:.2f}, "
                 f"diversity {line['health/diversity']:.2f}",
             )

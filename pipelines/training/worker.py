@@ -26,7 +26,7 @@ from gan_core.training.trainer import Trainer
 from pipelines.settings import parse_settings
 from pipelines.tracking import RunLog
 
-CURVES, GRIDS, GENERATOR, FAILURE = "curves.jsonl", "grids", "generator", "failure.json"
+CHECKPOINTS, CURVES, GRIDS, GENERATOR, FAILURE = "checkpoints", "curves.jsonl", "grids", "generator", "failure.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None
             settings.model.config,
             PreparedDataset(job.data, cache_dir=job.cache),
             settings.train.core(),
-            directory / "checkpoints",
+            directory / CHECKPOINTS,
             device=device,
             observer=Reporter(directory, log),
             resume_from=job.uploads,

@@ -12,9 +12,10 @@ import torch
 
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError, TrainingDivergedError
+from gan_core.training.checkpoint import save_checkpoint
 from gan_core.training.trainer import Trainer
 from pipelines.training.curves import read_curves
-from pipelines.training.fit import fit
+from pipelines.training.fit import Pace, fit, newest_step, share
 from pipelines.training.worker import CURVES, GENERATOR, _handed_over, raise_handed_over
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
@@ -75,6 +76,52 @@ def test_what_the_family_cannot_make_is_refused_before_ray_starts(tmp_path: Path
     data = write_prepared(tmp_path / "data", blobs(16, size=12))
     with pytest.raises(SettingsError, match=r"ingest.size"):
         fit(tmp_path / "work", data, small_settings(), run_key="key", run_name="train", track=None)
+
+
+@pytest.mark.parametrize(
+    ("workers", "resources", "shared"),
+    [
+        ((1, 1), {"CPU": 2.0}, (False, 2)),
+        ((2, 2), {"CPU": 5.0}, (False, 2)),
+        ((1, 4), {"CPU": 2.0}, (False, 1)),
+        ((2, 2), {"CPU": 16.0, "GPU": 2.0}, (True, 8)),
+    ],
+)
+def test_the_workers_share_what_the_cluster_has(workers: tuple, resources: dict, shared: tuple) -> None:
+    assert share(*workers, resources) == shared
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        (
+            {"CPU": 2.0},
+            r"train.num_workers: 3 workers need a CPU core each, and the cluster has 2 CPU core\(s\) and 0 GPU",
+        ),
+        ({"CPU": 8.0, "GPU": 2.0}, r"train.num_workers: 3 workers need a GPU each, .* 8 CPU core\(s\) and 2 GPU"),
+    ],
+)
+def test_more_workers_than_the_cluster_can_hold_are_refused(resources: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        share(3, 3, resources)
+
+
+def test_the_newest_whole_checkpoint_says_where_a_run_is_resumed(tmp_path: Path) -> None:
+    places = (tmp_path / "own", tmp_path / "uploaded")
+    assert newest_step(places) == 0
+    save_checkpoint(places[0], 20, {"x": torch.zeros(1)}, {})
+    save_checkpoint(places[1] / "checkpoint_1", 40, {"x": torch.zeros(1)}, {})
+    (save_checkpoint(places[0], 60, {"x": torch.zeros(1)}, {}) / "state.json").unlink()
+    assert newest_step(places) == 40
+
+
+def test_the_estimate_follows_the_mean_speed_since_the_first_row() -> None:
+    pace = Pace(100)
+    assert pace.left(10, 1000.0) is None
+    assert pace.left(20, 1010.0) == 80
+    assert pace.left(30, 1010.5) == pytest.approx(70 * 10.5 / 20), "one fast row is not the speed of the run"
+    assert pace.left(5, 1020.0) is None, "rolled back to before the first row"
+    assert pace.left(10, 1025.0) == 90
 
 
 def test_an_error_of_the_trainer_is_handed_over_by_rank_0(tmp_path: Path) -> None:
