@@ -65,3 +65,6 @@ def _show(came: raw.RawData, as_json: bool) -> None:
     classes = f"{len(came.classes)} classes" if came.classes else "no labels"
     tracked = f"tracked by {came.path.name}.dvc" if came.tracked else "not versioned (no DVC repository here)"
     click.echo(f"{came.path}: {came.pictures} pictures ({came.format}, {classes}), {tracked}")
+    if came.ignored:
+        files = "1 other file is no picture" if came.ignored == 1 else f"{came.ignored} other files are no pictures"
+        click.echo(f"{files} and not used.")

@@ -27,7 +27,7 @@ from gan_core.files import replacing, sha256_file, write_json, write_text
 from gan_core.pictures import Fit, PictureError
 from pipelines.data import mapping, readers, shards
 from pipelines.data.mapping import Mapper, map_here
-from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
+from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, kinds
 from pipelines.data.shards import Piece, ShardSpec, shard_name, write_part, write_shard
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,8 @@ def ingest(
     raw, out = Path(raw).resolve(), Path(out).resolve()
     note = readers.read_note(raw)
     listing = readers.list_pictures(raw, note)
+    if listing.ignored:
+        log.info("%s: left aside %s that are no pictures.", raw, kinds(listing.ignored))
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.parts-*"):
         shutil.rmtree(left)  # of a run that was killed

@@ -1,5 +1,6 @@
 """Raw data: public datasets by name and a user's own pictures, each a folder under ``data/raw`` that DVC tracks."""
 
+import filecmp
 import gzip
 import logging
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ class RawData:
     classes: tuple[str, ...]
     tracked: bool
     """Whether DVC tracks it."""
+    ignored: int = 0
+    """Files that are no pictures and were left aside."""
 
 
 def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
@@ -97,13 +101,15 @@ def add(
         try:
             _bring(source, folder, name)
             _unpack_idx(folder)
-            note = _note(folder, labels, image_column, label_column)
+            note = _note(folder, source, labels, image_column, label_column)
             readers.write_note(folder, note)
-            if not readers.list_pictures(folder, note).entries:
-                raise DataError(f"No picture of {source} could be matched with a label; see the names in {labels}.")
+            _check_pictures(folder, note, source)
         except DataError as error:
             # What is wrong is wrong with the user's data; the copy that it was seen in is gone by now.
-            raise DataError(str(error).replace(str(folder), source.rstrip("/"))) from error
+            place = source.rstrip("/")
+            # A source that is one file lies in the copy under its own name.
+            told = str(error) if Path(source).is_dir() else str(error).replace(f"{folder}/{Path(place).name}", place)
+            raise DataError(told.replace(str(folder), place)) from error
     return _summary(target, track(target, root))
 
 
@@ -142,11 +148,33 @@ def _refuse_unless(replace: bool, target: Path) -> None:
         raise DataError(f"{target} holds other data already. Choose another name, or replace it with --replace.")
 
 
+def _check_pictures(folder: Path, note: SourceNote, source: str) -> None:
+    """Raise DataError unless one picture at least can be used; say what looks like labels and is not used."""
+    listing = readers.list_pictures(folder, note)
+    if not listing.entries:
+        reasons = Counter(reject.reason for reject in listing.rejects).most_common(3)
+        first = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        if note.format != "table":
+            raise DataError(f"No picture of {source} can be used: {first}. Mend them, or give another source.")
+        table = folder / note.labels if note.labels else readers.table.find_table(folder)
+        raise DataError(
+            f"No picture of {source} could be matched with a label ({first}): compare the names in {table} with those of "
+            "the files, or name its column of file names with --image-column."
+        )
+    if note.format == "folder" and (reason := readers.table.why_unused(folder)):
+        log.warning("%s: %s", source, reason)
+
+
 def _summary(target: Path, tracked: bool) -> RawData:
     note = readers.read_note(target)
     listing = readers.list_pictures(target, note)
     return RawData(
-        path=target, format=note.format, pictures=len(listing.entries), classes=listing.classes, tracked=tracked
+        path=target,
+        format=note.format,
+        pictures=len(listing.entries),
+        classes=listing.classes,
+        tracked=tracked,
+        ignored=len(listing.ignored),
     )
 
 
@@ -165,7 +193,10 @@ def _bring_local(source: Path, folder: Path, label: str) -> None:
         archives.copy_tree(source, folder, label)
         return
     if not source.is_file():
-        raise DataError(f"There is nothing at {source}.")
+        raise DataError(
+            f"There is nothing at {source} (looked for from {Path.cwd()}). Give a folder of pictures, an archive of one, or "
+            "a URL such as https://HOST/PICTURES.zip."
+        )
     if archives.is_archive(source):
         archives.unpack(source, folder, label)
         return
@@ -202,8 +233,22 @@ def _download(url: str, scratch: Path, label: str) -> Path:
                 file.write(block)
                 shown.update(len(block))
         return local
-    except (OSError, ValueError, ImportError) as error:
+    except ImportError as error:
+        raise DataError(
+            f"{url} cannot be read yet: {error}. Install {_package(url)} into Gantry's environment, then run this again: "
+            f"{sys.executable} -m pip install {_package(url)}"
+        ) from error
+    except (OSError, ValueError) as error:
         raise DataError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _package(url: str) -> str:
+    """The package that reads URLs of this kind."""
+    from fsspec.registry import known_implementations
+
+    package = known_implementations.get(url.split("://", 1)[0], {"class": "PACKAGE"})["class"].split(".")[0]
+    # Those that fsspec brings itself need another package, which its own message names.
+    return "PACKAGE" if package == "fsspec" else package
 
 
 def _unpack_idx(folder: Path) -> None:
@@ -218,7 +263,9 @@ def _unpack_idx(folder: Path) -> None:
         packed.unlink()
 
 
-def _note(folder: Path, labels: str | None, image_column: str | None, label_column: str | None) -> SourceNote:
+def _note(
+    folder: Path, source: str, labels: str | None, image_column: str | None, label_column: str | None
+) -> SourceNote:
     if labels is None:
         detected = readers.detect(folder)
         if detected == "folder" and (image_column or label_column) and not holds_idx(folder):
@@ -232,10 +279,18 @@ def _note(folder: Path, labels: str | None, image_column: str | None, label_colu
     if within.is_file() and within.resolve().is_relative_to(folder.resolve()):
         inside = within.relative_to(folder).as_posix()
     elif given.is_file():
-        inside = given.name
-        if (folder / inside).exists():
+        inside = _place_in(source, given) or given.name
+        if not (folder / inside).exists():
+            inside = given.name
+            shutil.copyfile(given, folder / inside)
+        elif not filecmp.cmp(given, folder / inside, shallow=False):
             raise DataError(f"The source already holds a file {inside} that is not {given}; rename the label table.")
-        shutil.copyfile(given, folder / inside)
     else:
         raise DataError(f"There is no label table {labels}, neither here nor within the source.")
     return SourceNote(format="table", labels=inside, image_column=image_column, label_column=label_column)
+
+
+def _place_in(source: str, file: Path) -> str | None:
+    """Where ``file`` lies within the folder ``source``; None when it lies elsewhere."""
+    folder, file = Path(source).expanduser().resolve(), file.resolve()
+    return file.relative_to(folder).as_posix() if folder.is_dir() and file.is_relative_to(folder) else None

@@ -1,13 +1,14 @@
 """Whatever Pillow reads becomes uint8 of the wanted shape; whatever it does not read is refused with a short reason."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gan_core.errors import DataError
-from gan_core.pictures import PictureError, decode, encode_png, fit, prepare
+from gan_core.pictures import FORMATS, SUFFIXES, PictureError, decode, encode_png, fit, is_picture, prepare
 
 
 def saved(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -26,6 +27,27 @@ def gradient(height: int, width: int) -> np.ndarray:
 def half_red() -> Image.Image:
     """Two pixels: clear, and opaque red."""
     return Image.fromarray(np.array([[[0, 0, 0, 0], [255, 0, 0, 255]]], dtype=np.uint8))
+
+
+# Telling pictures from other files
+
+
+def test_every_suffix_of_a_format_that_is_read_is_a_pictures() -> None:
+    Image.init()
+    assert {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS} <= SUFFIXES
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "DDS", "ICO"])
+def test_a_picture_is_known_by_its_content_whatever_its_name(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_bytes(saved(Image.fromarray(gradient(16, 16)), kind))
+    assert is_picture(tmp_path / "file")
+
+
+def test_a_text_is_no_picture_unless_its_name_says_so(tmp_path: Path) -> None:
+    for text in ("BMW", "Python", "P5", "PNG", "", "GIF is a format", "II", "RIFF"):
+        for name, meant in (("file", False), ("file.txt", False), ("file.JPG", True)):
+            (tmp_path / name).write_text(text)
+            assert is_picture(tmp_path / name) == meant, (text, name)
 
 
 # Decoding

@@ -11,7 +11,7 @@ from gan_core.config import as_dict, build
 from gan_core.errors import DataError, SettingsError, nearest
 from gan_core.files import read_json, write_json
 from pipelines.data.readers import cifar, folder, idx, parquet, stylegan, table
-from pipelines.data.readers.base import NOTE_FILE, Listing, Reader, SourceNote
+from pipelines.data.readers.base import NOTE_FILE, Listing, Reader, SourceNote, kinds
 
 READERS: dict[str, ModuleType] = {
     "idx": idx,
@@ -57,8 +57,9 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     """The pictures of ``root`` in a fixed order; raises DataError when there is none."""
     listing: Listing = READERS[note.format].list_pictures(root, note)
     if not listing.entries and not listing.rejects:
+        others = f", only {kinds(listing.ignored)}" if listing.ignored else ""
         raise DataError(
-            f"{root} holds no picture (read as '{note.format}'). Add pictures with: gantry data add NAME PATH"
+            f"{root} holds no picture{others} (read as '{note.format}'). Add pictures with: gantry data add NAME PATH"
         )
     return listing
 

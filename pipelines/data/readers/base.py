@@ -1,14 +1,15 @@
 """What every reader speaks of: entries (pictures by place), listings, rejects, the note beside raw data."""
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from gan_core.pictures import PictureError
+from gan_core.pictures import PictureError, is_picture
 
 NOTE_FILE = "source.json"
 MAX_FILE_BYTES = 256 * 2**20
@@ -77,6 +78,8 @@ class Listing:
     entries: list[Entry]
     classes: tuple[str, ...] = ()
     rejects: list[Reject] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    """Files that are no pictures and that nothing names as one; neither used nor counted among the pictures."""
 
 
 class Reader(Protocol):
@@ -102,6 +105,25 @@ class FileReader:
                 return file.read()
         except OSError as error:
             raise PictureError("unreadable", f"{type(error).__name__}: {error.strerror}") from error
+
+
+def partition(root: Path, files: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Files below ``root`` that are meant to be pictures, and the others."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for file in files:
+        try:
+            found[0 if is_picture(root / file) else 1].append(file)
+        except OSError:  # whoever reads it gives the reason
+            found[0].append(file)
+    return found
+
+
+def kinds(files: Sequence[str]) -> str:
+    """How many files, and which suffixes are the most frequent: ``5 files (3 .txt, 2 .md)``."""
+    counts = Counter(Path(file).suffix.lower() or "without suffix" for file in files).most_common(3)
+    more = ", ..." if len({Path(file).suffix.lower() for file in files}) > 3 else ""
+    told = ", ".join(f"{count} {suffix}" for suffix, count in counts)
+    return f"{len(files)} file{'s' if len(files) > 1 else ''} ({told}{more})"
 
 
 def split_name(name: str) -> str | None:

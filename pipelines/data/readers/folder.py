@@ -5,7 +5,16 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.data.readers.base import Entry, FileReader, Listing, SourceNote, innermost, split_name, walk_files
+from pipelines.data.readers.base import (
+    Entry,
+    FileReader,
+    Listing,
+    SourceNote,
+    innermost,
+    partition,
+    split_name,
+    walk_files,
+)
 
 log = logging.getLogger(__name__)
 
@@ -16,14 +25,14 @@ def matches(root: Path) -> bool:
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
-    """Every file, as one that is meant to be a picture.
+    """Every file that is meant to be a picture, even if it turns out to be broken; other files are left aside.
 
     Folders named train, test, val at the top are splits. Below, the first folder of a path is its class; with fewer
     than two classes, or with pictures outside them, there are no labels.
     """
     inner = innermost(root)
     prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
-    files = list(walk_files(inner))
+    files, others = partition(inner, walk_files(inner))
     splits = own_splits(files)
     below = [file.split("/", 1)[1] if splits else file for file in files]
     owners = {path.split("/", 1)[0] if "/" in path else None for path in below}
@@ -41,7 +50,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
         )
         for file, path in zip(files, below, strict=True)
     ]
-    return Listing(mixed(entries), classes)
+    return Listing(mixed(entries), classes, ignored=[prefix + file for file in others])
 
 
 def open_reader(root: Path, note: SourceNote) -> FileReader:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.errors import DataError
-from pipelines.data.readers.base import Entry, FileReader, Listing, Reject, SourceNote, innermost, walk_files
+from pipelines.data.readers.base import Entry, FileReader, Listing, Reject, SourceNote, innermost, partition, walk_files
 from pipelines.data.readers.folder import mixed
 
 _LABELS = "dataset.json"
@@ -34,7 +34,8 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
         raise DataError(f"{path} is not a StyleGAN label file: {error}.") from error
     files = [file for file in walk_files(inner) if file != _LABELS]
     if labels is None:
-        return Listing(mixed([Entry(prefix + file) for file in files]))
+        meant, others = partition(inner, files)
+        return Listing(mixed([Entry(prefix + file) for file in meant]), ignored=[prefix + file for file in others])
     try:
         given = {str(file).replace("\\", "/"): int(label) for file, label in labels}
     except (TypeError, ValueError) as error:
@@ -46,10 +47,11 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     if highest >= len(classes):
         raise DataError(f"{path}: label {highest} where source.json names {len(classes)} classes.")
     there = set(files)
-    rejects = [Reject(prefix + file, "no-label", f"not in {_LABELS}") for file in files if file not in given]
+    unnamed, others = partition(inner, [file for file in files if file not in given])
+    rejects = [Reject(prefix + file, "no-label", f"not in {_LABELS}") for file in unnamed]
     rejects += [Reject(prefix + file, "missing", f"named in {_LABELS}") for file in sorted(given) if file not in there]
     entries = [Entry(prefix + file, label=given[file]) for file in files if file in given]
-    return Listing(mixed(entries), classes, rejects)
+    return Listing(mixed(entries), classes, rejects, [prefix + file for file in others])
 
 
 def open_reader(root: Path, note: SourceNote) -> FileReader:

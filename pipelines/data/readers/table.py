@@ -1,8 +1,9 @@
 """Pictures with a table of labels (CSV, TSV or Parquet) beside them."""
 
 import csv
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from pipelines.data.readers.base import (
     class_names,
     innermost,
     is_clutter,
+    partition,
     split_name,
     walk_files,
 )
@@ -40,14 +42,34 @@ def matches(root: Path) -> bool:
 
 def find_table(root: Path) -> Path | None:
     """The only table at the top of ``root``; None when there is none or several."""
+    found = _tables(root)
+    return found[0] if len(found) == 1 else None
+
+
+def why_unused(root: Path) -> str | None:
+    """Why what lies at the top of ``root`` and looks like a label table is none; None when nothing does."""
+    found = _tables(root)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        return f"{names} may all hold labels; none of them is used. Name the one that does with --labels FILE."
+    if not found or matches(root):
+        return None
+    columns = ", ".join(column_names(found[0]))
+    return (
+        f"{found[0].name} is not used: its columns ({columns}) are not called what file names and labels usually are. "
+        "If it holds labels, name them with --image-column and --label-column."
+    )
+
+
+def _tables(root: Path) -> list[Path]:
     inner = innermost(root)
-    found = [name for name in os.listdir(inner) if name.lower().endswith(_TABLES) and not is_clutter(name)]
-    return inner / found[0] if len(found) == 1 and (inner / found[0]).is_file() else None
+    names = [name for name in os.listdir(inner) if name.lower().endswith(_TABLES) and not is_clutter(name)]
+    return [inner / name for name in sorted(names) if (inner / name).is_file()]
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
     """Every file that is no table, labelled by the row that names it (by path, else by unique file name, with or
-    without suffix). A column ``split`` is followed. Files without a row and rows without a file are rejects.
+    without suffix). A column ``split`` is followed. Pictures without a row and rows without a file are rejects.
     """
     table = root / note.labels if note.labels else find_table(root)
     if table is None or not table.is_file():
@@ -72,7 +94,8 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
             if labels.get(file, (value,))[0] != value:
                 raise DataError(f"{table} gives {file} two labels, '{labels[file][0]}' and '{value}'.")
             labels[file] = (value, _split(table, rest[0]) if rest else "")
-    rejects += [Reject(file, "no-label", f"no label in {table.name}") for file in files if file not in labels]
+    unnamed, others = partition(root, [file for file in files if file not in labels])
+    rejects += [Reject(file, "no-label", f"no label in {table.name}") for file in unnamed]
     ordered, names = class_names({value for value, _ in labels.values()})
     if note.classes:
         if any(not name.isdigit() or int(name) >= len(note.classes) for name in names):
@@ -80,7 +103,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
         ordered, names = [str(position) for position in range(len(note.classes))], note.classes
     place = {value: position for position, value in enumerate(ordered)}
     entries = [Entry(file, label=place[value], split=part) for file, (value, part) in labels.items()]
-    return Listing(mixed(entries), names, sorted(rejects, key=lambda reject: reject.source))
+    return Listing(mixed(entries), names, sorted(rejects, key=lambda reject: reject.source), others)
 
 
 def open_reader(root: Path, note: SourceNote) -> FileReader:
@@ -92,8 +115,7 @@ def column_names(table: Path) -> list[str]:
     """The columns of a table; raises DataError when it has none."""
     if table.suffix.lower() == ".parquet":
         return list(_schema(table).names)
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        header = next(csv.reader(file, delimiter=_delimiter(table)), None)
+    header = next(_lines(table), None)
     if not header:
         raise DataError(f"{table} is empty; its first line must name the columns.")
     return header
@@ -106,21 +128,37 @@ def _schema(table: Path) -> pa.Schema:
         raise DataError(f"{table} cannot be read as Parquet: {error}") from error
 
 
-def _delimiter(table: Path) -> str:
-    return "\t" if table.suffix.lower() == ".tsv" else ","
+def _lines(table: Path) -> Iterator[list[str]]:
+    """The rows of a CSV or TSV file; raises DataError, with the line, for what is no text or no table."""
+    content = table.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{table}, line {line}: this is not UTF-8 (byte {content[error.start]:#04x}). Save the table as UTF-8."
+        ) from error
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise DataError(
+            f"{table}, line {rows.line_num}: {error}. Mend the line, and save the table as UTF-8."
+        ) from error
 
 
 def _rows(table: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The wanted columns as text; a missing value is empty text."""
     if table.suffix.lower() == ".parquet":
-        read = pq.read_table(table, columns=list(columns), use_threads=False)
+        try:
+            read = pq.read_table(table, columns=list(columns), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{table} cannot be read as Parquet: {error}") from error
         lists = [read[name].to_pylist() for name in columns]
         return [tuple("" if value is None else str(value) for value in row) for row in zip(*lists, strict=True)]
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        return [
-            tuple((row[name] or "").strip() for name in columns)
-            for row in csv.DictReader(file, delimiter=_delimiter(table))
-        ]
+    header, *rows = _lines(table)
+    places = [header.index(name) for name in columns]
+    return [tuple(row[place].strip() if place < len(row) else "" for place in places) for row in rows if row]
 
 
 def _lookup(files: Sequence[str]) -> dict[str, str]:

@@ -60,7 +60,8 @@ def messy(folder: Path) -> Path:
     picture(52, mode="CMYK").save(folder / "dog" / "print.jpg")
     picture(53).quantize(16).save(folder / "dog" / "palette.gif")
     write(folder / "cat" / "empty.png", b"")
-    write(folder / "cat" / "notes.txt", b"not a picture at all")
+    write(folder / "cat" / "notes.png", b"not a picture at all")
+    write(folder / "cat" / "readme.txt", b"nor meant to be one")
     write(folder / "dog" / "cut.png", png(54, height=60, width=60)[:2000])
     Image.new("1", (12_000, 12_000)).save(folder / "dog" / "bomb.png")
     write(folder / "dog" / "zz-copy.png", png(3))  # cat/003.png under another name
@@ -164,7 +165,7 @@ def test_bad_files_are_put_aside_with_a_reason(tmp_path: Path, short_runs: None)
     listed = rejects(tmp_path / "out" / "rejects.csv")
     assert {path: reason for path, (reason, _) in listed.items()} == {
         "cat/empty.png": "empty",
-        "cat/notes.txt": "not-an-image",
+        "cat/notes.png": "not-an-image",
         "dog/bomb.png": "too-many-pixels",
         "dog/cut.png": "truncated",
         "dog/zz-copy.bmp": "duplicate",
@@ -213,7 +214,7 @@ def test_too_many_rejects_fail_with_share_limit_reasons_and_list(tmp_path: Path)
 
 
 def test_a_folder_with_nothing_usable_is_a_clear_error_whatever_the_limit(tmp_path: Path) -> None:
-    write(tmp_path / "raw" / "readme.txt", b"nothing here")
+    write(tmp_path / "raw" / "readme.png", b"nothing here")
     with pytest.raises(DataError, match=r"no usable picture: 1 not-an-image"):
         ingest(tmp_path / "raw", tmp_path / "out", IngestSettings(max_reject_share=1.0), name="x")
     with pytest.raises(DataError, match="No raw data in"):

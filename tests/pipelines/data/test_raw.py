@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -234,6 +235,54 @@ def test_a_label_table_within_the_source(tmp_path: Path, checkout: Path) -> None
     assert (came.pictures, came.classes) == (1, ("x",))
 
 
+def test_a_label_table_may_be_named_by_its_path_though_it_lies_within_the_source(
+    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "own" / "images" / "a.png", png(0))
+    table = write(tmp_path / "own" / "meta" / "labels.csv", b"path,label\nimages/a.png,x\n")
+    came = add("folder", "own", root=checkout, labels="own/meta/labels.csv")
+    assert read_note(came.path).labels == "meta/labels.csv"
+    assert came.classes == ("x",)
+    shutil.copy(table, tmp_path / "own" / "labels.csv")
+    packed = zipped(tmp_path / "own", tmp_path / "own.zip")
+    assert add("zip", str(packed), root=checkout, labels="own/labels.csv").classes == ("x",)
+    write(tmp_path / "labels.csv", b"path,label\nimages/a.png,other\n")
+    with pytest.raises(DataError, match=r"already holds a file labels\.csv that is not .*rename"):
+        add("other", str(packed), root=checkout, labels=str(tmp_path / "labels.csv"))
+
+
+def test_a_table_that_names_no_picture_is_named_itself(tmp_path: Path, checkout: Path) -> None:
+    source = tmp_path / "pictures"
+    write(source / "a.png", png(0))
+    write(source / "kinds.csv", b"file,label\nz.png,x\n")
+    with pytest.raises(DataError, match=r"\(1 no-label, 1 missing\): compare the names in .*pictures/kinds\.csv"):
+        add("mine", str(source), root=checkout)
+
+
+def test_a_csv_that_is_not_used_is_said_with_the_reason(
+    tmp_path: Path, checkout: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "pictures"
+    write(source / "a.png", png(0))
+    write(source / "one.csv", b"photo,colour\na.png,red\n")
+    came = add("one", str(source), root=checkout)
+    assert (came.format, came.pictures, came.ignored) == ("folder", 1, 1)
+    assert "one.csv is not used: its columns (photo, colour)" in caplog.text
+    write(source / "two.csv", b"file,label\na.png,red\n")
+    add("two", str(source), root=checkout)
+    assert (
+        "one.csv, two.csv may all hold labels; none of them is used. Name the one that does with --labels"
+        in caplog.text
+    )
+
+
+def test_a_url_whose_reader_is_not_installed_names_the_package(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(DataError, match=r"s3://bucket/pictures cannot be read yet: Install s3fs .*-m pip install s3fs"):
+        add("mine", "s3://bucket/pictures", root=checkout)
+
+
 def test_a_name_that_is_taken_needs_replace(tmp_path: Path, checkout: Path) -> None:
     add("mine", str(pets(tmp_path / "a", each=1)), root=checkout)
     with pytest.raises(DataError, match=r"data/raw/mine holds other data already.*--replace"):
@@ -250,9 +299,11 @@ def test_a_name_must_be_a_plain_folder_name(checkout: Path, name: str) -> None:
 def test_what_is_not_there_or_no_data_is_a_clear_error_and_leaves_nothing(tmp_path: Path, checkout: Path) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "one.png", png(0))
+    torn = write(tmp_path / "torn.parquet", b"PAR1 and no more")
     broken = write(tmp_path / "broken.zip", zipped(pets(tmp_path / "p"), tmp_path / "p.zip").read_bytes()[:-200])
     for source, message in (
-        (tmp_path / "nowhere", "nothing at"),
+        (tmp_path / "nowhere", r"nothing at .*nowhere \(looked for from .*Give a folder of pictures"),
+        (torn, rf"^{re.escape(str(torn))} cannot be read"),
         (tmp_path / "empty", "holds no picture"),
         (tmp_path / "one.png", "no folder, zip, tar, IDX or Parquet"),
         (broken, "no folder, zip, tar"),
@@ -371,5 +422,9 @@ def test_the_command_says_what_came_in(tmp_path: Path, checkout: Path, monkeypat
     assert "data/raw/mine: 10 pictures (folder, 2 classes), not versioned" in done.output
     done = CliRunner().invoke(data, ["add", "mine", str(source), "--replace", "--json"], catch_exceptions=False)
     assert json.loads(done.stdout.splitlines()[-1])["classes"] == ["cat", "dog"]
+    write(source / "readme.txt", b"about the pictures")
+    done = CliRunner().invoke(data, ["add", "mine", str(source), "--replace"], catch_exceptions=False)
+    assert "mine: 10 pictures" in done.output
+    assert "1 other file is no picture and not used." in done.output
     done = CliRunner().invoke(data, ["fetch", "digits"], catch_exceptions=False)
     assert "data/raw/digits: 1797 pictures (idx, 10 classes)" in done.output

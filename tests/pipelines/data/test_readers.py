@@ -92,6 +92,27 @@ def test_files_come_in_a_fixed_order_that_mixes_the_classes(tmp_path: Path) -> N
     assert sorted(orders[0]) != orders[0]
 
 
+def test_files_that_are_no_pictures_are_left_aside_and_make_no_class(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "dog/without-suffix", "dog/other.dat"):
+        write(tmp_path / name, png(1))
+    for name in ("docs/readme.txt", "dog/notes", "list.csv", "Python.py", "BM.html"):
+        write(tmp_path / name, b"Python: a text\n")
+    for name in ("cat/empty.png", "dog/phone.HEIC"):  # meant as pictures: ingestion says what is wrong with them
+        write(tmp_path / name, b"")
+    listing = list_pictures(tmp_path, read_note(tmp_path))
+    expected = {"cat/a.png", "cat/empty.png", "dog/without-suffix", "dog/other.dat", "dog/phone.HEIC"}
+    assert {entry.file for entry in listing.entries} == expected
+    assert listing.classes == ("cat", "dog")
+    assert listing.ignored == ["BM.html", "Python.py", "docs/readme.txt", "dog/notes", "list.csv"]
+
+
+def test_a_folder_without_a_picture_says_what_it_holds(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.md"):
+        write(tmp_path / name, b"text")
+    with pytest.raises(DataError, match=r"holds no picture, only 3 files \(2 \.txt, 1 \.md\)"):
+        listed(tmp_path)
+
+
 def test_a_missing_folder_and_an_empty_one_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gantry data fetch"):
         read_note(tmp_path / "nowhere")
@@ -159,8 +180,10 @@ def test_files_without_a_row_and_rows_without_a_file_are_rejects(tmp_path: Path)
     write(tmp_path / "a.png", png(1))
     write(tmp_path / "b.png", png(2))
     write(tmp_path / "c.png", png(3))
+    write(tmp_path / "readme.txt", b"about the pictures")
     write(tmp_path / "labels.csv", b"file,label\na.png,x\nc.png,\ngone.png,y\n")
     assert listed(tmp_path) == {"a.png": ("x", "")}
+    assert list_pictures(tmp_path, read_note(tmp_path)).ignored == ["readme.txt"]
     assert rejected(tmp_path) == {"b.png": "no-label", "c.png": "no-label", "gone.png": "missing"}
 
 
@@ -169,6 +192,24 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path)
     write(tmp_path / "labels.csv", b"file,label\na.png,x\n")
     write_note(tmp_path, SourceNote(format="table", labels="labels.csv", label_column="kind"))
     with pytest.raises(DataError, match=r"no column 'kind'; it has file, label.*--label-column"):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "file,label\na.png,x\nb.png,caf\xe9\n".encode("latin-1"),
+            r"labels\.csv, line 3: this is not UTF-8 \(byte 0xe9\)",
+        ),
+        (b'file,label\na.png,"' + b"x" * 200_000 + b'"\n', r"labels\.csv, line 2: field larger than field limit"),
+    ],
+    ids=["latin-1", "endless field"],
+)
+def test_a_table_that_cannot_be_read_is_named_with_the_line(tmp_path: Path, content: bytes, message: str) -> None:
+    write(tmp_path / "a.png", png(1))
+    write(tmp_path / "labels.csv", content)
+    with pytest.raises(DataError, match=message + r".*UTF-8"):
         listed(tmp_path)
 
 
