@@ -1,5 +1,6 @@
 """``gantry run``, ``gantry serve`` and ``gantry ui``."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gan_core.errors import GantryError, StageError
+from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, START_SECONDS, free_port, healthy, server
 from pipelines.flow.workspace import parse_override, remove_abandoned, tracking_uri
-from pipelines.stages.alive import enter_guard, guarded
+from pipelines.stages.alive import STOPS, enter_guard, guarded
 from pipelines.stages.work import var_directory
 
 if TYPE_CHECKING:
+    from prefect.runner import Runner
+
     from pipelines.flow.flow import StageResult
 
 LOGGER = logging.getLogger("pipelines")
@@ -94,6 +98,7 @@ def serve(
 
     Each run is recorded as a DVC experiment and pushed where a remote is set.
     """
+    check_schedule(cron, timezone)
     overrides = dict(parse_override(text) for text in sets)
     root = _checkout()
     # The runs are processes of Prefect's runner: nothing else would end them if this one is killed.
@@ -101,6 +106,7 @@ def serve(
     handler = _log_to_terminal()
     with server(root, port=port, lasting=True) as url:
         from prefect.flows import EntrypointType
+        from prefect.runner import Runner
         from prefect.schedules import Cron
 
         from pipelines.flow.flow import mark_crashed, pipeline
@@ -108,15 +114,34 @@ def serve(
         LOGGER.removeHandler(handler)
         mark_crashed(root)
         remove_abandoned(root)
-        click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {url.removesuffix('/api')}. Ctrl-C ends it.")
-        pipeline.serve(
+        runner = Runner(name=name, limit=limit, pause_on_shutdown=True)
+        runner.add_flow(
+            pipeline,
             name=name,
             schedule=Cron(cron, timezone=timezone),
             parameters={"checkout": str(root), "revision": revision, "overrides": overrides},
-            limit=limit,
             entrypoint_type=EntrypointType.MODULE_PATH,
-            print_starting_message=False,
         )
+        click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {url.removesuffix('/api')}. Ctrl-C ends it.")
+        asyncio.run(_serve(runner))
+
+
+async def _serve(runner: "Runner") -> None:
+    """Run what is due until a signal says to end; then end what runs, while there still is a server to tell of it."""
+    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+    serving = asyncio.create_task(runner.start())
+    while not runner.started and not serving.done():
+        await asyncio.sleep(0.05)
+    for number in STOPS:
+        # After the runner has set its own, which does not wait for the runs that it ends.
+        loop.add_signal_handler(number, ending.set)
+    waiting = asyncio.create_task(ending.wait())
+    await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+    if ending.is_set():
+        click.echo("Ending. A run in progress is cancelled; its stage resumes when it is run again.")
+        await runner.astop()
+    waiting.cancel()
+    await serving
 
 
 @click.command()

@@ -7,8 +7,8 @@ from contextlib import suppress
 import pytest
 from click.testing import CliRunner
 
-from gan_core.errors import StageError
-from pipelines.flow.cli import run, summary
+from gan_core.errors import SettingsError, StageError
+from pipelines.flow.cli import run, serve, summary
 from pipelines.flow.flow import StageResult
 from tests.pipelines.toy import dvc, start, wait_for
 from tests.pipelines.toy import run as run_command
@@ -28,6 +28,14 @@ def test_a_folder_that_is_no_checkout_is_an_error(tmp_path, monkeypatch):
     result = CliRunner().invoke(run, [])
     assert isinstance(result.exception, StageError)
     assert "no dvc.yaml" in str(result.exception)
+
+
+def test_a_schedule_that_is_none_is_refused_before_anything_is_started(flow_project, monkeypatch):
+    monkeypatch.chdir(flow_project)
+    result = CliRunner().invoke(serve, ["--cron", "nonsense"])
+    assert isinstance(result.exception, SettingsError)
+    assert "'nonsense' has not five fields" in str(result.exception)
+    assert not (flow_project / "var").exists()
 
 
 def test_the_summary_has_a_line_for_each_stage():
@@ -90,6 +98,8 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     assert "Deployment pipeline/" in output
+    assert "Ending." in output
+    assert "Traceback" not in output
     assert finished.name in dvc("exp", "list", "--name-only", cwd=flow_project).stdout
     assert not (flow_project / "b").exists(), "the run worked in the checkout"
     assert not list((flow_project / "var" / "worktrees").iterdir())
