@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -91,7 +92,10 @@ class PictureFiles:
         if path.is_dir():
             names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         elif zipfile.is_zipfile(path):
-            self._zip = zipfile.ZipFile(path)
+            try:
+                self._zip = zipfile.ZipFile(path)
+            except (zipfile.BadZipFile, OSError) as error:
+                raise DataError(f"{path} is a broken zip file ({error}). Pack it again, or give a folder.") from error
             names = [entry.filename for entry in self._zip.infolist() if not entry.is_dir()]
         else:
             raise DataError(f"{path} is neither a folder nor a zip file of pictures.")
@@ -104,7 +108,7 @@ class PictureFiles:
         return len(self._names)
 
     def digest(self, count: int) -> str:
-        """SHA-256 over the content of the chosen files in the order of their names."""
+        """SHA-256 over the content of the chosen files in the order of their names; raises DataError as batches does."""
         whole = hashlib.sha256()
         for index in subset(len(self._names), count):
             whole.update(hashlib.sha256(self._read(self._names[index])).digest())
@@ -115,10 +119,11 @@ class PictureFiles:
 
         def one(index: int) -> Tensor:
             name = self._names[index]
+            content = self._read(name)
             try:
-                return prepare(torch.from_numpy(decode(self._read(name), 3))[None])
+                return prepare(torch.from_numpy(decode(content, 3))[None])
             except DataError as error:
-                raise DataError(f"{self.path}: {name} cannot be read: {error} Remove it and run again.") from error
+                raise self._unreadable(name, error) from error
 
         # Decoding beside the network: it is what a GPU would wait for.
         with ThreadPoolExecutor(os.cpu_count()) as pool, ExitStack() as stack:
@@ -137,7 +142,14 @@ class PictureFiles:
                 yield torch.cat(batch[start : start + batch_size])
 
     def _read(self, name: str) -> bytes:
-        return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
+        try:
+            return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
+        # A zip's member may be cut short, of another checksum, encrypted (RuntimeError) or packed in an unknown way.
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> DataError:
+        return DataError(f"{self.path}: {name} cannot be read: {str(error).rstrip('.')}. Remove it and run again.")
 
 
 class Samples:

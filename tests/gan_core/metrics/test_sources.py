@@ -1,6 +1,7 @@
 """Pictures come out of folders, zips, datasets and generators in the same, well-defined selection."""
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,42 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("words")
     with pytest.raises(DataError, match="neither a folder nor a zip"):
         PictureFiles(tmp_path / "file.txt")
+
+
+def pack(folder: Path, to: Path) -> bytearray:
+    """A zip of ``folder``, its members stored as they are."""
+    with zipfile.ZipFile(to, "w") as packed:
+        for path in sorted(folder.rglob("*.png")):
+            packed.write(path, path.relative_to(folder))
+    return bytearray(to.read_bytes())
+
+
+@pytest.mark.parametrize("damage", ["content", "encrypted", "header"])
+def test_a_broken_member_of_a_zip_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "broken.zip"
+    content = pack(write_folder(tmp_path / "f", blobs(4)), path)
+    if damage == "content":
+        content[content.index(b"IHDR") + 8] ^= 0xFF
+    elif damage == "header":
+        content[:4] = b"none"
+    else:
+        content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory at the archive's end
+    path.write_bytes(content)
+    source = PictureFiles(path)
+    for read in (lambda: source.digest(4), lambda: list(source.batches(4, 2, torch.clone))):
+        with pytest.raises(
+            DataError, match=r"broken\.zip: 0/000\.png cannot be read: .*[^.]\. Remove it and run again"
+        ):
+            read()
+
+
+def test_a_zip_without_a_readable_directory_is_called_broken(tmp_path: Path) -> None:
+    path = tmp_path / "broken.zip"
+    content = pack(write_folder(tmp_path / "f", blobs(4)), path)
+    content[content.index(b"PK\x01\x02")] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.zip is a broken zip file"):
+        PictureFiles(path)
 
 
 def test_a_split_gives_its_pixels(tmp_path: Path) -> None:
