@@ -11,22 +11,28 @@ log = logging.getLogger(__name__)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``: the first GPU when there is one, else the CPU; any other name as torch spells it.
+    """``auto``: the first NVIDIA or AMD GPU when there is one, else the CPU. Or ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Raises:
         SettingsError: no such kind of device, or none of it in this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device: torch.device | None
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"device: torch knows no device '{name}'. Use auto, cpu, cuda or cuda:1.") from error
+    except RuntimeError:
+        device = None
+    # torch has further kinds, some of which hold no numbers (meta) or cannot train.
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise SettingsError(f"device: there is no device '{name}' to compute on. Use auto, cpu, cuda, cuda:1 or mps.")
     if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
         raise SettingsError(
             f"device: '{name}' is not in this machine; torch {torch.__version__} sees {torch.cuda.device_count()} GPUs "
             "here. Use auto or cpu."
         )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError(f"device: '{name}' needs a Mac with Apple silicon. Use auto or cpu.")
     return device
 
 

@@ -4,10 +4,14 @@ Needs nothing but PyTorch and the data. Killed and started again with the same a
 """
 
 import argparse
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
 import logging
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
 from gan_core.files import write_text
 from gan_core.grid import save_sheet
+from gan_core.precision import choose_device
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 
@@ -65,51 +70,92 @@ class Console:
         self._bar.close()
 
 
+def meanings(config: type) -> dict[str, str]:
+    """What the fields of a configuration mean: the first sentence of the docstring below each that has one."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, below in itertools.pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            text = " ".join(str(ast.literal_eval(below.value)).split())
+            found[field.target.id] = text.split(". ")[0].removesuffix(".")
+    return found
+
+
+def _family_settings(name: str) -> str:
+    """What ``--model`` may set, a line a setting, for the end of the help."""
+    if name not in FAMILIES:
+        return ""
+    told, defaults = meanings(FAMILIES[name].Config), as_dict(FAMILIES[name].Config())
+    rows = [
+        f"  {key}: {told.get(key, 'see the family')} (default {json.dumps(value)})" for key, value in defaults.items()
+    ]
+    return "\n".join([f"settings of {name} for --model (of another family: --family NAME --help):", *rows])
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; every setting of a training run is an option of its own name."""
-    parser = argparse.ArgumentParser(prog="python -m gan_core.train", description=__doc__.splitlines()[0])
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--family", default="dcgan")
+    parser = argparse.ArgumentParser(
+        prog="python -m gan_core.train",
+        description="Train a family on a prepared dataset on one device; started again, it goes on where it was.",
+        epilog=_family_settings(first.parse_known_args(arguments)[0].family).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", required=True, type=Path, help="folder of a prepared dataset (has dataset.json)")
     parser.add_argument("--family", default="dcgan", help=f"one of: {', '.join(FAMILIES)}")
     parser.add_argument("--out", required=True, type=Path, help="checkpoints, grids, metrics and the generator go here")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=VALUE", help="a setting of the family, such as width=64"
     )
+    told = meanings(TrainConfig)
+    settings = parser.add_argument_group("settings of the run, as YAML")
     for name, default in as_dict(TrainConfig()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, help=f"YAML; default {json.dumps(default)}")
+        meaning = f"{told[name]} (default {json.dumps(default)})".replace("%", "%%")
+        settings.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=meaning)
     return parser.parse_args(arguments)
 
 
 def settings(options: argparse.Namespace) -> tuple[Any, TrainConfig]:
     """The typed configurations of the family and of the run; raises SettingsError."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
-    written = {name: yaml.safe_load(value) for name, value in given.items() if value is not None}
+    options_of = {name: f"--{name.replace('_', '-')}" for name in given}
+    written = {name: _value(value, options_of[name]) for name, value in given.items() if value is not None}
     train = build(TrainConfig, written, where="train")
     model = {}
     for pair in options.model:
         name, equals, value = pair.partition("=")
         if not equals:
             raise SettingsError(f"--model {pair}: write NAME=VALUE.")
-        model[name] = yaml.safe_load(value)
+        model[name] = _value(value, f"--model {name}")
     return family_config(options.family, model), train
+
+
+def _value(text: str, option: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(
+            f"{option}: '{text}' is not a YAML value. Write a number, a word or {{name: value}}."
+        ) from error
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, export the averaged generator to ``OUT/generator``."""
     options = parse(arguments)
     family, train = settings(options)
-    options.out.mkdir(parents=True, exist_ok=True)
+    if options.out.exists() and not options.out.is_dir():
+        raise SettingsError(f"--out: {options.out} is a file. Name a folder, new or of an earlier run.")
+    device, dataset = choose_device(options.device), PreparedDataset(options.data)
     console = Console(options.out, train.steps)
     try:
         trainer = Trainer(
-            options.family,
-            family,
-            PreparedDataset(options.data),
-            train,
-            options.out / "checkpoints",
-            device=options.device,
-            observer=console,
+            options.family, family, dataset, train, options.out / "checkpoints", device=device, observer=console
         )
+        # Not before: what is refused leaves nothing behind.
+        options.out.mkdir(parents=True, exist_ok=True)
         console.resume(trainer.step)
         trainer.run()
     finally:

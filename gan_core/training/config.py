@@ -24,7 +24,9 @@ class TrainConfig:
     discriminator_lr: float = 2e-4
     """Adam's learning rate for discriminators."""
     beta1: float = 0.5
+    """Adam's memory of the mean of gradients, in [0, 1)."""
     beta2: float = 0.999
+    """Adam's memory of the mean of their squares, in [0, 1)."""
     ema_half_life_kimg: float = 10.0
     """Half-life of the averaged generator in thousand real images; ramps up from 5% of the images seen so far."""
     burn_in_kimg: float = 0.0
@@ -42,6 +44,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What the discriminator's images go through."""
     seed: int = 0
+    """Names the random numbers of the run: weights, latents, order of the images."""
     log_every: int = 20
     """Steps between two rows of metrics; health is checked at the same steps, and before each checkpoint."""
     sample_every: int = 200
@@ -53,9 +56,9 @@ class TrainConfig:
     max_rollbacks: int = 3
     """How often a NaN or a collapse may be rolled back before the run gives up."""
     collapse_diversity: float = 0.05
-    """A run has collapsed when its images differ from each other by less than this share of what real ones do ..."""
+    """A run has collapsed when its images differ from each other by less than this share of what real ones do."""
     collapse_patience: int = 5
-    """... at this many logged steps one after the other."""
+    """At how many logged steps one after the other that makes a collapse."""
 
     def __post_init__(self) -> None:
         check_least(

@@ -1,5 +1,6 @@
 """The command line of gan_core alone: settings by name, errors that name them, and a generator at the end."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from gan_core import train
 from gan_core.errors import DataError, SettingsError
+from gan_core.families import FAMILIES
 from gan_core.families.dcgan import DcganConfig
 from gan_core.generator import load_generator
 from gan_core.training.config import TrainConfig
@@ -40,6 +42,8 @@ def test_every_setting_is_an_option_of_its_own_name() -> None:
         (["--steps", "many"], r"train\.steps: expected a whole number, got 'many'"),
         (["--model", "widht=3"], r"Unknown setting 'model\.widht'\. Did you mean 'width'\?"),
         (["--model", "width"], "--model width: write NAME=VALUE"),
+        (["--steps", "["], r"--steps: '\[' is not a YAML value"),
+        (["--model", "width=["], r"--model width: '\[' is not a YAML value"),
         (["--family", "dcgam"], r"there is no family 'dcgam'\. Did you mean 'dcgan'\?"),
     ],
 )
@@ -61,9 +65,38 @@ def test_training_writes_metrics_grids_checkpoints_and_a_generator(tmp_path: Pat
     assert load_generator(out / "generator").sample(2, 0).shape == (2, 1, 16, 16)
 
 
-def test_a_missing_data_set_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No prepared dataset in"):
-        train.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"--data": "nowhere"}, DataError, "No prepared dataset in"),
+        ({"--out": "a-file"}, SettingsError, "--out: a-file is a file"),
+        ({"--device": "gpu"}, SettingsError, "no device 'gpu'"),
+        ({"--device": "meta"}, SettingsError, "no device 'meta'"),
+        ({"--family": "stylegan2", "--batch": "7", "--accumulate": "2"}, SettingsError, "batch: 7 does not divide"),
+    ],
+)
+def test_what_cannot_work_is_an_error_that_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], error: type[Exception], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_prepared(tmp_path / "data", blobs(4))
+    (tmp_path / "a-file").touch()
+    arguments = {"--data": "data", "--out": "out", "--device": "cpu", **changed}
+    with pytest.raises(error, match=message):
+        train.main([word for pair in arguments.items() for word in pair])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-file", "data"]
+
+
+def test_every_setting_of_a_run_and_of_every_family_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
+    for field in dataclasses.fields(TrainConfig):
+        assert len(train.meanings(TrainConfig)[field.name]) > 5, field.name
+    for name in FAMILIES:
+        with pytest.raises(SystemExit):
+            train.parse(["--help", "--family", name])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Steps between two picture grids (default 200)" in told
+    assert "ramps up from 5% of the images seen so far (default 10.0)" in told
+    assert "slope: Leak slope of every leaky ReLU in the discriminator (default 0.2)" in told
 
 
 def test_a_resumed_console_drops_the_rows_that_come_again_and_half_a_line(tmp_path: Path) -> None:
