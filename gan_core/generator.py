@@ -28,6 +28,11 @@ class Generator:
         self.digest = digest
         """SHA-256 of the weights, the family, its settings and the shape: names this generator in protocols."""
 
+    @property
+    def conditional(self) -> bool:
+        """Whether it takes a class."""
+        return isinstance(self._family, NoiseFamily) and self._family.conditional
+
     @torch.inference_mode()
     def sample(
         self, n: int, seed: int, label: int | None = None, truncation: float | None = None, *, first: int = 0

@@ -27,6 +27,7 @@ COMMANDS = {
     "stage": "pipelines.stages.cli:stage",
     "fid": "pipelines.fid:fid",
     "sample": "pipelines.sample:sample",
+    "augment": "pipelines.augment:augment",
     "recommend": "pipelines.recommend:recommend",
     "promote": "pipelines.registry.cli:promote",
     "rollback": "pipelines.registry.cli:rollback",

@@ -1,0 +1,125 @@
+"""A prepared dataset enlarged by generated pictures, each with the columns that say where it comes from."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gan_core.config import as_dict
+from gan_core.data import DATASET_FILE, DatasetInfo, PreparedDataset
+from gan_core.errors import DataError
+from gan_core.fetch import progress_bar
+from gan_core.files import replacing, write_json
+from gan_core.generator import Generator
+from gan_core.pictures import encode_png
+from pipelines.data.shards import shard_name
+
+_CHUNK = 256
+_PROVENANCE = {"generator": pa.string(), "seed": pa.int64(), "index": pa.int64()}
+"""Null for real pictures; for generated ones the generator's digest, and which picture of which seed it is."""
+
+
+def check_generator(generator: Generator, info: DatasetInfo) -> None:
+    """Raise DataError unless ``generator`` makes pictures of the dataset's shape and of its classes."""
+    shape = generator.info["shape"]
+    theirs = (shape["height"], shape["width"], shape["channels"])
+    if theirs != (info.height, info.width, info.channels):
+        raise DataError(
+            f"The generator makes pictures of {'x'.join(map(str, theirs))}, {info.name} holds "
+            f"{info.height}x{info.width}x{info.channels}. Train one on this dataset."
+        )
+    if not info.classes:
+        raise DataError(f"{info.name} has no labels: there are no classes to add pictures to.")
+    if not generator.conditional:
+        raise DataError(
+            f"A {generator.info['family']} generator takes no class, so nobody knows what its pictures show. Train cgan, "
+            "biggan, or stylegan2 or r3gan with model.conditional: true."
+        )
+    known = tuple(generator.info.get("classes", ()))
+    if known != info.classes:
+        raise DataError(
+            f"The generator knows the classes {', '.join(known)}; {info.name} has {', '.join(info.classes)}."
+        )
+
+
+def enlarge(
+    dataset: PreparedDataset,
+    generator: Generator,
+    out: Path,
+    *,
+    per_class: int,
+    seed: int,
+    truncation: float | None = None,
+    shard_pictures: int = 8192,
+) -> DatasetInfo:
+    """Write ``dataset`` and ``per_class`` generated pictures of each class to ``out``, whole or not at all.
+
+    Generated pictures join the train split, behind the real ones; other splits stay real. Picture i of class c is picture
+    ``c * per_class + i`` of ``seed`` with that label.
+
+    Raises:
+        DataError: the generator's shape or classes are not the dataset's.
+    """
+    info = dataset.info
+    check_generator(generator, info)
+    digest = hashlib.sha256(f"{info.digest}\n{generator.digest}\n{per_class} {seed} {truncation}".encode()).hexdigest()
+    added = per_class * len(info.classes)
+    splits = {**info.splits, "train": info.splits["train"] + added}
+    # Mean and deviation are of the real pictures still: what a network is fed with stays comparable.
+    described = replace(info, name=f"{info.name}+{per_class}", splits=splits, digest=digest)
+    with replacing(out) as folder:
+        folder.mkdir()
+        for split in sorted(info.splits):
+            real = dataset.shards(split)
+            fakes = -(-added // shard_pictures) if split == "train" else 0
+            count = len(real) + fakes
+            for index, shard in enumerate(real):
+                pq.write_table(_with_provenance(pq.read_table(shard)), folder / shard_name(split, index, count))
+            if fakes:
+                columns = _with_provenance(pq.read_table(real[0]).slice(0, 0)).schema
+                rows = _rows(generator, info, per_class, seed, truncation)
+                for index in range(len(real), count):
+                    table = pa.Table.from_pylist(
+                        [row for row, _ in zip(rows, range(shard_pictures), strict=False)], columns
+                    )
+                    pq.write_table(table, folder / shard_name(split, index, count))
+        write_json(folder / DATASET_FILE, as_dict(described))
+    return described
+
+
+def _with_provenance(table: pa.Table) -> pa.Table:
+    """``table`` with empty provenance columns, known to readers of the dataset's features too."""
+    metadata = dict(table.schema.metadata or {})
+    features = json.loads(metadata.get(b"huggingface", b'{"info": {"features": {}}}'))
+    for name, kind in _PROVENANCE.items():
+        table = table.append_column(name, pa.nulls(len(table), kind))
+        features["info"]["features"][name] = {"dtype": str(kind), "_type": "Value"}
+    return table.replace_schema_metadata({**metadata, b"huggingface": json.dumps(features).encode()})
+
+
+def _rows(
+    generator: Generator, info: DatasetInfo, per_class: int, seed: int, truncation: float | None
+) -> Iterator[dict[str, object]]:
+    place = info.splits["train"]
+    with progress_bar("generate", per_class * len(info.classes), unit="picture") as bar:
+        for label in range(len(info.classes)):
+            for start in range(0, per_class, _CHUNK):
+                first = label * per_class + start
+                made = generator.sample(min(_CHUNK, per_class - start), seed, label, truncation, first=first)
+                for offset, picture in enumerate(made.numpy()):
+                    yield {
+                        "image": {"bytes": encode_png(np.ascontiguousarray(picture)), "path": f"train-{place:08d}.png"},
+                        "label": label,
+                        "split": "train",
+                        "source": f"generated/{generator.digest[:12]}/{seed}/{first + offset}",
+                        "generator": generator.digest,
+                        "seed": seed,
+                        "index": first + offset,
+                    }
+                    place += 1
+                bar.update(len(made))

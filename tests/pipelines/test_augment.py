@@ -1,0 +1,116 @@
+"""``gantry augment`` writes an enlarged dataset that says what is generated, and reports what a classifier gains."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from gan_core.data import PreparedDataset
+from gan_core.errors import DataError, GantryError
+from gan_core.families import ImageShape, build_family, family_config
+from gan_core.generator import load_generator, save_generator
+from pipelines.augment import augment
+from tests.datasets import blobs, write_prepared
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twelve training pictures of two classes and six of a test split."""
+    folder = write_prepared(tmp_path / "prepared", blobs(12), np.arange(12) % 2)
+    test = write_prepared(tmp_path / "test", blobs(6, seed=1), np.arange(6) % 2, split="test")
+    (test / "test-00000-of-00001.parquet").rename(folder / "test-00000-of-00001.parquet")
+    described = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**described, "splits": {"train": 12, "test": 6}}))
+    return folder
+
+
+def generator(directory: Path, family: str = "cgan", size: int = 16, classes: tuple[str, ...] = ("0", "1")) -> Path:
+    shape = ImageShape(channels=1, height=size, width=size, classes=len(classes))
+    built = build_family(family, family_config(family, {"width": 4, "latent": 8}), shape)
+    save_generator(directory, family_name=family, family=built, extra={"classes": list(classes)})
+    return directory
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(augment, [str(argument) for argument in arguments])
+    if isinstance(result.exception, GantryError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_the_enlarged_dataset_holds_the_real_pictures_and_says_of_each_other_one_what_made_it(
+    data: Path, tmp_path: Path
+) -> None:
+    model, out = generator(tmp_path / "generator"), tmp_path / "out"
+    said = run(data, "--model", model, "--per-class", 5, "--seed", 3, "--out", out, "--steps", 2, "--runs", 2).output
+    assert "22 training pictures, 5 of each class generated" in said
+    whole, real = PreparedDataset(out, tmp_path / "cache"), PreparedDataset(data, tmp_path / "cache")
+    assert whole.info.splits == {"test": 6, "train": 22}
+    np.testing.assert_array_equal(whole.pixels()[:12], real.pixels())
+    np.testing.assert_array_equal(whole.pixels("test"), real.pixels("test"))
+    assert whole.labels().tolist() == [*real.labels().tolist(), *[0] * 5, *[1] * 5]
+    loaded = load_generator(model)
+    rows = [row for shard in whole.shards("train") for row in pq.read_table(shard).to_pylist()]
+    assert [row["generator"] for row in rows] == [None] * 12 + [loaded.digest] * 10
+    for row, pixels in zip(rows[12:], whole.pixels()[12:], strict=True):
+        again = loaded.sample(1, row["seed"], row["label"], first=row["index"])
+        np.testing.assert_array_equal(again[0].numpy(), pixels)
+
+
+def test_the_report_compares_equal_training_on_the_real_test_split(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = run(data, "--model", generator(tmp_path / "g"), "--per-class", 2, "--out", out, "--steps", 3, "--runs", 2)
+    report = json.loads((out / "report.json").read_text())
+    assert len(report["real"]) == len(report["enlarged"]) == 2
+    assert report["test_pictures"] == 6
+    assert report["gain"] == pytest.approx(np.mean(report["enlarged"]) - np.mean(report["real"]))
+    assert f"{report['gain']:+.2%}" in said.output
+
+
+def test_the_same_arguments_give_the_same_version_and_others_another(data: Path, tmp_path: Path) -> None:
+    model, digests = generator(tmp_path / "generator"), []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(
+            data,
+            "--model",
+            model,
+            "--per-class",
+            2,
+            "--seed",
+            seed,
+            "--out",
+            tmp_path / name,
+            "--steps",
+            1,
+            "--runs",
+            1,
+        )
+        digests.append(PreparedDataset(tmp_path / name).info.digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "classes", "said"),
+    [
+        ("cgan", 32, ("0", "1"), "makes pictures of 32x32x1, test holds 16x16x1"),
+        ("cgan", 16, ("0", "9"), "knows the classes 0, 9; test has 0, 1"),
+        ("dcgan", 16, ("0", "1"), "A dcgan generator takes no class"),
+    ],
+)
+def test_a_generator_that_does_not_fit_is_refused_and_nothing_is_written(
+    data: Path, tmp_path: Path, family: str, size: int, classes: tuple[str, ...], said: str
+) -> None:
+    model = generator(tmp_path / "generator", family, size, classes)
+    with pytest.raises(DataError, match=said):
+        run(data, "--model", model, "--per-class", 2, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_test_split_there_is_nothing_to_report(tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "prepared", blobs(4), np.arange(4) % 2)
+    with pytest.raises(DataError, match=r"no test split to compare classifiers on\. Set ingest\.test_share"):
+        run(data, "--model", generator(tmp_path / "g"), "--per-class", 2)
