@@ -13,6 +13,8 @@ from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import Family, ImageShape, build_family, family_config
 from gan_core.families.noise import NoiseFamily
 from gan_core.files import read_json, replacing, sha256_file, sha256_json, write_json
+from gan_core.projection import Projection, project
+from gan_core.training import checkpoint as checkpoints
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
 _BATCH = 64
@@ -61,16 +63,55 @@ class Generator:
         Raises:
             SettingsError: the family has no latent space to walk through, or takes no such label or truncation.
         """
+        family = self._noise_family("walk through")
+        return torch.cat([to_uint8(part).cpu() for part in family.walk(n, seed, label, truncation, frames=frames)])
+
+    @torch.inference_mode()
+    def mix(self, n: int, seed: int, label: int | None = None, *, crossover: int | None = None) -> Tensor:
+        """A table of mixed styles, uint8 ((n + 1)^2, C, H, W), row by row.
+
+        The first row and the first column are ``n`` pictures of ``seed`` each, their corner is black. The others have the
+        column's style up to layer ``crossover`` (a third of the layers when left out) and the row's from there on.
+
+        Raises:
+            SettingsError: the family has no styles, or not so many layers.
+        """
+        family = self._noise_family("mix styles of")
+        device = next(family.networks["generator"].parameters()).device
+        latents, labels = family.draw(2 * n, seed, label, device=device)
+        styles = family.to_styles(latents, labels)
+        layers = styles.shape[1]
+        crossover = max(layers // 3, 1) if crossover is None else crossover
+        if not 0 < crossover < layers:
+            raise SettingsError(f"crossover: must be 1 to {layers - 1} for {layers} layers, got {crossover}.")
+        columns, rows = styles[:n], styles[n:]
+        shape = self.info["shape"]
+        corner = torch.full((1, shape["channels"], shape["height"], shape["width"]), -1.0, device=device)
+        table = [corner, family.from_styles(columns)]
+        for row in rows:
+            mixed = torch.cat([columns[:, :crossover], row[None, crossover:].expand(n, -1, -1)], dim=1)
+            table += [family.from_styles(row[None]), family.from_styles(mixed)]
+        return to_uint8(torch.cat(table)).cpu()
+
+    def project(self, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
+        """The style whose picture is nearest to ``picture``, uint8 (C, H, W); see :func:`gan_core.projection.project`."""
+        return project(self._noise_family("project into"), picture, steps=steps, label=label)
+
+    def _noise_family(self, what: str) -> NoiseFamily:
         if not isinstance(self._family, NoiseFamily):
-            raise SettingsError(f"{self.info['family']} makes no images from noise: there is nothing to walk through.")
-        return torch.cat(
-            [to_uint8(part).cpu() for part in self._family.walk(n, seed, label, truncation, frames=frames)]
-        )
+            raise SettingsError(f"{self.info['family']} makes no images from noise: there is nothing to {what}.")
+        return self._family
 
 
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] as uint8, rounded to nearest."""
     return images.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8).contiguous()
+
+
+def describe(family_name: str, family: Family, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What rebuilds a family's networks, and what else is to be known of them: dataset digest, class names, step."""
+    config, shape = as_dict(family.config), asdict(family.shape)
+    return {"format": 1, "family": family_name, "config": config, "shape": shape, **(extra or {})}
 
 
 def save_generator(
@@ -96,13 +137,7 @@ def save_generator(
         for name, network in networks.items()
         for key, value in network.state_dict().items()
     }
-    info = {
-        "format": 1,
-        "family": family_name,
-        "config": as_dict(family.config),
-        "shape": asdict(family.shape),
-        **(extra or {}),
-    }
+    info = describe(family_name, family, extra)
     with replacing(directory) as temporary:
         temporary.mkdir()
         save_file(tensors, temporary / WEIGHTS)
@@ -110,10 +145,30 @@ def save_generator(
 
 
 def load_generator(directory: Path | str, device: str | torch.device = "cpu") -> Generator:
-    """Load an exported generator; raises CheckpointError when the folder is not one or its weights are not whole."""
+    """Load an exported generator, or the averaged one of a checkpoint or of the newest checkpoint in a folder.
+
+    Raises:
+        CheckpointError: the folder is none of these, or its weights are not whole.
+    """
     directory = Path(directory)
-    if not (directory / DESCRIPTION).is_file():
-        raise CheckpointError(f"{directory} holds no exported generator: {DESCRIPTION} is missing.")
+    if (directory / DESCRIPTION).is_file():
+        return _exported(directory, torch.device(device))
+    whole = checkpoints.load_checkpoint(directory) if (directory / checkpoints.STATE).is_file() else None
+    newest = whole or checkpoints.latest_checkpoint(directory)
+    if newest is None:
+        raise CheckpointError(
+            f"{directory} holds no exported generator ({DESCRIPTION} is missing) and no whole checkpoint."
+        )
+    info = {**newest.state["generator"], "step": newest.step}
+    prefix = "averaged."
+    tensors = {name.removeprefix(prefix): t for name, t in newest.tensors.items() if name.startswith(prefix)}
+    family = _rebuilt(info, tensors, torch.device(device))
+    # A checkpoint holds averaged weights as training left them.
+    family.settle(family.networks)
+    return Generator(family, info, _digest(info, sha256_file(newest.path / checkpoints.TENSORS)))
+
+
+def _exported(directory: Path, device: torch.device) -> Generator:
     try:
         info = read_json(directory / DESCRIPTION)
     except ValueError as error:
@@ -123,14 +178,19 @@ def load_generator(directory: Path | str, device: str | torch.device = "cpu") ->
     weights = sha256_file(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else None
     if weights != info["weights_sha256"]:
         raise CheckpointError(f"{directory / WEIGHTS} is missing or damaged; export or download the generator again.")
-    digest = sha256_json({key: info[key] for key in ("family", "config", "shape", "weights_sha256")})
+    return Generator(_rebuilt(info, load_file(directory / WEIGHTS), device), info, _digest(info, weights))
+
+
+def _digest(info: dict[str, Any], weights: str | None) -> str:
+    return sha256_json({**{key: info[key] for key in ("family", "config", "shape")}, "weights_sha256": weights})
+
+
+def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> Family:
+    """The family that ``info`` describes with its generators alone, in evaluation mode, their weights from ``tensors``."""
     shape = ImageShape(**info["shape"])
     family = build_family(info["family"], family_config(info["family"], info["config"], where="config"), shape)
-    tensors = load_file(directory / WEIGHTS)
-    for name in family.generators:
-        network = family.networks[name]
+    family.networks = {name: family.networks[name] for name in family.generators}
+    for name, network in family.networks.items():
         network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
         network.eval()
-    family.networks = {name: family.networks[name] for name in family.generators}
-    family.to(torch.device(device))
-    return Generator(family, info, digest)
+    return family.to(device)

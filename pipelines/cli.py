@@ -15,6 +15,8 @@ for _name, _value in {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
+    # Being ended is no crash: without this Ray prints a native stack for it. Python's own for real crashes stays.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -28,6 +30,7 @@ COMMANDS = {
     "fid": "pipelines.fid:fid",
     "sample": "pipelines.sample:sample",
     "augment": "pipelines.augment:augment",
+    "project": "pipelines.project:project",
     "recommend": "pipelines.recommend:recommend",
     "promote": "pipelines.registry.cli:promote",
     "rollback": "pipelines.registry.cli:rollback",

@@ -18,6 +18,8 @@ from pipelines.settings import load_settings
 
 CHUNK = 256
 FRAME_MS = 50
+MIXED = 16
+"""Pictures along a side of a table of mixed styles, at most."""
 
 
 @click.command()
@@ -28,6 +30,7 @@ FRAME_MS = 50
 @click.option("--truncation", type=float, help="Less variety for more fidelity; what it bounds is the family's affair.")
 @click.option("--out", type=click.Path(path_type=Path), help="A .png or .gif, or a folder for single PNGs.")
 @click.option("--frames", type=click.IntRange(min=2), help="With a .gif: frames from each picture to the next.")
+@click.option("--mix", is_flag=True, help="A table of n by n mixed styles (stylegan2), columns' coarse, rows' fine.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 def sample(
     model: str,
@@ -37,6 +40,7 @@ def sample(
     truncation: float | None,
     out: Path | None,
     frames: int | None,
+    mix: bool,
     device: str,
 ) -> None:
     """Draw pictures from a generator.
@@ -51,6 +55,16 @@ def sample(
     with generator_folder(model, tracking_uri=load_settings().track.uri) as folder:
         generator = load_generator(folder, choose_device(device))
     chosen = label_index(generator, label)
+    if mix:
+        if out.suffix != ".png":
+            raise SettingsError(f"--mix makes one table: let --out end in .png, not '{out.name}'.")
+        if count > MIXED:
+            raise SettingsError(
+                f"--n {count}: a table of mixed styles has --n squared pictures; ask for {MIXED} at most."
+            )
+        save_sheet(out, generator.mix(count, seed, chosen))
+        click.echo(f"Styles of {count} by {count} pictures of seed {seed}, mixed: {out}")
+        return
     if out.suffix == ".gif":
         _walk(generator, out, count, seed, chosen, truncation, frames or 12)
     elif out.suffix == ".png":

@@ -221,6 +221,18 @@ class NoiseFamily(Family):
             classes = None if labels is None else labels[:1].expand(frames)
             yield self.generate_sample(generator, between, classes, truncation)
 
+    def to_styles(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """Styles of each layer (N, layers, W) for ``latents`` (N, latent), of a family that has them."""
+        raise SettingsError(f"{type(self).__name__.lower()} has no styles to mix or to project into; stylegan2 has.")
+
+    def from_styles(self, styles: Tensor) -> Tensor:
+        """Images for ``styles`` (N, layers, W), float in about [-1, 1]."""
+        raise SettingsError(f"{type(self).__name__.lower()} has no styles to mix or to project into; stylegan2 has.")
+
+    def mean_style(self, label: int | None) -> Tensor:
+        """The mean style (W,), of class ``label`` where there are classes."""
+        raise SettingsError(f"{type(self).__name__.lower()} has no styles to mix or to project into; stylegan2 has.")
+
     def sampling_latents(self, uniform: Tensor, truncation: float | None) -> Tensor:
         """z from uniform numbers; each coordinate is drawn from the prior given ``abs(z) <= truncation``."""
         return latents_from_uniform(uniform, self.prior, truncation)

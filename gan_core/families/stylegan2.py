@@ -406,6 +406,19 @@ class StyleGan2(NoiseFamily):
             styles = generator.truncated(styles, labels, truncation)
         return generator.synthesis(generator.repeated(styles)).clamp(-1, 1)
 
+    def to_styles(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """See :meth:`NoiseFamily.to_styles`."""
+        generator = self._generator()
+        return generator.repeated(generator.mapping(latents, labels))
+
+    def from_styles(self, styles: Tensor) -> Tensor:
+        """See :meth:`NoiseFamily.from_styles`; with the layers' own noise."""
+        return self._generator().synthesis(styles)
+
+    def mean_style(self, label: int | None) -> Tensor:
+        """See :meth:`NoiseFamily.mean_style`; of class 0 when conditional and no class is given."""
+        return self._generator().mean_style[label or 0]
+
     def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Measure the mean style that truncation moves towards, on 256 latents for each of ``batches``."""
         generator = networks["generator"].eval()

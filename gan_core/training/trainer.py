@@ -16,7 +16,7 @@ from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
 from gan_core.errors import TrainingDivergedError
 from gan_core.families import Batch, ImageShape, Losses, Phase, build_family
-from gan_core.generator import save_generator, to_uint8
+from gan_core.generator import describe, save_generator, to_uint8
 from gan_core.precision import choose_device, choose_precision
 from gan_core.schedule import cosine
 from gan_core.training import checkpoint as checkpoints
@@ -172,14 +172,12 @@ class Trainer:
     def export(self, directory: Path | str) -> None:
         """Write the averaged generator as an exported generator folder."""
         self.settle()
-        info = self.dataset.info
-        extra = {"dataset": info.digest, "dataset_name": info.name, "classes": list(info.classes), "step": self.step}
         save_generator(
             directory,
             family_name=self.family_name,
             family=self.family,
             networks=self.averaged.networks,
-            extra={**extra, "images_seen": self.images_seen},
+            extra={**self._lineage(), "step": self.step},
         )
 
     @torch.inference_mode()
@@ -361,6 +359,12 @@ class Trainer:
         live = {f"network.{name}": network for name, network in self.family.networks.items()}
         return {**live, **averaged, "augment": self.augmenter}
 
+    def _lineage(self) -> dict[str, Any]:
+        """What a generator was made from."""
+        info = self.dataset.info
+        names = {"dataset": info.digest, "dataset_name": info.name, "classes": list(info.classes)}
+        return {**names, "images_seen": self.images_seen}
+
     def _save(self) -> None:
         """Write a checkpoint: everything that the next step depends on (random numbers keep no state)."""
         with self._off_the_clock():
@@ -374,7 +378,9 @@ class Trainer:
             for index, values in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{side}.{index}.{key}": value for key, value in values.items()}
         tensors |= {f"memory.{name}": tensor for name, tensor in self.family.memory.items()}
-        state = {"settings": self._settings, "rollbacks": self.rollbacks, "poor": self._watch.poor}
+        generator = describe(self.family_name, self.family, self._lineage())
+        health = {"rollbacks": self.rollbacks, "poor": self._watch.poor}
+        state = {"settings": self._settings, "generator": generator, **health}
         path = checkpoints.save_checkpoint(self.directory, self.step, tensors, state)
         # A rollback needs a healthy one, however many were written while the run was already suspected of a collapse.
         checkpoints.prune_checkpoints(self.directory, self.config.keep_checkpoints, _is_healthy)

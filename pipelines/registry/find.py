@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gan_core.errors import TrackingError
 from gan_core.generator import DESCRIPTION
+from gan_core.training.checkpoint import STATE, list_checkpoints
 from pipelines.registry.promote import CHAMPION
 from pipelines.registry.register import CHALLENGER
 from pipelines.tracking.store import connect, is_refusal, reaching
@@ -23,9 +24,9 @@ def generator_folder(model: str, *, tracking_uri: str) -> Iterator[Path]:
     """The folder of an exported generator, for the length of the block.
 
     Args:
-        model: a folder that holds one (itself, or below it as ``generator``); a registered model, as ``NAME`` (its
-            champion, else its challenger, else its newest version), ``NAME/VERSION`` or ``NAME@ALIAS``; or the id of the
-            MLflow run that a version was registered from.
+        model: a folder that holds one (itself, or below it as ``generator``), or checkpoints; a registered model, as
+            ``NAME`` (its champion, else its challenger, else its newest version), ``NAME/VERSION`` or ``NAME@ALIAS``; or
+            the id of the MLflow run that a version was registered from.
         tracking_uri: MLflow server or database.
 
     Raises:
@@ -37,9 +38,12 @@ def generator_folder(model: str, *, tracking_uri: str) -> Iterator[Path]:
             yield folder
             return
     if place.is_dir():
-        raise TrackingError(
-            f"{model} holds no exported generator ({DESCRIPTION}), nor does a folder 'generator' in it."
-        )
+        if not list_checkpoints(place) and not (place / STATE).is_file():
+            raise TrackingError(
+                f"{model} holds no exported generator ({DESCRIPTION}), no folder 'generator' with one, and no checkpoint."
+            )
+        yield place
+        return
     with TemporaryDirectory(prefix="gantry-generator-") as temporary, reaching(tracking_uri):
         client = connect(tracking_uri, make=False)
         version = _version(client, model.removeprefix("models:/"))

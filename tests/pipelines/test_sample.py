@@ -90,3 +90,40 @@ def test_what_cannot_be_drawn_is_refused(classes: Path, tmp_path: Path, argument
 def test_a_label_for_an_unconditional_generator_is_refused(plain: Path) -> None:
     with pytest.raises(SettingsError, match="knows no classes"):
         run(plain, "--label", "0")
+
+
+@pytest.fixture(scope="module")
+def styled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator with styles."""
+    shape = ImageShape(channels=1, height=16, width=16)
+    config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
+    family = build_family("stylegan2", family_config("stylegan2", config), shape)
+    folder = tmp_path_factory.mktemp("styled") / "generator"
+    save_generator(folder, family_name="stylegan2", family=family)
+    return folder
+
+
+def test_a_table_of_mixed_styles_has_the_pictures_at_its_sides(styled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mix.png"
+    assert "Styles of 3 by 3 pictures" in run(styled, "--mix", "--n", 3, "--out", out).output
+    assert Image.open(out).size == (4 * 66 + 2, 4 * 66 + 2)
+    generator = load_generator(styled)
+    table = generator.mix(3, 0)
+    pictures = generator.sample(6, 0)
+    assert (table[0] == 0).all()
+    np.testing.assert_allclose(table[1:4].float(), pictures[:3].float(), atol=1)
+    np.testing.assert_allclose(table[4::4].float(), pictures[3:].float(), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--out", "mix.gif"), r"let --out end in \.png"), (("--n", "17", "--out", "mix.png"), "ask for 16 at most")],
+)
+def test_a_table_that_cannot_be_is_refused(styled: Path, arguments: tuple[str, ...], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        run(styled, "--mix", *arguments)
+
+
+def test_mixing_what_has_no_styles_is_refused(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="dcgan has no styles to mix"):
+        run(plain, "--mix", "--n", 2, "--out", tmp_path / "mix.png")

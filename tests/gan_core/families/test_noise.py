@@ -191,6 +191,10 @@ def test_an_exported_generator_makes_the_pictures_of_the_trained_one(
     loaded = load_generator(tmp_path / "generator")
     assert torch.equal(loaded.sample(6, 1), trainer.sample(6, 1))
     assert loaded.info["classes"] == ["0", "1"]
+    for place in (tmp_path / "run", tmp_path / "run" / "step-00000003"):
+        checkpoint = load_generator(place)
+        assert torch.equal(checkpoint.sample(6, 1), loaded.sample(6, 1))
+        assert checkpoint.info == {k: v for k, v in loaded.info.items() if k != "weights_sha256"}
 
 
 class Losses:

@@ -1,0 +1,88 @@
+"""Projection: the style of which a generator makes the picture that is nearest to a given one.
+
+After Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 5. Their distance is a network's
+(LPIPS); ours is of pixels at several sizes, which asks for no further weights and suits small pictures.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gan_core.errors import SettingsError
+from gan_core.families.noise import NoiseFamily
+from gan_core.schedule import cosine
+
+_RATE = 0.1
+_WARM_UP = 0.05
+"""Share of the steps in which the learning rate rises."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where a picture was found in the space of styles."""
+
+    styles: Tensor
+    """(layers, W), float32 on the CPU."""
+    picture: Tensor
+    """What the generator makes of them: uint8 (C, H, W)."""
+    distance: float
+    """Root mean square distance of the two pictures, grey levels."""
+    distance_of_mean: float
+    """The same for the picture of the mean style, from which the search started."""
+
+
+def project(family: NoiseFamily, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
+    """Look for ``picture``, uint8 (C, H, W), in the styles of ``family``; deterministic.
+
+    The search goes by Adam from the mean style, first with one style for all layers, then, in its second half, with
+    one a layer.
+
+    Raises:
+        SettingsError: the family has no styles, or makes pictures of another shape.
+    """
+    shape = family.shape
+    if tuple(picture.shape) != (shape.channels, shape.height, shape.width):
+        raise SettingsError(
+            f"The picture is {'x'.join(map(str, picture.shape))}, the generator makes "
+            f"{shape.channels}x{shape.height}x{shape.width} (channels, height, width). Resize it."
+        )
+    device = next(family.networks["generator"].parameters()).device
+    target = picture[None].to(device).float() / 127.5 - 1
+    mean = family.mean_style(label).detach()
+    layers = family.to_styles(
+        torch.zeros(1, family.config.latent, device=device),
+        torch.tensor([label or 0], device=device) if family.conditional else None,
+    ).shape[1]
+    shift = torch.zeros(layers, len(mean), device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([shift], _RATE, betas=(0.9, 0.99))
+    best, nearest = mean.expand(layers, -1), float("inf")
+    for step in range(steps):
+        progress = step / steps
+        optimiser.param_groups[0]["lr"] = _RATE * min(progress / _WARM_UP, 1.0) * cosine(1, 0, progress) + 1e-3
+        together = shift.mean(dim=0, keepdim=True).expand_as(shift)
+        styles = mean + (together if progress < 0.5 else shift)
+        images = family.from_styles(styles[None])
+        loss = _distance(images, target)
+        if loss.item() < nearest:
+            best, nearest = styles.detach(), loss.item()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if progress < 0.5 and shift.grad is not None:
+            shift.grad.copy_(shift.grad.mean(dim=0, keepdim=True).expand_as(shift.grad))
+        optimiser.step()
+    with torch.no_grad():
+        found = family.from_styles(torch.stack([best, mean.expand(layers, -1)])).clamp(-1, 1)
+    apart = [((image - target[0]).square().mean().sqrt() * 127.5).item() for image in found]
+    made = found[0].add(1).mul(127.5).round().to(torch.uint8).cpu()
+    return Projection(best.cpu(), made, *apart)
+
+
+def _distance(images: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference at full, half and quarter size, together."""
+    total = (images - target).square().mean()
+    for _ in range(2):
+        images, target = F.avg_pool2d(images, 2), F.avg_pool2d(target, 2)
+        total = total + (images - target).square().mean()
+    return total

@@ -1,0 +1,45 @@
+"""``gantry project MODEL PICTURE``: where a real picture lies in a generator's space of styles."""
+
+from pathlib import Path
+
+import click
+import torch
+from safetensors.torch import save_file
+
+from gan_core.files import replacing
+from gan_core.generator import load_generator
+from gan_core.grid import save_sheet
+from gan_core.pictures import prepare
+from gan_core.precision import choose_device
+from pipelines.registry.find import generator_folder
+from pipelines.sample import label_index
+from pipelines.settings import load_settings
+
+
+@click.command()
+@click.argument("model")
+@click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--steps", default=400, show_default=True, type=click.IntRange(min=1), help="Of the search.")
+@click.option("--label", help="Class, by name or index, of a generator that takes one.")
+@click.option("--out", default=Path("projection.png"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+def project(model: str, picture: Path, steps: int, label: str | None, out: Path, device: str) -> None:
+    """Find the style of which a stylegan2 generator makes the picture nearest to PICTURE.
+
+    MODEL is named as for gantry sample. PICTURE is cropped and resized to the generator's size. OUT shows it beside what
+    was found; the styles lie beside it as .safetensors.
+    """
+    with generator_folder(model, tracking_uri=load_settings().track.uri) as folder:
+        generator = load_generator(folder, choose_device(device))
+    shape = generator.info["shape"]
+    size = (shape["height"], shape["width"])
+    pixels = prepare(picture.read_bytes(), size=size, channels=shape["channels"], mode="crop")
+    target = torch.from_numpy(pixels.copy())
+    found = generator.project(target, steps=steps, label=label_index(generator, label))
+    save_sheet(out, torch.stack([target, found.picture]))
+    with replacing(out.with_suffix(".safetensors")) as temporary:
+        save_file({"styles": found.styles.contiguous()}, temporary)
+    click.echo(
+        f"{found.distance:.1f} grey levels from {picture} (the mean style: {found.distance_of_mean:.1f}): {out}, styles in "
+        f"{out.with_suffix('.safetensors')}"
+    )

@@ -1,0 +1,28 @@
+"""``gantry project`` shows a picture beside what the generator makes of its style."""
+
+from pathlib import Path
+
+import numpy as np
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import load_file
+
+from gan_core.families import ImageShape, build_family, family_config
+from gan_core.generator import save_generator
+from pipelines.project import project
+
+
+def test_the_picture_its_projection_and_the_styles_are_written(tmp_path: Path) -> None:
+    shape = ImageShape(channels=3, height=16, width=16)
+    config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
+    family = build_family("stylegan2", family_config("stylegan2", config), shape)
+    save_generator(tmp_path / "generator", family_name="stylegan2", family=family)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    out = tmp_path / "found.png"
+    arguments = [tmp_path / "generator", tmp_path / "photo.jpg", "--steps", 5, "--out", out]
+    result = CliRunner().invoke(project, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    assert "grey levels from" in result.output
+    assert Image.open(out).size == (2 * 66 + 2, 66 + 2)
+    assert load_file(tmp_path / "found.safetensors")["styles"].shape == (6, 8)
