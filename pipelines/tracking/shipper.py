@@ -9,7 +9,7 @@ from types import TracebackType
 
 from gan_core.errors import TrackingError
 from pipelines.tracking.store import short, uri_setting
-from pipelines.tracking.tree import LogTree, Pass
+from pipelines.tracking.tree import KEPT_DAYS, LogTree, Pass, prune
 
 _POLL, _FLUSH, _LONGEST_WAIT = 1.0, 15.0, 60.0
 _LOG = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class Shipper:
         self._thread = threading.Thread(target=self._work, name="gantry-shipper", daemon=True)
 
     def __enter__(self) -> "Shipper":
+        for old in prune(self._directory):
+            _LOG.info("Removed %s: the tracking server has had all of it for %.0f days.", old, KEPT_DAYS)
         self._thread.start()
         return self
 

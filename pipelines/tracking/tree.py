@@ -2,17 +2,21 @@
 
 import fcntl
 import logging
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.tracking.events import EVENTS, find_logs, read_events
+from gan_core.files import read_json
+from pipelines.tracking.events import CURSOR, EVENTS, REFUSED, exclusive, find_logs, read_events
 from pipelines.tracking.replay import Cursor, Replayer
 from pipelines.tracking.store import connect, ensure_experiment, find_run_id, resolve_uri, short
 
 LOCK = ".shipper.lock"
+KEPT_DAYS = 30.0
 _PARENT_WAIT = 30.0
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +29,25 @@ class Pass:
     """Events still to be sent, to the knowledge of this pass."""
     trouble: str | None = None
     """Why something could not be sent; None when all went well."""
+
+
+def prune(directory: Path | str, days: float = KEPT_DAYS) -> list[Path]:
+    """Remove the logs that the server has had in full for ``days`` days: of runs that ended, with nothing refused.
+
+    The run itself is found by its key on the server, should it be opened again.
+    """
+    removed = []
+    for folder in find_logs(directory):
+        if not (folder / CURSOR).is_file() or (folder / REFUSED).exists():
+            continue
+        cursor = Cursor(**read_json(folder / CURSOR))
+        shipped = cursor.status != "RUNNING" and cursor.nested_in == cursor.parent_key
+        with open(folder / EVENTS, "rb") as file, exclusive(file.fileno()):
+            state = os.fstat(file.fileno())
+            if shipped and state.st_size == cursor.offset and time.time() - state.st_mtime > days * 86400:
+                shutil.rmtree(folder)
+                removed.append(folder)
+    return removed
 
 
 class LogTree:

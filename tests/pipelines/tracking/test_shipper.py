@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from gan_core.errors import TrackingError
 from pipelines.tracking import RunLog, Shipper, find_run, sync
 from pipelines.tracking.events import ARTIFACTS, CURSOR, EVENTS, REFUSED
+from pipelines.tracking.tree import prune
 
 EXPERIMENT = "tests"
 
@@ -212,6 +213,31 @@ def test_a_run_that_ended_elsewhere_stays_there(tmp_path, uri, template):
     other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
     assert ship(tmp_path / "track", other) == 0
     assert find_run(other, EXPERIMENT, "a") is None
+
+
+def test_old_logs_that_the_server_has_in_full_are_removed_and_no_others(tmp_path, uri):
+    logs = {
+        key: RunLog(tmp_path / "track", key=key, name="x") for key in ("sent", "new", "running", "refused", "waiting")
+    }
+    for value in (1, 2):  # a parameter has one value
+        logs["refused"].params({"p": value})
+    for key, log in logs.items():
+        if key != "running":
+            log.finish()
+    ship(tmp_path / "track", uri)
+    logs["waiting"].metrics({"m": 1}, step=1)
+    logs["waiting"].finish()
+    assert refused(logs["refused"])
+    long_ago = time.time() - 31 * 86400
+    for key, log in logs.items():
+        if key != "new":
+            os.utime(log.folder / EVENTS, (long_ago, long_ago))
+    assert prune(tmp_path / "track") == [logs["sent"].folder]
+    assert not logs["sent"].folder.exists()
+    again = RunLog(tmp_path / "track", key="sent", name="x")
+    again.metrics({"m": 1}, step=1)
+    ship(tmp_path / "track", uri)
+    assert history(uri, "sent", "m") == [(1, 1.0)], "a run whose log was removed is found again by its key"
 
 
 def test_a_run_that_a_person_deleted_is_not_made_again(tmp_path, uri):
