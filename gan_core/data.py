@@ -17,6 +17,8 @@ from gan_core.errors import DataError, SettingsError
 from gan_core.files import replacing
 
 DATASET_FILE = "dataset.json"
+FORMAT = 1
+"""Of the prepared form: another number wherever a reader of the one would misread the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,12 @@ class PreparedDataset:
             )
         try:
             values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            # First: another format may have other settings.
+            if isinstance(values, Mapping) and isinstance(found := values.get("format"), int) and found != FORMAT:
+                raise DataError(
+                    f"{path} describes a prepared dataset of format {found}; this edition of Gantry reads format {FORMAT}. "
+                    "Run the ingest stage again, or use the edition that wrote it."
+                )
             self.info = build(DatasetInfo, values)
         except (ValueError, SettingsError) as error:
             raise DataError(f"{path} is not a dataset description: {error} Run the ingest stage again.") from error

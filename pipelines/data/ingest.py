@@ -20,7 +20,7 @@ import numpy as np
 
 from gan_core import pictures
 from gan_core.config import as_dict, check
-from gan_core.data import DATASET_FILE, DatasetInfo
+from gan_core.data import DATASET_FILE, FORMAT, DatasetInfo
 from gan_core.errors import DataError
 from gan_core.fetch import progress_bar
 from gan_core.files import replacing, sha256_file, write_json, write_text
@@ -33,7 +33,6 @@ from pipelines.data.shards import Piece, ShardSpec, shard_name, write_part, writ
 log = logging.getLogger(__name__)
 
 REJECTS_FILE = "rejects.csv"
-FORMAT = 1
 _RUN = 256  # pictures converted at a time; not part of the layout of the result, so not a setting
 
 

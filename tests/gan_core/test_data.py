@@ -63,6 +63,13 @@ def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
         PreparedDataset(directory)
 
 
+def test_another_format_is_refused_by_its_number_whatever_else_it_says(tmp_path: Path) -> None:
+    directory = write_prepared(tmp_path / "data", blobs(2))
+    (directory / "dataset.json").write_text('{"format": 2, "pages": 7}')
+    with pytest.raises(DataError, match=r"dataset of format 2; .* reads format 1\. Run the ingest stage again"):
+        PreparedDataset(directory)
+
+
 def test_an_unknown_split_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no split 'valid'; it has train"):
         PreparedDataset(write_prepared(tmp_path / "data", blobs(2))).pixels("valid")
