@@ -1,0 +1,17 @@
+"""The command: what every process that Gantry starts inherits from it."""
+
+import subprocess
+import sys
+
+from tests.pipelines.toy import CHECKOUT, environment
+
+
+def test_a_stage_that_is_ended_prints_no_native_stack():
+    """Ray's own switch, read when it is imported; a person's wish for the stack wins."""
+    code = "import pipelines.cli, ray._private.ray_constants as c; print(c.RAY_DISABLE_FAILURE_SIGNAL_HANDLER)"
+    for wish, expected in ((None, "True"), ("0", "False")):
+        variables = environment(**({"RAY_DISABLE_FAILURE_SIGNAL_HANDLER": wish} if wish else {}))
+        if wish is None:
+            variables.pop("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", None)
+        done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=variables, capture_output=True, text=True)
+        assert done.stdout.split() == [expected], done.stderr
