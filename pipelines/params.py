@@ -10,11 +10,7 @@ from typing import Any
 import yaml
 
 from gan_core.errors import SettingsError
-from pipelines.tracking.store import resolve_uri
-
-URI_VARIABLES = ("GANTRY_TRACKING_URI", "MLFLOW_TRACKING_URI")
-"""Where the environment names the tracking store; the first that is set wins."""
-
+from pipelines.tracking.store import URI_VARIABLES, resolve_uri
 
 _URI = re.compile(
     r"https?://[^/]|sqlite(\+\w+)?:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(-uc)?(://.|$)|uc:."
@@ -44,7 +40,7 @@ def read_params(path: Path | str) -> dict[str, Any]:
 
 
 def tracking_uri(configured: str, base: Path) -> str:
-    """The MLflow tracking URI: the environment's, else ``configured`` (track.uri); see URI_VARIABLES.
+    """The MLflow tracking URI: what the first of URI_VARIABLES that is set says, or else ``configured`` (track.uri).
 
     A relative SQLite path is made absolute against ``base``, the checkout: workers run elsewhere.
 
@@ -70,15 +66,16 @@ def check_uri(uri: str, what: str) -> None:
         )
 
 
-def project_tracking_uri(root: Path) -> str | None:
+def project_tracking_uri(root: Path, base: Path | None = None) -> str | None:
     """The tracking URI of the project at ``root``, or None where neither its params.yaml nor the environment has one.
 
-    Its settings are not checked: they may be those of another version, or of another project that uses Gantry's flow.
+    A relative path counts from ``base``, or else from ``root``: a worktree tracks to its main checkout's store. The other
+    settings are not checked: they may be another version's, or those of another project that uses Gantry's flow.
     """
     path = root / "params.yaml"
     track = read_params(path).get("track") if path.is_file() else None
     uri = track.get("uri") if isinstance(track, Mapping) else None
-    return tracking_uri(uri if isinstance(uri, str) else "", root) or None
+    return tracking_uri(uri if isinstance(uri, str) else "", base or root) or None
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from gan_core.config import as_dict, build, check, check_choice, check_least
 from gan_core.data import DatasetInfo
-from gan_core.errors import SettingsError, nearest
+from gan_core.errors import GantryError, SettingsError, nearest
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.presets import Choice, choose
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
@@ -326,3 +327,16 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
         raise SettingsError(f"{path}: {error}") from None
     uri = tracking_uri(settings.track.uri, path.parent)
     return dataclasses.replace(settings, track=dataclasses.replace(settings.track, uri=uri))
+
+
+def main() -> None:
+    """``python -m pipelines.settings``: check the params.yaml of the current directory; what is wrong goes to stdout."""
+    try:
+        load_settings().check_pictures()
+    except GantryError as error:
+        print(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from gan_core.files import read_json
+from pipelines.tracking.store import URI_VARIABLES
 
 ROOT = Path(__file__).parent.parent
 PARAMS = {
@@ -78,7 +79,9 @@ def run(command: list[str], where: Path, environment: dict[str, str], timeout: f
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a newcomer: this interpreter's commands, caches of its own."""
     kept = {
-        k: v for k, v in os.environ.items() if not k.startswith(("GANTRY_CACHE", "RAY_ADDRESS", "PREFECT_", "DVC_"))
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("GANTRY_CACHE", *URI_VARIABLES, "RAY_ADDRESS", "PREFECT_", "DVC_"))
     }
     return {
         **kept,
@@ -180,6 +183,7 @@ def test_the_version_loads_without_pickles_and_samples(
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     uri = f"sqlite:///{checkout / 'var/mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     model = mlflow.pyfunc.load_model("models:/digits@challenger")

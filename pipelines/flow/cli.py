@@ -18,7 +18,8 @@ import click
 from gan_core.errors import GantryError, StageError
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, START_SECONDS, free_port, healthy, server
-from pipelines.flow.workspace import parse_override, remove_abandoned, tracking_uri
+from pipelines.flow.workspace import check_checkout, parse_override, remove_abandoned
+from pipelines.params import project_tracking_uri
 from pipelines.stages.alive import STOPS, enter_guard, guarded
 from pipelines.stages.work import var_directory
 
@@ -57,9 +58,12 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
     """Run the flow for the checkout at ``root`` and print what became of each stage; see :func:`run`.
 
     Raises:
-        GantryError: a stage failed, or the run was cancelled.
+        GantryError: a setting is not valid, a stage failed, or the run was cancelled.
     """
     handler = _log_to_terminal()
+    if revision is None:
+        # A run of a revision is checked in its worktree, by its own code.
+        check_checkout(root, stages)
     with ExitStack() as stack:
         url = stack.enter_context(server(root))
         # Prefect reads its settings when it is imported: not before the server is known.
@@ -168,7 +172,7 @@ def ui(mlflow_port: int, prefect_port: int, open_browser: bool) -> None:
 
 def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
     """Where MLflow's pages are: a tracking server's own, or those of a process started here on the checkout's store."""
-    uri = tracking_uri(root)
+    uri = project_tracking_uri(root)
     if uri is None:
         raise StageError("params.yaml has no track.uri: there is no MLflow store to show.")
     if uri.startswith(("http://", "https://")):

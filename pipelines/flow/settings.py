@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from gan_core.config import build, check
 from gan_core.errors import SettingsError, nearest
+from pipelines.params import read_params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +42,8 @@ def load_flow_settings(root: Path) -> FlowSettings:
     path = root / "params.yaml"
     if not path.is_file():
         return FlowSettings()
+    values = read_params(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return build(FlowSettings, values.get("flow") or {}, where="flow")
-    except (yaml.YAMLError, SettingsError) as error:
+        return build(FlowSettings, values.get("flow", {}), where="flow")
+    except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None

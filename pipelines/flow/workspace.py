@@ -20,6 +20,8 @@ import yaml
 
 from gan_core.errors import SettingsError, StageError, nearest
 from gan_core.files import read_json, write_json
+from pipelines.flow.settings import load_flow_settings
+from pipelines.params import project_tracking_uri
 from pipelines.stages.alive import identity, lives
 from pipelines.stages.work import var_directory
 
@@ -78,11 +80,10 @@ def worktree_workspace(
             # The code of that commit, not the code that this process runs.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
         }
-        tracking = tracking_uri(checkout)
-        if tracking:
-            environment["GANTRY_TRACKING_URI"] = tracking
         share_cache(checkout, root)
         apply_overrides(root / "params.yaml", overrides)
+        if tracking := project_tracking_uri(root, base=checkout):
+            environment["GANTRY_TRACKING_URI"] = tracking
         check_settings(root, environment)
         bring_data(root, environment)
         yield Workspace(root=root, environment=environment, experiment=name)
@@ -178,34 +179,34 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise SettingsError(f"The value of '{name}' is not YAML: {value}") from error
 
 
+def check_checkout(root: Path, stages: Sequence[str]) -> None:
+    """Check all that can be known before a run of the checkout is started: its settings, and that there are such stages.
+
+    Raises:
+        SettingsError: params.yaml is not valid.
+        StageError: one of ``stages`` is not in dvc.yaml.
+    """
+    from pipelines.flow.graph import read_plan
+
+    check_settings(root, _environment())
+    plan = read_plan(root)
+    if stages:
+        read_plan(root, stages)
+    load_flow_settings(root).check_stages(node.name for node in plan)
+
+
 def check_settings(root: Path, environment: Mapping[str, str]) -> None:
-    """Check params.yaml by the settings of the commit that ``root`` is a worktree of, in its own interpreter."""
+    """Check params.yaml by the code at ``root``, of whatever commit, in an interpreter of its own.
+
+    A project that uses Gantry's flow for stages of its own is passed over: they know what their parameters may be.
+    """
     if not (root / "pipelines" / "settings.py").is_file():
-        # Another project that uses Gantry's flow; its stages know what their parameters may be.
         return
-    code = (
-        "import sys; from gan_core.errors import GantryError; from pipelines.settings import load_settings\n"
-        "try: load_settings('params.yaml')\nexcept GantryError as error: sys.exit(str(error))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=dict(environment), capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "pipelines.settings"]
+    done = subprocess.run(command, cwd=root, env=dict(environment), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SettingsError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "params.yaml is invalid.")
-
-
-def tracking_uri(checkout: Path) -> str | None:
-    """The tracking store of ``checkout`` by an absolute name, or None where its params.yaml has none."""
-    if given := os.environ.get("GANTRY_TRACKING_URI"):
-        return given
-    params = checkout / "params.yaml"
-    values = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else None
-    uri = ((values or {}).get("track") or {}).get("uri")
-    if not uri:
-        return None
-    from pipelines.tracking.store import resolve_uri
-
-    return resolve_uri(uri, checkout)
+        trouble = done.stderr.strip().splitlines() or ["params.yaml is invalid."]
+        raise SettingsError(done.stdout.strip() or trouble[-1])
 
 
 def bring_data(root: Path, environment: Mapping[str, str]) -> None:

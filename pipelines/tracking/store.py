@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 KEY_TAG, PARENT_TAG = "gantry.key", "mlflow.parentRunId"
 SQLITE = "sqlite:///"
-URI_VARIABLE = "GANTRY_TRACKING_URI"
+URI_VARIABLES = ("GANTRY_TRACKING_URI", "MLFLOW_TRACKING_URI")
+"""Where the environment names the tracking store; the first that is set wins, and wins over params.yaml."""
 # A person's server may be away; waiting for it is the shipper's business, not MLflow's (246 s by its own settings).
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 _REFUSALS = {
@@ -161,7 +162,8 @@ def is_refusal(error: BaseException) -> bool:
 
 def uri_setting() -> str:
     """Where a person changes the tracking URI: the environment, when it is set there, wins."""
-    return f"{URI_VARIABLE} in the environment" if URI_VARIABLE in os.environ else "track.uri in params.yaml"
+    named = next(filter(os.environ.get, URI_VARIABLES), None)
+    return f"{named} in the environment" if named else "track.uri in params.yaml"
 
 
 def short(error: BaseException) -> str:

@@ -65,3 +65,4 @@ def test_a_project_may_name_no_store(tmp_path: Path) -> None:
     assert project_tracking_uri(tmp_path) is None
     (tmp_path / "params.yaml").write_text("track: {uri: 'sqlite:///var/mlflow.db'}\n")
     assert project_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/var/mlflow.db"
+    assert project_tracking_uri(tmp_path, base=tmp_path / "main") == f"sqlite:///{tmp_path}/main/var/mlflow.db"

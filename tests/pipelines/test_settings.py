@@ -7,8 +7,8 @@ import yaml
 
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
-from pipelines.params import URI_VARIABLES
 from pipelines.settings import load_settings
+from pipelines.tracking.store import URI_VARIABLES
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import ROOT, small_settings
 

@@ -17,7 +17,7 @@ def environment(**extra: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("GANTRY_", "DVC_", "RAY_ADDRESS", "GIT_"))
+        if not name.startswith(("GANTRY_", "MLFLOW_TRACKING_URI", "DVC_", "RAY_ADDRESS", "GIT_"))
     }
     return {
         **kept,

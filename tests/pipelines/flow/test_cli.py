@@ -30,6 +30,16 @@ def test_a_folder_that_is_no_checkout_is_an_error(tmp_path, monkeypatch):
     assert "no dvc.yaml" in str(result.exception)
 
 
+def test_settings_are_checked_before_anything_is_started(flow_project, monkeypatch):
+    monkeypatch.chdir(flow_project)
+    with (flow_project / "params.yaml").open("a") as params:
+        params.write("flow: {retires: 1}\n")
+    result = CliRunner().invoke(run, [])
+    assert isinstance(result.exception, SettingsError)
+    assert "'flow.retires'. Did you mean 'retries'" in str(result.exception)
+    assert not (flow_project / "var").exists()
+
+
 def test_a_schedule_that_is_none_is_refused_before_anything_is_started(flow_project, monkeypatch):
     monkeypatch.chdir(flow_project)
     result = CliRunner().invoke(serve, ["--cron", "nonsense"])

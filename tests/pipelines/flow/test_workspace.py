@@ -1,6 +1,7 @@
 """Worktrees: one commit, its data from the shared cache, its own parameters, nothing left behind."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,18 @@ import yaml
 from gan_core.errors import SettingsError, StageError
 from pipelines.flow.workspace import (
     apply_overrides,
+    check_checkout,
+    check_settings,
     dvc,
     git,
     parse_override,
     remove_abandoned,
-    tracking_uri,
     worktree_workspace,
 )
+from pipelines.tracking.store import URI_VARIABLES
+from tests.pipelines.toy import CHECKOUT, environment, start
 from tests.pipelines.toy import dvc as run_dvc
 from tests.pipelines.toy import run as run_command
-from tests.pipelines.toy import start
 
 
 @pytest.fixture
@@ -142,13 +145,54 @@ def test_an_override_is_a_name_and_a_yaml_value():
         parse_override("train.steps")
 
 
-def test_a_worktree_tracks_to_the_checkouts_store(tmp_path, monkeypatch):
-    monkeypatch.delenv("GANTRY_TRACKING_URI", raising=False)
-    assert tracking_uri(tmp_path) is None
-    (tmp_path / "params.yaml").write_text("track: {uri: 'sqlite:///var/mlflow.db'}\n")
-    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/var/mlflow.db"
-    monkeypatch.setenv("GANTRY_TRACKING_URI", "http://tracker")
-    assert tracking_uri(tmp_path) == "http://tracker"
+def test_a_worktree_tracks_to_the_checkouts_store(data_project, monkeypatch):
+    for variable in URI_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    with _worktree(data_project) as workspace:
+        assert "GANTRY_TRACKING_URI" not in workspace.environment
+    params = data_project / "params.yaml"
+    params.write_text(params.read_text() + "track:\n  uri: sqlite:///var/mlflow.db\n")
+    run_command("git", "commit", "-qam", "a store", cwd=data_project)
+    with _worktree(data_project) as workspace:
+        assert workspace.environment["GANTRY_TRACKING_URI"] == f"sqlite:///{data_project}/var/mlflow.db"
+    with _worktree(data_project, overrides={"track.uri": "http://tracker"}) as workspace:
+        assert workspace.environment["GANTRY_TRACKING_URI"] == "http://tracker"
+
+
+@pytest.fixture
+def gantry_checkout(data_project: Path) -> Path:
+    """A checkout of Gantry itself, with its own settings and the toy's stages."""
+    for package in ("gan_core", "pipelines"):
+        (data_project / package).symlink_to(CHECKOUT / package)
+    shutil.copy(CHECKOUT / "params.yaml", data_project)
+    return data_project
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("channels: 1 ", "chanels: 1 ", r"params.yaml: Unknown setting 'ingest.chanels'. Did you mean 'channels'"),
+        ("size: [32, 32]", "size: [8, 8]", r"dcgan makes pictures of 16 .*ingest.size"),
+        ("flow:", "flow: {", r"(?s)params.yaml is not YAML: .*line \d+"),
+    ],
+)
+def test_a_checkouts_settings_are_checked_whole(gantry_checkout, old, new, message):
+    params = gantry_checkout / "params.yaml"
+    text = params.read_text()
+    check_settings(gantry_checkout, environment())
+    params.write_text(text.replace(old, new))
+    with pytest.raises(SettingsError, match=message):
+        check_settings(gantry_checkout, environment())
+
+
+def test_a_run_names_stages_that_there_are(flow_project):
+    check_checkout(flow_project, ["first"])
+    with pytest.raises(StageError, match="no stage 'frist'"):
+        check_checkout(flow_project, ["frist"])
+    params = flow_project / "params.yaml"
+    params.write_text(params.read_text() + "flow: {timeout_s: {secnd: 3}}\n")
+    with pytest.raises(SettingsError, match=r"flow.timeout_s: there is no stage 'secnd'. Did you mean 'second'"):
+        check_checkout(flow_project, [])
 
 
 def test_stages_in_a_worktree_use_the_code_of_its_commit(data_project):

@@ -30,6 +30,8 @@ def client(uri):
 def load(uri, monkeypatch):
     """Load a model version as a user does, with pickles forbidden."""
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    # MLflow notes in the environment what it is set to, where Gantry would take it for the user's wish.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     yield mlflow.pyfunc.load_model
