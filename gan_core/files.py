@@ -36,12 +36,6 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write ``content`` so that a reader sees the old file or the new one, never a part."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
 def write_json(path: Path | str, value: Any) -> None:
     """Write ``value`` as indented JSON with sorted keys, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

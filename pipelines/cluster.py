@@ -22,13 +22,14 @@ import psutil
 
 from gan_core.errors import StageError
 from gan_core.files import read_json, write_json
-from pipelines.stages.alive import guarded
+from pipelines.stages.alive import guarded, identity, lives
 from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
 
 START_SECONDS = 300.0
 _STARTS = 4
+_OWNER = "owner.json"
 # session_2026-11-23_18-29-08_412881_1234567/sockets/plasma_store.4294967295 and a slash before it
 _LONGEST_BELOW = 78
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
@@ -85,19 +86,32 @@ def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[s
     if environment.get("RAY_ADDRESS"):
         yield {}
         return
-    with tempfile.TemporaryDirectory(prefix="gantry-cluster-") as folder:
+    with _place(root) as place:
         # A local Ray turns its token on by itself; whoever connects to it has to be told.
         auth = {"RAY_AUTH_MODE": environment.get("RAY_AUTH_MODE", "token")}
         ended = threading.Event()
         keeper = threading.Thread(
-            target=_keep, args=(root, Path(folder), {**environment, **auth}, ended), name="cluster-keeper"
+            target=_keep, args=(root, place, {**environment, **auth}, ended), name="cluster-keeper"
         )
         keeper.start()
         try:
-            yield {"GANTRY_CLUSTER": folder, **auth}
+            yield {"GANTRY_CLUSTER": str(place), **auth}
         finally:
             ended.set()
             keeper.join()
+
+
+@contextmanager
+def _place(root: Path) -> Iterator[Path]:
+    """A folder in ``var/cluster`` for the notes of one offer, removed with the block; those of killed runs go first."""
+    folder = var_directory(root) / "cluster"
+    for owner in folder.glob(f"*/{_OWNER}"):
+        if not lives(read_json(owner)):
+            shutil.rmtree(owner.parent, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="offer-", dir=folder) as made:
+        write_json(Path(made) / _OWNER, identity())
+        yield Path(made)
 
 
 def _keep(root: Path, place: Path, environment: dict[str, str], ended: threading.Event) -> None:

@@ -31,4 +31,7 @@ def _body(context: StageContext) -> Mapping[str, Path]:
     from pipelines.settings import load_settings
 
     settings = load_settings(context.root / "params.yaml")
+    if context.name == "ingest":
+        # It need not know the model, but would prepare for minutes what the model cannot make.
+        settings.check_pictures()
     return importlib.import_module(BODIES[context.name]).run(context, settings)

@@ -81,8 +81,3 @@ def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
             outs=tuple(Path(out.fs_path).relative_to(root).as_posix() for out in stage.outs),
             replayable=not any(out.persist for out in stage.outs),
         )
-
-
-def stage_key(name: str, root: Path | str = ".") -> str:
-    """The key of stage ``name``: see :func:`read_stage` and :attr:`StageDefinition.key`."""
-    return read_stage(name, root).key

@@ -29,9 +29,9 @@ def test_replacing_leaves_the_old_file_and_no_trace_when_the_block_fails(tmp_pat
 
 
 def test_replacing_makes_missing_parents_and_leaves_only_the_result(tmp_path: Path) -> None:
-    files.write_bytes(tmp_path / "deep" / "er" / "b.bin", b"\x00\x01")
-    assert (tmp_path / "deep" / "er" / "b.bin").read_bytes() == b"\x00\x01"
-    assert names(tmp_path / "deep" / "er") == ["b.bin"]
+    files.write_text(tmp_path / "deep" / "er" / "b.txt", "ü\n")
+    assert (tmp_path / "deep" / "er" / "b.txt").read_bytes() == "ü\n".encode()
+    assert names(tmp_path / "deep" / "er") == ["b.txt"]
 
 
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:

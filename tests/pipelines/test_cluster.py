@@ -8,8 +8,10 @@ import psutil
 import pytest
 
 from gan_core.errors import StageError
+from gan_core.files import write_json
 from pipelines import cluster as module
 from pipelines.cluster import offer_cluster
+from pipelines.stages.alive import identity
 from tests.pipelines.toy import CHECKOUT, environment, start, wait_for
 
 
@@ -38,6 +40,16 @@ def test_an_offer_that_nobody_takes_starts_nothing(tmp_path):
     assert not Path(extra["GANTRY_CLUSTER"]).exists()
 
 
+def test_the_offers_of_killed_runs_are_removed_by_the_next(tmp_path):
+    with offer_cluster(tmp_path, environment()) as living:
+        killed = tmp_path / "var" / "cluster" / "offer-killed"
+        write_json(killed / "owner.json", f"{identity().rsplit(':', 2)[0]}:{2**22 + 1}:1")
+        with offer_cluster(tmp_path, environment()):
+            assert not killed.exists()
+            assert Path(living["GANTRY_CLUSTER"]).is_dir()
+    assert not list((tmp_path / "var" / "cluster").iterdir())
+
+
 def test_a_cluster_that_is_named_is_not_offered_again(tmp_path):
     with offer_cluster(tmp_path, {"RAY_ADDRESS": "10.0.0.1:6379"}) as extra:
         assert extra == {}
@@ -57,6 +69,7 @@ OWNER = """
 import os, subprocess, sys, time
 from pathlib import Path
 from pipelines.cluster import offer_cluster
+from pipelines.stages.alive import identity
 stage = '''
 from pipelines.cluster import cluster
 with cluster() as address:
