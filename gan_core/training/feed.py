@@ -63,7 +63,6 @@ class Feed:
         self._pixels, self._batch, self._seed = pixels, batch, seed
         self._device, self._part, self._mirror = device, part, mirror
         self._order = Order(len(pixels), seed)
-        self._labels = None if labels is None else torch.from_numpy(labels)
         self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
         self._reader: ThreadPoolExecutor | None = None
         if device.type == "cuda":
@@ -72,6 +71,7 @@ class Feed:
             free, share = psutil.virtual_memory().available, 0.25
         fits = pixels.nbytes <= free * share
         self._resident = torch.from_numpy(np.array(pixels)).to(device) if fits else None
+        self._labels = None if labels is None else torch.from_numpy(labels).to(device if fits else "cpu")
         if device.type == "cuda" and not fits:
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="feed")
         log.info(
@@ -85,23 +85,30 @@ class Feed:
     def __call__(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Images float32 (batch / workers, C, H, W), channels last, and labels int64 or None, for ``step``."""
         if self._resident is not None:
-            rows = self._rows(step)
-            images = self._resident[rows.to(self._device)]
+            rows = self._sent(self._rows(step))
+            images = self._resident[rows]
         elif self._reader is not None:
             if self._ahead is None or self._ahead[0] != step:
                 self._ahead = (step, self._reader.submit(self._read, step))
             images, rows = self._ahead[1].result()
             self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
-            images = images.to(self._device, non_blocking=True)
+            images = self._sent(images)
         else:
             images, rows = self._read(step)
-        labels = None if self._labels is None else self._labels[rows].to(self._device, non_blocking=True)
+        labels = None if self._labels is None else self._sent(self._labels[rows])
         images = images.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
         if self._mirror:
             key = (self._seed, "mirror", step)
             flip = randomness.uniform((len(images), 1, 1, 1), self._part, self._device, *key) < 0.5
             images = torch.where(flip, images.flip(3), images)
         return images, labels
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """``tensor`` on the device, without waiting for it: a copy from memory that is not pinned would wait."""
+        if tensor.device.type == self._device.type:
+            return tensor
+        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+        return pinned.to(self._device, non_blocking=True)
 
     def _rows(self, step: int) -> Tensor:
         return self._order.indices(step * self._batch, self._batch)[self._part.rows(self._batch // self._part.world)]

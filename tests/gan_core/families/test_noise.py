@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from gan_core.augment import AugmentConfig
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, family_config
@@ -94,6 +95,21 @@ def test_compiled_networks_give_the_gradients_of_plain_ones(name: str) -> None:
         )
     for plain, traced in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, traced, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to wait for")
+@pytest.mark.parametrize("kind", ["none", "diffaugment", "ada"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_waits_for_the_gpu_nowhere(name: str, kind: str, labelled: PreparedDataset, tmp_path: Path) -> None:
+    augment = AugmentConfig(kind=kind)
+    config = TrainConfig(steps=20, batch=16, log_every=50, sample_every=50, checkpoint_every=50, augment=augment)
+    trainer = Trainer(name, family_config(name, SMALL[name]), labelled, config, tmp_path, device="cuda")
+    trainer.run(6)  # constants are made, every lazy phase has run
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.run(18)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 # -- sampling --------------------------------------------------------------------------------------------------------
