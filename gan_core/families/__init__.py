@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from gan_core.config import build
 from gan_core.errors import SettingsError, nearest
@@ -37,8 +38,21 @@ def build_family(name: str, config: Any, shape: ImageShape) -> Family:
 
 def check_family(name: str, config: Any, shape: ImageShape) -> None:
     """Raise SettingsError, naming the setting, when the family ``name`` cannot make such pictures; costs nothing."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         build_family(name, config, shape)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills weights with numbers: for tensors without memory torch would load seconds of code to do it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.randn:
+            kwargs.pop("generator", None)
+            return torch.empty(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 __all__ = [

@@ -1,11 +1,13 @@
 """What every family's shape has to be."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from gan_core.errors import SettingsError
-from gan_core.families import ImageShape
+from gan_core.families import ImageShape, check_family, family_config
 
 
 def halvings(channels: int, height: int, width: int) -> int:
@@ -34,3 +36,14 @@ def test_every_shape_that_a_refusal_suggests_is_possible() -> None:
         halvings(1, near_height, near_width)
         assert abs(near_height - height) <= 8
         assert abs(near_width - width) <= 8
+
+
+def test_whether_a_family_can_make_a_picture_is_known_without_the_code_that_fills_tensors_without_memory() -> None:
+    code = (
+        "import sys; from gan_core.families import ImageShape, check_family, family_config\n"
+        "check_family('dcgan', family_config('dcgan', {}), ImageShape(channels=1, height=32, width=32))\n"
+        "sys.exit('sympy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(SettingsError, match=r"not 65x64. Change ingest.size"):
+        check_family("dcgan", family_config("dcgan", {}), ImageShape(channels=1, height=65, width=64))
