@@ -25,9 +25,10 @@ class SpectralNorm(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         rows = weight.detach().flatten(1)
-        self.register_buffer("left", F.normalize(torch.randn(rows.shape[0]), dim=0))
+        self.register_buffer("left", torch.randn(rows.shape[0]))
         self.register_buffer("right", torch.zeros(rows.shape[1]))
-        self.iterate(rows, 15)
+        if not rows.is_meta:  # a network without memory is only asked whether it can be built
+            self.iterate(rows, 15)
 
     @torch.no_grad()
     def iterate(self, rows: Tensor, times: int = 1) -> None:
