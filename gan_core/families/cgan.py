@@ -26,6 +26,11 @@ PRESETS: dict[int, dict[str, Any]] = {
 }
 
 
+# With torch's N(0, 1) the class drowned z from the first step on, and all pictures of a class came out alike: on Fashion-MNIST,
+# after 600 steps, they differed by a tenth of what real ones do; from this start, by three quarters.
+_EMBEDDING_STD = 0.05
+
+
 @dataclass(frozen=True, kw_only=True)
 class CganConfig:
     """cGAN's own settings; those that DCGAN has too mean the same and start the same."""
@@ -63,6 +68,7 @@ class Generator(nn.Module):
     def __init__(self, config: CganConfig, shape: ImageShape) -> None:
         super().__init__()
         self.classes = nn.Embedding(shape.classes, config.embedding)
+        nn.init.normal_(self.classes.weight, 0.0, _EMBEDDING_STD)
         self.network = dcgan.Generator(_plain(config, config.latent + config.embedding), shape)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:

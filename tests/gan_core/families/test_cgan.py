@@ -44,3 +44,14 @@ def test_both_initialisations_reach_the_networks_inside(init: str) -> None:
 def test_a_size_that_dcgan_cannot_make_is_refused_in_the_name_of_both() -> None:
     with pytest.raises(SettingsError, match=r"cgan has dcgan's networks, and dcgan makes pictures of 16 to 128 pixels"):
         small("cgan", 256)
+
+
+def test_at_the_start_the_class_does_not_drown_z() -> None:
+    """A class that is louder than z ends in one picture a class."""
+    family = small("cgan", 16, 1, 10, embedding=64, latent=100)
+    generator = family.networks["generator"]
+    latents = torch.rand(200, 100, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        of_class = generator.network.project.weight[:, 100:] @ generator.classes.weight.T
+        of_latents = generator.network.project(torch.cat([latents, torch.zeros(200, 64)], dim=1))
+    assert of_class.var(dim=1).mean() < 0.05 * of_latents.var(dim=0).mean()
