@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_core import randomness
+from gan_core.augment.diffaugment import NUMBERS, diffaugment
 from gan_core.batch_norm import BatchNorm2d
 from gan_core.config import check, check_least
 from gan_core.errors import SettingsError
@@ -28,7 +30,7 @@ from gan_core.families.biggan_layers import (
     converge,
 )
 from gan_core.families.noise import NoiseFamily
-from gan_core.penalties import orthogonal
+from gan_core.penalties import consistency, orthogonal
 from gan_core.precision import full_precision
 
 # 128 and 256: tables 4 and 5 of the paper's appendix B, with the chunks of 20 coordinates and the class embedding of 128
@@ -81,10 +83,15 @@ class BigGanConfig:
     loss: Literal["hinge", "non-saturating", "minimax", "least-squares", "wasserstein", "relativistic"] = "hinge"
     orthogonal: float = 0.0
     """Weight of orthogonal regularisation in the generator's loss (equation 3; the paper uses 1e-4)."""
+    gradient_penalty: float = 0.0
+    """Weight of WGAN-GP's penalty, for loss wasserstein (Gulrajani et al. 2017 use 10); 0: spectral norm is enough."""
+    consistency: float = 0.0
+    """Weight of consistency of what the discriminator says of an image and of the same image moved and cut out, real and
+    generated (Zhao et al. 2021 use 10)."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "latent", "width")
-        check_least(self, 0, "attention", "shared_embedding", "orthogonal")
+        check_least(self, 0, "attention", "shared_embedding", "orthogonal", "gradient_penalty", "consistency")
         check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
         check(
             self.shared_embedding > 0 or not self.hierarchical,
@@ -208,6 +215,24 @@ class BigGan(NoiseFamily):
         super().__init__(config, shape)
         self.need_labels()
         self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
+        if config.gradient_penalty:
+            self.penalties = (("gp", lambda batch: config.gradient_penalty, 1),)
+
+    def discriminator_loss(self, batch: Batch, step: int) -> Losses:
+        """The discriminator's half of the game, and its consistency where that has a weight."""
+        losses = super().discriminator_loss(batch, step)
+        if not self.config.consistency:
+            return losses
+        with torch.no_grad():
+            images = torch.cat([batch.real, self.fakes(batch).float()])
+            # The two numbers of a row are of its real and of its generated image, however many workers there are.
+            shape = (len(batch.real), 2 * len(NUMBERS))
+            draw = randomness.uniform(shape, batch.part, batch.real.device, *batch.key, "consistency")
+            changed = diffaugment(images, torch.cat(draw.chunk(2, dim=1)))
+        plain, moved = self.judge_both(images, changed, None if batch.labels is None else batch.labels.repeat(2))
+        penalty = consistency(plain, moved)
+        terms = {**losses.terms, "penalty/consistency": penalty.detach()}
+        return Losses(losses.total + self.config.consistency * penalty, terms)
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """The generator's half of the game, and how far its weights are from orthogonal where that has a weight."""

@@ -10,8 +10,11 @@ from gan_core import randomness
 from gan_core.errors import SettingsError
 from gan_core.families.base import Batch, Family, Losses, Phase
 from gan_core.losses import ADVERSARIAL_LOSSES
-from gan_core.penalties import zero_centred
+from gan_core.penalties import gradient_penalty, zero_centred
 from gan_core.precision import full_precision
+
+_SHARES = {"r1": 0.5, "r2": 0.5, "gp": 1.0}
+"""What a penalty's paper multiplies its weight with."""
 
 
 class NoiseFamily(Family):
@@ -29,9 +32,10 @@ class NoiseFamily(Family):
     joint: ClassVar[bool] = False
     """Whether real and generated images may be judged in one pass: not where the discriminator has batch statistics."""
     penalties: tuple[tuple[str, Callable[[Batch], float], int], ...] = ()
-    """Zero-centred gradient penalties: (``r1`` or ``r2``, gamma at a batch, interval in steps).
+    """Gradient penalties: (``r1``, ``r2`` or ``gp``, weight at a batch, interval in steps).
 
-    With interval 1 it is part of the discriminator's loss, else an update of its own.
+    The weight of R1 and R2 is gamma, of which they take half. With interval 1 a penalty is part of the discriminator's
+    loss, else an update of its own.
     """
 
     def need_labels(self) -> None:
@@ -114,11 +118,11 @@ class NoiseFamily(Family):
             "health/real_right": ((judged_real.detach() if margin is None else margin) > 0).float().mean(),
             "health/fake_right": ((judged_fake.detach() if margin is None else -margin) < 0).float().mean(),
         }
-        for name, gamma, every in self.penalties:
+        for name, weight, every in self.penalties:
             if every == 1:
                 with full_precision(batch.real.device):
-                    penalty = self._penalty(name, batch, batch.real if name == "r1" else made.detach())
-                total = total + penalty * (gamma(batch) / 2)
+                    penalty = self._penalty(name, batch, made.detach())
+                total = total + penalty * (weight(batch) * _SHARES[name])
                 terms[f"penalty/{name}"] = penalty.detach()
         return Losses(total, terms)
 
@@ -136,22 +140,31 @@ class NoiseFamily(Family):
             total = loss.paired_generator(self.judge(self.run("discriminator"), fake, batch.labels), judged_real)
         return Losses(total, {"loss/generator": total.detach()})
 
-    def _lazy(self, name: str, gamma: Callable[[Batch], float], every: int) -> Callable[[Batch, int], Losses]:
-        """gamma / 2 times R1 (at real images) or R2 (at generated ones), ``every`` times as much."""
+    def _lazy(self, name: str, weight: Callable[[Batch], float], every: int) -> Callable[[Batch, int], Losses]:
+        """The loss of an update by the penalty ``name`` alone, ``every`` times as much."""
 
         def loss(batch: Batch, step: int) -> Losses:
             with torch.no_grad():
-                images = batch.real if name == "r1" else self.fakes(batch)
-            penalty = self._penalty(name, batch, images)
-            return Losses(penalty * (gamma(batch) / 2 * every), {f"penalty/{name}": penalty.detach()})
+                fake = batch.real if name == "r1" else self.fakes(batch)
+            penalty = self._penalty(name, batch, fake)
+            total = penalty * (weight(batch) * _SHARES[name] * every)
+            return Losses(total, {f"penalty/{name}": penalty.detach()})
 
         return loss
 
-    def _penalty(self, name: str, batch: Batch, images: Tensor) -> Tensor:
-        """R1 or R2 at ``images``; the gradient is taken where the discriminator looks, at the augmented image."""
+    def _penalty(self, name: str, batch: Batch, fake: Tensor) -> Tensor:
+        """R1, R2 or GP; the gradient is taken where the discriminator looks, at augmented images."""
         with torch.no_grad():
-            images = self.augment(images.float(), batch, name)
-        return zero_centred(lambda x: self.judge(self.networks["discriminator"], x, batch.labels), images)
+            images = self.augment(fake.float() if name == "r2" else batch.real, batch, name)
+            other = self.augment(fake.float(), batch, "gp fake") if name == "gp" else images
+
+        def judge(x: Tensor) -> Tensor:
+            return self.judge(self.networks["discriminator"], x, batch.labels)
+
+        if name == "gp":
+            mix = randomness.uniform((len(fake), 1, 1, 1), batch.part, fake.device, *batch.key, "gp mix")
+            return gradient_penalty(judge, images, other, mix)
+        return zero_centred(judge, images)
 
     # -- use -----------------------------------------------------------------------------------------------------------
 

@@ -107,6 +107,27 @@ def test_orthogonal_regularisation_joins_the_generators_loss() -> None:
     assert totals[1] - totals[0] == pytest.approx(0.1 * orthogonal(plain.networks["generator"]).item(), rel=1e-3)
 
 
+def test_consistency_compares_images_with_the_same_ones_moved_and_cut() -> None:
+    family = small("biggan", consistency=10.0)
+    data = some_batch(family)
+    losses = family.discriminator_loss(data, 0)
+    penalty = losses.terms["penalty/consistency"]
+    assert penalty > 0
+    torch.testing.assert_close(losses.total.detach(), losses.terms["loss/discriminator"] + 10 * penalty)
+    losses.total.backward()
+    assert all(parameter.grad is None for parameter in family.networks["generator"].parameters())
+
+
+def test_the_wasserstein_game_has_its_gradient_penalty() -> None:
+    """Gulrajani et al. 2017, equation 3, at points between real and generated images."""
+    family = small("biggan", loss="wasserstein", gradient_penalty=10.0)
+    losses = family.discriminator_loss(some_batch(family), 0)
+    torch.testing.assert_close(
+        losses.total.detach(), losses.terms["loss/discriminator"] + 10 * losses.terms["penalty/gp"]
+    )
+    assert losses.terms["penalty/gp"] > 0
+
+
 @pytest.mark.parametrize(
     ("size", "settings", "said"),
     [
