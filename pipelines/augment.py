@@ -15,9 +15,9 @@ from gan_core.metrics.classifier import accuracy
 from gan_core.precision import choose_device
 from pipelines.data.enlarge import check_generator, enlarge
 from pipelines.data.raw import track
+from pipelines.params import project_tracking_uri
 from pipelines.progress import say
 from pipelines.registry.find import generator_folder
-from pipelines.settings import load_settings
 
 AUGMENTED = Path("data/augmented")
 
@@ -87,7 +87,7 @@ def augment(
             "again."
         )
     where = choose_device(device)
-    with generator_folder(model, tracking_uri=load_settings().track.uri) as folder:
+    with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
         generator = load_generator(folder, where)
     check_generator(generator, dataset.info)
     out = out or AUGMENTED / dataset.info.name

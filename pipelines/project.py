@@ -11,9 +11,9 @@ from gan_core.generator import load_generator
 from gan_core.grid import save_sheet
 from gan_core.pictures import prepare
 from gan_core.precision import choose_device
+from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder
 from pipelines.sample import label_index
-from pipelines.settings import load_settings
 
 
 @click.command()
@@ -29,7 +29,7 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
     MODEL is named as for gantry sample. PICTURE is cropped and resized to the generator's size. OUT shows it beside what
     was found; the styles lie beside it as .safetensors.
     """
-    with generator_folder(model, tracking_uri=load_settings().track.uri) as folder:
+    with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
         generator = load_generator(folder, choose_device(device))
     shape = generator.info["shape"]
     size = (shape["height"], shape["width"])

@@ -13,8 +13,8 @@ from gan_core.files import replacing
 from gan_core.generator import Generator, load_generator
 from gan_core.grid import contact_sheet, save_sheet
 from gan_core.precision import choose_device
+from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder
-from pipelines.settings import load_settings
 
 CHUNK = 256
 FRAME_MS = 50
@@ -52,7 +52,7 @@ def sample(
     out = out or Path("samples.png")
     if frames and out.suffix != ".gif":
         raise SettingsError(f"--frames is for a moving picture: let --out end in .gif, not '{out.name}'.")
-    with generator_folder(model, tracking_uri=load_settings().track.uri) as folder:
+    with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
         generator = load_generator(folder, choose_device(device))
     chosen = label_index(generator, label)
     if mix:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def generator_folder(model: str, *, tracking_uri: str) -> Iterator[Path]:
+def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
     """The folder of an exported generator, for the length of the block.
 
     Args:
         model: a folder that holds one (itself, or below it as ``generator``), or checkpoints; a registered model, as
             ``NAME`` (its champion, else its challenger, else its newest version), ``NAME/VERSION`` or ``NAME@ALIAS``; or
             the id of the MLflow run that a version was registered from.
-        tracking_uri: MLflow server or database.
+        tracking_uri: MLflow server or database; None where none is known, and a folder is all that can be meant.
 
     Raises:
         TrackingError: there is no such generator; says what was looked for and where.
@@ -44,6 +44,11 @@ def generator_folder(model: str, *, tracking_uri: str) -> Iterator[Path]:
             )
         yield place
         return
+    if tracking_uri is None:
+        raise TrackingError(
+            f"There is no folder '{model}', and nothing says where registered models are: run this in the checkout, or set "
+            "GANTRY_TRACKING_URI."
+        )
     with TemporaryDirectory(prefix="gantry-generator-") as temporary, reaching(tracking_uri):
         client = connect(tracking_uri, make=False)
         version = _version(client, model.removeprefix("models:/"))

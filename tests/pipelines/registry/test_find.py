@@ -59,3 +59,9 @@ def test_what_is_not_there_is_named_with_what_is(register, uri, model, words):
 def test_a_folder_of_something_else_is_refused(tmp_path, uri):
     with pytest.raises(TrackingError, match="holds no exported generator"):
         digest(tmp_path, uri)
+
+
+def test_without_a_store_a_folder_is_still_found_and_a_name_is_not(generator_dir):
+    assert digest(generator_dir, None) == load_generator(generator_dir).digest
+    with pytest.raises(TrackingError, match="nothing says where registered models are"):
+        digest("digits", None)
