@@ -1,7 +1,9 @@
 """Which family suits a dataset, why, and about what it costs."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,7 +13,7 @@ from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, ImageShape, build_family, family_config
 from gan_core.families.noise import NoiseFamily
 from gan_core.precision import has_bf16
-from gan_core.presets import nearest_resolution
+from gan_core.presets import choose
 
 FEW, MANY = 10_000, 30_000
 """Pictures under which a set is small, and from which on it is large."""
@@ -39,7 +41,13 @@ def recommend(info: DatasetInfo, device: torch.device) -> list[Recommendation]:
     ranked = []
     for rank, (name, reason) in enumerate(order(info)):
         try:
-            hours = cost(name, ImageShape.of(info)) * FAMILIES[name].thousand_images * 1000 / rate / 3600
+            model = {
+                choice.name.removeprefix("model."): choice.value
+                for choice in choose(name, info, device, steps=1)
+                if choice.name.startswith("model.")
+            }
+            operations = cost(name, ImageShape.of(info), model) * FAMILIES[name].thousand_images * 1000
+            hours = operations / rate / 3600
             problem = ""
         except SettingsError as error:
             hours, problem = None, str(error)
@@ -72,16 +80,15 @@ def order(info: DatasetInfo) -> list[tuple[str, str]]:
     return [(name, reason) for name, reason in ranked if name in FAMILIES]
 
 
-def cost(name: str, shape: ImageShape) -> float:
-    """Floating point operations of training for one real image, with the family's own preset.
+def cost(name: str, shape: ImageShape, model: Mapping[str, Any]) -> float:
+    """Floating point operations of training for one real image, with the family's settings ``model``.
 
     The discriminator learns from a real and a generated image and the generator through it: with a backward pass worth
     two forward ones, that is three passes of the generator and eight of the discriminator for one round of each.
     """
     kind = FAMILIES[name]
-    values = kind.presets.get(nearest_resolution(shape, kind.presets), {})
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        family = build_family(name, family_config(name, values), shape)
+        family = build_family(name, family_config(name, model), shape)
         assert isinstance(family, NoiseFamily)
         passes = {side: _operations(family, side, counter) for side in ("generator", "discriminator")}
     rounds = kind.recipe.get("discriminator_steps", 1)

@@ -117,6 +117,7 @@ class Cgan(NoiseFamily):
     Config = CganConfig
     presets = PRESETS
     on_a_cpu = dcgan.Dcgan.on_a_cpu
+    thousand_images = dcgan.Dcgan.thousand_images
 
     def __init__(self, config: CganConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)

@@ -99,6 +99,7 @@ class Dcgan(NoiseFamily):
 
     Config = DcganConfig
     on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 48}
+    thousand_images = 200
 
     def __init__(self, config: DcganConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)

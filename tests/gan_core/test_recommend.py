@@ -30,4 +30,10 @@ def test_the_cost_of_the_papers_dcgan_is_its_multiplications() -> None:
     shape = ImageShape(channels=3, height=32, width=32)
     up = 2 * 16 * (512 * 256 * 4 * 4 + 256 * 128 * 8 * 8 + 128 * 3 * 16 * 16) + 2 * 100 * 512 * 16
     down = 2 * 16 * (3 * 128 * 16 * 16 + 128 * 256 * 8 * 8 + 256 * 512 * 4 * 4) + 2 * 512 * 16
-    assert cost("dcgan", shape) == pytest.approx(3 * up + 8 * down, rel=0.01)
+    assert cost("dcgan", shape, {}) == pytest.approx(3 * up + 8 * down, rel=0.01)
+
+
+def test_the_estimate_is_of_what_auto_would_train_on_this_device() -> None:
+    """Without a GPU, of the narrower networks."""
+    shape = ImageShape(channels=3, height=32, width=32)
+    assert cost("dcgan", shape, {"width": 48}) < 0.25 * cost("dcgan", shape, {})
