@@ -23,6 +23,13 @@ def check(condition: bool, message: str) -> None:
         raise SettingsError(message)
 
 
+def check_below_one(config: object, *names: str) -> None:
+    """Raise :class:`SettingsError` for the first of the fields ``names`` that is not in [0, 1); None passes."""
+    for name in names:
+        value = getattr(config, name)
+        check(value is None or 0 <= value < 1, f"{name}: must lie in [0, 1), got {value}.")
+
+
 def check_least(config: object, least: float, *names: str) -> None:
     """Raise :class:`SettingsError` for the first of the fields ``names`` that is below ``least``; None passes."""
     for name in names:

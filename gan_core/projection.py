@@ -48,16 +48,11 @@ def project(family: NoiseFamily, picture: Tensor, *, steps: int, label: int | No
             f"The picture is {'x'.join(map(str, picture.shape))}, the generator makes "
             f"{shape.channels}x{shape.height}x{shape.width} (channels, height, width). Resize it."
         )
-    device = next(family.networks["generator"].parameters()).device
-    target = picture[None].to(device).float() / 127.5 - 1
-    mean = family.mean_style(label).detach()
-    layers = family.to_styles(
-        torch.zeros(1, family.config.latent, device=device),
-        torch.tensor([label or 0], device=device) if family.conditional else None,
-    ).shape[1]
-    shift = torch.zeros(layers, len(mean), device=device, requires_grad=True)
+    mean = family.mean_styles(label).detach()
+    target = picture[None].to(mean.device).float() / 127.5 - 1
+    shift = torch.zeros_like(mean, requires_grad=True)
     optimiser = torch.optim.Adam([shift], _RATE, betas=(0.9, 0.99))
-    best, nearest = mean.expand(layers, -1), float("inf")
+    best, nearest = mean, float("inf")
     for step in range(steps):
         progress = step / steps
         optimiser.param_groups[0]["lr"] = _RATE * min(progress / _WARM_UP, 1.0) * cosine(1, 0, progress) + 1e-3
@@ -73,7 +68,7 @@ def project(family: NoiseFamily, picture: Tensor, *, steps: int, label: int | No
             shift.grad.copy_(shift.grad.mean(dim=0, keepdim=True).expand_as(shift.grad))
         optimiser.step()
     with torch.no_grad():
-        found = family.from_styles(torch.stack([best, mean.expand(layers, -1)])).clamp(-1, 1)
+        found = family.from_styles(torch.stack([best, mean])).clamp(-1, 1)
     apart = [((image - target[0]).square().mean().sqrt() * 127.5).item() for image in found]
     made = found[0].add(1).mul(127.5).round().to(torch.uint8).cpu()
     return Projection(best.cpu(), made, *apart)

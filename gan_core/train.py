@@ -72,13 +72,14 @@ class Console:
 
 def meanings(config: type) -> dict[str, str]:
     """What the fields of a configuration mean: the first sentence of the docstring below each that has one."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    assert isinstance(definition, ast.ClassDef)
     found = {}
-    for field, below in itertools.pairwise(definition.body):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            text = " ".join(str(ast.literal_eval(below.value)).split())
-            found[field.target.id] = text.split(". ")[0].removesuffix(".")
+    for kind in reversed(config.__mro__[:-1]):  # the last of all is object
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in itertools.pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+                text = " ".join(str(ast.literal_eval(below.value)).split())
+                found[field.target.id] = text.split(". ")[0].removesuffix(".")
     return found
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gan_core import randomness
 from gan_core.augment.diffaugment import NUMBERS, diffaugment
 from gan_core.batch_norm import BatchNorm2d
-from gan_core.config import check, check_least
+from gan_core.config import check, check_below_one, check_least
 from gan_core.errors import SettingsError
 from gan_core.families.base import Batch, ImageShape, Losses
 from gan_core.families.biggan_layers import (
@@ -92,7 +92,7 @@ class BigGanConfig:
     def __post_init__(self) -> None:
         check_least(self, 1, "latent", "width")
         check_least(self, 0, "attention", "shared_embedding", "orthogonal", "gradient_penalty", "consistency")
-        check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
+        check_below_one(self, "slope")
         check(
             self.shared_embedding > 0 or not self.hierarchical,
             "hierarchical: needs a class embedding to join z's chunks with; set shared_embedding, to 128 for instance.",

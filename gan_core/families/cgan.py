@@ -4,18 +4,17 @@ Both networks are told the class. The generator gets a learnt embedding of it be
 more channel of the picture, in the paper's spirit, or by projection (Miyato & Koyama 2018).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gan_core.config import check, check_least
+from gan_core.config import check_least
 from gan_core.errors import SettingsError
 from gan_core.families import dcgan
 from gan_core.families.base import ImageShape
 from gan_core.families.noise import NoiseFamily
-from gan_core.initialise import he_weights, normal_weights
 
 # 64 is DCGAN's figure 1; the others keep its 1024 maps at the coarsest resolution, or less where that would be slower than
 # such small pictures deserve. Its networks end at 128 pixels: none for 256.
@@ -32,20 +31,10 @@ _EMBEDDING_STD = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class CganConfig:
-    """cGAN's own settings; those that DCGAN has too mean the same and start the same."""
+class CganConfig(dcgan.DcganConfig):
+    """DCGAN's settings, and what is done with the class."""
 
-    latent: int = 100
-    """Coordinates of z."""
-    prior: Literal["uniform", "normal"] = "uniform"
-    """Distribution of z: uniform in [-1, 1], or N(0, 1)."""
-    width: int = 128
-    """Feature maps nearest the picture; doubled at each halving of the resolution."""
-    slope: float = 0.2
-    """Leak slope of every leaky ReLU in the discriminator."""
-    loss: Literal["non-saturating", "minimax", "hinge"] = "non-saturating"
-    init: Literal["normal", "he"] = "normal"
-    """normal: N(0, 0.02); he: variance-preserving with the gain that follows ``slope``."""
+    loss: Literal["non-saturating", "minimax", "hinge"] = "non-saturating"  # type: ignore[assignment]  # one more
     embedding: int = 64
     """Length of the class embedding that the generator gets beside z."""
     condition: Literal["projection", "concatenation"] = "projection"
@@ -53,13 +42,8 @@ class CganConfig:
     logit, or an embedding as large as the picture joins the channels."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "latent", "width", "embedding")
-        check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
-
-
-def _plain(config: CganConfig, latent: int) -> dcgan.DcganConfig:
-    """DCGAN's settings for networks of the same size; both families' networks are initialised by :class:`Cgan`."""
-    return dcgan.DcganConfig(latent=latent, width=config.width, slope=config.slope)
+        super().__post_init__()
+        check_least(self, 1, "embedding")
 
 
 class Generator(nn.Module):
@@ -69,7 +53,7 @@ class Generator(nn.Module):
         super().__init__()
         self.classes = nn.Embedding(shape.classes, config.embedding)
         nn.init.normal_(self.classes.weight, 0.0, _EMBEDDING_STD)
-        self.network = dcgan.Generator(_plain(config, config.latent + config.embedding), shape)
+        self.network = dcgan.Generator(replace(config, latent=config.latent + config.embedding), shape)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Images of the classes ``labels`` (N,) for ``latents`` (N, latent)."""
@@ -84,7 +68,7 @@ class Projecting(nn.Module):
 
     def __init__(self, config: CganConfig, shape: ImageShape) -> None:
         super().__init__()
-        self.network = dcgan.Discriminator(_plain(config, config.latent), shape)
+        self.network = dcgan.Discriminator(config, shape)
         self.classes = nn.Embedding(shape.classes, self.network.judge.in_channels)
         nn.init.normal_(self.classes.weight, 0.0, 0.02)
 
@@ -102,7 +86,7 @@ class Concatenating(nn.Module):
         super().__init__()
         self.size = (1, shape.height, shape.width)
         self.classes = nn.Embedding(shape.classes, shape.height * shape.width)
-        self.network = dcgan.Discriminator(_plain(config, config.latent), shape)
+        self.network = dcgan.Discriminator(config, shape)
         self.network.layers[0] = nn.Conv2d(shape.channels + 1, config.width, 4, stride=2, padding=1)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -128,8 +112,4 @@ class Cgan(NoiseFamily):
             self.networks = {"generator": Generator(config, shape), "discriminator": discriminator(config, shape)}
         except SettingsError as error:
             raise SettingsError(f"cgan has dcgan's networks, and {error}") from None
-        for name, network in self.networks.items():
-            if config.init == "he":
-                he_weights(network, config.slope if name == "discriminator" else 0.0)  # the generator's ReLU is plain
-            else:
-                normal_weights(network)
+        dcgan.initialise(self.networks, config)

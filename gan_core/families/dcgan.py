@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_core.batch_norm import BatchNorm2d
-from gan_core.config import check, check_least
+from gan_core.config import check_below_one, check_least
 from gan_core.families.base import ImageShape
 from gan_core.families.noise import NoiseFamily
 from gan_core.initialise import he_weights, normal_weights
@@ -40,7 +40,7 @@ class DcganConfig:
 
     def __post_init__(self) -> None:
         check_least(self, 1, "latent", "width")
-        check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
+        check_below_one(self, "slope")
 
 
 class Generator(nn.Module):
@@ -94,6 +94,15 @@ class Discriminator(nn.Module):
         return self.judge(self.layers(images)).flatten()
 
 
+def initialise(networks: Mapping[str, nn.Module], config: DcganConfig) -> None:
+    """Give ``generator`` and ``discriminator`` the weights that ``config.init`` asks for."""
+    for name, network in networks.items():
+        if config.init == "he":
+            he_weights(network, config.slope if name == "discriminator" else 0.0)  # the generator's ReLU leaks nothing
+        else:
+            normal_weights(network)
+
+
 class Dcgan(NoiseFamily):
     """The deep convolutional GAN; unconditional, so labels are ignored in training."""
 
@@ -105,10 +114,4 @@ class Dcgan(NoiseFamily):
         super().__init__(config, shape)
         self.prior = config.prior
         self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
-        for name, network in self.networks.items():
-            if config.init == "he":
-                he_weights(
-                    network, config.slope if name == "discriminator" else 0.0
-                )  # the generator's ReLU leaks nothing
-            else:
-                normal_weights(network)
+        initialise(self.networks, config)

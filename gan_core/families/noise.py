@@ -236,15 +236,18 @@ class NoiseFamily(Family):
 
     def to_styles(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         """Styles of each layer (N, layers, W) for ``latents`` (N, latent), of a family that has them."""
-        raise SettingsError(f"{type(self).__name__.lower()} has no styles to mix or to project into; stylegan2 has.")
+        raise self._no_styles()
 
     def from_styles(self, styles: Tensor) -> Tensor:
         """Images for ``styles`` (N, layers, W), float in about [-1, 1]."""
-        raise SettingsError(f"{type(self).__name__.lower()} has no styles to mix or to project into; stylegan2 has.")
+        raise self._no_styles()
 
-    def mean_style(self, label: int | None) -> Tensor:
-        """The mean style (W,), of class ``label`` where there are classes."""
-        raise SettingsError(f"{type(self).__name__.lower()} has no styles to mix or to project into; stylegan2 has.")
+    def mean_styles(self, label: int | None) -> Tensor:
+        """The mean style for each layer (layers, W), of class ``label`` where there are classes."""
+        raise self._no_styles()
+
+    def _no_styles(self) -> SettingsError:
+        return SettingsError(f"{type(self).__name__.lower()} has no styles to mix or to project into; stylegan2 has.")
 
     def sampling_latents(self, uniform: Tensor, truncation: float | None) -> Tensor:
         """z from uniform numbers; each coordinate is drawn from the prior given ``abs(z) <= truncation``."""

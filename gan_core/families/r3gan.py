@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gan_core.config import check, check_choice, check_least
+from gan_core.config import check, check_below_one, check_choice, check_least
 from gan_core.families.base import Batch, ImageShape
 from gan_core.families.noise import NoiseFamily
 from gan_core.initialise import leaky_gain
@@ -64,7 +64,7 @@ class R3ganConfig:
     def __post_init__(self) -> None:
         check_least(self, 1, "latent", "width", "width_max", "blocks", "penalty_every")
         check_least(self, 0, "gamma", "final_gamma")
-        check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
+        check_below_one(self, "slope")
         for name in ("width", "width_max"):
             value, step = getattr(self, name), _GROUP // _EXPANSION
             check(value % step == 0, f"{name}: must be a multiple of {step}, got {value}.")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_core import randomness, workers
-from gan_core.config import check, check_choice, check_least
+from gan_core.config import check, check_below_one, check_choice, check_least
 from gan_core.convolution import QuickSecondGradients
 from gan_core.families.base import Batch, ImageShape, Losses, Phase
 from gan_core.families.noise import NoiseFamily, latents_from_uniform
@@ -79,7 +79,7 @@ class StyleGan2Config:
             self, 1, "latent", "style", "mapping_layers", "channel_base", "channel_max", "r1_every", "path_every"
         )
         check_least(self, 0, "r1", "path_length")
-        check(0 <= self.slope < 1, f"slope: must lie in [0, 1), got {self.slope}.")
+        check_below_one(self, "slope")
         check(0 <= self.mixing <= 1, f"mixing: must lie in [0, 1], got {self.mixing}.")
         check_choice(self, tuple(ADVERSARIAL_LOSSES), "loss")
 
@@ -415,9 +415,10 @@ class StyleGan2(NoiseFamily):
         """See :meth:`NoiseFamily.from_styles`; with the layers' own noise."""
         return self._generator().synthesis(styles)
 
-    def mean_style(self, label: int | None) -> Tensor:
-        """See :meth:`NoiseFamily.mean_style`; of class 0 when conditional and no class is given."""
-        return self._generator().mean_style[label or 0]
+    def mean_styles(self, label: int | None) -> Tensor:
+        """See :meth:`NoiseFamily.mean_styles`; of class 0 when conditional and no class is given."""
+        generator = self._generator()
+        return generator.repeated(generator.mean_style[label or 0][None])[0]
 
     def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Measure the mean style that truncation moves towards, on 256 latents for each of ``batches``."""

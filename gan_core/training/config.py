@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gan_core.augment import AugmentConfig
-from gan_core.config import check, check_least
+from gan_core.config import check, check_below_one, check_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,7 @@ class TrainConfig:
         check(0 < self.final_lr_share <= 1, f"final_lr_share: must lie in (0, 1], got {self.final_lr_share}.")
         for name in ("generator_lr", "discriminator_lr", "ema_half_life_kimg"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
-        for name in ("beta1", "beta2", "final_beta2"):
-            value = getattr(self, name)
-            check(value is None or 0 <= value < 1, f"{name}: must lie in [0, 1), got {value}.")
+        check_below_one(self, "beta1", "beta2", "final_beta2")
         check(
             self.batch % self.accumulate == 0, f"batch: {self.batch} does not divide by accumulate ({self.accumulate})."
         )
