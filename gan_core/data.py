@@ -28,12 +28,19 @@ class DatasetInfo:
     format: int
     name: str
     kind: str
-    """``unlabelled`` or ``labelled``."""
+    """``unlabelled``, ``labelled``, ``paired``, ``unpaired`` (two domains) or ``domains``."""
     channels: int
     height: int
     width: int
     classes: tuple[str, ...]
-    """Class names in label order; empty when unlabelled."""
+    """Class or domain names in label order; empty where pictures have no label. Of unpaired data A's name, then B's."""
+    attributes: tuple[str, ...] = ()
+    """Names of what may hold of a picture, several at once; such data has no classes."""
+    condition_channels: int = 0
+    """Channels of the pictures that paired data is to be translated from; 0 for other kinds."""
+    derived: str = ""
+    """How the condition was made from the picture: greyscale, edges, mask or lowres; empty where it is a picture of its
+    own."""
     splits: dict[str, int]
     """Pictures in each split."""
     mean: tuple[float, ...]
@@ -78,7 +85,13 @@ class PreparedDataset:
         return sorted(self.directory.glob(f"{split}-*-of-*.parquet"))
 
     def labels(self, split: str = "train") -> np.ndarray | None:
-        """Labels of ``split``, int64 of shape (N,), or None when the dataset is unlabelled."""
+        """Labels of ``split``: int64 (N,), of attributes (N, k) of 0 and 1; None where pictures have none."""
+        if self.info.attributes:
+            tables = [pq.read_table(shard, columns=["attributes"])["attributes"] for shard in self.shards(split)]
+            rows = [
+                np.array(table.to_pylist(), dtype=np.int64).reshape(-1, len(self.info.attributes)) for table in tables
+            ]
+            return np.concatenate(rows)
         if not self.info.classes:
             return None
         columns = [pq.read_table(shard, columns=["label"])["label"].to_numpy() for shard in self.shards(split)]
@@ -89,9 +102,20 @@ class PreparedDataset:
 
         Decoded once per dataset digest into the cache directory and mapped from there afterwards.
         """
+        return self._decoded(split, "image", self.info.channels, f"{self.info.digest[:32]}-{split}.npy")
+
+    def conditions(self, split: str = "train") -> np.ndarray | None:
+        """What the pictures of paired data are to be made from: uint8 (N, C', H, W) as :meth:`pixels`; None elsewhere."""
+        channels = self.info.condition_channels
+        if not channels:
+            return None
+        return self._decoded(split, "condition", channels, f"{self.info.digest[:32]}-{split}-condition.npy")
+
+    def _decoded(self, split: str, column: str, channels: int, name: str) -> np.ndarray:
+        """The pictures in ``column``, from the cache file ``name``."""
         info = self.info
-        shape = (info.splits.get(split, 0), info.channels, info.height, info.width)
-        path = self._cache_dir / f"{info.digest[:32]}-{split}.npy"
+        shape = (info.splits.get(split, 0), channels, info.height, info.width)
+        path = self._cache_dir / name
         if not path.is_file():
             shards = self.shards(split)
             held = sum(pq.read_metadata(shard).num_rows for shard in shards)
@@ -103,9 +127,9 @@ class PreparedDataset:
                 array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
                 row = 0
                 for shard in shards:
-                    for batch in pq.ParquetFile(shard).iter_batches(columns=["image"], batch_size=1024):
-                        for content in batch.column("image").field("bytes").to_pylist():
-                            picture = decode_prepared(content, info.channels)
+                    for batch in pq.ParquetFile(shard).iter_batches(columns=[column], batch_size=1024):
+                        for content in batch.column(column).field("bytes").to_pylist():
+                            picture = decode_prepared(content, channels)
                             if picture.shape != shape[1:]:
                                 raise DataError(
                                     f"{shard}: a picture is {picture.shape[1]}x{picture.shape[2]} pixels where "

@@ -47,9 +47,9 @@ class Console:
             f"G {values['loss/generator']:.2f}, diversity {values['health/diversity']:.2f}"
         )
 
-    def pictures(self, pictures: Tensor, step: int) -> None:
+    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
         """Write the grid of this step."""
-        save_sheet(self._out / "grids" / f"step-{step:08d}.png", pictures)
+        save_sheet(self._out / "grids" / f"step-{step:08d}.png", pictures, columns=columns)
 
     def checkpoint(self, path: Path | None, step: int) -> None:
         """Move the bar."""

@@ -13,39 +13,64 @@ from gan_core.files import write_json
 
 
 def write_prepared(
-    directory: Path, pixels: np.ndarray, labels: np.ndarray | None = None, *, split: str = "train"
+    directory: Path,
+    pixels: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    split: str = "train",
+    kind: str | None = None,
+    conditions: np.ndarray | None = None,
+    derived: str = "",
 ) -> Path:
-    """Write ``pixels`` (uint8 (N, C, H, W), 1, 3 or 4 channels) as a prepared dataset of one shard; returns the folder."""
+    """Write ``pixels`` (uint8 (N, C, H, W), 1, 3 or 4 channels) as a prepared dataset of one shard; returns the folder.
+
+    With ``conditions`` (uint8 (N, C', H, W)) it is paired; labels (N, k) are attributes; ``kind`` says what labels (N,) are:
+    labelled, unpaired or domains.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     n, channels, height, width = pixels.shape
-    images = []
-    for index, picture in enumerate(pixels):
-        buffer = io.BytesIO()
-        Image.fromarray(picture[0] if channels == 1 else picture.transpose(1, 2, 0)).save(buffer, "PNG")
-        images.append({"bytes": buffer.getvalue(), "path": f"{index}.png"})
-    columns = {"image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
-    if labels is not None:
+    columns = {"image": _pictures(pixels)}
+    attributes = labels is not None and labels.ndim == 2
+    if conditions is not None:
+        columns["condition"] = _pictures(conditions)
+    if attributes:
+        columns["attributes"] = pa.array(labels.tolist(), pa.list_(pa.int8()))
+    elif labels is not None:
         columns["label"] = pa.array(labels, pa.int64())
+    natural = "paired" if conditions is not None else "domains" if attributes else "labelled"
     pq.write_table(pa.table(columns), directory / f"{split}-00000-of-00001.parquet")
+    digest = hashlib.sha256(pixels.tobytes() + (b"" if conditions is None else conditions.tobytes()))
     write_json(
         directory / "dataset.json",
         {
             "format": 1,
             "name": "test",
-            "kind": "unlabelled" if labels is None else "labelled",
+            "kind": kind or ("unlabelled" if labels is None and conditions is None else natural),
             "channels": channels,
             "height": height,
             "width": width,
-            "classes": [] if labels is None else [str(c) for c in range(int(labels.max()) + 1)],
+            "classes": [] if labels is None or attributes else [str(c) for c in range(int(labels.max()) + 1)],
+            "attributes": [f"attribute {a}" for a in range(labels.shape[1])] if attributes else [],
+            "condition_channels": 0 if conditions is None else conditions.shape[1],
+            "derived": derived,
             "splits": {split: n},
             "mean": [0.5] * channels,
             "std": [0.2] * channels,
-            "digest": hashlib.sha256(pixels.tobytes()).hexdigest(),
+            "digest": digest.hexdigest(),
             "code_version": "test",
             "rejects": {},
         },
     )
     return directory
+
+
+def _pictures(pixels: np.ndarray) -> pa.Array:
+    images = []
+    for index, picture in enumerate(pixels):
+        buffer = io.BytesIO()
+        Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(buffer, "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": f"{index}.png"})
+    return pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
 
 def blobs(count: int, size: int = 16, channels: int = 1, seed: int = 0) -> np.ndarray:

@@ -21,12 +21,26 @@ class ImageShape:
     height: int
     width: int
     classes: int = 0
-    """Number of classes; 0 when unlabelled."""
+    """Number of classes, or of domains; 0 when unlabelled."""
+    attributes: int = 0
+    """Number of attributes, of which several may hold of one picture; there are no classes then."""
+    condition_channels: int = 0
+    """Channels of the picture that it is made from; 0 where there is none."""
+    derived: str = ""
+    """How that picture was derived from the one to make, such as greyscale; empty where it was not."""
 
     @classmethod
     def of(cls, info: DatasetInfo) -> "ImageShape":
         """The shape of a prepared dataset's pictures."""
-        return cls(channels=info.channels, height=info.height, width=info.width, classes=len(info.classes))
+        return cls(
+            channels=info.channels,
+            height=info.height,
+            width=info.width,
+            classes=len(info.classes),
+            attributes=len(info.attributes),
+            condition_channels=info.condition_channels,
+            derived=info.derived,
+        )
 
     def halvings(self, family: str, largest: int) -> int:
         """How many times ``family`` halves the picture until its shorter side is 4 to 7 pixels.
@@ -62,7 +76,10 @@ class Batch:
     real: Tensor
     """Real images, float32 in [-1, 1], (N, C, H, W)."""
     labels: Tensor | None
-    """Class indices, int64 (N,), or None."""
+    """Class indices, int64 (N,), or what holds of each picture, float (N, attributes), or None."""
+    condition: Tensor | None = None
+    """What the real images are to be made from, float32 in [-1, 1], (N, C', H, W): row by row theirs for paired data,
+    images of domain A, drawn apart, for unpaired data, whose ``real`` is domain B. None for other kinds."""
     key: tuple[int | str, ...]
     """Names the step (and micro-batch): random numbers are functions of it."""
     part: randomness.Slice
@@ -80,6 +97,9 @@ class Batch:
             self._kept[name] = make()
         return self._kept[name]
 
+
+_SHOWN = 64
+"""Samples in a grid."""
 
 Augment = Callable[[Tensor, Batch, str], Tensor]
 """Changes images (N, C, H, W) at random; the text tells apart the draws that one batch needs."""
@@ -121,6 +141,8 @@ class Family:
     """
 
     Config: ClassVar[type]
+    kinds: ClassVar[frozenset[str]] = frozenset({"unlabelled", "labelled", "paired", "unpaired", "domains"})
+    """Kinds of data that it learns from."""
     generators: ClassVar[tuple[str, ...]] = ("generator",)
     discriminators: ClassVar[tuple[str, ...]] = ("discriminator",)
     presets: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
@@ -133,6 +155,8 @@ class Family:
     """Which augmentation suits it where pictures are few."""
     thousand_images: ClassVar[int] = 2000
     """Thousand real images after which it is usually worth looking at."""
+    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """What ``tune.space: auto`` searches: ranges by dotted name, in the form of params.yaml."""
 
     def __init__(self, config: Any, shape: ImageShape) -> None:
         self.config = config
@@ -143,6 +167,15 @@ class Family:
         self.augment: Augment = no_augment
         """What the discriminator's images go through, real and generated alike; set by the trainer."""
         self._compiled: dict[str, Callable[..., Tensor]] = {}
+
+    @classmethod
+    def check_data(cls, info: DatasetInfo) -> None:
+        """Raise SettingsError when the family does not learn from data of this kind."""
+        if info.kind not in cls.kinds:
+            raise SettingsError(
+                f"model.family: {cls.__name__.lower()} learns from {' or '.join(sorted(cls.kinds))} data, and {info.name} is "
+                f"{info.kind}. Change ingest.kind to what the pictures are, or choose another family (gantry recommend)."
+            )
 
     @classmethod
     def choose(cls, shape: ImageShape, batch: int) -> list[tuple[str, Any, str]]:
@@ -208,9 +241,38 @@ class Family:
         """
         raise SettingsError(f"{type(self).__name__.lower()} makes no images from noise.")
 
-    def translate(self, images: Tensor, target: int | None = None, seed: int = 0) -> Tensor:
-        """Image to image: (N, C, H, W) in [-1, 1] to the same shape."""
+    @property
+    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
+        """What it translates, image to image: (from domain, to domain) each; None where domains have no number."""
+        return ()
+
+    def translate(
+        self,
+        images: Tensor,
+        target: int | None = None,
+        seed: int = 0,
+        *,
+        first: int = 0,
+        networks: Mapping[str, nn.Module] | None = None,
+    ) -> Tensor:
+        """Image to image: (N, C', H, W) to (N, C, H, W), both in [-1, 1], of any height and width.
+
+        Args:
+            images: what is to be translated.
+            target: domain to translate to, for families that know several.
+            seed: names the random numbers, for families that draw some; picture i of a seed draws the same ones.
+            first: number of the first of the images among those of the seed.
+            networks: use these generators (an EMA copy) in place of the family's own.
+        """
         raise SettingsError(f"{type(self).__name__.lower()} translates no images.")
+
+    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+        """What the generators ``networks`` can do, to be watched over time, and how many pictures make a row.
+
+        Float in about [-1, 1], (N, C, H, W): by default samples, always of the same latents. ``look`` holds a few real
+        pictures, always the same ones too.
+        """
+        return self.sample(_SHOWN, 0, networks=networks), 8
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.channels_last) -> "Family":
         """Move every network to ``device`` in ``memory_format``; returns self."""

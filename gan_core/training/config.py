@@ -35,8 +35,12 @@ class TrainConfig:
     """Learning rates end the burn-in at this share of theirs."""
     final_beta2: float | None = None
     """beta2 at the end of the burn-in; null: it stays."""
+    decay_from: float = 1.0
+    """Share of the run after which learning rates fall linearly to 0; 1: they do not."""
     mirror: bool = False
     """Whether real images are mirrored left to right with probability 0.5."""
+    jitter: float = 0.0
+    """Share by which real images are enlarged before a part of their own size is cut out at random."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the device has instructions for it, fp32 elsewhere."""
     compile: bool = False
@@ -72,6 +76,8 @@ class TrainConfig:
         for name in ("generator_lr", "discriminator_lr", "ema_half_life_kimg"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
         check_below_one(self, "beta1", "beta2", "final_beta2")
+        check(0 <= self.decay_from <= 1, f"decay_from: must lie in [0, 1], got {self.decay_from}.")
+        check(0 <= self.jitter <= 1, f"jitter: must lie in [0, 1], got {self.jitter}.")
         check(
             self.batch % self.accumulate == 0, f"batch: {self.batch} does not divide by accumulate ({self.accumulate})."
         )

@@ -7,25 +7,29 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gan_core import randomness
+from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
+from gan_core.families import Batch
 
 log = logging.getLogger(__name__)
 
 
 class Order:
-    """Endless order over ``count`` pictures: a fresh permutation each epoch, each a function of (seed, epoch)."""
+    """Endless order over the pictures ``members``: a fresh permutation each epoch, each a function of (seed, epoch)."""
 
-    def __init__(self, count: int, seed: int) -> None:
-        self._count, self._seed = count, seed
+    def __init__(self, members: np.ndarray, seed: int) -> None:
+        """``members``: indices of pictures, int64 (n,)."""
+        self._members, self._seed = torch.from_numpy(members), seed
         self._epochs: dict[int, Tensor] = {}
 
     def indices(self, first: int, count: int) -> Tensor:
         """Picture indices at positions ``first`` to ``first + count`` of the order, int64."""
         parts = []
         while count > 0:
-            epoch, offset = divmod(first, self._count)
+            epoch, offset = divmod(first, len(self._members))
             part = self._permutation(epoch)[offset : offset + count]
             parts.append(part)
             first, count = first + len(part), count - len(part)
@@ -34,7 +38,7 @@ class Order:
     def _permutation(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
             generator = torch.Generator().manual_seed(randomness.derive_seed(self._seed, "epoch", epoch))
-            self._epochs = {epoch: torch.randperm(self._count, generator=generator)}
+            self._epochs = {epoch: self._members[torch.randperm(len(self._members), generator=generator)]}
         return self._epochs[epoch]
 
 
@@ -55,53 +59,103 @@ class Feed:
         seed: int,
         device: torch.device,
         part: randomness.Slice,
+        conditions: np.ndarray | None = None,
+        unpaired: bool = False,
         mirror: bool = False,
+        jitter: float = 0.0,
     ) -> None:
-        """Serve ``pixels`` (uint8 (N, C, H, W)), ``labels`` (int64 (N,)) in batches of ``batch`` over all workers."""
+        """Serve batches of ``batch`` images over all workers.
+
+        Args:
+            pixels: uint8 (N, C, H, W).
+            labels: int64 (N,), or attributes, 0 and 1, (N, k).
+            batch: real images in a step.
+            seed: names the order.
+            device: where the batches go.
+            part: this worker's rows.
+            conditions: what the pictures are to be made from, uint8 (N, C', H, W), of paired data.
+            unpaired: label 0 is domain A, which is served as conditions in an order of its own; label 1 is B.
+            mirror, jitter: see ``TrainConfig``; the two pictures of a pair go through the same.
+        """
         if len(pixels) == 0:
             raise DataError("The train split holds no picture.")
-        self._pixels, self._batch, self._seed = pixels, batch, seed
-        self._device, self._part, self._mirror = device, part, mirror
-        self._order = Order(len(pixels), seed)
-        self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+        self._batch, self._seed, self._device, self._part = batch, seed, device, part
+        self._mirror, self._jitter = mirror, jitter
+        self._paired = conditions is not None
+        self._sets = {"real": pixels}
+        self._orders = {"real": Order(np.arange(len(pixels)), seed)}
+        if conditions is not None:
+            self._sets["condition"] = conditions
+            self._orders["condition"] = self._orders["real"]
+        elif unpaired:
+            assert labels is not None
+            domains = [np.flatnonzero(labels == domain) for domain in (0, 1)]
+            if not all(map(len, domains)):
+                raise DataError("The train split of unpaired data needs pictures of both domains; one has none.")
+            self._sets["condition"] = pixels
+            self._orders = {
+                "real": Order(domains[1], seed),
+                "condition": Order(domains[0], randomness.derive_seed(seed, "condition")),
+            }
+            labels = None
+        self._ahead: tuple[int, Future[dict[str, Tensor]]] | None = None
         self._reader: ThreadPoolExecutor | None = None
         if device.type == "cuda":
             free, share = torch.cuda.mem_get_info(device)[0], 0.5
         else:
             free, share = psutil.virtual_memory().available, 0.25
-        fits = pixels.nbytes <= free * share
-        self._resident = torch.from_numpy(np.array(pixels)).to(device) if fits else None
+        arrays = {id(array): array for array in self._sets.values()}  # the two domains are one array
+        size = sum(array.nbytes for array in arrays.values())
+        fits = size <= free * share
+        resident = {key: torch.from_numpy(np.array(array)).to(device) for key, array in arrays.items() if fits}
+        self._resident = {name: resident[id(array)] for name, array in self._sets.items() if fits}
         self._labels = None if labels is None else torch.from_numpy(labels).to(device if fits else "cpu")
         if device.type == "cuda" and not fits:
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="feed")
         log.info(
             "Data %s: %.0f MB of pixels, %.0f MB free on the %s.",
             "in memory near the device" if fits else "mapped from disk and read ahead",
-            pixels.nbytes / 1e6,
+            size / 1e6,
             free / 1e6,
             device.type,
         )
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Images float32 (batch / workers, C, H, W), channels last, and labels int64 or None, for ``step``."""
-        if self._resident is not None:
-            rows = self._sent(self._rows(step))
-            images = self._resident[rows]
+    def __call__(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Images of ``step`` (batch / workers, C, H, W), labels, and conditions (batch / workers, C', H, W).
+
+        Images and conditions are float32 in [-1, 1], channels last. Labels are int64 (n,), attributes float32 (n, k).
+        Labels and conditions are None where the data has none.
+        """
+        if self._resident:
+            rows = {name: self._sent(order) for name, order in self._rows(step).items()}
+            images = {name: self._resident[name][rows[name]] for name in rows}
         elif self._reader is not None:
             if self._ahead is None or self._ahead[0] != step:
                 self._ahead = (step, self._reader.submit(self._read, step))
-            images, rows = self._ahead[1].result()
+            images = {name: self._sent(read) for name, read in self._ahead[1].result().items()}
             self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
-            images = self._sent(images)
+            rows = self._rows(step)
         else:
-            images, rows = self._read(step)
-        labels = None if self._labels is None else self._sent(self._labels[rows])
-        images = images.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+            images, rows = self._read(step), self._rows(step)
+        labels = None if self._labels is None else self._sent(self._labels[rows["real"]])
+        if labels is not None and labels.dim() == 2:
+            labels = labels.float()
+        made = {name: self._changed(name, unit(pixels), step) for name, pixels in images.items()}
+        return made["real"], labels, made.get("condition")
+
+    def _changed(self, name: str, images: Tensor, step: int) -> Tensor:
+        """``images`` enlarged and cut, and mirrored, at random; both pictures of a pair alike."""
+        of = () if name == "real" or self._paired else (name,)
+        if self._jitter:
+            offsets = self._uniform((len(images), 2), "jitter", *of, step)
+            images = enlarged_and_cut(images, self._jitter, offsets)
         if self._mirror:
-            key = (self._seed, "mirror", step)
-            flip = randomness.uniform((len(images), 1, 1, 1), self._part, self._device, *key) < 0.5
+            flip = self._uniform((len(images), 1, 1, 1), "mirror", *of, step) < 0.5
             images = torch.where(flip, images.flip(3), images)
-        return images, labels
+        return images
+
+    def _uniform(self, shape: tuple[int, ...], *key: int | str) -> Tensor:
+        return randomness.uniform(shape, self._part, self._device, self._seed, *key)
 
     def _sent(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the device, without waiting for it: a copy from memory that is not pinned would wait."""
@@ -110,10 +164,57 @@ class Feed:
         pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
         return pinned.to(self._device, non_blocking=True)
 
-    def _rows(self, step: int) -> Tensor:
-        return self._order.indices(step * self._batch, self._batch)[self._part.rows(self._batch // self._part.world)]
+    def _rows(self, step: int) -> dict[str, Tensor]:
+        mine = self._part.rows(self._batch // self._part.world)
+        return {name: self._orders[name].indices(step * self._batch, self._batch)[mine] for name in self._sets}
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor]:
-        rows = self._rows(step)
-        images = torch.from_numpy(self._pixels[rows.numpy()])
-        return (images.pin_memory() if self._device.type == "cuda" else images), rows
+    def _read(self, step: int) -> dict[str, Tensor]:
+        read = {name: torch.from_numpy(self._sets[name][rows.numpy()]) for name, rows in self._rows(step).items()}
+        return {name: images.pin_memory() if self._device.type == "cuda" else images for name, images in read.items()}
+
+
+def unit(pixels: Tensor) -> Tensor:
+    """uint8 images as float32 in [-1, 1], channels last."""
+    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+
+
+def enlarged_and_cut(images: Tensor, share: float, offsets: Tensor) -> Tensor:
+    """Images (N, C, H, W) enlarged by ``share`` and cut back to (H, W) at ``offsets`` (N, 2) in [0, 1) of what is spare.
+
+    The random jitter of Isola et al. 2017, section 6.2 (286 pixels cut to 256: a share of 30/256).
+    """
+    height, width = images.shape[2:]
+    large = functional.interpolate(
+        images, size=(round(height * (1 + share)), round(width * (1 + share))), mode="bilinear", align_corners=False
+    )
+    spare = torch.tensor([large.shape[2] - height + 1, large.shape[3] - width + 1], device=images.device)
+    corner = (offsets * spare).long()
+    rows = corner[:, 0, None] + torch.arange(height, device=images.device)
+    columns = corner[:, 1, None] + torch.arange(width, device=images.device)
+    picture = torch.arange(len(images), device=images.device)[:, None, None]
+    # The channels come last, as every image in training has them in memory.
+    return large.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def fixed_look(dataset: PreparedDataset, split: str, device: torch.device, count: int = 8) -> Batch:
+    """The first pictures of ``split``, to be watched: of unpaired data of each domain, B as ``real``, A as ``condition``."""
+    pixels, labels, conditions = dataset.pixels(split), dataset.labels(split), dataset.conditions(split)
+
+    def taken(array: np.ndarray | None, rows: np.ndarray) -> Tensor | None:
+        return None if array is None else unit(torch.from_numpy(array[rows]).to(device))
+
+    rows = other = np.arange(min(count, len(pixels)))
+    if dataset.info.kind == "unpaired":
+        assert labels is not None
+        other, rows = (np.flatnonzero(labels == domain)[:count] for domain in (0, 1))
+        labels, conditions = None, pixels
+    known = None if labels is None else torch.from_numpy(labels[rows]).to(device)
+    real = taken(pixels, rows)
+    assert real is not None
+    return Batch(
+        real=real,
+        labels=known.float() if known is not None and known.dim() == 2 else known,
+        condition=taken(conditions, other),
+        key=("look",),
+        part=randomness.Slice(),
+    )

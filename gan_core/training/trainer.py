@@ -15,21 +15,19 @@ from gan_core.augment.augmenter import Augmenter
 from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
 from gan_core.errors import TrainingDivergedError
-from gan_core.families import Batch, ImageShape, Losses, Phase, build_family
+from gan_core.families import FAMILIES, Batch, ImageShape, Losses, Phase, build_family
 from gan_core.generator import describe, save_generator, to_uint8
 from gan_core.precision import choose_device, choose_precision
 from gan_core.schedule import cosine
 from gan_core.training import checkpoint as checkpoints
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from gan_core.training.ema import Averaged, ema_decay
-from gan_core.training.feed import Feed
+from gan_core.training.feed import Feed, fixed_look, unit
 from gan_core.training.health import Watch, spread
 from gan_core.training.world import World
 
 log = logging.getLogger(__name__)
 
-GRID = 64
-GRID_SEED = 0
 _REAL_RIGHT = "health/real_right"
 _GRID_BATCHES = 4
 """Batches that a grid's statistics are measured on: enough to look at, and a quarter of the time."""
@@ -41,8 +39,8 @@ class Observer(Protocol):
     def metrics(self, values: dict[str, float], step: int) -> None:
         """A row of metrics."""
 
-    def pictures(self, pictures: Tensor, step: int) -> None:
-        """A grid's pictures at fixed latents: uint8 (64, C, H, W)."""
+    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
+        """A grid's pictures, the same ones each time: uint8 (n, C, H, W), ``columns`` in a row."""
 
     def checkpoint(self, path: Path | None, step: int) -> None:
         """A checkpoint is whole. Called on every rank at the same steps; only rank 0 has a path."""
@@ -54,7 +52,7 @@ class Silent:
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Nothing."""
 
-    def pictures(self, pictures: Tensor, step: int) -> None:
+    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
         """Nothing."""
 
     def checkpoint(self, path: Path | None, step: int) -> None:
@@ -95,7 +93,8 @@ class Trainer:
             resume_from: look for checkpoints here too (an uploaded copy).
 
         Raises:
-            SettingsError: the batch does not divide over the workers, or the family cannot make such pictures.
+            SettingsError: the batch does not divide over the workers, or the family cannot make such pictures, or not
+                from data of this kind.
             CheckpointError: the checkpoint found belongs to other settings.
         """
         self.config, self.directory, self.dataset = config, Path(directory), dataset
@@ -104,6 +103,7 @@ class Trainer:
         self.device = choose_device(str(device))
         config.check_workers(self.world.size)
         info, shape = dataset.info, ImageShape.of(dataset.info)
+        FAMILIES[family_name].check_data(info)
         randomness.seed_global(config.seed, -1, 0)  # the same initial weights on every worker
         self.family = build_family(family_name, family_config, shape).to(self.device)
         self.averaged = Averaged({name: self.family.networks[name] for name in self.family.generators})
@@ -124,12 +124,18 @@ class Trainer:
         self._feed = Feed(
             dataset.pixels("train"),
             dataset.labels("train"),
+            conditions=dataset.conditions("train"),
+            unpaired=info.kind == "unpaired",
             batch=config.batch,
             seed=config.seed,
             device=self.device,
             part=self.world.part,
             mirror=config.mirror,
+            jitter=config.jitter,
         )
+        # How well pictures are translated shows on some that were not learnt from.
+        watched = "test" if self.directions and info.splits.get("test") else "train"
+        self._look = fixed_look(dataset, watched, self.device)
         self._watch = Watch(config.collapse_diversity, config.collapse_patience)
         self._start_window()
         self.step = 0
@@ -139,6 +145,8 @@ class Trainer:
             **{f"model.{key}": value for key, value in as_dict(family_config).items()},
             "model.family": family_name,
             "dataset": info.digest,
+            # Where rates fall towards its end, what a step computes depends on how long the run is.
+            **({"train.steps": config.steps} if config.decay_from < 1 else {}),
         }
         self._places = [self.directory, *([Path(resume_from)] if resume_from else [])]
         self._resume()
@@ -185,6 +193,24 @@ class Trainer:
         """Pictures of the averaged generator as it is now: uint8 (n, C, H, W). Call :meth:`settle` first."""
         return to_uint8(self.family.sample(n, seed, first=first, networks=self.averaged.networks))
 
+    @property
+    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
+        """What the generators translate: (from domain, to domain); none where they make images from noise."""
+        return self.family.directions
+
+    @torch.inference_mode()
+    def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
+        """Pictures uint8 (N, C', H, W) translated by the averaged generators as they are now: uint8 (N, C, H, W)."""
+        networks = self.averaged.networks
+        translated = self.family.translate(unit(images.to(self.device)), target, seed, first=first, networks=networks)
+        return to_uint8(translated)
+
+    @torch.inference_mode()
+    def display(self) -> tuple[Tensor, int]:
+        """Pictures uint8 (n, C, H, W) that show how far the averaged generators are, and how many make a row."""
+        pictures, columns = self.family.display(self._look, self.averaged.networks)
+        return to_uint8(pictures), columns
+
     def settle(self, batches: int = 16) -> None:
         """Make the averaged generator ready to be sampled (:meth:`Family.settle`)."""
         self.family.settle(self.averaged.networks, batches=batches)
@@ -221,23 +247,25 @@ class Trainer:
 
     def _batches(self, turn: int, *, last: bool) -> list[Batch]:
         """The micro-batches of one round; ``turn`` counts rounds over the whole run."""
-        images, labels = self._feed(turn)
+        images, labels, condition = self._feed(turn)
         key = (self.config.seed, self.rollbacks, turn)
         progress = self._progress()
         count = self.config.accumulate
         parts = images.chunk(count)
         label_parts = [None] * count if labels is None else labels.chunk(count)
+        condition_parts = [None] * count if condition is None else condition.chunk(count)
         return [
             Batch(
                 real=part,
                 labels=label,
+                condition=source,
                 key=key if count == 1 else (*key, index),
                 part=self.world.part,
                 progress=progress,
                 # The generator's graph is for its own update, which only the last round is followed by.
                 keep=count == 1 and last,
             )
-            for index, (part, label) in enumerate(zip(parts, label_parts, strict=True))
+            for index, (part, label, source) in enumerate(zip(parts, label_parts, condition_parts, strict=True))
         ]
 
     def _update(self, phase: Phase, batches: list[Batch]) -> None:
@@ -279,12 +307,14 @@ class Trainer:
     def _set_rates(self) -> None:
         """Learning rates and moments of this step: schedules, rollbacks, and the share that lazy penalties leave."""
         config, progress = self.config, self._progress()
+        falling = config.steps * (1 - config.decay_from)
+        left = min((config.steps - self.step) / falling, 1.0) if falling else 1.0
         beta2 = config.beta2 if config.final_beta2 is None else cosine(config.beta2, config.final_beta2, progress)
         for side, optimiser in self.optimisers.items():
             share = self._laziness[side]
             for group in optimiser.param_groups:
                 rate = self._rates[side] * cosine(1.0, config.final_lr_share, progress)
-                group["lr"] = rate * 0.5**self.rollbacks * share
+                group["lr"] = rate * left * 0.5**self.rollbacks * share
                 group["betas"] = (config.beta1**share, beta2**share)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -350,7 +380,8 @@ class Trainer:
         if self.world.rank == 0:
             with self._off_the_clock():
                 self.settle(_GRID_BATCHES)
-                self.observer.pictures(self.sample(GRID, GRID_SEED).cpu(), self.step)
+                pictures, columns = self.display()
+                self.observer.pictures(pictures.cpu(), self.step, columns)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -58,10 +58,10 @@ class Reporter:
         if self._log:
             self._log.metrics(values, step)
 
-    def pictures(self, pictures: Tensor, step: int) -> None:
-        """The grid at fixed latents."""
+    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
+        """The grid."""
         path = self._work / GRIDS / f"step-{step:08d}.png"
-        save_sheet(path, pictures)
+        save_sheet(path, pictures, columns=columns)
         if self._log:
             self._log.artifact(path, GRIDS)
 

@@ -16,7 +16,7 @@ from gan_core.grid import save_sheet
 from gan_core.metrics.evaluate import fid_of_samples
 from gan_core.metrics.inception import load_inception
 from gan_core.precision import choose_device, has_bf16
-from gan_core.training.trainer import GRID, GRID_SEED, Trainer
+from gan_core.training.trainer import Trainer
 from pipelines.settings import Settings, parse_settings
 from pipelines.tracking import RunLog
 
@@ -94,7 +94,8 @@ class Trial(tune.Trainable):
         self._log.metrics({OBJECTIVE: value}, until)
         if value < WORST:
             grid = self._directory / "grid.png"
-            save_sheet(grid, self._trainer.sample(GRID, GRID_SEED))
+            pictures, columns = self._trainer.display()
+            save_sheet(grid, pictures, columns=columns)
             self._log.artifact(grid, "grids")
         if done:
             self._log.finish()

@@ -222,7 +222,7 @@ class Losses:
     def metrics(self, values: dict[str, float], step: int) -> None:
         self.rows.append({name: value for name, value in values.items() if name.startswith(("loss/", "penalty/"))})
 
-    def pictures(self, pictures: Tensor, step: int) -> None:
+    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
         """Nothing."""
 
     def checkpoint(self, path: Path | None, step: int) -> None:

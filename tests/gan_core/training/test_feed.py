@@ -1,15 +1,18 @@
 """The data's order is a function of (seed, epoch), shared out among workers; pictures arrive as they are."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
+from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.randomness import Slice
-from gan_core.training.feed import Feed, Order
+from gan_core.training.feed import Feed, Order, enlarged_and_cut, fixed_look
+from tests.datasets import write_prepared
 
 CPU = torch.device("cpu")
 
@@ -33,6 +36,10 @@ def feed(count: int = 20, batch: int = 8, part: Slice | None = None, labels: boo
     )
 
 
+def feed_of(pixels: np.ndarray, labels: np.ndarray | None = None, **options) -> Feed:
+    return Feed(pixels, labels, **{"batch": 8, "seed": 0, "device": CPU, "part": Slice(), **options})
+
+
 def shown(images: torch.Tensor) -> list[int]:
     """Which pictures these are."""
     return images[:, 0, 0, 1].add(1).mul(127.5).round().int().tolist()
@@ -40,12 +47,12 @@ def shown(images: torch.Tensor) -> list[int]:
 
 @pytest.mark.parametrize("epoch", [0, 1, 7])
 def test_each_epoch_is_a_permutation(epoch: int) -> None:
-    assert sorted(Order(37, seed=0).indices(37 * epoch, 37).tolist()) == list(range(37))
+    assert sorted(Order(np.arange(37), seed=0).indices(37 * epoch, 37).tolist()) == list(range(37))
 
 
 def test_the_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
     def order(seed: int, first: int) -> list[int]:
-        return Order(50, seed).indices(first, 50).tolist()
+        return Order(np.arange(50), seed).indices(first, 50).tolist()
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(1, 0)
@@ -54,15 +61,15 @@ def test_the_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("first", [0, 5, 36, 37, 100])
 def test_any_piece_of_the_order_is_the_same_however_it_is_asked_for(first: int) -> None:
-    whole = torch.cat([Order(37, 3).indices(i, 1) for i in range(260)])
-    assert torch.equal(Order(37, 3).indices(first, 150), whole[first : first + 150])
+    whole = torch.cat([Order(np.arange(37), 3).indices(i, 1) for i in range(260)])
+    assert torch.equal(Order(np.arange(37), 3).indices(first, 150), whole[first : first + 150])
 
 
 def test_a_resumed_feed_serves_the_batches_that_an_uninterrupted_one_does() -> None:
     running, resumed = feed(labels=True), feed(labels=True)
     batches = [running(step) for step in range(8)]
     for step in (5, 6, 7):
-        images, labels = resumed(step)
+        images, labels, _ = resumed(step)
         assert torch.equal(images, batches[step][0])
         assert torch.equal(labels, batches[step][1])
 
@@ -75,23 +82,24 @@ def test_the_workers_rows_make_up_the_whole_batch(world: int) -> None:
 
 
 def test_images_arrive_in_minus_one_to_one_channels_last_with_their_labels() -> None:
-    images, labels = feed(labels=True)(0)
+    images, labels, condition = feed(labels=True)(0)
     assert images.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert images.max() == 1
     assert images.min() >= -1
     assert labels is not None
     assert labels.tolist() == [10 * i for i in shown(images)]
+    assert condition is None
 
 
 def test_values_map_linearly_from_bytes() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
-    images, _ = Feed(pixels, None, batch=1, seed=0, device=CPU, part=Slice())(0)
+    images, *_ = Feed(pixels, None, batch=1, seed=0, device=CPU, part=Slice())(0)
     np.testing.assert_allclose(images[0, 0].numpy().ravel(), np.arange(256) / 127.5 - 1, atol=1e-6)
 
 
 def test_a_set_smaller_than_a_batch_is_repeated() -> None:
-    images, _ = feed(count=3, batch=8)(0)
+    images, *_ = feed(count=3, batch=8)(0)
     assert len(images) == 8
     assert set(shown(images)) == {0, 1, 2}
 
@@ -117,8 +125,56 @@ def test_a_set_too_large_for_memory_is_read_from_the_map_and_serves_the_same(
         mapped = feed(labels=True)
     assert "mapped from disk" in caplog.text
     for step in range(4):
-        for a, b in zip(mapped(step), resident(step), strict=True):
+        for a, b in zip(mapped(step)[:2], resident(step)[:2], strict=True):
             assert torch.equal(a, b)
+
+
+def test_a_condition_comes_with_its_image_and_goes_through_the_same_jitter_and_mirror() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    served = feed_of(pixels, conditions=255 - pixels, mirror=True, jitter=0.25)
+    for step in range(3):
+        images, _, condition = served(step)
+        assert images.shape == condition.shape == (8, 1, 8, 8)
+        torch.testing.assert_close(condition, -images)
+    assert not torch.equal(images, feed_of(pixels)(2)[0])
+
+
+def test_jitter_cuts_a_part_out_of_the_enlarged_image() -> None:
+    ramp = torch.arange(8.0).expand(2, 3, 8, 8)
+    cut = enlarged_and_cut(ramp, 0.5, torch.tensor([[0.0, 0.0], [0.999, 0.999]]))
+    large = torch.nn.functional.interpolate(ramp, size=(12, 12), mode="bilinear")
+    assert torch.equal(cut, torch.stack([large[0, :, :8, :8], large[1, :, 4:, 4:]]))
+
+
+def test_the_domains_of_unpaired_data_come_each_in_an_order_of_its_own() -> None:
+    labels = np.array([0] * 5 + [1] * 15, dtype=np.int64)
+    served = feed_of(numbered(20), labels, unpaired=True, batch=5)
+    seen = [(shown(images), shown(condition)) for images, _, condition in map(served, range(6))]
+    assert all(a < 5 for _, condition in seen for a in condition)
+    assert sorted(b for real, _ in seen[:3] for b in real) == list(range(5, 20))
+    assert sorted(seen[0][1]) == sorted(seen[1][1]) == list(range(5))
+    assert served(0)[1] is None
+
+
+def test_attributes_arrive_as_floats() -> None:
+    attributes = np.array([[0, 1, 1]] * 20, dtype=np.int64)
+    labels = feed_of(numbered(20), attributes)(0)[1]
+    assert labels.dtype == torch.float32
+    assert labels.tolist() == [[0, 1, 1]] * 8
+
+
+def test_a_domain_without_pictures_is_refused() -> None:
+    with pytest.raises(DataError, match="both domains"):
+        feed_of(numbered(4), np.ones(4, dtype=np.int64), unpaired=True)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_pictures_to_be_watched_are_always_the_same(tmp_path: Path, split: str) -> None:
+    pixels = numbered(20)
+    write_prepared(tmp_path, pixels, np.array([0, 1] * 10), split=split, kind="unpaired")
+    look = fixed_look(PreparedDataset(tmp_path, tmp_path), split, CPU, count=4)
+    assert shown(look.condition) == [0, 2, 4, 6]
+    assert shown(look.real) == [1, 3, 5, 7]
 
 
 def test_an_empty_split_is_refused() -> None:

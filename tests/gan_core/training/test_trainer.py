@@ -34,7 +34,7 @@ class Notes:
     def metrics(self, values: dict[str, float], step: int) -> None:
         self.rows[step] = values
 
-    def pictures(self, pictures: Tensor, step: int) -> None:
+    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
         self.grids[step] = pictures
 
     def checkpoint(self, path: Path | None, step: int) -> None:
