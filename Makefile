@@ -5,6 +5,9 @@ PYTHON ?= python3
 # A folder of wheels to prefer (for a CPU build of torch, say); the variable is pip's own.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
+# Tests run side by side; those that start a cluster or a server are one group, one after the other.
+BESIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
+
 .PHONY: help demo test test-fast lint types contract bench lock clean
 help:           ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,10 +26,10 @@ demo: $(VENV)/.ready  ## environment, data, weights, the whole pipeline on Fashi
 	@$(BIN)/gantry demo
 
 test: $(VENV)/.ready  ## every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(BESIDE)
 
 test-fast: $(VENV)/.ready  ## the tests that need neither Ray nor Prefect nor weights
-	@$(BIN)/python -m pytest -m "not ray and not prefect and not end_to_end and not weights"
+	@$(BIN)/python -m pytest $(BESIDE) -m "not ray and not prefect and not end_to_end and not weights"
 
 lint: $(VENV)/.ready  ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -5,14 +5,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import pipelines.cli  # noqa: F401  switches telemetry off before anything is imported
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (``pytest -n``), what starts a cluster or a server is one group: one of each a session, no two at once."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("ray", "prefect", "end_to_end")):
+            item.add_marker(pytest.mark.xdist_group("services"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_threads() -> None:
     """Tests run beside Ray and Prefect on few cores: spinning OpenMP threads would starve them."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

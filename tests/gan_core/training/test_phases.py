@@ -7,6 +7,7 @@ import torch
 
 from gan_core.augment import AugmentConfig
 from gan_core.data import PreparedDataset
+from gan_core.errors import CheckpointError
 from gan_core.families import FAMILIES, Batch, Losses, Phase
 from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
@@ -82,6 +83,23 @@ def test_schedules_move_over_the_burn_in_and_stay(blob_data: PreparedDataset, tm
     assert seen[0] == pytest.approx((1e-3, 0.9))
     assert seen[2] == pytest.approx((0.75e-3, 0.945))
     assert seen[4] == seen[5] == pytest.approx((0.5e-3, 0.99))
+
+
+def test_rates_fall_to_nothing_over_the_rest_of_the_run(blob_data: PreparedDataset, tmp_path: Path) -> None:
+    trainer = make(blob_data, tmp_path, steps=8, generator_lr=1e-3, decay_from=0.5)
+    rates = []
+    for step in range(1, 9):
+        trainer.run(step)
+        rates.append(trainer.optimisers["generator"].param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3] * 5 + [0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def test_a_run_whose_rates_fall_cannot_be_resumed_with_another_length(
+    blob_data: PreparedDataset, tmp_path: Path
+) -> None:
+    make(blob_data, tmp_path, steps=8, decay_from=0.5).run(4)
+    with pytest.raises(CheckpointError, match=r"train\.steps: 8 there, 16 here"):
+        make(blob_data, tmp_path, steps=16, decay_from=0.5)
 
 
 @pytest.mark.parametrize("kind", ["diffaugment", "ada"])
