@@ -4,13 +4,12 @@ import contextlib
 import dataclasses
 import json
 import os
-import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.training.trainer import Silent, Trainer
 from pipelines.cluster import cluster
-from pipelines.settings import Settings, load_settings
+from pipelines.settings import load_settings
 from pipelines.tracking import RunLog, Shipper
 from pipelines.training.fit import fit
 from pipelines.training.worker import CURVES
@@ -28,7 +27,7 @@ from tests.bench import Row
 from tests.datasets import blobs, write_prepared
 
 ROOT = Path(__file__).parents[2]
-STEPS, WARM, TURN = 300, 20, 6.0
+STEPS, WARM = 300, 40
 
 
 def rows() -> list[Row]:
@@ -37,28 +36,33 @@ def rows() -> list[Row]:
 
 
 def stage_against_bare_loop() -> Row:
-    """CPU seconds a step: Ray, tracking, grids and checkpoints as params.yaml has them, against the trainer with none of them.
+    """Seconds a step: Ray, tracking, grids and checkpoints as params.yaml has them, beside the trainer with none of them.
 
-    A shared machine computes half as fast again from one minute to the next. So the two take turns of some seconds (the
-    other is stopped meanwhile), and the processor's time counts, of every process that the stage has started.
+    A shared machine computes half as fast again from one minute to the next: the bare loop runs before and after.
     """
-    settings = load_settings(ROOT / "params.yaml").with_values({"train.steps": STEPS})
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         os.environ["GANTRY_CACHE_DIR"] = str(place / "cache")
         write_prepared(place / "data", blobs(2048, size=32))
-        with ThreadPoolExecutor(1) as pool, bare_loop(place) as alone:
-            spent = pool.submit(take_turns, place / "work/bench" / CURVES, place / "alone.jsonl", alone)
-            run_stage(place, settings)
-            staged, bare = spent.result()
-    note = f"{staged * 1e3:.0f} ms of the CPUs a step against {bare * 1e3:.0f}, in turns of {TURN:.0f} s"
+        with started("bare", place) as process:
+            alone = seconds_a_step(process, place / "alone.jsonl")
+            process.suspend()
+            with started("stage", place) as staging:
+                staged = seconds_a_step(staging, place / "work/bench" / CURVES)
+            process.resume()
+            again = seconds_a_step(process, place / "alone.jsonl")
     return Row(
-        name="train stage beside the bare loop, a step", ratio=(staged / bare - 1) * 100, target=3, unit="%", note=note
+        name="train stage beside the bare loop, a step",
+        ratio=(staged / (alone + again) * 2 - 1) * 100,
+        target=3,
+        unit="%",
+        note=f"{staged * 1e3:.0f} ms a step; the bare loop {alone * 1e3:.0f} before and {again * 1e3:.0f} after it",
     )
 
 
-def run_stage(place: Path, settings: Settings) -> None:
+def stage(place: Path) -> None:
     """What the train stage does."""
+    settings = load_settings(ROOT / "params.yaml").with_values({"train.steps": 2 * STEPS})
     work, track = place / "work/bench", place / "track"
     work.mkdir(parents=True)
     with (
@@ -69,80 +73,59 @@ def run_stage(place: Path, settings: Settings) -> None:
         fit(work, place / "data", settings, run_key="bench", run_name="bench", track=track)
 
 
-@contextmanager
-def bare_loop(place: Path) -> Iterator[psutil.Process]:
-    """A process that runs gan_core's trainer with nothing around it, stopped at first, ended with the block."""
-    code = f"from tests.bench.stage import bare; bare({str(place)!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    try:
-        process.send_signal(signal.SIGSTOP)
-        yield psutil.Process(process.pid)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def bare(place: str) -> None:
-    """Train without end, a line for each row of metrics."""
+def bare(place: Path) -> None:
+    """Train with nothing around it, a line for each row of metrics."""
     torch.set_num_threads(os.cpu_count() or 1)
     settings, never = load_settings(ROOT / "params.yaml"), 10**9
     config = dataclasses.replace(settings.train.core(), steps=never, sample_every=never, checkpoint_every=never)
 
     class Lines(Silent):
         def metrics(self, values: dict[str, float], step: int) -> None:
-            with open(Path(place) / "alone.jsonl", "a") as file:
+            with open(place / "alone.jsonl", "a") as file:
                 file.write(json.dumps({"step": step}) + "\n")
 
-    model, dataset = settings.model, PreparedDataset(Path(place) / "data")
-    Trainer(model.family, model.config, dataset, config, Path(place) / "alone", observer=Lines()).run()
+    model, dataset = settings.model, PreparedDataset(place / "data")
+    Trainer(model.family, model.config, dataset, config, place / "alone", observer=Lines()).run()
 
 
-def take_turns(staged: Path, alone: Path, bare: psutil.Process) -> tuple[float, float]:
-    """CPU seconds a step of the stage (all processes but ``bare``) and of ``bare``, which run in turns once both train."""
-    while not steps_in(staged):
-        time.sleep(0.1)
-    worker = next(p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline()))
-    worker.suspend()
-    totals = [[0, 0.0], [0, 0.0]]
+@contextmanager
+def started(function: str, place: Path) -> Iterator[psutil.Process]:
+    """Run ``function`` of this module in a process of its own; it and all that it has started end with the block."""
+    code = f"from pathlib import Path; from tests.bench.stage import {function} as f; f(Path({str(place)!r}))"
+    process = psutil.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
-        while steps_in(staged) < STEPS:
-            for place, runner, total, mine in ((alone, bare, totals[1], True), (staged, worker, totals[0], False)):
-                runner.resume()
-                step, spent = next_row(place, bare, mine, 0.0)
-                last, until = next_row(place, bare, mine, TURN)
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    runner.suspend()
-                if step >= WARM:
-                    total[0] += last - step
-                    total[1] += until - spent
+        yield process
     finally:
-        # Whatever happened here: a stopped worker would keep the stage waiting for ever.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.resume()
-    return totals[0][1] / totals[0][0], totals[1][1] / totals[1][0]
+        family = [process, *process.children(recursive=True)] if process.is_running() else []
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, timeout=10)
 
 
-def next_row(place: Path, bare: psutil.Process, mine: bool, seconds: float) -> tuple[int, float]:
-    """Wait ``seconds`` and then for the next row of metrics in ``place``; its step, and the CPU seconds spent by then."""
-    time.sleep(seconds)
-    before = steps_in(place)
-    while steps_in(place) == before < STEPS:
+def seconds_a_step(process: psutil.Process, rows: Path) -> float:
+    """The median over the rows of metrics that ``process`` appends to the file ``rows``, from the next row on."""
+    times: list[float] = []
+    first = last = steps_in(rows)
+    before = time.perf_counter()
+    while last - first < STEPS:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            raise RuntimeError(f"what writes {rows.name} has ended at step {last}")
         time.sleep(0.02)
-    me = psutil.Process()
-    others = [me, *(process for process in me.children(recursive=True) if process != bare)]
-    spent = 0.0
-    for process in [bare] if mine else others:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            spent += times.user + times.system
-    return steps_in(place), spent
+        step = steps_in(rows)
+        if step > last:
+            now = time.perf_counter()
+            if last - first >= WARM:
+                times.append((now - before) / (step - last))
+            last, before = step, now
+    return statistics.median(times)
 
 
-def steps_in(place: Path) -> int:
-    """The step of the last row in ``place``."""
+def steps_in(rows: Path) -> int:
+    """The step of the last row."""
     # The last line may be half written.
-    rows = place.read_text().split("\n")[:-1] if place.is_file() else []
-    return json.loads(rows[-1])["step"] if rows else 0
+    lines = rows.read_text().split("\n")[:-1] if rows.is_file() else []
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def no_op_repro() -> Row:
