@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from gan_core.families import FAMILIES, family_config
 from gan_core.files import write_text
 from gan_core.grid import save_sheet
 from gan_core.precision import choose_device
+from gan_core.presets import Choice, choose
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 
@@ -111,6 +113,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=VALUE", help="a setting of the family, such as width=64"
     )
+    parser.add_argument(
+        "--preset",
+        choices=("none", "auto"),
+        default="none",
+        help="auto: what is not given is chosen from the data and the device, and told with its reason",
+    )
     told = meanings(TrainConfig)
     settings = parser.add_argument_group("settings of the run, as YAML")
     for name, default in as_dict(TrainConfig()).items():
@@ -119,19 +127,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def settings(options: argparse.Namespace) -> tuple[Any, TrainConfig]:
-    """The typed configurations of the family and of the run; raises SettingsError."""
+def settings(options: argparse.Namespace, choices: Iterable[Choice] = ()) -> tuple[Any, TrainConfig]:
+    """The typed configurations of the family and of the run; raises SettingsError.
+
+    Where an option is not given, the one among ``choices`` holds.
+    """
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
     options_of = {name: f"--{name.replace('_', '-')}" for name in given}
     written = {name: _value(value, options_of[name]) for name, value in given.items() if value is not None}
-    train = build(TrainConfig, written, where="train")
     model = {}
     for pair in options.model:
         name, equals, value = pair.partition("=")
         if not equals:
             raise SettingsError(f"--model {pair}: write NAME=VALUE.")
         model[name] = _value(value, f"--model {name}")
-    return family_config(options.family, model), train
+    sections = {"train": written, "model": model}
+    for choice in choices:
+        section, _, name = choice.name.partition(".")
+        if name not in sections[section]:
+            sections[section][name] = choice.value
+            print(f"auto: {choice.name} = {choice.value} ({choice.reason})")
+    return family_config(options.family, model), build(TrainConfig, written, where="train")
 
 
 def _value(text: str, option: str) -> Any:
@@ -150,6 +166,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise SettingsError(f"--out: {options.out} is a file. Name a folder, new or of an earlier run.")
     device, dataset = choose_device(options.device), PreparedDataset(options.data)
+    if options.preset == "auto":
+        family, train = settings(options, choose(options.family, dataset.info, device, train.steps))
     console = Console(options.out, train.steps)
     try:
         trainer = Trainer(

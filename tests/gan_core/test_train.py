@@ -65,6 +65,21 @@ def test_training_writes_metrics_grids_checkpoints_and_a_generator(tmp_path: Pat
     assert load_generator(out / "generator").sample(2, 0).shape == (2, 1, 16, 16)
 
 
+def test_with_the_preset_what_is_not_given_is_chosen_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_prepared(tmp_path / "data", blobs(32)), tmp_path / "out"
+    train.main(
+        ["--data", str(data), "--out", str(out), "--device", "cpu", "--preset", "auto", "--steps", "2",
+         "--model", "width=4"]
+    )  # fmt: skip
+    told = capsys.readouterr().out
+    assert "auto: train.batch = 8 (16 pixels on a CPU, 32 pictures)" in told
+    assert "model.width" not in told
+    assert load_generator(out / "generator").info["config"]["width"] == 4
+    assert [json.loads(line)["progress/kimg"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [0.016]
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
