@@ -10,14 +10,18 @@ from torch import Tensor, nn
 
 from gan_core.config import as_dict
 from gan_core.errors import CheckpointError, SettingsError
-from gan_core.families import Family, ImageShape, build_family, family_config
+from gan_core.families import Batch, Family, ImageShape, build_family, family_config
 from gan_core.families.noise import NoiseFamily
+from gan_core.families.translation import TranslationFamily
 from gan_core.files import read_json, replacing, sha256_file, sha256_json, write_json
 from gan_core.projection import Projection, project
 from gan_core.training import checkpoint as checkpoints
+from gan_core.training.feed import unit
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
 _BATCH = 64
+_PIXELS = 2**20
+"""Pixels translated at once: 64 pictures of 128x128, or one of 1024x1024."""
 
 
 class Generator:
@@ -34,6 +38,53 @@ class Generator:
     def conditional(self) -> bool:
         """Whether it takes a class."""
         return isinstance(self._family, NoiseFamily) and self._family.conditional
+
+    @property
+    def translates(self) -> bool:
+        """Whether it makes pictures from pictures; from noise otherwise."""
+        return bool(self.directions)
+
+    @property
+    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
+        """What it translates: (from domain, to domain) each; None where a domain has no number. Empty: from noise."""
+        return self._family.directions
+
+    @torch.inference_mode()
+    def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
+        """Pictures uint8 (N, C', H, W), of any height and width, translated: uint8 (N, C, H, W) on the CPU.
+
+        Equal for equal arguments, whatever else is in the batch up to rounding.
+
+        Args:
+            images: what is to be translated, of the channels that were trained on (lightness for colourisation).
+            target: domain to translate to, or attribute to switch, where there are several; see :attr:`directions`.
+            seed: names the random numbers, where there are some.
+            first: number of the first picture among those of the seed.
+
+        Raises:
+            SettingsError: it makes pictures from noise, the target does not exist or is missing, the seed is negative, or the
+                pictures have another number of channels.
+        """
+        family = self._translating()
+        if seed < 0:
+            raise SettingsError(f"seed: must be 0 or more, got {seed}.")
+        if family.targets and target is not None and target not in family.targets:
+            names = self.info.get("attributes") or self.info.get("classes") or ()
+            known = ", ".join(f"{name} ({index})" for index, name in enumerate(names)) or f"0 to {family.targets[-1]}"
+            raise SettingsError(f"target: there is no domain {target}; the generator knows {known}.")
+        device = next(family.networks[family.generators[0]].parameters()).device
+        size = max(_PIXELS // (images.shape[2] * images.shape[3]), 1)
+        parts = []
+        for start in range(0, len(images), size):
+            part = unit(images[start : start + size].to(device))
+            parts.append(to_uint8(family.translate(part, target, seed, first=first + start)).cpu())
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def display(self, look: Batch) -> tuple[Tensor, int]:
+        """What it makes of the pictures ``look``, beside them: uint8 (n, C, H, W) on the CPU, and how many make a row."""
+        pictures, columns = self._family.display(look, self._family.networks)
+        return to_uint8(pictures).cpu(), columns
 
     @torch.inference_mode()
     def sample(
@@ -96,6 +147,11 @@ class Generator:
     def project(self, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
         """The style whose picture is nearest to ``picture``, uint8 (C, H, W); see :func:`gan_core.projection.project`."""
         return project(self._noise_family("project into"), picture, steps=steps, label=label)
+
+    def _translating(self) -> TranslationFamily:
+        if not isinstance(self._family, TranslationFamily):
+            raise SettingsError(f"{self.info['family']} makes images from noise: it translates none.")
+        return self._family
 
     def _noise_family(self, what: str) -> NoiseFamily:
         if not isinstance(self._family, NoiseFamily):

@@ -1,4 +1,4 @@
-"""A mean over the workers that train together, inside a loss."""
+"""What a loss needs of all workers that train together: a mean, or the rows of all."""
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,16 @@ def mean_over_workers(tensor: Tensor) -> Tensor:
     minimise is the mean of those.
     """
     return tensor if count() == 1 else _Mean.apply(tensor)
+
+
+def rows_of_all(tensor: Tensor) -> Tensor:
+    """The rows of ``tensor`` (n, ...) of all workers in their order, (workers * n, ...); without a gradient."""
+    if count() == 1:
+        return tensor.detach()
+    # Laid out plainly: gloo gathers memory, whatever order of channels that has.
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(count())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
 
 
 class _Mean(torch.autograd.Function):

@@ -11,15 +11,21 @@ from gan_core.errors import SettingsError, nearest
 from gan_core.families.base import Batch, Family, ImageShape, Losses, Phase
 from gan_core.families.biggan import BigGan
 from gan_core.families.cgan import Cgan
+from gan_core.families.cyclegan import CycleGan
 from gan_core.families.dcgan import Dcgan
+from gan_core.families.pix2pix import Pix2Pix
 from gan_core.families.r3gan import R3gan
+from gan_core.families.stargan import StarGan
 from gan_core.families.stylegan2 import StyleGan2
 
 FAMILIES: dict[str, type[Family]] = {
     "biggan": BigGan,
     "cgan": Cgan,
+    "cyclegan": CycleGan,
     "dcgan": Dcgan,
+    "pix2pix": Pix2Pix,
     "r3gan": R3gan,
+    "stargan": StarGan,
     "stylegan2": StyleGan2,
 }
 

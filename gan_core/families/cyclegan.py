@@ -1,0 +1,228 @@
+"""CycleGAN: Zhu, Park, Isola & Efros 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks".
+
+Two residual generators, one for each direction, and a discriminator of 70x70 patches for each domain, in a least-squares
+game. A picture that is translated there and back is to be itself again; one of the target domain is to stay as it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gan_core import randomness, workers
+from gan_core.config import check_below_one, check_least
+from gan_core.families.base import Batch, ImageShape, Losses
+from gan_core.families.translation import TranslationFamily, conditions_of, in_rows, right_shares
+from gan_core.families.translation_layers import PatchDiscriminator, ResidualGenerator
+from gan_core.initialise import normal_weights
+from gan_core.losses import least_squares_discriminator, least_squares_generator
+
+_LARGE = 256
+"""From this side on, the paper's generators have 9 residual blocks, below it 6 (section 7.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleGanConfig:
+    """CycleGAN's own settings; the defaults are the paper's."""
+
+    width: int = 64
+    """Maps of a generator's first layer; four times as many in its residual blocks."""
+    blocks: int = 0
+    """Residual blocks; 0: 6 for pictures under 256 pixels, 9 from there."""
+    patch_width: int = 64
+    """Maps of a discriminator's first layer."""
+    patch_halvings: int = 3
+    """How often a discriminator halves its picture: 3 judges patches of 70x70 pixels, 2 of 34x34, 1 of 16x16."""
+    slope: float = 0.2
+    """Leak slope of every leaky ReLU; the generators have plain ones."""
+    cycle: float = 10.0
+    """Weight of what is lost on the way there and back (equation 3)."""
+    identity: float = 0.5
+    """Weight, relative to ``cycle``, of what is changed in a picture that is of the target domain already (section 5.2)."""
+    pool: int = 50
+    """Generated pictures of each direction that the discriminators are also shown later; 0: none are kept."""
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "width", "patch_width", "patch_halvings")
+        check_least(self, 0, "blocks", "cycle", "identity", "pool")
+        check_below_one(self, "slope")
+
+
+# 256 and 128 are the paper's; smaller pictures get patches of about a third of a side.
+PRESETS: dict[int, dict[str, Any]] = {
+    32: {"patch_halvings": 1},
+    64: {"patch_halvings": 2},
+    128: {"blocks": 6},
+    256: {"blocks": 9},
+}
+
+
+class CycleGan(TranslationFamily):
+    """Translation between two domains without pairs: from A (``condition``) to B (``real``) and back."""
+
+    Config = CycleGanConfig
+    kinds = frozenset({"unpaired"})
+    generators = ("a_to_b", "b_to_a")
+    discriminators = ("a", "b")
+    presets = PRESETS
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "generator_lr": 2e-4,
+        "discriminator_lr": 2e-4,
+        "beta1": 0.5,
+        "beta2": 0.999,
+        "batch": 4,
+        "mirror": True,
+        "jitter": 30 / 256,
+        "decay_from": 0.5,
+    }
+    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 24, "patch_width": 32}
+    thousand_images = 200
+    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "train.generator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
+        "train.discriminator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
+        "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
+        "model.cycle": {"type": "log", "low": 2.0, "high": 30.0},
+        "model.identity": {"type": "uniform", "low": 0.0, "high": 1.0},
+    }
+    multiple = 4
+
+    def __init__(self, config: CycleGanConfig, shape: ImageShape) -> None:
+        super().__init__(config, shape)
+        blocks = config.blocks or (9 if min(shape.height, shape.width) >= _LARGE else 6)
+        channels = shape.channels
+        self.networks = {
+            **{
+                name: ResidualGenerator(channels, channels, config.width, blocks, kernel=3, reflect=True, bias=True)
+                for name in self.generators
+            },
+            **{
+                name: PatchDiscriminator(channels, config.patch_width, config.patch_halvings, config.slope, shape)
+                for name in self.discriminators
+            },
+        }
+        for network in self.networks.values():
+            normal_weights(network)
+        if config.pool:
+            for name in self.discriminators:
+                self.memory[f"pool_{name}"] = torch.zeros(config.pool, channels, shape.height, shape.width)
+                self.memory[f"pooled_{name}"] = torch.zeros((), dtype=torch.int64)
+
+    @property
+    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
+        """A to B, and B to A."""
+        return ((0, 1), (1, 0))
+
+    def check_target(self, target: int | None) -> int | None:
+        """See :meth:`TranslationFamily.check_target`; B where it is left out."""
+        return super().check_target(1 if target is None else target)
+
+    # -- training --
+
+    def translations(self, batch: Batch, *, identity: bool) -> dict[str, Tensor]:
+        """Both directions' pictures by generator, with those of pictures that are of the target domain behind them.
+
+        One pass of each generator is for both.
+        """
+        domains = {"a_to_b": (conditions_of(batch), batch.real), "b_to_a": (batch.real, conditions_of(batch))}
+        return {
+            name: self.through(self.run(name), torch.cat(pictures) if identity else pictures[0])
+            for name, pictures in domains.items()
+        }
+
+    def fakes(self, batch: Batch) -> Tensor:
+        """Pictures of domain B made from the batch's of domain A."""
+        return self._fakes(batch)["b"]
+
+    def _fakes(self, batch: Batch) -> dict[str, Tensor]:
+        """Pictures generated for the batch, by the domain that they are to be of."""
+        made = self._kept(batch) if batch.keep else self.translations(batch, identity=False)
+        rows = len(batch.real)
+        return {"a": made["b_to_a"][:rows], "b": made["a_to_b"][:rows]}
+
+    def _kept(self, batch: Batch) -> dict[str, Tensor]:
+        return batch.once("translations", lambda: self.translations(batch, identity=self.config.identity > 0))
+
+    def discriminator_loss(self, batch: Batch, step: int) -> Losses:
+        """Both discriminators' least squares of real pictures and of generated ones, new and old, in one pass each."""
+        with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
+            fakes = self._fakes(batch)
+        total, shares = batch.real.new_zeros(()), []
+        for name, real in (("a", conditions_of(batch)), ("b", batch.real)):
+            shown = self.remembered(name, fakes[name].detach().float(), batch)
+            images = [self.augment(real, batch, f"real {name}"), self.augment(shown, batch, f"fake {name}")]
+            judged_real, judged_fake = self.run(name)(torch.cat(images)).float().chunk(2)
+            total = total + least_squares_discriminator(judged_real, judged_fake)
+            shares.append(right_shares(judged_real, judged_fake, 0.5))
+        terms = {name: (shares[0][name] + shares[1][name]) / 2 for name in shares[0]}
+        return Losses(total, {"loss/discriminator": total.detach(), **terms})
+
+    def generator_loss(self, batch: Batch, step: int) -> Losses:
+        """What the discriminators say, what is lost there and back, and what is changed without need."""
+        config, rows = self.config, len(batch.real)
+        made = self._kept(batch)
+        total = batch.real.new_zeros(())
+        terms = {name: total for name in ("adversarial", "cycle", "identity")}
+        sides = (("a_to_b", "b_to_a", "b", conditions_of(batch)), ("b_to_a", "a_to_b", "a", batch.real))
+        for name, back, judge, source in sides:
+            fake = made[name][:rows]
+            judged = self.run(judge)(self.augment(fake, batch, f"fake {judge} again")).float()
+            # The paper's generators take the whole square, its discriminators half of theirs (section 4).
+            terms["adversarial"] = terms["adversarial"] + 2 * least_squares_generator(judged)
+            returned = self.through(self.run(back), fake)
+            terms["cycle"] = terms["cycle"] + (returned.float() - source).abs().mean()
+            if config.identity:
+                target = batch.real if name == "a_to_b" else conditions_of(batch)
+                terms["identity"] = terms["identity"] + (made[name][rows:].float() - target).abs().mean()
+        total = terms["adversarial"] + config.cycle * (terms["cycle"] + config.identity * terms["identity"])
+        return Losses(total, {f"loss/{name}": term.detach() for name, term in {"generator": total, **terms}.items()})
+
+    @torch.no_grad()
+    def remembered(self, name: str, fakes: Tensor, batch: Batch) -> Tensor:
+        """What discriminator ``name`` is shown for ``fakes`` (N, C, H, W): half of them are old ones in their place.
+
+        A pool holds the last generated pictures of all workers: until it is full each is kept and shown; from then on
+        each is, with probability 0.5, put in the place of one from the pool, which is shown (Shrivastava et al. 2017).
+        """
+        if not self.config.pool:
+            return fakes
+        pool, count = self.memory[f"pool_{name}"], self.memory[f"pooled_{name}"]
+        everyone = workers.rows_of_all(fakes)
+        key, alone = (*batch.key, "pool", name), randomness.Slice()
+        shown = []
+        # Pieces that fit the pool, so that no two of one piece want the same place.
+        for piece, new in enumerate(everyone.split(len(pool))):
+            order = randomness.uniform((len(pool),), alone, new.device, *key, "order", piece)
+            swap = randomness.uniform((len(new), 1, 1, 1), alone, new.device, *key, "swap", piece) < 0.5
+            shown.append(_exchanged(pool, count, new, order, swap))
+            count.add_(len(new)).clamp_(max=len(pool))
+        return torch.cat(shown)[batch.part.rows(len(fakes))]
+
+    # -- use --
+
+    def answer(
+        self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
+    ) -> Tensor:
+        """See :meth:`TranslationFamily.answer`; nothing is random."""
+        return networks["a_to_b" if target == 1 else "b_to_a"](images)
+
+    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+        """Rows of a picture of A, the same as B, a picture of B, the same as A."""
+        a, b = conditions_of(look), look.real
+        rows = min(len(a), len(b))
+        a, b = a[:rows], b[:rows]
+        return in_rows(a, self.translate(a, 1, networks=networks), b, self.translate(b, 0, networks=networks))
+
+
+def _exchanged(pool: Tensor, count: Tensor, new: Tensor, order: Tensor, swap: Tensor) -> Tensor:
+    """What is shown for ``new``; ``pool``, of which ``count`` places are taken, changes. Nothing waits for the device."""
+    place = count + torch.arange(len(new), device=new.device)
+    free = place < len(pool)
+    # Taken places in a random order: who finds no free one takes the next of these.
+    taken = torch.where(torch.arange(len(pool), device=new.device) < count, order, 2.0).argsort(stable=True)
+    place = torch.where(free, place, taken[(place - len(pool)).clamp(min=0)])
+    old = pool[place]
+    swap = swap & ~free[:, None, None, None]
+    pool.index_copy_(0, place, torch.where(swap | free[:, None, None, None], new, old))
+    return torch.where(swap, old, new)

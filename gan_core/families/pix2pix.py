@@ -1,0 +1,296 @@
+"""Pix2Pix: Isola, Zhu, Zhou & Efros 2017, "Image-to-Image Translation with Conditional Adversarial Networks".
+
+A U-Net turns a condition into a picture, with dropout as its noise, in training and in use. The discriminator judges
+patches of 70x70 pixels of the pair. Instance norm stands for the paper's batch norm with a batch of one, so that a picture
+never depends on others. A condition that is the picture in grey is colourised in CIE Lab: L in, a and b out.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gan_core import randomness
+from gan_core.augment import AugmentConfig
+from gan_core.colour import lab_to_rgb, rgb_to_lab
+from gan_core.config import check_below_one, check_least
+from gan_core.data import DatasetInfo
+from gan_core.errors import SettingsError
+from gan_core.families.base import Batch, ImageShape, Losses, Phase
+from gan_core.families.translation import TranslationFamily, conditions_of, in_rows, right_shares
+from gan_core.families.translation_layers import PatchDiscriminator
+from gan_core.initialise import normal_weights
+from gan_core.instance_norm import InstanceNorm2d
+from gan_core.losses import logistic_discriminator, non_saturating_generator
+from gan_core.padding import cropped, padded
+
+_WIDEST = 8
+"""The widest layer, in multiples of the first."""
+_DEEPEST = 8
+_NOISY = 3
+"""Layers with dropout, the first ones on the way up (section 6.1.1)."""
+_AB = 110.0
+"""What a and b are divided by: no colour of sRGB is further from grey."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pix2PixConfig:
+    """Pix2Pix's own settings; the defaults are the paper's."""
+
+    width: int = 64
+    """Maps of the generator's first layer; doubled at each halving, up to 8 times as many."""
+    depth: int = 0
+    """How often the generator halves its picture; 0: until the shorter side is one pixel, 8 times at most."""
+    dropout: float = 0.5
+    """Share of the maps that are left out at random in the first 3 layers on the way up, in use as well."""
+    patch_width: int = 64
+    """Maps of the discriminator's first layer."""
+    patch_halvings: int = 3
+    """How often the discriminator halves its picture: 3 judges patches of 70x70 pixels, 2 of 34x34, 1 of 16x16."""
+    slope: float = 0.2
+    """Leak slope of every leaky ReLU."""
+    l1: float = 100.0
+    """Weight of the mean distance to the target beside the adversarial loss (equation 4)."""
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "width", "patch_width", "patch_halvings")
+        check_least(self, 0, "depth", "l1")
+        check_below_one(self, "slope", "dropout")
+
+
+# 256 is the paper's; smaller pictures get its rule: halved to one pixel, and patches of about a third of a side.
+PRESETS: dict[int, dict[str, Any]] = {
+    32: {"patch_halvings": 1},
+    64: {"patch_halvings": 2},
+    128: {"patch_halvings": 3},
+    256: {"patch_halvings": 3},
+}
+
+
+class UNet(nn.Module):
+    """Conditions (N, C', H, W) to pictures (N, C, H, W) in [-1, 1]; 2^depth divides both sides.
+
+    4x4 convolutions that halve the size ``depth`` times and as many that double it; each of these but the first also gets
+    the maps of its size from the way down (section 6.1.1).
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: Pix2PixConfig, depth: int) -> None:
+        super().__init__()
+        self.widths = [config.width * min(2**level, _WIDEST) for level in range(depth)]
+        self.noisy = min(_NOISY, depth - 2)
+        self.activate = nn.LeakyReLU(config.slope)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for level, (before, after) in enumerate(itertools.pairwise([inputs, *self.widths])):
+            convolve = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
+            # No norm behind the first (the paper), nor the last: of a single pixel it would leave nothing.
+            normed = 0 < level < depth - 1
+            self.down.append(nn.Sequential(convolve, InstanceNorm2d(after)) if normed else convolve)
+        for level in range(depth - 1, 0, -1):
+            before = self.widths[level] * (1 if level == depth - 1 else 2)
+            after = self.widths[level - 1]
+            widen = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+            self.up.append(nn.Sequential(widen, InstanceNorm2d(after)))
+        self.picture = nn.ConvTranspose2d(2 * self.widths[0], outputs, 4, stride=2, padding=1)
+
+    def noise_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Maps, height and width of each layer with dropout, for conditions of ``height`` and ``width``."""
+        depth = len(self.widths)
+        return [(self.widths[at - 1], height >> at, width >> at) for at in range(depth - 1, depth - 1 - self.noisy, -1)]
+
+    def forward(self, conditions: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        """Pictures; ``kept``: what each of :meth:`noise_shapes` is multiplied with, (N, maps, h, w)."""
+        maps, passed = conditions, []
+        for level, down in enumerate(self.down):
+            maps = down(self.activate(maps) if level else maps)
+            passed.append(maps)
+        passed.pop()
+        for level, up in enumerate(self.up):
+            maps = up(torch.relu(maps))
+            if level < len(kept):
+                maps = maps * kept[level]
+            maps = torch.cat([maps, passed.pop()], dim=1)
+        return torch.tanh(self.picture(torch.relu(maps)))
+
+
+class Pix2Pix(TranslationFamily):
+    """Translation learnt from pairs."""
+
+    Config = Pix2PixConfig
+    kinds = frozenset({"paired"})
+    presets = PRESETS
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "generator_lr": 2e-4,
+        "discriminator_lr": 2e-4,
+        "beta1": 0.5,
+        "beta2": 0.999,
+        "batch": 4,
+        "mirror": True,
+        "jitter": 30 / 256,
+    }
+    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 32, "patch_width": 32}
+    thousand_images = 60
+    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "train.generator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
+        "train.discriminator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
+        "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
+        "model.l1": {"type": "log", "low": 10.0, "high": 300.0},
+    }
+
+    def __init__(self, config: Pix2PixConfig, shape: ImageShape) -> None:
+        super().__init__(config, shape)
+        depth = config.depth or min(min(shape.height, shape.width).bit_length() - 1, _DEEPEST)
+        if depth < 3 or min(shape.height, shape.width) >> depth < 1:
+            raise SettingsError(
+                f"model.depth: pictures of {shape.height}x{shape.width} cannot be halved {depth} times, between 3 and "
+                f"{min(shape.height, shape.width).bit_length() - 1}. Leave depth out, or change ingest.size."
+            )
+        self.multiple = self.least = 2**depth
+        self.colourises = shape.derived == "greyscale"
+        if self.colourises and (shape.channels, shape.condition_channels) != (3, 1):
+            raise SettingsError(
+                f"ingest.channels: colourisation makes 3 channels from 1, not {shape.channels} from "
+                f"{shape.condition_channels}. Set it to 3."
+            )
+        outputs = 2 if self.colourises else shape.channels
+        self.networks = {
+            "generator": UNet(shape.condition_channels, outputs, config, depth),
+            "discriminator": PatchDiscriminator(
+                shape.condition_channels + outputs, config.patch_width, config.patch_halvings, config.slope, shape
+            ),
+        }
+        for network in self.networks.values():
+            normal_weights(network)
+
+    @classmethod
+    def check_data(cls, info: DatasetInfo) -> None:
+        """See :meth:`Family.check_data`."""
+        super().check_data(info)
+        if not info.condition_channels:
+            raise SettingsError(f"{info.name} is paired and has no conditions. Run the ingest stage again.")
+
+    @property
+    def sources(self) -> int:
+        """Channels of the conditions."""
+        return self.shape.condition_channels
+
+    @property
+    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
+        """From the condition to the picture."""
+        return ((None, None),)
+
+    # -- training --
+
+    def phases(self) -> tuple[Phase, ...]:
+        """See :meth:`Family.phases`; raises SettingsError where images are to be augmented."""
+        augment = getattr(self.augment, "config", None)
+        if isinstance(augment, AugmentConfig) and augment.kind != "none":
+            raise SettingsError(
+                f"train.augment.kind: pix2pix cannot use {augment.kind}, which would move a picture and leave its "
+                "partner. Set it to none; train.jitter and train.mirror change both alike."
+            )
+        return super().phases()
+
+    def made(self, batch: Batch) -> Tensor:
+        """What the generator makes of the batch's conditions: pictures, or a and b in [-1, 1]."""
+
+        def make() -> Tensor:
+            conditions, borders = padded(conditions_of(batch), self.multiple, self.least)
+            rows, share = len(conditions), self.config.dropout
+            kept = [
+                (
+                    randomness.uniform((rows, *sizes), batch.part, conditions.device, *batch.key, "dropout", layer)
+                    >= share
+                )
+                .to(conditions.dtype)
+                .div_(1 - share)
+                .contiguous(memory_format=torch.channels_last)
+                for layer, sizes in enumerate(self._noise_shapes(conditions))
+            ]
+            return cropped(self.run("generator")(conditions, kept), borders)
+
+        return batch.once("made", make)
+
+    def wanted(self, batch: Batch) -> Tensor:
+        """What it should make: the real pictures, or their a and b in [-1, 1]."""
+        if not self.colourises:
+            return batch.real
+        return batch.once("wanted", lambda: rgb_to_lab((batch.real + 1) / 2)[:, 1:] / _AB)
+
+    def fakes(self, batch: Batch) -> Tensor:
+        """Pictures generated from the batch's conditions."""
+        return self.pictures(self.made(batch), conditions_of(batch))
+
+    def discriminator_loss(self, batch: Batch, step: int) -> Losses:
+        """Half the cross-entropy of real against generated pairs (section 3.3), judged in one pass."""
+        with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
+            made = self.made(batch).detach()
+        conditions = conditions_of(batch)
+        pairs = torch.cat([self._pairs(conditions, self.wanted(batch)), self._pairs(conditions, made)])
+        real, fake = self.run("discriminator")(pairs).float().chunk(2)
+        total = 0.5 * logistic_discriminator(real, fake)
+        return Losses(total, {"loss/discriminator": total.detach(), **right_shares(real, fake)})
+
+    def generator_loss(self, batch: Batch, step: int) -> Losses:
+        """What the discriminator says of generated pairs, and how far they are from the targets (equation 4)."""
+        made = self.made(batch)
+        judged = self.run("discriminator")(self._pairs(conditions_of(batch), made)).float()
+        adversarial = non_saturating_generator(judged)
+        distance = (made.float() - self.wanted(batch)).abs().mean()
+        total = adversarial + self.config.l1 * distance
+        terms = {"loss/generator": total, "loss/adversarial": adversarial, "loss/l1": distance}
+        return Losses(total, {name: term.detach() for name, term in terms.items()})
+
+    def _pairs(self, conditions: Tensor, made: Tensor) -> Tensor:
+        return torch.cat([conditions, made.to(conditions.dtype)], dim=1)
+
+    # -- use --
+
+    def pictures(self, made: Tensor, conditions: Tensor) -> Tensor:
+        """What the generator made as pictures in [-1, 1]: of a and b, with the conditions' L, RGB."""
+        if not self.colourises:
+            return made
+        lab = torch.cat([(conditions.float() + 1) * 50, made.float() * _AB], dim=1)
+        return lab_to_rgb(lab) * 2 - 1
+
+    def answer(
+        self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
+    ) -> Tensor:
+        """See :meth:`TranslationFamily.answer`; picture i of a seed has always the same dropout."""
+        kept = dropout_of(self._noise_shapes(images), self.config.dropout, seed, first, len(images))
+        kept = [layer.to(images.device, images.dtype) for layer in kept]
+        generator: Callable[..., Tensor] = networks["generator"]
+        return self.pictures(generator(images, kept), images)
+
+    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+        """Rows of condition, translation and target."""
+        conditions = conditions_of(look)
+        translated = self.translate(conditions, networks=networks)
+        shown = (
+            self.pictures(torch.zeros_like(conditions.expand(-1, 2, -1, -1)), conditions) if self.colourises else None
+        )
+        return in_rows(conditions if shown is None else shown, translated, look.real)
+
+    def _noise_shapes(self, conditions: Tensor) -> list[tuple[int, int, int]]:
+        if not self.config.dropout:
+            return []
+        generator = self.networks["generator"]
+        assert isinstance(generator, UNet)
+        return generator.noise_shapes(conditions.shape[2], conditions.shape[3])
+
+
+def dropout_of(shapes: Sequence[tuple[int, int, int]], share: float, seed: int, first: int, count: int) -> list[Tensor]:
+    """What maps of ``shapes`` are multiplied with for pictures ``first`` to ``first + count`` of ``seed``.
+
+    0 with probability ``share``, 1 / (1 - share) else, so that the mean stays: float32 (count, maps, h, w) for each shape.
+    """
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    rows = [
+        np.random.default_rng([seed, index]).random(sum(sizes), np.float32) for index in range(first, first + count)
+    ]
+    kept = torch.from_numpy(np.stack(rows)).ge(share).float().div_(1 - share)
+    parts = kept.split(sizes, dim=1)
+    return [part.reshape(count, *shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -1,0 +1,285 @@
+"""StarGAN: Choi et al. 2018, "StarGAN: Unified Generative Adversarial Networks for Multi-Domain Image-to-Image Translation".
+
+One residual generator is told the domain to translate to, as channels beside the picture's. The discriminator, a critic of
+patches under WGAN-GP, also says which domain a picture is of. Translated back, a picture is to be itself again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_core import randomness, workers
+from gan_core.config import check_below_one, check_least
+from gan_core.data import DatasetInfo
+from gan_core.errors import SettingsError
+from gan_core.families.base import Batch, ImageShape, Losses
+from gan_core.families.translation import TranslationFamily, in_rows, right_shares
+from gan_core.families.translation_layers import ResidualGenerator, one_hot
+from gan_core.losses import critic_generator, wasserstein_discriminator
+from gan_core.penalties import gradient_penalty
+from gan_core.precision import full_precision
+
+_DEEPEST, _WIDEST = 6, 32
+"""Layers that halve the size in the discriminator, and its widest one in multiples of the first (table 5)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarGanConfig:
+    """StarGAN's own settings; the defaults are the paper's."""
+
+    width: int = 64
+    """Maps of the generator's first layer; four times as many in its residual blocks."""
+    blocks: int = 6
+    """Residual blocks of the generator."""
+    critic_width: int = 64
+    """Maps of the discriminator's first layer, doubled at each halving."""
+    slope: float = 0.01
+    """Leak slope of the discriminator's leaky ReLU."""
+    classification: float = 1.0
+    """Weight of the domain that pictures are said to be of (equations 5 and 6)."""
+    reconstruction: float = 10.0
+    """Weight of what is lost on the way to another domain and back (equation 6)."""
+    gradient_penalty: float = 10.0
+    """Weight of the gradient penalty (equation 8)."""
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "width", "critic_width")
+        check_least(self, 0, "blocks", "classification", "reconstruction", "gradient_penalty")
+        check_below_one(self, "slope")
+
+
+# The paper has but one, for 128 pixels; the discriminator always ends at a map of about 2x2 and has as many layers as that
+# takes.
+PRESETS: dict[int, dict[str, Any]] = {
+    32: {"blocks": 4},
+    64: {"blocks": 6},
+    128: {"blocks": 6},
+    256: {"blocks": 6},
+}
+
+
+class Generator(ResidualGenerator):
+    """Pictures (N, C, H, W) and the domains or attributes wanted (N, k) to pictures (N, C, H, W) in [-1, 1]."""
+
+    def __init__(self, channels: int, domains: int, config: StarGanConfig) -> None:
+        super().__init__(channels + domains, channels, config.width, config.blocks, kernel=4, reflect=False, bias=False)
+
+    def forward(self, images: Tensor, wanted: Tensor) -> Tensor:  # type: ignore[override]
+        """``images`` as pictures of ``wanted``."""
+        planes = wanted.to(images.dtype)[:, :, None, None].expand(-1, -1, *images.shape[2:])
+        return super().forward(torch.cat([images, planes], dim=1).contiguous(memory_format=torch.channels_last))
+
+
+class Discriminator(nn.Module):
+    """Pictures (N, C, H, W) to a map of critic values (N, 1, h, w) and logits of domains or attributes (N, k)."""
+
+    def __init__(self, channels: int, domains: int, config: StarGanConfig, shape: ImageShape) -> None:
+        super().__init__()
+        halvings = min(min(shape.height, shape.width).bit_length() - 2, _DEEPEST)
+        layers: list[nn.Module] = []
+        for level in range(halvings):
+            outputs = config.critic_width * min(2**level, _WIDEST)
+            layers += [nn.Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(config.slope, inplace=True)]
+            channels = outputs
+        self.layers = nn.Sequential(*layers)
+        self.judge = nn.Conv2d(channels, 1, 3, padding=1, bias=False)
+        self.classify = nn.Conv2d(channels, domains, (shape.height >> halvings, shape.width >> halvings), bias=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What is said of ``images``."""
+        maps = self.layers(images)
+        return self.judge(maps), self.classify(maps).flatten(1)
+
+
+class Reader(nn.Module):
+    """Pictures (N, C, H, W) of any size to logits of their attributes (N, k).
+
+    Not of the paper, whose pictures come with their attributes: to change one of a picture, the others have to be known.
+    """
+
+    def __init__(self, channels: int, attributes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for outputs in (32, 64, 128):
+            layers += [nn.Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.1, inplace=True)]
+            channels = outputs
+        self.layers = nn.Sequential(*layers)
+        self.read = nn.Linear(channels, attributes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits; above 0 an attribute holds."""
+        return self.read(self.layers(images).mean(dim=(2, 3)))
+
+
+class StarGan(TranslationFamily):
+    """Translation among k domains, or of attributes that hold or not."""
+
+    Config = StarGanConfig
+    kinds = frozenset({"domains", "labelled"})
+    presets = PRESETS
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "generator_lr": 1e-4,
+        "discriminator_lr": 1e-4,
+        "beta1": 0.5,
+        "beta2": 0.999,
+        "batch": 16,
+        "discriminator_steps": 5,
+        "mirror": True,
+        "decay_from": 0.5,
+    }
+    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 24, "critic_width": 24, "blocks": 4}
+    thousand_images = 400
+    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "train.generator_lr": {"type": "log", "low": 2e-5, "high": 5e-4},
+        "train.discriminator_lr": {"type": "log", "low": 2e-5, "high": 5e-4},
+        "model.slope": {"type": "uniform", "low": 0.0, "high": 0.3},
+        "model.classification": {"type": "log", "low": 0.3, "high": 5.0},
+        "model.reconstruction": {"type": "log", "low": 3.0, "high": 30.0},
+    }
+    multiple = 4
+
+    def __init__(self, config: StarGanConfig, shape: ImageShape) -> None:
+        super().__init__(config, shape)
+        domains = shape.attributes or shape.classes
+        if domains < (1 if shape.attributes else 2):
+            raise SettingsError(
+                f"model.family: stargan translates among domains, and this dataset has {domains}. Add the data again with a "
+                "folder for each domain, or with a table of attributes."
+            )
+        if min(shape.height, shape.width) < 8:
+            raise SettingsError(
+                f"stargan translates pictures of 8 pixels a side and more, not {shape.height}x{shape.width}. Change "
+                "ingest.size."
+            )
+        self.domains = domains
+        self.networks = {
+            "generator": Generator(shape.channels, domains, config),
+            "discriminator": Discriminator(shape.channels, domains, config, shape),
+        }
+        if shape.attributes:
+            self.generators = ("generator", "reader")  # type: ignore[misc]  # what it exports depends on the data
+            self.networks["reader"] = Reader(shape.channels, domains)
+
+    @classmethod
+    def check_data(cls, info: DatasetInfo) -> None:
+        """See :meth:`Family.check_data`."""
+        super().check_data(info)
+        if not info.attributes and len(info.classes) < 2:
+            raise SettingsError(
+                f"model.family: stargan translates among domains, and {info.name} has only {len(info.classes)}."
+            )
+
+    @property
+    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
+        """From each domain to each other; of attributes, each one switched."""
+        if self.shape.attributes:
+            return tuple((None, attribute) for attribute in range(self.domains))
+        return tuple((of, to) for of in range(self.domains) for to in range(self.domains) if of != to)
+
+    # -- training --
+
+    def wanted(self, batch: Batch) -> Tensor:
+        """The domains (N,), or attributes (N, k), to translate to: those of the step's pictures in another order.
+
+        So combinations of attributes are such as exist.
+        """
+
+        def draw() -> Tensor:
+            known = _labels(batch)
+            everyone = workers.rows_of_all(known)
+            numbers = randomness.uniform((len(everyone),), randomness.Slice(), known.device, *batch.key, "wanted")
+            return everyone[numbers.argsort(stable=True)][batch.part.rows(len(known))]
+
+        return batch.once("wanted", draw)
+
+    def fakes(self, batch: Batch) -> Tensor:
+        """The batch's pictures translated to what is wanted."""
+        return batch.once("fakes", lambda: self._translated(batch.real, self.wanted(batch)))
+
+    def _translated(self, images: Tensor, wanted: Tensor) -> Tensor:
+        return self.through(self.run("generator"), images, one_hot(wanted, self.domains))
+
+    def discriminator_loss(self, batch: Batch, step: int) -> Losses:
+        """The critic's loss of both in one pass, the domains of real pictures, and the gradient penalty (equation 5)."""
+        config, labels = self.config, _labels(batch)
+        with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
+            made = self.fakes(batch).detach().float()
+        real, fake = self.augment(batch.real, batch, "real"), self.augment(made, batch, "fake")
+        judged, said = self.run("discriminator")(torch.cat([real, fake]))
+        judged_real, judged_fake = judged.float().chunk(2)
+        adversarial = wasserstein_discriminator(judged_real, judged_fake)
+        classified = classification(said.float()[: len(real)], labels)
+        # Of a critic only differences mean something: what is right is on its side of the middle.
+        middle = (judged_real.detach().mean() + judged_fake.detach().mean()) / 2
+        terms = {
+            "loss/critic": adversarial,
+            "loss/classification": classified,
+            **right_shares(judged_real - middle, judged_fake - middle),
+        }
+        total = adversarial + config.classification * classified
+        if config.gradient_penalty:
+            with full_precision(batch.real.device):
+                mix = randomness.uniform((len(real), 1, 1, 1), batch.part, real.device, *batch.key, "gp mix")
+                # The sum over patches, as the weight of 10 was chosen for.
+                penalty = gradient_penalty(lambda x: self.networks["discriminator"](x)[0], real, fake, mix)
+            total = total + config.gradient_penalty * penalty
+            terms["penalty/gp"] = penalty
+        return Losses(total, {name: term.detach() for name, term in {"loss/discriminator": total, **terms}.items()})
+
+    def generator_loss(self, batch: Batch, step: int) -> Losses:
+        """What the critic says, the domains that it sees, and what is lost there and back (equation 6)."""
+        config, labels = self.config, _labels(batch)
+        made = self.fakes(batch)
+        judged, said = self.run("discriminator")(self.augment(made, batch, "fake again"))
+        returned = self._translated(made.to(batch.real.dtype), labels)
+        terms = {
+            "loss/adversarial": critic_generator(judged.float()),
+            "loss/generator_classification": classification(said.float(), self.wanted(batch)),
+            "loss/reconstruction": (returned.float() - batch.real).abs().mean(),
+        }
+        total = (
+            terms["loss/adversarial"]
+            + config.classification * terms["loss/generator_classification"]
+            + config.reconstruction * terms["loss/reconstruction"]
+        )
+        terms["loss/generator"] = total
+        if self.shape.attributes:
+            terms["loss/reader"] = F.binary_cross_entropy_with_logits(self.run("reader")(batch.real).float(), labels)
+            total = total + terms["loss/reader"]
+        return Losses(total, {name: term.detach() for name, term in terms.items()})
+
+    # -- use --
+
+    def answer(
+        self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
+    ) -> Tensor:
+        """See :meth:`TranslationFamily.answer`: to the domain ``target``, or with the attribute ``target`` switched."""
+        assert target is not None
+        if self.shape.attributes:
+            wanted = (networks["reader"](images) > 0).float()
+            wanted[:, target] = 1 - wanted[:, target]
+        else:
+            wanted = one_hot(torch.full((len(images),), target, device=images.device), self.domains)
+        generator: Any = networks["generator"]
+        return generator(images, wanted)
+
+    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+        """Rows of a picture, and the same in every domain or with each attribute switched."""
+        return in_rows(look.real, *(self.translate(look.real, to, networks=networks) for to in range(self.domains)))
+
+
+def classification(said: Tensor, labels: Tensor) -> Tensor:
+    """-log of the probability that logits ``said`` (N, k) give to the domains (N,), or to all attributes (N, k)."""
+    if labels.dim() == 1:
+        return F.cross_entropy(said, labels)
+    return F.binary_cross_entropy_with_logits(said, labels, reduction="none").sum(dim=1).mean()
+
+
+def _labels(batch: Batch) -> Tensor:
+    if batch.labels is None:
+        raise TypeError("this batch has no labels")
+    return batch.labels
