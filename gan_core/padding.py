@@ -45,12 +45,13 @@ class _Reflected(torch.autograd.Function):
 
 def _along(images: Tensor, side: int, before: int, after: int) -> Tensor:
     """``images`` with borders along one side."""
-    if not before and not after:
-        return images
-    length = images.shape[side]
-    first = images.narrow(side, 1, before).flip(side)
-    last = images.narrow(side, length - 1 - after, after).flip(side)
-    return torch.cat([first, images, last], dim=side)
+    length, pieces = images.shape[side], [images]
+    # No empty pieces: torch would take the memory layout from them.
+    if before:
+        pieces.insert(0, images.narrow(side, 1, before).flip(side))
+    if after:
+        pieces.append(images.narrow(side, length - 1 - after, after).flip(side))
+    return torch.cat(pieces, dim=side) if before or after else images
 
 
 def _folded(gradient: Tensor, side: int, before: int, after: int) -> Tensor:

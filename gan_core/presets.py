@@ -51,16 +51,17 @@ def choose(family: str, info: DatasetInfo, device: torch.device, steps: int) -> 
         take(f"train.{name}", value, f"the recipe of {family}'s paper")
 
     side = max(shape.height, shape.width)
-    batch = batch_size(shape, pictures, device)
     room = "a GPU" if device.type == "cuda" else "a CPU"
-    take("train.batch", batch, f"{side} pixels on {room}, {pictures} pictures")
+    if "batch" not in kind.recipe:
+        take("train.batch", batch_size(shape, pictures, device), f"{side} pixels on {room}, {pictures} pictures")
+    batch = chosen["train.batch"].value
     take("train.ema_half_life_kimg", batch * 10 / 32, "ten thousand images for each 32 in a batch")
     if "final_lr_share" in kind.recipe or "final_beta2" in kind.recipe:
         rounds = kind.recipe.get("discriminator_steps", 1)
         take("train.burn_in_kimg", _BURN_IN * steps * rounds * batch / 1000, "schedules end after a fifth of the run")
     for name, value, reason in kind.choose(shape, batch):
         take(f"model.{name}", value, reason)
-    if pictures < _FEW:
+    if pictures < _FEW and kind.augmentation != "none":
         augmentation = kind.augmentation
         take(
             "train.augment",

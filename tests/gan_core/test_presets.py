@@ -61,6 +61,12 @@ def test_few_pictures_are_augmented_and_many_are_not() -> None:
     assert "train.augment" not in chosen[200_000]
 
 
+def test_a_family_with_a_batch_of_its_own_and_without_augmentation_keeps_to_that() -> None:
+    chosen = {c.name: c.value for c in choose("stargan", info(pictures=1_000), GPU, steps=1000)}
+    assert chosen["train.batch"] == 16
+    assert "train.augment" not in chosen
+
+
 def test_the_nearest_resolution_goes_by_octaves() -> None:
     assert nearest_resolution(ImageShape(channels=1, height=28, width=28), (32, 64, 128)) == 32
     assert nearest_resolution(ImageShape(channels=1, height=96, width=64), (32, 64, 128)) == 64
