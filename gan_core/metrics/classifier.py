@@ -50,7 +50,25 @@ def accuracy(
 
     Both are pictures, uint8 (N, C, H, W), and labels, int64 (N,). The same arguments give the same figure on a CPU.
     """
+    network = trained(train, classes=classes, steps=steps, seed=seed, device=device)
+    return _right(network, test, device)
+
+
+def trained(
+    train: tuple[np.ndarray, np.ndarray],
+    *,
+    classes: int,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    batch: int = _BATCH,
+) -> Classifier:
+    """A classifier after ``steps`` steps of ``batch`` pictures from ``train``, in evaluation mode.
+
+    Labels int64 (N,) name one of ``classes`` a picture; labels (N, ``classes``) of 0 and 1 say which of them hold of it.
+    """
     pictures, labels = train
+    several = labels.ndim == 2
     randomness.seed_global(seed, -1, 0)
     network = Classifier(pictures.shape[1], pictures.shape[2:], classes).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -58,18 +76,19 @@ def accuracy(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     rng = np.random.default_rng(seed)
     for _ in range(steps):
-        rows = np.sort(rng.integers(0, len(pictures), _BATCH))
+        rows = np.sort(rng.integers(0, len(pictures), batch))
         images = _shifted(_images(pictures[rows], device), rng)
-        loss = F.cross_entropy(network(images), torch.from_numpy(labels[rows]).to(device))
+        scores, right = network(images), torch.from_numpy(labels[rows]).to(device)
+        loss = F.binary_cross_entropy_with_logits(scores, right.float()) if several else F.cross_entropy(scores, right)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
-    return _right(network.eval(), test, device)
+    return network.eval()
 
 
 @torch.inference_mode()
-def _right(network: nn.Module, test: tuple[np.ndarray, np.ndarray], device: torch.device) -> float:
+def _right(network: Classifier, test: tuple[np.ndarray, np.ndarray], device: torch.device) -> float:
     pictures, labels = test
     right = 0
     for start in range(0, len(pictures), 512):

@@ -1,19 +1,124 @@
-"""Moments of pictures, cached for real ones, and the FID of two sources with its protocol."""
+"""Two sources compared: FID and KID with their intervals and protocol, all from one feature pass a source."""
 
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from gan_core.config import check
-from gan_core.data import PreparedDataset, user_cache_dir
-from gan_core.errors import DataError
-from gan_core.fetch import progress_bar
-from gan_core.files import sha256_json
-from gan_core.metrics.frechet import Moments, frechet_distance
+from gan_core.data import PreparedDataset
+from gan_core.metrics.features import Features, count_of, features_of, real_features
+from gan_core.metrics.frechet import Moments
 from gan_core.metrics.inception import Extractor
+from gan_core.metrics.intervals import Estimate, fid_estimate
+from gan_core.metrics.kid import counted, kid_estimate
 from gan_core.metrics.protocol import Figure, Protocol
-from gan_core.metrics.sources import DatasetSplit, Sample, Samples, Source
+from gan_core.metrics.sources import DatasetSplit, Sample, Samples, Source, Translated
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What one comparison of pictures with real ones gave."""
+
+    fid: Estimate
+    kid: Estimate | None
+    """None where only the FID was asked for."""
+    real: Features
+    fake: Features
+    protocol: Protocol
+    """The FID's."""
+    generator_digest: str
+    seed: int | None
+
+    def figures(self, baseline: Features | None = None) -> tuple[Figure, ...]:
+        """The FID and, where there is one, the KID; ``baseline`` is the trivial answer's features."""
+        trivial = fid_estimate(self.real, baseline, interval=False) if baseline is not None else None
+        figures = [self._figure("fid", self.fid, self.protocol, trivial)]
+        if self.kid is not None:
+            trivial = kid_estimate(self.real, baseline, interval=False) if baseline is not None else None
+            figures.append(self._figure("kid", self.kid, of_kid(self.protocol), trivial))
+        return tuple(figures)
+
+    def _figure(self, name: str, estimate: Estimate, protocol: Protocol, trivial: Estimate | None) -> Figure:
+        low, high = estimate.interval
+        return Figure(
+            name=name,
+            value=estimate.value,
+            protocol=protocol,
+            generator_digest=self.generator_digest,
+            seed=self.seed,
+            low=low,
+            high=high,
+            baseline=trivial.value if trivial is not None else None,
+        )
+
+
+def of_kid(protocol: Protocol) -> Protocol:
+    """The KID's protocol beside the FID's."""
+    real, fake = counted(protocol.real_count), counted(protocol.fake_count)
+    return replace(protocol, metric="kid", real_count=real, fake_count=fake)
+
+
+def compare(
+    real: Source,
+    fake: Source,
+    *,
+    extractor: Extractor,
+    real_count: int | None = None,
+    fake_count: int | None = None,
+    full: bool = True,
+    direction: str = "",
+    warn: bool = True,
+    batch_size: int | None = None,
+    cache_dir: Path | str | None = None,
+    progress: bool = False,
+) -> Comparison:
+    """FID and KID of two sources, with intervals.
+
+    Args:
+        full: with KID and intervals; the FID's value alone otherwise, which takes less memory and time.
+        direction: of a translation, for the protocol.
+        warn: of counts that bias the FID.
+
+    Other arguments and errors as :func:`fid`.
+    """
+    real_n, fake_n = count_of(real, real_count), count_of(fake, fake_count)
+    for source, n in ((real, real_n), (fake, fake_n)):
+        if warn and n <= extractor.features:
+            log.warning(
+                "%s: %d pictures for %d features: the FID is biased upwards. Compare it only with figures of the same counts.",
+                source.name,
+                n,
+                extractor.features,
+            )
+    real_digest = real.digest(real_n)
+    how: dict[str, Any] = {"keep": full, "batch_size": batch_size, "progress": progress}
+    if isinstance(real, DatasetSplit):
+        of_real = real_features(real, real_n, extractor, cache_dir=cache_dir, **how)
+    else:
+        of_real = features_of(real, real_n, extractor, **how)
+    of_fake = features_of(fake, fake_n, extractor, **how)
+    return Comparison(
+        fid=fid_estimate(of_real, of_fake, interval=full),
+        kid=kid_estimate(of_real, of_fake, interval=True, device=extractor.device) if full else None,
+        real=of_real,
+        fake=of_fake,
+        protocol=Protocol(
+            metric="fid",
+            extractor=extractor.digest,
+            features=extractor.features,
+            precision=extractor.precision,
+            resize=extractor.resize,
+            real_count=real_n,
+            fake_count=fake_n,
+            split=real.split,
+            dataset_digest=real_digest,
+            direction=direction,
+        ),
+        generator_digest=fake.digest(fake_n),
+        seed=fake.seed if isinstance(fake, (Samples, Translated)) else None,
+    )
 
 
 def fid(
@@ -43,39 +148,18 @@ def fid(
         DataError: a source has fewer pictures than asked for, or one cannot be read.
         SettingsError: a count below 2.
     """
-    real_n, fake_n = _count(real, real_count), _count(fake, fake_count)
-    for source, n in ((real, real_n), (fake, fake_n)):
-        if n <= extractor.features:
-            log.warning(
-                "%s: %d pictures for %d features: the FID is biased upwards. Compare it only with figures of the same counts.",
-                source.name,
-                n,
-                extractor.features,
-            )
-    real_digest = real.digest(real_n)
-    if isinstance(real, DatasetSplit):
-        of_real = _cached(real, real_n, extractor, cache_dir=cache_dir, batch_size=batch_size, progress=progress)
-    else:
-        of_real = moments(real, real_n, extractor, batch_size=batch_size, progress=progress)
-    of_fake = moments(fake, fake_n, extractor, batch_size=batch_size, progress=progress)
-    protocol = Protocol(
-        metric="fid",
-        extractor=extractor.digest,
-        features=extractor.features,
-        precision=extractor.precision,
-        resize=extractor.resize,
-        real_count=real_n,
-        fake_count=fake_n,
-        split=real.split,
-        dataset_digest=real_digest,
+    comparison = compare(
+        real,
+        fake,
+        extractor=extractor,
+        real_count=real_count,
+        fake_count=fake_count,
+        full=False,
+        batch_size=batch_size,
+        cache_dir=cache_dir,
+        progress=progress,
     )
-    return Figure(
-        name="fid",
-        value=frechet_distance(of_real, of_fake),
-        protocol=protocol,
-        generator_digest=fake.digest(fake_n),
-        seed=fake.seed if isinstance(fake, Samples) else None,
-    )
+    return comparison.figures()[0]
 
 
 def fid_of_samples(
@@ -133,10 +217,7 @@ def real_moments(
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Moments:
-    """Moments of real features, from the cache where they have been computed before.
-
-    The cache's key is everything they depend on: dataset digest, split, count, extractor digest, resize. A file that is
-    damaged is computed again, with a message.
+    """Moments of real features, from the cache where they have been computed before (see :func:`real_features`).
 
     Args:
         dataset: the prepared dataset.
@@ -151,66 +232,12 @@ def real_moments(
         DataError: no such split, or fewer pictures than ``count``.
     """
     real = DatasetSplit(dataset, split)
-    return _cached(real, _count(real, count), extractor, cache_dir=cache_dir, batch_size=batch_size, progress=progress)
+    how: dict[str, Any] = {"cache_dir": cache_dir, "batch_size": batch_size, "progress": progress}
+    return real_features(real, count_of(real, count), extractor, keep=False, **how).moments
 
 
 def moments(
     source: Source, count: int, extractor: Extractor, *, batch_size: int | None = None, progress: bool = False
 ) -> Moments:
     """Moments of the features of ``count`` pictures of ``source``."""
-    result = Moments(extractor.features)
-    bar = progress_bar(f"features: {source.name}", count, unit="img") if progress else None
-    try:
-        for inputs in source.batches(count, batch_size or extractor.batch_size, extractor.prepare):
-            result.update(extractor.of_prepared(inputs))
-            if bar is not None:
-                bar.update(len(inputs))
-    finally:
-        if bar is not None:
-            bar.close()
-    if result.n != count:
-        raise DataError(f"{source.name} gave {result.n} pictures where {count} were asked for.")
-    return result
-
-
-def _cached(
-    real: DatasetSplit,
-    count: int,
-    extractor: Extractor,
-    *,
-    cache_dir: Path | str | None,
-    batch_size: int | None,
-    progress: bool,
-) -> Moments:
-    key = {
-        "dataset": real.dataset.info.digest,
-        "split": real.split,
-        "count": count,
-        "extractor": extractor.digest,
-        "resize": extractor.resize,
-    }
-    path = (Path(cache_dir) if cache_dir else user_cache_dir() / "moments") / f"{sha256_json(key)[:32]}.npz"
-    if path.exists():
-        try:
-            found, about = Moments.load_with_about(path)
-            if about != key or found.n != count or found.features != extractor.features:
-                raise DataError(f"{path} describes other pictures: {about}.")
-            log.info("Real moments (%s, %d pictures) come from the cache %s.", real.name, count, path)
-            return found
-        except DataError as error:
-            log.warning("Cached moments are not usable and are computed again: %s", error)
-    found = moments(real, count, extractor, batch_size=batch_size, progress=progress)
-    found.save(path, key)
-    return found
-
-
-def _count(source: Source, wanted: int | None) -> int:
-    """How many pictures to take of ``source``."""
-    available = source.available()
-    if wanted is None:
-        check(available is not None, f"{source.name}: say how many pictures to generate.")
-        wanted = available or 0
-    check(wanted >= 2, f"{source.name}: {wanted} pictures have no covariance; take 2 or more.")
-    if available is not None and available < wanted:
-        raise DataError(f"{source.name} has {available} pictures, fewer than the {wanted} asked for.")
-    return wanted
+    return features_of(source, count, extractor, keep=False, batch_size=batch_size, progress=progress).moments

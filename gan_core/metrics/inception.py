@@ -262,7 +262,7 @@ class Extractor:
         )
         images = images.to(self.device)
         if images.shape[1] == 4:
-            images = _on_white(images)
+            images = on_white(images)
         # Scaled before it is enlarged: exact in float32, and fewer values.
         with _true_fp32:
             inputs = resize_tf1((images.float() - 128) / 128, SIDE, SIDE)
@@ -304,6 +304,13 @@ def load_inception(
     return Extractor(network, features=features, precision=precision, device=device, weights=INCEPTION_SHA256)
 
 
+def on_white(images: Tensor) -> Tensor:
+    """RGBA, uint8 (N, 4, H, W), composed on white: RGB, in whole numbers as when a picture file is decoded to three
+    channels."""
+    colour, alpha = images[:, :3].int(), images[:, 3:].int()
+    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
+
+
 class _TrueFp32:
     """Switches off the shortcuts that torch may take in float32 (TF32 in a GPU's convolutions is its default).
 
@@ -337,12 +344,6 @@ class _TrueFp32:
 
 
 _true_fp32 = _TrueFp32()
-
-
-def _on_white(images: Tensor) -> Tensor:
-    """RGBA composed on white, in whole numbers as when a picture file is decoded to three channels."""
-    colour, alpha = images[:, :3].int(), images[:, 3:].int()
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
 
 
 def _named(*convolutions: Conv) -> nn.Sequential:

@@ -13,10 +13,11 @@ class Protocol:
 
     metric: str
     extractor: str
-    """Digest of the feature extractor: weights, layer, precision."""
+    """Digest of the feature extractor (weights, layer, precision), or of the classifier that was asked; empty where pixels
+    are compared."""
     features: int
     precision: str
-    """``fp32``, or ``bf16``, which is for a search's objective only."""
+    """``fp32``, or ``bf16``, which is for a search's objective only; ``fp64`` where pixels are compared."""
     resize: str
     real_count: int
     fake_count: int
@@ -24,27 +25,31 @@ class Protocol:
     """Split of the real pictures; empty when they have none."""
     dataset_digest: str
     """Digest of the real pictures."""
+    direction: str = ""
+    """Of a translation: ``A -> B``, or ``mean of 2 directions``; empty where pictures are made from noise."""
 
     @property
     def digest(self) -> str:
         """SHA-256 that two protocols share exactly when their figures may be compared."""
-        return sha256_json(as_dict(self))
+        # A field that came later and says nothing is left out: digests written before it stay what they are.
+        return sha256_json({name: value for name, value in as_dict(self).items() if name != "direction" or value})
 
     @property
     def publishable(self) -> bool:
-        """Whether a figure may leave the search: float32 only."""
-        return self.precision == "fp32"
+        """Whether a figure may leave the search: not in bf16."""
+        return self.precision != "bf16"
 
     @property
     def stamp(self) -> str:
         """The protocol in one line, for people, to stand beside the metric's name and value."""
         split = f" of {self.split}" if self.split else ""
+        features = [f"Inception-2015 features {self.features} {self.precision}", self.resize] if self.features else []
         parts = [
-            f"Inception-2015 features {self.features} {self.precision}",
-            self.resize,
+            *([self.direction] if self.direction else []),
+            *features,
             f"{self.fake_count} against {self.real_count} real{split}",
             f"data {self.dataset_digest[:8]}",
-            f"extractor {self.extractor[:8]}",
+            *([f"{'extractor' if self.features else 'classifier'} {self.extractor[:8]}"] if self.extractor else []),
         ]
         return ", ".join(parts) + ("" if self.publishable else ", NOT FOR PUBLICATION")
 
@@ -69,6 +74,15 @@ class Figure:
     """Digest of what was measured: a generator, or the pictures compared with the real ones."""
     seed: int | None = None
     """Seed of the generated pictures; None where nothing was drawn."""
+    low: float | None = None
+    """Lower end of the 95 % interval: other pictures, as many, would give a figure in it 19 times in 20. None where it was
+    not asked for, or there are too few pictures to say."""
+    high: float | None = None
+    """Its upper end."""
+    baseline: float | None = None
+    """The same figure of the trivial answer, the condition itself unchanged; None where pictures are made from noise. A
+    figure is only good where it is better than this."""
+    higher_is_better: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the protocol's digest and stamp."""

@@ -1,4 +1,5 @@
-"""Where the pictures of a comparison come from: a split of a prepared dataset, a folder or zip of files, a generator."""
+"""Where the pictures of a comparison come from: a split of a prepared dataset, a folder or zip of files, a generator that
+makes them from noise or of other pictures."""
 
 import hashlib
 import logging
@@ -9,15 +10,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gan_core.colour import lab_to_rgb
 from gan_core.data import PreparedDataset
-from gan_core.errors import DataError
+from gan_core.errors import DataError, SettingsError
+from gan_core.metrics.inception import on_white
 from gan_core.pictures import decode
 from gan_core.randomness import derive_seed
 
@@ -32,8 +36,17 @@ SAMPLE_CHUNK = 1024
 
 Prepare = Callable[[Tensor], Tensor]
 """uint8 (N, C, H, W) to the extractor's input."""
+TRANSLATE_CHUNK = 64
+"""Pictures given to a translating generator at a time, at most."""
 Sample = Callable[[int, int], Tensor]
 """(n, seed) to uint8 (n, C, H, W), equal for equal arguments."""
+
+
+class Translate(Protocol):
+    """What translates: a generator, or a trainer's averaged networks."""
+
+    def __call__(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
+        """uint8 (N, C', H, W) to uint8 (N, C, H, W); picture i depends on the seed and on ``first + i``, no other picture."""
 
 
 class Source(Protocol):
@@ -54,29 +67,95 @@ class Source(Protocol):
         """The extractor's input for ``count`` pictures, in batches."""
 
 
-class DatasetSplit:
-    """A split of a prepared dataset."""
+class RealSource(Source, Protocol):
+    """Pictures whose features are worth keeping: the same in every comparison."""
 
-    def __init__(self, dataset: PreparedDataset, split: str) -> None:
+    @property
+    def key(self) -> dict[str, Any]:
+        """Names them, whatever their number."""
+
+
+class DatasetSplit:
+    """A split of a prepared dataset, or those of its pictures that are of one domain."""
+
+    def __init__(
+        self, dataset: PreparedDataset, split: str, domain: int | None = None, *, lacking: bool = False
+    ) -> None:
+        """``domain`` is a label, or the number of an attribute: pictures that have it, or with ``lacking`` have it not.
+
+        Raises:
+            DataError: no such split.
+        """
         self.dataset = dataset
         self.split = split
+        self.domain = domain
+        self.lacking = lacking
         self.name = f"{dataset.info.name} {split}"
+        dataset.shards(split)
+        if domain is not None:
+            named = (dataset.info.attributes or dataset.info.classes)[domain]
+            self.name += f" {'without ' if lacking else ''}{named}"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """See :class:`RealSource`."""
+        key: dict[str, Any] = {"dataset": self.dataset.info.digest, "split": self.split}
+        if self.domain is not None:
+            key |= {"domain": self.domain, "lacking": self.lacking}
+        return key
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Which of the split's pictures these are, in order."""
+        if self.domain is None:
+            return np.arange(self.dataset.info.splits[self.split])
+        labels = self.dataset.labels(self.split)
+        if labels is None:
+            raise DataError(
+                f"{self.dataset.directory} has no labels, so no domains. Ingest it with ingest.kind: domains."
+            )
+        has = labels[:, self.domain] == 1 if labels.ndim == 2 else labels == self.domain
+        return np.flatnonzero(has != self.lacking)
 
     def available(self) -> int:
-        """Pictures in the split; raises DataError when there is no such split."""
-        self.dataset.shards(self.split)
-        return self.dataset.info.splits[self.split]
+        """Pictures there are."""
+        return len(self.rows)
 
     def digest(self, count: int) -> str:
         """The dataset's own digest."""
         return self.dataset.info.digest
 
+    def chosen(self, count: int) -> np.ndarray:
+        """Rows of the split that ``count`` pictures are: a fixed fair draw, in order."""
+        return self.rows[subset(len(self.rows), count)]
+
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
         """See :class:`Source`."""
         pixels = self.dataset.pixels(self.split)
-        chosen = subset(len(pixels), count)
+        chosen = self.chosen(count)
         for start in range(0, count, batch_size):
             yield prepare(torch.from_numpy(pixels[chosen[start : start + batch_size]]))
+
+
+class Unchanged(DatasetSplit):
+    """What the pictures of a split of paired data are made from, unchanged, as the answer: what a translation must beat."""
+
+    def __init__(self, dataset: PreparedDataset, split: str) -> None:
+        super().__init__(dataset, split)
+        self.name += " unchanged"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """See :class:`RealSource`."""
+        return {**super().key, "column": "condition"}
+
+    def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
+        """See :class:`Source`."""
+        info, pixels = self.dataset.info, conditions_of(self.dataset, self.split)
+        chosen = self.chosen(count)
+        for start in range(0, count, batch_size):
+            part = torch.from_numpy(pixels[chosen[start : start + batch_size]])
+            yield prepare(as_answer(part, info.channels, info.derived))
 
 
 class PictureFiles:
@@ -180,6 +259,108 @@ class Samples:
             pictures = self._sample(min(SAMPLE_CHUNK, count - start), seed)
             for part in pictures.split(batch_size):
                 yield prepare(part)
+
+
+class Translated:
+    """What a generator makes of the pictures of a split: of their conditions where the data is paired."""
+
+    def __init__(
+        self,
+        translate: Translate,
+        of: DatasetSplit,
+        target: int | None = None,
+        *,
+        seed: int,
+        digest: str,
+        watch: Callable[[Tensor, Tensor, int], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            translate: the generator's.
+            of: the pictures to translate.
+            target: domain to translate to; None where there is only one way.
+            seed: of what the generator draws beside the picture.
+            digest: names the generator.
+            watch: is shown each batch as it passes: pictures given, pictures made (both uint8), number of the first.
+        """
+        self.of = of
+        self.seed = seed
+        self.split = of.split
+        self.name = f"translations of {of.name}"
+        self._translate, self._target, self._digest, self._watch = translate, target, digest, watch
+
+    def available(self) -> int:
+        """As many as there are to translate."""
+        return self.of.available()
+
+    def digest(self, count: int) -> str:
+        """The generator's digest."""
+        return self._digest
+
+    def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
+        """See :class:`Source`."""
+        dataset = self.of.dataset
+        paired = dataset.info.condition_channels > 0
+        pixels = conditions_of(dataset, self.split) if paired else dataset.pixels(self.split)
+        chosen = self.of.chosen(count)
+        step = min(batch_size, TRANSLATE_CHUNK)
+        for start in range(0, count, step):
+            given = torch.from_numpy(pixels[chosen[start : start + step]])
+            made = self._translate(given, self._target, self.seed, first=start)
+            if self._watch is not None:
+                self._watch(given, made, start)
+            yield prepare(made)
+
+
+def conditions_of(dataset: PreparedDataset, split: str) -> np.ndarray:
+    """What the pictures of paired data are made from, uint8 (N, C', H, W); raises DataError for other data."""
+    conditions = dataset.conditions(split)
+    if conditions is None:
+        raise DataError(
+            f"{dataset.directory} is not paired: nothing to translate from. Ingest it with ingest.kind: paired."
+        )
+    return conditions
+
+
+def as_answer(conditions: Tensor, channels: int, derived: str = "") -> Tensor:
+    """Pictures to translate from, as if they were the translation.
+
+    Args:
+        conditions: uint8 (N, C', H, W).
+        channels: those of the answer, 1, 3 or 4.
+        derived: how they were derived. A ``greyscale`` one is CIE L* and is shown as the grey of that lightness.
+
+    Returns:
+        uint8 (N, channels, H, W). Transparency is composed on white, or set to opaque; colours become grey by their luma.
+
+    Raises:
+        SettingsError: other numbers of channels.
+    """
+    found = conditions.shape[1]
+    if found not in (1, 3, 4) or channels not in (1, 3, 4):
+        raise SettingsError(f"Pictures have 1, 3 or 4 channels, not {found} or {channels}.")
+    if derived == "greyscale" and found == 1:
+        conditions = _GREY_OF_LIGHTNESS[conditions.long()]
+    if channels == found:
+        return conditions
+    if found == 4:
+        conditions = on_white(conditions)
+    if channels == 1:
+        # ITU-R 601's weights in 16 bits, as Pillow has them when it reads a coloured file in grey.
+        red, green, blue = conditions.int().unbind(1)
+        return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[:, None]
+    colour = conditions.expand(-1, 3, -1, -1)
+    return torch.cat([colour, torch.full_like(colour[:, :1], 255)], dim=1) if channels == 4 else colour
+
+
+def _greys() -> Tensor:
+    """The sRGB grey of each lightness, uint8 (256,)."""
+    lab = torch.zeros(256, 3, 1, 1, dtype=torch.float64)
+    lab[:, 0, 0, 0] = torch.arange(256) / 2.55
+    return lab_to_rgb(lab)[:, 0, 0, 0].mul(255).round().to(torch.uint8)
+
+
+_GREY_OF_LIGHTNESS = _greys()
 
 
 def subset(total: int, count: int) -> np.ndarray:

@@ -96,7 +96,7 @@ def test_real_moments_are_computed_once(
 ) -> None:
     cache = tmp_path / "moments"
     first = real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
-    with caplog.at_level(logging.INFO, "gan_core.metrics.evaluate"):
+    with caplog.at_level(logging.INFO, "gan_core.metrics.features"):
         again = real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
     assert "come from the cache" in caplog.text
     np.testing.assert_array_equal(again.cov, first.cov)
@@ -129,7 +129,7 @@ def test_damaged_cached_moments_are_computed_again_with_a_message(
     assert "computed again" in caplog.text
     np.testing.assert_allclose(again.cov, first.cov, rtol=1e-6, atol=1e-12)
     caplog.clear()
-    with caplog.at_level(logging.INFO, "gan_core.metrics.evaluate"):
+    with caplog.at_level(logging.INFO, "gan_core.metrics.features"):
         real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
     assert "come from the cache" in caplog.text
 
