@@ -151,11 +151,20 @@ def prepare(
     Raises:
         PictureError: as :func:`decode`.
     """
+    return to_array(_fitted(as_picture(content, channels, near=size, max_pixels=max_pixels), size, mode))
+
+
+def as_picture(
+    content: bytes | np.ndarray,
+    channels: int,
+    *,
+    near: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """:func:`open_picture`, also of pixels: uint8 (C, H, W) with 1, 3 or 4 channels."""
     if isinstance(content, np.ndarray):
-        picture = _in_channels(from_array(content), channels)
-    else:
-        picture = open_picture(content, channels, near=size, max_pixels=max_pixels)
-    return to_array(_fitted(picture, size, mode))
+        return in_channels(from_array(content), channels)
+    return open_picture(content, channels, near=near, max_pixels=max_pixels)
 
 
 def open_picture(
@@ -186,7 +195,7 @@ def open_picture(
                 picture.draft(None, (columns * _READING_GAP, rows * _READING_GAP))
             picture.load()
             turn = _turn(picture)
-            upright = _in_channels(picture, channels)
+            upright = in_channels(picture, channels)
             if turn is not None:
                 upright = upright.transpose(turn)
         except PictureError:
@@ -243,7 +252,7 @@ def _broken(error: Exception) -> PictureError:
     return PictureError("truncated" if truncated else "corrupt", " ".join(words.split())[:200])
 
 
-def _in_channels(picture: Image.Image, channels: int) -> Image.Image:
+def in_channels(picture: Image.Image, channels: int) -> Image.Image:
     """``picture`` in mode L, RGB or RGBA, 8 bits, composed on white if its transparency has nowhere to go."""
     if channels not in _MODES:
         raise DataError(f"A picture has 1, 3 or 4 channels; {channels} were asked for.")

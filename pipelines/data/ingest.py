@@ -25,8 +25,10 @@ from gan_core.errors import DataError
 from gan_core.fetch import progress_bar
 from gan_core.files import replacing, sha256_file, write_json, write_text
 from gan_core.pictures import Fit, PictureError
-from pipelines.data import mapping, readers, shards
+from pipelines.data import arrange, mapping, pairs, readers, shards
+from pipelines.data.arrange import Kind
 from pipelines.data.mapping import Mapper, map_here
+from pipelines.data.pairs import DERIVED, Pairing, Pairs, Side, prepare_pair
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, kinds
 from pipelines.data.shards import Piece, ShardSpec, shard_name, write_part, write_shard
 
@@ -40,6 +42,20 @@ _RUN = 256  # pictures converted at a time; not part of the layout of the result
 class IngestSettings:
     """Section ``ingest`` of params.yaml."""
 
+    kind: Kind = "auto"
+    """What the pictures are to each other: ``unlabelled``, ``labelled``, ``paired`` (each with the picture that it is to be
+    made from, its condition), ``unpaired`` (two domains), ``domains`` (two or more, or a table of attributes). ``auto`` sees
+    from the layout which of them it is, but for pairs; see :func:`pipelines.data.arrange.arrange`."""
+    pairs: Pairs = "folders"
+    """Of ``paired`` data, where conditions come from: ``folders`` (two folders with equal names), ``side-by-side`` (the
+    halves of each picture), or the picture itself: ``greyscale`` (its lightness, CIE L*), ``edges``, ``mask`` (its
+    silhouette), ``lowres``."""
+    condition_side: Side = "first"
+    """Which of two folders, by name, or of two halves, from the left, is the condition."""
+    condition_channels: int | None = None
+    """1, 3 or 4; None: as ``channels``, and 1 for greyscale, edges and masks."""
+    attributes: tuple[str, ...] = ()
+    """Of a table of attributes, the columns to use; empty for all."""
     size: tuple[int, int] = (32, 32)
     """Height and width of the prepared pictures, pixels."""
     channels: int = 3
@@ -66,6 +82,31 @@ class IngestSettings:
         check(0 <= self.max_reject_share <= 1, f"max_reject_share: must lie in [0, 1], got {self.max_reject_share}.")
         check(self.shard_pictures >= 1, f"shard_pictures: must be at least 1, got {self.shard_pictures}.")
         check(self.workers >= 1, f"workers: must be at least 1, got {self.workers}.")
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        if self.kind != "paired":
+            of_pairs = {"pairs": "folders", "condition_side": "first", "condition_channels": None}
+            changed = [name for name, default in of_pairs.items() if getattr(self, name) != default]
+            check(not changed, f"{', '.join(changed)}: of paired data only; set kind to paired (it is {self.kind}).")
+        check(self.kind == "domains" or not self.attributes, f"attributes: need kind domains (it is {self.kind}).")
+        check(len(set(self.attributes)) == len(self.attributes), "attributes: one is named twice.")
+        check(
+            self.pairs != "greyscale" or self.channels == 3,
+            f"channels: greyscale pairs lead from grey to RGB, 3 channels, got {self.channels}.",
+        )
+        given = self.condition_channels
+        check(given in (None, 1, 3, 4), f"condition_channels: must be 1, 3, 4 or null, got {given}.")
+        made = {"lowres": self.channels, **dict.fromkeys(("greyscale", "edges", "mask"), 1)}.get(self.pairs, given)
+        check(given in (None, made), f"condition_channels: {self.pairs} makes {made} of {self.channels}, got {given}.")
+
+    @property
+    def pairing(self) -> Pairing | None:
+        """How conditions are come by; None where there are none."""
+        if self.kind != "paired":
+            return None
+        usual = 1 if self.pairs in ("greyscale", "edges", "mask") else self.channels
+        return Pairing(how=self.pairs, side=self.condition_side, channels=self.condition_channels or usual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +121,7 @@ class RunSpec:
     channels: int
     fit: Fit
     digest_contents: bool
+    pairing: Pairing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +131,7 @@ class Converted:
     positions: np.ndarray
     """int64 (n,): which entries of the run came through."""
     pixel_digests: np.ndarray
-    """uint8 (n, 32): SHA-256 of the prepared pixels."""
+    """uint8 (n, 32): SHA-256 of the prepared pixels, of a pair of both."""
     content_digests: np.ndarray
     """uint8 (n, 32): SHA-256 of the content as it came; (0, 32) where nobody needs it."""
     sums: np.ndarray
@@ -118,7 +160,8 @@ def ingest(
 ) -> DatasetInfo:
     """Turn the raw data in ``raw`` into a prepared dataset in ``out``, which appears whole or not at all.
 
-    Two pictures of one split whose prepared pixels are equal are duplicates; the one whose path sorts first stays.
+    Two pictures of one split (of unpaired data and of domains by class: of one domain in it) whose prepared pixels are equal
+    are duplicates, and so are two pairs; the one whose path sorts first stays.
 
     Args:
         raw: folder that ``gantry data fetch`` or ``gantry data add`` made, or any folder of pictures; only read.
@@ -131,11 +174,19 @@ def ingest(
         What ``dataset.json`` says.
 
     Raises:
-        DataError: no data, nothing usable in it, or too large a share of rejects (``OUT.rejects.csv`` lists them).
+        DataError: no data, nothing usable in it, data of another kind than the settings say, a domain without a picture, or
+            too large a share of rejects (``OUT.rejects.csv`` lists them).
     """
     raw, out = Path(raw).resolve(), Path(out).resolve()
     note = readers.read_note(raw)
-    listing = readers.list_pictures(raw, note)
+    kind, listing = arrange.arrange(
+        raw,
+        note,
+        kind=settings.kind,
+        pairs=settings.pairs,
+        condition_side=settings.condition_side,
+        attributes=settings.attributes,
+    )
     if listing.ignored:
         log.info("%s: left aside %s that are no pictures.", raw, kinds(listing.ignored))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -146,15 +197,18 @@ def ingest(
             log.warning("%s has splits of its own; ingest.test_share (%s) is left aside.", raw, settings.test_share)
         specs = _runs(raw, note, listing.entries, Path(scratch), settings)
         converted = _convert_all(specs, map_shards, len(listing.entries), name)
-        splits, rejects = _choose(specs, converted, settings)
+        by_domain = kind in ("unpaired", "domains") and not listing.attributes
+        splits, rejects = _choose(specs, converted, settings, by_domain=by_domain)
         rejects = sorted([*listing.rejects, *rejects], key=lambda reject: (reject.source, reject.reason))
         _judge(rejects, len(listing.entries) + len(listing.rejects), settings, out, raw)
+        if by_domain:
+            arrange.check_domains(raw, listing, {name: [k.entry for k in kept] for name, kept in splits.items()})
         with replacing(out) as folder:
             folder.mkdir()
-            plan = _shards(splits, specs, listing, folder, settings.shard_pictures)
+            plan = _shards(splits, specs, listing, folder, settings)
             for _ in map_shards(write_shard, plan):
                 pass
-            info = _describe(name, listing, splits, converted, rejects, settings)
+            info = _describe(name, kind, listing, splits, converted, rejects, settings)
             write_text(folder / REJECTS_FILE, _rejects_table(rejects))
             write_json(folder / DATASET_FILE, as_dict(info))
     return info
@@ -164,6 +218,7 @@ def convert(spec: RunSpec) -> Converted:
     """Convert one run of pictures into its part file."""
     reader = readers.open_reader(spec.raw, spec.note)
     encoded: list[bytes] = []
+    conditions: list[bytes] | None = [] if spec.pairing else None
     positions: list[int] = []
     digests, contents = bytearray(), bytearray()
     rejects = []
@@ -171,19 +226,20 @@ def convert(spec: RunSpec) -> Converted:
     for position, entry in enumerate(spec.entries):
         try:
             content = reader.read(entry)
-            pixels = pictures.prepare(content, size=spec.size, channels=spec.channels, mode=spec.fit)
+            partner = reader.read(Entry(entry.condition)) if entry.condition else None
+            prepared = _prepared(content, partner, spec)
         except PictureError as error:
             rejects.append(Reject(entry.source, error.reason, error.detail))
             continue
-        pixels = np.ascontiguousarray(pixels)
-        digests += hashlib.sha256(pixels.data).digest()
+        digests += _sha256(*prepared)
         if spec.digest_contents:
-            raw_bytes = content if isinstance(content, bytes) else np.ascontiguousarray(content).data
-            contents += hashlib.sha256(raw_bytes).digest()
-        moments.add(pixels)
-        encoded.append(pictures.encode_png(pixels))
+            contents += _sha256(content) if partner is None else _sha256(content, partner)
+        moments.add(prepared[0])
+        encoded.append(pictures.encode_png(prepared[0]))
+        if conditions is not None:
+            conditions.append(pictures.encode_png(prepared[1]))
         positions.append(position)
-    write_part(spec.part, encoded)
+    write_part(spec.part, encoded, conditions)
     sums, squares = moments.finish()
     return Converted(
         positions=np.array(positions, dtype=np.int64),
@@ -193,6 +249,24 @@ def convert(spec: RunSpec) -> Converted:
         squares=squares,
         rejects=tuple(rejects),
     )
+
+
+def _prepared(content: bytes | np.ndarray, partner: bytes | np.ndarray | None, spec: RunSpec) -> list[np.ndarray]:
+    """The picture's pixels; of a pair the condition's too."""
+    if spec.pairing is None:
+        found: tuple[np.ndarray, ...] = (
+            pictures.prepare(content, size=spec.size, channels=spec.channels, mode=spec.fit),
+        )
+    else:
+        found = prepare_pair(content, partner, spec.pairing, size=spec.size, channels=spec.channels, mode=spec.fit)
+    return [np.ascontiguousarray(pixels) for pixels in found]
+
+
+def _sha256(*contents: bytes | np.ndarray) -> bytes:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content).data)
+    return digest.digest()
 
 
 class _Moments:
@@ -226,10 +300,14 @@ class _Moments:
 
 def code_version() -> str:
     """Digest of the code that determines what ingestion makes of its input."""
-    modules = [pictures, mapping, readers, shards, *readers.READERS.values(), readers.base]
-    files = sorted(
-        {Path(__file__), *(Path(str(module.__file__)) for module in modules)}, key=lambda path: path.as_posix()
-    )
+    modules = [pictures, arrange, mapping, pairs, readers, shards, *readers.READERS.values(), readers.base]
+    # Colour is not imported for it: it loads torch, which only greyscale pairs need.
+    places = [
+        __file__,
+        str(Path(str(pictures.__file__)).with_name("colour.py")),
+        *(module.__file__ for module in modules),
+    ]
+    files = sorted({Path(str(place)) for place in places}, key=lambda path: path.as_posix())
     return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
 
 
@@ -247,6 +325,7 @@ def _runs(
             channels=settings.channels,
             fit=settings.fit,
             digest_contents=hold_out,
+            pairing=settings.pairing,
         )
         for start in range(0, len(entries), _RUN)
     ]
@@ -266,24 +345,29 @@ def _convert_all(specs: Sequence[RunSpec], mapper: Mapper, total: int, name: str
 
 
 def _choose(
-    specs: Sequence[RunSpec], converted: Sequence[Converted], settings: IngestSettings
+    specs: Sequence[RunSpec], converted: Sequence[Converted], settings: IngestSettings, *, by_domain: bool
 ) -> tuple[dict[str, list[_Kept]], list[Reject]]:
     """Pictures of each split in order, and everything that is put aside."""
     rejects = [reject for result in converted for reject in result.rejects]
-    first: dict[tuple[str, bytes], Entry] = {}
+    first: dict[tuple[str, int, bytes], Entry] = {}
+
+    def key_of(entry: Entry, digest: np.ndarray) -> tuple[str, int, bytes]:
+        return entry.split, entry.label if by_domain else 0, digest.tobytes()
+
     for spec, result in zip(specs, converted, strict=True):
         for position, digest in zip(result.positions, result.pixel_digests, strict=True):
             entry = spec.entries[position]
-            key = (entry.split, digest.tobytes())
+            key = key_of(entry, digest)
             if key not in first or (entry.file, entry.row) < (first[key].file, first[key].row):
                 first[key] = entry
     splits: dict[str, list[_Kept]] = {}
     for number, (spec, result) in enumerate(zip(specs, converted, strict=True)):
         for row, position in enumerate(result.positions):
             entry = spec.entries[position]
-            kept = first[(entry.split, result.pixel_digests[row].tobytes())]
+            kept = first[key_of(entry, result.pixel_digests[row])]
             if kept is not entry:
-                other = "" if kept.label == entry.label else ", which has another label"
+                alike = (kept.label, kept.attributes) == (entry.label, entry.attributes)
+                other = "" if alike else ", which has another label"
                 rejects.append(Reject(entry.source, "duplicate", f"same prepared pixels as {kept.source}{other}"))
                 continue
             split = entry.split or "train"
@@ -330,9 +414,14 @@ def _rejects_table(rejects: Sequence[Reject]) -> str:
 
 
 def _shards(
-    splits: dict[str, list[_Kept]], specs: Sequence[RunSpec], listing: Listing, folder: Path, size: int
+    splits: dict[str, list[_Kept]],
+    specs: Sequence[RunSpec],
+    listing: Listing,
+    folder: Path,
+    settings: IngestSettings,
 ) -> list[ShardSpec]:
     plan = []
+    size, k = settings.shard_pictures, len(listing.attributes)
     for split, kept in sorted(splits.items()):
         starts = range(0, len(kept), size)
         for index, start in enumerate(starts):
@@ -351,6 +440,11 @@ def _shards(
                     labels=np.array([member.entry.label for member in members], dtype=np.int64),
                     sources=tuple(member.entry.source for member in members),
                     classes=listing.classes,
+                    attributes=listing.attributes,
+                    held=np.array([list(m.entry.attributes) for m in members], dtype=np.int8).reshape(-1, k)
+                    if k
+                    else None,
+                    paired=settings.pairing is not None,
                 )
             )
     return plan
@@ -358,6 +452,7 @@ def _shards(
 
 def _describe(
     name: str,
+    kind: str,
     listing: Listing,
     splits: dict[str, list[_Kept]],
     converted: Sequence[Converted],
@@ -376,20 +471,30 @@ def _describe(
     variance = [
         (square * (pixels // 255) - total * total) / pixels**2 for square, total in zip(squares, totals, strict=True)
     ]
-    digest = hashlib.sha256(f"{settings.channels}x{height}x{width}".encode())
+    pairing = settings.pairing
+    # Of what the first editions knew, unlabelled and labelled data, the digest stays what it was.
+    more = "" if kind in ("unlabelled", "labelled") else f" {kind}"
+    if pairing:
+        more += f" {pairing.how} {pairing.side} {pairing.channels}"
+    more += "".join(f"\n{attribute}" for attribute in listing.attributes)
+    digest = hashlib.sha256(f"{settings.channels}x{height}x{width}{more}".encode())
     for split, kept in sorted(splits.items()):
         digest.update(f"\n{split} {len(kept)}\n".encode())
         for member in kept:
             digest.update(converted[member.run].pixel_digests[member.row].tobytes())
             digest.update(member.entry.label.to_bytes(8, "big", signed=True))
+            digest.update(member.entry.attributes)
     return DatasetInfo(
         format=FORMAT,
         name=name,
-        kind="labelled" if listing.classes else "unlabelled",
+        kind=kind,
         channels=settings.channels,
         height=height,
         width=width,
         classes=listing.classes,
+        attributes=listing.attributes,
+        condition_channels=pairing.channels if pairing else 0,
+        derived=pairing.how if pairing and pairing.how in DERIVED else "",
         splits={split: len(kept) for split, kept in sorted(splits.items())},
         mean=tuple(mean),
         std=tuple(value**0.5 for value in variance),

@@ -55,6 +55,10 @@ class Entry:
     """Position in the class names; -1 without."""
     split: str = ""
     """The source's own split; empty when it has none."""
+    condition: str = ""
+    """Of a pair in two files: path of what the picture is to be made from."""
+    attributes: bytes = b""
+    """Of a source with attributes: one byte each, 1 where it holds of the picture, else 0."""
 
     @property
     def source(self) -> str:
@@ -80,6 +84,8 @@ class Listing:
     rejects: list[Reject] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     """Files that are no pictures and that nothing names as one; neither used nor counted among the pictures."""
+    attributes: tuple[str, ...] = ()
+    """Names of the attributes, of which a picture may have several; such a source has no classes."""
 
 
 class Reader(Protocol):

@@ -1,4 +1,4 @@
-"""Pictures with a table of labels (CSV, TSV or Parquet) beside them."""
+"""Pictures with a table beside them (CSV, TSV, Parquet, or text as CelebA's): of labels, or of attributes."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gan_core.errors import DataError
+from gan_core.errors import DataError, nearest
 from pipelines.data.readers.base import (
     Entry,
     FileReader,
@@ -26,6 +26,9 @@ from pipelines.data.readers.base import (
 from pipelines.data.readers.folder import mixed
 
 _TABLES = (".csv", ".tsv", ".parquet")
+_TEXT = ".txt"
+"""Columns apart by spaces. A line with the number of rows may come first; the column of file names may have no name."""
+_HOLDS = {"1": 1, "-1": 0, "0": 0}
 # What such columns are usually called, most telling first.
 _IMAGE_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "image_path", "image", "img", "image_id", "id")
 _LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name", "label_name", "species", "breed")
@@ -46,8 +49,25 @@ def find_table(root: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
+def find_attributes(root: Path) -> Path | None:
+    """The only table of attributes at the top of ``root``; None when there is none or several."""
+    found = []
+    for path in _tables(root, (*_TABLES, _TEXT)):
+        try:
+            columns = column_names(path)
+            image = _guess(columns, _IMAGE_COLUMNS)
+            others = [name for name in columns if name not in (image, "split")]
+            if image is not None and others and all(row[0] in _HOLDS for row in _rows(path, others[:1])):
+                found.append(path)
+        except DataError:  # a text that is no table
+            continue
+    return found[0] if len(found) == 1 else None
+
+
 def why_unused(root: Path) -> str | None:
     """Why what lies at the top of ``root`` and looks like a label table is none; None when nothing does."""
+    if not matches(root) and (attributes := find_attributes(root)) is not None:
+        return f"{attributes.name} looks like a table of attributes; to use it, set ingest.kind to domains."
     found = _tables(root)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -61,49 +81,114 @@ def why_unused(root: Path) -> str | None:
     )
 
 
-def _tables(root: Path) -> list[Path]:
+def _tables(root: Path, suffixes: tuple[str, ...] = _TABLES) -> list[Path]:
     inner = innermost(root)
-    names = [name for name in os.listdir(inner) if name.lower().endswith(_TABLES) and not is_clutter(name)]
+    names = [name for name in os.listdir(inner) if name.lower().endswith(suffixes) and not is_clutter(name)]
     return [inner / name for name in sorted(names) if (inner / name).is_file()]
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
     """Every file that is no table, labelled by the row that names it (by path, else by unique file name, with or
     without suffix). A column ``split`` is followed. Pictures without a row and rows without a file are rejects.
+
+    A table named by the user that has no column of labels is one of attributes, see :func:`list_attributes`.
     """
-    table = root / note.labels if note.labels else find_table(root)
-    if table is None or not table.is_file():
-        raise DataError(f"{root}: the label table {note.labels or ''} is missing.")
+    if holds_attributes(root, note):
+        return list_attributes(root, note)
+    table = _table(root, note)
     columns = column_names(table)
     image = _column(table, columns, note.image_column, _IMAGE_COLUMNS, "--image-column")
     label = _column(table, columns, note.label_column, _LABEL_COLUMNS, "--label-column")
-    split = "split" if "split" in columns else None
-    rows = _rows(table, [image, label, *([split] if split else [])])
-    inside = table.parent.relative_to(root).as_posix()
-    prefix = "" if inside == "." else inside + "/"
-    files = [file for file in walk_files(root) if Path(file).suffix.lower() not in _TABLES]
-    lookup = _lookup(files)
-    labels: dict[str, tuple[str, str]] = {}
-    rejects = []
-    for name, value, *rest in rows:
-        key = name.replace("\\", "/").removeprefix("./")
-        file = lookup.get(prefix + key) or lookup.get(key)
-        if file is None:
-            rejects.append(Reject(prefix + key, "missing", f"named in {table.name}"))
-        elif value != "":
-            if labels.get(file, (value,))[0] != value:
-                raise DataError(f"{table} gives {file} two labels, '{labels[file][0]}' and '{value}'.")
-            labels[file] = (value, _split(table, rest[0]) if rest else "")
-    unnamed, others = partition(root, [file for file in files if file not in labels])
-    rejects += [Reject(file, "no-label", f"no label in {table.name}") for file in unnamed]
-    ordered, names = class_names({value for value, _ in labels.values()})
+    labels, rejects, others = _assigned(root, table, image, [label])
+    ordered, names = class_names({value for (value,), _ in labels.values()})
     if note.classes:
         if any(not name.isdigit() or int(name) >= len(note.classes) for name in names):
             raise DataError(f"{table}: labels {', '.join(names)} do not fit the {len(note.classes)} classes named.")
         ordered, names = [str(position) for position in range(len(note.classes))], note.classes
     place = {value: position for position, value in enumerate(ordered)}
-    entries = [Entry(file, label=place[value], split=part) for file, (value, part) in labels.items()]
+    entries = [Entry(file, label=place[value], split=part) for file, ((value,), part) in labels.items()]
     return Listing(mixed(entries), names, sorted(rejects, key=lambda reject: reject.source), others)
+
+
+def holds_attributes(root: Path, note: SourceNote, *, wanted: bool = False) -> bool:
+    """Whether the table is one of attributes: it has no column of labels, or attributes are ``wanted`` of it."""
+    if note.format != "table" or note.label_column is not None:
+        return False
+    columns = column_names(_table(root, note))
+    named = note.image_column in columns or _guess(columns, _IMAGE_COLUMNS) is not None
+    return named and len(columns) > 1 and (wanted or _guess(columns, _LABEL_COLUMNS) is None)
+
+
+def list_attributes(root: Path, note: SourceNote, wanted: Sequence[str] = ()) -> Listing:
+    """Every file that the table names, with the attributes that hold of it (1 in their columns; -1 or 0 where they do not).
+
+    Args:
+        root: the raw data.
+        note: names the table, and its column of file names where that is not called as usual.
+        wanted: the attributes to use, in this order; empty for every column.
+
+    Raises:
+        DataError: the table has no such attribute (names the nearest), or a column holds something else.
+    """
+    table = _table(root, note)
+    columns = column_names(table)
+    image = _column(table, columns, note.image_column, _IMAGE_COLUMNS, "--image-column")
+    known = [name for name in columns if name not in (image, "split")]
+    for name in wanted:
+        if name not in known:
+            raise DataError(
+                f"{table} has no attribute '{name}' (ingest.attributes).{nearest(name, known)} It has {', '.join(known)}."
+            )
+    names = tuple(wanted) or tuple(known)
+    assigned, rejects, others = _assigned(root, table, image, names)
+    entries = []
+    for file, (values, split) in assigned.items():
+        strange = next((place for place, value in enumerate(values) if value not in _HOLDS), None)
+        if strange is not None:
+            raise DataError(
+                f"{table} gives {file} '{values[strange]}' in the column '{names[strange]}', where an attribute is 1 (it "
+                "holds), -1 or 0. Choose columns of attributes with ingest.attributes, or one of labels with --label-column."
+            )
+        entries.append(Entry(file, split=split, attributes=bytes(_HOLDS[value] for value in values)))
+    rejects = sorted(rejects, key=lambda reject: reject.source)
+    return Listing(mixed(entries), rejects=rejects, ignored=others, attributes=names)
+
+
+def _table(root: Path, note: SourceNote) -> Path:
+    table = root / note.labels if note.labels else find_table(root)
+    if table is None or not table.is_file():
+        raise DataError(f"{root}: the label table {note.labels or ''} is missing.")
+    return table
+
+
+def _assigned(
+    root: Path, table: Path, image: str, columns: Sequence[str]
+) -> tuple[dict[str, tuple[tuple[str, ...], str]], list[Reject], list[str]]:
+    """By file, the values of its row and its split; rows and pictures without the other; files that are no pictures."""
+    split = "split" if "split" in column_names(table) else None
+    rows = _rows(table, [image, *columns, *([split] if split else [])])
+    inside = table.parent.relative_to(root).as_posix()
+    prefix = "" if inside == "." else inside + "/"
+    files = [file for file in walk_files(root) if Path(file).suffix.lower() not in _TABLES and root / file != table]
+    lookup = _lookup(files)
+    assigned: dict[str, tuple[tuple[str, ...], str]] = {}
+    rejects = []
+    for name, *row in rows:
+        key = name.replace("\\", "/").removeprefix("./")
+        file = lookup.get(prefix + key) or lookup.get(key)
+        values, part = tuple(row[: len(columns)]), _split(table, row[-1]) if split else ""
+        if file is None:
+            rejects.append(Reject(prefix + key, "missing", f"named in {table.name}"))
+        elif any(values) or len(columns) > 1:
+            before = assigned.get(file, (values, ""))[0]
+            for column, one, two in zip(columns, before, values, strict=True):
+                if one != two:
+                    what = "two labels" if len(columns) == 1 else f"two values of '{column}'"
+                    raise DataError(f"{table} gives {file} {what}, '{one}' and '{two}'.")
+            assigned[file] = (values, part)
+    unnamed, others = partition(root, [file for file in files if file not in assigned])
+    rejects += [Reject(file, "no-label", f"no label in {table.name}") for file in unnamed]
+    return assigned, rejects, others
 
 
 def open_reader(root: Path, note: SourceNote) -> FileReader:
@@ -129,7 +214,7 @@ def _schema(table: Path) -> pa.Schema:
 
 
 def _lines(table: Path) -> Iterator[list[str]]:
-    """The rows of a CSV or TSV file; raises DataError, with the line, for what is no text or no table."""
+    """The rows of a table that is text; raises DataError, with the line, for what is no text or no table."""
     content = table.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -138,6 +223,9 @@ def _lines(table: Path) -> Iterator[list[str]]:
         raise DataError(
             f"{table}, line {line}: this is not UTF-8 (byte {content[error.start]:#04x}). Save the table as UTF-8."
         ) from error
+    if table.suffix.lower() == _TEXT:
+        yield from _spaced(table, text)
+        return
     rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
     try:
         yield from rows
@@ -145,6 +233,26 @@ def _lines(table: Path) -> Iterator[list[str]]:
         raise DataError(
             f"{table}, line {rows.line_num}: {error}. Mend the line, and save the table as UTF-8."
         ) from error
+
+
+def _spaced(table: Path, text: str) -> Iterator[list[str]]:
+    """The rows of a table in the way of CelebA's list_attr (Liu et al. 2015), the column of file names named."""
+    rows = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    announced = None
+    if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal():
+        announced = int(rows.pop(0)[1][0])
+    if not rows:
+        return
+    _, header = rows.pop(0)
+    if announced is not None and announced != len(rows):
+        raise DataError(f"{table} announces {announced} rows and holds {len(rows)}; it is cut off, or joined of two.")
+    if rows and len(rows[0][1]) == len(header) + 1:
+        header = [_IMAGE_COLUMNS[0], *header]
+    yield header
+    for number, row in rows:
+        if len(row) != len(header):
+            raise DataError(f"{table}, line {number}: {len(row)} values where there are {len(header)} columns.")
+        yield row
 
 
 def _rows(table: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:

@@ -1,0 +1,248 @@
+"""From the pictures that a reader lists to entries of one kind of data: pairs, two domains, several, or as they come."""
+
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from gan_core.errors import DataError
+from pipelines.data import readers
+from pipelines.data.pairs import DERIVED, Pairs, Side
+from pipelines.data.readers import table
+from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, innermost, split_name
+from pipelines.data.readers.folder import mixed
+
+Kind = Literal["auto", "unlabelled", "labelled", "paired", "unpaired", "domains"]
+
+# trainA, testB: how data for CycleGAN is laid out since Zhu et al. 2017.
+_SIDES = re.compile(r"^([A-Za-z]+)[-_ ]?([AB])$")
+_FILES = ("folder", "svg")
+_Key = tuple[str, str]
+"""A picture's split, and its name in its folder."""
+
+
+def arrange(
+    root: Path,
+    note: SourceNote,
+    *,
+    kind: Kind = "auto",
+    pairs: Pairs = "folders",
+    condition_side: Side = "first",
+    attributes: Sequence[str] = (),
+) -> tuple[str, Listing]:
+    """The entries of ``root`` as data of ``kind``.
+
+    Args:
+        root: the raw data.
+        note: how it is read.
+        kind: ``auto`` takes folders trainA and trainB as two domains, a table of attributes as domains, and else what has
+            labels as labelled. ``unpaired`` wants those folders, or two classes of any form; ``domains`` a table of
+            attributes or two classes and more; ``paired`` what ``pairs`` says, and labels are left aside.
+        pairs: ``folders`` takes two folders with equal names in them (suffixes may differ), within or around folders
+            train and test, or trainA and trainB.
+        condition_side: which of two folders, by name, holds the conditions.
+        attributes: those of the table to use, in this order; empty for all.
+
+    Returns:
+        The kind that it turned out to be, never ``auto``, and the entries.
+
+    Raises:
+        DataError: ``root`` does not hold such data; says what it holds.
+    """
+    if kind == "domains":
+        note = _with_attributes(root, note, wanted=bool(attributes))
+        if table.holds_attributes(root, note, wanted=bool(attributes)):
+            return kind, _some(table.list_attributes(root, note, attributes), root)
+        if attributes:
+            raise DataError(
+                f"{root} holds no table of attributes (ingest.attributes names some). Bring one with: gantry data add "
+                "NAME PATH --labels FILE"
+            )
+    listing = readers.list_pictures(root, note)
+    if kind == "paired":
+        return kind, _pairs(root, note, listing, condition_side) if pairs == "folders" else _bare(listing)
+    laid_out = _places(root, listing) if note.format in _FILES else None
+    two = _two_domains(listing, laid_out, note) if laid_out and all(place.fixed for place in laid_out) else None
+    if kind == "auto":
+        if two is not None:
+            return "unpaired", two
+        return ("domains" if listing.attributes else "labelled" if listing.classes else "unlabelled"), listing
+    if kind == "unlabelled":
+        return kind, _bare(listing)
+    if kind == "unpaired":
+        listing = two or listing
+        if len(listing.classes) != 2:
+            raise DataError(
+                f"{root}: unpaired data has two domains; {_found(listing)}. Lay it out as folders trainA and trainB "
+                "(testA and testB too, for a test split), or as one folder for each domain."
+            )
+    elif len(listing.classes) < (2 if kind == "domains" else 1):
+        what = "two folders or more, or a table of attributes" if kind == "domains" else "folders or a label table"
+        raise DataError(f"{root}: {kind} data needs {what}; {_found(listing)}.")
+    return kind, listing
+
+
+def check_domains(root: Path, listing: Listing, kept: dict[str, list[Entry]]) -> None:
+    """Raise DataError where a domain has no picture left in a split."""
+    for split, entries in sorted(kept.items()):
+        there = Counter(entry.label for entry in entries)
+        empty = [name for label, name in enumerate(listing.classes) if not there[label]]
+        if empty:
+            raise DataError(
+                f"{root}: no usable picture of {_words(empty)} in the {split} split, and every split needs some of every "
+                f"domain ({', '.join(listing.classes)}). Add pictures, or change ingest.test_share."
+            )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a picture lies: its split, the folder that it shares with its like, its path there."""
+
+    split: str
+    side: str
+    name: str
+    fixed: bool
+    """Whether the folder is one of trainA, trainB, testA, ..."""
+
+
+def _places(root: Path, listing: Listing) -> list[_Place] | None:
+    """The places of a listing's entries; None where pictures lie at the top."""
+    inner = innermost(root)
+    if inner != root and _own_split(inner.name):
+        inner = inner.parent  # trainA alone is no wrapping: trainB is empty
+    prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
+    places = [_place(entry.file.removeprefix(prefix).split("/"), bool(entry.split)) for entry in listing.entries]
+    found = [place for place in places if place is not None]
+    if len(found) != len(places):
+        return None
+    # A split within each side: A/train, A/test, B/train, ...
+    inside = [place.name.split("/", 1) for place in found]
+    if not any(place.split for place in found) and all(len(way) == 2 and split_name(way[0]) for way in inside):
+        return [
+            replace(place, split=split_name(way[0]) or "", name=way[1])
+            for place, way in zip(found, inside, strict=True)
+        ]
+    return found
+
+
+def _place(parts: list[str], in_split: bool) -> _Place | None:
+    split = split_name(parts.pop(0)) or "" if in_split else ""
+    if len(parts) < 2:
+        return None
+    side, name = parts[0], "/".join(parts[1:])
+    if not in_split and (own := _own_split(side)):
+        return _Place(*own, name, True)
+    return _Place(split, side, name, False)
+
+
+def _own_split(folder: str) -> tuple[str, str] | None:
+    """The split and side that a folder such as trainA is called after."""
+    match = _SIDES.match(folder)
+    split = split_name(match[1]) if match else None
+    return (split, match[2]) if match and split else None
+
+
+def _two_domains(listing: Listing, places: list[_Place], note: SourceNote) -> Listing:
+    names = note.classes if len(note.classes) == 2 else ("A", "B")
+    splits = {place.split for place in places}
+    entries = [
+        replace(entry, label="AB".index(place.side), split=place.split if len(splits) > 1 else "")
+        for entry, place in zip(listing.entries, places, strict=True)
+    ]
+    return replace(listing, entries=entries, classes=names)
+
+
+def _pairs(root: Path, note: SourceNote, listing: Listing, condition_side: Side) -> Listing:
+    places = _places(root, listing) if note.format in _FILES else None
+    if places is None:
+        raise DataError(
+            f"{root}: pairs come from two folders with equal names in them; these pictures lie elsewhere (read as "
+            f"'{note.format}'). Set ingest.pairs to side-by-side or to one of {', '.join(DERIVED)}, or change the layout."
+        )
+    sides = sorted({place.side for place in places})
+    if len(sides) != 2:
+        raise DataError(
+            f"{root}: pairs come from two folders with equal names in them; found {len(sides)}: {_words(sides)}. Keep two, "
+            f"or set ingest.pairs to side-by-side or to one of {', '.join(DERIVED)}."
+        )
+    condition, target = sides if condition_side == "first" else sides[::-1]
+    splits = {place.split for place in places}
+    files: dict[str, dict[_Key, Entry]] = {side: {} for side in sides}
+    for entry, place in zip(listing.entries, places, strict=True):
+        files[place.side][place.split, place.name] = entry
+    partners = _partners(files[target], files[condition])
+    entries = [
+        replace(
+            files[target][key],
+            label=-1,
+            split=key[0] if len(splits) > 1 else "",
+            condition=files[condition][other].file,
+        )
+        for key, other in partners.items()
+    ]
+    if not entries:
+        one, another = (next(iter(files[side].values())).file for side in sides)
+        raise DataError(f"{root}: no name is in both folders. Partners bear equal names; {one} and {another} do not.")
+    matched = {target: set(partners), condition: set(partners.values())}
+    alone = [
+        Reject(entry.file, "no-partner", f"{other} has no {'/'.join(part for part in key if part)}")
+        for side, other in ((target, condition), (condition, target))
+        for key, entry in files[side].items()
+        if key not in matched[side]
+    ]
+    rejects = sorted([*listing.rejects, *alone], key=lambda reject: reject.source)
+    return replace(listing, entries=mixed(entries), classes=(), rejects=rejects)
+
+
+def _partners(targets: dict[_Key, Entry], conditions: dict[_Key, Entry]) -> dict[_Key, _Key]:
+    """Keys of targets to keys of conditions: by name, else by name without suffix where that leaves no doubt."""
+    found = {key: key for key in targets if key in conditions}
+    ours, theirs = _by_stem(targets, found), _by_stem(conditions, found)
+    for stem, keys in ours.items():
+        others = theirs.get(stem, [])
+        if len(keys) == len(others) == 1:
+            found[keys[0]] = others[0]
+    return found
+
+
+def _by_stem(keys: Iterable[_Key], taken: Container[_Key]) -> dict[_Key, list[_Key]]:
+    """Keys that are not ``taken``, by their name without suffix."""
+    stems: dict[_Key, list[_Key]] = {}
+    for split, name in keys:
+        if (split, name) not in taken:
+            stems.setdefault((split, str(PurePosixPath(name).with_suffix(""))), []).append((split, name))
+    return stems
+
+
+def _with_attributes(root: Path, note: SourceNote, *, wanted: bool) -> SourceNote:
+    """``note`` with the table of attributes that lies beside the pictures, where nothing was said of one."""
+    if note.format != "folder" or (found := table.find_attributes(root)) is None:
+        return note
+    # Pictures in class folders are domains by folder, unless attributes are asked for.
+    if not wanted and readers.list_pictures(root, note).classes:
+        return note
+    return replace(note, format="table", labels=found.relative_to(root).as_posix())
+
+
+def _some(listing: Listing, root: Path) -> Listing:
+    if not listing.entries:
+        raise DataError(f"{root}: the table of attributes names none of the pictures; compare the names.")
+    return listing
+
+
+def _bare(listing: Listing) -> Listing:
+    """Without labels and attributes."""
+    entries = [replace(entry, label=-1, attributes=b"") for entry in listing.entries]
+    return replace(listing, entries=entries, classes=(), attributes=())
+
+
+def _found(listing: Listing) -> str:
+    if listing.classes:
+        return f"found {len(listing.classes)}: {_words(listing.classes)}"
+    return "found attributes and no domains" if listing.attributes else "these pictures have no labels"
+
+
+def _words(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

@@ -1,0 +1,364 @@
+"""Pairs, two domains, several domains and attributes: what a layout becomes, and what is said of one that does not fit."""
+
+import csv
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from gan_core.colour import lightness
+from gan_core.config import build
+from gan_core.data import DatasetInfo, PreparedDataset
+from gan_core.errors import DataError, SettingsError
+from pipelines.data import ingest as module
+from pipelines.data.ingest import IngestSettings, ingest
+from pipelines.data.mapping import map_with_ray
+from pipelines.data.readers import write_note
+from pipelines.data.readers.base import SourceNote
+from tests.pipelines.data.samples import pets, picture, png, write
+from tests.pipelines.data.test_ingest import tree
+
+
+def prepared(raw: Path, out: Path, **settings: Any) -> tuple[DatasetInfo, PreparedDataset]:
+    values = {"size": (12, 10), "fit": "stretch", "max_reject_share": 0.9, **settings}
+    info = ingest(raw, out, IngestSettings(**values), name="x")
+    return info, PreparedDataset(out)
+
+
+def rejects(out: Path) -> list[tuple[str, str, str]]:
+    with open(out / "rejects.csv", newline="") as file:
+        return [(row["path"], row["reason"], row["detail"]) for row in csv.DictReader(file)]
+
+
+def sources(out: Path, split: str) -> list[str]:
+    return pq.read_table(out / f"{split}-00000-of-00001.parquet")["source"].to_pylist()
+
+
+def number(name: str) -> int:
+    return int(Path(name).stem)
+
+
+# Pairs
+
+
+def two_folders(raw: Path, pattern: str, splits: dict[str, range], suffixes: tuple[str, str] = ("png", "png")) -> Path:
+    """Picture n of ``photo`` is the partner of picture 1000 + n of ``map``, under the name n."""
+    for split, numbers in splits.items():
+        for n in numbers:
+            for index, side in enumerate(("map", "photo")):
+                name = f"{pattern.format(split=split, side=side)}/{n}.{suffixes[index]}"
+                write(raw / name, png(1000 * index + n))
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("pattern", "splits"),
+    [
+        ("{side}", {"": range(6)}),
+        ("{split}/{side}", {"train": range(6), "val": range(6, 8)}),
+        ("{side}/{split}", {"train": range(6), "val": range(6, 8)}),
+        ("wrapped/{side}/deeper", {"": range(6)}),
+    ],
+)
+@pytest.mark.parametrize("side", ["first", "second"])
+def test_two_folders_of_equal_names_are_pairs(
+    tmp_path: Path, pattern: str, splits: dict[str, range], side: str
+) -> None:
+    raw = two_folders(tmp_path / "raw", pattern, splits)
+    info, data = prepared(raw, tmp_path / "out", kind="paired", condition_side=side)
+    assert (info.kind, info.classes, info.condition_channels, info.derived) == ("paired", (), 3, "")
+    names = {"": "train", "train": "train", "val": "validation"}
+    assert info.splits == {names[split]: len(numbers) for split, numbers in splits.items()}
+    for split in info.splits:
+        conditions = data.conditions(split)
+        assert conditions is not None
+        for name, target, condition in zip(
+            sources(tmp_path / "out", split), data.pixels(split), conditions, strict=True
+        ):
+            both = [np.asarray(picture(1000 * index + number(name))).transpose(2, 0, 1) for index in (0, 1)]
+            np.testing.assert_array_equal([condition, target] if side == "first" else [target, condition], both)
+
+
+def test_the_layout_of_cyclegan_may_hold_pairs_too(tmp_path: Path) -> None:
+    for folder in ("trainA", "trainB", "testA", "testB"):
+        write(tmp_path / "raw" / folder / "1.png", png(len(folder) + ord(folder[-1])))
+    info, _ = prepared(tmp_path / "raw", tmp_path / "out", kind="paired")
+    assert info.splits == {"test": 1, "train": 1}
+
+
+def test_partners_may_differ_in_the_suffix(tmp_path: Path) -> None:
+    raw = two_folders(tmp_path / "raw", "{side}", {"": range(3)}, ("png", "bmp"))
+    info, _ = prepared(raw, tmp_path / "out", kind="paired")
+    assert info.splits == {"train": 3}
+
+
+def test_pictures_without_a_partner_and_unequal_pairs_are_put_aside_by_name(tmp_path: Path) -> None:
+    raw = two_folders(tmp_path / "raw", "{side}", {"": range(4)})
+    write(raw / "map" / "50.png", png(50))
+    write(raw / "photo" / "60.png", png(60))
+    write(raw / "map" / "2.png", png(2, height=20, width=9))
+    write(raw / "map" / "3.png", b"broken")
+    info, _ = prepared(raw, tmp_path / "out", kind="paired")
+    assert info.splits == {"train": 2}
+    assert info.rejects == {"no-partner": 2, "not-an-image": 1, "unequal-pair": 1}
+    assert rejects(tmp_path / "out") == [
+        ("map/50.png", "no-partner", "photo has no 50.png"),
+        ("photo/2.png", "unequal-pair", "12x10 pixels where its condition has 20x9"),
+        ("photo/3.png", "not-an-image", "its condition: no known picture format, or its header is broken"),
+        ("photo/60.png", "no-partner", "map has no 60.png"),
+    ]
+    # They count against the same limit as broken pictures.
+    with pytest.raises(DataError, match=r"4 of 6 pictures \(66\.67%\).*2 no-partner, 1 "):
+        prepared(raw, tmp_path / "out", kind="paired", max_reject_share=0.1)
+
+
+def test_a_pair_is_a_duplicate_where_both_are_equal(tmp_path: Path) -> None:
+    raw = two_folders(tmp_path / "raw", "{side}", {"": range(2)})
+    for name, (sketch, photo) in {"7": (0, 1000), "8": (0, 1001)}.items():
+        write(raw / "map" / f"{name}.png", png(sketch))
+        write(raw / "photo" / f"{name}.png", png(photo))
+    info, _ = prepared(raw, tmp_path / "out", kind="paired")
+    assert (info.splits, info.rejects) == ({"train": 3}, {"duplicate": 1})
+
+
+def test_conditions_are_derived_of_any_source_and_its_split_is_kept(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    pets(raw / "train", each=4)
+    pets(raw / "test", each=1)
+    info, data = prepared(raw, tmp_path / "out", kind="paired", pairs="greyscale")
+    assert (info.kind, info.classes, info.condition_channels, info.derived) == ("paired", (), 1, "greyscale")
+    assert info.splits == {"test": 2, "train": 8}
+    np.testing.assert_array_equal(data.conditions("test"), lightness(np.asarray(data.pixels("test"))))
+    assert data.labels("test") is None
+
+
+def test_the_digest_of_pairs_names_both_pictures_and_how_they_were_paired(tmp_path: Path) -> None:
+    raw = pets(tmp_path / "raw", each=3)
+    made = {
+        how: prepared(raw, tmp_path / "out", kind="paired", pairs=how)[0].digest
+        for how in ("greyscale", "edges", "mask", "lowres", "side-by-side")
+    }
+    bare = prepared(raw, tmp_path / "out", kind="unlabelled")[0].digest
+    assert len({*made.values(), bare}) == 6
+
+
+def test_the_digest_of_what_older_editions_knew_is_theirs(tmp_path: Path) -> None:
+    raw = pets(tmp_path / "raw", each=20)
+    info = ingest(raw, tmp_path / "out", IngestSettings(size=(12, 10), test_share=0.2), name="pets")
+    assert info.digest == "6e04785e93b504cab39538b8e81febf7f2791c7818b4c1e1ea4c6f2256023e35"
+
+
+@pytest.mark.ray
+def test_pairs_are_the_same_bytes_for_any_number_of_workers(
+    tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_RUN", 5)
+    raw = two_folders(tmp_path / "raw", "{side}", {"": range(17)})
+    write(raw / "map" / "3.png", b"broken")
+    settings = IngestSettings(kind="paired", size=(8, 8), max_reject_share=0.2, test_share=0.3, shard_pictures=4)
+    ingest(raw, tmp_path / "one", settings, name="x")
+    ingest(raw, tmp_path / "two", settings, name="x", map_shards=map_with_ray(2))
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("a/1.png", "b/1.png", "c/1.png"), "found 3: a, b, c. Keep two"),
+        (("trainA/1.png",), "found 1: A. Keep two"),
+        (("1.png", "2.png"), "these pictures lie elsewhere"),
+        (("a/1.png", "b/2.png"), r"no name is in both folders.*; a/1\.png and b/2\.png do not"),
+    ],
+)
+def test_a_layout_that_holds_no_pairs_is_described(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+    for index, name in enumerate(files):
+        write(tmp_path / "raw" / name, png(index))
+    with pytest.raises(DataError, match=message):
+        prepared(tmp_path / "raw", tmp_path / "out", kind="paired")
+
+
+# Two domains
+
+
+def cyclegan(raw: Path, **counts: int) -> Path:
+    for folder, count in counts.items():
+        for index in range(count):
+            write(raw / folder / f"{index}.png", png(1000 * ord(folder[-1]) + 100 * len(folder) + index))
+    return raw
+
+
+def test_train_a_and_train_b_are_two_domains_without_a_setting(tmp_path: Path) -> None:
+    raw = cyclegan(tmp_path / "raw", trainA=3, trainB=5, testA=1, testB=2)
+    info, data = prepared(raw, tmp_path / "out")
+    assert (info.kind, info.classes, info.splits) == ("unpaired", ("A", "B"), {"test": 3, "train": 8})
+    labels = data.labels("train")
+    assert labels is not None
+    for name, label in zip(sources(tmp_path / "out", "train"), labels, strict=True):
+        assert name.startswith(f"train{'AB'[label]}/")
+    write_note(raw, SourceNote(format="folder", classes=("dog", "cat")))
+    assert prepared(raw, tmp_path / "out")[0].classes == ("dog", "cat")
+
+
+def test_two_folders_are_two_domains_when_asked_for(tmp_path: Path) -> None:
+    info, data = prepared(pets(tmp_path / "raw"), tmp_path / "out", kind="unpaired")
+    assert (info.kind, info.classes) == ("unpaired", ("cat", "dog"))
+    assert sorted(np.bincount(data.labels("train"))) == [5, 5]
+
+
+def test_a_picture_may_be_in_two_domains_but_only_once_in_each(tmp_path: Path) -> None:
+    raw = pets(tmp_path / "raw", each=3)
+    for name in ("cat/8.png", "cat/9.png", "dog/9.png"):
+        write(raw / name, png(99))
+    info, _ = prepared(raw, tmp_path / "out", kind="unpaired")
+    assert (info.splits, info.rejects) == ({"train": 8}, {"duplicate": 1})
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"trainA": 3}, "no usable picture of B in the train split"),
+        ({"trainA": 3, "trainB": 3, "testA": 1}, "no usable picture of B in the test split"),
+    ],
+)
+def test_an_empty_domain_is_named_with_its_split(tmp_path: Path, counts: dict[str, int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        prepared(cyclegan(tmp_path / "raw", **counts), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_domain_whose_pictures_are_all_broken_is_empty(tmp_path: Path) -> None:
+    raw = cyclegan(tmp_path / "raw", trainA=3)
+    write(raw / "trainB" / "0.png", b"broken")
+    with pytest.raises(DataError, match="no usable picture of B in the train split"):
+        prepared(raw, tmp_path / "out")
+
+
+# Domains
+
+
+def test_each_folder_is_a_domain(tmp_path: Path) -> None:
+    raw = pets(tmp_path / "raw")
+    write(raw / "cow" / "1.png", png(5000))
+    info, _ = prepared(raw, tmp_path / "out", kind="domains")
+    assert (info.kind, info.classes) == ("domains", ("cat", "cow", "dog"))
+    with pytest.raises(DataError, match="unpaired data has two domains; found 3: cat, cow, dog"):
+        prepared(raw, tmp_path / "out", kind="unpaired")
+
+
+CELEBA = """4
+Black_Hair Smiling   Young
+0.png  1 -1  1
+1.png -1 -1  1
+2.png  1  1 -1
+3.png -1 -1 -1
+"""
+CSV = "file_name,Black_Hair,Smiling,Young\n" + "\n".join(
+    ",".join(line.split()).replace("-1", "0") for line in CELEBA.splitlines()[2:]
+)
+ATTRIBUTES = {"0.png": [1, 0, 1], "1.png": [0, 0, 1], "2.png": [1, 1, 0], "3.png": [0, 0, 0]}
+
+
+def faces(raw: Path, table: str = "list_attr_celeba.txt", content: str = CELEBA) -> Path:
+    for index in range(4):
+        write(raw / "img_align" / f"{index}.png", png(index))
+    write(raw / table, content.encode())
+    return raw
+
+
+@pytest.mark.parametrize(("table", "content"), [("list_attr_celeba.txt", CELEBA), ("attributes.csv", CSV)])
+def test_a_table_of_attributes_beside_the_pictures(tmp_path: Path, table: str, content: str) -> None:
+    info, data = prepared(faces(tmp_path / "raw", table, content), tmp_path / "out", kind="domains")
+    assert (info.kind, info.classes, info.attributes) == ("domains", (), ("Black_Hair", "Smiling", "Young"))
+    labels = data.labels("train")
+    assert labels is not None
+    found = dict(zip(sources(tmp_path / "out", "train"), labels.tolist(), strict=True))
+    assert found == {f"img_align/{name}": values for name, values in ATTRIBUTES.items()}
+
+
+def test_attributes_may_be_chosen_and_are_a_hugging_face_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    raw = faces(tmp_path / "raw")
+    info, data = prepared(raw, tmp_path / "out", kind="domains", attributes=("Young", "Smiling"))
+    assert info.attributes == ("Young", "Smiling")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import datasets
+
+        loaded = datasets.load_dataset(
+            "parquet", data_files=str(tmp_path / "out" / "train-*.parquet"), cache_dir=str(tmp_path / "cache")
+        )["train"]
+    labels = data.labels("train")
+    assert labels is not None
+    assert loaded["attributes"][:] == labels.tolist()
+    assert isinstance(loaded[0]["image"], Image.Image)
+
+
+def test_without_a_setting_such_a_table_is_left_aside_unless_it_was_named(tmp_path: Path) -> None:
+    raw = faces(tmp_path / "raw")
+    assert prepared(raw, tmp_path / "out")[0].kind == "unlabelled"
+    write_note(raw, SourceNote(format="table", labels="list_attr_celeba.txt"))
+    assert prepared(raw, tmp_path / "out")[0].kind == "domains"
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        (CELEBA, {"attributes": ("Smilling",)}, "has no attribute 'Smilling'.*Did you mean 'Smiling'"),
+        (CELEBA.replace("4\n", "5\n", 1), {}, "announces 5 rows and holds 4; it is cut off"),
+        (CELEBA.replace("2.png  1  1 -1", "2.png  1  1"), {}, "line 5: 3 values where there are 4 columns"),
+        (CELEBA.replace("1 -1\n3", "1 37\n3"), {}, r"gives img_align/2\.png '37' in the column 'Young'"),
+        (CELEBA.replace(".png", ".gif").replace("0", "x"), {}, "names none of the pictures"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_described(tmp_path: Path, content: str, settings: dict, message: str) -> None:
+    raw = faces(tmp_path / "raw", content=content.replace("x.gif", "9.gif"))
+    write_note(raw, SourceNote(format="table", labels="list_attr_celeba.txt"))
+    if "gif" in content:
+        for path in (raw / "img_align").iterdir():
+            path.rename(path.with_name(f"picture{path.name}"))
+    with pytest.raises(DataError, match=message):
+        prepared(raw, tmp_path / "out", kind="domains", **settings)
+
+
+def test_rows_without_a_picture_and_pictures_without_a_row_are_put_aside(tmp_path: Path) -> None:
+    raw = faces(tmp_path / "raw", content=CELEBA.replace("3.png", "4.png"))
+    info, _ = prepared(raw, tmp_path / "out", kind="domains")
+    assert (info.splits, info.rejects) == ({"train": 3}, {"missing": 1, "no-label": 1})
+
+
+# Kinds that do not fit the data, settings that do not fit each other
+
+
+def test_labels_are_left_aside_or_asked_for(tmp_path: Path) -> None:
+    raw = pets(tmp_path / "raw")
+    assert prepared(raw, tmp_path / "out", kind="unlabelled")[0].classes == ()
+    assert prepared(raw, tmp_path / "out", kind="labelled")[0].kind == "labelled"
+    for kind in ("labelled", "unpaired", "domains"):
+        with pytest.raises(DataError, match=f"{kind} data .*these pictures have no labels"):
+            prepared(raw / "cat", tmp_path / "out", kind=kind)
+    with pytest.raises(DataError, match="holds no table of attributes"):
+        prepared(raw, tmp_path / "out", kind="domains", attributes=("Smiling",))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "pairs"}, "Did you mean 'paired'"),
+        ({"kind": "paired", "pairs": "grayscale"}, "Did you mean 'greyscale'"),
+        ({"pairs": "edges"}, r"ingest\.pairs: of paired data only; set kind to paired \(it is auto\)"),
+        ({"kind": "unpaired", "condition_side": "second"}, "condition_side: of paired data only"),
+        ({"kind": "paired", "pairs": "greyscale", "channels": 1}, "greyscale pairs lead from grey to RGB"),
+        ({"kind": "paired", "condition_channels": 2}, "condition_channels: must be 1, 3, 4 or null, got 2"),
+        ({"kind": "paired", "pairs": "edges", "condition_channels": 3}, "edges makes 1 of 3, got 3"),
+        ({"attributes": ["Smiling"]}, r"attributes: need kind domains \(it is auto\)"),
+        ({"kind": "domains", "attributes": ["a", "a"]}, "one is named twice"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        build(IngestSettings, settings, where="ingest")

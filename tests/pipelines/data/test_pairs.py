@@ -1,0 +1,139 @@
+"""A picture and its condition: what is derived is what it says, what lies apart is brought to one shape."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from gan_core.pictures import PictureError
+from pipelines.data.pairs import LOWRES, Pairing, Pairs, Side, edges, lowres, mask, prepare_pair
+from tests.pipelines.data.samples import picture
+
+
+def file(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def disc(size: int = 32, mode: str = "RGB", background: str | tuple[int, ...] = "white") -> Image.Image:
+    image = Image.new(mode, (size, size), background)
+    ImageDraw.Draw(image).ellipse((8, 8, size - 9, size - 9), fill="red")
+    return image
+
+
+def pair(
+    content: bytes,
+    partner: bytes | None = None,
+    how: Pairs = "folders",
+    side: Side = "first",
+    size: tuple[int, int] = (32, 32),
+    channels: tuple[int, int] = (3, 3),
+    mode: str = "crop",
+) -> tuple[np.ndarray, np.ndarray]:
+    pairing = Pairing(how=how, side=side, channels=channels[1])
+    return prepare_pair(content, partner, pairing, size=size, channels=channels[0], mode=mode)  # type: ignore[arg-type]
+
+
+def test_greyscale_is_lightness_and_the_picture_keeps_its_colours() -> None:
+    image = Image.new("RGB", (4, 2), "black")
+    image.putpixel((1, 0), (255, 255, 255))
+    image.putpixel((2, 0), (255, 0, 0))
+    target, condition = pair(file(image), how="greyscale", size=(2, 4))
+    assert target[:, 0, 2].tolist() == [255, 0, 0]
+    # L* of sRGB red is 53.24 of 100 (IEC 61966-2-1, CIE 15).
+    assert condition[0, 0].tolist() == [0, 255, 136, 0]
+
+
+def test_edges_are_thin_closed_black_lines_on_white() -> None:
+    found = edges(np.asarray(disc()).transpose(2, 0, 1))
+    assert found.shape == (1, 32, 32)
+    assert set(np.unique(found)) == {0, 255}
+    lines = found[0] == 0
+    # A circle of radius 8: some 45 pixels around, none inside it or far from it, and none missing at its ends.
+    assert 35 <= lines.sum() <= 60
+    assert not lines[12:20, 12:20].any()
+    assert not lines[:6].any()
+    assert all(line.any() for line in lines[8:24])
+    assert (edges(np.full((1, 9, 7), 90, dtype=np.uint8)) == 255).all()
+
+
+def test_edges_turn_with_the_picture() -> None:
+    ramp = np.zeros((1, 16, 16), dtype=np.uint8)
+    ramp[0, :, 8:] = 200
+    upright, level = edges(ramp), edges(np.ascontiguousarray(ramp.transpose(0, 2, 1)))
+    np.testing.assert_array_equal(upright, level.transpose(0, 2, 1))
+    assert ((upright == 0).sum(axis=2) == 1).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [disc(), disc(background="navy"), disc(mode="RGBA", background=(0, 0, 0, 0))],
+    ids=["on white", "on blue", "on nothing"],
+)
+def test_a_mask_is_the_silhouette(image: Image.Image) -> None:
+    _, condition = pair(file(image), how="mask", channels=(3, 1))
+    y, x = np.mgrid[:32, :32] - 15.5
+    inside, outside = x**2 + y**2 < 7**2, x**2 + y**2 > 9**2
+    assert (condition[0][inside] == 255).all()
+    assert (condition[0][outside] == 0).all()
+
+
+def test_a_picture_of_one_colour_has_an_empty_mask() -> None:
+    assert not mask(np.full((3, 5, 6), 77, dtype=np.uint8)).any()
+
+
+def test_low_resolution_keeps_the_size_and_loses_the_detail() -> None:
+    fine = np.indices((16, 12)).sum(axis=0).astype(np.uint8)[None] % 2 * 255
+    reduced = lowres(fine)
+    assert reduced.shape == fine.shape
+    assert reduced.std() < 0.1 * fine.std()
+    coarse = np.full((3, 2 * LOWRES, LOWRES), 40, dtype=np.uint8)
+    np.testing.assert_array_equal(lowres(coarse), coarse)
+
+
+@pytest.mark.parametrize(("side", "order"), [("first", (1, 0)), ("second", (0, 1))])
+def test_halves_of_one_picture(side: Side, order: tuple[int, int]) -> None:
+    halves = picture(1, 8, 6), picture(2, 8, 6)
+    both = Image.new("RGB", (12, 8))
+    both.paste(halves[0], (0, 0))
+    both.paste(halves[1], (6, 0))
+    found = pair(file(both), how="side-by-side", side=side, size=(8, 6))
+    for pixels, half in zip(found, order, strict=True):
+        np.testing.assert_array_equal(pixels, np.asarray(halves[half]).transpose(2, 0, 1))
+
+
+def test_halves_of_an_odd_width_are_no_pair() -> None:
+    with pytest.raises(PictureError, match="unequal-pair: two halves of 8x6 and 8x7 pixels"):
+        pair(file(picture(0, 8, 13)), how="side-by-side")
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
+def test_partners_of_two_sizes_show_the_same_part(mode: str) -> None:
+    small = disc(32).crop((0, 0, 32, 24))
+    large = small.resize((128, 96), Image.Resampling.BICUBIC)
+    for one, other in ((small, large), (large, small)):
+        target, condition = pair(file(one), file(other), size=(40, 40), mode=mode)
+        assert np.abs(target.astype(int) - condition).mean() < 6
+
+
+def test_partners_of_two_shapes_are_no_pair_and_both_are_named() -> None:
+    with pytest.raises(PictureError, match="unequal-pair: 12x10 pixels where its condition has 10x12"):
+        pair(file(picture(0, 12, 10)), file(picture(1, 10, 12)))
+    # 33x25 is what a program makes of a third of 100x75.
+    pair(file(picture(0, 75, 100)), file(picture(1, 25, 33)))
+
+
+def test_each_of_a_pair_has_the_channels_that_it_is_to_have() -> None:
+    clear, grey = file(picture(0, mode="RGBA")), file(picture(1, mode="L"))
+    target, condition = pair(clear, grey, channels=(4, 3), size=(12, 10))
+    np.testing.assert_array_equal(target, np.asarray(picture(0, mode="RGBA")).transpose(2, 0, 1))
+    np.testing.assert_array_equal(condition, np.asarray(picture(1, mode="L").convert("RGB")).transpose(2, 0, 1))
+    target, condition = pair(grey, clear, channels=(3, 1))
+    assert (len(target), len(condition)) == (3, 1)
+
+
+def test_a_broken_condition_is_said_to_be_the_condition() -> None:
+    with pytest.raises(PictureError, match="not-an-image: its condition: no known picture format"):
+        pair(file(picture(0)), b"no picture")
