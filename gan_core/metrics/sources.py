@@ -84,7 +84,7 @@ class DatasetSplit:
         """``domain`` is a label, or the number of an attribute: pictures that have it, or with ``lacking`` have it not.
 
         Raises:
-            DataError: no such split.
+            DataError: no such split, or no domains.
         """
         self.dataset = dataset
         self.split = split
@@ -93,8 +93,10 @@ class DatasetSplit:
         self.name = f"{dataset.info.name} {split}"
         dataset.shards(split)
         if domain is not None:
-            named = (dataset.info.attributes or dataset.info.classes)[domain]
-            self.name += f" {'without ' if lacking else ''}{named}"
+            named = dataset.info.attributes or dataset.info.classes
+            if not named:
+                raise DataError(f"{dataset.directory} has no domains. Ingest it with ingest.kind: domains.")
+            self.name += f" {'without ' if lacking else ''}{named[domain]}"
 
     @property
     def key(self) -> dict[str, Any]:
@@ -110,10 +112,7 @@ class DatasetSplit:
         if self.domain is None:
             return np.arange(self.dataset.info.splits[self.split])
         labels = self.dataset.labels(self.split)
-        if labels is None:
-            raise DataError(
-                f"{self.dataset.directory} has no labels, so no domains. Ingest it with ingest.kind: domains."
-            )
+        assert labels is not None  # the constructor has looked
         has = labels[:, self.domain] == 1 if labels.ndim == 2 else labels == self.domain
         return np.flatnonzero(has != self.lacking)
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from gan_core.config import build
+from gan_core.files import sha256_json
 from gan_core.metrics.protocol import Figure, Protocol
 
 PROTOCOL = Protocol(
@@ -49,6 +50,23 @@ def test_the_stamp_says_what_a_reader_needs() -> None:
         assert words in PROTOCOL.stamp
 
 
+def test_a_protocol_written_before_there_were_directions_is_still_read_and_has_the_same_digest() -> None:
+    old = {name: value for name, value in dataclasses.asdict(PROTOCOL).items() if name != "direction"}
+    assert build(Protocol, old) == PROTOCOL
+    assert PROTOCOL.digest == sha256_json(old)
+
+
+def test_a_direction_is_in_the_stamp() -> None:
+    assert dataclasses.replace(PROTOCOL, direction="cats -> dogs").stamp.startswith("cats -> dogs, Inception-2015")
+
+
+def test_a_figure_of_pixels_says_nothing_of_features() -> None:
+    pixels = dataclasses.replace(PROTOCOL, metric="l1", extractor="", features=0, precision="fp64", resize="")
+    assert pixels.stamp == "1000 against 5000 real of train, data dddddddd"
+    assert pixels.publishable
+    assert "classifier eeeeeeee" in dataclasses.replace(pixels, extractor="e" * 64).stamp
+
+
 def test_a_figure_survives_json() -> None:
     figure = Figure(name="fid", value=12.5, protocol=PROTOCOL, generator_digest="g" * 64, seed=3)
     plain = json.loads(json.dumps(figure.as_dict()))
@@ -56,3 +74,4 @@ def test_a_figure_survives_json() -> None:
     assert plain["generator_digest"] == "g" * 64
     assert plain["protocol_digest"] == PROTOCOL.digest
     assert build(Protocol, plain["protocol"]) == PROTOCOL
+    assert (plain["low"], plain["high"], plain["baseline"], plain["higher_is_better"]) == (None, None, None, False)

@@ -10,8 +10,18 @@ import torch
 from PIL import Image
 
 from gan_core.data import PreparedDataset
-from gan_core.errors import DataError
-from gan_core.metrics.sources import SAMPLE_CHUNK, DatasetSplit, PictureFiles, Samples, subset
+from gan_core.errors import DataError, SettingsError
+from gan_core.metrics.sources import (
+    SAMPLE_CHUNK,
+    TRANSLATE_CHUNK,
+    DatasetSplit,
+    PictureFiles,
+    Samples,
+    Translated,
+    Unchanged,
+    as_answer,
+    subset,
+)
 from tests.datasets import blobs, write_prepared
 
 
@@ -145,3 +155,84 @@ def test_samples_do_not_depend_on_the_batch_size() -> None:
     assert asked[0] == (SAMPLE_CHUNK, 7)
     assert asked[1][0] == 10
     assert asked[1][1] not in (7, 8)
+
+
+def whole(source: DatasetSplit | Translated, count: int, batch_size: int = 4) -> torch.Tensor:
+    return torch.cat(list(source.batches(count, batch_size, lambda images: images)))
+
+
+def test_a_domain_is_its_pictures_alone(tmp_path: Path) -> None:
+    pixels, labels = blobs(10), np.arange(10) % 3
+    dataset = PreparedDataset(write_prepared(tmp_path / "d", pixels, labels, kind="domains"))
+    source = DatasetSplit(dataset, "train", 1)
+    assert source.available() == 3
+    assert torch.equal(whole(source, 3), torch.from_numpy(pixels[[1, 4, 7]]))
+    assert source.name == "test train 1"
+    assert source.key != DatasetSplit(dataset, "train", 2).key
+    assert DatasetSplit(dataset, "train").key == {"dataset": dataset.info.digest, "split": "train"}
+
+
+def test_an_attribute_parts_those_that_have_it_from_those_that_lack_it(tmp_path: Path) -> None:
+    pixels, labels = blobs(6), np.array([[0, 1], [1, 1], [0, 0], [1, 0], [1, 1], [0, 1]])
+    dataset = PreparedDataset(write_prepared(tmp_path / "d", pixels, labels))
+    having, lacking = (DatasetSplit(dataset, "train", 0, lacking=lacking) for lacking in (False, True))
+    assert having.rows.tolist() == [1, 3, 4]
+    assert lacking.rows.tolist() == [0, 2, 5]
+    assert having.key != lacking.key
+    assert lacking.name == "test train without attribute 0"
+
+
+def test_domains_of_data_without_any_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no domains.*ingest\.kind"):
+        DatasetSplit(PreparedDataset(write_prepared(tmp_path / "e", blobs(4))), "train", 1)
+
+
+def test_translations_are_of_the_conditions_and_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    n = TRANSLATE_CHUNK + 6
+    pixels, conditions = blobs(n), blobs(n, seed=1)
+    dataset = PreparedDataset(write_prepared(tmp_path / "d", pixels, conditions=conditions))
+    seen = []
+
+    def translate(images: torch.Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> torch.Tensor:
+        numbers = torch.arange(first, first + len(images), dtype=torch.uint8)[:, None, None, None]
+        return images + numbers + seed
+
+    source = Translated(
+        translate,
+        DatasetSplit(dataset, "train"),
+        seed=5,
+        digest="g",
+        watch=lambda given, made, first: seen.append((given, made, first)),
+    )
+    assert (source.available(), source.digest(3), source.split) == (n, "g", "train")
+    made = whole(source, n, 200)
+    expected = torch.from_numpy(conditions) + torch.arange(n, dtype=torch.uint8)[:, None, None, None] + 5
+    assert torch.equal(made, expected)
+    assert [first for _, _, first in seen] == [0, TRANSLATE_CHUNK]
+    assert torch.equal(torch.cat([given for given, _, _ in seen]), torch.from_numpy(conditions))
+    assert torch.equal(whole(source, n, 7), made)
+
+
+def test_the_condition_unchanged_is_shown_with_the_targets_channels(tmp_path: Path) -> None:
+    conditions = blobs(5, seed=1)
+    dataset = PreparedDataset(write_prepared(tmp_path / "d", blobs(5, channels=3), conditions=conditions))
+    unchanged = Unchanged(dataset, "train")
+    assert torch.equal(whole(unchanged, 5), torch.from_numpy(conditions).expand(-1, 3, -1, -1))
+    assert unchanged.key != DatasetSplit(dataset, "train").key
+    with pytest.raises(DataError, match="not paired"):
+        whole(Unchanged(PreparedDataset(write_prepared(tmp_path / "e", blobs(4))), "train"), 4)
+
+
+def test_as_an_answer_colours_become_grey_and_transparency_white() -> None:
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8)[None, :, None, None]
+    assert as_answer(red, 1).item() == 76
+    assert as_answer(red, 4).flatten().tolist() == [255, 0, 0, 255]
+    clear = torch.tensor([9, 9, 9, 0], dtype=torch.uint8)[None, :, None, None]
+    assert as_answer(clear, 3).flatten().tolist() == [255, 255, 255]
+    assert as_answer(clear, 1).item() == 255
+    # A lightness of 50 of 100 is the grey 119, not 128.
+    half = torch.full((1, 1, 1, 1), 128, dtype=torch.uint8)
+    assert as_answer(half, 3, "greyscale").flatten().tolist() == [119, 119, 119]
+    assert as_answer(half, 3, "edges").flatten().tolist() == [128, 128, 128]
+    with pytest.raises(SettingsError, match="1, 3 or 4 channels"):
+        as_answer(red, 2)

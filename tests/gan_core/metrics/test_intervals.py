@@ -1,0 +1,100 @@
+"""An interval is as wide as the figure varies, and leaving groups out at once is leaving them out one by one."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gan_core.metrics.features import Features
+from gan_core.metrics.frechet import Moments, frechet_distance
+from gan_core.metrics.intervals import GROUPS, Estimate, fid_estimate, groups, mean_of, of_share, of_values, quantile
+
+
+def features(rows: np.ndarray, kept: int | None = None) -> Features:
+    moments = Moments(rows.shape[1])
+    moments.update(rows)
+    return Features(moments, rows[: kept or len(rows)].astype(np.float32))
+
+
+def normal(n: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    return (np.random.default_rng(seed).normal(shift, 1 + shift, (n, width))).astype(np.float32).astype(np.float64)
+
+
+def test_groups_are_fixed_equal_and_drawn_at_random() -> None:
+    assert groups(25).tolist() == groups(25).tolist()
+    assert sorted(np.bincount(groups(25))) == [2] * 5 + [3] * 5
+    assert (np.diff(groups(1000)[:100]) == 0).sum() < 30
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "width"), [(30, 25, 40), (30, 200, 40), (200, 30, 40), (90, 80, 20), (43, 43, 40)]
+)
+def test_leaving_groups_out_at_once_is_leaving_them_out_one_by_one(real: int, fake: int, width: int) -> None:
+    x, y = normal(real, width, 0), normal(fake, width, 1, 0.2)
+    one_by_one = [
+        frechet_distance(*(features(rows[groups(len(rows)) != group]).moments for rows in (x, y)))
+        for group in range(GROUPS)
+    ]
+    estimate = fid_estimate(features(x), features(y), interval=True)
+    assert estimate.deleted is not None
+    np.testing.assert_allclose(estimate.deleted, one_by_one, rtol=1e-6)
+    assert estimate.value == frechet_distance(features(x).moments, features(y).moments)
+
+
+def spread(measure: Callable[[int], Estimate], runs: int) -> tuple[float, float]:
+    """Standard deviation of a value over runs, and what the intervals say of it on average."""
+    estimates = [measure(run) for run in range(runs)]
+    reach = np.mean([estimate.interval[1] - estimate.value for estimate in estimates])
+    return float(np.std([estimate.value for estimate in estimates])), float(reach / quantile(GROUPS - 1))
+
+
+@pytest.mark.parametrize(("real", "fake", "kept"), [(60, 50, None), (400, 300, 150)])
+def test_intervals_are_as_wide_as_the_figure_varies(real: int, fake: int, kept: int | None) -> None:
+    def measure(run: int) -> Estimate:
+        x, y = normal(real, 16, 2 * run), normal(fake, 16, 2 * run + 1, 0.3)
+        return fid_estimate(features(x, kept), features(y, kept), interval=True)
+
+    found, said = spread(measure, 60)
+    assert said == pytest.approx(found, rel=0.35)
+
+
+def test_pictures_that_belong_together_are_left_out_together() -> None:
+    x = normal(100, 8, 0)
+    same = fid_estimate(features(x), features(x), interval=True)
+    apart = fid_estimate(features(x), features(normal(100, 8, 1)), interval=True)
+    assert same.interval[1] < 1e-6 < 0.1 < apart.interval[1]
+
+
+def test_few_pictures_have_no_interval() -> None:
+    x, y = features(normal(19, 4, 0)), features(normal(50, 4, 1))
+    assert fid_estimate(x, y, interval=True).interval == (None, None)
+    assert fid_estimate(y, y, interval=False).interval == (None, None)
+    assert of_values(np.ones(19)) == (None, None) == of_share(0.5, 19)
+
+
+def test_an_interval_does_not_go_below_what_the_figure_can_be() -> None:
+    deleted = np.arange(10.0)
+    assert Estimate(value=1.0, deleted=deleted, least=0.0).interval[0] == 0
+    assert Estimate(value=1.0, deleted=deleted).interval[0] < 0
+
+
+def test_the_mean_of_figures_of_the_same_pictures_varies_as_they_do() -> None:
+    one = Estimate(value=1.0, deleted=np.arange(10.0))
+    opposite = Estimate(value=3.0, deleted=-np.arange(10.0))
+    assert mean_of([one, one]).interval == one.interval
+    assert mean_of([one, opposite]).interval == (2.0, 2.0)
+    assert mean_of([one, Estimate(value=5.0)]) == Estimate(value=3.0)
+
+
+def test_quantiles_are_students() -> None:
+    tabulated = {9: 2.262, 19: 2.093, 29: 2.045, 99: 1.984, 10**6: 1.960}
+    assert {n: round(quantile(n), 3) for n in tabulated} == tabulated
+
+
+def test_a_mean_of_values_and_a_share_have_the_textbook_intervals() -> None:
+    values = np.arange(25.0)
+    low, high = of_values(values)
+    assert (low, high) == pytest.approx((12 - 2.0639 * 7.3598 / 5, 12 + 2.0639 * 7.3598 / 5), rel=1e-3)
+    assert of_share(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    low, high = of_share(1.0, 20)
+    assert (low, high) == pytest.approx((0.8389, 1.0), abs=1e-4)
