@@ -29,6 +29,7 @@ COMMANDS = {
     "stage": "pipelines.stages.cli:stage",
     "fid": "pipelines.fid:fid",
     "sample": "pipelines.sample:sample",
+    "translate": "pipelines.translate:translate",
     "augment": "pipelines.augment:augment",
     "project": "pipelines.project:project",
     "recommend": "pipelines.recommend:recommend",

@@ -14,3 +14,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def compact(value: float) -> str:
+    """A figure with the digits that a person compares: ``23.46``, ``0.0123``."""
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"

@@ -27,6 +27,10 @@ def recommend(data: Path, device: str, as_json: bool) -> None:
         click.echo(json.dumps([asdict(entry) for entry in found], indent=2))
         return
     labels = f"{len(info.classes)} classes" if info.classes else "no labels"
+    if info.kind in ("paired", "unpaired", "domains"):
+        labels = (
+            f"{info.kind}: {', '.join(info.attributes or info.classes) or info.derived or 'pictures and conditions'}"
+        )
     click.echo(
         f"{info.name}: {info.splits['train']} pictures of {info.height}x{info.width}x{info.channels}, {labels}\n"
     )

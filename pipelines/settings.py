@@ -17,6 +17,7 @@ from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.presets import Choice, choose
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from pipelines.data.ingest import IngestSettings
+from pipelines.data.pairs import DERIVED
 from pipelines.flow.settings import FlowSettings
 from pipelines.params import check_uri, read_params, tracking_uri
 from pipelines.tuning.space import Range
@@ -117,7 +118,7 @@ class TuneSettings:
     """ASHA stops all but 1/reduction of the trials at each rung."""
     seed: int = 0
     space: dict[str, Range] = field(default_factory=dict)
-    """Settings to search, by their dotted name in this file."""
+    """Settings to search, by their dotted name in this file. ``auto`` there is what the family has for it."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, "trials")
@@ -217,19 +218,37 @@ class Settings:
         return place
 
     def check_pictures(self) -> None:
-        """Raise SettingsError when the family cannot make pictures of the shape that ingestion is to prepare.
+        """Raise SettingsError when the family cannot learn from the pictures that ingestion is to prepare.
 
         With ``model.preset: auto`` that is not known before the data is. Builds the networks without their memory, which
         takes some families seconds.
         """
+        kinds, kind, pairing = FAMILIES[self.model.family].kinds, self.ingest.kind, self.ingest.pairing
+        # That pictures are pairs no layout says: auto never finds any.
+        wanted = kind in kinds or (kind == "auto" and kinds != {"paired"})
+        check(
+            wanted,
+            f"ingest.kind: {self.model.family} learns from {' or '.join(sorted(kinds))} data, and this is {kind}. Set it to "
+            f"{sorted(kinds)[0]}, or choose another model.family.",
+        )
         if self.model.preset == "none":
             height, width = self.ingest.size
-            # How many classes there are, only the data tells: some, so that the shape alone is judged.
-            shape = ImageShape(channels=self.ingest.channels, height=height, width=width, classes=10)
+            # How many classes or domains there are, only the data tells: some, so that the shape alone is judged.
+            some = 0 if pairing else 2 if kinds == {"unpaired"} else 10
+            shape = ImageShape(
+                channels=self.ingest.channels,
+                height=height,
+                width=width,
+                classes=some,
+                condition_channels=pairing.channels if pairing else 0,
+                derived=pairing.how if pairing and pairing.how in DERIVED else "",
+            )
             check_family(self.model.family, self.model.config, shape)
 
     def check_data(self, info: DatasetInfo) -> None:
-        """Raise SettingsError when the family cannot make such pictures, or there is no split to evaluate on."""
+        """Raise SettingsError when the family does not learn from such data or cannot make such pictures, or there is no
+        split to evaluate on."""
+        FAMILIES[self.model.family].check_data(info)
         check_family(self.model.family, self.model.config, ImageShape.of(info))
         split = self.evaluate.split
         check(
@@ -247,7 +266,8 @@ class Settings:
 def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Settings from plain values; raises SettingsError naming the key and the nearest valid one."""
     settings = _parse(values)
-    _check_space(settings)
+    tune = values.get("tune")
+    _check_space(settings, automatic=isinstance(tune, Mapping) and tune.get("space") == "auto")
     return settings
 
 
@@ -263,6 +283,9 @@ def _parse(values: Mapping[str, Any]) -> Settings:
         values["model"] = {"family": model["family"], "config": family_config(model["family"], own)}
         if "preset" in model:
             values["model"]["preset"] = model["preset"]
+    tune = values.get("tune")
+    if isinstance(tune, Mapping) and tune.get("space") == "auto" and isinstance(model, Mapping):
+        values["tune"] = {**tune, "space": FAMILIES[model["family"]].search}
     if "given" in values:
         raise SettingsError("Unknown setting 'given'.")
     settings = build(Settings, values)
@@ -272,7 +295,7 @@ def _parse(values: Mapping[str, Any]) -> Settings:
     return dataclasses.replace(settings, given=given)
 
 
-def _check_space(settings: Settings) -> None:
+def _check_space(settings: Settings, *, automatic: bool) -> None:
     """Raise SettingsError for a search that could not try what it is to try, or would try it to no purpose."""
     for name, limits in settings.tune.space.items():
         try:
@@ -293,9 +316,10 @@ def _check_space(settings: Settings) -> None:
         # What a preset is to choose is not known yet; it is checked again when it has chosen.
         known = settings.model.preset == "none" or name in settings.given
         if settings.tune.trials and known and not limits.contains(value):
-            raise SettingsError(
-                f"tune.space: the setting {name} is {value}, outside its own range. Widen the range or change the setting."
-            )
+            remedy = "Widen the range or change the setting."
+            if automatic:
+                remedy = f"Change the setting, or write the ranges out instead of auto ({limits.low} to {limits.high} there)."
+            raise SettingsError(f"tune.space: the setting {name} is {value}, outside its own range. {remedy}")
 
 
 def _replaced(plain: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

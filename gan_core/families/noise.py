@@ -1,7 +1,7 @@
 """What all families share that turn noise, and a class where they are conditional, into an image."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,11 @@ class NoiseFamily(Family):
     config has ``latent``, ``loss`` (a name in ADVERSARIAL_LOSSES) and what the class attributes below ask for.
     """
 
+    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "train.generator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
+        "train.discriminator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
+        "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
+    }
     conditional: bool = False
     """Whether both networks are told the class; a subclass may set it in its constructor."""
     prior: str = "normal"

@@ -318,6 +318,12 @@ class StyleGan2(NoiseFamily):
     }
     on_a_cpu: ClassVar[Mapping[str, Any]] = {"channel_base": 2048, "channel_max": 64, "latent": 128, "style": 128}
     augmentation = "ada"
+    # Weights that are scaled in use (equalised rates) want ten times what others do.
+    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **NoiseFamily.search,
+        "train.generator_lr": {"type": "log", "low": 1e-4, "high": 1e-2},
+        "train.discriminator_lr": {"type": "log", "low": 1e-4, "high": 1e-2},
+    }
 
     def __init__(self, config: StyleGan2Config, shape: ImageShape) -> None:
         super().__init__(config, shape)

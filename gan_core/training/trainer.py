@@ -194,6 +194,11 @@ class Trainer:
         return to_uint8(self.family.sample(n, seed, first=first, networks=self.averaged.networks))
 
     @property
+    def translates(self) -> bool:
+        """Whether it makes pictures from pictures; from noise otherwise."""
+        return bool(self.directions)
+
+    @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
         """What the generators translate: (from domain, to domain); none where they make images from noise."""
         return self.family.directions
@@ -393,8 +398,8 @@ class Trainer:
     def _lineage(self) -> dict[str, Any]:
         """What a generator was made from."""
         info = self.dataset.info
-        names = {"dataset": info.digest, "dataset_name": info.name, "classes": list(info.classes)}
-        return {**names, "images_seen": self.images_seen}
+        domains = {"classes": list(info.classes), "attributes": list(info.attributes)}
+        return {"dataset": info.digest, "dataset_name": info.name, **domains, "images_seen": self.images_seen}
 
     def _save(self) -> None:
         """Write a checkpoint: everything that the next step depends on (random numbers keep no state)."""

@@ -1,15 +1,17 @@
-"""The evaluate stage: prepared data and a generator in; the FID with its protocol and a contact sheet out."""
+"""The evaluate stage: prepared data and a generator in; its figures with their protocols and a contact sheet out."""
 
 from pathlib import Path
 
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.files import write_json
-from gan_core.generator import load_generator
+from gan_core.generator import Generator, load_generator
 from gan_core.grid import save_sheet
-from gan_core.metrics.evaluate import fid_of_samples
+from gan_core.metrics.assess import Assessment, assess
 from gan_core.metrics.inception import load_inception
+from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
-from pipelines.progress import say
+from gan_core.training.feed import fixed_look
+from pipelines.progress import compact, say
 from pipelines.settings import Settings
 from pipelines.stages.context import StageContext
 from pipelines.tracking.stage import stage_run
@@ -26,12 +28,14 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     device = choose_device()
     generator = load_generator(context.root / "outputs/train/generator", device)
     dataset = PreparedDataset(context.root / "data/prepared", cache_dir=user_cache_dir() / "decoded")
+    if generator.translates and chosen.split == "train" and dataset.info.splits.get("test"):
+        say("evaluate", "measured on pictures that the generator has learnt from; evaluate.split: test holds others")
     with stage_run(context, settings) as run:
         run.params({"evaluate": settings.as_dict()["evaluate"]})
-        save_sheet(sheet, generator.sample(SHEET_PICTURES, chosen.seed))
+        draw_sheet(sheet, generator, dataset, chosen.seed)
         run.artifact(sheet)
-        figure = fid_of_samples(
-            generator.sample,
+        measured = assess(
+            generator,
             dataset,
             split=chosen.split,
             count=chosen.samples,
@@ -42,9 +46,51 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
             batch_size=chosen.batch,
             progress=True,
         )
-        run.metrics({"fid": figure.value}, generator.info["step"])
-        run.tags({"gantry.protocol": figure.protocol.stamp, "gantry.generator": generator.digest})
-        write_json(metrics, {"fid": figure.as_dict()})
+        objective = measured.objective
+        run.metrics(tracked(measured), generator.info["step"])
+        run.tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
+        write_json(metrics, {"fid": objective.as_dict(), "figures": [figure.as_dict() for figure in measured.figures]})
         run.artifact(metrics)
-    say("evaluate", f"FID {figure.value:.2f} ({figure.protocol.stamp})")
+    for figure in measured.figures:
+        say("evaluate", described(figure) + (f" ({figure.protocol.stamp})" if figure == objective else ""))
     return {f"{OUT}/{METRICS}": metrics, f"{OUT}/{SHEET}": sheet}
+
+
+def draw_sheet(path: Path, generator: Generator, dataset: PreparedDataset, seed: int) -> None:
+    """Pictures drawn from noise; of a generator that translates, always the same pictures beside what it makes of them."""
+    if not generator.translates:
+        save_sheet(path, generator.sample(SHEET_PICTURES, seed))
+        return
+    split = "test" if dataset.info.splits.get("test") else "train"
+    pictures, columns = generator.display(fixed_look(dataset, split, choose_device()))
+    save_sheet(path, pictures, columns=columns)
+
+
+def tracked(measured: Assessment) -> dict[str, float]:
+    """Every figure under a name that a tracker takes, and beside it what the trivial answer is worth.
+
+    The objective is ``fid``, whatever it is the mean of.
+    """
+    values = {"fid": measured.objective.value}
+    for figure in measured.figures:
+        name = figure.name if figure == measured.objective else title(figure).replace(" -> ", " to ").replace(" ", "_")
+        values[name] = figure.value
+        if figure.baseline is not None:
+            values[f"{name}.trivial"] = figure.baseline
+    return values
+
+
+def title(figure: Figure) -> str:
+    """A figure's name, and of which direction it is."""
+    return f"{figure.name} {figure.protocol.direction}".strip()
+
+
+def described(figure: Figure) -> str:
+    """A figure in a line: value, interval, and what the trivial answer is worth."""
+    line = f"{title(figure)}: {compact(figure.value)}"
+    if figure.low is not None and figure.high is not None:
+        line += f" [{compact(figure.low)}, {compact(figure.high)}]"
+    if figure.baseline is not None:
+        better = (figure.value > figure.baseline) == figure.higher_is_better and figure.value != figure.baseline
+        line += f"; the source itself {compact(figure.baseline)}{'' if better else ', which is no worse'}"
+    return line

@@ -1,9 +1,14 @@
 """The model card: what a version is, how good it is and by which protocol, where it came from, how to use it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_USE = """\
+from gan_core.conditions import domain_names
+from gan_core.families import FAMILIES
+from gan_core.generator import Generator
+from pipelines.progress import compact
+
+_DRAW = """\
 ```python
 import mlflow, pandas
 model = mlflow.pyfunc.load_model("models:/{name}@champion")
@@ -17,24 +22,55 @@ Or over HTTP, from `mlflow models serve -m models:/{name}@champion --env-manager
 curl -H "Content-Type: application/json" -d '{{"dataframe_records": [{{"n": 1, "seed": 0}}]}}' ADDRESS/invocations
 ```
 """
+_TRANSLATE = """\
+```python
+import mlflow, pandas
+model = mlflow.pyfunc.load_model("models:/{name}@champion")
+picture = open("picture.png", "rb").read()
+translated = model.predict(pandas.DataFrame({{"image": [picture]{python}}}))
+open("translated.png", "wb").write(translated["png"][0])
+```
+
+{given} A picture may have any size and keeps it; `pixels` takes nested lists (rows of pixels of 1, 3 or 4 numbers, 0 to
+255) in place of `image`. Over HTTP, from `mlflow models serve -m models:/{name}@champion --env-manager local`, pictures go
+and come as base64:
+
+```sh
+echo '{{"dataframe_records": [{{"image": "'$(base64 -w0 picture.png)'"{json}}}]}}' |
+  curl -H "Content-Type: application/json" -d @- ADDRESS/invocations
+```
+
+Whole folders: `gantry translate {name}@champion IN OUT{option}`.
+"""
 
 
 def model_card(
-    *, name: str, info: Mapping[str, Any], figure: Mapping[str, Any], tags: Mapping[str, str], files: Iterable[str]
+    *,
+    name: str,
+    generator: Generator,
+    figure: Mapping[str, Any],
+    figures: Sequence[Mapping[str, Any]],
+    tags: Mapping[str, str],
+    files: Iterable[str],
 ) -> str:
     """The card as Markdown.
 
     Args:
         name: registered model.
-        info: the generator's description (``generator.json``).
-        figure: a measured figure with its protocol.
+        generator: what is registered.
+        figure: the measured figure that versions are compared by, with its protocol.
+        figures: everything that was measured.
         tags: lineage tags.
         files: names of the files beside the card; pictures among them are shown.
     """
+    info = generator.info
     parts = [f"# {name}", f"A {_kind(info)}."]
     parts += [f"![{file}]({file})" for file in files if file.endswith(".png")]
+    if generator.translates:
+        parts.append(_columns_of_the_sheet(generator))
     parts += [
         "## Figures",
+        *([_figures(figures)] if len(figures) > 1 else []),
         f"**{_figure(figure)}** (lower is better). Comparable only with figures of the same protocol:",
         _table("protocol", figure["protocol"]),
         "## Lineage",
@@ -42,7 +78,7 @@ def model_card(
         "## Settings",
         _table("setting", info["config"]),
         "## Use",
-        _USE.format(name=name),
+        _translating(name, generator) if generator.translates else _DRAW.format(name=name),
     ]
     return "\n\n".join(parts)
 
@@ -61,6 +97,12 @@ def version_description(*, info: Mapping[str, Any], figure: Mapping[str, Any], t
     return "\n\n".join(parts)[:5000]
 
 
+def example_target(generator: Generator) -> str | None:
+    """A domain that the generator translates to, by name, to be used in examples; None where there is nothing to choose."""
+    names, known = domain_names(generator), [to for _, to in generator.directions if to is not None]
+    return (names[known[0]] if known[0] < len(names) else str(known[0])) if known else None
+
+
 def _kind(info: Mapping[str, Any]) -> str:
     shape = info["shape"]
     kind = f"{info['family']} generator, {shape['height']}x{shape['width']} pixels, {shape['channels']} channel(s)"
@@ -68,7 +110,44 @@ def _kind(info: Mapping[str, Any]) -> str:
 
 
 def _figure(figure: Mapping[str, Any]) -> str:
-    return f"{figure['name'].upper()} {figure['value']:.2f}"
+    direction = figure["protocol"].get("direction")
+    return f"{figure['name'].upper()} {figure['value']:.2f}{f' ({direction})' if direction else ''}"
+
+
+def _figures(figures: Sequence[Mapping[str, Any]]) -> str:
+    """Every figure with its interval and what the trivial answer, the source itself, is worth by it."""
+    rows = ["| figure | direction | value | 95 % | the source itself | better |", "|---|---|---|---|---|---|"]
+    for figure in figures:
+        low, high, trivial = figure.get("low"), figure.get("high"), figure.get("baseline")
+        interval = "" if low is None or high is None else f"{compact(low)} to {compact(high)}"
+        cells = [figure["name"], figure["protocol"].get("direction") or "", compact(figure["value"]), interval]
+        cells += ["" if trivial is None else compact(trivial), "higher" if figure.get("higher_is_better") else "lower"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _columns_of_the_sheet(generator: Generator) -> str:
+    """What the pictures of a row of the sheet are; as the families' ``display`` has them."""
+    names, info = domain_names(generator), generator.info
+    if not any(to is not None for _, to in generator.directions):
+        columns = ["source", "translation", "target"]
+    elif "unpaired" in FAMILIES[info["family"]].kinds:
+        columns = [names[0], f"to {names[1]}", names[1], f"to {names[0]}"]
+    else:
+        columns = [
+            "source",
+            *(f"{name} switched" if info["shape"].get("attributes") else f"to {name}" for name in names),
+        ]
+    return f"In each row of the pictures: {', '.join(columns)}."
+
+
+def _translating(name: str, generator: Generator) -> str:
+    target = example_target(generator)
+    if target is None:
+        return _TRANSLATE.format(name=name, given="", python="", json="", option="")
+    given = f"`target` is one of {', '.join(f'`{domain}`' for domain in domain_names(generator))}, by name or number."
+    python, json = f', "target": ["{target}"]', f', "target": "{target}"'
+    return _TRANSLATE.format(name=name, given=given, python=python, json=json, option=f" --target {target}")
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:

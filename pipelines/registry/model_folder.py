@@ -3,24 +3,42 @@
 import importlib.metadata
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gan_core
 from gan_core.files import read_json
-from pipelines.registry.card import model_card
+from gan_core.generator import Generator, load_generator
+from pipelines.registry.card import example_target, model_card
 from pipelines.tracking.store import quiet
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "pandas")
 _SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 
 
-def signature() -> Any:
-    """``n``, and optionally ``seed``, ``label`` and ``truncation``, to ``png``, ``seed``, ``index`` and ``row``."""
+def signature(translates: bool) -> Any:
+    """What a generator takes and gives.
+
+    One that draws: ``n``, and optionally ``seed``, ``label`` and ``truncation``, to ``png``, ``seed``, ``index`` and ``row``.
+    One that translates: ``image`` or ``pixels``, and optionally ``target`` and ``seed``, to ``png`` and ``row``.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types.schema import Array
 
+    if translates:
+        return ModelSignature(
+            inputs=Schema(
+                [
+                    ColSpec(DataType.binary, "image", required=False),
+                    ColSpec(Array(Array(Array(DataType.long))), "pixels", required=False),
+                    ColSpec(DataType.string, "target", required=False),
+                    ColSpec(DataType.long, "seed", required=False),
+                ]
+            ),
+            outputs=Schema([ColSpec(DataType.binary, "png"), ColSpec(DataType.long, "row")]),
+        )
     asked: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.long, "n"),
         ColSpec(DataType.long, "seed", required=False),
@@ -34,6 +52,18 @@ def signature() -> Any:
     return ModelSignature(inputs=Schema(asked), outputs=Schema(given))
 
 
+def input_example(generator: Generator, picture: bytes | None) -> Any:
+    """A request that a served version answers; None for a generator that translates and has no ``picture`` to show it."""
+    import pandas
+
+    if not generator.translates:
+        return pandas.DataFrame({"n": [4], "seed": [0]})
+    if picture is None:
+        return None
+    target = example_target(generator)
+    return pandas.DataFrame({"image": [picture], **({"target": [target]} if target else {}), "seed": [0]})
+
+
 def requirements() -> list[str]:
     """What the model needs to run, as installed here; local builds by their public version (torch 2.13.0, not +cpu)."""
     return [f"{package}=={importlib.metadata.version(package).partition('+')[0]}" for package in _PACKAGES]
@@ -45,8 +75,10 @@ def write_model(
     generator_dir: Path,
     name: str,
     figure: Mapping[str, Any],
+    figures: Sequence[Mapping[str, Any]],
     tags: Mapping[str, str],
     card: Mapping[str, Path],
+    example: bytes | None,
     model_id: str,
     run_id: str | None,
 ) -> None:
@@ -57,16 +89,18 @@ def write_model(
         generator_dir: an exported generator.
         name: registered model, for the card.
         figure: measured figure with protocol, for the card.
+        figures: everything that was measured, for the card.
         tags: lineage, for the card.
         card: files to put beside the card, by name.
+        example: a small picture file to translate, for a generator that does.
         model_id: MLflow's logged model that the folder becomes.
         run_id: the run it comes from.
     """
     import mlflow.pyfunc
-    import pandas
     from mlflow.models import Model
 
     info = read_json(generator_dir / "generator.json")
+    generator = load_generator(generator_dir)
     model = Model(model_uuid=model_id, model_id=model_id, run_id=run_id, metadata={"gantry.family": info["family"]})
     # MLflow would like type hints, to infer from them another signature than the one given here.
     with quiet("mlflow", logging.ERROR):
@@ -77,8 +111,8 @@ def write_model(
             artifacts={"generator": generator_dir.resolve().as_uri()},
             code_paths=[str(Path(gan_core.__file__).parent)],
             pip_requirements=requirements(),
-            signature=signature(),
-            input_example=pandas.DataFrame({"n": [4], "seed": [0]}),
+            signature=signature(generator.translates),
+            input_example=input_example(generator, example),
         )
     # MLflow notes where things were on this machine, which is no business of the model's users.
     flavor = model.flavors["python_function"]
@@ -90,5 +124,5 @@ def write_model(
         shutil.rmtree(cache)
     for file, source in card.items():
         shutil.copyfile(source, target / file)
-    text = model_card(name=name, info=info, figure=figure, tags=tags, files=card)
+    text = model_card(name=name, generator=generator, figure=figure, figures=figures, tags=tags, files=card)
     (target / "README.md").write_text(text, encoding="utf-8")

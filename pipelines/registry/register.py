@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ def register_generator(
     figure: Mapping[str, Any],
     tags: Mapping[str, str],
     card: Mapping[str, Path] | None = None,
+    figures: Sequence[Mapping[str, Any]] = (),
+    example: bytes | None = None,
     experiment: str = "gantry",
 ) -> Registered:
     """Make the exported generator a version of the registered model ``name`` and give it the alias ``challenger``.
@@ -62,6 +64,8 @@ def register_generator(
         figure: its measured quality as ``Figure.as_dict()`` gives it, protocol included.
         tags: lineage: ``gantry.stage_key`` is required; dataset digest, git commit, dvc.lock digest and others.
         card: files to keep beside the model card, by the name they get there.
+        figures: everything that was measured, ``figure`` among it, for the card.
+        example: a small picture file that shows how a generator which translates is called.
         experiment: MLflow experiment that the files belong to.
 
     Raises:
@@ -80,7 +84,8 @@ def register_generator(
         if version is None:
             _delete_abandoned(client, experiment_id, tags[STAGE_KEY])
             run_id = run_id or _own_run(client, experiment_id, tags[STAGE_KEY])
-            version = _create(client, experiment_id, generator_dir, name, run_id, figure, dict(tags), dict(card or {}))
+            written = {"figures": figures, "card": dict(card or {}), "example": example}
+            version = _create(client, experiment_id, generator_dir, name, run_id, figure, dict(tags), written)
         else:
             _LOG.info("%s version %s was registered by this stage before.", name, version.version)
         client.set_registered_model_alias(name, CHALLENGER, version.version)
@@ -120,7 +125,7 @@ def _create(
     run_id: str,
     figure: Mapping[str, Any],
     tags: dict[str, str],
-    card: dict[str, Path],
+    written: dict[str, Any],
 ) -> "ModelVersion":
     protocol = build(Protocol, figure["protocol"], where="figure.protocol")
     lineage = {**tags, "gantry.run": run_id, "gantry.generator": str(figure["generator_digest"])}
@@ -142,7 +147,7 @@ def _create(
             name=name,
             figure=figure,
             tags=lineage,
-            card=card,
+            **written,
             model_id=logged.model_id,
             run_id=run_id,
         )

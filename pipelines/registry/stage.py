@@ -5,7 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import mlflow  # noqa: F401  before the shipper does: two threads that import it at once leave it broken
+from pyarrow.parquet import ParquetFile
 
+from gan_core.data import PreparedDataset
 from gan_core.files import read_json, write_json
 from pipelines.progress import say
 from pipelines.registry.register import register_generator
@@ -20,7 +22,7 @@ RESULT = "registered.json"
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Register the generator of the train stage with the figure of the evaluate stage."""
     root, result = context.root, context.work / RESULT
-    generator, figure = root / "outputs/train/generator", read_json(root / "outputs/evaluate/metrics.json")["fid"]
+    generator, measured = root / "outputs/train/generator", read_json(root / "outputs/evaluate/metrics.json")
     description = read_json(generator / "generator.json")
     lock = root / "dvc.lock"
     with stage_run(context, settings) as run:
@@ -40,7 +42,9 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
             tracking_uri=settings.track.uri,
             experiment=settings.track.experiment,
             run_id=pipeline.run_id if pipeline else None,
-            figure=figure,
+            figure=measured["fid"],
+            figures=measured["figures"],
+            example=example_picture(root / "data/prepared"),
             tags={
                 "gantry.stage_key": context.key,
                 "gantry.pipeline_run": context.pipeline_run,
@@ -58,3 +62,16 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     write_json(result, asdict(registered))
     say("register", f"{registered.name} version {registered.version}, alias {registered.alias}")
     return {f"outputs/register/{RESULT}": result}
+
+
+def example_picture(prepared: Path) -> bytes | None:
+    """The first picture of a prepared dataset that a generator may be asked to translate, as a PNG.
+
+    Of the test split where there is one; the condition where the data is paired.
+    """
+    info = PreparedDataset(prepared).info
+    split = "test" if info.splits.get("test") else "train"
+    column = "condition" if info.condition_channels else "image"
+    batches = ParquetFile(PreparedDataset(prepared).shards(split)[0]).iter_batches(columns=[column], batch_size=1)
+    first = next(batches, None)
+    return None if first is None else first.column(column)[0].as_py()["bytes"]

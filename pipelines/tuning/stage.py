@@ -5,6 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from gan_core.data import PreparedDataset, user_cache_dir
+from gan_core.families import FAMILIES
+from gan_core.families.noise import NoiseFamily
 from gan_core.files import replacing, write_json
 from pipelines.auto import resolve_auto
 from pipelines.cluster import cluster
@@ -34,18 +36,22 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
 
     data = context.root / "data/prepared"
     settings = resolve_auto("tune", settings, data)
-    settings.check_data(PreparedDataset(data).info)
+    info = PreparedDataset(data).info
+    settings.check_data(info)
     decoded = user_cache_dir() / "decoded"
     with stage_run(context, settings) as run:
         run.params({"tune": settings.as_dict()["tune"]})
-        PreparedDataset(data, cache_dir=decoded).pixels("train")  # decoded once here, mapped by every trial
-        say("tune", "measuring the real pictures that every trial is compared with")
-        from gan_core.metrics.evaluate import real_moments
-        from pipelines.tuning.trial import trial_extractor
-
-        statistics = user_cache_dir() / "statistics"
         dataset = PreparedDataset(data, cache_dir=decoded)
-        real_moments(dataset, "train", trial_extractor(settings), count=settings.tune.samples, cache_dir=statistics)
+        dataset.pixels("train")  # decoded once here, mapped by every trial
+        dataset.conditions("train")
+        statistics = user_cache_dir() / "statistics"
+        if issubclass(FAMILIES[settings.model.family], NoiseFamily) or info.kind == "paired":
+            say("tune", "measuring the real pictures that every trial is compared with")
+            from gan_core.metrics.evaluate import real_moments
+            from pipelines.tuning.trial import trial_extractor
+
+            count = min(settings.tune.samples, info.splits["train"])
+            real_moments(dataset, "train", trial_extractor(settings), count=count, cache_dir=statistics)
         job = {
             "settings": settings.as_dict(),
             "data": str(data.resolve()),

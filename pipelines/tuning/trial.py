@@ -13,7 +13,7 @@ from ray import tune
 from gan_core.data import PreparedDataset
 from gan_core.errors import TrainingDivergedError
 from gan_core.grid import save_sheet
-from gan_core.metrics.evaluate import fid_of_samples
+from gan_core.metrics.assess import assess
 from gan_core.metrics.inception import load_inception
 from gan_core.precision import choose_device, has_bf16
 from gan_core.training.trainer import Trainer
@@ -34,7 +34,10 @@ def trial_extractor(settings: Settings, device: str | torch.device = "auto") -> 
 
 
 class Trial(tune.Trainable):
-    """Trains with one set of values; each Tune iteration is ``tune.report_every`` steps and one FID."""
+    """Trains with one set of values; each Tune iteration is ``tune.report_every`` steps and one FID.
+
+    What translates is measured as evaluation measures it: the FID of its translations, or the mean of its directions'.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Build the trainer; ``config`` holds the searched values and, under ``job``, what every trial shares."""
@@ -75,8 +78,8 @@ class Trial(tune.Trainable):
         try:
             self._trainer.run(until)
             self._trainer.settle()
-            figure = fid_of_samples(
-                self._trainer.sample,
+            measured = assess(
+                self._trainer,
                 self._dataset,
                 split="train",
                 count=tuned.samples,
@@ -84,8 +87,9 @@ class Trial(tune.Trainable):
                 extractor=self._extractor,
                 generator_digest=f"trial {self.trial_id} step {until}",
                 cache_dir=self._statistics,
+                full=False,
             )
-            value = figure.value
+            value = measured.objective.value
         except TrainingDivergedError as error:
             logging.getLogger(__name__).warning("Trial %s: %s", self.trial_id, error)
             value = math.inf

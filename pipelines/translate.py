@@ -1,0 +1,304 @@
+"""``gantry translate MODEL IN OUT``: a picture, a folder or a zip of them through an image-to-image generator."""
+
+import json
+import os
+import zipfile
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from gan_core import pictures
+from gan_core.conditions import Condition, encode, read_condition, target_index, with_alpha
+from gan_core.errors import DataError, GantryError, SettingsError
+from gan_core.families import ImageShape
+from gan_core.files import replacing
+from gan_core.generator import Generator, load_generator
+from gan_core.precision import choose_device
+from pipelines.data.readers.base import MAX_FILE_BYTES, is_clutter, walk_files
+from pipelines.params import project_tracking_uri
+from pipelines.registry.find import generator_folder
+
+WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
+"""Kinds of picture that a single one may be written as."""
+PIXELS = 2**22
+"""Pixels in one pass of the generator, unless a single picture has more: the activations take a thousand times as much."""
+# What reading a file or a zip's member may raise: cut short, of another checksum, encrypted, packed in an unknown way.
+_UNREADABLE = (GantryError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture to translate."""
+
+    name: str
+    """Within IN, with forward slashes."""
+    out: Path
+    index: int
+    """Names its random numbers beside the seed."""
+
+
+@dataclass
+class Outcome:
+    """What became of the pictures."""
+
+    translated: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    """Reason by name."""
+
+
+@click.command()
+@click.argument("model")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--target", help="Domain (or attribute) to translate to, by name or number, where there are several.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option(
+    "--batch", default=16, show_default=True, type=click.IntRange(min=1), help="At once, at most; large ones go alone."
+)
+@click.option("--replace", is_flag=True, help="Overwrite pictures that are there.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def translate(
+    context: click.Context,
+    model: str,
+    source: Path,
+    out: Path,
+    target: str | None,
+    seed: int,
+    batch: int,
+    replace: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Translate the pictures of IN by an image-to-image generator.
+
+    MODEL is a registered model (NAME, NAME/VERSION, NAME@ALIAS), the id of an MLflow run, or the folder of an exported
+    generator. IN is a picture, a folder of any depth, or a zip; pictures may have any size and keep it. OUT is a folder,
+    in which each picture gets its own name and place, as a PNG; for a single picture it may be a .png, .jpg or .webp.
+    Pictures come out upright and as transparent as they went in. One that fails is reported, the others go on, and the
+    exit status is 1. The same pictures, seed and generator give the same results, whatever --batch is.
+    """
+    with opened(source) as (names, open_picture):
+        tasks = plan(source, names, open_picture, out)
+        _check_free(tasks, out, replace)
+        with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
+            generator = load_generator(folder, choose_device(device))
+        chosen = target_index(generator, target)
+        outcome = run(generator, tasks, open_picture, target=chosen, seed=seed, batch=batch)
+    if as_json:
+        told = {"generator": generator.digest, "out": str(out), "translated": outcome.translated}
+        click.echo(json.dumps({**told, "failed": outcome.failed}, indent=2))
+    else:
+        to = "" if target is None else f" to {target}"
+        click.echo(f"{outcome.translated} pictures translated{to} by generator {generator.digest[:12]}: {out}")
+        if outcome.failed:
+            click.echo(f"{len(outcome.failed)} of {len(tasks)} failed:", err=True)
+            for name, reason in outcome.failed.items():
+                click.echo(f"  {name}: {reason}", err=True)
+    if outcome.failed:
+        context.exit(1)
+
+
+Opener = Callable[[str], IO[bytes]]
+"""The content of a picture by its name within IN."""
+
+
+@contextmanager
+def opened(source: Path) -> Iterator[tuple[list[str], Opener]]:
+    """The names of the pictures in a folder or zip (of a picture its own), sorted, and a way to open each.
+
+    Hidden files and those that are no pictures are left aside.
+
+    Raises:
+        DataError: there is nothing at ``source``, or no picture in it.
+    """
+    if source.is_dir():
+        names = [name for name in walk_files(source) if _is_picture(source / name)]
+        if not names:
+            raise DataError(f"{source} holds no pictures.")
+        yield names, lambda name: (source / name).open("rb")
+    elif not source.is_file():
+        raise DataError(f"There is no picture, folder or zip at {source}.")
+    elif zipfile.is_zipfile(source):
+        try:
+            with zipfile.ZipFile(source) as zipped:
+                names = [entry.filename for entry in zipped.infolist() if not entry.is_dir()]
+                names = sorted(name for name in set(names) if _named_as_picture(PurePosixPath(name)))
+                if not names:
+                    raise DataError(f"{source} holds no pictures.")
+                yield names, lambda name: zipped.open(name)
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{source} is a broken zip ({error}). Pack it again, or give a folder.") from error
+    else:
+        yield [source.name], lambda name: source.open("rb")
+
+
+def plan(source: Path, names: Sequence[str], open_picture: Opener, out: Path) -> list[Task]:
+    """What is to be done, in the order of size and name, so that pictures of one size follow each other.
+
+    Raises:
+        SettingsError: ``out`` cannot take the pictures of ``source``.
+    """
+    suffix, single = out.suffix.lower(), names == [source.name] and source.is_file() and not zipfile.is_zipfile(source)
+    if suffix in pictures.SUFFIXES | {".zip"} and not out.is_dir():
+        if not single:
+            raise SettingsError(
+                f"{source} may hold many pictures: OUT is a folder, and '{out.name}' reads like a file."
+            )
+        if suffix not in WRITTEN:
+            raise SettingsError(f"OUT may end in {', '.join(WRITTEN)}, or be a folder, but not end in '{suffix}'.")
+        if out.resolve() == source.resolve():
+            raise SettingsError(f"OUT is {source} itself: give another name.")
+        return [Task(names[0], out, 0)]
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"OUT {out} is a file; give a folder.")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise SettingsError(
+            f"OUT {out} lies in {source}: its results would be translated next time. Choose another place."
+        )
+    sizes = {name: _size(open_picture, name) for name in names}
+    # Two pictures that differ in their kind alone keep it in their names.
+    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
+    times = Counter(stems.values())
+    targets = {name: f"{stem if times[stem] == 1 else name}.png" for name, stem in stems.items()}
+    ordered = sorted(names, key=lambda name: (sizes[name], name))
+    return [Task(name, out / targets[name], index) for index, name in enumerate(ordered)]
+
+
+def run(
+    generator: Generator, tasks: Sequence[Task], open_picture: Opener, *, target: int | None, seed: int, batch: int
+) -> Outcome:
+    """Translate the pictures; what one of them raises is kept for it, and the others go on."""
+    outcome = Outcome()
+    shape = ImageShape(**generator.info["shape"])
+
+    def read(task: Task) -> Condition:
+        with open_picture(task.name) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise DataError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+        return read_condition(content, shape)
+
+    def finish(held: list[tuple[Task, Condition]]) -> None:
+        if not held:
+            return
+        images = torch.from_numpy(np.stack([condition.pixels for _, condition in held]))
+        try:
+            made = generator.translate(images, target, seed, first=held[0][0].index).numpy()
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(held) > 1:
+                for one in held:
+                    finish([one])
+                return
+            size = "x".join(map(str, images.shape[2:]))
+            outcome.failed[held[0][0].name] = f"{size} pixels do not fit into the memory of the device"
+            bar.update(1)
+            return
+        for (task, condition), picture in zip(held, made, strict=True):
+            try:
+                _check_inside(task)
+                content = encode(with_alpha(picture, condition.alpha), task.out.suffix.lower())
+                with replacing(task.out) as temporary:
+                    temporary.write_bytes(content)
+                outcome.translated += 1
+            except (GantryError, OSError) as error:
+                outcome.failed[task.name] = str(error)
+            bar.update(1)
+
+    with tqdm(total=len(tasks), unit="picture", desc="translate", disable=len(tasks) == 1) as bar:
+        held: list[tuple[Task, Condition]] = []
+        for task, found in _read_ahead(tasks, read, ahead=2 * batch):
+            if isinstance(found, Exception):
+                outcome.failed[task.name] = " ".join(str(found).split()) or type(found).__name__
+                bar.update(1)
+            if held and (
+                isinstance(found, Exception)
+                or found.pixels.shape != held[0][1].pixels.shape
+                or len(held) == batch
+                or (len(held) + 1) * found.pixels[0].size > PIXELS
+            ):
+                finish(held)
+                held = []
+            if isinstance(found, Condition):
+                held.append((task, found))
+        finish(held)
+    return outcome
+
+
+def _read_ahead(
+    tasks: Sequence[Task], read: Callable[[Task], Condition], ahead: int
+) -> Iterator[tuple[Task, Condition | Exception]]:
+    """Each task with its picture, or with why it has none; some are read beside the generator's work."""
+
+    def one(task: Task) -> Condition | Exception:
+        try:
+            return read(task)
+        except _UNREADABLE as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: deque[tuple[Task, Future[Condition | Exception]]] = deque()
+        try:
+            for task in tasks:
+                waiting.append((task, pool.submit(one, task)))
+                if len(waiting) > ahead:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _check_free(tasks: Sequence[Task], out: Path, replace: bool) -> None:
+    there = [task.out for task in tasks if task.out.exists()]
+    if there and not replace:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise SettingsError(f"{there[0]}{more} would be overwritten: choose another OUT than {out}, or add --replace.")
+
+
+def _check_inside(task: Task) -> None:
+    """Raise DataError for the member of a zip whose name leads out of OUT."""
+    if ".." in PurePosixPath(task.name).parts or PurePosixPath(task.name).is_absolute() or "\\" in task.name:
+        raise DataError("its name leads out of the zip")
+
+
+def _named_as_picture(path: PurePosixPath) -> bool:
+    """Whether a member of a zip is a picture by its name; what systems and tools leave there is not."""
+    return path.suffix.lower() in pictures.SUFFIXES and not any(is_clutter(part) for part in path.parts if part != "..")
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        return pictures.is_picture(path)
+    except OSError:
+        return False  # a link to nowhere, a pipe: no picture by its name either
+
+
+def _size(open_picture: Opener, name: str) -> tuple[int, int]:
+    """Width and height as the file's head says; (0, 0) where that cannot be read, which reading all of it is going to say."""
+    try:
+        with open_picture(name) as file, Image.open(file, formats=pictures.FORMATS) as picture:
+            return picture.size
+    except Exception:  # Pillow's readers raise nearly anything at a broken head
+        return 0, 0
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
