@@ -10,7 +10,7 @@ from PIL import Image
 from gan_core.colour import lightness
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, ImageShape
-from gan_core.pictures import decode, prepare
+from gan_core.pictures import as_picture, decode, to_array
 
 if TYPE_CHECKING:
     from gan_core.generator import Generator
@@ -116,4 +116,6 @@ def target_index(generator: "Generator", target: str | None) -> int | None:
 
 
 def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    return prepare(pixels, size=(pixels.shape[1], pixels.shape[2]), channels=channels, mode="stretch")
+    return to_array(
+        as_picture(pixels, channels)
+    ).copy()  # Pillow's own pixels cannot be written to, which torch warns of

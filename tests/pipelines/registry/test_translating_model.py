@@ -1,0 +1,167 @@
+"""A version that translates: pictures in, as files, base64 or pixels, and PNGs out; what it cannot take is an HTTP 400."""
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from PIL import Image
+
+from gan_core.generator import load_generator
+from gan_core.metrics.protocol import Figure
+from pipelines.registry.model_folder import write_model
+from tests.pipelines.data.samples import picture, png
+from tests.pipelines.registry.conftest import PROTOCOL
+from tests.pipelines.translators import export
+
+FILE = png(1, height=20, width=16)
+PIXELS = np.asarray(picture(1, 20, 16))
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The MLflow folder of a variant's generator, written once."""
+    written: dict[str, Path] = {}
+
+    def get(variant: str) -> Path:
+        if variant not in written:
+            place = tmp_path_factory.mktemp(variant)
+            figure = Figure(name="fid", value=20.0, protocol=PROTOCOL, generator_digest="f" * 64, baseline=31.5)
+            kid = Figure(name="kid", value=0.0123, protocol=PROTOCOL, generator_digest="f" * 64, low=0.01, high=0.02)
+            write_model(
+                place / "model",
+                generator_dir=export(place / "generator", variant),
+                name="pets",
+                figure=figure.as_dict(),
+                figures=[figure.as_dict(), kid.as_dict()],
+                tags={},
+                card={},
+                example=FILE,
+                model_id="m-1",
+                run_id=None,
+            )
+            written[variant] = place / "model"
+        return written[variant]
+
+    return get
+
+
+@pytest.fixture
+def load(model_of, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Load a variant as a user does, with pickles forbidden."""
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    return lambda variant: mlflow.pyfunc.load_model(str(model_of(variant)))
+
+
+def pictures(answer: pd.DataFrame) -> list[np.ndarray]:
+    return [np.asarray(Image.open(io.BytesIO(content))) for content in answer["png"]]
+
+
+def test_a_file_its_base64_and_its_pixels_give_the_same_picture(load, model_of) -> None:
+    model, target = load("stargan"), {"target": ["owl"]}
+    forms = [{"image": [FILE]}, {"image": [base64.b64encode(FILE).decode()]}, {"pixels": [PIXELS.tolist()]}]
+    made = [pictures(model.predict(pd.DataFrame({**form, **target})))[0] for form in forms]
+    generator = load_generator(model_of("stargan").parent / "generator")
+    expected = generator.translate(torch.from_numpy(PIXELS.transpose(2, 0, 1)[None].copy()), 2)[0].permute(1, 2, 0)
+    for one in made:
+        np.testing.assert_array_equal(one, expected)
+
+
+def test_equal_rows_give_equal_pictures_whatever_else_is_asked(load) -> None:
+    """Of a generator whose dropout is random, too; a target may be a number, a row says which of the request it answers."""
+    model = load("pix2pix")
+    answer = model.predict(pd.DataFrame({"image": [png(2), FILE, FILE, FILE], "seed": [1, 1, 1, 2]}))
+    assert list(answer.columns) == ["png", "row"]
+    assert list(answer["row"]) == [0, 1, 2, 3]
+    made = pictures(answer)
+    np.testing.assert_array_equal(made[1], made[2])
+    assert (made[1] != made[3]).any()
+    alone = pictures(model.predict(pd.DataFrame({"image": [FILE], "seed": [1]})))
+    np.testing.assert_array_equal(alone[0], made[1])
+
+
+def test_transparency_comes_back(load) -> None:
+    clear = picture(4, 16, 16, mode="RGBA")
+    content = io.BytesIO()
+    clear.save(content, "PNG")
+    (made,) = load("cyclegan").predict(pd.DataFrame({"image": [content.getvalue()]}))["png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(made)))[..., 3], np.asarray(clear)[..., 3])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            {"image": [FILE, FILE], "target": ["owl", "cow"]},
+            r"row 1: target cow: .* knows cat \(0\), dog \(1\), owl \(2\)",
+        ),
+        ({"image": [FILE]}, "row 0: There is no target"),
+        ({"image": [FILE[:60]], "target": ["owl"]}, "row 0: truncated"),
+        ({"image": ["no base64!"], "target": ["owl"]}, "row 0: image is text, and not base64"),
+        ({"target": ["owl"]}, "row 0: give one picture"),
+        ({"pixels": [[[[1, 2]]]], "target": ["owl"]}, r"row 0: pixels have the shape \(1, 1, 2\)"),
+        ({"pixels": [[[[1, 2, 3]], [[1, 2, 3], [1, 2, 3]]]], "target": ["owl"]}, "row 0: .* of equal length"),
+        ({"pixels": [[[[1, 2, 256]]]], "target": ["owl"]}, "row 0: pixels must be whole numbers from 0 to 255"),
+        ({"image": [FILE], "target": ["owl"], "seed": [-1]}, "row 0: seed: must be 0 or more"),
+    ],
+)
+def test_a_request_that_cannot_be_met_names_the_row(load, rows: dict, message: str) -> None:
+    with pytest.raises(MlflowException, match=message) as raised:
+        load("stargan").predict(pd.DataFrame(rows))
+    assert raised.value.get_http_status_code() == 400
+
+
+def test_over_http_pictures_go_and_come_as_base64(load) -> None:
+    """MLflow's own server, without the socket."""
+    from fastapi.testclient import TestClient
+    from mlflow.pyfunc import scoring_server
+
+    text = base64.b64encode(FILE).decode()
+    with TestClient(scoring_server.init(load("stargan"))) as client:
+        rows = [{"image": text, "target": target} for target in ("owl", "2")]
+        answer = client.post("/invocations", json={"dataframe_records": rows})
+        assert answer.status_code == 200, answer.text
+        made = [base64.b64decode(row["png"]) for row in answer.json()["predictions"]]
+        assert made[0] == made[1]
+        nested = {"columns": ["pixels", "target"], "data": [[PIXELS.tolist(), "owl"]]}
+        answer = client.post("/invocations", json={"dataframe_split": nested})
+        assert base64.b64decode(answer.json()["predictions"][0]["png"]) == made[0]
+        for row, words in (
+            ({"image": text, "target": "cow"}, "row 0: target cow: there is no such domain"),
+            ({"image": "####", "target": "owl"}, "row 0: empty"),
+            ({"target": "owl"}, "row 0: give one picture"),
+        ):
+            answer = client.post("/invocations", json={"dataframe_records": [row]})
+            assert answer.status_code == 400, answer.text
+            assert words in answer.text
+
+
+def test_the_example_is_a_real_picture_that_the_model_answers(load, model_of) -> None:
+    described = Model.load(str(model_of("stargan")))
+    assert [(column.name, column.required) for column in described.signature.inputs] == [
+        ("image", False),
+        ("pixels", False),
+        ("target", False),
+        ("seed", False),
+    ]
+    example = described.load_input_example(str(model_of("stargan")))
+    (made,) = pictures(load("stargan").predict(example))
+    assert made.shape == PIXELS.shape
+
+
+def test_the_card_shows_every_figure_beside_the_trivial_answers_and_how_to_call(model_of) -> None:
+    card = (model_of("stargan") / "README.md").read_text()
+    assert "source, to cat, to dog, to owl" in card
+    assert "| fid |  | 20.00 |  | 31.50 | lower |" in card
+    assert "| kid |  | 0.0123 | 0.0100 to 0.0200 |  | lower |" in card
+    assert '"image": [picture], "target": ["dog"]' in card
+    assert "gantry translate pets@champion IN OUT --target dog" in card
+    assert "target" not in (model_of("pix2pix") / "README.md").read_text().split("## Use")[1]
