@@ -280,7 +280,8 @@ class Translated:
             target: domain to translate to; None where there is only one way.
             seed: of what the generator draws beside the picture.
             digest: names the generator.
-            watch: is shown each batch as it passes: pictures given, pictures made (both uint8), number of the first.
+            watch: is shown each batch as it passes: pictures given, pictures made (both uint8, on the CPU), number of
+                the first.
         """
         self.of = of
         self.seed = seed
@@ -307,7 +308,7 @@ class Translated:
             given = torch.from_numpy(pixels[chosen[start : start + step]])
             made = self._translate(given, self._target, self.seed, first=start)
             if self._watch is not None:
-                self._watch(given, made, start)
+                self._watch(given, made.cpu(), start)
             yield prepare(made)
 
 
