@@ -19,6 +19,8 @@ from pipelines.tracking.stage import stage_run
 OUT = "outputs/evaluate"
 METRICS, SHEET = "metrics.json", "samples.png"
 SHEET_PICTURES = 100
+SAID = 12
+"""Figures that are told beside the objective: directions among many domains have dozens."""
 
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
@@ -51,8 +53,12 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         run.tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
         write_json(metrics, {"fid": objective.as_dict(), "figures": [figure.as_dict() for figure in measured.figures]})
         run.artifact(metrics)
-    for figure in measured.figures:
-        say("evaluate", described(figure) + (f" ({figure.protocol.stamp})" if figure == objective else ""))
+    say("evaluate", f"{described(objective)} ({objective.protocol.stamp})")
+    others = [figure for figure in measured.figures if figure != objective]
+    for figure in others[:SAID]:
+        say("evaluate", described(figure))
+    if others[SAID:]:
+        say("evaluate", f"and {len(others) - SAID} figures more in {OUT}/{METRICS}")
     return {f"{OUT}/{METRICS}": metrics, f"{OUT}/{SHEET}": sheet}
 
 

@@ -46,7 +46,12 @@ def _picture(path: Path) -> str:
 def _figures(path: Path) -> str:
     from prefect.artifacts import create_table_artifact
 
-    figures = flatten(read_json(path))
+    measured = read_json(path)
+    figures = flatten({name: value for name, value in measured.items() if name != "figures"})
+    for figure in measured.get("figures", ()):
+        name = f"{figure['name']} {figure['protocol'].get('direction') or ''}".strip()
+        figures += [(name, figure["value"])]
+        figures += [(f"{name}, the source itself", figure["baseline"])] if figure.get("baseline") is not None else []
     rows = [
         {"figure": name, "value": f"{value:.6g}" if isinstance(value, float) else str(value)} for name, value in figures
     ]

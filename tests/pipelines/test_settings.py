@@ -7,6 +7,7 @@ import yaml
 
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
+from gan_core.families import FAMILIES
 from pipelines.settings import load_settings
 from pipelines.tracking.store import URI_VARIABLES
 from tests.datasets import blobs, write_prepared
@@ -123,6 +124,63 @@ def test_the_shape_that_ingestion_prepares_is_one_that_the_family_makes(tmp_path
     load_settings(
         changed(tmp_path, model={"family": "dcgan", "preset": "auto"}, ingest={"size": [8, 8]})
     ).check_pictures()
+
+
+def of_family(tmp_path: Path, family: str, **sections: dict) -> Path:
+    """A params.yaml for ``family``, trained by its recipe."""
+    recipe = {"steps": 10, **FAMILIES[family].recipe}
+    plain = yaml.safe_load(changed(tmp_path, tune={"space": "auto"}, **sections).read_text())
+    plain["model"], plain["train"] = {"family": family}, {**recipe, **sections.get("train", {})}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_search_space_around_its_own_recipe(tmp_path: Path, family: str) -> None:
+    settings = load_settings(of_family(tmp_path, family))
+    assert list(settings.tune.space) == list(FAMILIES[family].search)
+    assert {"train.generator_lr", "train.discriminator_lr"} < set(settings.tune.space)
+    assert settings.with_values({"tune.trials": 2}).tune.space == settings.tune.space
+
+
+def test_a_setting_outside_the_familys_own_range_is_named_with_it(tmp_path: Path) -> None:
+    path = of_family(tmp_path, "pix2pix", train={"generator_lr": 0.5})
+    with pytest.raises(
+        SettingsError, match=r"generator_lr is 0.5, outside .* instead of auto \(5e-05 to 0.001 there\)"
+    ):
+        load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("family", "ingest", "message"),
+    [
+        ("pix2pix", {}, "ingest.kind: pix2pix learns from paired data, and this is auto. Set it to paired"),
+        ("pix2pix", {"kind": "unpaired"}, "ingest.kind: pix2pix learns from paired data, and this is unpaired"),
+        ("cyclegan", {"kind": "labelled"}, "ingest.kind: cyclegan learns from unpaired data"),
+        ("stargan", {"kind": "paired"}, "ingest.kind: stargan learns from domains or labelled data"),
+        ("pix2pix", {"kind": "paired", "size": [6, 6]}, "model.depth: pictures of 6x6"),
+        ("pix2pix", {"kind": "paired", "pairs": "greyscale", "channels": 3}, None),
+        ("cyclegan", {"kind": "unpaired"}, None),
+        ("cyclegan", {}, None),
+        ("stargan", {"kind": "domains"}, None),
+        ("dcgan", {"kind": "paired"}, None),
+    ],
+)
+def test_a_family_is_held_against_what_ingestion_is_to_prepare(tmp_path, family: str, ingest: dict, message) -> None:
+    settings = load_settings(of_family(tmp_path, family, ingest=ingest))
+    if message is None:
+        settings.check_pictures()
+        return
+    with pytest.raises(SettingsError, match=message):
+        settings.check_pictures()
+
+
+def test_data_of_another_kind_than_the_family_learns_from_is_refused(tmp_path: Path) -> None:
+    info = PreparedDataset(write_prepared(tmp_path / "data", blobs(16))).info
+    settings = load_settings(of_family(tmp_path, "cyclegan"))
+    with pytest.raises(SettingsError, match=r"cyclegan learns from unpaired data, .* unlabelled. Change ingest.kind"):
+        settings.check_data(info)
 
 
 def test_the_prepared_data_has_to_have_the_split_to_evaluate_on(tmp_path: Path) -> None:
