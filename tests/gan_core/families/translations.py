@@ -78,6 +78,23 @@ def write_data(variant: str, directory: Path, n: int = 32, size: int = 16) -> Pa
     return write_prepared(directory, pixels, labels, kind="unpaired" if name == "cyclegan" else "domains")
 
 
+def two_colours(n: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Patterns of 16x16 pixels in red and others in blue, uint8 (2 n, 3, 16, 16), and what each is in the other colour.
+
+    The labels are those of the first: n zeros and n ones.
+    """
+    patterns = np.random.default_rng(0).uniform(0.2, 1, (2 * n, 1, 4, 4)).repeat(4, 2).repeat(4, 3)
+    labels = np.arange(2 * n) // n
+    colours = np.array([[1.0, 0.3, 0.1], [0.2, 0.4, 1.0]])[:, :, None, None]
+    painted = [np.rint(patterns * colours[of] * 255).astype(np.uint8) for of in (labels, 1 - labels)]
+    return painted[0], painted[1], labels
+
+
+def error(made: torch.Tensor, wanted: np.ndarray) -> float:
+    """Mean distance in grey levels."""
+    return (made.float() - torch.from_numpy(wanted).float()).abs().mean().item()
+
+
 def trainer_of(
     variant: str, data: Path, place: Path, /, model: dict[str, Any] | None = None, **settings: Any
 ) -> Trainer:
