@@ -1,4 +1,4 @@
-"""Session fixtures: one Ray cluster, caches that tests share, no telemetry."""
+"""Session fixtures: one Ray cluster, one Prefect server, caches that tests share, no telemetry."""
 
 import os
 from collections.abc import Iterator
@@ -42,3 +42,25 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with cluster(root=tmp_path_factory.mktemp("ray"), num_cpus=2, log_to_driver=False) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def _prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from pipelines.flow.server import free_port, server
+
+    with server(tmp_path_factory.mktemp("prefect"), port=free_port(0)) as url:
+        yield url
+        # What Prefect still has to send would be tried for a minute against a server that is gone.
+        from pipelines.flow.flow import flush
+
+        flush()
+
+
+@pytest.fixture
+def prefect_api(_prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the session's Prefect server, with this process set to use it."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", _prefect_server)
+    with temporary_settings({PREFECT_API_URL: _prefect_server}):
+        yield _prefect_server

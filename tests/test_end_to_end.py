@@ -5,11 +5,9 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,9 +19,8 @@ import yaml
 from PIL import Image
 
 from gan_core.files import read_json
-from pipelines.tracking.store import URI_VARIABLES
+from tests.checkout import clone, commit, newcomer, run
 
-ROOT = Path(__file__).parent.parent
 PARAMS = {
     "data": {"name": "digits"},
     "ingest": {"size": [16, 16], "channels": 1, "fit": "stretch", "max_reject_share": 0.2, "workers": 2},
@@ -54,63 +51,18 @@ PARAMS = {
 }
 
 
-def run(command: list[str], where: Path, environment: dict[str, str], timeout: float = 600) -> str:
-    """Run a command in its own session to its end; its whole session is ended when it takes too long."""
-    process = subprocess.Popen(
-        command,
-        cwd=where,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    assert process.returncode == 0, f"{command} gave {process.returncode}:\n{output[-6000:]}"
-    return output
-
-
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a newcomer: this interpreter's commands, caches of its own."""
-    kept = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith(("GANTRY_CACHE", *URI_VARIABLES, "RAY_ADDRESS", "PREFECT_", "DVC_"))
-    }
-    return {
-        **kept,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "GANTRY_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-    }
+    """The environment of a newcomer."""
+    return newcomer(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """A clone of what git tracks here, changes included, with settings for a small run on digits."""
-    root = tmp_path_factory.mktemp("e2e") / "gantry"
-    files = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    for leftover in ("dvc.lock", "outputs"):
-        path = root / leftover
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS), encoding="utf-8")
-    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "start"]):
-        run(["git", *command], root, environment)
-    environment["PYTHONPATH"] = str(root)
+    """A checkout with settings for a small run on digits."""
+    root = clone(tmp_path_factory.mktemp("e2e") / "gantry", PARAMS, environment)
     run(["gantry", "data", "fetch", "digits"], root, environment)
-    run(["git", "add", "-A"], root, environment)
-    run(["git", *identity, "commit", "-qm", "digits"], root, environment)
+    commit(root, environment)
     return root
 
 

@@ -1,12 +1,10 @@
-"""A toy project for flows, and the session's Prefect server."""
+"""A toy project for flows."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.flow.server import free_port, server
 from tests.pipelines.toy import make_project
 
 STAGES = '''
@@ -57,23 +55,3 @@ def flow_project(flow_template: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("GANTRY_VAR", "GANTRY_PIPELINE_RUN", "GANTRY_CLUSTER", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     return Path(shutil.copytree(flow_template, tmp_path / "project"))
-
-
-@pytest.fixture(scope="session")
-def _prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with server(tmp_path_factory.mktemp("prefect"), port=free_port(0)) as url:
-        yield url
-        # What Prefect still has to send would be tried for a minute against a server that is gone.
-        from pipelines.flow.flow import flush
-
-        flush()
-
-
-@pytest.fixture
-def prefect_api(_prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of the session's Prefect server, with this process set to use it."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    monkeypatch.setenv("PREFECT_API_URL", _prefect_server)
-    with temporary_settings({PREFECT_API_URL: _prefect_server}):
-        yield _prefect_server
