@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gan_core.errors import CheckpointError, SettingsError
-from gan_core.families import FAMILIES, ImageShape, build_family
+from gan_core.families import FAMILIES, ImageShape, build_family, family_config
 from gan_core.families.dcgan import DcganConfig
-from gan_core.generator import load_generator, save_generator, to_uint8
+from gan_core.generator import Generator, load_generator, save_generator, to_uint8
 
 
 def export(directory: Path, **settings) -> Path:
@@ -137,6 +137,50 @@ def test_standing_statistics_are_the_mean_over_batches_of_the_present_weights() 
     before = {name: value.clone() for name, value in network.state_dict().items()}
     family.settle({"generator": network})
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+# -- image to image --------------------------------------------------------------------------------------------------
+
+
+def translating(directory: Path, name: str, **extra: list[str]) -> Generator:
+    torch.manual_seed(0)
+    settings = {"stargan": {"width": 4, "blocks": 1, "critic_width": 4}, "pix2pix": {"width": 4, "patch_halvings": 1}}
+    shape = ImageShape(channels=3, height=16, width=16, classes=3, condition_channels=1)
+    family = build_family(name, family_config(name, settings[name]), shape)
+    save_generator(directory, family_name=name, family=family, extra=extra)
+    return load_generator(directory)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (19, 33), (1, 5)])
+def test_pictures_of_any_size_are_translated_in_pieces_as_alone(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = translating(tmp_path, "pix2pix")
+    images = torch.randint(0, 256, (5, 1, *size), dtype=torch.uint8)
+    whole = generator.translate(images, seed=2)
+    assert whole.shape == (5, 3, *size)
+    assert whole.dtype is torch.uint8
+    monkeypatch.setattr("gan_core.generator._PIXELS", 2 * size[0] * size[1])
+    assert (generator.translate(images, seed=2).int() - whole.int()).abs().max() <= 1
+    assert (generator.translate(images[3:], seed=2, first=3).int() - whole[3:].int()).abs().max() <= 1
+
+
+def test_a_target_that_does_not_exist_is_refused_with_the_names_of_those_that_do(tmp_path: Path) -> None:
+    generator = translating(tmp_path, "stargan", classes=["ape", "bee", "cat"])
+    images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    with pytest.raises(SettingsError, match=r"no domain 3; the generator knows ape \(0\), bee \(1\), cat \(2\)"):
+        generator.translate(images, 3)
+    with pytest.raises(SettingsError, match="seed: must be 0 or more, got -1"):
+        generator.translate(images, 0, -1)
+
+
+def test_who_makes_pictures_from_noise_translates_none_and_the_other_way_round(folder: Path, tmp_path: Path) -> None:
+    drawing, translator = load_generator(folder), translating(tmp_path, "pix2pix")
+    assert (drawing.translates, translator.translates) == (False, True)
+    with pytest.raises(SettingsError, match="dcgan makes images from noise: it translates none"):
+        drawing.translate(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    with pytest.raises(SettingsError, match="pix2pix makes no images from noise"):
+        translator.sample(1, 0)
 
 
 def family_latents(n: int) -> torch.Tensor:
