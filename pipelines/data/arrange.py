@@ -18,7 +18,6 @@ Kind = Literal["auto", "unlabelled", "labelled", "paired", "unpaired", "domains"
 
 # trainA, testB: how data for CycleGAN is laid out since Zhu et al. 2017.
 _SIDES = re.compile(r"^([A-Za-z]+)[-_ ]?([AB])$")
-_FILES = ("folder", "svg")
 _Key = tuple[str, str]
 """A picture's split, and its name in its folder."""
 
@@ -63,7 +62,7 @@ def arrange(
     listing = readers.list_pictures(root, note)
     if kind == "paired":
         return kind, _pairs(root, note, listing, condition_side) if pairs == "folders" else _bare(listing)
-    laid_out = _places(root, listing) if note.format in _FILES else None
+    laid_out = _places(root, listing) if note.format == "folder" else None
     two = _two_domains(listing, laid_out, note) if laid_out and all(place.fixed for place in laid_out) else None
     if kind == "auto":
         if two is not None:
@@ -155,7 +154,7 @@ def _two_domains(listing: Listing, places: list[_Place], note: SourceNote) -> Li
 
 
 def _pairs(root: Path, note: SourceNote, listing: Listing, condition_side: Side) -> Listing:
-    places = _places(root, listing) if note.format in _FILES else None
+    places = _places(root, listing) if note.format == "folder" else None
     if places is None:
         raise DataError(
             f"{root}: pairs come from two folders with equal names in them; these pictures lie elsewhere (read as "

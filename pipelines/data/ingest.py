@@ -25,7 +25,7 @@ from gan_core.errors import DataError
 from gan_core.fetch import progress_bar
 from gan_core.files import replacing, sha256_file, write_json, write_text
 from gan_core.pictures import Fit, PictureError
-from pipelines.data import arrange, mapping, pairs, readers, shards
+from pipelines.data import arrange, drawing, mapping, pairs, readers, shards
 from pipelines.data.arrange import Kind
 from pipelines.data.mapping import Mapper, map_here
 from pipelines.data.pairs import DERIVED, Pairing, Pairs, Side, prepare_pair
@@ -300,7 +300,7 @@ class _Moments:
 
 def code_version() -> str:
     """Digest of the code that determines what ingestion makes of its input."""
-    modules = [pictures, arrange, mapping, pairs, readers, shards, *readers.READERS.values(), readers.base]
+    modules = [pictures, arrange, drawing, mapping, pairs, readers, shards, *readers.READERS.values(), readers.base]
     # Colour is not imported for it: it loads torch, which only greyscale pairs need.
     places = [
         __file__,

@@ -19,8 +19,9 @@ Side = Literal["first", "second"]
 DERIVED = ("greyscale", "edges", "mask", "lowres")
 LOWRES = 4
 """``lowres`` makes a side this many times shorter."""
-# Canny's two thresholds: of the gradient, in grey levels over eight pixels' weight (Sobel's sums).
-_WEAK, _STRONG = 60, 150
+# Canny's two thresholds: shares of the picture's steepest gradient (a pale hand on white has edges too), and the least
+# gradient that is one, in grey levels over four pixels' weight (Sobel's sums): noise has no edges.
+_WEAK, _STRONG = (15, 10), (6, 24)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ def edges(pixels: np.ndarray) -> np.ndarray:
     """Edges after Canny (1986) as black lines on white: uint8 (C, H, W) to (1, H, W).
 
     Smoothed by a binomial filter of five; Sobel's gradient, thinned along its direction (one of four); weak edges stay
-    where they hang together with strong ones.
+    where they hang together with strong ones. What is strong is measured by the picture's own steepest edge.
     """
     grey = np.pad(_grey(pixels), 3, mode="edge")
     for axis in (0, 1):
@@ -97,7 +98,10 @@ def edges(pixels: np.ndarray) -> np.ndarray:
     down = (grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:])[2:] - (grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:])[:-2]
     strength = across**2 + down**2
     thin = _thinned(strength, across, down)
-    weak, kept = thin & (strength > (256 * _WEAK) ** 2), thin & (strength > (256 * _STRONG) ** 2)
+    weak, kept = (
+        thin & (strength * share**2 > strength.max()) & (strength > (256 * least) ** 2)
+        for share, least in (_WEAK, _STRONG)
+    )
     while True:
         grown = weak & _with_neighbours(kept)
         if (grown == kept).all():

@@ -19,9 +19,12 @@ from gan_core.errors import DataError
 from gan_core.fetch import Wanted, fetch_many, progress_bar
 from gan_core.files import replacing, sha256_file
 from pipelines.data import archives, readers
+from pipelines.data.arrange import arrange
+from pipelines.data.public import PublicDataset
 from pipelines.data.readers.base import SourceNote, walk_files
 from pipelines.data.readers.idx import matches as holds_idx
-from pipelines.data.sources import PublicDataset, public_dataset
+from pipelines.data.sources import public_dataset
+from pipelines.data.translation_sources import pack
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +44,24 @@ class RawData:
     """Whether DVC tracks it."""
     ignored: int = 0
     """Files that are no pictures and were left aside."""
+    attributes: tuple[str, ...] = ()
+    """Names of the attributes, where a table of them was named."""
+    kind: str = "unlabelled"
+    """What ingestion takes it for, unless it is told otherwise: unlabelled, labelled, unpaired or domains."""
 
 
 def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
-    """Bring the public dataset ``name`` to ``data/raw/NAME`` below ``root`` (the checkout) and track it with DVC.
+    """Bring the public dataset ``name`` to its place in ``data/raw`` below ``root`` (the checkout) and track it with DVC.
 
-    Data that is there and right is left as it is. The folder holds the same bytes whichever address gave them.
+    Its place is its name, with a dash for a colon; NAME:greyscale lies where NAME does. Data that is there and right is left
+    as it is. The folder holds the same bytes whichever address gave them.
 
     Raises:
         DataError: no such dataset, or other data lies there and ``replace`` is false.
         FetchError: no address gives a file.
     """
     dataset = public_dataset(name)
-    target = root / RAW / name
+    target = root / RAW / dataset.place
     if target.exists() and not _is_right(target, dataset):
         _refuse_unless(replace, target)
     if not target.exists() or not _is_right(target, dataset):
@@ -64,6 +72,8 @@ def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
                 for file in dataset.files
             ]
             fetch_many(wanted, label=name)
+            if dataset.packed:
+                _unpack_all(folder, dataset)
             readers.write_note(folder, _public_note(dataset))
     return _summary(target, track(target, root))
 
@@ -130,7 +140,21 @@ def track(path: Path, root: Path) -> bool:
     return True
 
 
+def _unpack_all(folder: Path, dataset: PublicDataset) -> None:
+    """Put the content of the tars in ``folder`` in their place."""
+    for file in dataset.files:
+        archives.unpack(folder / file.name, folder, dataset.name)
+        (folder / file.name).unlink()
+
+
 def _is_right(folder: Path, dataset: PublicDataset) -> bool:
+    if dataset.packed:
+        with tempfile.TemporaryDirectory() as scratch:
+            again = Path(scratch) / "again.tar"
+            pack(((file, (folder / file).read_bytes()) for file in walk_files(folder)), again)
+            if sha256_file(again) != dataset.files[0].sha256:
+                return False
+        return readers.read_note(folder) == _public_note(dataset)
     files = [(folder / file.name, file.sha256) for file in dataset.files]
     if not all(path.is_file() and sha256_file(path) == sha256 for path, sha256 in files):
         return False
@@ -167,7 +191,7 @@ def _check_pictures(folder: Path, note: SourceNote, source: str) -> None:
 
 def _summary(target: Path, tracked: bool) -> RawData:
     note = readers.read_note(target)
-    listing = readers.list_pictures(target, note)
+    kind, listing = arrange(target, note)
     return RawData(
         path=target,
         format=note.format,
@@ -175,6 +199,8 @@ def _summary(target: Path, tracked: bool) -> RawData:
         classes=listing.classes,
         tracked=tracked,
         ignored=len(listing.ignored),
+        attributes=listing.attributes,
+        kind=kind,
     )
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +9,15 @@ from PIL import Image
 
 from gan_core.errors import DataError, nearest
 from gan_core.fetch import Address, Debian, Derived, Npm, Url
+from pipelines.data.public import PublicDataset, PublicFile
 from pipelines.data.readers.idx import write_idx
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublicFile:
-    """One file of a dataset, the same bytes from whichever of its addresses."""
-
-    name: str
-    sha256: str
-    addresses: tuple[Address, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublicDataset:
-    """A dataset that anyone may fetch by name."""
-
-    name: str
-    about: str
-    """Origin and licence, one line."""
-    format: str
-    """Name of the reader in :mod:`pipelines.data.readers`."""
-    classes: tuple[str, ...]
-    files: tuple[PublicFile, ...]
+from pipelines.data.translation_sources import (
+    DOGS_CATS,
+    EMOJI_GOOGLE_TWITTER,
+    EMOJI_VENDORS,
+    OPENMOJI_LINE_COLOUR,
+    greyscale,
+)
 
 
 def public_dataset(name: str) -> PublicDataset:
@@ -215,4 +200,10 @@ DIGITS = PublicDataset(
     ),
 )
 
-PUBLIC_DATASETS = {dataset.name: dataset for dataset in (FASHION_MNIST, MNIST, CIFAR10, DIGITS)}
+PUBLIC_DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        *(FASHION_MNIST, MNIST, CIFAR10, DIGITS),
+        *(EMOJI_GOOGLE_TWITTER, EMOJI_VENDORS, OPENMOJI_LINE_COLOUR, DOGS_CATS, greyscale(CIFAR10)),
+    )
+}

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from gan_core.pictures import PictureError, is_picture
+from pipelines.data.drawing import SUFFIX, draw
 
 NOTE_FILE = "source.json"
 MAX_FILE_BYTES = 256 * 2**20
@@ -102,8 +103,12 @@ class FileReader:
     def __init__(self, root: Path) -> None:
         self._prefix = f"{root}/"
 
-    def read(self, entry: Entry) -> bytes:
-        """The file's bytes."""
+    def read(self, entry: Entry) -> bytes | np.ndarray:
+        """The file's bytes; of a drawing (SVG) its pixels."""
+        content = self._bytes(entry)
+        return draw(content) if entry.file.lower().endswith(SUFFIX) else content
+
+    def _bytes(self, entry: Entry) -> bytes:
         try:
             with open(self._prefix + entry.file, "rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:

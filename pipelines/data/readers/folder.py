@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipelines.data.drawing import SUFFIX
 from pipelines.data.readers.base import (
     Entry,
     FileReader,
@@ -27,12 +28,16 @@ def matches(root: Path) -> bool:
 def list_pictures(root: Path, note: SourceNote) -> Listing:
     """Every file that is meant to be a picture, even if it turns out to be broken; other files are left aside.
 
+    Drawings (SVG) are pictures where there are no others: beside photographs such a file is a logo, or the like.
     Folders named train, test, val at the top are splits. Below, the first folder of a path is its class; with fewer
     than two classes, or with pictures outside them, there are no labels.
     """
     inner = innermost(root)
     prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
     files, others = partition(inner, walk_files(inner))
+    if not files:
+        files = [file for file in others if file.lower().endswith(SUFFIX)]
+        others = [file for file in others if not file.lower().endswith(SUFFIX)]
     splits = own_splits(files)
     below = [file.split("/", 1)[1] if splits else file for file in files]
     owners = {path.split("/", 1)[0] if "/" in path else None for path in below}
