@@ -239,7 +239,9 @@ class Family:
             first: index of the first picture in the seed's sequence.
             networks: use these generators (an EMA copy) in place of the family's own.
         """
-        raise SettingsError(f"{type(self).__name__.lower()} makes no images from noise.")
+        raise SettingsError(
+            f"{type(self).__name__.lower()} makes no images from noise: give it some (gantry translate)."
+        )
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:

@@ -11,6 +11,7 @@ from gan_core.errors import GantryError, SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.generator import load_generator, save_generator
 from pipelines.sample import label_index, sample
+from tests.pipelines.translators import export as export_translator
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +128,8 @@ def test_a_table_that_cannot_be_is_refused(styled: Path, arguments: tuple[str, .
 def test_mixing_what_has_no_styles_is_refused(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="dcgan has no styles to mix"):
         run(plain, "--mix", "--n", 2, "--out", tmp_path / "mix.png")
+
+
+def test_what_translates_is_sent_to_gantry_translate(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cyclegan makes no images from noise: give it some .gantry translate"):
+        run(export_translator(tmp_path / "generator", "cyclegan"), "--out", tmp_path / "x.png")
