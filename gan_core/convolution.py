@@ -1,13 +1,18 @@
-"""Convolutions whose gradients can be differentiated quickly.
+"""Convolutions and leaky ReLUs whose gradients can be differentiated quickly.
 
 torch differentiates the gradient of a convolution by convolutions with kernels as large as the maps, group by group.
 The gradient of a convolution by its input is a transposed convolution, and that by its weight is linear in both its
 arguments: all derivatives of any order are plain convolutions and gradients by weights, which every library has fast.
+
+A leaky ReLU's slope does not change where its input changes a little. torch knows that as a gradient of zeros, which it
+carries back through all layers below; here there is none, and in a network of nothing but convolutions and leaky ReLUs a
+third of the work is saved.
 """
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -16,15 +21,17 @@ _Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], bool, int]
 
 
 class QuickSecondGradients(TorchFunctionMode):
-    """A context in which convolutions are of the kind that this module is about."""
+    """A context in which convolutions and leaky ReLUs are of the kind that this module is about."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """``func`` itself, unless it is a convolution that can be replaced."""
+        """``func`` itself, unless it is one that can be replaced."""
         kwargs = kwargs or {}
         if func is torch.conv2d:
             return _conv2d(*args, **kwargs)
         if func is torch.conv_transpose2d:
             return _conv_transpose2d(*args, **kwargs)
+        if func is F.leaky_relu:
+            return _leaky_relu(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -57,6 +64,10 @@ def _conv_transpose2d(
         return torch.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
     geometry = (_pair(stride), _pair(padding), _pair(output_padding), True, groups)
     return _with_bias(_Convolution.apply(input, weight, geometry), bias)
+
+
+def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    return input * torch.where(input.detach() > 0, 1.0, negative_slope).to(input.dtype)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Convolutions under QuickSecondGradients: the same numbers and derivatives as torch's own."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,3 +67,24 @@ def test_layers_inside_the_context_are_replaced_and_others_are_left_alone() -> N
     assert "AddBackward" in type(inside.grad_fn).__name__
     assert "Convolution" in type(layer(images).grad_fn).__name__
     torch.testing.assert_close(inside, layer(images))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_leaky_relu_has_torchs_values_and_derivatives_and_nothing_to_carry_back_from_the_second(
+    inplace: bool,
+) -> None:
+    found = []
+    for quick in (True, False):
+        input, factor = numbers(2, 3, 4, 4), numbers(2, 3, 4, 4).detach()
+        with QuickSecondGradients() if quick else contextlib.nullcontext():
+            output = F.leaky_relu(input * factor, 0.2, inplace=inplace)
+        (first,) = torch.autograd.grad(output.pow(3).sum(), input, create_graph=True)
+        second = torch.autograd.grad(first.pow(2).sum(), input)
+        found.append([output, first, *second])
+    for mine, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, torchs)
+    input = numbers(2, 3, 4, 4)
+    with QuickSecondGradients():
+        output = F.leaky_relu(input, 0.2, inplace=False)
+    (slopes,) = torch.autograd.grad(output.sum(), input, create_graph=True)
+    assert not slopes.requires_grad
