@@ -21,8 +21,11 @@ from pipelines.data.translation_sources import (
 
 
 def public_dataset(name: str) -> PublicDataset:
-    """The dataset called ``name``; raises DataError that names the nearest one."""
+    """The dataset called ``name``, or whose folder is; raises DataError that names the nearest one."""
     if name not in PUBLIC_DATASETS:
+        lies_there = [dataset for dataset in PUBLIC_DATASETS.values() if dataset.place == name]
+        if lies_there:
+            return lies_there[0]
         raise DataError(
             f"No public dataset is called '{name}'.{nearest(name, PUBLIC_DATASETS)} "
             f"Your own pictures come in with: gantry data add NAME PATH-OR-URL"

@@ -116,6 +116,8 @@ def test_cifars_mirror_is_turned_into_the_official_binary_form(tmp_path: Path) -
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(DataError, match="Did you mean 'fashion-mnist'"):
         public_dataset("fashion_mnist")
+    # What params.yaml calls it is a name too.
+    assert public_dataset("emoji-vendors").name == "emoji:vendors"
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC_DATASETS))
