@@ -2,22 +2,25 @@
 
 Two residual generators, one for each direction, and a discriminator of 70x70 patches for each domain, in a least-squares
 game. A picture that is translated there and back is to be itself again; one of the target domain is to stay as it is.
+With ``objective: contrastive`` there is no way back: see :mod:`gan_core.families.contrastive`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gan_core import randomness, workers
-from gan_core.config import check_below_one, check_least
+from gan_core.config import check, check_below_one, check_least
 from gan_core.families.base import Batch, ImageShape, Losses
+from gan_core.families.contrastive import ContrastiveGenerator, patch_nce
 from gan_core.families.translation import TranslationFamily, conditions_of, in_rows, right_shares
 from gan_core.families.translation_layers import PatchDiscriminator, ResidualGenerator
 from gan_core.initialise import normal_weights
 from gan_core.losses import least_squares_discriminator, least_squares_generator
+from gan_core.padding import cropped, padded
 
 _LARGE = 256
 """From this side on, the paper's generators have 9 residual blocks, below it 6 (section 7.2)."""
@@ -37,17 +40,28 @@ class CycleGanConfig:
     """How often a discriminator halves its picture: 3 judges patches of 70x70 pixels, 2 of 34x34, 1 of 16x16."""
     slope: float = 0.2
     """Leak slope of every leaky ReLU; the generators have plain ones."""
+    objective: Literal["cycle", "contrastive"] = "cycle"
+    """What ties a translation to its source: the way back, or that its patches are recognised (Park et al. 2020, CUT)."""
     cycle: float = 10.0
     """Weight of what is lost on the way there and back (equation 3)."""
+    contrast: float = 1.0
+    """Weight of patches that are not recognised, in place of ``cycle`` (CUT, equation 5)."""
     identity: float = 0.5
-    """Weight, relative to ``cycle``, of what is changed in a picture that is of the target domain already (section 5.2)."""
+    """Weight, relative to ``cycle`` or ``contrast``, of what is changed in a picture that is of the target domain already
+    (section 5.2; CUT's is 1)."""
+    patches: int = 256
+    """Places of a picture that are told from each other, for objective contrastive (CUT, section 4)."""
+    temperature: float = 0.07
+    """What their likeness is divided by, for objective contrastive (CUT, section 4)."""
     pool: int = 50
     """Generated pictures of each direction that the discriminators are also shown later; 0: none are kept."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "width", "patch_width", "patch_halvings")
-        check_least(self, 0, "blocks", "cycle", "identity", "pool")
+        check_least(self, 0, "blocks", "cycle", "contrast", "identity", "pool")
+        check_least(self, 2, "patches")
         check_below_one(self, "slope")
+        check(self.temperature > 0, f"temperature: must be above 0, got {self.temperature}.")
 
 
 # 256 and 128 are the paper's; smaller pictures get patches of about a third of a side.
@@ -57,6 +71,15 @@ PRESETS: dict[int, dict[str, Any]] = {
     128: {"blocks": 6},
     256: {"blocks": 9},
 }
+
+
+class _Made(NamedTuple):
+    """What a generator makes of a batch."""
+
+    pictures: Tensor
+    """Translations (N, C, H, W), and behind them what becomes of pictures that are of the target domain, if that counts."""
+    seen: list[Tensor]
+    """What its encoder sees at some places of the sources, for objective contrastive: (N, places, 256) each."""
 
 
 class CycleGan(TranslationFamily):
@@ -92,11 +115,14 @@ class CycleGan(TranslationFamily):
         super().__init__(config, shape)
         blocks = config.blocks or (9 if min(shape.height, shape.width) >= _LARGE else 6)
         channels = shape.channels
+
+        def generator() -> ResidualGenerator:
+            if config.objective == "contrastive":
+                return ContrastiveGenerator(channels, config.width, blocks)
+            return ResidualGenerator(channels, channels, config.width, blocks, kernel=3, reflect=True, bias=True)
+
         self.networks = {
-            **{
-                name: ResidualGenerator(channels, channels, config.width, blocks, kernel=3, reflect=True, bias=True)
-                for name in self.generators
-            },
+            **{name: generator() for name in self.generators},
             **{
                 name: PatchDiscriminator(channels, config.patch_width, config.patch_halvings, config.slope, shape)
                 for name in self.discriminators
@@ -120,16 +146,17 @@ class CycleGan(TranslationFamily):
 
     # -- training --
 
-    def translations(self, batch: Batch, *, identity: bool) -> dict[str, Tensor]:
-        """Both directions' pictures by generator, with those of pictures that are of the target domain behind them.
-
-        One pass of each generator is for both.
-        """
+    def made(self, batch: Batch, *, identity: bool) -> dict[str, _Made]:
+        """What each generator makes of its domain's pictures and, with ``identity``, of the other's: in one pass."""
         domains = {"a_to_b": (conditions_of(batch), batch.real), "b_to_a": (batch.real, conditions_of(batch))}
-        return {
-            name: self.through(self.run(name), torch.cat(pictures) if identity else pictures[0])
-            for name, pictures in domains.items()
-        }
+        made = {}
+        for name, (source, target) in domains.items():
+            images, borders = padded(torch.cat([source, target]) if identity else source, self.multiple, self.least)
+            places = self._places(name, images, batch)
+            answer: Any = self.run(name)(images, places) if places else (self.run(name)(images), [])
+            pictures, seen = answer
+            made[name] = _Made(cropped(pictures, borders), seen)
+        return made
 
     def fakes(self, batch: Batch) -> Tensor:
         """Pictures of domain B made from the batch's of domain A."""
@@ -137,12 +164,19 @@ class CycleGan(TranslationFamily):
 
     def _fakes(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures generated for the batch, by the domain that they are to be of."""
-        made = self._kept(batch) if batch.keep else self.translations(batch, identity=False)
-        rows = len(batch.real)
-        return {"a": made["b_to_a"][:rows], "b": made["a_to_b"][:rows]}
+        made, rows = self._kept(batch) if batch.keep else self.made(batch, identity=False), len(batch.real)
+        return {"a": made["b_to_a"].pictures[:rows], "b": made["a_to_b"].pictures[:rows]}
 
-    def _kept(self, batch: Batch) -> dict[str, Tensor]:
-        return batch.once("translations", lambda: self.translations(batch, identity=self.config.identity > 0))
+    def _kept(self, batch: Batch) -> dict[str, _Made]:
+        return batch.once("made", lambda: self.made(batch, identity=self.config.identity > 0))
+
+    def _places(self, name: str, images: Tensor, batch: Batch) -> list[Tensor]:
+        """Where generator ``name`` is asked what it sees in ``images``; nowhere, unless the objective is contrastive."""
+        generator = self.networks[name]
+        if not isinstance(generator, ContrastiveGenerator):
+            return []
+        height, width = images.shape[2:]
+        return generator.places(height, width, self.config.patches, images.device, *batch.key, "places", name)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """Both discriminators' least squares of real pictures and of generated ones, new and old, in one pass each."""
@@ -159,24 +193,37 @@ class CycleGan(TranslationFamily):
         return Losses(total, {"loss/discriminator": total.detach(), **terms})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
-        """What the discriminators say, what is lost there and back, and what is changed without need."""
+        """What the discriminators say, what ties translations to their sources, and what is changed without need."""
         config, rows = self.config, len(batch.real)
         made = self._kept(batch)
-        total = batch.real.new_zeros(())
-        terms = {name: total for name in ("adversarial", "cycle", "identity")}
+        tie = "cycle" if config.objective == "cycle" else "contrast"
+        terms = {name: batch.real.new_zeros(()) for name in ("adversarial", tie, "identity")}
         sides = (("a_to_b", "b_to_a", "b", conditions_of(batch)), ("b_to_a", "a_to_b", "a", batch.real))
         for name, back, judge, source in sides:
-            fake = made[name][:rows]
+            fake = made[name].pictures[:rows]
             judged = self.run(judge)(self.augment(fake, batch, f"fake {judge} again")).float()
             # The paper's generators take the whole square, its discriminators half of theirs (section 4).
             terms["adversarial"] = terms["adversarial"] + 2 * least_squares_generator(judged)
+            if tie == "contrast":
+                unlike = self._unlike(name, made[name], batch)
+                terms["contrast"] = terms["contrast"] + unlike[:rows].mean()
+                terms["identity"] = terms["identity"] + (unlike[rows:].mean() if config.identity else 0.0)
+                continue
             returned = self.through(self.run(back), fake)
             terms["cycle"] = terms["cycle"] + (returned.float() - source).abs().mean()
             if config.identity:
                 target = batch.real if name == "a_to_b" else conditions_of(batch)
-                terms["identity"] = terms["identity"] + (made[name][rows:].float() - target).abs().mean()
-        total = terms["adversarial"] + config.cycle * (terms["cycle"] + config.identity * terms["identity"])
+                changed = made[name].pictures[rows:].float() - target
+                terms["identity"] = terms["identity"] + changed.abs().mean()
+        weight = config.cycle if tie == "cycle" else config.contrast
+        total = terms["adversarial"] + weight * (terms[tie] + config.identity * terms["identity"])
         return Losses(total, {f"loss/{name}": term.detach() for name, term in {"generator": total, **terms}.items()})
+
+    def _unlike(self, name: str, made: _Made, batch: Batch) -> Tensor:
+        """How badly the patches of each picture that generator ``name`` made are recognised: (N,)."""
+        images, _ = padded(made.pictures, self.multiple, self.least)
+        seen: Any = self.run(name)(images, self._places(name, images, batch), False)
+        return patch_nce(seen, made.seen, self.config.temperature)
 
     @torch.no_grad()
     def remembered(self, name: str, fakes: Tensor, batch: Batch) -> Tensor:

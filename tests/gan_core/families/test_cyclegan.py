@@ -1,5 +1,6 @@
 """CycleGAN: the paper's networks and losses, a pool of old pictures that all workers share, two domains of 16 learnt."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from gan_core.families import ImageShape, _Unfilled, build_family, family_config
 from gan_core.families.base import Batch
+from gan_core.families.contrastive import ContrastiveGenerator, patch_nce
 from gan_core.families.cyclegan import CycleGan
 from gan_core.families.translation_layers import ResidualBlock
 from gan_core.randomness import Slice
@@ -62,6 +64,51 @@ def test_without_a_weight_identity_costs_nothing() -> None:
     family.networks["a_to_b"].register_forward_hook(lambda net, given, made: rows.append(len(made)))
     assert family.generator_loss(some_batch(family, n=4), 0).terms["loss/identity"] == 0
     assert rows == [4, 4]
+
+
+# -- the contrastive objective ---------------------------------------------------------------------------------------
+
+
+def test_patches_are_recognised_among_the_others_of_their_picture() -> None:
+    """By hand: two places, features of length 1; a query equal to its key, and one between both."""
+    keys = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    even = torch.full((1, 2, 2), 0.5**0.5)
+    own, unsure = (patch_nce([queries], [keys], 0.5).item() for queries in (keys, even))
+    assert own == pytest.approx(math.log(1 + math.exp(-1 / 0.5)))
+    assert unsure == pytest.approx(math.log(2))
+    assert patch_nce([keys, even], [keys, keys], 0.5).item() == pytest.approx((own + unsure) / 2)
+
+
+def test_a_generator_says_what_it_sees_in_5_layers_and_translates_the_same() -> None:
+    torch.manual_seed(0)
+    network = ContrastiveGenerator(3, 4, 6)
+    images = torch.rand(2, 3, 16, 16)
+    places = network.places(16, 16, 20, torch.device("cpu"), 0)
+    assert [len(of) for of in places] == [20, 20, 16, 16, 16]
+    assert [int(of.max()) < size for of, size in zip(places, (256, 64, 16, 16, 16), strict=True)] == [True] * 5
+    pictures, seen = network(images, places)
+    torch.testing.assert_close(pictures, network(images))
+    assert [tuple(layer.shape) for layer in seen] == [(2, len(of), 256) for of in places]
+    for alone, beside in zip(network(images, places, False), seen, strict=True):
+        torch.testing.assert_close(alone, beside)
+
+
+def test_the_contrastive_losses_are_the_papers() -> None:
+    family = cyclegan(objective="contrastive", patches=9, contrast=2.0, identity=1.0)
+    batch = some_batch(family, n=3)
+    losses = family.generator_loss(batch, 0)
+    wanted = torch.zeros(())
+    for name, judge, source, target in (
+        ("a_to_b", "b", batch.condition, batch.real),
+        ("b_to_a", "a", batch.real, batch.condition),
+    ):
+        network = family.networks[name]
+        places = family._places(name, source, batch)
+        wanted = wanted + (family.networks[judge](network(source)) - 1).square().mean()
+        for images in (source, target):
+            seen, again = network(images, places, False), network(network(images), places, False)
+            wanted = wanted + 2 * patch_nce(again, seen, 0.07).mean()
+    torch.testing.assert_close(losses.total, wanted)
 
 
 # -- the pool --------------------------------------------------------------------------------------------------------

@@ -25,10 +25,14 @@ VARIANTS = {
     "pix2pix": ("pix2pix", {"condition_channels": 1}),
     "colourisation": ("pix2pix", {"condition_channels": 1, "derived": "greyscale"}),
     "cyclegan": ("cyclegan", {"classes": 2}),
+    "contrastive": ("cyclegan", {"classes": 2}),
     "stargan": ("stargan", {"classes": 3}),
     "attributes": ("stargan", {"attributes": 3}),
 }
 """Each family with each form of data that it treats in a way of its own: its name, and what the shape says of the data."""
+
+SETTINGS = {"contrastive": {"objective": "contrastive", "patches": 16}}
+"""What a variant sets beside its family's small size."""
 
 RECIPES: dict[str, dict[str, Any]] = {"stargan": {"discriminator_steps": 2}}
 
@@ -38,7 +42,7 @@ def small(variant: str, size: int = 16, /, **settings: Any) -> TranslationFamily
     name, data = VARIANTS[variant]
     torch.manual_seed(0)
     shape = ImageShape(channels=3, height=size, width=size, **data)
-    family = build_family(name, family_config(name, {**SMALL[name], **settings}), shape)
+    family = build_family(name, family_config(name, {**SMALL[name], **SETTINGS.get(variant, {}), **settings}), shape)
     assert isinstance(family, TranslationFamily)
     return family
 
@@ -104,4 +108,11 @@ def trainer_of(
     rates = {"generator_lr": 1e-3, "discriminator_lr": 1e-3, "ema_half_life_kimg": 0.05}
     config = TrainConfig(**{**values, **rates, **RECIPES.get(name, {}), **settings})
     prepared = PreparedDataset(data, place / "decoded")
-    return Trainer(name, family_config(name, {**SMALL[name], **(model or {})}), prepared, config, place, device="cpu")
+    return Trainer(
+        name,
+        family_config(name, {**SMALL[name], **SETTINGS.get(variant, {}), **(model or {})}),
+        prepared,
+        config,
+        place,
+        device="cpu",
+    )

@@ -1,0 +1,80 @@
+"""CUT: Park, Efros, Zhang & Zhu 2020, "Contrastive Learning for Unpaired Image-to-Image Translation".
+
+What a generator's encoder sees at a place of a translation is to be nearer to what it sees there in the source than at
+other places of it. It stands for CycleGAN's way back.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_core import randomness
+from gan_core.families.translation_layers import ResidualGenerator
+
+_LENGTH = 256
+"""Of a feature (section 3)."""
+
+
+class ContrastiveGenerator(ResidualGenerator):
+    """A residual generator with borders by reflection, that also says what its encoder sees at some places.
+
+    Of the picture itself, behind both convolutions that halve the size, and behind the first and the middle residual
+    block, each projected by a network of two layers (appendix: "sampling from 5 layers").
+    """
+
+    def __init__(self, channels: int, width: int, blocks: int) -> None:
+        super().__init__(channels, channels, width, blocks, kernel=3, reflect=True, bias=True)
+        self.middle = min(4, blocks - 1)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(maps, _LENGTH), nn.ReLU(inplace=True), nn.Linear(_LENGTH, _LENGTH))
+            for maps in (channels, 2 * width, 4 * width, 4 * width, 4 * width)
+        )
+
+    def places(self, height: int, width: int, count: int, device: torch.device, *key: int | str) -> list[Tensor]:
+        """Up to ``count`` places, int64, of each layer that is looked at, in pictures of ``height`` and ``width``."""
+        sizes = [height * width, height * width // 4, *[height * width // 16] * 3]
+        draws = [
+            randomness.uniform((size,), randomness.Slice(), device, *key, layer) for layer, size in enumerate(sizes)
+        ]
+        return [draw.argsort(stable=True)[:count] for draw in draws]
+
+    def forward(  # type: ignore[override]
+        self, images: Tensor, places: Sequence[Tensor] = (), translates: bool = True
+    ) -> Tensor | tuple[Tensor, list[Tensor]] | list[Tensor]:
+        """Pictures for ``images``; with ``places``, also features (N, places, 256) of each layer, or these alone."""
+        if not places:
+            return super().forward(images)
+        # The encoder's last stage is a convolution, its norm and ReLU.
+        half = self.encode[:-3](images)
+        quarter = self.encode[-3:](half)
+        seen, maps = [images, half, quarter], quarter
+        for index, block in enumerate(self.blocks):
+            if index > self.middle and not translates:
+                break
+            maps = block(maps)
+            seen += [maps] if index in (0, self.middle) else []
+        if self.middle == 0:
+            seen.append(maps)
+        features = [self._at(*layer) for layer in zip(seen, places, self.heads, strict=True)]
+        return (self.decode(maps), features) if translates else features
+
+    def _at(self, maps: Tensor, places: Tensor, head: nn.Module) -> Tensor:
+        return F.normalize(head(maps.flatten(2)[:, :, places].transpose(1, 2)).float(), dim=2)
+
+
+def patch_nce(queries: Sequence[Tensor], keys: Sequence[Tensor], temperature: float) -> Tensor:
+    """Mean over layers and places of the cross-entropy with which each query finds its own key (equation 3): (N,).
+
+    Args:
+        queries: for each layer features of length 1 of a translation, (N, places, C).
+        keys: of its source at the same places; they take no gradient.
+        temperature: what the products of features are divided by.
+    """
+    losses = []
+    for query, key in zip(queries, keys, strict=True):
+        logits = query @ key.detach().transpose(1, 2) / temperature
+        own = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
+        losses.append(F.cross_entropy(logits.transpose(1, 2), own, reduction="none").mean(dim=1))
+    return torch.stack(losses).mean(dim=0)
