@@ -12,6 +12,7 @@ from gan_core.config import as_dict
 from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import Batch, Family, ImageShape, build_family, family_config
 from gan_core.families.noise import NoiseFamily
+from gan_core.families.stargan2 import StarGan2
 from gan_core.families.translation import TranslationFamily
 from gan_core.files import read_json, replacing, sha256_file, sha256_json, write_json
 from gan_core.projection import Projection, project
@@ -79,6 +80,25 @@ class Generator:
             part = unit(images[start : start + size].to(device))
             parts.append(to_uint8(family.translate(part, target, seed, first=first + start)).cpu())
         return torch.cat(parts)
+
+    @torch.inference_mode()
+    def translate_like(self, images: Tensor, references: Tensor, target: int) -> Tensor:
+        """Pictures translated to the domain ``target``, each in the style of its reference: uint8 (N, C, H, W) on the CPU.
+
+        Args:
+            images: uint8 (N, C, H, W), of any height and width.
+            references: uint8 (N, C, h, w) of that domain, of the size that was trained on.
+            target: the domain.
+
+        Raises:
+            SettingsError: the family takes no style from a picture (stargan2 does), or any of these does not fit.
+        """
+        family = self._translating()
+        if not isinstance(family, StarGan2):
+            raise SettingsError(f"{self.info['family']} takes no style from a picture; stargan2 does.")
+        device = next(family.networks[family.generators[0]].parameters()).device
+        made = family.translate_like(unit(images.to(device)), unit(references.to(device)), target)
+        return to_uint8(made).cpu()
 
     @torch.inference_mode()
     def display(self, look: Batch) -> tuple[Tensor, int]:

@@ -23,6 +23,12 @@ class InstanceNorm2d(nn.InstanceNorm2d):
         return _InstanceNorm.apply(input, self.weight, self.bias, self.eps)
 
 
+def normalised(maps: Tensor, eps: float = 1e-5) -> Tensor:
+    """``maps`` (N, C, H, W), each of mean 0 and variance 1; as :class:`InstanceNorm2d` without scale and shift."""
+    ones = torch.ones(maps.shape[1], device=maps.device)
+    return _InstanceNorm.apply(maps, ones, torch.zeros_like(ones), eps)
+
+
 class _InstanceNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:

@@ -16,6 +16,7 @@ from gan_core.families.dcgan import Dcgan
 from gan_core.families.pix2pix import Pix2Pix
 from gan_core.families.r3gan import R3gan
 from gan_core.families.stargan import StarGan
+from gan_core.families.stargan2 import StarGan2
 from gan_core.families.stylegan2 import StyleGan2
 
 FAMILIES: dict[str, type[Family]] = {
@@ -26,6 +27,7 @@ FAMILIES: dict[str, type[Family]] = {
     "pix2pix": Pix2Pix,
     "r3gan": R3gan,
     "stargan": StarGan,
+    "stargan2": StarGan2,
     "stylegan2": StyleGan2,
 }
 

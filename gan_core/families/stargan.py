@@ -17,7 +17,7 @@ from gan_core.config import check_below_one, check_least
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families.base import Batch, ImageShape, Losses
-from gan_core.families.translation import TranslationFamily, in_rows, right_shares
+from gan_core.families.translation import TranslationFamily, in_rows, labels_of, right_shares
 from gan_core.families.translation_layers import ResidualGenerator, one_hot
 from gan_core.losses import critic_generator, wasserstein_discriminator
 from gan_core.penalties import gradient_penalty
@@ -189,7 +189,7 @@ class StarGan(TranslationFamily):
         """
 
         def draw() -> Tensor:
-            known = _labels(batch)
+            known = labels_of(batch)
             everyone = workers.rows_of_all(known)
             numbers = randomness.uniform((len(everyone),), randomness.Slice(), known.device, *batch.key, "wanted")
             return everyone[numbers.argsort(stable=True)][batch.part.rows(len(known))]
@@ -205,7 +205,7 @@ class StarGan(TranslationFamily):
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """The critic's loss of both in one pass, the domains of real pictures, and the gradient penalty (equation 5)."""
-        config, labels = self.config, _labels(batch)
+        config, labels = self.config, labels_of(batch)
         with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
             made = self.fakes(batch).detach().float()
         real, fake = self.augment(batch.real, batch, "real"), self.augment(made, batch, "fake")
@@ -232,7 +232,7 @@ class StarGan(TranslationFamily):
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """What the critic says, the domains that it sees, and what is lost there and back (equation 6)."""
-        config, labels = self.config, _labels(batch)
+        config, labels = self.config, labels_of(batch)
         made = self.fakes(batch)
         judged, said = self.run("discriminator")(self.augment(made, batch, "fake again"))
         returned = self._translated(made.to(batch.real.dtype), labels)
@@ -277,9 +277,3 @@ def classification(said: Tensor, labels: Tensor) -> Tensor:
     if labels.dim() == 1:
         return F.cross_entropy(said, labels)
     return F.binary_cross_entropy_with_logits(said, labels, reduction="none").sum(dim=1).mean()
-
-
-def _labels(batch: Batch) -> Tensor:
-    if batch.labels is None:
-        raise TypeError("this batch has no labels")
-    return batch.labels

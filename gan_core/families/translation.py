@@ -106,6 +106,13 @@ def conditions_of(batch: Batch) -> Tensor:
     return batch.condition
 
 
+def labels_of(batch: Batch) -> Tensor:
+    """The domains, or attributes, of the batch's images."""
+    if batch.labels is None:
+        raise TypeError("this batch has no labels")
+    return batch.labels
+
+
 def right_shares(real: Tensor, fake: Tensor, border: float = 0.0) -> dict[str, Tensor]:
     """The shares of real and of generated images, or patches, that are judged on their side of ``border``."""
     return {

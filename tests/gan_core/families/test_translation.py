@@ -82,13 +82,20 @@ def test_a_generator_is_called_once_for_the_pictures_that_both_updates_need(vari
     family = small(variant)
     calls = []
     for name in family.generators:
-        if name != "reader":
+        if name not in ("reader", "mapping", "style"):
             family.networks[name].register_forward_hook(lambda net, given, made: calls.append(len(given[0])))
     batch = some_batch(family, n=4)
     for phase in family.phases():
         phase.loss(batch, 0)
-    # CycleGAN: translation and identity in one pass each, then the way back, or another look. StarGAN: there, and back.
-    passes = {"pix2pix": [4], "colourisation": [4], "cyclegan": [8, 8, 4, 4], "contrastive": [8, 8, 8, 8]}
+    # CycleGAN: translation and identity in one pass each, then the way back, or another look. StarGAN: there, and back;
+    # its second version in three styles there, and in two back.
+    passes = {
+        "pix2pix": [4],
+        "colourisation": [4],
+        "cyclegan": [8, 8, 4, 4],
+        "contrastive": [8, 8, 8, 8],
+        "stargan2": [4, 8],
+    }
     assert calls == passes.get(variant, [4, 4])
 
 
@@ -161,8 +168,8 @@ def test_a_translation_is_the_same_whatever_the_batch(variant: str) -> None:
         part = family.translate(images[4:6], target, seed=3, first=4)
         other = family.translate(images, target, seed=4)
     torch.testing.assert_close(part, whole[4:6], rtol=0, atol=1e-5)
-    # Only Pix2Pix draws random numbers: its dropout.
-    assert torch.equal(other, whole) == ("pix2pix" not in VARIANTS[variant][0])
+    # Only these draw random numbers: dropout, and styles.
+    assert torch.equal(other, whole) == (VARIANTS[variant][0] not in ("pix2pix", "stargan2"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -184,7 +191,7 @@ def test_a_target_that_does_not_exist_and_wrong_channels_are_refused(variant: st
         family.translate(images, 9)
     with pytest.raises(SettingsError, match=f"pictures of {family.sources} channels, not 2"):
         family.translate(images[:, :1].expand(-1, 2, -1, -1), a_target(family))
-    if variant in ("stargan", "attributes"):
+    if variant in ("stargan", "attributes", "stargan2"):
         with pytest.raises(SettingsError, match="needs a domain to translate to, 0 to 2"):
             family.translate(images)
 
@@ -199,7 +206,15 @@ def test_a_size_that_is_no_multiple_is_trained_on_all_the_same(variant: str) -> 
 
 @pytest.mark.parametrize(
     ("variant", "columns"),
-    [("pix2pix", 3), ("colourisation", 3), ("cyclegan", 4), ("contrastive", 4), ("stargan", 4), ("attributes", 4)],
+    [
+        ("pix2pix", 3),
+        ("colourisation", 3),
+        ("cyclegan", 4),
+        ("contrastive", 4),
+        ("stargan", 4),
+        ("attributes", 4),
+        ("stargan2", 4),
+    ],
 )
 def test_the_grid_shows_sources_and_translations_in_rows(
     variant: str, columns: int, data: dict[str, Path], tmp_path: Path
@@ -286,7 +301,7 @@ def test_an_exported_generator_translates_as_the_trained_one(
     assert torch.equal(loaded.display(look)[0], trainer.display()[0])
 
 
-@pytest.mark.parametrize("variant", ["cyclegan", "stargan"])
+@pytest.mark.parametrize("variant", ["cyclegan", "stargan", "stargan2"])
 def test_what_the_discriminator_sees_may_be_augmented(variant: str, data: dict[str, Path], tmp_path: Path) -> None:
     losses = []
     for kind in ("none", "diffaugment"):

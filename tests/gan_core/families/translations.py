@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "pix2pix": {"width": 8, "patch_width": 8, "patch_halvings": 1},
     "cyclegan": {"width": 4, "blocks": 1, "patch_width": 8, "patch_halvings": 1, "pool": 6},
     "stargan": {"width": 4, "blocks": 1, "critic_width": 8},
+    "stargan2": {"width": 4, "width_max": 8, "latent": 4, "hidden": 16, "style": 8},
 }
 """Settings of each family for 16 pixels."""
 
@@ -28,6 +29,7 @@ VARIANTS = {
     "contrastive": ("cyclegan", {"classes": 2}),
     "stargan": ("stargan", {"classes": 3}),
     "attributes": ("stargan", {"attributes": 3}),
+    "stargan2": ("stargan2", {"classes": 3}),
 }
 """Each family with each form of data that it treats in a way of its own: its name, and what the shape says of the data."""
 
