@@ -17,7 +17,7 @@ from gan_core.metrics.classifier import Classifier, trained
 log = logging.getLogger(__name__)
 
 _BATCH = 64
-_STEPS = 50, 300
+STEPS = 50, 300
 """At least and at most; between them 40 passes over the train split."""
 _SIDE = 32
 _SEED = 0
@@ -46,7 +46,7 @@ class DomainClassifier:
         self.several = bool(info.attributes)
         self._device = device
         self._factor = max(1, min(info.height, info.width) // _SIDE)
-        self.digest = sha256_json(["domain classifier", _VERSION, info.digest, _BATCH, _STEPS, _SIDE, _SEED])
+        self.digest = sha256_json(["domain classifier", _VERSION, info.digest, _BATCH, STEPS, _SIDE, _SEED])
         """Names the classifier: the data and how it was trained."""
         path = (Path(cache_dir) if cache_dir else user_cache_dir() / "classifiers") / f"{self.digest[:32]}.safetensors"
         size = info.height // self._factor, info.width // self._factor
@@ -82,7 +82,7 @@ class DomainClassifier:
                 for start in range(0, len(pixels), 256)
             ]
             pixels = np.concatenate(parts)
-        steps = min(max(40 * len(pixels) // _BATCH, _STEPS[0]), _STEPS[1])
+        steps = min(max(40 * len(pixels) // _BATCH, STEPS[0]), STEPS[1])
         how = {"steps": steps, "seed": _SEED, "batch": _BATCH}
         return trained((pixels, labels), classes=classes, device=self._device, **how)
 

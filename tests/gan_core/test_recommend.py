@@ -1,7 +1,13 @@
 """A recommendation follows the data, and its costs follow the work."""
 
-import pytest
+import dataclasses
 
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gan_core.families import build_family, family_config
+from gan_core.presets import choose
 from gan_core.recommend import cost, order, recommend
 from tests.gan_core.test_presets import CPU, ImageShape, info
 
@@ -37,3 +43,41 @@ def test_the_estimate_is_of_what_auto_would_train_on_this_device() -> None:
     """Without a GPU, of the narrower networks."""
     shape = ImageShape(channels=3, height=32, width=32)
     assert cost("dcgan", shape, {"width": 48}) < 0.25 * cost("dcgan", shape, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "family", "reason"),
+    [
+        ("paired", {"condition_channels": 1, "derived": "greyscale"}, "pix2pix", "colours for grey pictures"),
+        ("paired", {"condition_channels": 3}, "pix2pix", "the picture of each condition"),
+        ("unpaired", {"classes": ("cats", "dogs")}, "cyclegan", "translates cats to dogs and back"),
+        ("domains", {"classes": ("a", "b", "c")}, "stargan", "3 domains"),
+        ("domains", {"attributes": ("old", "smiling")}, "stargan", "2 attributes"),
+    ],
+)
+def test_data_to_translate_asks_for_a_family_that_does(kind: str, more: dict, family: str, reason: str) -> None:
+    data = dataclasses.replace(info(32, classes=0), kind=kind, **more)
+    first, *others = order(data)
+    assert first[0] == family
+    assert reason in first[1]
+    assert others
+    assert all(text.startswith("new pictures, not translations") for _, text in others)
+    assert "pix2pix" not in dict(order(info(32, classes=10)))
+    for choice in choose(family, data, CPU, steps=100):
+        assert choice.name != "train.augment", "what translates is not given augmented pictures unasked"
+
+
+def test_the_cost_of_a_translator_is_that_of_its_passes() -> None:
+    """Of Pix2Pix: the generator forwards and back, the discriminator so of real and of fake, and through it once more."""
+    shape = ImageShape(channels=3, height=64, width=64, condition_channels=3)
+    with torch.device("meta"):
+        family = build_family("pix2pix", family_config("pix2pix", {"dropout": 0.0}), shape)
+        conditions, pairs = torch.zeros(1, 3, 64, 64), torch.zeros(1, 6, 64, 64)
+    forward = {}
+    for name, inputs in (("generator", (conditions, ())), ("discriminator", (pairs,))):
+        with FlopCounterMode(display=False) as counter:
+            family.networks[name](*inputs)
+        forward[name] = counter.get_total_flops()
+    expected = 3 * forward["generator"] + 8 * forward["discriminator"]
+    # A little less: nothing is differentiated by the pictures themselves.
+    assert 0.9 * expected < cost("pix2pix", shape, {}) <= expected

@@ -1,9 +1,12 @@
-"""Extractors that tests share: the real one, and a small one with random weights that is right for everything but figures."""
+"""Extractors that tests share: the real one; a small one with random weights, which is right for everything but figures; and
+one without a network, where extraction is not the point."""
 
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from gan_core.errors import FetchError
 from gan_core.metrics.inception import Extractor, Inception, load_inception
@@ -34,3 +37,24 @@ def small_extractor() -> Extractor:
     return Extractor(
         Inception(64), features=64, precision="fp32", device=torch.device("cpu"), weights="random weights of seed 0"
     )
+
+
+class Averages(Extractor):
+    """An extractor whose features are 16 averages of a picture and their squares: 32, at once."""
+
+    def __init__(self) -> None:
+        self.features, self.precision, self.resize = 32, "fp32", "none"
+        self.device, self.batch_size, self.digest = torch.device("cpu"), 16, "averages"
+
+    def prepare(self, images: Tensor) -> Tensor:
+        return images.float() / 255
+
+    def of_prepared(self, inputs: Tensor) -> Tensor:
+        averages = F.adaptive_avg_pool2d(inputs.mean(1, keepdim=True), 4).flatten(1)
+        return torch.cat([averages, averages.square()], dim=1)
+
+
+@pytest.fixture(scope="session")
+def averages() -> Extractor:
+    """See :class:`Averages`."""
+    return Averages()

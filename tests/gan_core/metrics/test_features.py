@@ -22,47 +22,47 @@ def split(tmp_path: Path) -> DatasetSplit:
     return DatasetSplit(PreparedDataset(write_prepared(tmp_path / "dataset", blobs(N))), "train")
 
 
-def test_rows_are_the_networks_own(split: DatasetSplit, small_extractor: Extractor) -> None:
-    found = features_of(split, N, small_extractor, keep=True, batch_size=5)
+def test_rows_are_the_networks_own(split: DatasetSplit, averages: Extractor) -> None:
+    found = features_of(split, N, averages, keep=True, batch_size=5)
     assert found.rows is not None
-    np.testing.assert_allclose(found.rows, small_extractor(torch.from_numpy(blobs(N))).numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.rows, averages(torch.from_numpy(blobs(N))).numpy(), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.moments.mean, found.rows.mean(0), rtol=1e-5)
     assert found.complete
-    assert features_of(split, N, small_extractor, keep=False).rows is None
+    assert features_of(split, N, averages, keep=False).rows is None
 
 
 def test_of_many_pictures_a_fair_draw_of_rows_is_kept(
-    split: DatasetSplit, small_extractor: Extractor, monkeypatch: pytest.MonkeyPatch
+    split: DatasetSplit, averages: Extractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = features_of(split, N, small_extractor, keep=True, batch_size=5)
+    whole = features_of(split, N, averages, keep=True, batch_size=5)
     monkeypatch.setattr(features, "KEPT", 7)
-    part = features_of(split, N, small_extractor, keep=True, batch_size=5)
+    part = features_of(split, N, averages, keep=True, batch_size=5)
     assert whole.rows is not None
     np.testing.assert_array_equal(part.rows, whole.rows[subset(N, 7)])
     assert (part.n, part.complete) == (N, False)
 
 
 def test_real_features_are_computed_once_and_moments_serve_both(
-    split: DatasetSplit, small_extractor: Extractor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    split: DatasetSplit, averages: Extractor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = tmp_path / "moments"
-    moments = real_features(split, N, small_extractor, keep=False, cache_dir=cache).moments
-    first = real_features(split, N, small_extractor, keep=True, cache_dir=cache, batch_size=5)
+    moments = real_features(split, N, averages, keep=False, cache_dir=cache).moments
+    first = real_features(split, N, averages, keep=True, cache_dir=cache, batch_size=5)
     np.testing.assert_array_equal(first.moments.mean, moments.mean)
     with caplog.at_level(logging.INFO, "gan_core.metrics.features"):
-        again = real_features(split, N, small_extractor, keep=True, cache_dir=cache)
+        again = real_features(split, N, averages, keep=True, cache_dir=cache)
     assert "come from the cache" in caplog.text
     np.testing.assert_array_equal(again.rows, first.rows)
     assert sorted(path.suffix for path in cache.iterdir()) == [".npy", ".npz"]
 
 
 def test_damaged_rows_are_computed_again_with_a_message(
-    split: DatasetSplit, small_extractor: Extractor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    split: DatasetSplit, averages: Extractor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = real_features(split, N, small_extractor, keep=True, cache_dir=tmp_path / "moments")
+    first = real_features(split, N, averages, keep=True, cache_dir=tmp_path / "moments")
     expected = np.array(first.rows)
     (path,) = (tmp_path / "moments").glob("*.npy")
     path.write_bytes(path.read_bytes()[:-100])
-    again = real_features(split, N, small_extractor, keep=True, cache_dir=tmp_path / "moments")
+    again = real_features(split, N, averages, keep=True, cache_dir=tmp_path / "moments")
     assert "computed again" in caplog.text
     np.testing.assert_allclose(again.rows, expected, rtol=1e-4, atol=1e-6)
