@@ -64,9 +64,9 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(tmp_
     torch.set_num_threads(2)
     try:
         alone.run()
+        alone.export(tmp_path / "alone-generator")
     finally:
         torch.set_num_threads(threads)
-    alone.export(tmp_path / "alone-generator")
     weights = "generator.safetensors"
     assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
     assert list(read_curves(work / CURVES)["step"]) == list(range(10, 241, 10))
