@@ -44,8 +44,8 @@ def _lazy_family(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(data: PreparedDataset, place: Path, **settings) -> Trainer:
-    values = {"steps": 12, "batch": 16, "log_every": 2, "sample_every": 50, "checkpoint_every": 4, **settings}
-    return Trainer("lazy", ToyConfig(), data, TrainConfig(**values), place, device="cpu")
+    values = {"steps": 12, "batch": 16, "log_every": 2, "sample_every": 50, "checkpoint_every": 4, "precision": "fp32"}
+    return Trainer("lazy", ToyConfig(), data, TrainConfig(**{**values, **settings}), place, device="cpu")
 
 
 def test_a_lazy_phase_runs_at_its_interval_and_adam_is_slowed_by_k_over_k_plus_1(

@@ -52,9 +52,8 @@ def make(blob_data: PreparedDataset, tmp_path: Path) -> Make:
 
     def build(model: Any = DCGAN, name: str = "run", observer: Any = None, **settings: Any) -> Trainer:
         others = {key: settings.pop(key) for key in ("resume_from", "world") if key in settings}
-        config = TrainConfig(
-            **{"steps": 20, "batch": 16, "log_every": 5, "sample_every": 10, "checkpoint_every": 10, **settings}
-        )
+        seldom = {"log_every": 5, "sample_every": 10, "checkpoint_every": 10}
+        config = TrainConfig(**{"steps": 20, "batch": 16, "precision": "fp32", **seldom, **settings})
         family = "dcgan" if isinstance(model, DcganConfig) else "toy"
         return Trainer(
             family, model, blob_data, config, tmp_path / name, device="cpu", observer=observer, **others

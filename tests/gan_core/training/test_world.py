@@ -17,7 +17,8 @@ from gan_core.training.world import World
 from tests.gan_core.training.toy import Toy, ToyConfig, weights
 
 MODEL = ToyConfig(nan_at=13, cured_after=1)
-SETTINGS = {"steps": 20, "batch": 16, "log_every": 5, "sample_every": 10, "checkpoint_every": 10, "mirror": True}
+SELDOM = {"log_every": 5, "sample_every": 10, "checkpoint_every": 10}
+SETTINGS = {"steps": 20, "batch": 16, "mirror": True, "precision": "fp32", **SELDOM}
 
 
 def train(data: Path, cache: Path, directory: Path, **settings: int) -> Trainer:
