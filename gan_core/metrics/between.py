@@ -1,6 +1,5 @@
 """Translations between domains: FID and KID a direction, the way there and back, and what a classifier takes them for."""
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from gan_core.metrics.bench import Bench, mean_value
 from gan_core.metrics.domains import DomainClassifier
-from gan_core.metrics.intervals import Estimate, mean_of, of_share
+from gan_core.metrics.intervals import Estimate, mean_of, of_mean_of_means, of_share
 from gan_core.metrics.pairs import l1
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.sources import DatasetSplit
@@ -36,15 +35,15 @@ def between_domains(bench: Bench) -> tuple[Figure, ...]:
     if bench.full and bench.dataset.info.kind != "unpaired":
         classifier = DomainClassifier(bench.dataset, device=bench.extractor.device, cache_dir=bench.cache_dir)
     figures: dict[str, list[Figure]] = defaultdict(list)
-    estimates: dict[str, list[Estimate]] = defaultdict(list)
+    parts: dict[str, list[Estimate | _Each]] = defaultdict(list)
     for way in ways:
-        for figure, estimate in _of_way(bench, way, classifier, warn=not figures):
+        for figure, part in _of_way(bench, way, classifier, warn=not figures):
             figures[figure.name].append(figure)
-            if estimate is not None:
-                estimates[figure.name].append(estimate)
+            if part is not None:
+                parts[figure.name].append(part)
     each = [figure for of_name in figures.values() for figure in of_name]
     # Of one direction the mean is its own figure.
-    means = [_mean(of_name, estimates[name]) for name, of_name in figures.items()] if len(ways) > 1 else []
+    means = [_mean(of_name, parts[name]) for name, of_name in figures.items()] if len(ways) > 1 else []
     if classifier is not None:
         each.append(_accuracy_of_real(bench, classifier, ways))
     return (*means, *each)
@@ -81,21 +80,39 @@ class _Watch:
             self.right_untouched.append(self.classifier.says(given, self.way.to))
 
 
+@dataclass(frozen=True)
+class _Each:
+    """A value of each picture that was translated."""
+
+    values: np.ndarray
+    """float64 (N,)."""
+    pictures: np.ndarray
+    """Their rows in the split, (N,)."""
+    share: bool
+    """Whether the values are 0 and 1."""
+
+
 def _of_way(
     bench: Bench, way: Way, classifier: DomainClassifier | None, *, warn: bool
-) -> list[tuple[Figure, Estimate | None]]:
-    """A direction's figures, those of features with what they are without each group of pictures."""
+) -> list[tuple[Figure, Estimate | _Each | None]]:
+    """A direction's figures, each with what the interval of a mean over directions is made of."""
     watch = _Watch(bench, way, classifier)
     comparison = bench.translated(way.source, way.target, way.to, watch, way.name, warn=warn)
-    figures: list[tuple[Figure, Estimate | None]] = list(
+    rows = way.source.chosen(bench.taken(way.source))
+
+    def each(values: Sequence[Tensor], *, share: bool = False) -> _Each:
+        return _Each(torch.cat(list(values)).double().numpy(), rows, share)
+
+    figures: list[tuple[Figure, Estimate | _Each | None]] = list(
         zip(comparison.figures(bench.untouched(way.source)), (comparison.fid, comparison.kid), strict=False)
     )
     if bench.full:
-        # A generator that changes nothing comes back without error.
-        figures.append((bench.mean("cycle", watch.errors, direction=way.name, baseline=0.0), None))
+        # No trivial answer: a generator that changes nothing comes back without error.
+        figures.append((bench.mean("cycle", watch.errors, direction=way.name), each(watch.errors)))
     if classifier is not None:
         trivial = mean_value(watch.right_untouched)
-        figures.append((_share(bench, "accuracy", watch.right, classifier, way.name, trivial), None))
+        accuracy = _share(bench, "accuracy", watch.right, classifier, way.name, trivial)
+        figures.append((accuracy, each(watch.right, share=True)))
     return figures
 
 
@@ -132,12 +149,12 @@ def _share(
     )
 
 
-def _mean(figures: Sequence[Figure], estimates: Sequence[Estimate]) -> Figure:
+def _mean(figures: Sequence[Figure], parts: Sequence[Estimate | _Each]) -> Figure:
     """The mean of one figure over directions."""
     n, first = len(figures), figures[0]
     baselines = [figure.baseline for figure in figures if figure.baseline is not None]
-    # The same groups are left out in every direction: what a picture does in several of them is counted together.
-    low, high = mean_of(estimates).interval if estimates else _mean_interval(figures)
+    estimates = [part for part in parts if isinstance(part, Estimate)]
+    low, high = mean_of(estimates).interval if estimates else _interval([p for p in parts if isinstance(p, _Each)])
     protocol = replace(
         first.protocol,
         direction=f"mean of {n} directions",
@@ -154,15 +171,13 @@ def _mean(figures: Sequence[Figure], estimates: Sequence[Estimate]) -> Figure:
     )
 
 
-def _mean_interval(figures: Sequence[Figure]) -> tuple[float, float] | tuple[None, None]:
-    """The interval of a mean of figures of different pictures."""
-    reaches = [
-        (figure.value - figure.low, figure.high - figure.value)
-        for figure in figures
-        if figure.low is not None and figure.high is not None
-    ]
-    if len(reaches) < len(figures):
-        return None, None
-    value = float(np.mean([figure.value for figure in figures]))
-    below, above = (math.sqrt(sum(reach[end] ** 2 for reach in reaches)) / len(reaches) for end in (0, 1))
-    return value - below, value + above
+def _interval(parts: Sequence[_Each]) -> tuple[float, float] | tuple[None, None]:
+    """The interval of a mean over directions of a value a picture."""
+    values, pictures = [part.values for part in parts], [part.pictures for part in parts]
+    varies = of_mean_of_means(values, pictures) if parts else (None, None)
+    if varies[0] is None or not parts[0].share:
+        return varies
+    # Where all are right they do not vary, and so many pictures still say only so much.
+    counted = of_share(float(np.mean([part.mean() for part in values])), len(np.unique(np.concatenate(pictures))))
+    assert counted[0] is not None
+    return max(min(varies[0], counted[0]), 0.0), min(max(varies[1], counted[1]), 1.0)

@@ -82,6 +82,28 @@ def of_values(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 
+def of_mean_of_means(
+    values: Sequence[np.ndarray], pictures: Sequence[np.ndarray]
+) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of the mean of several means, each of a value a picture; None, None where one has fewer than 20.
+
+    What one picture does in several of them counts together (the cluster-robust variance of Liang & Zeger 1986).
+
+    Args:
+        values: float64 (N,) each.
+        pictures: (N,) each: what tells the pictures apart.
+    """
+    if min(map(len, values)) < LEAST:
+        return None, None
+    value = float(np.mean([part.mean() for part in values]))
+    pulls = np.concatenate([(part - part.mean()) / len(part) for part in values]) / len(values)
+    names, which = np.unique(np.concatenate(list(pictures)), return_inverse=True)
+    n = len(names)
+    spread = np.square(np.bincount(which, weights=pulls)).sum() * n / (n - 1)
+    reach = quantile(n - 1) * math.sqrt(spread)
+    return value - reach, value + reach
+
+
 def of_share(share: float, n: int) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of a share of ``n`` pictures (Wilson 1927); None, None below 20 pictures."""
     if n < LEAST:

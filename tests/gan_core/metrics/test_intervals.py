@@ -7,7 +7,17 @@ import pytest
 
 from gan_core.metrics.features import Features
 from gan_core.metrics.frechet import Moments, frechet_distance
-from gan_core.metrics.intervals import GROUPS, Estimate, fid_estimate, groups, mean_of, of_share, of_values, quantile
+from gan_core.metrics.intervals import (
+    GROUPS,
+    Estimate,
+    fid_estimate,
+    groups,
+    mean_of,
+    of_mean_of_means,
+    of_share,
+    of_values,
+    quantile,
+)
 
 
 def features(rows: np.ndarray, kept: int | None = None) -> Features:
@@ -84,6 +94,17 @@ def test_the_mean_of_figures_of_the_same_pictures_varies_as_they_do() -> None:
     assert mean_of([one, one]).interval == one.interval
     assert mean_of([one, opposite]).interval == (2.0, 2.0)
     assert mean_of([one, Estimate(value=5.0)]) == Estimate(value=3.0)
+
+
+def test_what_a_picture_does_in_several_directions_counts_together() -> None:
+    values, rows = np.random.default_rng(0).normal(size=50), np.arange(50)
+    alone = of_values(values)
+    assert of_mean_of_means([values] * 4, [rows] * 4) == pytest.approx(alone)
+    low, high = of_mean_of_means([values] * 4, [rows + 50 * way for way in range(4)])
+    assert high - low == pytest.approx((alone[1] - alone[0]) / 2, rel=0.03), "of different pictures twice as sure"
+    low, high = of_mean_of_means([values, -values], [rows, rows])
+    assert (low, high) == pytest.approx((0, 0))
+    assert of_mean_of_means([values, values[:19]], [rows, rows[:19]]) == (None, None)
 
 
 def test_quantiles_are_students() -> None:
