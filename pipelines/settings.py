@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -136,7 +136,8 @@ class EvaluateSettings:
     """Generated pictures."""
     real: int | None = None
     """Real pictures; null for the whole split."""
-    split: str = "train"
+    split: str = "auto"
+    """Which real pictures. auto: the test split of what is translated, where there is one; train otherwise."""
     features: int = 2048
     """Width of the Inception features: 2048 is what papers publish."""
     batch: int = 32
@@ -148,6 +149,12 @@ class EvaluateSettings:
         check_least(self, 1, "batch")
         check(bool(_SPLIT.fullmatch(self.split)), f"split: {self.split!r} is no name of a split (train, test).")
         check_choice(self, FEATURES, "features")
+
+    def split_for(self, splits: Collection[str], *, translates: bool) -> str:
+        """The split to measure on, of data with ``splits``, a generator that ``translates`` or makes images from noise."""
+        if self.split != "auto":
+            return self.split
+        return "test" if translates and "test" in splits else "train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +259,7 @@ class Settings:
         check_family(self.model.family, self.model.config, ImageShape.of(info))
         split = self.evaluate.split
         check(
-            split in info.splits,
+            split == "auto" or split in info.splits,
             f"evaluate.split: the prepared dataset has no split '{split}'; it has {', '.join(sorted(info.splits))}. "
             "Change it, or hold a test split out with ingest.test_share.",
         )

@@ -10,10 +10,16 @@ import torch
 import pipelines.cli  # noqa: F401  switches telemetry off before anything is imported
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (``pytest -n``), what starts a cluster or a server is one group: one of each a session, no two at once."""
+    """Side by side (``pytest -n``), what uses the session's cluster or server is one group, so that there is one of each.
+
+    The whole chain as a newcomer runs it starts servers of its own, once for its module: a group beside that one.
+    """
     for item in items:
-        if any(item.get_closest_marker(name) for name in ("ray", "prefect", "end_to_end")):
+        if item.path.name == "test_end_to_end.py":
+            item.add_marker(pytest.mark.xdist_group("chain"))
+        elif any(item.get_closest_marker(name) for name in ("ray", "prefect")):
             item.add_marker(pytest.mark.xdist_group("services"))
 
 

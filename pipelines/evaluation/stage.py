@@ -30,8 +30,11 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     device = choose_device()
     generator = load_generator(context.root / "outputs/train/generator", device)
     dataset = PreparedDataset(context.root / "data/prepared", cache_dir=user_cache_dir() / "decoded")
-    if generator.translates and chosen.split == "train" and dataset.info.splits.get("test"):
-        say("evaluate", "measured on pictures that the generator has learnt from; evaluate.split: test holds others")
+    splits = {name: count for name, count in dataset.info.splits.items() if count}
+    split = chosen.split_for(splits, translates=generator.translates)
+    if generator.translates and split == "train":
+        remedy = "evaluate.split: test holds others" if "test" in splits else "ingest.test_share holds others out"
+        say("evaluate", f"measured on pictures that the generator has learnt from; {remedy}")
     with stage_run(context, settings) as run:
         run.params({"evaluate": settings.as_dict()["evaluate"]})
         draw_sheet(sheet, generator, dataset, chosen.seed)
@@ -39,9 +42,9 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         measured = assess(
             generator,
             dataset,
-            split=chosen.split,
+            split=split,
             count=chosen.samples,
-            real_count=chosen.real or dataset.info.splits.get(chosen.split),
+            real_count=chosen.real or splits.get(split),
             seed=chosen.seed,
             extractor=load_inception(device=device, precision="fp32", features=chosen.features),
             generator_digest=generator.digest,
