@@ -40,7 +40,7 @@ class TrainConfig:
     mirror: bool = False
     """Whether real images are mirrored left to right with probability 0.5."""
     jitter: float = 0.0
-    """Share by which real images are enlarged before a part of their own size is cut out at random."""
+    """Share of their size that real images are continued by, by reflection, before a part of that size is cut out at random."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the device has instructions for it, fp32 elsewhere."""
     compile: bool = False

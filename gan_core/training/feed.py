@@ -7,12 +7,12 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gan_core import randomness
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.families import Batch
+from gan_core.padding import reflected
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +144,11 @@ class Feed:
         return made["real"], labels, made.get("condition")
 
     def _changed(self, name: str, images: Tensor, step: int) -> Tensor:
-        """``images`` enlarged and cut, and mirrored, at random; both pictures of a pair alike."""
+        """``images`` moved, and mirrored, at random; both pictures of a pair alike."""
         of = () if name == "real" or self._paired else (name,)
         if self._jitter:
             offsets = self._uniform((len(images), 2), "jitter", *of, step)
-            images = enlarged_and_cut(images, self._jitter, offsets)
+            images = moved(images, self._jitter, offsets)
         if self._mirror:
             flip = self._uniform((len(images), 1, 1, 1), "mirror", *of, step) < 0.5
             images = torch.where(flip, images.flip(3), images)
@@ -178,17 +178,18 @@ def unit(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
 
 
-def enlarged_and_cut(images: Tensor, share: float, offsets: Tensor) -> Tensor:
-    """Images (N, C, H, W) enlarged by ``share`` and cut back to (H, W) at ``offsets`` (N, 2) in [0, 1) of what is spare.
+def moved(images: Tensor, share: float, offsets: Tensor) -> Tensor:
+    """Images (N, C, H, W) continued by ``share`` of their size and cut back to (H, W) at ``offsets`` (N, 2) in [0, 1).
 
-    The random jitter of Isola et al. 2017, section 6.2 (286 pixels cut to 256: a share of 30/256).
+    In place of the random jitter of Isola et al. 2017, section 6.2 (286 pixels cut to 256: a share of 30/256), which enlarges
+    pictures: theirs come large. Prepared pictures have the size that is trained on, and enlarged they would be blurred, as
+    none in use is. The borders are continued by reflection.
     """
     height, width = images.shape[2:]
-    large = functional.interpolate(
-        images, size=(round(height * (1 + share)), round(width * (1 + share))), mode="bilinear", align_corners=False
-    )
-    spare = torch.tensor([large.shape[2] - height + 1, large.shape[3] - width + 1], device=images.device)
-    corner = (offsets * spare).long()
+    spare = round(height * share), round(width * share)
+    halves = [part for whole in spare for part in (whole // 2, whole - whole // 2)]
+    large = reflected(images, (halves[0], halves[1], halves[2], halves[3]))
+    corner = (offsets * (torch.tensor(spare, device=images.device) + 1)).long()
     rows = corner[:, 0, None] + torch.arange(height, device=images.device)
     columns = corner[:, 1, None] + torch.arange(width, device=images.device)
     picture = torch.arange(len(images), device=images.device)[:, None, None]

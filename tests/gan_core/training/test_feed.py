@@ -11,7 +11,7 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.randomness import Slice
-from gan_core.training.feed import Feed, Order, enlarged_and_cut, fixed_look
+from gan_core.training.feed import Feed, Order, fixed_look, moved
 from tests.datasets import write_prepared
 
 CPU = torch.device("cpu")
@@ -139,11 +139,12 @@ def test_a_condition_comes_with_its_image_and_goes_through_the_same_jitter_and_m
     assert not torch.equal(images, feed_of(pixels)(2)[0])
 
 
-def test_jitter_cuts_a_part_out_of_the_enlarged_image() -> None:
-    ramp = torch.arange(8.0).expand(2, 3, 8, 8)
-    cut = enlarged_and_cut(ramp, 0.5, torch.tensor([[0.0, 0.0], [0.999, 0.999]]))
-    large = torch.nn.functional.interpolate(ramp, size=(12, 12), mode="bilinear")
-    assert torch.equal(cut, torch.stack([large[0, :, :8, :8], large[1, :, 4:, 4:]]))
+def test_jitter_moves_an_image_and_leaves_it_as_sharp_as_it_was() -> None:
+    ramp = torch.arange(8.0).expand(3, 3, 8, 8)
+    first, middle, last = moved(ramp, 0.5, torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.999, 0.999]]))
+    assert first[0, 0].tolist() == [2, 1, 0, 1, 2, 3, 4, 5]
+    assert torch.equal(middle, ramp[0])
+    assert last[0, 0].tolist() == [2, 3, 4, 5, 6, 7, 6, 5]
 
 
 def test_the_domains_of_unpaired_data_come_each_in_an_order_of_its_own() -> None:
