@@ -48,7 +48,7 @@ def choose(family: str, info: DatasetInfo, device: torch.device, steps: int) -> 
         for name, value in kind.on_a_cpu.items():
             take(f"model.{name}", value, f"a {family} that trains on a CPU")
     for name, value in kind.recipe.items():
-        take(f"train.{name}", value, f"the recipe of {family}'s paper")
+        take(f"train.{name}", value, f"the recipe of {family}")
 
     side = max(shape.height, shape.width)
     room = "a GPU" if device.type == "cuda" else "a CPU"
@@ -59,7 +59,7 @@ def choose(family: str, info: DatasetInfo, device: torch.device, steps: int) -> 
     if "final_lr_share" in kind.recipe or "final_beta2" in kind.recipe:
         rounds = kind.recipe.get("discriminator_steps", 1)
         take("train.burn_in_kimg", _BURN_IN * steps * rounds * batch / 1000, "schedules end after a fifth of the run")
-    for name, value, reason in kind.choose(shape, batch):
+    for name, value, reason in kind.choose(shape, batch, steps):
         take(f"model.{name}", value, reason)
     if pictures < _FEW and kind.augmentation != "none":
         augmentation = kind.augmentation

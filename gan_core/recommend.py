@@ -76,6 +76,8 @@ def order(info: DatasetInfo) -> list[tuple[str, str]]:
     elif info.kind == "domains":
         domains = f"{len(info.attributes)} attributes" if info.attributes else f"{len(info.classes)} domains"
         translating = [("stargan", f"{domains}: one generator translates among them")]
+        if info.classes:
+            translating.append(("stargan2", f"{domains}: many styles of each, from noise or from another picture"))
     few = ("stylegan2", f"{pictures} pictures are few: ADA keeps the discriminator from learning them by heart")
     modern = ("r3gan", "the modern baseline: stable without tricks, good diversity, wants time")
     big = ("biggan", f"labels and {pictures} pictures: class-conditional, strong at fidelity")
@@ -90,6 +92,11 @@ def order(info: DatasetInfo) -> list[tuple[str, str]]:
         ranked = [style, modern, *([big, labels] if labelled else []), quick]
     if translating:
         ranked = [*translating, *((name, f"new pictures, not translations: {reason}") for name, reason in ranked)]
+    if info.kind == "labelled":
+        ranked += [
+            ("stargan", "no new pictures: translates one of a class to another class"),
+            ("stargan2", "no new pictures: translates to another class, in many styles"),
+        ]
     return [(name, reason) for name, reason in ranked if name in FAMILIES]
 
 

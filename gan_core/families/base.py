@@ -178,8 +178,8 @@ class Family:
             )
 
     @classmethod
-    def choose(cls, shape: ImageShape, batch: int) -> list[tuple[str, Any, str]]:
-        """Settings of its own that depend on the shape and the batch: (name, value, reason)."""
+    def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
+        """Settings of its own that depend on the shape, the batch and how long the run is: (name, value, reason)."""
         return []
 
     def run(self, name: str) -> Callable[..., Tensor]:

@@ -64,7 +64,7 @@ class CycleGanConfig:
         check(self.temperature > 0, f"temperature: must be above 0, got {self.temperature}.")
 
 
-# 256 and 128 are the paper's; smaller pictures get patches of about a third of a side.
+# 256 and 128 are the paper's; smaller pictures get patches of about half a side.
 PRESETS: dict[int, dict[str, Any]] = {
     32: {"patch_halvings": 1},
     64: {"patch_halvings": 2},

@@ -62,7 +62,7 @@ class Pix2PixConfig:
         check_below_one(self, "slope", "dropout")
 
 
-# 256 is the paper's; smaller pictures get its rule: halved to one pixel, and patches of about a third of a side.
+# 256 is the paper's; smaller pictures get its rule: halved to one pixel, and patches of about half a side.
 PRESETS: dict[int, dict[str, Any]] = {
     32: {"patch_halvings": 1},
     64: {"patch_halvings": 2},

@@ -52,8 +52,8 @@ class StarGanConfig:
         check_below_one(self, "slope")
 
 
-# The paper has but one, for 128 pixels; the discriminator always ends at a map of about 2x2 and has as many layers as that
-# takes.
+# The paper has but one, for 128 pixels; the discriminator ends at a map of 2x2, up to that size, and has as many layers as
+# that takes.
 PRESETS: dict[int, dict[str, Any]] = {
     32: {"blocks": 4},
     64: {"blocks": 6},

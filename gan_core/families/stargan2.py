@@ -154,6 +154,13 @@ class StarGan2(TranslationFamily):
                 "For attributes choose stargan."
             )
 
+    @classmethod
+    def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
+        """See :meth:`Family.choose`."""
+        return [
+            ("diversity_steps", steps, "the weight of diversity falls to nothing over the whole run, as in the paper")
+        ]
+
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
         """From each domain to each other."""

@@ -339,7 +339,7 @@ class StyleGan2(NoiseFamily):
         self.memory = {"path_length_mean": torch.zeros(())}
 
     @classmethod
-    def choose(cls, shape: ImageShape, batch: int) -> list[tuple[str, Any, str]]:
+    def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
         """gamma for the batch; small pictures keep their preset's."""
         if max(shape.height, shape.width) <= 32:
             return []

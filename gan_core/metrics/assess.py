@@ -97,8 +97,8 @@ def assess(
 
 
 def _of_pairs(bench: Bench) -> tuple[Figure, ...]:
-    info, real = bench.dataset.info, bench.pictures()
-    targets, rows = bench.dataset.pixels(bench.split), real.chosen(bench.taken(real))
+    info, pictures = bench.dataset.info, bench.pictures()
+    targets, rows = bench.dataset.pixels(bench.split), pictures.chosen(bench.taken(pictures))
     metrics = {"l1": l1, "psnr": psnr, "ssim": ssim}
     values: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     colourised = info.derived == "greyscale" and info.channels == 3
@@ -110,17 +110,23 @@ def _of_pairs(bench: Bench) -> tuple[Figure, ...]:
             values[name, "made"].append(metric(made, target))
             values[name, "trivial"].append(metric(trivial, target))
         if colourised:
-            for kind, pictures in (("made", made), ("trivial", trivial), ("real", target)):
-                values["colourfulness", kind].append(colourfulness(pictures))
+            for kind, shown in (("made", made), ("trivial", trivial), ("real", target)):
+                values["colourfulness", kind].append(colourfulness(shown))
 
-    comparison = bench.translated(real, real, None, watch, PAIRED)
+    comparison = bench.translated(pictures, pictures, None, watch, PAIRED)
     if not bench.full:
         return comparison.figures()
     figures = list(comparison.figures(bench.untouched(Unchanged(bench.dataset, bench.split))))
-    for name in (*metrics, *(["colourfulness"] if colourised else [])):
+    for name in metrics:
         made, trivial = values[name, "made"], mean_value(values[name, "trivial"])
         figures.append(bench.mean(name, made, direction=PAIRED, baseline=trivial, higher_is_better=name != "l1"))
     if colourised:
-        # What the translations should come near.
-        figures.append(bench.mean("colourfulness_of_real", values["colourfulness", "real"], higher_is_better=True))
+        colours = {kind: torch.cat(values["colourfulness", kind]) for kind in ("made", "trivial", "real")}
+        # More colour is not better: as much as the real picture has is right.
+        gaps = {kind: (colours[kind] - colours["real"]).abs() for kind in ("made", "trivial")}
+        figures += [
+            bench.mean("colourfulness_gap", [gaps["made"]], direction=PAIRED, baseline=mean_value([gaps["trivial"]])),
+            bench.mean("colourfulness", [colours["made"]], direction=PAIRED),
+            bench.mean("colourfulness_of_real", [colours["real"]]),
+        ]
     return tuple(figures)

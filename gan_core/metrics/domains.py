@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import DataError
-from gan_core.files import replacing, sha256_json
+from gan_core.files import replacing, sha256_file, sha256_json
 from gan_core.metrics.classifier import Classifier, trained
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,8 @@ class DomainClassifier:
         self.several = bool(info.attributes)
         self._device = device
         self._factor = max(1, min(info.height, info.width) // _SIDE)
-        self.digest = sha256_json(["domain classifier", _VERSION, info.digest, _BATCH, STEPS, _SIDE, _SEED])
-        """Names the classifier: the data and how it was trained."""
-        path = (Path(cache_dir) if cache_dir else user_cache_dir() / "classifiers") / f"{self.digest[:32]}.safetensors"
+        wanted = sha256_json(["domain classifier", _VERSION, info.digest, _BATCH, STEPS, _SIDE, _SEED])
+        path = (Path(cache_dir) if cache_dir else user_cache_dir() / "classifiers") / f"{wanted[:32]}.safetensors"
         size = info.height // self._factor, info.width // self._factor
         self._network = Classifier(info.channels, size, len(names))
         if not (path.is_file() and self._load(path)):
@@ -56,6 +55,8 @@ class DomainClassifier:
             self._network = self._train(dataset, len(names))
             with replacing(path) as temporary:
                 save_file({name: value.contiguous() for name, value in self._network.state_dict().items()}, temporary)
+        self.digest = sha256_file(path)
+        """Names the classifier by its weights: another device, or another torch, trains another one."""
         self._network.to(device).eval()
 
     @torch.inference_mode()

@@ -21,6 +21,7 @@ def test_few_pictures_ask_for_ada_and_many_with_labels_for_biggan(pictures: int,
     assert ranked[0][0] == first
     assert "dcgan" in dict(ranked)
     assert ("cgan" in dict(ranked)) == ("biggan" in dict(ranked)) == bool(classes)
+    assert ("stargan" in dict(ranked)) == ("stargan2" in dict(ranked)) == bool(classes), "classes may be domains"
 
 
 def test_a_family_that_cannot_make_such_pictures_comes_last_and_says_why() -> None:
@@ -61,7 +62,9 @@ def test_data_to_translate_asks_for_a_family_that_does(kind: str, more: dict, fa
     assert first[0] == family
     assert reason in first[1]
     assert others
-    assert all(text.startswith("new pictures, not translations") for _, text in others)
+    rest = [(name, text) for name, text in others if name != "stargan2"]
+    assert ("stargan2" in dict(others)) == (kind == "domains" and "classes" in more)
+    assert all(text.startswith("new pictures, not translations") for _, text in rest)
     assert "pix2pix" not in dict(order(info(32, classes=10)))
     for choice in choose(family, data, CPU, steps=100):
         assert choice.name != "train.augment", "what translates is not given augmented pictures unasked"

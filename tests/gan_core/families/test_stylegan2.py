@@ -165,10 +165,10 @@ def test_the_mean_path_length_is_remembered() -> None:
 
 def test_gamma_is_chosen_from_pixels_and_batch() -> None:
     shape = ImageShape(channels=3, height=128, width=128)
-    ((name, value, reason),) = StyleGan2.choose(shape, 32)
+    ((name, value, reason),) = StyleGan2.choose(shape, 32, 1000)
     assert (name, value) == ("r1", pytest.approx(0.0002 * 128**2 / 32, rel=1e-2))
     assert "batch" in reason
-    assert StyleGan2.choose(ImageShape(channels=3, height=32, width=32), 32) == []
+    assert StyleGan2.choose(ImageShape(channels=3, height=32, width=32), 32, 1000) == []
 
 
 def test_half_of_two_workers_noise_is_the_whole_of_one() -> None:

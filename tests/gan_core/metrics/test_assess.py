@@ -132,8 +132,11 @@ def test_colourisation_is_compared_with_the_grey_input(measure: Callable[..., As
     found = measure(red, dataset)
     colourful = by_name(found, "colourfulness", "condition -> image")
     of_real = by_name(found, "colourfulness_of_real", "")
-    assert colourful.baseline == 0
+    gap = by_name(found, "colourfulness_gap", "condition -> image")
     assert min(colourful.value, of_real.value) > 20
+    assert colourful.baseline is None, "more colour is not better"
+    assert gap.baseline == pytest.approx(of_real.value), "grey lacks all of it"
+    assert abs(colourful.value - of_real.value) <= gap.value
     assert by_name(found, "l1", "condition -> image").baseline < by_name(found, "l1", "condition -> image").value
 
 
