@@ -8,12 +8,21 @@ import torch
 import torch.nn.functional as F
 
 from gan_core.errors import SettingsError
-from gan_core.families import FAMILIES, ImageShape, _Unfilled, build_family, check_family, family_config
+from gan_core.families import ImageShape, _Unfilled, build_family, check_family, family_config
 from gan_core.families.stargan import StarGan
 from gan_core.penalties import gradient_penalty
 from gan_core.randomness import uniform
 from tests.datasets import write_prepared
-from tests.gan_core.families.translations import error, small, some_batch, some_pictures, trainer_of, two_colours
+from tests.gan_core.families.translations import (
+    blind_error,
+    error,
+    nearest,
+    small,
+    some_batch,
+    some_pictures,
+    trainer_of,
+    two_colours,
+)
 
 
 def stargan(variant: str = "stargan", **settings: object) -> StarGan:
@@ -99,26 +108,27 @@ def test_one_domain_and_pictures_too_small_are_refused() -> None:
             )
 
 
-def test_its_critic_is_updated_five_times_as_in_the_paper() -> None:
-    assert FAMILIES["stargan"].recipe["discriminator_steps"] == 5
-
-
 # -- learning --------------------------------------------------------------------------------------------------------
 
 
 def test_it_learns_two_domains_of_16(tmp_path: Path) -> None:
-    """To 42 grey levels from what each picture is in the other colour, 96 from which it was; no pair is ever shown."""
-    pictures, others, labels = two_colours()
+    """Translations come to 30 grey levels from a picture of the domain, which are 26 from each other and 90 from the source.
+
+    And back to 12 from where they came from, 24 of which is what who forgets the source gets.
+    """
+    pictures, _, labels = two_colours()
     data = write_prepared(tmp_path / "data", pictures, labels, kind="domains")
-    often = {"steps": 70, "batch": 8, "log_every": 35, "checkpoint_every": 70, "decay_from": 0.5}
+    often = {"steps": 300, "batch": 8, "log_every": 300, "checkpoint_every": 300, "decay_from": 0.5}
     rates = {"generator_lr": 2e-3, "discriminator_lr": 2e-3, "beta1": 0.0, "discriminator_steps": 3}
-    trainer = trainer_of("stargan", data, tmp_path, model={"width": 8, "critic_width": 16}, **often, **rates)
+    trainer = trainer_of("stargan", data, tmp_path, model={"width": 16, "critic_width": 16}, **often, **rates)
     trainer.run()
     for domain in (0, 1):
-        rows = np.flatnonzero(labels == domain)
-        source = torch.from_numpy(pictures[rows])
-        assert error(source, others[rows]) > 90
-        assert error(trainer.translate(source, 1 - domain), others[rows]) < 42
+        source, target = pictures[labels == domain], pictures[labels != domain]
+        assert nearest(torch.from_numpy(source), target) > 85
+        assert blind_error(source) > 23
+        made = trainer.translate(torch.from_numpy(source), 1 - domain)
+        assert nearest(made, target) < 30
+        assert error(trainer.translate(made, domain), source) < 12
 
 
 def test_attributes_are_read_and_switched(tmp_path: Path) -> None:

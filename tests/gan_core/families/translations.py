@@ -101,6 +101,17 @@ def error(made: torch.Tensor, wanted: np.ndarray) -> float:
     return (made.float() - torch.from_numpy(wanted).float()).abs().mean().item()
 
 
+def nearest(made: torch.Tensor, real: np.ndarray) -> float:
+    """Mean distance of each picture to the nearest of ``real``, in grey levels."""
+    distances = (made.float()[:, None] - torch.from_numpy(real).float()[None]).abs().flatten(2).mean(dim=2)
+    return distances.min(dim=1).values.mean().item()
+
+
+def blind_error(real: np.ndarray) -> float:
+    """The least mean distance to ``real``, in grey levels, of an answer that does not depend on the question."""
+    return error(torch.from_numpy(np.median(real, axis=0, keepdims=True)), real)
+
+
 def trainer_of(
     variant: str, data: Path, place: Path, /, model: dict[str, Any] | None = None, **settings: Any
 ) -> Trainer:
