@@ -12,7 +12,10 @@ def resolve_auto(stage: str, settings: Settings, data: Path) -> Settings:
     """The settings to run ``stage`` with on the prepared dataset ``data``; prints each choice with its reason."""
     if settings.model.preset == "none":
         return settings
-    settings, choices = settings.resolved(PreparedDataset(data).info, choose_device())
-    for choice in choices:
+    chosen, overruled = settings.choices(PreparedDataset(data).info, choose_device())
+    for choice in chosen:
         say(stage, f"auto: {choice.name} = {choice.value} ({choice.reason})")
-    return settings
+    for choice in overruled:
+        value = settings.value(choice.name)
+        say(stage, f"auto: {choice.name} = {value} stands in params.yaml ({choice.value} otherwise: {choice.reason})")
+    return settings.with_values({"model.preset": "none", **{choice.name: choice.value for choice in chosen}})

@@ -11,9 +11,11 @@ from typing import Any, Literal
 import torch
 
 from gan_core.config import as_dict, build, check, check_choice, check_least
-from gan_core.data import DatasetInfo
+from gan_core.data import DatasetInfo, PreparedDataset
 from gan_core.errors import GantryError, SettingsError, nearest
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
+from gan_core.families.translation import TranslationFamily
+from gan_core.metrics.between import check_domains
 from gan_core.presets import Choice, choose
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from pipelines.data.ingest import IngestSettings
@@ -199,15 +201,22 @@ class Settings:
     given: frozenset[str] = frozenset()
     """Dotted names of what was written out in the sections model and train; the rest stands at its default."""
 
-    def resolved(self, info: DatasetInfo, device: torch.device) -> tuple["Settings", list[Choice]]:
-        """These settings with what ``model.preset: auto`` chooses for this data and device, and those choices.
+    def choices(self, info: DatasetInfo, device: torch.device) -> tuple[list[Choice], list[Choice]]:
+        """What ``model.preset: auto`` chooses for this data and device, and what it would have chosen otherwise than
+        params.yaml says, which stays."""
+        found = choose(self.model.family, info, device, self.train.steps)
 
-        What params.yaml says itself stays.
-        """
-        if self.model.preset == "none":
-            return self, []
-        choices = [c for c in choose(self.model.family, info, device, self.train.steps) if c.name not in self.given]
-        return self.with_values({"model.preset": "none", **{c.name: c.value for c in choices}}), choices
+        def stands(choice: Choice) -> bool:
+            value = self.value(choice.name)
+            # Of a section a choice says a part.
+            return (
+                any(value[k] != v for k, v in choice.value.items())
+                if isinstance(value, dict)
+                else value != choice.value
+            )
+
+        chosen = [choice for choice in found if choice.name not in self.given]
+        return chosen, [choice for choice in found if choice.name in self.given and stands(choice)]
 
     def with_values(self, values: Mapping[str, Any]) -> "Settings":
         """These settings with some replaced by dotted name (``train.generator_lr``), checked again."""
@@ -252,9 +261,15 @@ class Settings:
             )
             check_family(self.model.family, self.model.config, shape)
 
-    def check_data(self, info: DatasetInfo) -> None:
-        """Raise SettingsError when the family does not learn from such data or cannot make such pictures, or there is no
-        split to evaluate on."""
+    def check_data(self, dataset: PreparedDataset) -> None:
+        """Whether all that is to come can be done with this data.
+
+        Raises:
+            SettingsError: the family does not learn from such data or cannot make such pictures, or there is no split to
+                evaluate on.
+            DataError: a domain that has too few pictures to be measured.
+        """
+        info = dataset.info
         FAMILIES[self.model.family].check_data(info)
         check_family(self.model.family, self.model.config, ImageShape.of(info))
         split = self.evaluate.split
@@ -263,6 +278,9 @@ class Settings:
             f"evaluate.split: the prepared dataset has no split '{split}'; it has {', '.join(sorted(info.splits))}. "
             "Change it, or hold a test split out with ingest.test_share.",
         )
+        if issubclass(FAMILIES[self.model.family], TranslationFamily) and info.kind != "paired":
+            for name in {"train", self.evaluate.split_for(info.splits, translates=True)}:
+                check_domains(dataset, name)
 
     def as_dict(self) -> dict[str, Any]:
         """As in params.yaml."""
@@ -292,7 +310,7 @@ def _parse(values: Mapping[str, Any]) -> Settings:
             values["model"]["preset"] = model["preset"]
     tune = values.get("tune")
     if isinstance(tune, Mapping) and tune.get("space") == "auto" and isinstance(model, Mapping):
-        values["tune"] = {**tune, "space": FAMILIES[model["family"]].search}
+        values["tune"] = {**tune, "space": FAMILIES[model["family"]].searched(values["model"]["config"])}
     if "given" in values:
         raise SettingsError("Unknown setting 'given'.")
     settings = build(Settings, values)

@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from gan_core.config import build
 from gan_core.errors import SettingsError, nearest
-from gan_core.families.base import Batch, Family, ImageShape, Losses, Phase
+from gan_core.families.base import Batch, Family, ImageShape, Losses, Made, Phase
 from gan_core.families.biggan import BigGan
 from gan_core.families.cgan import Cgan
 from gan_core.families.cyclegan import CycleGan
@@ -69,6 +69,7 @@ __all__ = [
     "Family",
     "ImageShape",
     "Losses",
+    "Made",
     "Phase",
     "build_family",
     "check_family",

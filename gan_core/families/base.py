@@ -120,6 +120,19 @@ class Losses:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Made:
+    """Generated images beside real ones that they should be as diverse as."""
+
+    images: Tensor
+    """(N, C, H, W)."""
+    real: Tensor
+    """Likewise."""
+    classes: Tensor | None = None
+    """Class or domain of each of ``images``, int64 (N,), where there are some."""
+    classes_of_real: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phase:
     """One update in a step, or in every k-th one."""
 
@@ -169,6 +182,11 @@ class Family:
         self._compiled: dict[str, Callable[..., Tensor]] = {}
 
     @classmethod
+    def searched(cls, config: Any) -> Mapping[str, Mapping[str, Any]]:
+        """:attr:`search` for these settings of the family: what makes no difference with them is left out."""
+        return cls.search
+
+    @classmethod
     def check_data(cls, info: DatasetInfo) -> None:
         """Raise SettingsError when the family does not learn from data of this kind."""
         if info.kind not in cls.kinds:
@@ -203,6 +221,10 @@ class Family:
     def fakes(self, batch: Batch) -> Tensor:
         """Images generated for ``batch``, (N, C, H, W); both updates play against the same ones."""
         raise TypeError(f"{type(self).__name__} does not say what it generates")
+
+    def watched(self, batch: Batch) -> tuple[Made, ...]:
+        """What is looked at for a collapse, each by itself."""
+        return (Made(images=self.fakes(batch), real=batch.real),)
 
     def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Make averaged generators ready to be sampled: what training tracks beside weights is measured anew.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness, workers
 from gan_core.config import check, check_below_one, check_least
-from gan_core.families.base import Batch, ImageShape, Losses
+from gan_core.families.base import Batch, ImageShape, Losses, Made
 from gan_core.families.contrastive import ContrastiveGenerator, patch_nce
 from gan_core.families.translation import TranslationFamily, conditions_of, in_rows, right_shares
 from gan_core.families.translation_layers import PatchDiscriminator, ResidualGenerator
@@ -111,6 +111,14 @@ class CycleGan(TranslationFamily):
     }
     multiple = 4
 
+    @classmethod
+    def searched(cls, config: CycleGanConfig) -> Mapping[str, Mapping[str, Any]]:
+        """See :meth:`Family.searched`."""
+        if config.objective == "cycle":
+            return cls.search
+        weight = {"model.contrast": {"type": "log", "low": 0.3, "high": 3.0}}
+        return {**{name: limits for name, limits in cls.search.items() if name != "model.cycle"}, **weight}
+
     def __init__(self, config: CycleGanConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
         blocks = config.blocks or (9 if min(shape.height, shape.width) >= _LARGE else 6)
@@ -166,6 +174,14 @@ class CycleGan(TranslationFamily):
         """Pictures generated for the batch, by the domain that they are to be of."""
         made, rows = self._kept(batch) if batch.keep else self.made(batch, identity=False), len(batch.real)
         return {"a": made["b_to_a"].pictures[:rows], "b": made["a_to_b"].pictures[:rows]}
+
+    def watched(self, batch: Batch) -> tuple[Made, ...]:
+        """See :meth:`Family.watched`; both directions."""
+        fakes = self._fakes(batch)
+        return (
+            Made(images=fakes["b"], real=batch.real),
+            Made(images=fakes["a"], real=conditions_of(batch)),
+        )
 
     def _kept(self, batch: Batch) -> dict[str, _Made]:
         return batch.once("made", lambda: self.made(batch, identity=self.config.identity > 0))

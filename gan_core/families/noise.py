@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, Family, Losses, Phase
+from gan_core.families.base import Batch, Family, Losses, Made, Phase
 from gan_core.losses import ADVERSARIAL_LOSSES
 from gan_core.penalties import gradient_penalty, zero_centred
 from gan_core.precision import full_precision
@@ -96,6 +96,11 @@ class NoiseFamily(Family):
         return batch.once(
             "fakes", lambda: self.generate(self.run("generator"), self.latents(batch), batch.labels, batch)
         )
+
+    def watched(self, batch: Batch) -> tuple[Made, ...]:
+        """See :meth:`Family.watched`; what is told the class, class by class."""
+        classes = batch.labels if self.conditional else None
+        return (Made(images=self.fakes(batch), real=batch.real, classes=classes, classes_of_real=classes),)
 
     def judge_both(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the discriminator gives for real and for generated images."""

@@ -16,7 +16,7 @@ from gan_core import randomness, workers
 from gan_core.config import check_below_one, check_least
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, ImageShape, Losses
+from gan_core.families.base import Batch, ImageShape, Losses, Made
 from gan_core.families.translation import TranslationFamily, in_rows, labels_of, right_shares
 from gan_core.families.translation_layers import ResidualGenerator, one_hot
 from gan_core.losses import critic_generator, wasserstein_discriminator
@@ -202,6 +202,13 @@ class StarGan(TranslationFamily):
 
     def _translated(self, images: Tensor, wanted: Tensor) -> Tensor:
         return self.through(self.run("generator"), images, one_hot(wanted, self.domains))
+
+    def watched(self, batch: Batch) -> tuple[Made, ...]:
+        """See :meth:`Family.watched`; domain by domain."""
+        made, labels = self.fakes(batch), labels_of(batch)
+        if labels.dim() > 1:
+            return (Made(images=made, real=batch.real),)
+        return (Made(images=made, real=batch.real, classes=self.wanted(batch), classes_of_real=labels),)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """The critic's loss of both in one pass, the domains of real pictures, and the gradient penalty (equation 5)."""

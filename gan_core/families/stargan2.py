@@ -17,7 +17,7 @@ from gan_core import randomness, workers
 from gan_core.config import check_below_one, check_least
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, ImageShape, Losses
+from gan_core.families.base import Batch, ImageShape, Losses, Made
 from gan_core.families.noise import latents_from_uniform
 from gan_core.families.stargan2_layers import Generator, MappingNetwork, Trunk, of_domains
 from gan_core.families.translation import TranslationFamily, in_rows, labels_of, right_shares
@@ -210,6 +210,11 @@ class StarGan2(TranslationFamily):
         """Pictures (2 N, C, H, W) augmented; each half by draws of its own, that do not depend on the number of workers."""
         halves = (self.augment(half, batch, f"{draw} {index}") for index, half in enumerate(pictures.chunk(2)))
         return torch.cat(list(halves))
+
+    def watched(self, batch: Batch) -> tuple[Made, ...]:
+        """See :meth:`Family.watched`; domain by domain."""
+        wanted, labels = self.wanted(batch), labels_of(batch)
+        return (Made(images=self.fakes(batch), real=batch.real, classes=wanted, classes_of_real=labels),)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """Cross-entropy of real and translated pictures in one pass, and R1 (equation 1)."""

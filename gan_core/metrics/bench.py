@@ -57,14 +57,7 @@ class Bench:
 
     def pictures(self, domain: int | None = None, *, lacking: bool = False) -> DatasetSplit:
         """The split, or a domain of it; raises DataError for fewer than two pictures, which no figure can be made of."""
-        source = DatasetSplit(self.dataset, self.split, domain, lacking=lacking)
-        available = source.available()
-        if available < 2:
-            raise DataError(
-                f"{source.name} has {available} pictures, and a figure needs 2 or more. Hold more out (ingest.test_share), "
-                "or measure on another split (evaluate.split)."
-            )
-        return source
+        return enough(DatasetSplit(self.dataset, self.split, domain, lacking=lacking))
 
     def taken(self, source: DatasetSplit) -> int:
         """How many pictures of ``source`` are translated."""
@@ -168,6 +161,20 @@ class Bench:
             progress=self.progress,
             **more,
         )
+
+
+def enough(source: DatasetSplit) -> DatasetSplit:
+    """``source`` itself; raises DataError where it has fewer than two pictures, which no figure can be made of."""
+    available = source.available()
+    if available >= 2:
+        return source
+    what = "picture" if available == 1 else "pictures"
+    remedy = "Hold more out (ingest.test_share), or measure on another split (evaluate.split)."
+    if source.split == "train":
+        remedy = "Add some, or leave it out."
+        if source.dataset.info.attributes:
+            remedy = "Leave the attribute out (ingest.attributes): nothing can be learnt of it."
+    raise DataError(f"{source.name} has {available} {what}, and a figure needs 2 or more. {remedy}")
 
 
 def mean_value(values: Sequence[Tensor]) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan_core.metrics.bench import Bench, mean_value
+from gan_core.data import PreparedDataset
+from gan_core.metrics.bench import Bench, enough, mean_value
 from gan_core.metrics.domains import DomainClassifier
 from gan_core.metrics.intervals import Estimate, mean_of, of_mean_of_means, of_share
 from gan_core.metrics.pairs import l1
@@ -26,6 +27,14 @@ class Way:
     to: int
     back: int
     """What is asked for to come back."""
+
+
+def check_domains(dataset: PreparedDataset, split: str) -> None:
+    """Raise DataError where a domain, or an attribute that some have and some lack, has under two pictures in ``split``."""
+    several = bool(dataset.info.attributes)
+    for domain in range(len(dataset.info.attributes or dataset.info.classes)):
+        for lacking in (False, True)[: 1 + several]:
+            enough(DatasetSplit(dataset, split, domain, lacking=lacking))
 
 
 def between_domains(bench: Bench) -> tuple[Figure, ...]:

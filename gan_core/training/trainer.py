@@ -23,7 +23,7 @@ from gan_core.training import checkpoint as checkpoints
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from gan_core.training.ema import Averaged, ema_decay
 from gan_core.training.feed import Feed, fixed_look, unit
-from gan_core.training.health import Watch, spread
+from gan_core.training.health import Watch, diversity
 from gan_core.training.world import World
 
 log = logging.getLogger(__name__)
@@ -362,7 +362,8 @@ class Trainer:
         """Log the means since the last report; False when the run had to be rolled back."""
         steps = self._counted
         with torch.no_grad(), self._autocast():
-            self._sums["health/diversity"] = spread(self.family.fakes(batch)) / spread(batch.real).clamp_min(1e-8)
+            watched = self.family.watched(batch)
+        self._sums["health/diversity"] = diversity(watched)
         if self.config.augment.kind == "ada":
             self._sums["augment/strength"] = self.augmenter.strength.detach().clone()
         names = sorted(self._sums)

@@ -26,7 +26,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
         StageError: workers were lost more often than ``train.max_failures``.
         GantryError: what the trainer itself refused or gave up on.
     """
-    settings.check_data(PreparedDataset(data).info)
+    settings.check_data(PreparedDataset(data))
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

@@ -1,5 +1,6 @@
 """The tune stage: prepared data in; the best settings, a leaderboard and a plot of the search out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from pipelines.progress import say
 from pipelines.settings import Settings
 from pipelines.stages.context import StageContext
 from pipelines.tracking.stage import stage_run
+from pipelines.tuning.space import Range
 
 OUT = "outputs/tune"
 
@@ -25,7 +27,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         say("tune", "no search asked for: the settings of params.yaml stand")
         write_json(best, {"parameters": {}, "fid": None})
         pd.DataFrame({"trial": [], "fid": [], "step": []}).to_csv(board, index=False)
-        plot_search(pd.read_csv(board), [], plot)
+        plot_search(pd.read_csv(board), {}, plot)
     else:
         _search(context, settings, best, board, plot)
     return {f"{OUT}/{path.name}": path for path in (best, board, plot)}
@@ -37,7 +39,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
     data = context.root / "data/prepared"
     settings = resolve_auto("tune", settings, data)
     info = PreparedDataset(data).info
-    settings.check_data(info)
+    settings.check_data(PreparedDataset(data))
     decoded = user_cache_dir() / "decoded"
     with stage_run(context, settings) as run:
         run.params({"tune": settings.as_dict()["tune"]})
@@ -64,7 +66,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
         with cluster(root=context.root, log_to_driver=False):
             found = search(context.work, settings, job)
         found.table.to_csv(board, index=False)
-        plot_search(found.table, list(settings.tune.space), plot)
+        plot_search(found.table, settings.tune.space, plot)
         run.metrics({"fid": found.fid}, 0)
         run.artifact(board)
         run.artifact(plot)
@@ -73,26 +75,29 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
         run.artifact(best)
 
 
-def plot_search(table: pd.DataFrame, names: list[str], path: Path) -> None:
-    """Scatter of the objective over each searched setting, coloured by how many steps a trial was given."""
+def plot_search(table: pd.DataFrame, space: Mapping[str, Range], path: Path) -> None:
+    """Scatter of the objective over each searched setting, coloured by how many steps a trial was given.
+
+    A setting that is searched on a log scale is shown on one.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        1, max(len(names), 1), figsize=(4 * max(len(names), 1), 3.5), squeeze=False, sharey=True
+        1, max(len(space), 1), figsize=(4 * max(len(space), 1), 3.5), squeeze=False, sharey=True
     )
-    for axis, name in zip(axes[0], names, strict=False):
+    for axis, (name, limits) in zip(axes[0], space.items(), strict=False):
         points = axis.scatter(table[name], table["fid"], c=table["step"], cmap="viridis", s=50)
         axis.scatter(
             table[name].iloc[:1], table["fid"].iloc[:1], s=180, facecolors="none", edgecolors="red", label="best"
         )
-        if name.endswith("_lr"):
+        if limits.type == "log":
             axis.set_xscale("log")
         axis.set_xlabel(name)
     axes[0][0].set_ylabel("FID")
-    if names:
+    if space:
         axes[0][0].legend()
         figure.colorbar(points, ax=list(axes[0]), label="steps")
     else:

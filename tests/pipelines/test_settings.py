@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from gan_core.data import PreparedDataset
-from gan_core.errors import SettingsError
+from gan_core.errors import DataError, SettingsError
 from gan_core.families import FAMILIES
 from pipelines.settings import load_settings
 from pipelines.tracking.store import URI_VARIABLES
@@ -177,17 +178,33 @@ def test_a_family_is_held_against_what_ingestion_is_to_prepare(tmp_path, family:
 
 
 def test_data_of_another_kind_than_the_family_learns_from_is_refused(tmp_path: Path) -> None:
-    info = PreparedDataset(write_prepared(tmp_path / "data", blobs(16))).info
+    data = PreparedDataset(write_prepared(tmp_path / "data", blobs(16)))
     settings = load_settings(of_family(tmp_path, "cyclegan"))
     with pytest.raises(SettingsError, match=r"cyclegan learns from unpaired data, .* unlabelled. Change ingest.kind"):
-        settings.check_data(info)
+        settings.check_data(data)
 
 
 def test_the_prepared_data_has_to_have_the_split_to_evaluate_on(tmp_path: Path) -> None:
-    info = PreparedDataset(write_prepared(tmp_path / "data", blobs(16))).info
-    small_settings().check_data(info)
+    data = PreparedDataset(write_prepared(tmp_path / "data", blobs(16)))
+    small_settings().check_data(data)
     with pytest.raises(SettingsError, match=r"evaluate.split: the prepared dataset has no split 'tset'; it has train"):
-        small_settings(evaluate__split="tset").check_data(info)
+        small_settings(evaluate__split="tset").check_data(data)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0] * 15 + [1]), r"train 1 has 1 picture, .* 2 or more. Add some, or leave it out"),
+        (np.stack([np.arange(16) % 2, np.zeros(16, int)], axis=1), r"attribute 1 has 0 pictures.*ingest\.attributes"),
+        (np.stack([np.arange(16) % 2, np.ones(16, int)], axis=1), r"without attribute 1 has 0 pictures"),
+    ],
+)
+def test_a_domain_that_could_not_be_measured_is_refused_before_anything_is_trained(
+    tmp_path: Path, labels: np.ndarray, message: str
+) -> None:
+    data = PreparedDataset(write_prepared(tmp_path / "data", blobs(16), labels, kind="domains"))
+    with pytest.raises(DataError, match=message):
+        load_settings(of_family(tmp_path, "stargan")).check_data(data)
 
 
 def test_a_pair_of_workers_is_elastic(tmp_path: Path) -> None:

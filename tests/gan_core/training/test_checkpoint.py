@@ -47,6 +47,11 @@ def test_the_folder_holds_tensors_and_json_and_no_pickle(tmp_path: Path) -> None
         assert start != b"PK"  # torch.save's archive
 
 
+def test_the_tensors_are_as_open_as_what_lies_beside_them(tmp_path: Path) -> None:
+    (path,) = save(tmp_path, 1)
+    assert len({file.stat().st_mode for file in path.iterdir()}) == 1
+
+
 def test_equal_contents_make_equal_bytes(tmp_path: Path) -> None:
     (first,), (second,) = save(tmp_path / "a", 5), save(tmp_path / "b", 5)
     for file in first.iterdir():

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from gan_core.training.health import Watch, spread
+from gan_core.families import Made
+from gan_core.training.health import Watch, diversity, spread
 
 
 def test_spread_is_the_root_mean_square_distance_to_the_mean_image() -> None:
@@ -19,6 +20,29 @@ def test_spread_of_white_noise_is_its_standard_deviation() -> None:
     assert spread(0.3 * torch.randn(500, 1, 8, 8, generator=torch.Generator().manual_seed(0))).item() == pytest.approx(
         0.3, rel=0.02
     )
+
+
+def test_of_classes_the_distance_is_to_the_mean_image_of_ones_own() -> None:
+    images = torch.tensor([0.0, 2.0, 10.0, 16.0]).view(4, 1, 1, 1).expand(4, 3, 4, 4)
+    assert spread(images, torch.tensor([0, 0, 3, 3])).item() == pytest.approx(math.sqrt((1 + 1 + 9 + 9) / 4))
+    assert spread(images, torch.tensor([0, 1, 2, 3])).item() == 0
+
+
+def test_one_picture_a_class_is_a_collapse_where_a_batch_can_tell() -> None:
+    real = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    classes = torch.arange(8) % 2
+    same = real[classes]
+    assert diversity([Made(images=same, real=real)]) > 0.3
+    assert diversity([Made(images=same, real=real, classes=classes, classes_of_real=classes)]) < 1e-4
+    apart = torch.arange(8)
+    assert diversity([Made(images=same, real=real, classes=apart, classes_of_real=apart)]) > 0.3
+
+
+def test_the_least_diverse_side_counts() -> None:
+    real = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    dead = Made(images=real[:1].expand(8, -1, -1, -1), real=real)
+    assert diversity([Made(images=real, real=real)]) == 1
+    assert diversity([Made(images=real, real=real), dead]) == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
