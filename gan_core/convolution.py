@@ -47,7 +47,7 @@ def _conv2d(
     if _pair(dilation) != (1, 1) or isinstance(padding, str):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     geometry = (_pair(stride), _pair(padding), (0, 0), False, groups)
-    return _with_bias(_Convolution.apply(input, weight, geometry), bias)
+    return _with_bias(_Convolution.apply(*_as_autocast(input, weight), geometry), bias)
 
 
 def _conv_transpose2d(
@@ -63,7 +63,7 @@ def _conv_transpose2d(
     if _pair(dilation) != (1, 1):
         return torch.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
     geometry = (_pair(stride), _pair(padding), _pair(output_padding), True, groups)
-    return _with_bias(_Convolution.apply(input, weight, geometry), bias)
+    return _with_bias(_Convolution.apply(*_as_autocast(input, weight), geometry), bias)
 
 
 def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
@@ -75,6 +75,16 @@ def _pair(value: Any) -> tuple[int, int]:
         return value, value
     first, *rest = value
     return first, rest[0] if rest else first
+
+
+def _as_autocast(input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the type that autocast computes convolutions in, where it is on: their derivatives are then of it too."""
+    kind = input.device.type
+    # Shapes alone, without numbers: torch knows no autocast there.
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return input, weight
+    dtype = torch.get_autocast_dtype(kind)
+    return input.to(dtype), weight.to(dtype)
 
 
 def _with_bias(maps: Tensor, bias: Tensor | None) -> Tensor:

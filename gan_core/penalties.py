@@ -1,7 +1,7 @@
 """Penalties beside the adversarial losses, as pure functions: gradients of a network are differentiated once more.
 
-Give them networks that are not compiled and run them in full precision. Each returns a scalar (a mean over the batch)
-without its weight.
+Give them networks that are not compiled. Under autocast, networks and their gradients are computed in bf16, norms and sums in
+fp32. Each returns a scalar (a mean over the batch) without its weight.
 """
 
 from collections.abc import Callable

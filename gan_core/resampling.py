@@ -4,9 +4,13 @@ Each is one depthwise convolution: it gives the same bytes at every call on a GP
 not, it can be differentiated twice, and it is several times as fast on a CPU as means of neighbours are.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gan_core.precision import full_precision
 
 
 def _filter(channels: int) -> Tensor:
@@ -27,7 +31,12 @@ class Blur(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Filtered ``maps``; beyond the border there are zeros."""
-        return F.conv2d(maps, self.filter, stride=self.stride, padding=self.padding, groups=len(self.filter))
+        channels, padding = len(self.filter), self.padding
+        if self.stride == 1:
+            return F.conv2d(maps, self.filter, padding=padding, groups=channels)
+        return _in_a_fast_type(
+            lambda x: F.conv2d(x, self.filter, stride=self.stride, padding=padding, groups=channels), maps
+        )
 
 
 class Downsample(Blur):
@@ -48,4 +57,17 @@ class Upsample(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """``maps`` at twice the size."""
-        return F.conv_transpose2d(maps, self.filter, stride=2, padding=1, groups=len(self.filter))
+        channels = len(self.filter)
+        return _in_a_fast_type(lambda x: F.conv_transpose2d(x, self.filter, stride=2, padding=1, groups=channels), maps)
+
+
+def _in_a_fast_type(convolve: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    """``convolve`` of ``maps``, in their type.
+
+    On a processor it computes in fp32: in bf16 a depthwise convolution with a stride has no kernel of its own there, and
+    its gradient takes twenty times as long.
+    """
+    if maps.device.type != "cpu":
+        return convolve(maps)
+    with full_precision(maps.device):
+        return convolve(maps.float()).to(maps.dtype)

@@ -143,7 +143,7 @@ class Phase:
     every: int = 1
     """Runs at steps that this divides. A penalty that runs every k steps weighs k times as much."""
     full_precision: bool = False
-    """Whether it computes in fp32 whatever the run does: gradients that are differentiated once more need it."""
+    """Whether it computes in fp32 whatever the run does."""
 
 
 class Family:

@@ -11,7 +11,6 @@ from gan_core.errors import SettingsError
 from gan_core.families.base import Batch, Family, Losses, Made, Phase
 from gan_core.losses import ADVERSARIAL_LOSSES
 from gan_core.penalties import gradient_penalty, zero_centred
-from gan_core.precision import full_precision
 
 _SHARES = {"r1": 0.5, "r2": 0.5, "gp": 1.0}
 """What a penalty's paper multiplies its weight with."""
@@ -76,9 +75,7 @@ class NoiseFamily(Family):
         """The two updates, and each penalty that is not part of every discriminator update, behind the first."""
         discriminator, generator = super().phases()
         lazy = [
-            Phase(
-                name=name, side="discriminator", every=every, full_precision=True, loss=self._lazy(name, gamma, every)
-            )
+            Phase(name=name, side="discriminator", every=every, loss=self._lazy(name, gamma, every))
             for name, gamma, every in self.penalties
             if every > 1
         ]
@@ -130,8 +127,7 @@ class NoiseFamily(Family):
         }
         for name, weight, every in self.penalties:
             if every == 1:
-                with full_precision(batch.real.device):
-                    penalty = self._penalty(name, batch, made.detach())
+                penalty = self._penalty(name, batch, made.detach())
                 total = total + penalty * (weight(batch) * _SHARES[name])
                 terms[f"penalty/{name}"] = penalty.detach()
         return Losses(total, terms)

@@ -21,7 +21,6 @@ from gan_core.families.translation import TranslationFamily, in_rows, labels_of,
 from gan_core.families.translation_layers import ResidualGenerator, one_hot
 from gan_core.losses import critic_generator, wasserstein_discriminator
 from gan_core.penalties import gradient_penalty
-from gan_core.precision import full_precision
 
 _DEEPEST, _WIDEST = 6, 32
 """Layers that halve the size in the discriminator, and its widest one in multiples of the first (table 5)."""
@@ -229,10 +228,9 @@ class StarGan(TranslationFamily):
         }
         total = adversarial + config.classification * classified
         if config.gradient_penalty:
-            with full_precision(batch.real.device):
-                mix = randomness.uniform((len(real), 1, 1, 1), batch.part, real.device, *batch.key, "gp mix")
-                # The sum over patches, as the weight of 10 was chosen for.
-                penalty = gradient_penalty(lambda x: self.networks["discriminator"](x)[0], real, fake, mix)
+            mix = randomness.uniform((len(real), 1, 1, 1), batch.part, real.device, *batch.key, "gp mix")
+            # The sum over patches, as the weight of 10 was chosen for.
+            penalty = gradient_penalty(lambda x: self.networks["discriminator"](x)[0].float(), real, fake, mix)
             total = total + config.gradient_penalty * penalty
             terms["penalty/gp"] = penalty
         return Losses(total, {name: term.detach() for name, term in {"loss/discriminator": total, **terms}.items()})

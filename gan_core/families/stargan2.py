@@ -25,7 +25,6 @@ from gan_core.initialise import he_weights
 from gan_core.losses import logistic_discriminator, non_saturating_generator
 from gan_core.padding import cropped, padded
 from gan_core.penalties import zero_centred
-from gan_core.precision import full_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,8 +227,8 @@ class StarGan2(TranslationFamily):
         total = logistic_discriminator(judged_real, judged_fake)
         terms = right_shares(judged_real, judged_fake)
         if self.config.r1:
-            with full_precision(real.device):
-                penalty = zero_centred(lambda x: of_domains(self.networks["discriminator"](x), labels), real)
+            judge = self.networks["discriminator"]
+            penalty = zero_centred(lambda x: of_domains(judge(x).float(), labels), real)
             total = total + 0.5 * self.config.r1 * penalty
             terms["penalty/r1"] = penalty.detach()
         return Losses(total, {"loss/discriminator": total.detach(), **terms})

@@ -209,3 +209,30 @@ def test_consistency_gives_the_critic_the_gradient_that_finite_differences_give(
     assert_gradients_are_finite_differences(
         lambda: penalties.consistency(critic(real), critic(real.flip(3))), [critic.a, critic.b]
     )
+
+
+@pytest.mark.parametrize("name", ["r1", "gp"])
+def test_under_autocast_the_gradient_is_nearly_that_of_full_precision(name: str) -> None:
+    """In bf16 each value has three digits, but their errors are not of one sign."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(16, 16, 4, stride=2, padding=1), nn.LeakyReLU(0.2)
+    )
+    head = nn.Linear(16, 1)
+    real, fake = torch.randn(2, 8, 3, 16, 16).unbind(0)
+
+    def judge(images: Tensor) -> Tensor:
+        return head(critic(images).mean(dim=(2, 3))).float()
+
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            mix = torch.full((8, 1, 1, 1), 0.3)
+            how = penalties.zero_centred, penalties.gradient_penalty
+            penalty = how[0](judge, real) if name == "r1" else how[1](judge, real, fake, mix)
+        assert penalty.dtype is torch.float32
+        found = torch.autograd.grad(penalty, [*critic.parameters(), *head.parameters()], allow_unused=True)
+        gradients.append(torch.cat([gradient.flatten() for gradient in found if gradient is not None]))
+    exact, low = gradients
+    assert torch.nn.functional.cosine_similarity(exact, low, dim=0) > 0.995
+    assert low.norm() / exact.norm() == pytest.approx(1, abs=0.03)
