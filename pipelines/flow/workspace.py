@@ -159,7 +159,8 @@ def apply_overrides(params: Path, overrides: Mapping[str, Any]) -> None:
                 place = place[section]
             if last not in place:
                 raise SettingsError(f"There is no setting '{name}' in {params.name}.{nearest(last, place)}")
-            if isinstance(place[last], dict) and not isinstance(value, dict):
+            # Below sections some values are a mapping or a word (tune.space: auto): the settings' own check knows which.
+            if not sections and not isinstance(value, dict):
                 raise SettingsError(f"'{name}' is a section of {params.name}: set one of {', '.join(place[last])}.")
             place[last] = value
 

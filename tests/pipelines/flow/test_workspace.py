@@ -137,6 +137,13 @@ def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
     assert "steps: 10" in params.read_text()
 
 
+def test_what_may_be_a_mapping_or_a_word_may_be_set_to_a_word(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("tune:\n  space:\n    model.slope: {type: uniform, low: 0.0, high: 0.4}\n")
+    apply_overrides(params, {"tune.space": "auto"})
+    assert yaml.safe_load(params.read_text()) == {"tune": {"space": "auto"}}
+
+
 def test_an_override_is_a_name_and_a_yaml_value():
     assert parse_override("train.steps=100") == ("train.steps", 100)
     assert parse_override("ingest.size=[64, 64]") == ("ingest.size", [64, 64])
