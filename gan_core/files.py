@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and digests of their content."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,10 @@ from typing import Any
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it over ``path`` when the block ends well, remove it otherwise.
 
-    The temporary may become a file or a directory. An existing directory at ``path`` is replaced.
+    The temporary may become a file or a directory. An existing directory at ``path`` is replaced by a directory only.
+
+    Raises:
+        IsADirectoryError: the block made a file, or nothing, and ``path`` is a directory, which stays as it is.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,10 +28,42 @@ def replacing(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         if path.is_dir() and not path.is_symlink():
+            if not temporary.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "a file cannot take the place of a folder", str(path))
             os.replace(path, holder / "previous")
         os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def obstacle(path: Path, *, folder: bool = False) -> str | None:
+    """What keeps a file, or with ``folder`` a folder, from being written at ``path``; None where nothing does.
+
+    In words that end a sentence, such as ``there is a folder of that name``.
+    """
+    if not folder and path.is_dir():
+        return "there is a folder of that name"
+    if folder and not path.is_dir() and os.path.lexists(path):
+        return "there is a file of that name"
+    above = next((parent for parent in path.parents if os.path.lexists(parent)), None)
+    return f"{above} is no folder" if above is not None and not above.is_dir() else None
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both paths lead to one file that exists, by whatever links and spellings."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def open_to_others(path: Path) -> None:
+    """Give a file the mode that the umask gives every other: safetensors lets nobody but the owner read what it writes."""
+    # Python cannot ask for the umask without setting it, for all threads at once. A file made for the purpose knows it.
+    probe = path.with_name(f".{path.name}.mode")
+    probe.touch()
+    path.chmod(probe.stat().st_mode & 0o777)
+    probe.unlink()
 
 
 def write_text(path: Path | str, text: str) -> None:

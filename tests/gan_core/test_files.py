@@ -1,6 +1,7 @@
 """Files are whole or absent; digests name content."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,62 @@ def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
             (temporary / name).write_text(name)
     assert names(target) == ["second"]
     assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_is_no_file_and_is_never_replaced_by_one(tmp_path: Path) -> None:
+    target = tmp_path / "keep.png"
+    target.mkdir()
+    (target / "mine").write_text("mine")
+    with pytest.raises(IsADirectoryError, match=r"keep\.png"):
+        files.write_text(target, "a file")
+    with pytest.raises(IsADirectoryError), files.replacing(target):
+        pass  # nothing was made
+    assert (target / "mine").read_text() == "mine"
+    assert names(tmp_path) == ["keep.png"]
+
+
+def test_a_link_to_a_folder_gives_way_and_the_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    files.write_text(tmp_path / "link", "a file")
+    assert (tmp_path / "link").read_text() == "a file"
+    assert (tmp_path / "folder").is_dir()
+
+
+def test_what_stands_in_the_way_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    assert files.obstacle(tmp_path / "folder") == "there is a folder of that name"
+    assert files.obstacle(tmp_path / "file", folder=True) == "there is a file of that name"
+    for folder in (False, True):
+        assert files.obstacle(tmp_path / "file/new/er", folder=folder) == f"{tmp_path / 'file'} is no folder"
+        assert files.obstacle(tmp_path / "folder/new/er", folder=folder) is None
+    assert files.obstacle(tmp_path / "file") is None
+    assert files.obstacle(tmp_path / "folder", folder=True) is None
+
+
+def test_one_file_is_known_by_any_of_its_names(tmp_path: Path) -> None:
+    one = tmp_path / "a"
+    one.touch()
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "folder").mkdir()
+    assert files.same_file(one, tmp_path / "link")
+    assert files.same_file(one, tmp_path / "folder/../a")
+    assert not files.same_file(one, tmp_path / "folder")
+    assert not files.same_file(tmp_path / "none", tmp_path / "none")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_is_opened_to_those_whom_the_umask_lets_in(tmp_path: Path, mask: int, mode: int) -> None:
+    closed = tmp_path / "weights"
+    closed.touch(mode=0o600)
+    before = os.umask(mask)
+    try:
+        files.open_to_others(closed)
+    finally:
+        os.umask(before)
+    assert closed.stat().st_mode & 0o777 == mode
+    assert names(tmp_path) == ["weights"]
 
 
 def test_json_is_sorted_keeps_unicode_and_reads_back(tmp_path: Path) -> None:
