@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 import numpy as np
+import torch
 
-from gan_core.data import PreparedDataset
-from gan_core.errors import DataError
-from gan_core.files import write_json
+from gan_core.data import DATASET_FILE, PreparedDataset
+from gan_core.errors import DataError, SettingsError
+from gan_core.files import obstacle, replacing, write_json
 from gan_core.generator import load_generator
 from gan_core.metrics.classifier import accuracy
 from gan_core.precision import choose_device
@@ -20,6 +21,7 @@ from pipelines.progress import say
 from pipelines.registry.find import generator_folder
 
 AUGMENTED = Path("data/augmented")
+REPORT = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +45,10 @@ class Report:
         return float(np.mean(self.enlarged) - np.mean(self.real))
 
     @property
-    def noise(self) -> float:
-        """Standard error of the gain over seeds."""
+    def noise(self) -> float | None:
+        """Standard error of the gain over seeds; None of a single one."""
         gains = np.subtract(self.enlarged, self.real)
-        return float(gains.std(ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else float("nan")
+        return float(gains.std(ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else None
 
 
 @click.command()
@@ -78,9 +80,12 @@ def augment(
 
     The columns generator, seed and index say which pictures are generated, by what, and which ones they are. The test
     split stays real; two classifiers, one trained without and one with the generated pictures, are compared on it. The
-    report is report.json beside the data; DVC tracks both.
+    report is report.json beside the data; DVC tracks both. What an earlier gantry augment wrote to OUT is replaced,
+    nothing else is.
     """
     dataset = PreparedDataset(data)
+    out = out or AUGMENTED / dataset.info.name
+    _check_place(out, data)
     if "test" not in dataset.info.splits:
         raise DataError(
             f"{data} has no test split to compare classifiers on. Set ingest.test_share, to 0.2 for instance, and ingest "
@@ -90,29 +95,54 @@ def augment(
     with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
         generator = load_generator(folder, where)
     check_generator(generator, dataset.info)
-    out = out or AUGMENTED / dataset.info.name
-    described = enlarge(dataset, generator, out, per_class=per_class, seed=seed, truncation=truncation)
-    test, classes = _labelled(dataset, "test"), len(dataset.info.classes)
-    accuracies: dict[str, list[float]] = {"real": [], "enlarged": []}
-    sets = {"real": _labelled(dataset, "train"), "enlarged": _labelled(PreparedDataset(out), "train")}
-    for run in range(runs):
-        for name, train in sets.items():
-            accuracies[name].append(accuracy(train, test, classes=classes, steps=steps, seed=run, device=where))
-            say("augment", f"classifier {run + 1} of {runs}, {name}: {accuracies[name][-1]:.2%} right")
-    report = Report(
-        real=tuple(accuracies["real"]),
-        enlarged=tuple(accuracies["enlarged"]),
-        steps=steps,
-        test_pictures=len(test[0]),
-        generator=generator.digest,
-        dataset=dataset.info.digest,
-    )
-    write_json(out / "report.json", {**asdict(report), "gain": report.gain, "noise": report.noise})
+    # The report goes into place with the data, whole or not at all: it is what tells this folder from any other.
+    with replacing(out) as folder:
+        described = enlarge(dataset, generator, folder, per_class=per_class, seed=seed, truncation=truncation)
+        accuracies = _accuracies(dataset, PreparedDataset(folder), steps=steps, runs=runs, device=where)
+        report = Report(
+            real=tuple(accuracies["real"]),
+            enlarged=tuple(accuracies["enlarged"]),
+            steps=steps,
+            test_pictures=dataset.info.splits["test"],
+            generator=generator.digest,
+            dataset=dataset.info.digest,
+        )
+        write_json(folder / REPORT, {**asdict(report), "gain": report.gain, "noise": report.noise})
     tracked = track(out, Path.cwd()) if out.resolve().is_relative_to(Path.cwd()) else False
     click.echo(f"{out}: {described.splits['train']} training pictures, {per_class} of each class generated")
     click.echo(json.dumps({name: round(float(np.mean(values)), 4) for name, values in accuracies.items()}))
-    click.echo(f"Accuracy changes by {report.gain:+.2%} (standard error {report.noise:.2%} over {runs} runs).")
+    noise = "" if report.noise is None else f" (standard error {report.noise:.2%} over {runs} runs)"
+    click.echo(f"Accuracy changes by {report.gain:+.2%}{noise}.")
     click.echo(f"Tracked by {out.name}.dvc." if tracked else "Not versioned: no DVC repository holds it.")
+
+
+def _check_place(out: Path, data: Path) -> None:
+    """Raise SettingsError where writing ``out`` would take anything away but what an earlier run wrote there."""
+    place, source = out.resolve(), data.resolve()
+    if place == source or place in source.parents or source in place.parents:
+        raise SettingsError(
+            f"--out {out}: {data} would be lost or mixed with what is generated. Name a folder apart from it."
+        )
+    found = "it is a link" if out.is_symlink() else obstacle(out, folder=True)
+    missing = [name for name in (DATASET_FILE, REPORT) if not (out / name).is_file()]
+    if found is None and missing and out.is_dir() and any(out.iterdir()):
+        found = f"the folder holds something else than an earlier gantry augment ({missing[0]} is missing)"
+    if found:
+        raise SettingsError(f"--out {out}: {found}. Name another folder.")
+
+
+def _accuracies(
+    dataset: PreparedDataset, enlarged: PreparedDataset, *, steps: int, runs: int, device: torch.device
+) -> dict[str, list[float]]:
+    """How often classifiers are right on the real test split, by what they were trained on."""
+    test, classes = _labelled(dataset, "test"), len(dataset.info.classes)
+    sets = {"real": _labelled(dataset, "train"), "enlarged": _labelled(enlarged, "train")}
+    accuracies: dict[str, list[float]] = {name: [] for name in sets}
+    for run in range(runs):
+        for name, train in sets.items():
+            accuracies[name].append(accuracy(train, test, classes=classes, steps=steps, seed=run, device=device))
+            say("augment", f"classifier {run + 1} of {runs}, {name}: {accuracies[name][-1]:.2%} right")
+    return accuracies
 
 
 def _labelled(dataset: PreparedDataset, split: str) -> tuple[np.ndarray, np.ndarray]:

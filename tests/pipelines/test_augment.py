@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gan_core.data import PreparedDataset
-from gan_core.errors import DataError, GantryError
+from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.generator import load_generator, save_generator
 from pipelines.augment import augment
@@ -69,6 +69,72 @@ def test_the_report_compares_equal_training_on_the_real_test_split(data: Path, t
     assert report["test_pictures"] == 6
     assert report["gain"] == pytest.approx(np.mean(report["enlarged"]) - np.mean(report["real"]))
     assert f"{report['gain']:+.2%}" in said.output
+
+
+def test_of_a_single_run_no_error_is_told_and_the_report_is_json(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = run(data, "--model", generator(tmp_path / "g"), "--per-class", 1, "--out", out, "--steps", 1, "--runs", 1)
+
+    def no_such_number(text: str) -> float:
+        raise AssertionError(f"{text} is no JSON")
+
+    report = json.loads((out / "report.json").read_text(), parse_constant=no_such_number)
+    assert report["noise"] is None
+    assert "nan" not in said.output
+    assert "standard error" not in said.output
+
+
+def test_what_an_earlier_run_wrote_is_replaced(data: Path, tmp_path: Path) -> None:
+    model, out = generator(tmp_path / "generator"), tmp_path / "out"
+    out.mkdir()  # an empty folder is nobody's
+    for count in (1, 2):
+        run(data, "--model", model, "--per-class", count, "--out", out, "--steps", 1, "--runs", 1)
+        assert PreparedDataset(out).info.splits["train"] == 12 + 2 * count
+
+
+def test_a_run_that_is_stopped_leaves_what_was_there(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the classifiers train, when all pictures are generated already."""
+    model, out = generator(tmp_path / "generator"), tmp_path / "out"
+    run(data, "--model", model, "--per-class", 1, "--out", out, "--steps", 1, "--runs", 1)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def stopped(*_: object, **__: object) -> float:
+        raise DataError("stopped")
+
+    monkeypatch.setattr("pipelines.augment.accuracy", stopped)
+    with pytest.raises(DataError, match="stopped"):
+        run(data, "--model", model, "--per-class", 2, "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("prepared", "would be lost or mixed"),
+        ("prepared/../prepared", "would be lost or mixed"),
+        (".", "would be lost or mixed"),
+        ("prepared/more", "would be lost or mixed"),
+        ("file", "there is a file of that name"),
+        ("file/out", "file is no folder"),
+        ("photos", r"something else than an earlier gantry augment \(dataset\.json is missing\)"),
+        ("other", r"something else than an earlier gantry augment \(report\.json is missing\)"),
+        ("link", "it is a link"),
+    ],
+)
+def test_a_place_where_something_would_be_lost_is_refused_before_any_work(
+    data: Path, tmp_path: Path, place: str, said: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/mine.png").write_text("mine")
+    write_prepared(tmp_path / "other", blobs(4), np.arange(4) % 2)
+    (tmp_path / "link").symlink_to("photos")
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with pytest.raises(SettingsError, match=said):
+        run(data, "--model", tmp_path / "not looked for", "--per-class", 2, "--out", tmp_path / place)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
 def test_the_same_arguments_give_the_same_version_and_others_another(data: Path, tmp_path: Path) -> None:
