@@ -6,7 +6,8 @@ import click
 import torch
 from safetensors.torch import save_file
 
-from gan_core.files import replacing
+from gan_core.errors import SettingsError
+from gan_core.files import obstacle, open_to_others, replacing, same_file
 from gan_core.generator import load_generator
 from gan_core.grid import save_sheet
 from gan_core.pictures import prepare
@@ -26,9 +27,11 @@ from pipelines.sample import label_index
 def project(model: str, picture: Path, steps: int, label: str | None, out: Path, device: str) -> None:
     """Find the style of which a stylegan2 generator makes the picture nearest to PICTURE.
 
-    MODEL is named as for gantry sample. PICTURE is cropped and resized to the generator's size. OUT shows it beside what
-    was found; the styles lie beside it as .safetensors.
+    MODEL is named as for gantry sample. PICTURE is cropped and resized to the generator's size. OUT, a .png, shows it
+    beside what was found; the styles lie beside it as .safetensors.
     """
+    table = out.with_suffix(".safetensors")
+    _check_places(picture, out, table)
     with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
         generator = load_generator(folder, choose_device(device))
     shape = generator.info["shape"]
@@ -37,9 +40,22 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
     target = torch.from_numpy(pixels.copy())
     found = generator.project(target, steps=steps, label=label_index(generator, label))
     save_sheet(out, torch.stack([target, found.picture]))
-    with replacing(out.with_suffix(".safetensors")) as temporary:
+    with replacing(table) as temporary:
         save_file({"styles": found.styles.contiguous()}, temporary)
+        open_to_others(temporary)
     click.echo(
         f"{found.distance:.1f} grey levels from {picture} (the mean style: {found.distance_of_mean:.1f}): {out}, styles in "
-        f"{out.with_suffix('.safetensors')}"
+        f"{table}"
     )
+
+
+def _check_places(picture: Path, *outs: Path) -> None:
+    """Raise SettingsError unless ``outs``, the first of them a PNG, can be written and none of them is ``picture``."""
+    if outs[0].suffix.lower() != ".png":
+        raise SettingsError(f"--out {outs[0]}: what is shown is a PNG; let the name end in .png.")
+    for out in outs:
+        if same_file(out, picture):
+            raise SettingsError(f"--out: {out} is PICTURE itself, which would be lost. Choose another name.")
+        found = obstacle(out)
+        if found:
+            raise SettingsError(f"--out: {out} cannot be written, {found}. Choose another name.")

@@ -9,9 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gan_core.errors import SettingsError
-from gan_core.files import replacing
+from gan_core.files import obstacle, replacing
 from gan_core.generator import Generator, load_generator
 from gan_core.grid import contact_sheet, save_sheet
+from gan_core.pictures import SUFFIXES
 from gan_core.precision import choose_device
 from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder
@@ -50,24 +51,21 @@ def sample(
     through the latent space from picture to picture, anything else a folder of single PNGs.
     """
     out = out or Path("samples.png")
-    if frames and out.suffix != ".gif":
+    kind = _kind(out)
+    if frames and kind != ".gif":
         raise SettingsError(f"--frames is for a moving picture: let --out end in .gif, not '{out.name}'.")
+    if mix:
+        _check_mix(out, kind, count, truncation)
     with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
         generator = load_generator(folder, choose_device(device))
     chosen = label_index(generator, label)
     if mix:
-        if out.suffix != ".png":
-            raise SettingsError(f"--mix makes one table: let --out end in .png, not '{out.name}'.")
-        if count > MIXED:
-            raise SettingsError(
-                f"--n {count}: a table of mixed styles has --n squared pictures; ask for {MIXED} at most."
-            )
         save_sheet(out, generator.mix(count, seed, chosen))
         click.echo(f"Styles of {count} by {count} pictures of seed {seed}, mixed: {out}")
         return
-    if out.suffix == ".gif":
+    if kind == ".gif":
         _walk(generator, out, count, seed, chosen, truncation, frames or 12)
-    elif out.suffix == ".png":
+    elif kind == ".png":
         save_sheet(out, torch.cat(list(_draw(generator, count, seed, chosen, truncation))))
     else:
         index = 0
@@ -78,6 +76,31 @@ def sample(
                     contact_sheet(picture[None], gap=0, scale=1).save(temporary, format="PNG")
                 index += 1
     click.echo(f"{count} pictures of seed {seed} from generator {generator.digest[:12]}: {out}")
+
+
+def _kind(out: Path) -> str:
+    """What is written at ``out``: ``.png``, ``.gif``, or with an empty word a folder.
+
+    Raises:
+        SettingsError: it is another kind of picture by its name, or something is in its place.
+    """
+    kind = out.suffix.lower() if out.suffix.lower() in (".png", ".gif") else ""
+    if not kind and out.suffix.lower() in SUFFIXES and not out.is_dir():
+        raise SettingsError(f"--out {out}: one picture is a .png or a .gif; name one of these, or a folder.")
+    found = obstacle(out, folder=not kind)
+    if found:
+        raise SettingsError(f"--out {out}: {found}. Choose another name.")
+    return kind
+
+
+def _check_mix(out: Path, kind: str, count: int, truncation: float | None) -> None:
+    """Raise SettingsError for a table of mixed styles that cannot be."""
+    if kind != ".png":
+        raise SettingsError(f"--mix makes one table: let --out end in .png, not '{out.name}'.")
+    if count > MIXED:
+        raise SettingsError(f"--n {count}: a table of mixed styles has --n squared pictures; ask for {MIXED} at most.")
+    if truncation is not None:
+        raise SettingsError(f"--truncation {truncation}: styles are mixed as they are; leave it out with --mix.")
 
 
 def label_index(generator: Generator, label: str | None) -> int | None:

@@ -1,12 +1,15 @@
 """``gantry project`` shows a picture beside what the generator makes of its style."""
 
+import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
+from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.generator import save_generator
 from pipelines.project import project
@@ -26,3 +29,30 @@ def test_the_picture_its_projection_and_the_styles_are_written(tmp_path: Path) -
     assert "grey levels from" in result.output
     assert Image.open(out).size == (2 * 66 + 2, 66 + 2)
     assert load_file(tmp_path / "found.safetensors")["styles"].shape == (6, 8)
+    assert (tmp_path / "found.safetensors").stat().st_mode == out.stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("ph.png", r"ph\.png is PICTURE itself"),
+        ("link.png", r"link\.png is PICTURE itself"),
+        ("x.jpg", r"let the name end in \.png"),
+        ("x.safetensors", r"let the name end in \.png"),
+        ("keep.png", "there is a folder of that name"),
+        ("table.png", r"table\.safetensors cannot be written, there is a folder of that name"),
+        ("ph.png/x.png", r"ph\.png is no folder"),
+    ],
+)
+def test_a_place_where_something_would_be_lost_is_refused_before_any_work(tmp_path: Path, out: str, words: str) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "ph.png")
+    (tmp_path / "link.png").symlink_to("ph.png")
+    for folder in ("keep.png", "table.safetensors"):
+        (tmp_path / folder).mkdir()
+    before = (tmp_path / "ph.png").read_bytes()
+    arguments = [tmp_path / "not looked for", tmp_path / "ph.png", "--out", tmp_path / out]
+    result = CliRunner().invoke(project, [str(argument) for argument in arguments])
+    assert isinstance(result.exception, SettingsError)
+    assert re.search(words, str(result.exception))
+    assert (tmp_path / "ph.png").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 4

@@ -88,6 +88,41 @@ def test_what_cannot_be_drawn_is_refused(classes: Path, tmp_path: Path, argument
     assert not (tmp_path / "x.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("keep.png", "there is a folder of that name"),
+        ("file", "there is a file of that name"),
+        ("in/a.png/x.png", r"a\.png is no folder"),
+        ("in/a.png/many", r"a\.png is no folder"),
+        ("x.jpg", r"one picture is a \.png or a \.gif"),
+        ("x.WEBP", r"one picture is a \.png or a \.gif"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, out: str, words: str) -> None:
+    for name in ("keep.png", "in"):
+        (tmp_path / name).mkdir()
+    for name in ("keep.png/mine", "file", "in/a.png"):
+        (tmp_path / name).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SettingsError, match=words):
+        run(tmp_path / "not looked for", "--out", tmp_path / out)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_kind_of_file_goes_by_its_ending_in_any_case(plain: Path, tmp_path: Path) -> None:
+    for name, kind in (("SHEET.PNG", "PNG"), ("walk.GIF", "GIF")):
+        run(plain, "--n", 2, "--out", tmp_path / name)
+        assert Image.open(tmp_path / name).format == kind
+
+
+def test_a_folder_may_have_any_name_and_take_more_pictures(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.jpg").mkdir()
+    for folder in ("v1.0", "old.jpg", "old.jpg"):
+        run(plain, "--n", 2, "--out", tmp_path / folder)
+        assert len(list((tmp_path / folder).iterdir())) == 2
+
+
 def test_a_label_for_an_unconditional_generator_is_refused(plain: Path) -> None:
     with pytest.raises(SettingsError, match="knows no classes"):
         run(plain, "--label", "0")
@@ -118,7 +153,11 @@ def test_a_table_of_mixed_styles_has_the_pictures_at_its_sides(styled: Path, tmp
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("--out", "mix.gif"), r"let --out end in \.png"), (("--n", "17", "--out", "mix.png"), "ask for 16 at most")],
+    [
+        (("--out", "mix.gif"), r"let --out end in \.png"),
+        (("--n", "17", "--out", "mix.png"), "ask for 16 at most"),
+        (("--n", "2", "--truncation", "0.5", "--out", "mix.png"), "--truncation 0.5: styles are mixed as they are"),
+    ],
 )
 def test_a_table_that_cannot_be_is_refused(styled: Path, arguments: tuple[str, ...], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
