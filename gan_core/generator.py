@@ -14,12 +14,13 @@ from gan_core.families import Batch, Family, ImageShape, build_family, family_co
 from gan_core.families.noise import NoiseFamily
 from gan_core.families.stargan2 import StarGan2
 from gan_core.families.translation import TranslationFamily
-from gan_core.files import read_json, replacing, sha256_file, sha256_json, write_json
+from gan_core.files import open_to_others, read_json, replacing, sha256_file, sha256_json, write_json
 from gan_core.projection import Projection, project
 from gan_core.training import checkpoint as checkpoints
 from gan_core.training.feed import unit
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
+_AGAIN = "export or download the generator again"
 _BATCH = 64
 _PIXELS = 2**20
 """Pixels translated at once: 64 pictures of 128x128, or one of 1024x1024."""
@@ -50,6 +51,11 @@ class Generator:
         """What it translates: (from domain, to domain) each; None where a domain has no number. Empty: from noise."""
         return self._family.directions
 
+    @property
+    def takes_styles(self) -> bool:
+        """Whether it translates in the style of a picture, :meth:`translate_like`."""
+        return isinstance(self._family, StarGan2)
+
     @torch.inference_mode()
     def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
         """Pictures uint8 (N, C', H, W), of any height and width, translated: uint8 (N, C, H, W) on the CPU.
@@ -69,15 +75,11 @@ class Generator:
         family = self._translating()
         if seed < 0:
             raise SettingsError(f"seed: must be 0 or more, got {seed}.")
-        if family.targets and target is not None and target not in family.targets:
-            names = self.info.get("attributes") or self.info.get("classes") or ()
-            known = ", ".join(f"{name} ({index})" for index, name in enumerate(names)) or f"0 to {family.targets[-1]}"
-            raise SettingsError(f"target: there is no domain {target}; the generator knows {known}.")
-        device = next(family.networks[family.generators[0]].parameters()).device
-        size = max(_PIXELS // (images.shape[2] * images.shape[3]), 1)
+        self._check_target(family, target)
+        size = _together(images)
         parts = []
         for start in range(0, len(images), size):
-            part = unit(images[start : start + size].to(device))
+            part = self._given(images[start : start + size])
             parts.append(to_uint8(family.translate(part, target, seed, first=first + start)).cpu())
         return torch.cat(parts)
 
@@ -93,12 +95,16 @@ class Generator:
         Raises:
             SettingsError: the family takes no style from a picture (stargan2 does), or any of these does not fit.
         """
-        family = self._translating()
-        if not isinstance(family, StarGan2):
-            raise SettingsError(f"{self.info['family']} takes no style from a picture; stargan2 does.")
-        device = next(family.networks[family.generators[0]].parameters()).device
-        made = family.translate_like(unit(images.to(device)), unit(references.to(device)), target)
-        return to_uint8(made).cpu()
+        family = self.check_styled()
+        self._check_target(family, target)
+        if len(references) != len(images):
+            raise SettingsError(f"references: {len(references)} for {len(images)} pictures; give one for each.")
+        size = _together(images)
+        parts = []
+        for start in range(0, len(images), size):
+            part, styles = (self._given(pictures[start : start + size]) for pictures in (images, references))
+            parts.append(to_uint8(family.translate_like(part, styles, target)).cpu())
+        return torch.cat(parts)
 
     @torch.inference_mode()
     def display(self, look: Batch) -> tuple[Tensor, int]:
@@ -168,6 +174,26 @@ class Generator:
         """The style whose picture is nearest to ``picture``, uint8 (C, H, W); see :func:`gan_core.projection.project`."""
         return project(self._noise_family("project into"), picture, steps=steps, label=label)
 
+    def check_styled(self) -> StarGan2:
+        """The family, if it takes a style from a picture; raises SettingsError that names it otherwise."""
+        family = self._translating()
+        if not isinstance(family, StarGan2):
+            raise SettingsError(
+                f"{self.info['family']} takes no style from a picture; stargan2 does. Leave the reference out."
+            )
+        return family
+
+    def _check_target(self, family: TranslationFamily, target: int | None) -> None:
+        """Raise SettingsError for a domain that is not there, with the names of those that are."""
+        if family.targets and target is not None and target not in family.targets:
+            names = self.info.get("attributes") or self.info.get("classes") or ()
+            known = ", ".join(f"{name} ({index})" for index, name in enumerate(names)) or f"0 to {family.targets[-1]}"
+            raise SettingsError(f"target: there is no domain {target}; the generator knows {known}.")
+
+    def _given(self, pictures: Tensor) -> Tensor:
+        """Pictures, uint8, as the family's networks want them."""
+        return unit(pictures.to(next(self._family.networks[self._family.generators[0]].parameters()).device))
+
     def _translating(self) -> TranslationFamily:
         if not isinstance(self._family, TranslationFamily):
             raise SettingsError(f"{self.info['family']} makes images from noise: it translates none.")
@@ -177,6 +203,11 @@ class Generator:
         if not isinstance(self._family, NoiseFamily):
             raise SettingsError(f"{self.info['family']} makes no images from noise: there is nothing to {what}.")
         return self._family
+
+
+def _together(images: Tensor) -> int:
+    """How many of ``images`` (N, C, H, W) are translated at once."""
+    return max(_PIXELS // (images.shape[2] * images.shape[3]), 1)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -217,6 +248,7 @@ def save_generator(
     with replacing(directory) as temporary:
         temporary.mkdir()
         save_file(tensors, temporary / WEIGHTS)
+        open_to_others(temporary / WEIGHTS)
         write_json(temporary / DESCRIPTION, {**info, "weights_sha256": sha256_file(temporary / WEIGHTS)})
 
 
@@ -224,7 +256,8 @@ def load_generator(directory: Path | str, device: str | torch.device = "cpu") ->
     """Load an exported generator, or the averaged one of a checkpoint or of the newest checkpoint in a folder.
 
     Raises:
-        CheckpointError: the folder is none of these, or its weights are not whole.
+        CheckpointError: the folder is none of these, or its weights are not whole or not what the description says.
+        SettingsError: the description has settings that this edition's family does not know.
     """
     directory = Path(directory)
     if (directory / DESCRIPTION).is_file():
@@ -238,35 +271,50 @@ def load_generator(directory: Path | str, device: str | torch.device = "cpu") ->
     info = {**newest.state["generator"], "step": newest.step}
     prefix = "averaged."
     tensors = {name.removeprefix(prefix): t for name, t in newest.tensors.items() if name.startswith(prefix)}
-    family = _rebuilt(info, tensors, torch.device(device))
+    family = _rebuilt(info, tensors, newest.path / checkpoints.STATE).to(torch.device(device))
     # A checkpoint holds averaged weights as training left them.
     family.settle(family.networks)
     return Generator(family, info, _digest(info, sha256_file(newest.path / checkpoints.TENSORS)))
 
 
 def _exported(directory: Path, device: torch.device) -> Generator:
+    described, weights = directory / DESCRIPTION, directory / WEIGHTS
     try:
-        info = read_json(directory / DESCRIPTION)
+        info = read_json(described)
     except ValueError as error:
-        raise CheckpointError(
-            f"{directory / DESCRIPTION} is damaged ({error}); export or download it again."
-        ) from error
-    weights = sha256_file(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else None
-    if weights != info["weights_sha256"]:
-        raise CheckpointError(f"{directory / WEIGHTS} is missing or damaged; export or download the generator again.")
-    return Generator(_rebuilt(info, load_file(directory / WEIGHTS), device), info, _digest(info, weights))
+        raise CheckpointError(f"{described} is damaged ({error}); {_AGAIN}.") from error
+    if not isinstance(info, dict):
+        raise CheckpointError(f"{described} is damaged (it holds no table); {_AGAIN}.")
+    digest = sha256_file(weights) if weights.is_file() else None
+    if digest is None or digest != info.get("weights_sha256"):
+        raise CheckpointError(f"{weights} is missing or damaged, or {DESCRIPTION} belongs to others; {_AGAIN}.")
+    family = _rebuilt(info, load_file(weights), described).to(device)
+    return Generator(family, info, _digest(info, digest))
 
 
 def _digest(info: dict[str, Any], weights: str | None) -> str:
     return sha256_json({**{key: info[key] for key in ("family", "config", "shape")}, "weights_sha256": weights})
 
 
-def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> Family:
-    """The family that ``info`` describes with its generators alone, in evaluation mode, their weights from ``tensors``."""
-    shape = ImageShape(**info["shape"])
-    family = build_family(info["family"], family_config(info["family"], info["config"], where="config"), shape)
-    family.networks = {name: family.networks[name] for name in family.generators}
-    for name, network in family.networks.items():
-        network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
-        network.eval()
-    return family.to(device)
+def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> Family:
+    """The family that ``info`` describes with its generators alone, in evaluation mode, their weights from ``tensors``.
+
+    Raises:
+        CheckpointError: ``info``, from the file ``where``, describes no family, or another than the weights are of.
+        SettingsError: it names a family or a setting that this edition does not know.
+    """
+    try:
+        shape = ImageShape(**info["shape"])
+        family = build_family(info["family"], family_config(info["family"], info["config"], where="config"), shape)
+        family.networks = {name: family.networks[name] for name in family.generators}
+        for name, network in family.networks.items():
+            prefix = f"{name}."
+            network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            network.eval()
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from error
+    # What wrong values make of a family is up to its networks; other weights are torch's RuntimeError.
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CheckpointError(f"{where} does not describe the weights beside it ({reason}); {_AGAIN}.") from error
+    return family

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gan_core.errors import CheckpointError
-from gan_core.files import read_json, replacing, sha256_file, write_json
+from gan_core.files import open_to_others, read_json, replacing, sha256_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def save_checkpoint(directory: Path | str, step: int, tensors: Mapping[str, Tens
     with replacing(path) as temporary:
         temporary.mkdir()
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
+        open_to_others(temporary / TENSORS)
         write_json(temporary / STATE, {**state, "step": step})
         write_json(temporary / MANIFEST, {name: sha256_file(temporary / name) for name in (STATE, TENSORS)})
     return path

@@ -105,13 +105,47 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, harm: str) ->
         load_generator(copy)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (None, [1, 2]),
+        ("weights_sha256", None),
+        ("family", None),
+        ("config", None),
+        ("shape", None),
+        ("shape", {"channels": 3, "height": 16, "width": 20, "depth": 1}),
+        ("shape", {"channels": 1, "height": 16, "width": 20}),
+        ("shape", {"channels": 3, "height": "16", "width": 20}),
+        ("family", "r3gan"),
+    ],
+)
+def test_a_description_that_does_not_fit_the_weights_is_refused_by_name(
+    folder: Path, tmp_path: Path, key: str | None, value: object
+) -> None:
+    """A key of None stands for the whole, a value of None for one that is missing."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    info = json.loads((copy / "generator.json").read_text())
+    changed = value if key is None else {name: old for name, old in {**info, key: value}.items() if old is not None}
+    if key == "family" and value:
+        changed["config"] = {}
+    (copy / "generator.json").write_text(json.dumps(changed))
+    with pytest.raises(CheckpointError, match=r"copy/generator\..*export or download the generator again"):
+        load_generator(copy)
+
+
+def test_the_weights_are_as_open_as_the_description(folder: Path) -> None:
+    """A server under another user reads both or neither."""
+    assert (folder / "generator.safetensors").stat().st_mode == (folder / "generator.json").stat().st_mode
+
+
 def test_settings_that_the_family_does_not_know_are_named(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     info = json.loads((copy / "generator.json").read_text())
     info["config"]["slop"] = 1
     (copy / "generator.json").write_text(json.dumps(info))
-    with pytest.raises(SettingsError, match=r"Unknown setting 'config\.slop'\. Did you mean 'slope'"):
+    with pytest.raises(SettingsError, match=r"generator\.json: Unknown setting 'config\.slop'\. Did you mean 'slope'"):
         load_generator(copy)
 
 
@@ -144,7 +178,11 @@ def test_standing_statistics_are_the_mean_over_batches_of_the_present_weights() 
 
 def translating(directory: Path, name: str, **extra: list[str]) -> Generator:
     torch.manual_seed(0)
-    settings = {"stargan": {"width": 4, "blocks": 1, "critic_width": 4}, "pix2pix": {"width": 4, "patch_halvings": 1}}
+    settings = {
+        "stargan": {"width": 4, "blocks": 1, "critic_width": 4},
+        "stargan2": {"width": 4, "width_max": 8, "latent": 4, "hidden": 8, "style": 8},
+        "pix2pix": {"width": 4, "patch_halvings": 1},
+    }
     shape = ImageShape(channels=3, height=16, width=16, classes=3, condition_channels=1)
     family = build_family(name, family_config(name, settings[name]), shape)
     save_generator(directory, family_name=name, family=family, extra=extra)
@@ -163,6 +201,22 @@ def test_pictures_of_any_size_are_translated_in_pieces_as_alone(
     monkeypatch.setattr("gan_core.generator._PIXELS", 2 * size[0] * size[1])
     assert (generator.translate(images, seed=2).int() - whole.int()).abs().max() <= 1
     assert (generator.translate(images[3:], seed=2, first=3).int() - whole[3:].int()).abs().max() <= 1
+
+
+def test_pictures_of_any_size_take_the_styles_of_others_in_pieces_as_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = translating(tmp_path, "stargan2", classes=["ape", "bee", "cat"])
+    assert generator.takes_styles
+    images = torch.randint(0, 256, (5, 3, 19, 33), dtype=torch.uint8)
+    references = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    whole = generator.translate_like(images, references, 1)
+    monkeypatch.setattr("gan_core.generator._PIXELS", 2 * 19 * 33)
+    assert (generator.translate_like(images, references, 1).int() - whole.int()).abs().max() <= 1
+    with pytest.raises(SettingsError, match=r"no domain 3; the generator knows ape \(0\), bee \(1\), cat \(2\)"):
+        generator.translate_like(images, references, 3)
+    with pytest.raises(SettingsError, match="references: 4 for 5 pictures; give one for each"):
+        generator.translate_like(images, references[:4], 1)
 
 
 def test_a_target_that_does_not_exist_is_refused_with_the_names_of_those_that_do(tmp_path: Path) -> None:
