@@ -10,7 +10,7 @@ from PIL import Image
 from gan_core.colour import lightness
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, ImageShape
-from gan_core.pictures import as_picture, decode, to_array
+from gan_core.pictures import as_picture, decode, prepare, to_array
 
 if TYPE_CHECKING:
     from gan_core.generator import Generator
@@ -50,6 +50,27 @@ def read_condition(content: bytes | np.ndarray, shape: ImageShape) -> Condition:
     if shape.derived == "greyscale":
         return Condition(lightness(_in_channels(clear, 3)), alpha)
     return Condition(_in_channels(clear, shape.condition_channels or shape.channels), alpha)
+
+
+def read_reference(content: bytes, generator: "Generator") -> np.ndarray:
+    """The picture whose style ``generator`` is to take, cropped and resized to what it was trained on.
+
+    Args:
+        content: a picture file.
+        generator: one that takes styles from pictures.
+
+    Returns:
+        uint8 (C, height, width), upright; transparency is composed on white where there is no channel for it.
+
+    Raises:
+        SettingsError: the generator takes no style from a picture.
+        PictureError: the picture cannot be read.
+    """
+    generator.check_styled()
+    shape = generator.info["shape"]
+    size = (shape["height"], shape["width"])
+    # A copy: where nothing had to be changed the pixels are Pillow's own, and read-only.
+    return prepare(content, size=size, channels=shape["channels"], mode="crop").copy()
 
 
 def with_alpha(pixels: np.ndarray, alpha: np.ndarray | None = None) -> Image.Image:

@@ -1,6 +1,8 @@
 """``gantry translate MODEL IN OUT``: a picture, a folder or a zip of them through an image-to-image generator."""
 
+import itertools
 import json
+import lzma
 import os
 import zipfile
 import zlib
@@ -19,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan_core import pictures
-from gan_core.conditions import Condition, encode, read_condition, target_index, with_alpha
+from gan_core.conditions import Condition, encode, read_condition, read_reference, target_index, with_alpha
 from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape
 from gan_core.files import replacing
@@ -34,7 +36,10 @@ WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
 PIXELS = 2**22
 """Pixels in one pass of the generator, unless a single picture has more: the activations take a thousand times as much."""
 # What reading a file or a zip's member may raise: cut short, of another checksum, encrypted, packed in an unknown way.
-_UNREADABLE = (GantryError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError)
+_UNREADABLE = (
+    *(GantryError, OSError, RuntimeError, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,11 @@ class Outcome:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--target", help="Domain (or attribute) to translate to, by name or number, where there are several.")
+@click.option(
+    "--like",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A picture of that domain, whose style is taken (stargan2); --seed names a style otherwise.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option(
     "--batch", default=16, show_default=True, type=click.IntRange(min=1), help="At once, at most; large ones go alone."
@@ -76,6 +86,7 @@ def translate(
     source: Path,
     out: Path,
     target: str | None,
+    like: Path | None,
     seed: int,
     batch: int,
     replace: bool,
@@ -87,21 +98,24 @@ def translate(
     MODEL is a registered model (NAME, NAME/VERSION, NAME@ALIAS), the id of an MLflow run, or the folder of an exported
     generator. IN is a picture, a folder of any depth, or a zip; pictures may have any size and keep it. OUT is a folder,
     in which each picture gets its own name and place, as a PNG; for a single picture it may be a .png, .jpg or .webp.
-    Pictures come out upright and as transparent as they went in. One that fails is reported, the others go on, and the
-    exit status is 1. The same pictures, seed and generator give the same results, whatever --batch is.
+    Pictures come out upright and as transparent as they went in; the one given by --like is cropped and resized to what
+    was trained on. None that is read is overwritten, others only with --replace. One that fails is reported, the others
+    go on, and the exit status is 1. The same pictures, seed and generator give the same results, whatever --batch is.
     """
     with opened(source) as (names, open_picture):
         tasks = plan(source, names, open_picture, out)
+        _check_kept([source / name for name in names] if source.is_dir() else [source], tasks, like)
         _check_free(tasks, out, replace)
         with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
             generator = load_generator(folder, choose_device(device))
         chosen = target_index(generator, target)
-        outcome = run(generator, tasks, open_picture, target=chosen, seed=seed, batch=batch)
+        reference = None if like is None else _reference(like, generator)
+        outcome = run(generator, tasks, open_picture, target=chosen, seed=seed, batch=batch, reference=reference)
     if as_json:
         told = {"generator": generator.digest, "out": str(out), "translated": outcome.translated}
         click.echo(json.dumps({**told, "failed": outcome.failed}, indent=2))
     else:
-        to = "" if target is None else f" to {target}"
+        to = ("" if target is None else f" to {target}") + ("" if like is None else f" like {like}")
         click.echo(f"{outcome.translated} pictures translated{to} by generator {generator.digest[:12]}: {out}")
         if outcome.failed:
             click.echo(f"{len(outcome.failed)} of {len(tasks)} failed:", err=True)
@@ -159,8 +173,6 @@ def plan(source: Path, names: Sequence[str], open_picture: Opener, out: Path) ->
             )
         if suffix not in WRITTEN:
             raise SettingsError(f"OUT may end in {', '.join(WRITTEN)}, or be a folder, but not end in '{suffix}'.")
-        if out.resolve() == source.resolve():
-            raise SettingsError(f"OUT is {source} itself: give another name.")
         return [Task(names[0], out, 0)]
     if out.exists() and not out.is_dir():
         raise SettingsError(f"OUT {out} is a file; give a folder.")
@@ -169,18 +181,42 @@ def plan(source: Path, names: Sequence[str], open_picture: Opener, out: Path) ->
             f"OUT {out} lies in {source}: its results would be translated next time. Choose another place."
         )
     sizes = {name: _size(open_picture, name) for name in names}
-    # Two pictures that differ in their kind alone keep it in their names.
-    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
-    times = Counter(stems.values())
-    targets = {name: f"{stem if times[stem] == 1 else name}.png" for name, stem in stems.items()}
+    targets = _results(names)
     ordered = sorted(names, key=lambda name: (sizes[name], name))
     return [Task(name, out / targets[name], index) for index, name in enumerate(ordered)]
 
 
+def _results(names: Sequence[str]) -> dict[str, str]:
+    """The name of each picture's result: a PNG of its own, that is nowhere a folder too.
+
+    Two pictures that differ in their kind alone keep it in their names.
+    """
+    paths = {name: PurePosixPath(name) for name in names}
+    times = Counter(path.with_suffix("") for path in paths.values())
+    taken = {str(folder) for path in paths.values() for folder in path.parents}
+    results: dict[str, str] = {}
+    for name, path in sorted(paths.items()):
+        short = [f"{path.with_suffix('')}.png"] if times[path.with_suffix("")] == 1 else []
+        longer = (f"{path}{'.png' * count}" for count in itertools.count(1))
+        results[name] = next(result for result in itertools.chain(short, longer) if result not in taken)
+        taken.add(results[name])
+    return results
+
+
 def run(
-    generator: Generator, tasks: Sequence[Task], open_picture: Opener, *, target: int | None, seed: int, batch: int
+    generator: Generator,
+    tasks: Sequence[Task],
+    open_picture: Opener,
+    *,
+    target: int | None,
+    seed: int,
+    batch: int,
+    reference: torch.Tensor | None = None,
 ) -> Outcome:
-    """Translate the pictures; what one of them raises is kept for it, and the others go on."""
+    """Translate the pictures; what one of them raises is kept for it, and the others go on.
+
+    With a ``reference``, uint8 (C, height, width) of the generator's, in its style.
+    """
     outcome = Outcome()
     shape = ImageShape(**generator.info["shape"])
 
@@ -196,7 +232,11 @@ def run(
             return
         images = torch.from_numpy(np.stack([condition.pixels for _, condition in held]))
         try:
-            made = generator.translate(images, target, seed, first=held[0][0].index).numpy()
+            if reference is None:
+                made = generator.translate(images, target, seed, first=held[0][0].index).numpy()
+            else:
+                assert target is not None, "who takes a style translates to several domains"
+                made = generator.translate_like(images, reference.expand(len(images), -1, -1, -1), target).numpy()
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -264,6 +304,34 @@ def _read_ahead(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def _reference(like: Path, generator: Generator) -> torch.Tensor:
+    """The picture at ``like`` as the generator wants it; raises SettingsError and DataError."""
+    try:
+        return torch.from_numpy(read_reference(like.read_bytes(), generator))
+    except (pictures.PictureError, OSError) as error:
+        raise DataError(f"--like {like} cannot be read as a picture ({error}). Give another one.") from error
+
+
+def _check_kept(sources: Sequence[Path], tasks: Sequence[Task], like: Path | None) -> None:
+    """Raise SettingsError where a result would take the place of a picture that is read, ``--replace`` or not."""
+    read = {_identity(path): path for path in [*sources, *([like] if like else [])]}
+    read.pop(None, None)
+    for task in tasks:
+        if lost := read.get(_identity(task.out)):
+            raise SettingsError(
+                f"The result of {task.name} would take the place of {lost} itself. Give another OUT than {task.out.parent}."
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What all names of one file share; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _check_free(tasks: Sequence[Task], out: Path, replace: bool) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.generator import Generator, load_generator
+from gan_core.pictures import prepare
 from pipelines import translate as module
 from pipelines.translate import translate
 from tests.pipelines.data.samples import picture, png, write
@@ -161,6 +162,71 @@ def test_what_fails_is_told_and_the_rest_goes_on(generator_of, tmp_path: Path) -
     assert set(told["failed"]) == {"cut.png", "../outside.png", "empty.jpg"}
 
 
+def test_every_picture_has_a_result_of_its_own_that_is_no_folder(generator_of, tmp_path: Path) -> None:
+    """Where the names that come to mind first meet each other's, or a folder's."""
+    names = ("s.png", "s.jpg", "s.png.gif", "x.png/y.png", "x.jpg", "z.jpg", "z.png/y.png", "z.jpg.png/y.png", "z.gif")
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as zipped:
+        for index, name in enumerate(names):
+            zipped.writestr(name, png(index))
+    told = run(generator_of("cyclegan"), tmp_path / "some.zip", tmp_path / "out").output
+    assert f"{len(names)} pictures translated" in told
+    found = {
+        path.relative_to(tmp_path / "out").as_posix(): shown(path)
+        for path in (tmp_path / "out").rglob("*.png")
+        if path.is_file()
+    }
+    results = {
+        "s.png": "s.png.png",
+        "s.jpg": "s.jpg.png",
+        "s.png.gif": "s.png.gif.png",
+        "x.png/y.png": "x.png/y.png",
+        "x.jpg": "x.jpg.png",
+        "z.jpg": "z.jpg.png.png",
+        "z.gif": "z.gif.png",
+        "z.png/y.png": "z.png/y.png",
+        "z.jpg.png/y.png": "z.jpg.png/y.png",
+    }
+    assert set(found) == set(results.values())
+    generator = load_generator(generator_of("cyclegan"))
+    for index, name in enumerate(names):
+        np.testing.assert_allclose(found[results[name]], expected(generator, picture(index)), atol=1)
+
+
+def test_a_picture_that_is_read_is_never_overwritten(generator_of, tmp_path: Path) -> None:
+    """Not with --replace either, nor by another of its names."""
+    write(tmp_path / "in/a.png", png(1))
+    write(tmp_path / "in/sub/sub/b.png", png(2))
+    write(tmp_path / "in/sub/b.png", png(3))
+    (tmp_path / "link").symlink_to("in")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    model, styled = generator_of("cyclegan"), generator_of("stargan2")
+    for source, out, *more in (
+        ("in/a.png", "in"),
+        ("in/a.png", "link"),
+        ("link/a.png", "in/a.png"),
+        ("in/sub/sub", "in/sub", "--like", tmp_path / "in/sub/b.png"),
+    ):
+        with pytest.raises(SettingsError, match=r"would take the place of .*\.png itself"):
+            run(styled if more else model, tmp_path / source, tmp_path / out, "--replace", *more)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
+
+
+def test_a_member_that_is_packed_in_a_damaged_way_fails_alone(generator_of, tmp_path: Path) -> None:
+    """By each of zip's methods, one of which raises errors of its own."""
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        packed = tmp_path / f"{method}.zip"
+        with zipfile.ZipFile(packed, "w", method) as zipped:
+            zipped.writestr("bad.png", png(1, height=40, width=40))
+            zipped.writestr("good.png", png(2))
+            start = zipped.getinfo("bad.png").header_offset + 30 + len("bad.png")
+        content = bytearray(packed.read_bytes())
+        content[start + 12 : start + 1500] = b"\xff" * 1488
+        packed.write_bytes(content)
+        done = run(generator_of("cyclegan"), packed, tmp_path / f"out{method}", status=1)
+        assert "1 of 2 failed" in done.output
+        assert (tmp_path / f"out{method}/good.png").is_file()
+
+
 def test_nothing_is_overwritten_unless_that_is_asked_for(generator_of, tmp_path: Path) -> None:
     source, out, model = tmp_path / "in", tmp_path / "out", generator_of("cyclegan")
     for index in range(2):
@@ -197,6 +263,42 @@ def test_a_target_that_does_not_exist_is_refused(generator_of, tmp_path: Path, v
     write(tmp_path / "a.png", png(1))
     with pytest.raises(SettingsError, match=words):
         run(generator_of(variant), tmp_path / "a.png", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_style_is_taken_from_a_picture_of_any_size(generator_of, tmp_path: Path) -> None:
+    model, generator = generator_of("stargan2"), load_generator(generator_of("stargan2"))
+    for index in range(3):
+        write(tmp_path / "in" / f"{index}.png", png(index, height=16, width=16 + index // 2 * 4))
+    for index in range(2):
+        picture(10 + index, height=40, width=30).save(tmp_path / f"like{index}.jpg", quality=100, subsampling=0)
+        told = run(
+            *(model, tmp_path / "in", tmp_path / f"out{index}"),
+            *("--target", "dog", "--like", tmp_path / f"like{index}.jpg"),
+        ).output
+        assert f"3 pictures translated to dog like {tmp_path / f'like{index}.jpg'}" in told
+    style = prepare((tmp_path / "like0.jpg").read_bytes(), size=(16, 16), channels=3, mode="crop")
+    for index in range(3):
+        source = np.asarray(picture(index, 16, 16 + index // 2 * 4)).transpose(2, 0, 1)[None].copy()
+        made = generator.translate_like(torch.from_numpy(source), torch.from_numpy(style[None].copy()), 1)[0]
+        np.testing.assert_allclose(shown(tmp_path / f"out0/{index}.png"), made.permute(1, 2, 0).numpy(), atol=1)
+        assert (shown(tmp_path / f"out1/{index}.png") != shown(tmp_path / f"out0/{index}.png")).any()
+
+
+@pytest.mark.parametrize(
+    ("variant", "arguments", "kind", "words"),
+    [
+        ("stargan", ("--target", "dog"), SettingsError, "stargan takes no style from a picture; stargan2 does"),
+        ("cyclegan", (), SettingsError, "cyclegan takes no style from a picture"),
+        ("stargan2", (), SettingsError, "name the domain to translate to, one of cat"),
+        ("stargan2", ("--target", "dog"), DataError, r"--like .*like\.png cannot be read as a picture \(truncated"),
+    ],
+)
+def test_a_style_that_cannot_be_taken_is_refused(generator_of, tmp_path: Path, variant, arguments, kind, words) -> None:
+    write(tmp_path / "a.png", png(1))
+    write(tmp_path / "like.png", png(2)[:60])
+    with pytest.raises(kind, match=words):
+        run(generator_of(variant), tmp_path / "a.png", tmp_path / "out", "--like", tmp_path / "like.png", *arguments)
     assert not (tmp_path / "out").exists()
 
 
