@@ -1,6 +1,9 @@
 """The evaluate stage: prepared data and a generator in; its figures with their protocols and a contact sheet out."""
 
+import itertools
+import re
 from pathlib import Path
+from typing import Any
 
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.files import write_json
@@ -19,6 +22,8 @@ from pipelines.tracking.stage import stage_run
 OUT = "outputs/evaluate"
 METRICS, SHEET = "metrics.json", "samples.png"
 SHEET_PICTURES = 100
+_LONGEST = 200
+"""Characters of a figure's name; MLflow takes 250, and something may be appended."""
 SAID = 12
 """Figures that are told beside the objective: directions among many domains have dozens."""
 
@@ -54,7 +59,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         objective = measured.objective
         run.metrics(tracked(measured), generator.info["step"])
         run.tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
-        write_json(metrics, {"fid": objective.as_dict(), "figures": [figure.as_dict() for figure in measured.figures]})
+        write_json(metrics, results(measured))
         run.artifact(metrics)
     say("evaluate", f"{described(objective)} ({objective.protocol.stamp})")
     others = [figure for figure in measured.figures if figure != objective]
@@ -75,18 +80,39 @@ def draw_sheet(path: Path, generator: Generator, dataset: PreparedDataset, seed:
     save_sheet(path, pictures, columns=columns)
 
 
+def results(measured: Assessment) -> dict[str, Any]:
+    """What the file of figures holds: the objective, all figures, and their values alone by the names they are tracked by.
+
+    The values are there for ``dvc metrics``, which shows tables of numbers and passes over lists.
+    """
+    figures = [figure.as_dict() for figure in measured.figures]
+    return {"fid": measured.objective.as_dict(), "figures": figures, "values": tracked(measured)}
+
+
 def tracked(measured: Assessment) -> dict[str, float]:
     """Every figure under a name that a tracker takes, and beside it what the trivial answer is worth.
 
-    The objective is ``fid``, whatever it is the mean of.
+    The objective is ``fid``, whatever it is the mean of. Where two domains differ in what no tracker takes alone, the
+    names of later figures end in a number.
     """
     values = {"fid": measured.objective.value}
     for figure in measured.figures:
-        name = figure.name if figure == measured.objective else title(figure).replace(" -> ", " to ").replace(" ", "_")
+        if figure == measured.objective:
+            name = figure.name
+        else:
+            plain = trackable(title(figure).replace(" -> ", " to ").replace(" ", "_"))
+            longer = (f"{plain}-{number}" for number in itertools.count(2))
+            name = next(name for name in itertools.chain([plain], longer) if not {name, f"{name}.trivial"} & {*values})
         values[name] = figure.value
         if figure.baseline is not None:
             values[f"{name}.trivial"] = figure.baseline
     return values
+
+
+def trackable(name: str) -> str:
+    """``name`` as MLflow takes it: letters, digits, ``_ - . : /`` and spaces, and no part of a path that leads elsewhere."""
+    parts = re.sub(r"[^\w\-./ :]", "-", name[:_LONGEST]).split("/")
+    return "/".join("-" if part in ("", ".", "..") else part for part in parts)
 
 
 def title(figure: Figure) -> str:

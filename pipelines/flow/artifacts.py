@@ -47,7 +47,7 @@ def _figures(path: Path) -> str:
     from prefect.artifacts import create_table_artifact
 
     measured = read_json(path)
-    figures = flatten({name: value for name, value in measured.items() if name != "figures"})
+    figures = flatten({name: value for name, value in measured.items() if name not in ("figures", "values")})
     for figure in measured.get("figures", ()):
         name = f"{figure['name']} {figure['protocol'].get('direction') or ''}".strip()
         figures += [(name, figure["value"])]

@@ -46,7 +46,11 @@ def test_a_runs_artifacts_are_the_picture_the_figures_and_the_link(prefect_api, 
         (tmp_path / "outputs" / folder).mkdir(parents=True)
     picture = tmp_path / "outputs" / "evaluate" / "samples.png"
     Image.new("L", (8, 8), 100).save(picture)
-    figures = {"fid": {"value": 40.1234567, "stamp": "FID-600"}}
+    figures = {
+        "fid": {"value": 40.1234567, "stamp": "FID-600"},
+        "figures": [{"name": "fid", "protocol": {"direction": "a -> b"}, "value": 41.5, "baseline": 90.0}],
+        "values": {"fid_a_to_b": 41.5, "fid_a_to_b.trivial": 90.0},
+    }
     (tmp_path / "outputs" / "evaluate" / "metrics.json").write_text(json.dumps(figures))
     registered = {"name": "gantry", "version": "3", "run_url": "http://127.0.0.1:5000/#/experiments/1/runs/2"}
     (tmp_path / "outputs" / "register" / "registered.json").write_text(json.dumps(registered))
@@ -63,5 +67,7 @@ def test_a_runs_artifacts_are_the_picture_the_figures_and_the_link(prefect_api, 
     assert json.loads(shown("figures")) == [
         {"figure": "fid.value", "value": "40.1235"},
         {"figure": "fid.stamp", "value": "FID-600"},
+        {"figure": "fid a -> b", "value": "41.5"},
+        {"figure": "fid a -> b, the source itself", "value": "90"},
     ]
     assert shown("mlflow-run") == f"[gantry version 3: its MLflow run]({registered['run_url']})"
