@@ -21,6 +21,8 @@ Or over HTTP, from `mlflow models serve -m models:/{name}@champion --env-manager
 ```sh
 curl -H "Content-Type: application/json" -d '{{"dataframe_records": [{{"n": 1, "seed": 0}}]}}' ADDRESS/invocations
 ```
+
+All rows of a request have the same columns: what one leaves out, leave out of all, or send two requests.
 """
 _TRANSLATE = """\
 ```python
@@ -39,6 +41,8 @@ and come as base64:
 echo '{{"dataframe_records": [{{"image": "'$(base64 -w0 picture.png)'"{json}}}]}}' |
   curl -H "Content-Type: application/json" -d @- ADDRESS/invocations
 ```
+
+All rows of a request have the same columns: what one leaves out, leave out of all, or send two requests.
 
 Whole folders: `gantry translate {name}@champion IN OUT{option}`.
 """
@@ -146,8 +150,14 @@ def _translating(name: str, generator: Generator) -> str:
     if target is None:
         return _TRANSLATE.format(name=name, given="", python="", json="", option="")
     given = f"`target` is one of {', '.join(f'`{domain}`' for domain in domain_names(generator))}, by name or number."
+    if generator.takes_styles:
+        given += (
+            " `reference`, a picture of that domain given like `image`, is what the style is taken from; without it `seed` "
+            "names one."
+        )
     python, json = f', "target": ["{target}"]', f', "target": "{target}"'
-    return _TRANSLATE.format(name=name, given=given, python=python, json=json, option=f" --target {target}")
+    option = f" --target {target}" + (" [--like PICTURE]" if generator.takes_styles else "")
+    return _TRANSLATE.format(name=name, given=given, python=python, json=json, option=option)
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:

@@ -17,17 +17,19 @@ _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "pandas")
 _SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 
 
-def signature(translates: bool) -> Any:
+def signature(generator: Generator) -> Any:
     """What a generator takes and gives.
 
     One that draws: ``n``, and optionally ``seed``, ``label`` and ``truncation``, to ``png``, ``seed``, ``index`` and ``row``.
-    One that translates: ``image`` or ``pixels``, and optionally ``target`` and ``seed``, to ``png`` and ``row``.
+    One that translates: ``image`` or ``pixels``, and optionally ``target``, ``seed`` and, where it takes a style from a
+    picture, ``reference``, to ``png`` and ``row``.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
 
-    if translates:
+    if generator.translates:
+        styles = [ColSpec(DataType.binary, "reference", required=False)] if generator.takes_styles else []
         return ModelSignature(
             inputs=Schema(
                 [
@@ -35,6 +37,7 @@ def signature(translates: bool) -> Any:
                     ColSpec(Array(Array(Array(DataType.long))), "pixels", required=False),
                     ColSpec(DataType.string, "target", required=False),
                     ColSpec(DataType.long, "seed", required=False),
+                    *styles,
                 ]
             ),
             outputs=Schema([ColSpec(DataType.binary, "png"), ColSpec(DataType.long, "row")]),
@@ -111,7 +114,7 @@ def write_model(
             artifacts={"generator": generator_dir.resolve().as_uri()},
             code_paths=[str(Path(gan_core.__file__).parent)],
             pip_requirements=requirements(),
-            signature=signature(generator.translates),
+            signature=signature(generator),
             input_example=input_example(generator, example),
         )
     # MLflow notes where things were on this machine, which is no business of the model's users.

@@ -46,8 +46,9 @@ class GeneratorModel(PythonModel):
             context: MLflow's; not used.
             model_input: to draw: ``n`` (pictures, at least 1), and where wanted ``seed`` (0 by default), ``label`` (class
                 index) and ``truncation``. To translate: ``image`` (a picture file, or its base64 text) or ``pixels``
-                (rows of pixels of 1, 3 or 4 numbers, 0 to 255), and where wanted ``target`` (domain, by name or number)
-                and ``seed``.
+                (rows of pixels of 1, 3 or 4 numbers, 0 to 255), and where wanted ``target`` (domain, by name or number),
+                ``seed`` and, of a model that takes one, ``reference``: a picture of that domain, given like ``image``,
+                whose style is taken.
             params: MLflow's; not used.
 
         Returns:
@@ -83,10 +84,28 @@ class GeneratorModel(PythonModel):
         try:
             chosen = target_index(self.generator, named)
             condition = read_condition(_picture(row, number), ImageShape(**self.generator.info["shape"]))
-            made = self.generator.translate(torch.from_numpy(condition.pixels[None]), chosen, seed)[0].numpy()
+            images = torch.from_numpy(condition.pixels[None])
+            if _missing(row.get("reference")):
+                made = self.generator.translate(images, chosen, seed)
+            else:
+                made = self._translation_like(images, _file(row, "reference", number), chosen, number)
         except GantryError as error:
             raise _invalid(f"row {number}: {error}") from error
-        return encode(with_alpha(made, condition.alpha))
+        return encode(with_alpha(made[0].numpy(), condition.alpha))
+
+    def _translation_like(self, images: Any, reference: bytes, target: int | None, number: int) -> Any:
+        """A row's picture, uint8 (1, C, H, W), in the style of its reference."""
+        import torch
+
+        from gan_core.conditions import read_reference
+        from gan_core.pictures import PictureError
+
+        try:
+            style = torch.from_numpy(read_reference(reference, self.generator)[None])
+        except PictureError as error:
+            raise _invalid(f"row {number}: reference: {error}") from error
+        assert target is not None, "who takes a style translates to several domains"
+        return self.generator.translate_like(images, style, target)
 
     # -- noise to image ------------------------------------------------------------------------------------------------
 
@@ -132,17 +151,21 @@ def _picture(row: dict[str, Any], number: int) -> bytes | np.ndarray:
     image, pixels = row.get("image"), row.get("pixels")
     if _missing(image) == _missing(pixels):
         raise _invalid(f"row {number}: give one picture, as image (a file's bytes, base64 in JSON) or as pixels.")
-    if _missing(image):
-        return _from_pixels(pixels, number)
-    if isinstance(image, str):
+    return _from_pixels(pixels, number) if _missing(image) else _file(row, "image", number)
+
+
+def _file(row: dict[str, Any], column: str, number: int) -> bytes:
+    """The bytes of a picture file in a row's ``column``, of a size that may be read."""
+    content = row[column]
+    if isinstance(content, str):
         try:
-            image = base64.b64decode(image, validate=True)
+            content = base64.b64decode(content, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise _invalid(f"row {number}: image is text, and not base64 ({error}).") from error
-    if not isinstance(image, (bytes, bytearray)):
-        raise _invalid(f"row {number}: image is {type(image).__name__}; it must be a picture file's bytes.")
+            raise _invalid(f"row {number}: {column} is text, and not base64 ({error}).") from error
+    if not isinstance(content, (bytes, bytearray)):
+        raise _invalid(f"row {number}: {column} is {type(content).__name__}; it must be a picture file's bytes.")
     try:
-        with Image.open(io.BytesIO(image)) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             _check_size(picture.width * picture.height, number)
     except MlflowException:
         raise
@@ -150,7 +173,7 @@ def _picture(row: dict[str, Any], number: int) -> bytes | np.ndarray:
         Exception
     ):  # Pillow raises nearly anything at a broken file; reading it in earnest says what is wrong with it
         _LOG.debug("Row %d: the head of the picture cannot be read.", number)
-    return bytes(image)
+    return bytes(content)
 
 
 def _from_pixels(pixels: Any, number: int) -> np.ndarray:

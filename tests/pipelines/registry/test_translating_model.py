@@ -17,6 +17,7 @@ from PIL import Image
 
 from gan_core.generator import load_generator
 from gan_core.metrics.protocol import Figure
+from gan_core.pictures import prepare
 from pipelines.registry.model_folder import write_model
 from tests.pipelines.data.samples import picture, png
 from tests.pipelines.registry.conftest import PROTOCOL
@@ -88,6 +89,45 @@ def test_equal_rows_give_equal_pictures_whatever_else_is_asked(load) -> None:
     np.testing.assert_array_equal(alone[0], made[1])
 
 
+def test_a_reference_lends_its_style_as_a_file_or_as_base64(load, model_of) -> None:
+    """A row without one has the style that its seed names."""
+    model, rows = load("stargan2"), {"image": [FILE, FILE, FILE], "target": ["owl"] * 3}
+    references = [png(7, height=30, width=40), png(8, height=16, width=16)]
+    answer = pictures(model.predict(pd.DataFrame({**rows, "reference": [*references, None]})))
+    style = prepare(references[0], size=(16, 16), channels=3, mode="crop")
+    generator = load_generator(model_of("stargan2").parent / "generator")
+    source, like = (torch.from_numpy(pixels[None].copy()) for pixels in (PIXELS.transpose(2, 0, 1), style))
+    np.testing.assert_array_equal(answer[0], generator.translate_like(source, like, 2)[0].permute(1, 2, 0))
+    np.testing.assert_array_equal(answer[2], generator.translate(source, 2)[0].permute(1, 2, 0))
+    assert (answer[0] != answer[1]).any()
+    text = [base64.b64encode(reference).decode() for reference in references]
+    again = pictures(model.predict(pd.DataFrame({name: of[:2] for name, of in rows.items()} | {"reference": text})))
+    np.testing.assert_array_equal(again, answer[:2])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"reference": png(7)[:60], "target": "owl"}, "row 0: reference: truncated"),
+        ({"reference": "no base64!", "target": "owl"}, "row 0: reference is text, and not base64"),
+        ({"reference": png(7)}, "row 0: There is no target"),
+    ],
+)
+def test_a_reference_that_cannot_be_used_names_the_row(load, row: dict, message: str) -> None:
+    with pytest.raises(MlflowException, match=message) as raised:
+        load("stargan2").predict(pd.DataFrame([{"image": FILE, **row}]))
+    assert raised.value.get_http_status_code() == 400
+
+
+def test_who_takes_no_reference_says_so(load) -> None:
+    """MLflow drops a column that is not in the signature; whoever asks the model itself is told."""
+    model = load("stargan")
+    with pytest.raises(MlflowException, match="row 0: stargan takes no style from a picture; stargan2 does"):
+        model.unwrap_python_model().predict(
+            None, pd.DataFrame({"image": [FILE], "target": ["owl"], "reference": [FILE]})
+        )
+
+
 def test_transparency_comes_back(load) -> None:
     clear = picture(4, 16, 16, mode="RGBA")
     content = io.BytesIO()
@@ -144,6 +184,22 @@ def test_over_http_pictures_go_and_come_as_base64(load) -> None:
             assert words in answer.text
 
 
+def test_over_http_a_reference_goes_as_base64(load) -> None:
+    from fastapi.testclient import TestClient
+    from mlflow.pyfunc import scoring_server
+
+    image, *references = (base64.b64encode(content).decode() for content in (FILE, png(7), png(8)))
+    with TestClient(scoring_server.init(load("stargan2"))) as client:
+        rows = [{"image": image, "target": "owl", "reference": reference} for reference in references]
+        answer = client.post("/invocations", json={"dataframe_records": rows})
+        assert answer.status_code == 200, answer.text
+        first, second = (row["png"] for row in answer.json()["predictions"])
+        assert first != second
+        answer = client.post("/invocations", json={"dataframe_records": [{**rows[0], "reference": image[:40]}]})
+        assert answer.status_code == 400
+        assert "row 0: reference: " in answer.text
+
+
 def test_the_example_is_a_real_picture_that_the_model_answers(load, model_of) -> None:
     described = Model.load(str(model_of("stargan")))
     assert [(column.name, column.required) for column in described.signature.inputs] == [
@@ -152,6 +208,8 @@ def test_the_example_is_a_real_picture_that_the_model_answers(load, model_of) ->
         ("target", False),
         ("seed", False),
     ]
+    styled = Model.load(str(model_of("stargan2"))).signature.inputs
+    assert [(column.name, column.required) for column in styled][4:] == [("reference", False)]
     example = described.load_input_example(str(model_of("stargan")))
     (made,) = pictures(load("stargan").predict(example))
     assert made.shape == PIXELS.shape
@@ -164,4 +222,9 @@ def test_the_card_shows_every_figure_beside_the_trivial_answers_and_how_to_call(
     assert "| kid |  | 0.0123 | 0.0100 to 0.0200 |  | lower |" in card
     assert '"image": [picture], "target": ["dog"]' in card
     assert "gantry translate pets@champion IN OUT --target dog" in card
+    assert "All rows of a request have the same columns" in card
+    assert "reference" not in card.split("## Use")[1]
+    styled = (model_of("stargan2") / "README.md").read_text()
+    assert "`reference`, a picture of that domain given like `image`, is what the style is taken from" in styled
+    assert "gantry translate pets@champion IN OUT --target dog [--like PICTURE]" in styled
     assert "target" not in (model_of("pix2pix") / "README.md").read_text().split("## Use")[1]
