@@ -69,9 +69,18 @@ def fid(
 
 
 def _source(path: Path, *, split: str, seed: int, device: str) -> Source:
-    """What lies at ``path``. A ``dataset.json`` alone is not a prepared dataset: StyleGAN's label file is called so too."""
+    """What lies at ``path``. A ``dataset.json`` alone is not a prepared dataset: StyleGAN's label file is called so too.
+
+    Raises:
+        SettingsError: a generator that makes no pictures from noise.
+    """
     if (path / DESCRIPTION).is_file():
         generator = load_generator(path, device)
+        if generator.translates:
+            raise SettingsError(
+                f"{path} translates pictures and draws none. The evaluate stage measures translations, each direction by its "
+                "own pictures; or give the folder of what gantry translate made of some."
+            )
         return Samples(generator.sample, seed=seed, digest=generator.digest, name=path.name)
     if (path / DATASET_FILE).is_file() and next(path.glob("*.parquet"), None) is not None:
         return DatasetSplit(PreparedDataset(path), split)

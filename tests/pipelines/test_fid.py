@@ -17,6 +17,7 @@ from pipelines.fid import fid
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.metrics.conftest import weights_file  # noqa: F401  the fixture
 from tests.gan_core.metrics.test_sources import write_folder
+from tests.pipelines.translators import export as export_translator
 
 FAST = ["--features", "64", "--device", "cpu"]
 
@@ -73,6 +74,21 @@ def test_the_line_for_people_has_the_figure_and_its_stamp(tmp_path: Path) -> Non
 def test_bf16_needs_a_word_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--unpublished"):
         run(write_folder(tmp_path / "a", blobs(3)), tmp_path / "a", "--precision", "bf16")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_translates_is_sent_to_the_evaluate_stage_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError("the extractor was loaded")
+
+    monkeypatch.setattr("pipelines.fid.load_inception", measured)
+    pair = [write_folder(tmp_path / "a", blobs(3)), export_translator(tmp_path / "generator", "cyclegan")]
+    with pytest.raises(
+        SettingsError, match="generator translates pictures and draws none. The evaluate stage measures"
+    ):
+        run(*(reversed(pair) if first else pair))
 
 
 def test_a_label_file_of_stylegan_does_not_make_a_folder_a_prepared_dataset(tmp_path: Path) -> None:
