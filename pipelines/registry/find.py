@@ -80,7 +80,13 @@ def _version(client: "MlflowClient", model: str) -> "ModelVersion | None":
         name, _, version = model.rpartition("/")
     if re.fullmatch(r"[0-9a-f]{32}", model):
         return _of_run(client, model)
-    known = client.search_registered_models(f"name = '{name}'", max_results=1)
+    if model.endswith("@"):
+        raise TrackingError(f"'{model}' names no alias: write NAME@ALIAS, or '{name}' alone.")
+    # MLflow's filters know no escape: a name may hold one kind of quote, and none of Gantry's holds any.
+    if model.endswith("/") or ("'" in name and '"' in name):
+        return None
+    quoted = f'"{name}"' if "'" in name else f"'{name}'"
+    known = client.search_registered_models(f"name = {quoted}", max_results=1)
     if not known:
         return None
     aliases = {key: str(value) for key, value in known[0].aliases.items()}
@@ -89,7 +95,7 @@ def _version(client: "MlflowClient", model: str) -> "ModelVersion | None":
         if not version:
             raise TrackingError(f"'{name}' has no alias '{alias}'; it has {', '.join(sorted(aliases)) or 'none'}.")
     version = version or aliases.get(CHAMPION) or aliases.get(CHALLENGER) or ""
-    versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
+    versions = client.search_model_versions(f"name = {quoted}", order_by=["version_number DESC"])
     chosen = [v for v in versions if not version or str(v.version) == version]
     if not chosen:
         raise TrackingError(f"'{name}' has no version {version}; it has {', '.join(str(v.version) for v in versions)}.")

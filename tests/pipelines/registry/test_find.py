@@ -48,6 +48,10 @@ def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, monke
         ("digits/9", "no version 9; it has 1"),
         ("digits@best", "no alias 'best'; it has challenger"),
         ("0" * 32, "There is no generator '000"),
+        ("digits@", "'digits@' names no alias: write NAME@ALIAS, or 'digits' alone"),
+        ("digits/", "There is no generator 'digits/'"),
+        ("a'b", "There is no generator 'a'b'"),
+        ("a\"b'c", "There is no generator"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(register, uri, model, words):
@@ -65,3 +69,13 @@ def test_without_a_store_a_folder_is_still_found_and_a_name_is_not(generator_dir
     assert digest(generator_dir, None) == load_generator(generator_dir).digest
     with pytest.raises(TrackingError, match="nothing says where registered models are"):
         digest("digits", None)
+
+
+def test_a_name_with_a_quote_is_looked_up_like_any_other(register, generator_dir, uri):
+    """MLflow lets others have one."""
+    from mlflow import MlflowClient
+
+    client, version = MlflowClient(uri, uri), register().version
+    client.create_registered_model("o'hara")
+    client.create_model_version("o'hara", client.get_model_version("digits", version).source)
+    assert digest("o'hara", uri) == load_generator(generator_dir).digest
