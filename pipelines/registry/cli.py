@@ -50,3 +50,5 @@ def _tell(name: str, move: Move | None, as_json: bool) -> None:
         after = f"version {move.version}" if move.version else "no version"
         before = f"version {move.previous}" if move.previous else "no version"
         click.echo(f"{name}: champion is now {after}, was {before} ({move.reason}).")
+        if move.found and move.found != move.reason:
+            click.echo(f"Measured: {move.found}.")

@@ -33,6 +33,10 @@ class Move:
     forced: bool = False
     undoes: str | None = None
     """For a rollback, the id of the entry that it undoes."""
+    found: str = ""
+    """For a promotion that passed the gate, both figures and whether they differ by more than noise."""
+    within_noise: bool | None = None
+    """Whether the 95 % intervals of both figures overlap; None where they were not compared, or one has none."""
     id: str = ""
 
 
@@ -44,6 +48,8 @@ def new_move(
     reason: str,
     forced: bool = False,
     undoes: str | None = None,
+    found: str = "",
+    within_noise: bool | None = None,
 ) -> Move:
     """A move made here and now by this user."""
     now = time.time_ns()
@@ -57,6 +63,8 @@ def new_move(
         reason=reason,
         forced=forced,
         undoes=undoes,
+        found=found,
+        within_noise=within_noise,
         id=f"{now // 1_000_000:013d}-{uuid.uuid4().hex[:8]}",
     )
 

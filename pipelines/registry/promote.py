@@ -1,13 +1,14 @@
 """Promotion: moving the alias ``champion``, only to what was measured to be better by the same protocol, and back."""
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gan_core.config import build
 from gan_core.errors import SettingsError, TrackingError
 from gan_core.metrics.protocol import Protocol
 from pipelines.registry.ledger import Move, as_tag, from_tags, new_move, to_undo
-from pipelines.registry.register import CHALLENGER, FIGURE, PROTOCOL, VALUE
+from pipelines.registry.register import CHALLENGER, FIGURE, HIGH, LOW, PROTOCOL, VALUE
 from pipelines.tracking.store import connect, is_refusal, reaching
 
 if TYPE_CHECKING:
@@ -17,10 +18,24 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The figure that a version's tags keep."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    """Both ends of its 95 % interval; None where the version has none."""
+    protocol: Protocol
+
+
 def promote(
     name: str, *, tracking_uri: str, version: str | None = None, force: bool = False, reason: str | None = None
 ) -> Move | None:
     """Make a version of ``name`` the champion.
+
+    The gate asks for a lower figure by the same protocol. Whether it is lower by more than noise is told and kept in the
+    ledger, and stops nobody: intervals of few pictures are wide, and what they hide may be an improvement all the same.
 
     Args:
         name: registered model.
@@ -44,15 +59,17 @@ def promote(
         champion = _by_alias(client, name, CHAMPION)
         if champion is not None and champion.version == challenger.version:
             return None
-        better = "the first champion"
+        found, within_noise = "", None
         if champion is not None and not force:
-            better = _gate(name, challenger, champion)
+            found, within_noise = _gate(name, challenger, champion)
         move = new_move(
             "promote",
             version=str(challenger.version),
             previous=str(champion.version) if champion else None,
-            reason=reason or better,
+            reason=reason or found or "the first champion",
             forced=force,
+            found=found,
+            within_noise=within_noise,
         )
         _carry_out(client, name, move)
     return move
@@ -95,43 +112,54 @@ def history(name: str, *, tracking_uri: str) -> list[Move]:
         return from_tags(_model(connect(tracking_uri, make=False), name).tags)
 
 
-def _gate(name: str, challenger: "ModelVersion", champion: "ModelVersion") -> str:
-    """Why the challenger may become champion; raises TrackingError when it may not."""
+def _gate(name: str, challenger: "ModelVersion", champion: "ModelVersion") -> tuple[str, bool | None]:
+    """Why the challenger may become champion, and whether both are within the noise, None where that is not known.
+
+    Raises TrackingError when it may not.
+    """
     new, old = _measured(name, challenger), _measured(name, champion)
-    gap = new[2].differences(old[2])
-    if new[0] != old[0]:
-        gap.insert(0, f"figure: {new[0]} against {old[0]}")
+    gap = new.protocol.differences(old.protocol)
+    if new.name != old.name:
+        gap.insert(0, f"figure: {new.name} against {old.name}")
     if gap:
         raise TrackingError(
             f"Version {challenger.version} of '{name}' cannot be compared with the champion, version {champion.version}: "
             f"they were measured by different protocols ({'; '.join(gap)}). Measure both alike, or: gantry promote "
             f'--version {challenger.version} --force --reason "why".'
         )
-    if not new[1] < old[1]:
+    if not new.value < old.value:
         raise TrackingError(
             f"Version {challenger.version} of '{name}' is not better than the champion, version {champion.version}: "
-            f"{new[0]} {new[1]:.4f} against {old[1]:.4f} (lower is better). To promote it all the same: gantry promote "
+            f"{new.name} {new.value:.4f} against {old.value:.4f} (lower is better). To promote it all the same: gantry promote "
             f'--version {challenger.version} --force --reason "why".'
         )
-    return f"{new[0]} {new[1]:.4f} against {old[1]:.4f} by the same protocol"
+    found = f"{new.name} {new.value:.4f} against {old.value:.4f} by the same protocol"
+    if new.interval is None or old.interval is None:
+        return found, None
+    if new.interval[1] < old.interval[0]:
+        return f"{found}, lower by more than noise", False
+    ends = " and ".join(f"{low:.4f} to {high:.4f}" for low, high in (new.interval, old.interval))
+    return f"{found}; lower, but within the noise: the 95 % intervals {ends} overlap", True
 
 
-def _measured(name: str, version: "ModelVersion") -> tuple[str, float, Protocol]:
-    """Name, value and protocol of a version's figure."""
-    missing = [tag for tag in (FIGURE, VALUE, PROTOCOL) if tag not in version.tags]
+def _measured(name: str, version: "ModelVersion") -> Measured:
+    """A version's figure."""
+    tags = version.tags
+    missing = [tag for tag in (FIGURE, VALUE, PROTOCOL) if tag not in tags]
     if missing:
         raise TrackingError(
             f"Version {version.version} of '{name}' carries no measured figure (tags {', '.join(missing)} are missing): it "
             "was not registered by Gantry. Register it with the register stage, or use --force with a reason."
         )
     try:
-        protocol = build(Protocol, json.loads(version.tags[PROTOCOL]))
+        protocol = build(Protocol, json.loads(tags[PROTOCOL]))
     except SettingsError as error:
         raise TrackingError(
             f"Version {version.version} of '{name}' was measured by another edition of Gantry, whose protocol this one cannot "
             f"read ({error}). Register it anew, or use --force with a reason."
         ) from error
-    return version.tags[FIGURE], float(version.tags[VALUE]), protocol
+    interval = (float(tags[LOW]), float(tags[HIGH])) if LOW in tags and HIGH in tags else None
+    return Measured(name=tags[FIGURE], value=float(tags[VALUE]), interval=interval, protocol=protocol)
 
 
 def _carry_out(client: "MlflowClient", name: str, move: Move) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 CHALLENGER = "challenger"
 STAGE_KEY, FIGURE, VALUE = "gantry.stage_key", "gantry.figure", "gantry.value"
+LOW, HIGH = "gantry.low", "gantry.high"
+"""Ends of the figure's 95 % interval; tags that a version may lack."""
 PROTOCOL, PROTOCOL_DIGEST = "gantry.protocol", "gantry.protocol_digest"
 _LOG = logging.getLogger(__name__)
 
@@ -69,13 +72,20 @@ def register_generator(
         experiment: MLflow experiment that the files belong to.
 
     Raises:
-        TrackingError: the server cannot be reached or refuses; a name that the registry cannot take.
+        TrackingError: the server cannot be reached or refuses; a name that the registry cannot take; a figure that is not
+            a number, which no other could be compared with.
         CheckpointError: there is no whole generator in ``generator_dir``.
         SettingsError: the figure's protocol is not one.
     """
     from gan_core.generator import load_generator
 
     load_generator(generator_dir)  # a damaged export must not get a version
+    if not math.isfinite(figure["value"]):
+        raise TrackingError(
+            f"The {figure['name']} of {generator_dir} is {figure['value']}: nothing could be compared with it, so it is not "
+            "registered. Look at the pictures (outputs/evaluate/samples.png): the generator makes none of use, or they are "
+            "too few. Train longer or with other settings, or raise evaluate.samples."
+        )
     with reaching(tracking_uri):
         client = connect(tracking_uri)
         experiment_id = ensure_experiment(client, resolve_uri(tracking_uri), experiment)
@@ -136,6 +146,8 @@ def _create(
         PROTOCOL: json.dumps(as_dict(protocol), sort_keys=True),
         PROTOCOL_DIGEST: protocol.digest,
     }
+    if figure.get("low") is not None and figure.get("high") is not None:
+        tags |= {LOW: repr(float(figure["low"])), HIGH: repr(float(figure["high"]))}
     logged = client.create_logged_model(
         experiment_id, name=re.sub(r"[/:.%\"']", "-", name), source_run_id=run_id, tags=tags, model_type="generator"
     )

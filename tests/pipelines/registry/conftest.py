@@ -51,10 +51,17 @@ def generator_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def register(uri: str, generator_dir: Path) -> Callable[..., Registered]:
     """Register the generator with a FID; keyword arguments replace the defaults."""
 
-    def call(fid: float = 20.0, stage_key: str = "", protocol: dict | None = None, **changes) -> Registered:
+    def call(
+        fid: float = 20.0,
+        stage_key: str = "",
+        protocol: dict | None = None,
+        interval: tuple[float | None, float | None] = (None, None),
+        **changes,
+    ) -> Registered:
         tags = {"gantry.stage_key": stage_key or f"key-{fid}-{len(protocol or {})}", "gantry.git_commit": "abc"}
         measured = dataclasses.replace(PROTOCOL, **(protocol or {}))
-        figure = Figure(name="fid", value=fid, protocol=measured, generator_digest="f" * 64)
+        low, high = interval
+        figure = Figure(name="fid", value=fid, protocol=measured, generator_digest="f" * 64, low=low, high=high)
         settings = {
             "generator_dir": generator_dir,
             "name": "digits",

@@ -46,11 +46,47 @@ def test_a_lower_fid_by_the_same_protocol_is_promoted(register, client, uri):
 def test_a_fid_that_is_not_lower_is_not_promoted(register, client, uri, fid):
     register(30.0, stage_key="first")
     promote("digits", tracking_uri=uri)
-    register(fid, stage_key="second")
+    second = register(31.0, stage_key="second").version
+    # Registering refuses what is no number; an earlier edition did not.
+    client.set_model_version_tag("digits", second, "gantry.value", repr(fid))
     with pytest.raises(TrackingError, match=r"not better than the champion.*against 30\.0000.*--force --reason"):
         promote("digits", tracking_uri=uri)
     assert champion(client) == "1"
     assert len(history("digits", tracking_uri=uri)) == 1
+
+
+def test_whether_a_lower_fid_is_lower_by_more_than_noise_is_kept(register, client, uri):
+    """And stops nobody, whatever reason is given beside it."""
+    register(30.0, interval=(28.0, 33.0))
+    first = promote("digits", tracking_uri=uri)
+    assert (first.found, first.within_noise) == ("", None)
+    register(29.0, interval=(27.0, 32.0))
+    within = promote("digits", tracking_uri=uri, reason="it looks better")
+    assert within.within_noise is True
+    assert within.reason == "it looks better"
+    assert within.found == (
+        "fid 29.0000 against 30.0000 by the same protocol; lower, but within the noise: the 95 % intervals 27.0000 to "
+        "32.0000 and 28.0000 to 33.0000 overlap"
+    )
+    register(20.0, interval=(19.0, 21.0))
+    clear = promote("digits", tracking_uri=uri)
+    assert clear.within_noise is False
+    assert clear.reason == clear.found == "fid 20.0000 against 29.0000 by the same protocol, lower by more than noise"
+    register(10.0)  # by an edition that kept no intervals
+    unknown = promote("digits", tracking_uri=uri)
+    assert unknown.within_noise is None
+    assert "noise" not in unknown.found
+    assert history("digits", tracking_uri=uri) == [first, within, clear, unknown]
+    assert champion(client) == "4"
+
+
+def test_a_ledger_that_an_earlier_edition_wrote_is_read(register, client, uri):
+    register(30.0)
+    promote("digits", tracking_uri=uri)
+    ((tag, entry),) = ((k, v) for k, v in client.get_registered_model("digits").tags.items() if "ledger" in k)
+    old = {name: value for name, value in json.loads(entry).items() if name not in ("found", "within_noise")}
+    client.set_registered_model_tag("digits", tag, json.dumps(old))
+    assert rollback("digits", tracking_uri=uri).version is None
 
 
 def test_another_protocol_is_refused_and_each_difference_named(register, client, uri):
@@ -206,3 +242,12 @@ def test_the_command_line_promotes_and_rolls_back(register, uri, monkeypatch):
     assert "champion already" in told.output
     told = CliRunner().invoke(cli.rollback, ["digits", "--reason", "wrong data"])
     assert told.output == "digits: champion is now no version, was version 1 (wrong data).\n"
+
+
+def test_the_command_line_tells_what_is_within_the_noise(register, uri, monkeypatch):
+    monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
+    for fid in (30.0, 29.0, 28.0):
+        register(fid, interval=(fid - 3, fid + 3))
+        told = CliRunner().invoke(cli.promote, ["digits", *(["--reason", "nicer"] if fid == 28 else [])]).output
+        assert told.count("within the noise") == (fid < 30), told
+    assert "was version 2 (nicer).\nMeasured: fid 28.0000 against 29.0000" in told

@@ -196,3 +196,22 @@ def test_a_damaged_generator_gets_no_version(register, client, tmp_path):
     with pytest.raises(CheckpointError, match="holds no exported generator"):
         register(generator_dir=tmp_path / "broken")
     assert client.search_registered_models() == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_figure_that_is_no_number_is_not_registered(register, client, value):
+    with pytest.raises(TrackingError, match=rf"The fid of .* is {value}: nothing could be compared with it"):
+        register(value)
+    assert client.search_registered_models() == []
+
+
+def test_the_interval_of_the_figure_is_kept_where_there_is_one(register, client):
+    with_one, without = register(20.0, interval=(18.5, 21.25)), register(19.0)
+    tags = client.get_model_version("digits", with_one.version).tags
+    assert (float(tags["gantry.low"]), float(tags["gantry.high"])) == (18.5, 21.25)
+    assert "gantry.low" not in client.get_model_version("digits", without.version).tags
+
+
+def test_the_card_says_that_all_rows_have_the_same_columns(register, client):
+    card = (artifacts(client, register().version) / "README.md").read_text()
+    assert "All rows of a request have the same columns" in card
