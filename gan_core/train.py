@@ -10,6 +10,7 @@ import inspect
 import itertools
 import json
 import logging
+import re
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -81,7 +82,8 @@ def meanings(config: type) -> dict[str, str]:
         for field, below in itertools.pairwise(definition.body):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
                 text = " ".join(str(ast.literal_eval(below.value)).split())
-                found[field.target.id] = text.split(". ")[0].removesuffix(".")
+                # A sentence that goes on from another field's begins with three full stops, which end nothing.
+                found[field.target.id] = re.split(r"(?<!\.)\. ", text)[0].removesuffix(".")
     return found
 
 

@@ -105,12 +105,15 @@ def test_what_cannot_work_is_an_error_that_leaves_nothing_behind(
 def test_every_setting_of_a_run_and_of_every_family_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
     for field in dataclasses.fields(TrainConfig):
         assert len(train.meanings(TrainConfig)[field.name]) > 5, field.name
-    for name in FAMILIES:
+    for name, family in FAMILIES.items():
+        for field, meaning in train.meanings(family.Config).items():
+            assert len(meaning) > 5, f"{name}: {field}"
         with pytest.raises(SystemExit):
             train.parse(["--help", "--family", name])
     told = " ".join(capsys.readouterr().out.split())
     assert "Steps between two picture grids (default 200)" in told
     assert "ramps up from 5% of the images seen so far (default 10.0)" in told
+    assert "diversity_steps: ... which falls linearly to 0 over so many steps (default 100000)" in told
     assert "slope: Leak slope of every leaky ReLU in the discriminator (default 0.2)" in told
 
 
