@@ -1,67 +1,108 @@
 """Unpacking what a stranger packed, copying what a user owns: nothing leaves the target, the source stays as it is."""
 
-import gzip
+import errno
+import logging
+import lzma
 import os
 import posixpath
 import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from gan_core.errors import DataError
 from gan_core.fetch import progress_bar
-from pipelines.data.readers.base import is_clutter
+from pipelines.data.readers.base import is_clutter, raise_unlistable, readable
+
+log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
+_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+# What a damaged or locked archive makes its reader raise: bzip2 and gzip an OSError, zip a RuntimeError where it wants a
+# password or another program, UnicodeDecodeError where a name is not what it says.
+_BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
+_REMEDIES = {
+    errno.EACCES: "Make it readable, or take it out",
+    errno.EPERM: "Make it readable, or take it out",
+    errno.ENAMETOOLONG: "Give it a shorter name",
+    errno.ENOSPC: "Make room",
+}
+
+_Info = TypeVar("_Info", zipfile.ZipInfo, tarfile.TarInfo)
 
 
 def is_archive(path: Path) -> bool:
     """Whether ``path`` is a zip or a tar (plain, gzip, bzip2 or xz)."""
-    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    try:
+        return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    except (EOFError, zlib.error, lzma.LZMAError):  # cut off, or damaged, before the first member
+        return False
+
+
+def like_archive(path: Path) -> bool:
+    """Whether ``path`` would be an archive if it were whole: by the end of its name, or as a zip begins.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. {_remedy(error)}.") from error
+    return path.name.lower().endswith(_ENDINGS) or head == b"PK\3\4"
 
 
 def unpack(archive: Path, target: Path, label: str) -> None:
-    """Unpack a zip or tar into the folder ``target``.
+    """Unpack a zip or tar into the folder ``target``, empty folders too.
 
     Raises:
-        DataError: a member's name or link leads out of the archive, there is not enough room, the archive is broken.
+        DataError: a member's name or link leads out of the archive, two members want the same place, there is not enough
+            room, the archive is broken.
     """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
-                _write(_zip_members(zipped, archive), target, label)
+                _write(_zip_members(zipped, archive), target, label, archive)
         else:
             with tarfile.open(archive) as tar:
-                _write(_tar_members(tar, archive), target, label)
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        EOFError,
-        gzip.BadGzipFile,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise DataError(f"{archive} cannot be unpacked: {error}") from error
+                _write(_tar_members(tar, archive), target, label, archive)
+    except _BROKEN as error:
+        raise DataError(f"{archive} cannot be unpacked: {_reason(error)}. {_remedy(error)}.") from error
 
 
 def copy_tree(source: Path, target: Path, label: str) -> None:
-    """Copy a folder's files into the folder ``target``. A symbolic link to a file inside is copied as that file.
+    """Copy a folder into the folder ``target``, empty folders too. A symbolic link to a file inside is copied as that file.
 
     Raises:
-        DataError: a link leads out of the folder, or to a folder.
+        DataError: a link leads out of the folder, or to a folder; a file or folder cannot be read.
     """
-    _write(_tree_members(source.resolve()), target, label)
+    try:
+        _write(_tree_members(source.resolve()), target, label, source)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {_reason(error)}. {_remedy(error)}.") from error
 
 
-# A member is its name, its size, and a way to open it.
-_Member = tuple[str, int, Callable[[], IO[bytes]]]
+# A member is its name, its size, and a way to open it; of a folder there is none.
+_Member = tuple[str, int, Callable[[], IO[bytes]] | None]
 
 
-def _write(members: Iterator[_Member], target: Path, label: str) -> None:
+def _write(members: Iterator[_Member], target: Path, label: str, origin: Path) -> None:
     found = [member for member in members if not any(is_clutter(part) for part in member[0].split("/"))]
+    _check_names(found, origin)
     target.mkdir(parents=True, exist_ok=True)
     total, room = sum(size for _, size, _ in found), shutil.disk_usage(target).free
     if total > room:
@@ -71,9 +112,42 @@ def _write(members: Iterator[_Member], target: Path, label: str) -> None:
     with progress_bar(label, total) as bar:
         for name, size, open_member in found:
             path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open_member() as stream, open(path, "wb") as file:
-                _copy(stream, file, size, name, bar)
+            try:
+                if open_member is None:
+                    path.mkdir(parents=True, exist_ok=True)
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open_member() as stream, open(path, "wb") as file:
+                    _copy(stream, file, size, name, bar)
+            except _BROKEN as error:
+                short = name if len(name) <= 100 else f"{name[:100]}..."
+                raise DataError(f"{origin}: {short} cannot be copied: {_reason(error)}. {_remedy(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".") or type(error).__name__
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return _REMEDIES.get(error.errno, "Mend that, and run this again")
+    if isinstance(error, RuntimeError):
+        return "Unpack it with the program that packed it, and give the folder"
+    return "The archive is broken; get it again"
+
+
+def _check_names(members: list[_Member], origin: Path) -> None:
+    """Raise DataError for a name that is no text, or that is a file's and a folder's."""
+    files = {name for name, _, open_member in members if open_member is not None}
+    for name, _, open_member in members:
+        if readable(name) != name:
+            raise DataError(
+                f"{origin}: the name {readable(name)} is not UTF-8. Rename it (convmv does many at once), and run again."
+            )
+        parts = name.split("/")
+        ends = range(1, len(parts) + (open_member is None))
+        if both := sorted({"/".join(parts[:end]) for end in ends} & files):
+            raise DataError(f"{origin}: {both[0]} is a file and a folder too. Rename one of them, and pack it again.")
 
 
 def _copy(stream: IO[bytes], file: IO[bytes], size: int, name: str, bar: Any) -> None:
@@ -95,6 +169,19 @@ def _safe(name: str, archive: Path) -> str:
     return path
 
 
+def _by_name(infos: Iterable[tuple[str, _Info]], archive: Path) -> dict[str, _Info]:
+    """Members by their safe paths; raises for two of one path, of which one would be lost."""
+    found: dict[str, _Info] = {}
+    for name, info in infos:
+        path = _safe(name, archive)
+        if path in found and not any(is_clutter(part) for part in path.split("/")):
+            raise DataError(
+                f"{archive} holds two files for one place, {path}; one would be lost. Rename one, and pack it again."
+            )
+        found[path] = info
+    return found
+
+
 def _link_target(name: str, link: str, archive: Path) -> str:
     if link.startswith("/"):
         raise DataError(f"{archive} is refused: its member '{name}' is a link to '{link}', outside of the archive.")
@@ -105,7 +192,9 @@ def _link_target(name: str, link: str, archive: Path) -> str:
 
 
 def _zip_members(zipped: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
-    by_name = {_safe(info.filename, archive): info for info in zipped.infolist() if not info.is_dir()}
+    infos = zipped.infolist()
+    yield from ((_safe(info.filename, archive), 0, None) for info in infos if info.is_dir())
+    by_name = _by_name(((info.filename, info) for info in infos if not info.is_dir()), archive)
     for name, info in by_name.items():
         resolved = info
         if stat.S_ISLNK(info.external_attr >> 16):
@@ -117,7 +206,10 @@ def _zip_members(zipped: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
 
 
 def _tar_members(tar: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
-    by_name = {_safe(info.name, archive): info for info in tar.getmembers() if not info.isdir()}
+    infos = tar.getmembers()
+    _check_end(tar, archive, sum(not info.isdir() for info in infos))
+    yield from ((_safe(info.name, archive), 0, None) for info in infos if info.isdir())
+    by_name = _by_name(((info.name, info) for info in infos if not info.isdir()), archive)
     for name, info in by_name.items():
         resolved = info
         if info.issym() or info.islnk():
@@ -131,6 +223,26 @@ def _tar_members(tar: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
         yield name, resolved.size, lambda resolved=resolved: _opened(tar, resolved)  # type: ignore[misc]
 
 
+def _check_end(tar: tarfile.TarFile, archive: Path, files: int) -> None:
+    """Raise DataError where the listing ended at a broken header and not at zeros up to the end: tarfile is silent of it.
+
+    Reading up to the end also has gzip, bzip2 and xz compare their checksums.
+    """
+    stream = tar.fileobj
+    assert stream is not None  # it is open
+    stream.seek(tar.offset)
+    rest = stream.read(_BLOCK)
+    if not rest:
+        log.warning("%s ends after file %d without the mark of an end; it may be cut off.", archive, files)
+    while rest:
+        if rest.strip(b"\0"):
+            raise DataError(
+                f"{archive} is broken after file {files}: something follows that cannot be read. Get it again; or if it was "
+                "joined of several, give the folder that tar --ignore-zeros makes of it."
+            )
+        rest = stream.read(_BLOCK)
+
+
 def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     stream = tar.extractfile(info)
     assert stream is not None  # regular files only
@@ -138,12 +250,16 @@ def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _tree_members(source: Path) -> Iterator[_Member]:
-    for directory, folders, names in os.walk(source):
+    for directory, folders, names in os.walk(source, onerror=raise_unlistable):
+        folders[:] = [name for name in folders if not is_clutter(name)]
         for name in [*folders, *names]:
             path = Path(directory) / name
-            if is_clutter(name) or (name in folders and not path.is_symlink()):
+            if is_clutter(name):
                 continue
             inside = path.relative_to(source).as_posix()
+            if name in folders and not path.is_symlink():
+                yield inside, 0, None
+                continue
             resolved = path.resolve()
             if path.is_symlink() and not resolved.is_relative_to(source):
                 raise DataError(

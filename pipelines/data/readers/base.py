@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 
+from gan_core.errors import DataError
 from gan_core.pictures import PictureError, is_picture
 from pipelines.data.drawing import SUFFIX, draw
 
@@ -147,10 +148,26 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
+def readable(name: str) -> str:
+    """A file's name as text that can be shown and stored: bytes of it that are not UTF-8 are spelt out."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+
+
+def raise_unlistable(error: OSError) -> NoReturn:
+    """For ``os.walk``, which else leaves folders aside that it cannot look into."""
+    raise DataError(
+        f"{error.filename} cannot be listed: {error.strerror}. Make it readable, or take it out."
+    ) from error
+
+
 def walk_files(root: Path) -> Iterator[str]:
-    """Every file below ``root`` as a sorted path with forward slashes, clutter left out."""
+    """Every file below ``root`` as a sorted path with forward slashes, clutter left out.
+
+    Raises:
+        DataError: a folder cannot be looked into.
+    """
     found = []
-    for directory, folders, names in os.walk(root):
+    for directory, folders, names in os.walk(root, onerror=raise_unlistable):
         folders[:] = [name for name in folders if not is_clutter(name)]
         inside = Path(directory).relative_to(root).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
@@ -162,13 +179,16 @@ def innermost(root: Path) -> Path:
     """``root``, or the only folder in it when there is nothing else, and so on: archives often wrap their content."""
     while True:
         only = None
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if is_clutter(entry.name):
-                    continue
-                if only is not None or not entry.is_dir():
-                    return root
-                only = root / entry.name
+        try:
+            with os.scandir(root) as entries:
+                for entry in entries:
+                    if is_clutter(entry.name):
+                        continue
+                    if only is not None or not entry.is_dir():
+                        return root
+                    only = root / entry.name
+        except OSError as error:
+            raise_unlistable(error)
         if only is None:
             return root
         root = only

@@ -1,6 +1,10 @@
 """Folders of small pictures for the tests of this package."""
 
+import ctypes
 import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +38,27 @@ def pets(folder: Path, each: int = 5) -> Path:
         for index in range(each):
             write(folder / name / f"{index:03d}.png", png(1000 * number + index))
     return folder
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Files that nobody may read cannot be read by root either: without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the call; this thread
+    held = (_Capabilities * 2)()
+    assert libc.capget(header, held) == 0
+    before = held[0].effective
+    held[0].effective &= ~0b110
+    assert libc.capset(header, held) == 0
+    try:
+        yield
+    finally:
+        held[0].effective = before
+        assert libc.capset(header, held) == 0

@@ -1,0 +1,223 @@
+"""What is packed or copied comes out whole, or is an error that names the archive, the file and what to do."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gan_core.errors import DataError
+from pipelines.data.archives import copy_tree, is_archive, like_archive, unpack
+from tests.pipelines.data.samples import pets, png, without_privileges, write
+
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    ".tar": bytes,
+    ".tar.gz": gzip.compress,
+    ".tar.bz2": bz2.compress,
+    ".tar.xz": lzma.compress,
+}
+NAMES = ["a/1.png", "a/2.png", "b/3.png"]
+
+
+def tar(*names: str) -> bytearray:
+    """An uncompressed tar; file i is the PNG of seed i."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for index, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = len(png(index))
+            archive.addfile(info, io.BytesIO(png(index)))
+    return bytearray(buffer.getvalue())
+
+
+def zipped(path: Path, *names: str, packing: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for index, name in enumerate(names):
+            archive.writestr(name, png(index))
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# Damage
+
+
+@pytest.mark.parametrize("suffix", PACKINGS)
+@pytest.mark.parametrize("damage", ["another header", "zeros for a header", "cut off"])
+def test_a_tar_that_breaks_off_is_no_shorter_tar(tmp_path: Path, suffix: str, damage: str) -> None:
+    content = tar(*NAMES)
+    second = content.index(b"a/2.png")
+    if damage == "cut off":
+        del content[second + 100 :]
+    else:
+        content[second : second + 512] = (b"?" if damage == "another header" else b"\0") * 512
+    archive = write(tmp_path / f"t{suffix}", PACKINGS[suffix](bytes(content)))
+    with pytest.raises(DataError, match=rf"/t{suffix} is broken after file 1: .*Get it again"):
+        unpack(archive, tmp_path / "out", "t")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tars_that_were_joined_are_not_the_first_of_them(tmp_path: Path) -> None:
+    archive = write(tmp_path / "t.tar", bytes(tar("1.png") + tar("2.png")))
+    with pytest.raises(DataError, match=r"broken after file 1.*tar --ignore-zeros"):
+        unpack(archive, tmp_path / "out", "t")
+
+
+def test_a_tar_without_the_mark_of_its_end_comes_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = tar(*NAMES)
+    archive = write(tmp_path / "t.tar", bytes(content[: content.index(b"b/3.png")]))
+    unpack(archive, tmp_path / "out", "t")
+    assert files(tmp_path / "out") == ["a/1.png", "a/2.png"]
+    assert "t.tar ends after file 2 without the mark of an end" in caplog.text
+    caplog.clear()
+    unpack(write(tmp_path / "whole.tar", bytes(content)), tmp_path / "whole", "t")
+    assert files(tmp_path / "whole") == NAMES
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_damaged_compression_is_a_broken_archive(tmp_path: Path, suffix: str) -> None:
+    content = bytearray(PACKINGS[suffix](bytes(tar(*(f"{index}.png" for index in range(200))))))
+    middle = len(content) // 2
+    content[middle : middle + 64] = b"\xff" * 64
+    archive = write(tmp_path / f"t{suffix}", bytes(content))
+    assert like_archive(archive)
+    if is_archive(archive):  # bzip2 packs 900 kB at a time, and is read no part of such a block
+        with pytest.raises(DataError, match=rf"/t{suffix} cannot be unpacked: .* The archive is broken; get it again"):
+            unpack(archive, tmp_path / "out", "t")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_of_a_zip_is_named(tmp_path: Path, packing: int) -> None:
+    archive = zipped(tmp_path / "z.zip", "good.png", "bad.png", packing=packing)
+    content = bytearray(archive.read_bytes())
+    start = content.index(b"bad.png") + len("bad.png") + 4  # past what LZMA says of itself
+    content[start : start + 40] = b"\xff" * 40
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=r"/z\.zip: bad\.png cannot be copied: .*The archive is broken; get it again"):
+        unpack(archive, tmp_path / "out", "z")
+
+
+def test_a_zip_that_wants_a_password_is_for_another_program(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "z.zip", "a.png")
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png cannot be copied: .*password.*give the folder"):
+        unpack(archive, tmp_path / "out", "z")
+
+
+@pytest.mark.parametrize("suffix", [".zip", *PACKINGS])
+@pytest.mark.parametrize("length", [20, 700])
+def test_what_is_cut_off_is_no_archive_but_like_one(tmp_path: Path, suffix: str, length: int) -> None:
+    whole = (
+        zipped(tmp_path / "whole", *NAMES).read_bytes() if suffix == ".zip" else PACKINGS[suffix](bytes(tar(*NAMES)))
+    )
+    archive = write(tmp_path / f"cut{suffix}", whole[:length])
+    if is_archive(archive):
+        with pytest.raises(DataError, match=r"/cut.* [Gg]et it again"):
+            unpack(archive, tmp_path / "out", "t")
+    assert like_archive(archive)
+    assert like_archive(write(tmp_path / "nameless", b"PK\3\4 and no more"))
+    assert not like_archive(write(tmp_path / "picture.png", png(0)))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["x.png", "y.png", "./y.png"], r"holds two files for one place, y\.png; one would be lost. Rename one"),
+        (["a/y.png", "a/../a/y.png"], r"holds two files for one place, a/y\.png"),
+        (["a", "a/1.png"], "a is a file and a folder too. Rename one of them"),
+        (["a/1.png", "a"], "a is a file and a folder too"),
+        ([f"{'n' * 300}.png"], r": n{100}\.\.\. cannot be copied: File name too long\. Give it a shorter name"),
+    ],
+)
+def test_members_that_cannot_all_lie_in_one_folder_are_named(tmp_path: Path, names: list[str], message: str) -> None:
+    archives = [write(tmp_path / "t.tar", bytes(tar(*names))), zipped(tmp_path / "z.zip", *names)]
+    for archive in archives:
+        with pytest.raises(DataError, match=f"{archive}:? ?{message}"):
+            unpack(archive, tmp_path / "out", "x")
+
+
+def test_what_systems_leave_in_archives_may_be_there_twice(tmp_path: Path) -> None:
+    unpack(write(tmp_path / "t.tar", bytes(tar(".DS_Store", "a.png", ".DS_Store"))), tmp_path / "out", "t")
+    assert files(tmp_path / "out") == ["a.png"]
+
+
+def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    write(tmp_path / "folder" / "cat" / name, png(0))
+    with pytest.raises(DataError, match=r"/folder: the name cat/caf\\xe9\.png is not UTF-8\. Rename it"):
+        copy_tree(tmp_path / "folder", tmp_path / "out", "x")
+    archive = tmp_path / "t.tar"
+    with tarfile.open(archive, "w") as packed:
+        packed.add(tmp_path / "folder" / "cat" / name, name)
+    with pytest.raises(DataError, match=r"/t\.tar: the name caf\\xe9\.png is not UTF-8"):
+        unpack(archive, tmp_path / "out", "x")
+    zipped(tmp_path / "z.zip", "é.png")
+    write(tmp_path / "z.zip", (tmp_path / "z.zip").read_bytes().replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(DataError, match=r"/z\.zip cannot be unpacked: .*get it again"):
+        unpack(tmp_path / "z.zip", tmp_path / "out", "x")
+    assert not (tmp_path / "out").exists()
+
+
+# What may not be read
+
+
+def test_a_file_or_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    source = pets(tmp_path / "pets", each=2)
+    (source / "cat" / "001.png").chmod(0)
+    with (
+        without_privileges(),
+        pytest.raises(DataError, match=r"/pets: cat/001\.png cannot be copied: Permission denied"),
+    ):
+        copy_tree(source, tmp_path / "out", "x")
+    (source / "cat" / "001.png").unlink()
+    (source / "dog").chmod(0)
+    with (
+        without_privileges(),
+        pytest.raises(DataError, match=r"/pets/dog cannot be listed: Permission.*Make it readable"),
+    ):
+        copy_tree(source, tmp_path / "out", "x")
+    (source / "dog").chmod(0o400)
+    with without_privileges(), pytest.raises(DataError, match=r"/pets/dog/00\d\.png cannot be read: Permission denied"):
+        copy_tree(source, tmp_path / "out", "x")
+    (source / "dog").chmod(0o700)
+    archive = zipped(tmp_path / "z.zip", "a.png")
+    archive.chmod(0)
+    with without_privileges(), pytest.raises(DataError, match=r"/z\.zip cannot be read: Permission denied"):
+        like_archive(archive)
+
+
+# Empty folders
+
+
+def test_empty_folders_come_along(tmp_path: Path) -> None:
+    source = pets(tmp_path / "pets", each=1)
+    (source / "owl" / "deeper").mkdir(parents=True)
+    (source / ".git" / "empty").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as packed:
+        for path in source.rglob("*"):
+            packed.write(path, path.relative_to(source))
+    with tarfile.open(tmp_path / "t.tar", "w") as packed_too:
+        packed_too.add(source, ".")
+    copy_tree(source, tmp_path / "copied", "x")
+    for name in ("z.zip", "t.tar"):
+        unpack(tmp_path / name, tmp_path / name.replace(".", "-"), "x")
+    for folder in ("copied", "z-zip", "t-tar"):
+        assert (tmp_path / folder / "owl" / "deeper").is_dir()
+        assert not (tmp_path / folder / ".git").exists()
+        assert files(tmp_path / folder) == ["cat/000.png", "dog/000.png"]
