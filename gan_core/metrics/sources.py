@@ -3,6 +3,7 @@ makes them from noise or of other pictures."""
 
 import hashlib
 import logging
+import lzma
 import os
 import zipfile
 import zlib
@@ -175,6 +176,8 @@ class PictureFiles:
             except (zipfile.BadZipFile, OSError) as error:
                 raise DataError(f"{path} is a broken zip file ({error}). Pack it again, or give a folder.") from error
             names = [entry.filename for entry in self._zip.infolist() if not entry.is_dir()]
+        elif _like_zip(path):
+            raise DataError(f"{path} is a broken zip file; it may be cut off. Get it again, or give a folder.")
         else:
             raise DataError(f"{path} is neither a folder nor a zip file of pictures.")
         self._names = sorted(name for name in names if _is_picture(name))
@@ -223,7 +226,7 @@ class PictureFiles:
         try:
             return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
         # A zip's member may be cut short, of another checksum, encrypted (RuntimeError) or packed in an unknown way.
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError) as error:
             raise self._unreadable(name, error) from error
 
     def _unreadable(self, name: str, error: Exception) -> DataError:
@@ -369,6 +372,18 @@ def subset(total: int, count: int) -> np.ndarray:
         return np.arange(total)
     # RandomState's stream is frozen for all versions of numpy; default_rng's is not.
     return np.sort(np.random.RandomState(0).permutation(total)[:count])
+
+
+def _like_zip(path: Path) -> bool:
+    """Whether a file is called a zip or begins like one, which its directory at the end would make it."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Make it readable.") from error
+    return path.suffix.lower() == ".zip" or head == b"PK\3\4"
 
 
 def _is_picture(name: str) -> bool:

@@ -130,6 +130,27 @@ def test_a_zip_without_a_readable_directory_is_called_broken(tmp_path: Path) -> 
         PictureFiles(path)
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_is_named_however_it_is_packed(tmp_path: Path, packing: int) -> None:
+    path = tmp_path / "broken.zip"
+    with zipfile.ZipFile(path, "w", packing) as packed:
+        packed.write(write_folder(tmp_path / "f", blobs(1)) / "0" / "000.png", "a.png")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"a.png") + len("a.png")
+    content[start + 4 : start + 40] = b"\xff" * 36  # past what LZMA says of itself
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.zip: a\.png cannot be read: .*Remove it and run again"):
+        PictureFiles(path).digest(1)
+
+
+@pytest.mark.parametrize("name", ["cut.zip", "cut"])
+def test_a_zip_that_is_cut_off_is_called_broken(tmp_path: Path, name: str) -> None:
+    content = pack(write_folder(tmp_path / "f", blobs(4)), tmp_path / "whole.zip")
+    (tmp_path / name).write_bytes(content[:-100])
+    with pytest.raises(DataError, match=rf"/{name} is a broken zip file; it may be cut off\. Get it again"):
+        PictureFiles(tmp_path / name)
+
+
 def test_a_split_gives_its_pixels(tmp_path: Path) -> None:
     pixels = blobs(9)
     source = DatasetSplit(PreparedDataset(write_prepared(tmp_path / "d", pixels)), "train")
