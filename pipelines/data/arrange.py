@@ -1,8 +1,9 @@
 """From the pictures that a reader lists to entries of one kind of data: pairs, two domains, several, or as they come."""
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -12,7 +13,9 @@ from pipelines.data import readers
 from pipelines.data.pairs import DERIVED, Pairs, Side
 from pipelines.data.readers import table
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, innermost, split_name
-from pipelines.data.readers.folder import mixed
+from pipelines.data.readers.folder import bare_folders, mixed
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["auto", "unlabelled", "labelled", "paired", "unpaired", "domains"]
 
@@ -48,22 +51,36 @@ def arrange(
         The kind that it turned out to be, never ``auto``, and the entries.
 
     Raises:
-        DataError: ``root`` does not hold such data; says what it holds.
+        DataError: ``root`` does not hold such data, or a domain's folder holds no picture, or something lies beside trainA
+            and trainB; says what it holds.
     """
     if kind == "domains":
-        note = _with_attributes(root, note, wanted=bool(attributes))
+        note = _with_attributes(root, note, attributes)
         if table.holds_attributes(root, note, wanted=bool(attributes)):
             return kind, _some(table.list_attributes(root, note, attributes), root)
         if attributes:
+            if note.format == "folder" and (flaw := table.why_no_attributes(root, attributes)):
+                raise DataError(flaw)
             raise DataError(
                 f"{root} holds no table of attributes (ingest.attributes names some). Bring one with: gantry data add "
                 "NAME PATH --labels FILE"
             )
+    if kind == "paired" and pairs == "folders":
+        note = _without_labels(root, note)
     listing = readers.list_pictures(root, note)
+    if kind == "paired" and pairs != "folders":
+        return kind, _bare(listing)
+    places = _places(root, listing) if note.format == "folder" else []
+    if kind in ("auto", "paired", "unpaired"):
+        _check_beside(root, listing, places)
     if kind == "paired":
-        return kind, _pairs(root, note, listing, condition_side) if pairs == "folders" else _bare(listing)
-    laid_out = _places(root, listing) if note.format == "folder" else None
-    two = _two_domains(listing, laid_out, note) if laid_out and all(place.fixed for place in laid_out) else None
+        return kind, _pairs(root, note, listing, places, condition_side)
+    two = _two_domains(listing, places, note)
+    if note.format == "folder":
+        if kind == "domains" and not listing.classes and (flaw := table.why_no_attributes(root)):
+            raise DataError(flaw)
+        if kind in ("unpaired", "domains") or (kind == "auto" and two is not None):
+            _check_folders(root, listing)
     if kind == "auto":
         if two is not None:
             return "unpaired", two
@@ -74,12 +91,12 @@ def arrange(
         listing = two or listing
         if len(listing.classes) != 2:
             raise DataError(
-                f"{root}: unpaired data has two domains; {_found(listing)}. Lay it out as folders trainA and trainB "
+                f"{root}: unpaired data has two domains; {_found(listing, places)}. Lay it out as folders trainA and trainB "
                 "(testA and testB too, for a test split), or as one folder for each domain."
             )
     elif len(listing.classes) < (2 if kind == "domains" else 1):
         what = "two folders or more, or a table of attributes" if kind == "domains" else "folders or a label table"
-        raise DataError(f"{root}: {kind} data needs {what}; {_found(listing)}.")
+        raise DataError(f"{root}: {kind} data needs {what}; {_found(listing, places)}.")
     return kind, listing
 
 
@@ -106,24 +123,26 @@ class _Place:
     """Whether the folder is one of trainA, trainB, testA, ..."""
 
 
-def _places(root: Path, listing: Listing) -> list[_Place] | None:
-    """The places of a listing's entries; None where pictures lie at the top."""
+def _places(root: Path, listing: Listing) -> list[_Place | None]:
+    """The places of a listing's entries; None of a picture that lies at the top."""
     inner = innermost(root)
     if inner != root and _own_split(inner.name):
         inner = inner.parent  # trainA alone is no wrapping: trainB is empty
     prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
     places = [_place(entry.file.removeprefix(prefix).split("/"), bool(entry.split)) for entry in listing.entries]
     found = [place for place in places if place is not None]
-    if len(found) != len(places):
-        return None
     # A split within each side: A/train, A/test, B/train, ...
     inside = [place.name.split("/", 1) for place in found]
-    if not any(place.split for place in found) and all(len(way) == 2 and split_name(way[0]) for way in inside):
+    if (
+        len(found) == len(places)
+        and not any(place.split for place in found)
+        and all(len(way) == 2 and split_name(way[0]) for way in inside)
+    ):
         return [
             replace(place, split=split_name(way[0]) or "", name=way[1])
             for place, way in zip(found, inside, strict=True)
         ]
-    return found
+    return places
 
 
 def _place(parts: list[str], in_split: bool) -> _Place | None:
@@ -143,28 +162,72 @@ def _own_split(folder: str) -> tuple[str, str] | None:
     return (split, match[2]) if match and split else None
 
 
-def _two_domains(listing: Listing, places: list[_Place], note: SourceNote) -> Listing:
+def _two_domains(listing: Listing, places: list[_Place | None], note: SourceNote) -> Listing | None:
+    """The domains A and B, where all pictures lie in folders trainA, trainB, ...; else None."""
+    fixed = [place for place in places if place is not None and place.fixed]
+    if not fixed or len(fixed) < len(places):
+        return None
     names = note.classes if len(note.classes) == 2 else ("A", "B")
-    splits = {place.split for place in places}
+    splits = {place.split for place in fixed}
     entries = [
         replace(entry, label="AB".index(place.side), split=place.split if len(splits) > 1 else "")
-        for entry, place in zip(listing.entries, places, strict=True)
+        for entry, place in zip(listing.entries, fixed, strict=True)
     ]
     return replace(listing, entries=entries, classes=names)
 
 
-def _pairs(root: Path, note: SourceNote, listing: Listing, condition_side: Side) -> Listing:
-    places = _places(root, listing) if note.format == "folder" else None
-    if places is None:
+def _check_beside(root: Path, listing: Listing, places: Sequence[_Place | None]) -> None:
+    """Raise DataError where pictures lie beside trainA and trainB: folders so called are meant as two domains."""
+    if {place.side for place in places if place is not None and place.fixed} != {"A", "B"}:
+        return
+    beside = {
+        entry.file if place is None else entry.file.removesuffix(f"/{place.name}")
+        for entry, place in zip(listing.entries, places, strict=True)
+        if place is None or not place.fixed
+    }
+    if beside:
+        raise DataError(
+            f"{root}: {_lie(beside)} beside folders such as trainA and trainB, which are two domains. Move what belongs to "
+            "one of them into it, and the rest away."
+        )
+
+
+def _check_folders(root: Path, listing: Listing) -> None:
+    """Raise DataError where a folder that is to be a domain holds no picture."""
+    bare = bare_folders(root, [entry.file for entry in listing.entries])
+    if bare:
+        raise DataError(
+            f"{root}: no picture in {_words(bare)}, and each folder is a domain. Put some there, or remove it."
+        )
+
+
+def _without_labels(root: Path, note: SourceNote) -> SourceNote:
+    """``note`` without the labels that lie beside folders of pictures."""
+    if note.format == "table" and "split" in table.column_names(labels := table.table_of(root, note)):
+        log.warning("Pairs come from folders; the column 'split' of %s is left aside.", labels)
+    return replace(note, format="folder") if note.format in ("table", "stylegan") else note
+
+
+def _pairs(
+    root: Path, note: SourceNote, listing: Listing, found: Sequence[_Place | None], condition_side: Side
+) -> Listing:
+    places = [place for place in found if place is not None]
+    other_ways = f"set ingest.pairs to side-by-side or to one of {', '.join(DERIVED)}"
+    if not places:
         raise DataError(
             f"{root}: pairs come from two folders with equal names in them; these pictures lie elsewhere (read as "
-            f"'{note.format}'). Set ingest.pairs to side-by-side or to one of {', '.join(DERIVED)}, or change the layout."
+            f"'{note.format}'). Change the layout, or {other_ways}."
+        )
+    if len(places) < len(found):
+        raise DataError(
+            f"{root}: pairs come from two folders with equal names in them; {_lie(_outside(listing, found))} outside of "
+            "folders. Move what belongs to a folder into it, and the rest away."
         )
     sides = sorted({place.side for place in places})
     if len(sides) != 2:
         raise DataError(
             f"{root}: pairs come from two folders with equal names in them; found {len(sides)}: {_words(sides)}. Keep two, "
-            f"or set ingest.pairs to side-by-side or to one of {', '.join(DERIVED)}."
+            f"or {other_ways}."
         )
     condition, target = sides if condition_side == "first" else sides[::-1]
     splits = {place.split for place in places}
@@ -215,9 +278,9 @@ def _by_stem(keys: Iterable[_Key], taken: Container[_Key]) -> dict[_Key, list[_K
     return stems
 
 
-def _with_attributes(root: Path, note: SourceNote, *, wanted: bool) -> SourceNote:
+def _with_attributes(root: Path, note: SourceNote, wanted: Sequence[str]) -> SourceNote:
     """``note`` with the table of attributes that lies beside the pictures, where nothing was said of one."""
-    if note.format != "folder" or (found := table.find_attributes(root)) is None:
+    if note.format != "folder" or (found := table.find_attributes(root, wanted)) is None:
         return note
     # Pictures in class folders are domains by folder, unless attributes are asked for.
     if not wanted and readers.list_pictures(root, note).classes:
@@ -237,10 +300,22 @@ def _bare(listing: Listing) -> Listing:
     return replace(listing, entries=entries, classes=(), attributes=())
 
 
-def _found(listing: Listing) -> str:
+def _found(listing: Listing, places: Sequence[_Place | None]) -> str:
     if listing.classes:
         return f"found {len(listing.classes)}: {_words(listing.classes)}"
+    outside = _outside(listing, places)
+    if outside and len(outside) < len(places):
+        return f"{_lie(outside)} outside of folders"
     return "found attributes and no domains" if listing.attributes else "these pictures have no labels"
+
+
+def _outside(listing: Listing, places: Sequence[_Place | None]) -> list[str]:
+    """Pictures that lie in no folder."""
+    return [entry.file for entry, place in zip(listing.entries, places, strict=False) if place is None]
+
+
+def _lie(names: Collection[str]) -> str:
+    return f"{_words(sorted(names))} {'lies' if len(names) == 1 else 'lie'}"
 
 
 def _words(names: Sequence[str]) -> str:

@@ -49,19 +49,44 @@ def find_table(root: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def find_attributes(root: Path) -> Path | None:
-    """The only table of attributes at the top of ``root``; None when there is none or several."""
+def find_attributes(root: Path, wanted: Sequence[str] = ()) -> Path | None:
+    """The only table of attributes (of those ``wanted``, where it has one) at the top of ``root``; None when there is none
+    or several."""
     found = []
     for path in _tables(root, (*_TABLES, _TEXT)):
         try:
-            columns = column_names(path)
-            image = _guess(columns, _IMAGE_COLUMNS)
-            others = [name for name in columns if name not in (image, "split")]
-            if image is not None and others and all(row[0] in _HOLDS for row in _rows(path, others[:1])):
+            _, names = _attribute_columns(path, wanted)
+            if names and all(row[0] in _HOLDS for row in _rows(path, names[:1])):
                 found.append(path)
-        except DataError:  # a text that is no table
+        except DataError:  # a text that is no table; see why_no_attributes
             continue
     return found[0] if len(found) == 1 else None
+
+
+def why_no_attributes(root: Path, wanted: Sequence[str] = ()) -> str | None:
+    """What keeps a table at the top of ``root`` that names files from being one of attributes; None when there is none."""
+    for path in _tables(root, (*_TABLES, _TEXT)):
+        # A text may be anything, unless it begins with its number of rows as CelebA's does, or holds attributes too.
+        certain = path.suffix.lower() != _TEXT or path.read_bytes()[:20].split(b"\n")[0].strip().isdigit()
+        try:
+            image, names = _attribute_columns(path, wanted)
+            for file, *values in _rows(path, [image, *names]) if names else []:
+                strange = next((place for place, value in enumerate(values) if value not in _HOLDS), None)
+                if strange is not None and (certain or any(value in _HOLDS for value in values)):
+                    return _no_attribute(path, file, names[strange], values[strange])
+        except DataError as error:
+            if certain:
+                return str(error)
+    return None
+
+
+def _attribute_columns(table: Path, wanted: Sequence[str]) -> tuple[str, list[str]]:
+    """The column of file names, and those that may be attributes: the ``wanted`` ones if there is one of them. None of these
+    where the table names no files."""
+    columns = column_names(table)
+    image = _guess(columns, _IMAGE_COLUMNS)
+    others = [name for name in columns if name not in (image, "split")]
+    return image or "", [name for name in others if name in wanted] or others if image else []
 
 
 def why_unused(root: Path) -> str | None:
@@ -95,7 +120,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     """
     if holds_attributes(root, note):
         return list_attributes(root, note)
-    table = _table(root, note)
+    table = table_of(root, note)
     columns = column_names(table)
     image = _column(table, columns, note.image_column, _IMAGE_COLUMNS, "--image-column")
     label = _column(table, columns, note.label_column, _LABEL_COLUMNS, "--label-column")
@@ -114,7 +139,7 @@ def holds_attributes(root: Path, note: SourceNote, *, wanted: bool = False) -> b
     """Whether the table is one of attributes: it has no column of labels, or attributes are ``wanted`` of it."""
     if note.format != "table" or note.label_column is not None:
         return False
-    columns = column_names(_table(root, note))
+    columns = column_names(table_of(root, note))
     named = note.image_column in columns or _guess(columns, _IMAGE_COLUMNS) is not None
     return named and len(columns) > 1 and (wanted or _guess(columns, _LABEL_COLUMNS) is None)
 
@@ -130,7 +155,7 @@ def list_attributes(root: Path, note: SourceNote, wanted: Sequence[str] = ()) ->
     Raises:
         DataError: the table has no such attribute (names the nearest), or a column holds something else.
     """
-    table = _table(root, note)
+    table = table_of(root, note)
     columns = column_names(table)
     image = _column(table, columns, note.image_column, _IMAGE_COLUMNS, "--image-column")
     known = [name for name in columns if name not in (image, "split")]
@@ -145,16 +170,22 @@ def list_attributes(root: Path, note: SourceNote, wanted: Sequence[str] = ()) ->
     for file, (values, split) in assigned.items():
         strange = next((place for place, value in enumerate(values) if value not in _HOLDS), None)
         if strange is not None:
-            raise DataError(
-                f"{table} gives {file} '{values[strange]}' in the column '{names[strange]}', where an attribute is 1 (it "
-                "holds), -1 or 0. Choose columns of attributes with ingest.attributes, or one of labels with --label-column."
-            )
+            raise DataError(_no_attribute(table, file, names[strange], values[strange]))
         entries.append(Entry(file, split=split, attributes=bytes(_HOLDS[value] for value in values)))
     rejects = sorted(rejects, key=lambda reject: reject.source)
     return Listing(mixed(entries), rejects=rejects, ignored=others, attributes=names)
 
 
-def _table(root: Path, note: SourceNote) -> Path:
+def _no_attribute(table: Path, file: str, column: str, value: str) -> str:
+    found = f"'{value}'" if value else "nothing"
+    return (
+        f"{table} gives {file} {found} in the column '{column}', where an attribute is 1 (it holds), -1 or 0. Mend the cell, "
+        "choose columns of attributes with ingest.attributes, or name one of labels with --label-column."
+    )
+
+
+def table_of(root: Path, note: SourceNote) -> Path:
+    """The table that holds the labels or attributes; raises DataError when there is none."""
     table = root / note.labels if note.labels else find_table(root)
     if table is None or not table.is_file():
         raise DataError(f"{root}: the label table {note.labels or ''} is missing.")
@@ -256,7 +287,11 @@ def _spaced(table: Path, text: str) -> Iterator[list[str]]:
 
 
 def _rows(table: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The wanted columns as text; a missing value is empty text."""
+    """The wanted columns as text; a missing value is empty text. Raises DataError where two columns have the name of one."""
+    header = [name.strip() for name in column_names(table)]
+    for name in columns:
+        if header.count(name.strip()) > 1:
+            raise DataError(f"{table} has {header.count(name.strip())} columns '{name.strip()}'. Rename or remove one.")
     if table.suffix.lower() == ".parquet":
         try:
             read = pq.read_table(table, columns=list(columns), use_threads=False)

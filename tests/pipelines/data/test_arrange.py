@@ -17,7 +17,7 @@ from gan_core.errors import DataError, SettingsError
 from pipelines.data import ingest as module
 from pipelines.data.ingest import IngestSettings, ingest
 from pipelines.data.mapping import map_with_ray
-from pipelines.data.readers import write_note
+from pipelines.data.readers import read_note, write_note
 from pipelines.data.readers.base import SourceNote
 from tests.pipelines.data.samples import pets, picture, png, write
 from tests.pipelines.data.test_ingest import tree
@@ -171,6 +171,11 @@ def test_pairs_are_the_same_bytes_for_any_number_of_workers(
         (("a/1.png", "b/1.png", "c/1.png"), "found 3: a, b, c. Keep two"),
         (("trainA/1.png",), "found 1: A. Keep two"),
         (("1.png", "2.png"), "these pictures lie elsewhere"),
+        (
+            ("a/1.png", "b/1.png", "x.png", "y.png"),
+            r"; x\.png, y\.png lie outside of folders\. Move what belongs to a folder",
+        ),
+        (("trainA/1.png", "trainB/1.png", "x.png"), r"x\.png lies beside folders such as trainA and trainB"),
         (("a/1.png", "b/2.png"), r"no name is in both folders.*; a/1\.png and b/2\.png do not"),
     ],
 )
@@ -179,6 +184,25 @@ def test_a_layout_that_holds_no_pairs_is_described(tmp_path: Path, files: tuple[
         write(tmp_path / "raw" / name, png(index))
     with pytest.raises(DataError, match=message):
         prepared(tmp_path / "raw", tmp_path / "out", kind="paired")
+
+
+@pytest.mark.parametrize("kind", ["table", "stylegan"])
+def test_labels_beside_two_folders_are_left_aside(tmp_path: Path, kind: str) -> None:
+    raw = two_folders(tmp_path / "raw", "{side}", {"": range(3)})
+    before, _ = prepared(raw, tmp_path / "out", kind="paired")
+    if kind == "table":
+        write(raw / "meta.csv", b"file,label\nmap/0.png,x\nphoto/0.png,y\n")
+    else:
+        write(raw / "dataset.json", b'{"labels": [["map/0.png", 1]]}')
+    assert read_note(raw).format == kind
+    assert prepared(raw, tmp_path / "out", kind="paired")[0].digest == before.digest
+
+
+def test_a_split_in_a_table_that_is_left_aside_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = two_folders(tmp_path / "raw", "{side}", {"": range(3)})
+    write(raw / "meta.csv", b"file,label,split\nmap/0.png,x,test\n")
+    prepared(raw, tmp_path / "out", kind="paired")
+    assert f"the column 'split' of {raw}/meta.csv is left aside" in caplog.text
 
 
 # Two domains
@@ -235,6 +259,50 @@ def test_a_domain_whose_pictures_are_all_broken_is_empty(tmp_path: Path) -> None
     write(raw / "trainB" / "0.png", b"broken")
     with pytest.raises(DataError, match="no usable picture of B in the train split"):
         prepared(raw, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["auto", "unpaired", "paired"])
+@pytest.mark.parametrize(("name", "told"), [("stray.png", r"stray\.png"), ("extra/deeper/1.png", "extra")])
+def test_what_lies_beside_train_a_and_train_b_is_named(tmp_path: Path, kind: str, name: str, told: str) -> None:
+    raw = cyclegan(tmp_path / "raw", trainA=2, trainB=2, testA=1, testB=1)
+    write(raw / name, png(77))
+    with pytest.raises(
+        DataError, match=rf": {told} lies beside folders such as trainA and trainB, which are two domains"
+    ):
+        prepared(raw, tmp_path / "out", kind=kind)
+    assert prepared(raw, tmp_path / "out", kind="unlabelled")[0].splits == {"train": 7}
+
+
+@pytest.mark.parametrize("kind", ["labelled", "unpaired", "domains"])
+def test_a_picture_beside_class_folders_is_named(tmp_path: Path, kind: str) -> None:
+    raw = pets(tmp_path / "raw", each=2)
+    write(raw / "stray.png", png(77))
+    with pytest.raises(DataError, match=rf"{kind} data .*; stray\.png lies outside of folders"):
+        prepared(raw, tmp_path / "out", kind=kind)
+
+
+@pytest.mark.parametrize("folder", ["owl", "train/owl"])
+def test_a_domains_folder_without_a_picture_is_named(tmp_path: Path, folder: str) -> None:
+    raw = tmp_path / "raw"
+    pets(raw / "train", each=2) if "/" in folder else pets(raw, each=2)
+    if "/" in folder:
+        pets(raw / "test", each=1)
+    (raw / folder).mkdir()
+    for kind in ("unpaired", "domains"):
+        with pytest.raises(DataError, match=rf"no picture in {folder}, and each folder is a domain\. Put some there"):
+            prepared(raw, tmp_path / "out", kind=kind)
+    assert prepared(raw, tmp_path / "out")[0].classes == ("cat", "dog")
+
+
+def test_one_domain_and_an_empty_folder_are_not_said_to_have_no_labels(tmp_path: Path) -> None:
+    write(tmp_path / "raw" / "cat" / "1.png", png(1))
+    write(tmp_path / "raw" / "dog" / "readme.txt", b"no picture")
+    with pytest.raises(DataError, match="no picture in dog"):
+        prepared(tmp_path / "raw", tmp_path / "out", kind="domains")
+    cyclegan(tmp_path / "zhu", trainA=1)
+    (tmp_path / "zhu" / "trainB").mkdir()
+    with pytest.raises(DataError, match="no picture in trainB"):
+        prepared(tmp_path / "zhu", tmp_path / "out")
 
 
 # Domains
@@ -323,6 +391,42 @@ def test_a_table_that_does_not_fit_is_described(tmp_path: Path, content: str, se
             path.rename(path.with_name(f"picture{path.name}"))
     with pytest.raises(DataError, match=message):
         prepared(raw, tmp_path / "out", kind="domains", **settings)
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "message"),
+    [
+        ("attributes.csv", "file,Smiling,Young\n0.png,1,0\n1.png,2,1\n", "gives 1.png '2' in the column 'Smiling'"),
+        ("attributes.csv", "file,Smiling,Young\n0.png,1,0\n1.png,,1\n", "gives 1.png nothing in the column 'Smiling'"),
+        ("list_attr.txt", CELEBA.replace("2.png  1", "2.png  5"), "gives 2.png '5' in the column 'Black_Hair'"),
+        ("list_attr.txt", CELEBA.replace("4\n", "5\n", 1), "announces 5 rows and holds 4"),
+        ("attributes.csv", "file,Smiling,Smiling\n0.png,1,0\n", "has 2 columns 'Smiling'"),
+    ],
+)
+def test_a_cell_that_keeps_a_table_from_being_one_of_attributes_is_named(
+    tmp_path: Path, table: str, content: str, message: str
+) -> None:
+    raw = faces(tmp_path / "raw", table, content)
+    with pytest.raises(DataError, match=rf"{table} {message}"):
+        prepared(raw, tmp_path / "out", kind="domains")
+
+
+def test_columns_that_are_no_attributes_do_not_matter_where_others_are_chosen(tmp_path: Path) -> None:
+    raw = faces(
+        tmp_path / "raw", "attributes.csv", CSV.replace("file_name", "file_name,Colour").replace("png", "png,red")
+    )
+    with pytest.raises(DataError, match="gives 0.png 'red' in the column 'Colour'.* choose columns of attributes with"):
+        prepared(raw, tmp_path / "out", kind="domains")
+    assert prepared(raw, tmp_path / "out", kind="domains", attributes=("Young",))[0].attributes == ("Young",)
+    (raw / "attributes.csv").write_text(CSV.replace("0.png,1,0,1", "0.png,1,0,yes"))
+    with pytest.raises(DataError, match="gives 0.png 'yes' in the column 'Young'"):
+        prepared(raw, tmp_path / "out", kind="domains", attributes=("Young",))
+
+
+def test_other_texts_are_not_taken_for_broken_tables(tmp_path: Path) -> None:
+    raw = faces(tmp_path / "raw", "readme.txt", "file and more\nof a text\n")
+    with pytest.raises(DataError, match="these pictures have no labels"):
+        prepared(raw, tmp_path / "out", kind="domains")
 
 
 def test_rows_without_a_picture_and_pictures_without_a_row_are_put_aside(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every form that raw data comes in gives the same things: pictures, labels, splits, and what is missing."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from gan_core.errors import DataError
 from gan_core.pictures import PictureError, decode
 from pipelines.data.readers import detect, list_pictures, open_reader, read_note, write_note
 from pipelines.data.readers.base import Entry, SourceNote
+from pipelines.data.readers.folder import bare_folders
 from pipelines.data.readers.idx import write_idx
-from tests.pipelines.data.samples import pets, png, write
+from tests.pipelines.data.samples import pets, png, without_privileges, write
 
 
 def listed(root: Path) -> dict[str, tuple[str | None, str]]:
@@ -121,6 +123,34 @@ def test_a_missing_folder_and_an_empty_one_are_clear_errors(tmp_path: Path) -> N
         listed(tmp_path / "empty")
 
 
+def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "cat" / os.fsdecode(b"caf\xe9.png"), png(1))
+    write(tmp_path / "dog" / "1.png", png(2))
+    with pytest.raises(DataError, match=r"picture cat/caf\\xe9\.png is not UTF-8\. Rename it"):
+        listed(tmp_path)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_not_left_out(tmp_path: Path) -> None:
+    pets(tmp_path / "pets", each=1)
+    (tmp_path / "pets" / "dog").chmod(0)
+    with without_privileges():
+        with pytest.raises(DataError, match="/pets/dog cannot be listed: Permission denied"):
+            listed(tmp_path / "pets")
+        with pytest.raises(DataError, match="/pets/dog cannot be listed: Permission denied"):
+            list_pictures(tmp_path / "pets" / "dog", SourceNote(format="folder"))
+
+
+def test_folders_without_a_picture_are_found_where_classes_lie(tmp_path: Path) -> None:
+    files = ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"]
+    for name in ("train/owl", "test/dog", "val", "train/cat/deeper", ".git"):
+        (tmp_path / "wrapped" / name).mkdir(parents=True)
+    for name in files:
+        write(tmp_path / "wrapped" / name, png(1))
+    found = bare_folders(tmp_path, [f"wrapped/{name}" for name in files])
+    assert found == ["wrapped/val", "wrapped/test/dog", "wrapped/train/owl"]
+    assert bare_folders(tmp_path / "wrapped" / "train" / "cat", ["1.png"]) == []
+
+
 # StyleGAN
 
 
@@ -218,6 +248,24 @@ def test_two_labels_for_one_picture_are_an_error(tmp_path: Path) -> None:
     write(tmp_path / "labels.csv", b"file,label\na.png,x\na.png,y\n")
     with pytest.raises(DataError, match="two labels"):
         listed(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_two_columns_of_one_name_are_an_error_where_they_are_used(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / "a.png", png(1))
+    table = tmp_path / f"labels.{suffix}"
+    for columns in (["file", "label", "label"], ["file", "label", "note", "note"]):
+        values = ["a.png", "x", "y", "z"][: len(columns)]
+        if suffix == "parquet":
+            pq.write_table(pa.Table.from_arrays([pa.array([value]) for value in values], names=columns), table)
+        else:
+            between = "," if suffix == "csv" else "\t"
+            write(table, f"{between.join(columns)}\n{between.join(values)}\n".encode())
+        if "note" in columns:
+            assert listed(tmp_path) == {"a.png": ("x", "")}
+        else:
+            with pytest.raises(DataError, match=rf"labels\.{suffix} has 2 columns 'label'\. Rename or remove one"):
+                listed(tmp_path)
 
 
 # IDX
