@@ -21,7 +21,7 @@ from gan_core.files import replacing, sha256_file
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
 from pipelines.data.public import PublicDataset
-from pipelines.data.readers.base import SourceNote, walk_files
+from pipelines.data.readers.base import Listing, SourceNote, kinds, walk_files
 from pipelines.data.readers.idx import matches as holds_idx
 from pipelines.data.sources import public_dataset
 from pipelines.data.translation_sources import pack
@@ -75,7 +75,8 @@ def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
             if dataset.packed:
                 _unpack_all(folder, dataset)
             readers.write_note(folder, _public_note(dataset))
-    return _summary(target, track(target, root))
+    note = readers.read_note(target)
+    return _summary(target, note, *arrange(target, note), tracked=track(target, root))
 
 
 def add(
@@ -91,7 +92,7 @@ def add(
     """Copy a user's pictures to ``data/raw/NAME`` below ``root`` and track them with DVC; the source is only read.
 
     Args:
-        name: letters, digits, dots, dashes, underscores.
+        name: letters, digits, dots, dashes, underscores; no name of DVC's own files.
         source: a folder, zip, tar, IDX file or Parquet file; a local path or an fsspec URL (``s3://...``, ``https://...``).
         root: the checkout.
         labels: a label table (CSV, TSV or Parquet), local or within the source.
@@ -100,27 +101,48 @@ def add(
         replace: replace data of this name.
 
     Raises:
-        DataError: nothing there, not readable, not safe to unpack, no picture in it, or the name is taken.
+        DataError: nothing there, not readable, not safe to unpack, no picture in it or in one of its folders, the name is
+            taken, or DVC refuses (what is new is removed then).
     """
     if not _NAME.match(name):
         raise DataError(f"'{name}' cannot be a dataset's name: use letters, digits, dots, dashes and underscores.")
+    if name.endswith(".dvc") or name in ("dvc.yaml", "dvc.lock"):
+        raise DataError(f"'{name}' cannot be a dataset's name: DVC calls its own files so. Choose another.")
+    _check_source(source, root)
     target = root / RAW / name
-    if target.exists():
+    new = not target.exists()
+    if not new:
         _refuse_unless(replace, target)
     with replacing(target) as folder:
+        place = source.rstrip("/") or source
+        # What is wrong is wrong with the user's data; the copy that it was seen in is gone when that is said.
+        origins = {str(folder): place}
+        if not Path(source).expanduser().is_dir():
+            origins[f"{folder}/{Path(place).name}"] = place  # one file lies in the copy under its own name
         try:
             _bring(source, folder, name)
             _unpack_idx(folder)
-            note = _note(folder, source, labels, image_column, label_column)
+            inside = None
+            if labels is not None:
+                inside = _bring_labels(folder, source, labels)
+                if inside != labels:
+                    origins[f"{folder}/{inside}"] = labels
+            note = _note(folder, inside, image_column, label_column)
             readers.write_note(folder, note)
-            _check_pictures(folder, note, source)
+            kind, listing = arrange(folder, note)
+            _check_pictures(folder, note, listing, source)
         except DataError as error:
-            # What is wrong is wrong with the user's data; the copy that it was seen in is gone by now.
-            place = source.rstrip("/")
-            # A source that is one file lies in the copy under its own name.
-            told = str(error) if Path(source).is_dir() else str(error).replace(f"{folder}/{Path(place).name}", place)
-            raise DataError(told.replace(str(folder), place)) from error
-    return _summary(target, track(target, root))
+            told = str(error)
+            for copy in sorted(origins, key=len, reverse=True):
+                told = told.replace(copy, origins[copy])
+            raise DataError(told) from error
+    try:
+        tracked = track(target, root)
+    except DataError:
+        if new:  # or the next attempt would find the name taken
+            shutil.rmtree(target)
+        raise
+    return _summary(target, note, kind, listing, tracked=tracked)
 
 
 def track(path: Path, root: Path) -> bool:
@@ -172,9 +194,21 @@ def _refuse_unless(replace: bool, target: Path) -> None:
         raise DataError(f"{target} holds other data already. Choose another name, or replace it with --replace.")
 
 
-def _check_pictures(folder: Path, note: SourceNote, source: str) -> None:
-    """Raise DataError unless one picture at least can be used; say what looks like labels and is not used."""
-    listing = readers.list_pictures(folder, note)
+def _check_source(source: str, root: Path) -> None:
+    """Raise DataError for a source that is nothing, or that the raw data itself lies in."""
+    if not source.strip():
+        raise DataError("The source is empty. Give a folder of pictures, an archive of one, or a URL.")
+    place, raw = Path(source).expanduser(), (root / RAW).resolve()
+    if "://" not in source and place.is_dir() and raw.is_relative_to(place.resolve()):
+        raise DataError(
+            f"{source} holds {raw}, where raw data is copied to: it would be copied into itself. Give the folder that the "
+            "pictures lie in."
+        )
+
+
+def _check_pictures(folder: Path, note: SourceNote, listing: Listing, source: str) -> None:
+    """Raise DataError unless one picture at least can be used and no folder is empty; say what looks like labels and is
+    not used."""
     if not listing.entries:
         reasons = Counter(reject.reason for reject in listing.rejects).most_common(3)
         first = ", ".join(f"{count} {reason}" for reason, count in reasons)
@@ -185,13 +219,27 @@ def _check_pictures(folder: Path, note: SourceNote, source: str) -> None:
             f"No picture of {source} could be matched with a label ({first}): compare the names in {table} with those of "
             "the files, or name its column of file names with --image-column."
         )
-    if note.format == "folder" and (reason := readers.table.why_unused(folder)):
-        log.warning("%s: %s", source, reason)
+    if note.format == "folder":
+        _check_folders(folder, listing, source)
+        if reason := readers.table.why_unused(folder):
+            log.warning("%s: %s", source, reason)
 
 
-def _summary(target: Path, tracked: bool) -> RawData:
-    note = readers.read_note(target)
-    kind, listing = arrange(target, note)
+def _check_folders(folder: Path, listing: Listing, source: str) -> None:
+    """Raise DataError for an empty folder among those of classes; say which hold other things only.
+
+    This is the last place where an empty folder can be seen: neither git nor DVC keeps it.
+    """
+    for name in readers.folder.bare_folders(folder, [entry.file for entry in listing.entries]):
+        others = [*walk_files(folder / name)]
+        if not others:
+            raise DataError(
+                f"{folder}/{name} is empty, and the folders beside it hold pictures. Put pictures into it, or remove it."
+            )
+        log.warning("%s: %s holds no picture, only %s; it is no class.", source, name, kinds(others))
+
+
+def _summary(target: Path, note: SourceNote, kind: str, listing: Listing, *, tracked: bool) -> RawData:
     return RawData(
         path=target,
         format=note.format,
@@ -211,7 +259,11 @@ def _bring(source: str, folder: Path, label: str) -> None:
         return
     # In the checkout rather than in /tmp: it has room for data, and unpacking stays on one disk.
     with tempfile.TemporaryDirectory(prefix="download-", dir=folder.parent) as scratch:
-        _bring_local(_download(source, Path(scratch), label), folder, label)
+        local = _download(source, Path(scratch), label)
+        try:
+            _bring_local(local, folder, label)
+        except DataError as error:
+            raise DataError(str(error).replace(str(local), source)) from error
 
 
 def _bring_local(source: Path, folder: Path, label: str) -> None:
@@ -223,9 +275,12 @@ def _bring_local(source: Path, folder: Path, label: str) -> None:
             f"There is nothing at {source} (looked for from {Path.cwd()}). Give a folder of pictures, an archive of one, or "
             "a URL such as https://HOST/PICTURES.zip."
         )
+    like_archive = archives.like_archive(source)
     if archives.is_archive(source):
         archives.unpack(source, folder, label)
         return
+    if like_archive:
+        raise DataError(f"{source} is a broken archive; it may be cut off. Get it again.")
     folder.mkdir()
     siblings = [source]
     if "images" in source.name and "idx" in source.name:
@@ -236,7 +291,10 @@ def _bring_local(source: Path, folder: Path, label: str) -> None:
             f"{source} is no folder, zip, tar, IDX or Parquet file. Give a folder of pictures, or an archive of one."
         )
     for file in siblings:
-        shutil.copyfile(file, folder / file.name)
+        try:
+            shutil.copyfile(file, folder / file.name)
+        except OSError as error:
+            raise DataError(f"{file} cannot be copied: {error.strerror}. Mend that, and run this again.") from error
 
 
 def _download(url: str, scratch: Path, label: str) -> Path:
@@ -285,35 +343,41 @@ def _unpack_idx(folder: Path) -> None:
             with gzip.open(packed, "rb") as stream, open(packed.with_suffix(""), "wb") as plain:
                 shutil.copyfileobj(stream, plain, 1 << 20)
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{file} cannot be decompressed: {error}") from error
+            raise DataError(f"{packed} cannot be decompressed: {error}. Get it again.") from error
         packed.unlink()
 
 
-def _note(
-    folder: Path, source: str, labels: str | None, image_column: str | None, label_column: str | None
-) -> SourceNote:
-    if labels is None:
-        detected = readers.detect(folder)
-        if detected == "folder" and (image_column or label_column) and not holds_idx(folder):
-            table = readers.table.find_table(folder)
-            if table is None:
-                raise DataError("--image-column and --label-column need a label table: name it with --labels FILE.")
-            inside = table.relative_to(folder).as_posix()
-            return SourceNote(format="table", labels=inside, image_column=image_column, label_column=label_column)
-        return SourceNote(format=detected, image_column=image_column, label_column=label_column)
+def _bring_labels(folder: Path, source: str, labels: str) -> str:
+    """Where the label table lies in the copy ``folder``, brought there if it is not part of ``source``."""
     within, given = folder / labels, Path(labels).expanduser()
     if within.is_file() and within.resolve().is_relative_to(folder.resolve()):
-        inside = within.relative_to(folder).as_posix()
-    elif given.is_file():
-        inside = _place_in(source, given) or given.name
-        if not (folder / inside).exists():
-            inside = given.name
-            shutil.copyfile(given, folder / inside)
-        elif not filecmp.cmp(given, folder / inside, shallow=False):
-            raise DataError(f"The source already holds a file {inside} that is not {given}; rename the label table.")
-    else:
+        return within.relative_to(folder).as_posix()
+    if not given.is_file():
         raise DataError(f"There is no label table {labels}, neither here nor within the source.")
-    return SourceNote(format="table", labels=inside, image_column=image_column, label_column=label_column)
+    inside = _place_in(source, given) or given.name
+    if not (folder / inside).exists():
+        inside = given.name
+        try:
+            shutil.copyfile(given, folder / inside)
+        except OSError as error:
+            raise DataError(f"{labels} cannot be copied: {error.strerror}. Mend that, and run this again.") from error
+    elif not filecmp.cmp(given, folder / inside, shallow=False):
+        raise DataError(f"The source already holds a file {inside} that is not {given}; rename the label table.")
+    return inside
+
+
+def _note(folder: Path, table: str | None, image_column: str | None, label_column: str | None) -> SourceNote:
+    """How the copy ``folder`` is to be read; ``table`` is the label table in it that was named."""
+    if table is not None:
+        return SourceNote(format="table", labels=table, image_column=image_column, label_column=label_column)
+    detected = readers.detect(folder)
+    if detected == "folder" and (image_column or label_column) and not holds_idx(folder):
+        found = readers.table.find_table(folder)
+        if found is None:
+            raise DataError("--image-column and --label-column need a label table: name it with --labels FILE.")
+        inside = found.relative_to(folder).as_posix()
+        return SourceNote(format="table", labels=inside, image_column=image_column, label_column=label_column)
+    return SourceNote(format=detected, image_column=image_column, label_column=label_column)
 
 
 def _place_in(source: str, file: Path) -> str | None:

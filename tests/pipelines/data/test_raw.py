@@ -29,7 +29,7 @@ from pipelines.data.readers import list_pictures, open_reader, read_note
 from pipelines.data.readers.base import SourceNote
 from pipelines.data.readers.idx import read_idx, write_idx
 from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
-from tests.pipelines.data.samples import pets, png, write
+from tests.pipelines.data.samples import pets, png, without_privileges, write
 
 
 @pytest.fixture
@@ -181,6 +181,10 @@ def test_a_url_is_read_through_fsspec(tmp_path: Path, checkout: Path) -> None:
         memory.rm("/bucket", recursive=True)
     assert archive.pictures == folder.pictures == 10
     assert contents(archive.path) == contents(folder.path)
+    memory.pipe("/bucket/cut.zip", b"PK\3\4 and no more")
+    with pytest.raises(DataError, match=r"^memory://bucket/cut\.zip is a broken archive"):
+        add("cut", "memory://bucket/cut.zip", root=checkout)
+    memory.rm("/bucket", recursive=True)
     with pytest.raises(DataError, match=r"memory://bucket/gone\.zip cannot be read"):
         add("gone", "memory://bucket/gone.zip", root=checkout)
     with pytest.raises(DataError, match="nosuch"):
@@ -219,7 +223,8 @@ def test_a_label_table_from_elsewhere_with_named_columns(tmp_path: Path, checkou
         label_column="kind",
     )
     assert (came.format, came.pictures, came.classes) == ("table", 3, ("x", "y"))
-    with pytest.raises(DataError, match=r"pictures/kinds\.csv: which column is the image\? It has photo, colour, kind"):
+    # A table from elsewhere is named by where it is, not by the place that it is copied to.
+    with pytest.raises(DataError, match=r"tables/kinds\.csv: which column is the image\? It has photo, colour, kind"):
         add("b", str(tmp_path / "pictures"), root=checkout, labels=str(table), label_column="kind")
     with pytest.raises(DataError, match="no column 'sort'"):
         add(
@@ -308,7 +313,7 @@ def test_a_name_that_is_taken_needs_replace(tmp_path: Path, checkout: Path) -> N
     assert add("mine", str(tmp_path / "b"), root=checkout, replace=True).pictures == 6
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b"])
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b", "con.dvc", "dvc.yaml"])
 def test_a_name_must_be_a_plain_folder_name(checkout: Path, name: str) -> None:
     with pytest.raises(DataError, match="cannot be a dataset's name"):
         add(name, ".", root=checkout)
@@ -324,10 +329,98 @@ def test_what_is_not_there_or_no_data_is_a_clear_error_and_leaves_nothing(tmp_pa
         (torn, rf"^{re.escape(str(torn))} cannot be read"),
         (tmp_path / "empty", "holds no picture"),
         (tmp_path / "one.png", "no folder, zip, tar, IDX or Parquet"),
-        (broken, "no folder, zip, tar"),
+        (broken, r"broken\.zip is a broken archive; it may be cut off\. Get it again"),
     ):
         with pytest.raises(DataError, match=message):
             add("mine", str(source), root=checkout)
+    assert list((checkout / "data/raw").iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["", " ", ".", "..", "data", "data/raw/"])
+def test_the_checkout_itself_is_no_source(checkout: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    write(checkout / "data" / "raw" / "other" / "a.png", png(0))
+    monkeypatch.chdir(checkout)
+    message = f"^{re.escape(source)} holds .*/data/raw, where raw data is" if source.strip() else "The source is empty"
+    with pytest.raises(DataError, match=message):
+        add("mine", source, root=checkout)
+    assert contents(checkout) == {"data/raw/other/a.png": png(0)}
+    # A folder in it is as good as any.
+    pets(checkout / "pets")
+    assert add("mine", "pets", root=checkout).pictures == 10
+
+
+def test_what_dvc_refuses_does_not_stay_in_the_way(tmp_path: Path, dvc_checkout: Path) -> None:
+    source = str(pets(tmp_path / "pets", each=1))
+    (dvc_checkout / "dvc.yaml").write_text("stages: [not, a, mapping]\n")
+    with pytest.raises(DataError, match="DVC does not take"):
+        add("mine", source, root=dvc_checkout)
+    assert not (dvc_checkout / "data/raw/mine").exists()
+    (dvc_checkout / "dvc.yaml").unlink()
+    assert add("mine", source, root=dvc_checkout).tracked
+
+
+@pytest.mark.parametrize("pack", [None, zipped, tarred], ids=["folder", "zip", "tar.gz"])
+@pytest.mark.parametrize(
+    ("folders", "empty"),
+    [
+        (["cat", "dog"], "owl"),
+        (["cat"], "dog"),
+        (["train/cat", "train/dog", "test/cat"], "test/dog"),
+        (["train/cat", "train/dog"], "test"),
+        (["wrapped/cat", "wrapped/dog"], "wrapped/owl"),
+    ],
+)
+def test_an_empty_folder_beside_classes_is_refused_while_it_can_be_seen(
+    tmp_path: Path, checkout: Path, pack: Callable[[Path, Path], Path] | None, folders: list[str], empty: str
+) -> None:
+    source = tmp_path / "pets"
+    for index, name in enumerate(folders):
+        write(source / name / "1.png", png(index))
+    write(source / empty / ".DS_Store", b"not even this counts")
+    given = pack(source, tmp_path / "packed") if pack else source
+    message = (
+        rf"/{given.name}/{empty} is empty, and the folders beside it hold pictures\. Put pictures into it, or remove"
+    )
+    with pytest.raises(DataError, match=message):
+        add("mine", str(given), root=checkout)
+    assert list((checkout / "data/raw").iterdir()) == []
+
+
+def test_an_empty_train_b_is_refused_while_it_can_be_seen(tmp_path: Path, checkout: Path) -> None:
+    write(tmp_path / "p" / "trainA" / "1.png", png(1))
+    (tmp_path / "p" / "trainB").mkdir()
+    with pytest.raises(DataError, match=r"/p: no picture in trainB, .* Put some there, or remove it"):
+        add("mine", str(tmp_path / "p"), root=checkout)
+
+
+def test_a_folder_of_other_things_is_no_class_and_that_is_said(
+    tmp_path: Path, checkout: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = pets(tmp_path / "pets", each=1)
+    write(source / "docs" / "readme.txt", b"about the pictures")
+    assert add("mine", str(source), root=checkout).classes == ("cat", "dog")
+    assert "docs holds no picture, only 1 file (1 .txt); it is no class" in caplog.text
+
+
+def test_pictures_without_classes_may_lie_beside_an_empty_folder(tmp_path: Path, checkout: Path) -> None:
+    write(tmp_path / "p" / "1.png", png(1))
+    (tmp_path / "p" / "later").mkdir()
+    assert add("mine", str(tmp_path / "p"), root=checkout).pictures == 1
+
+
+def test_what_a_user_may_not_read_is_said_and_leaves_nothing(tmp_path: Path, checkout: Path) -> None:
+    table = pa.table({"image": [png(0)]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    packed = zipped(pets(tmp_path / "pets"), tmp_path / "p.zip")
+    (tmp_path / "labels.csv").touch()
+    for path in (packed, tmp_path / "train.parquet", tmp_path / "labels.csv", tmp_path / "pets" / "dog"):
+        path.chmod(0)
+    with without_privileges():
+        for source in (packed, tmp_path / "train.parquet", tmp_path / "pets"):
+            with pytest.raises(DataError, match=rf"{source}.* cannot be (read|listed): Permission denied.*readable"):
+                add("mine", str(source), root=checkout)
+        with pytest.raises(DataError, match=r"labels\.csv cannot be copied: Permission denied"):
+            add("mine", str(tmp_path / "pets" / "cat"), root=checkout, labels=str(tmp_path / "labels.csv"))
     assert list((checkout / "data/raw").iterdir()) == []
 
 
