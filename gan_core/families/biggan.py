@@ -81,6 +81,7 @@ class BigGanConfig:
     slope: float = 0.0
     """Leak slope of the discriminator's activations; 0 is the paper's ReLU."""
     loss: Literal["hinge", "non-saturating", "minimax", "least-squares", "wasserstein", "relativistic"] = "hinge"
+    """The adversarial game, a name in the table of losses."""
     orthogonal: float = 0.0
     """Weight of orthogonal regularisation in the generator's loss (equation 3; the paper uses 1e-4)."""
     gradient_penalty: float = 0.0

@@ -35,6 +35,7 @@ class CganConfig(dcgan.DcganConfig):
     """DCGAN's settings, and what is done with the class."""
 
     loss: Literal["non-saturating", "minimax", "hinge"] = "non-saturating"  # type: ignore[assignment]  # one more
+    """The adversarial game: that of DCGAN, Goodfellow's own, or Miyato's."""
     embedding: int = 64
     """Length of the class embedding that the generator gets beside z."""
     condition: Literal["projection", "concatenation"] = "projection"

@@ -35,6 +35,7 @@ class DcganConfig:
     slope: float = 0.2
     """Leak slope of every leaky ReLU in the discriminator."""
     loss: Literal["non-saturating", "minimax"] = "non-saturating"
+    """The generator's game: -log D(G(z)), or log(1 - D(G(z))) (Goodfellow et al. 2014, section 3)."""
     init: Literal["normal", "he"] = "normal"
     """normal: N(0, 0.02); he: variance-preserving with the gain that follows ``slope``."""
 

@@ -58,6 +58,7 @@ class R3ganConfig:
     gamma: float = 2.0
     """gamma of R1 and of R2 at the start; along a cosine it becomes ``final_gamma`` at the end of the burn-in."""
     final_gamma: float = 0.2
+    """gamma from the end of the burn-in on."""
     penalty_every: int = 1
     """1: both penalties are part of the discriminator's loss, as in the paper; k: updates of their own every k steps."""
 

@@ -57,6 +57,7 @@ class StyleGan2Config:
     channel_base: int = 16384
     """Maps at resolution r: channel_base / r, and channel_max at most. Resolutions are 4 doubled."""
     channel_max: int = 512
+    """Maps at most, at any resolution."""
     slope: float = 0.2
     """Leak slope of every leaky ReLU."""
     loss: str = "non-saturating"

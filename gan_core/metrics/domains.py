@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import DataError
-from gan_core.files import replacing, sha256_file, sha256_json
+from gan_core.files import open_to_others, replacing, sha256_file, sha256_json
 from gan_core.metrics.classifier import Classifier, trained
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class DomainClassifier:
             self._network = self._train(dataset, len(names))
             with replacing(path) as temporary:
                 save_file({name: value.contiguous() for name, value in self._network.state_dict().items()}, temporary)
+                open_to_others(temporary)
         self.digest = sha256_file(path)
         """Names the classifier by its weights: another device, or another torch, trains another one."""
         self._network.to(device).eval()
