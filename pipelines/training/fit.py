@@ -66,7 +66,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees that of Ray Train 1
             # The same name resumes the same run; the work directory's name is the stage key, which no other run can have.
             name=name,
             storage_path=str(uploads.resolve()),
