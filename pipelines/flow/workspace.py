@@ -160,7 +160,7 @@ def apply_overrides(params: Path, overrides: Mapping[str, Any]) -> None:
             if last not in place:
                 raise SettingsError(f"There is no setting '{name}' in {params.name}.{nearest(last, place)}")
             # Below sections some values are a mapping or a word (tune.space: auto): the settings' own check knows which.
-            if not sections and not isinstance(value, dict):
+            if not sections and isinstance(place[last], dict) and not isinstance(value, dict):
                 raise SettingsError(f"'{name}' is a section of {params.name}: set one of {', '.join(place[last])}.")
             place[last] = value
 

@@ -139,9 +139,9 @@ def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
 
 def test_what_may_be_a_mapping_or_a_word_may_be_set_to_a_word(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
-    params.write_text("tune:\n  space:\n    model.slope: {type: uniform, low: 0.0, high: 0.4}\n")
-    apply_overrides(params, {"tune.space": "auto"})
-    assert yaml.safe_load(params.read_text()) == {"tune": {"space": "auto"}}
+    params.write_text("seconds: 1\ntune:\n  space:\n    model.slope: {type: uniform, low: 0.0, high: 0.4}\n")
+    apply_overrides(params, {"tune.space": "auto", "seconds": 2})
+    assert yaml.safe_load(params.read_text()) == {"seconds": 2, "tune": {"space": "auto"}}
 
 
 def test_an_override_is_a_name_and_a_yaml_value():
