@@ -136,9 +136,13 @@ def test_the_version_loads_without_pickles_and_samples(
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     uri = f"sqlite:///{checkout / 'var/mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    model = mlflow.pyfunc.load_model("models:/digits@challenger")
+    try:
+        model = mlflow.pyfunc.load_model("models:/digits@challenger")
+    finally:
+        # Tests that come later in this process have registries of their own.
+        mlflow.set_tracking_uri(before)
     answer = model.predict(pd.DataFrame({"n": [3], "seed": [7]}))
     pictures = [Image.open(io.BytesIO(png)) for png in answer["png"]]
     assert [picture.size for picture in pictures] == [(16, 16)] * 3
