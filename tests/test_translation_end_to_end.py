@@ -50,6 +50,15 @@ def write(folder: Path, pictures: np.ndarray) -> Path:
     return folder
 
 
+def goes_through_the_flow(checkout: Path, environment: dict[str, str]) -> None:
+    """Commit and run the checkout: every stage runs, and none a second time."""
+    commit(checkout, environment)
+    told = run(["gantry", "run"], checkout, environment)
+    for stage in ("ingest", "tune", "train", "evaluate", "register"):
+        assert f"[{stage}]" in told
+    assert "Running stage" not in run(["dvc", "repro"], checkout, environment)
+
+
 pytestmark = [pytest.mark.end_to_end, pytest.mark.ray, pytest.mark.prefect, pytest.mark.weights]
 
 
@@ -61,11 +70,7 @@ def test_pix2pix_goes_from_a_folder_of_pairs_to_a_version_that_translates(
     write(tmp_path / "pairs/outline", 255 - coloured(32, "red", 0))
     write(tmp_path / "pairs/picture", coloured(31, "red", 0))  # one outline is without its picture
     run(["gantry", "data", "add", "blobs", str(tmp_path / "pairs")], checkout, environment)
-    commit(checkout, environment)
-    told = run(["gantry", "run"], checkout, environment)
-    for stage in ("ingest", "tune", "train", "evaluate", "register"):
-        assert f"[{stage}]" in told
-    assert "Running stage" not in run(["dvc", "repro"], checkout, environment)
+    goes_through_the_flow(checkout, environment)
 
     info = PreparedDataset(checkout / "data/prepared").info
     assert (info.kind, info.condition_channels, sum(info.splits.values())) == ("paired", 1, 31)
@@ -135,11 +140,7 @@ def test_the_other_families_go_the_same_way(
     for seed, name in enumerate(names):
         write(tmp_path / "domains" / name, coloured(12, name, seed))
     run(["gantry", "data", "add", "blobs", str(tmp_path / "domains")], checkout, environment)
-    commit(checkout, environment)
-    told = run(["gantry", "run"], checkout, environment)
-    for stage in ("ingest", "tune", "train", "evaluate", "register"):
-        assert f"[{stage}]" in told
-    assert "Running stage" not in run(["dvc", "repro"], checkout, environment)
+    goes_through_the_flow(checkout, environment)
 
     assert PreparedDataset(checkout / "data/prepared").info.kind == kind
     assert set(read_json(checkout / "outputs/tune/best.json")["parameters"]) == set(FAMILIES[family].search)
@@ -152,8 +153,8 @@ def test_the_other_families_go_the_same_way(
     with Image.open(checkout / "outputs/evaluate/samples.png") as sheet:
         assert sheet.width == (4 if kind == "unpaired" else 1 + len(names)) * (64 + 2) + 2
     assert read_json(checkout / "outputs/register/registered.json")["alias"] == "challenger"
-    target = ["--target", names[0]] if kind == "domains" else ["--target", names[1]]
     picture = str(tmp_path / "domains" / names[-1] / "000.png")
-    run(["gantry", "translate", "blobs@challenger", picture, "translated.png", *target], checkout, environment)
+    command = ["gantry", "translate", "blobs@challenger", picture, "translated.png", "--target", names[0]]
+    run(command, checkout, environment)
     with Image.open(checkout / "translated.png") as translated:
         assert translated.size == (32, 32)
