@@ -30,13 +30,16 @@ def recolour(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: T
     Saturation needs three colours and leaves other images alone. All three factors are (N,).
     """
     colours, alpha = split_alpha(images)
-    colours = colours + _each(brightness)
+    grey = colours.mean(dim=1, keepdim=True)
+    mean = grey.mean(dim=(2, 3), keepdim=True)
+    brightness, contrast = _each(brightness), _each(contrast)
+    # The three steps one after the other, multiplied out.
+    level = brightness + (1 - contrast) * mean
     if colours.shape[1] == 3:
-        grey = colours.mean(dim=1, keepdim=True)
-        colours = grey + (colours - grey) * _each(saturation)
-    mean = colours.mean(dim=(1, 2, 3), keepdim=True)
-    colours = mean + (colours - mean) * _each(contrast)
-    return torch.cat([colours, alpha], dim=1)
+        saturation = _each(saturation)
+        level = torch.addcmul(level, grey, contrast * (1 - saturation))
+        contrast = contrast * saturation
+    return torch.cat([torch.addcmul(level, colours, contrast), alpha], dim=1)
 
 
 def shift(images: Tensor, right: Tensor, down: Tensor, *, mirror: bool) -> Tensor:
@@ -44,16 +47,16 @@ def shift(images: Tensor, right: Tensor, down: Tensor, *, mirror: bool) -> Tenso
 
     0 is mid-grey. The mirror stands at the outer edge of the outermost pixels: they are seen twice.
     """
-    for dim, by in ((2, down), (3, right)):
-        size = images.shape[dim]
+    height, width = images.shape[2:]
+    sources, insides = [], []
+    for size, by in ((height, down), (width, right)):
         source = torch.arange(size, device=images.device) - by[:, None]
-        inside = (source >= 0) & (source < size)
-        source = fold(source, size) if mirror else source.clamp(0, size - 1)
-        shape = (len(images), 1, size, 1) if dim == 2 else (len(images), 1, 1, size)
-        images = torch.take_along_dim(images, source.view(shape), dim)
-        if not mirror:
-            images = images * inside.view(shape)
-    return images
+        insides.append((source >= 0) & (source < size))
+        sources.append(fold(source, size) if mirror else source.clamp(0, size - 1))
+    # Both sides at once, with one index for all channels.
+    pixels = (sources[0][:, :, None] * width + sources[1][:, None, :]).flatten(1)
+    moved = images.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view(images.shape)
+    return moved if mirror else moved * (insides[0][:, None, :, None] & insides[1][:, None, None, :])
 
 
 def fold(index: Tensor, size: int) -> Tensor:

@@ -20,6 +20,7 @@ from gan_core.generator import describe, save_generator, to_uint8
 from gan_core.precision import choose_device, choose_precision
 from gan_core.schedule import cosine
 from gan_core.training import checkpoint as checkpoints
+from gan_core.training.adam import Adam
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from gan_core.training.ema import Averaged, ema_decay
 from gan_core.training.feed import Feed, fixed_look, unit
@@ -117,9 +118,7 @@ class Trainer:
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
         self._rates = {"discriminator": config.discriminator_lr, "generator": config.generator_lr}
         self._laziness = {side: self._lazy_share(side) for side in self._sides}
-        self.optimisers = {
-            side: torch.optim.Adam(self._parameters(side), self._rates[side], fused=True) for side in self._sides
-        }
+        self.optimisers = {side: Adam(self._parameters(side), self._rates[side]) for side in self._sides}
         self._dtype = choose_precision(config.precision, self.device)
         self._feed = Feed(
             dataset.pixels("train"),

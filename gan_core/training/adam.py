@@ -1,0 +1,34 @@
+"""Adam in one pass over the memory of parameters, gradients and moments."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Adam(torch.optim.Adam):
+    """torch's fused Adam for parameters in any dense memory layout.
+
+    torch's kernel for processors walks its four tensors by address whatever their strides say: it updates the wrong numbers
+    where a gradient lies otherwise than its parameter, and copies each gradient in channels_last for nothing. Here a
+    gradient that lies otherwise is laid out anew, and the kernel is shown the memory in its order.
+    """
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr, fused=True)
+
+    def _init_group(self, group: Any, params_with_grad: list[Tensor], grads: list[Tensor], *rest: Any) -> bool:
+        has_complex = super()._init_group(group, params_with_grad, grads, *rest)
+        for index, (parameter, gradient) in enumerate(zip(params_with_grad, grads, strict=True)):
+            if gradient.stride() != parameter.stride():
+                grads[index] = torch.empty_like(parameter).copy_(gradient)
+        exp_avgs, exp_avg_sqs, *_ = rest
+        for tensors in (params_with_grad, grads, exp_avgs, exp_avg_sqs):
+            tensors[:] = [_in_memory_order(tensor) for tensor in tensors]
+        return has_complex
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """A contiguous view of a tensor in channels_last, (N, H, W, C); any other tensor itself."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor.permute(0, 2, 3, 1) if last else tensor

@@ -1,0 +1,45 @@
+"""Adam: the numbers of torch's plain loop, whatever the memory layout."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from gan_core.training.adam import Adam
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+SHAPES = [(8, 4, 3, 3), (6, 1, 4, 4), (1, 6, 4, 4), (5, 7, 1, 1), (3, 5), (4,)]
+
+
+def laid(tensor: Tensor, layout: torch.memory_format) -> Tensor:
+    return tensor.clone(memory_format=layout) if tensor.dim() == 4 else tensor.clone()
+
+
+@pytest.mark.parametrize("of_gradient", LAYOUTS, ids=str)
+@pytest.mark.parametrize("of_parameter", LAYOUTS, ids=str)
+def test_it_takes_the_steps_of_torchs_plain_loop(
+    of_parameter: torch.memory_format, of_gradient: torch.memory_format
+) -> None:
+    ends = []
+    for make in (Adam, lambda parameters, lr: torch.optim.Adam(parameters, lr, foreach=False)):
+        random = torch.Generator().manual_seed(0)
+        parameters = [nn.Parameter(laid(torch.randn(shape, generator=random), of_parameter)) for shape in SHAPES]
+        adam = make(parameters, 1e-2)
+        for _ in range(3):
+            for parameter in parameters:
+                parameter.grad = laid(torch.randn(parameter.shape, generator=random), of_gradient)
+            adam.step()
+        moments = [adam.state[parameter]["exp_avg"] for parameter in parameters]
+        assert [m.shape for m in moments] == [p.shape for p in parameters]
+        ends.append([p.detach() for p in parameters] + moments)
+    torch.testing.assert_close(*ends)
+
+
+def test_a_gradient_in_channels_last_is_not_copied() -> None:
+    weight = nn.Parameter(laid(torch.randn(8, 4, 3, 3), torch.channels_last))
+    weight.grad = torch.ones_like(weight)
+    adam = Adam([weight], 1e-3)
+    adam.step()
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        adam.step()
+    assert "aten::clone" not in {event.name for event in seen.events()}
