@@ -34,13 +34,15 @@ def map_with_ray(workers: int) -> Mapper:
         if not ray.is_initialized():
             raise DataError(f"{workers} ingest workers need a Ray cluster; call ray.init() first, or set workers to 1.")
         task: Any = ray.remote(num_cpus=1)(function)
+        # A worker need not wait for this process between two pieces, where the cluster itself runs no more at once.
+        queued = 2 * workers if ray.cluster_resources().get("CPU", 0) <= workers else workers
         running: dict[Any, int] = {}
         done: dict[int, Any] = {}
         submitted = 0
         try:
             for wanted in range(len(pieces)):
                 while wanted not in done:
-                    while submitted < len(pieces) and len(running) < workers:
+                    while submitted < len(pieces) and len(running) < queued:
                         running[task.remote(pieces[submitted])] = submitted
                         submitted += 1
                     (first, *_), _ = ray.wait(list(running), num_returns=1)

@@ -70,6 +70,7 @@ def _two_workers(folder: Path, count: int, settings: IngestSettings) -> Row:
             lambda: ingest(folder, out, settings, name="bench"),
             lambda: ingest(folder, out, settings, name="bench", map_shards=map_with_ray(2)),
             time.perf_counter,
+            rounds=4,
         )
     finally:
         if started:
