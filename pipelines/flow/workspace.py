@@ -141,7 +141,8 @@ def apply_overrides(params: Path, overrides: Mapping[str, Any]) -> None:
     """Set values by dotted name in a parameters file; comments and order stay.
 
     Raises:
-        SettingsError: a name that the file does not have, or one that names a whole section.
+        SettingsError: a name that the file does not have, or one that names a whole section. What a section could have and
+            the file does not write out may be set where the settings are checked afterwards (:func:`check_settings`).
     """
     if not overrides:
         return
@@ -157,10 +158,10 @@ def apply_overrides(params: Path, overrides: Mapping[str, Any]) -> None:
                 if not isinstance(place.get(section), dict):
                     raise SettingsError(f"There is no setting '{name}' in {params.name}.{nearest(section, place)}")
                 place = place[section]
-            if last not in place:
+            if last not in place and not (sections and _has_own_settings(params.parent)):
                 raise SettingsError(f"There is no setting '{name}' in {params.name}.{nearest(last, place)}")
             # Below sections some values are a mapping or a word (tune.space: auto): the settings' own check knows which.
-            if not sections and isinstance(place[last], dict) and not isinstance(value, dict):
+            if not sections and isinstance(place.get(last), dict) and not isinstance(value, dict):
                 raise SettingsError(f"'{name}' is a section of {params.name}: set one of {', '.join(place[last])}.")
             place[last] = value
 
@@ -201,13 +202,18 @@ def check_settings(root: Path, environment: Mapping[str, str]) -> None:
 
     A project that uses Gantry's flow for stages of its own is passed over: they know what their parameters may be.
     """
-    if not (root / "pipelines" / "settings.py").is_file():
+    if not _has_own_settings(root):
         return
     command = [sys.executable, "-m", "pipelines.settings"]
     done = subprocess.run(command, cwd=root, env=dict(environment), capture_output=True, text=True, check=False)
     if done.returncode:
         trouble = done.stderr.strip().splitlines() or ["params.yaml is invalid."]
         raise SettingsError(done.stdout.strip() or trouble[-1])
+
+
+def _has_own_settings(root: Path) -> bool:
+    """Whether params.yaml at ``root`` holds Gantry's settings, which its code can check."""
+    return (root / "pipelines" / "settings.py").is_file()
 
 
 def bring_data(root: Path, environment: Mapping[str, str]) -> None:

@@ -137,6 +137,19 @@ def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
     assert "steps: 10" in params.read_text()
 
 
+def test_a_setting_that_params_leaves_to_its_default_may_be_set_where_the_settings_are_checked(tmp_path: Path) -> None:
+    params, root = tmp_path / "params.yaml", Path(__file__).parents[3]
+    (tmp_path / "pipelines").mkdir()
+    shutil.copy(root / "pipelines" / "settings.py", tmp_path / "pipelines")
+    shutil.copy(root / "params.yaml", params)
+    assert "pairs" not in yaml.safe_load(params.read_text())["ingest"]
+    apply_overrides(params, {"ingest.pairs": "greyscale"})
+    assert yaml.safe_load(params.read_text())["ingest"]["pairs"] == "greyscale"
+    apply_overrides(params, {"ingest.piars": "greyscale"})
+    with pytest.raises(SettingsError, match=r"ingest.piars.*pairs"):
+        check_settings(tmp_path, {**os.environ, "PYTHONPATH": str(root)})
+
+
 def test_what_may_be_a_mapping_or_a_word_may_be_set_to_a_word(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text("seconds: 1\ntune:\n  space:\n    model.slope: {type: uniform, low: 0.0, high: 0.4}\n")
