@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gan_core.batch_norm import BatchNorm2d
 from gan_core.config import check_below_one, check_least
+from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.families.base import ImageShape
 from gan_core.families.noise import NoiseFamily
 from gan_core.initialise import he_weights, normal_weights
@@ -57,11 +58,11 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
         for inputs, outputs in itertools.pairwise(widths):
             layers += [
-                nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
+                ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
                 BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]
-        layers += [nn.ConvTranspose2d(widths[-1], shape.channels, 4, stride=2, padding=1), nn.Tanh()]
+        layers += [ConvTranspose2d(widths[-1], shape.channels, 4, stride=2, padding=1), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -78,17 +79,17 @@ class Discriminator(nn.Module):
         count = shape.halvings("dcgan", LARGEST)
         widths = [config.width * 2**power for power in range(count)]
         layers: list[nn.Module] = [
-            nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1),
+            Conv2d(shape.channels, widths[0], 4, stride=2, padding=1),
             nn.LeakyReLU(config.slope, inplace=True),
         ]
         for inputs, outputs in itertools.pairwise(widths):
             layers += [
-                nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
+                Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
                 BatchNorm2d(outputs),
                 nn.LeakyReLU(config.slope, inplace=True),
             ]
         self.layers = nn.Sequential(*layers)
-        self.judge = nn.Conv2d(widths[-1], 1, (shape.height >> count, shape.width >> count))
+        self.judge = Conv2d(widths[-1], 1, (shape.height >> count, shape.width >> count))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N,) for ``images``."""

@@ -18,6 +18,7 @@ from gan_core import randomness
 from gan_core.augment import AugmentConfig
 from gan_core.colour import lab_to_rgb, rgb_to_lab
 from gan_core.config import check_below_one, check_least
+from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families.base import Batch, ImageShape, Losses, Phase
@@ -85,16 +86,16 @@ class UNet(nn.Module):
         self.activate = nn.LeakyReLU(config.slope)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level, (before, after) in enumerate(itertools.pairwise([inputs, *self.widths])):
-            convolve = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
+            convolve = Conv2d(before, after, 4, stride=2, padding=1, bias=False)
             # No norm behind the first (the paper), nor the last: of a single pixel it would leave nothing.
             normed = 0 < level < depth - 1
             self.down.append(nn.Sequential(convolve, InstanceNorm2d(after)) if normed else convolve)
         for level in range(depth - 1, 0, -1):
             before = self.widths[level] * (1 if level == depth - 1 else 2)
             after = self.widths[level - 1]
-            widen = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+            widen = ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
             self.up.append(nn.Sequential(widen, InstanceNorm2d(after)))
-        self.picture = nn.ConvTranspose2d(2 * self.widths[0], outputs, 4, stride=2, padding=1)
+        self.picture = ConvTranspose2d(2 * self.widths[0], outputs, 4, stride=2, padding=1)
 
     def noise_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Maps, height and width of each layer with dropout, for conditions of ``height`` and ``width``."""

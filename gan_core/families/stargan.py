@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness, workers
 from gan_core.config import check_below_one, check_least
+from gan_core.convolution import Conv2d
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families.base import Batch, ImageShape, Losses, Made
@@ -82,11 +83,11 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         for level in range(halvings):
             outputs = config.critic_width * min(2**level, _WIDEST)
-            layers += [nn.Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(config.slope, inplace=True)]
+            layers += [Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(config.slope, inplace=True)]
             channels = outputs
         self.layers = nn.Sequential(*layers)
-        self.judge = nn.Conv2d(channels, 1, 3, padding=1, bias=False)
-        self.classify = nn.Conv2d(channels, domains, (shape.height >> halvings, shape.width >> halvings), bias=False)
+        self.judge = Conv2d(channels, 1, 3, padding=1, bias=False)
+        self.classify = Conv2d(channels, domains, (shape.height >> halvings, shape.width >> halvings), bias=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What is said of ``images``."""
@@ -104,7 +105,7 @@ class Reader(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for outputs in (32, 64, 128):
-            layers += [nn.Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.1, inplace=True)]
+            layers += [Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.1, inplace=True)]
             channels = outputs
         self.layers = nn.Sequential(*layers)
         self.read = nn.Linear(channels, attributes)

@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.errors import SettingsError
 from gan_core.families.base import ImageShape
 from gan_core.instance_norm import InstanceNorm2d
@@ -33,16 +34,16 @@ class PatchDiscriminator(nn.Module):
             )
         widths = [width * min(2**power, PATCH_WIDTH_MAX) for power in range(halvings + 1)]
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, width, 4, stride=2, padding=1),
+            Conv2d(channels, width, 4, stride=2, padding=1),
             nn.LeakyReLU(slope, inplace=True),
         ]
         for level, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
             layers += [
-                nn.Conv2d(inputs, outputs, 4, stride=2 if level < halvings else 1, padding=1, bias=False),
+                Conv2d(inputs, outputs, 4, stride=2 if level < halvings else 1, padding=1, bias=False),
                 InstanceNorm2d(outputs),
                 nn.LeakyReLU(slope, inplace=True),
             ]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, padding=1))
+        self.layers = nn.Sequential(*layers, Conv2d(widths[-1], 1, 4, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
         """What is said of each patch of ``images``."""
@@ -69,7 +70,7 @@ def convolution(
     """A convolution that keeps the size or halves it, instance norm and ReLU."""
     padding = size // 2 if padding is None else padding
     border: list[nn.Module] = [ReflectionPad2d(padding)] if reflect else []
-    convolve = nn.Conv2d(inputs, outputs, size, stride=stride, padding=0 if reflect else padding, bias=False)
+    convolve = Conv2d(inputs, outputs, size, stride=stride, padding=0 if reflect else padding, bias=False)
     return [*border, convolve, InstanceNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
@@ -104,7 +105,7 @@ class ResidualGenerator(nn.Module):
             *_doubling(4 * width, 2 * width, kernel),
             *_doubling(2 * width, width, kernel),
             *([ReflectionPad2d(3)] if reflect else []),
-            nn.Conv2d(width, outputs, 7, padding=0 if reflect else 3, bias=bias),
+            Conv2d(width, outputs, 7, padding=0 if reflect else 3, bias=bias),
             nn.Tanh(),
         )
 
@@ -114,7 +115,7 @@ class ResidualGenerator(nn.Module):
 
 
 def _doubling(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
-    convolve = nn.ConvTranspose2d(inputs, outputs, kernel, stride=2, padding=1, output_padding=kernel % 2, bias=False)
+    convolve = ConvTranspose2d(inputs, outputs, kernel, stride=2, padding=1, output_padding=kernel % 2, bias=False)
     return [convolve, InstanceNorm2d(outputs), nn.ReLU(inplace=True)]
 
 

@@ -1,13 +1,14 @@
-"""Convolutions under QuickSecondGradients: the same numbers and derivatives as torch's own."""
+"""Convolutions that are differentiated quickly: the same numbers and derivatives as torch's own."""
 
 import contextlib
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from gan_core.convolution import QuickSecondGradients
+from gan_core.convolution import Conv2d, ConvTranspose2d, QuickSecondGradients
+from gan_core.penalties import zero_centred
 
 CASES = [
     {"padding": 1}, {"stride": 2, "padding": 1}, {"stride": 2, "padding": (0, 1)}, {"groups": 2, "padding": 1},
@@ -64,8 +65,8 @@ def test_layers_inside_the_context_are_replaced_and_others_are_left_alone() -> N
     layer, images = torch.nn.Conv2d(3, 3, 3), torch.randn(1, 3, 5, 5)
     with QuickSecondGradients():
         inside = layer(images)
-    assert "AddBackward" in type(inside.grad_fn).__name__
-    assert "Convolution" in type(layer(images).grad_fn).__name__
+    assert "_Convolution" in type(inside.grad_fn).__name__
+    assert type(layer(images).grad_fn).__name__ == "ConvolutionBackward0"
     torch.testing.assert_close(inside, layer(images))
 
 
@@ -88,3 +89,78 @@ def test_a_leaky_relu_has_torchs_values_and_derivatives_and_nothing_to_carry_bac
         output = F.leaky_relu(input, 0.2, inplace=False)
     (slopes,) = torch.autograd.grad(output.sum(), input, create_graph=True)
     assert not slopes.requires_grad
+
+
+# Few places, many weights: what Conv2d and ConvTranspose2d have a way of their own for.
+DEEP = [
+    (Conv2d, {"kernel_size": 4, "stride": 2, "padding": 1}),
+    (Conv2d, {"kernel_size": 4, "padding": 1, "bias": False}),
+    (Conv2d, {"kernel_size": (3, 5), "stride": (2, 1), "padding": (0, 2)}),
+    (ConvTranspose2d, {"kernel_size": 4, "stride": 2, "padding": 1}),
+    (ConvTranspose2d, {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "bias": False}),
+]
+
+
+def deep(kind: type, options: dict) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    layer = kind(64, 96, **options).to(memory_format=torch.channels_last)
+    return layer, torch.randn(2, 64, 4, 4).to(memory_format=torch.channels_last)
+
+
+def gradients(layer: nn.Module, images: Tensor, *, bf16: bool, of: type) -> list[Tensor]:
+    """Output and gradients of ``layer`` called as ``of``, torch's class or ours."""
+    images = images.clone().requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        output = of.forward(layer, images)
+    return [output, *torch.autograd.grad(output.float().pow(2).sum(), [images, *layer.parameters()])]
+
+
+@pytest.mark.parametrize(("kind", "options"), DEEP, ids=str)
+def test_deep_layers_have_torchs_gradients_in_bf16_laid_out_as_the_weights_are(kind: type, options: dict) -> None:
+    layer, images = deep(kind, options)
+    torchs = kind.__mro__[1]
+    exact = gradients(layer, images, bf16=False, of=torchs)
+    mine, plain = (gradients(layer, images, bf16=True, of=of) for of in (kind, torchs))
+    assert "_Convolution" in type(mine[0].grad_fn).__name__, "the layer went torch's way"
+    assert mine[2].stride() == layer.weight.stride()
+    for found, expected, truth in zip(mine, plain, exact, strict=True):
+        assert found.dtype == expected.dtype
+        # As near to fp32 as torch's own is.
+        error, torchs_error = ((x.float() - truth).norm() / truth.norm() for x in (found, expected))
+        assert error < max(1.5 * torchs_error, 1e-4)
+
+
+def test_where_a_deep_layer_gains_nothing_it_is_torchs() -> None:
+    layer, images = deep(Conv2d, {"kernel_size": 4, "stride": 2, "padding": 1})
+
+    def way(images: Tensor, *, bf16: bool = True) -> str:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return type(layer(images).grad_fn).__name__
+
+    assert "_Convolution" in way(images)
+    assert way(images, bf16=False) == "ConvolutionBackward0"
+    assert way(images.repeat(128, 1, 1, 1)) == "ConvolutionBackward0"  # many places
+    layer.requires_grad_(False)
+    assert (
+        way(images.clone().requires_grad_(True)) == "ConvolutionBackward0"
+    )  # as the generator's update calls a discriminator
+
+
+def test_a_penalty_goes_through_deep_layers_in_bf16() -> None:
+    found = []
+    for kind in (Conv2d, nn.Conv2d):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            kind(64, 96, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            kind(96, 64, 2),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(64, 1),
+        )
+        images = torch.randn(2, 64, 4, 4)
+        with torch.autocast("cpu", torch.bfloat16):
+            penalty = zero_centred(network, images)
+        found.append([penalty.detach(), *torch.autograd.grad(penalty, [network[0].weight, network[2].weight])])
+    for mine, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=0.03, atol=1e-3)
