@@ -43,11 +43,12 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, outputs, H', W') of ``input`` (N, inputs, H, W)."""
-        if self.padding_mode == "zeros" and not isinstance(self.padding, str) and _pays(input, self.weight):
-            geometry = (_pair(self.stride), _pair(self.padding), (0, 0), False, self.groups)
-            if _pair(self.dilation) == (1, 1) and _few_places(_places(input, self.weight, geometry), self.weight):
-                return _Convolution.apply(*_as_autocast(input, self.weight, self.bias), geometry)
-        return super().forward(input)
+        weight = self.weight
+        if self.padding_mode == "zeros" and not isinstance(self.padding, str) and _pays(self, input, weight):
+            geometry = (_pair(self.stride), _pair(self.padding), (0, 0), False, 1)
+            if _few_places(_places(input, weight, geometry), weight):
+                return _Convolution.apply(*_as_autocast(input, weight, self.bias), geometry)
+        return self._conv_forward(input, weight, self.bias)
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -55,8 +56,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Maps (N, outputs, H', W') of ``input`` (N, inputs, H, W)."""
-        if output_size is None and _pair(self.dilation) == (1, 1) and _pays(input, self.weight):
-            geometry = (_pair(self.stride), _pair(self.padding), _pair(self.output_padding), True, self.groups)
+        if output_size is None and _pays(self, input, self.weight):
+            geometry = (_pair(self.stride), _pair(self.padding), _pair(self.output_padding), True, 1)
             if _few_places(len(input) * input.shape[2] * input.shape[3], self.weight):
                 return _Convolution.apply(*_as_autocast(input, self.weight, self.bias), geometry)
         return super().forward(input, output_size)
@@ -184,11 +185,12 @@ _FEW = 128
 """Weights for each place from which the matrix product is quicker (measured over the layers of all families)."""
 
 
-def _pays(input: Tensor, weight: Tensor) -> bool:
-    """Whether a quicker gradient by ``weight`` is needed, and of use: in bf16 on a processor."""
+def _pays(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor, weight: Tensor) -> bool:
+    """Whether a gradient by ``weight`` is needed that can be had quicker than torch's: in bf16 on a processor."""
     if input.device.type != "cpu" or not (weight.requires_grad and torch.is_grad_enabled()):
         return False
-    if torch.compiler.is_compiling():
+    # A compiler makes its own choice, and cannot look into ours.
+    if input.dim() != 4 or layer.groups != 1 or _pair(layer.dilation) != (1, 1) or torch.compiler.is_compiling():
         return False
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Adam(torch.optim.Adam):
-    """torch's fused Adam for parameters in any dense memory layout.
+    """torch's fused Adam for contiguous parameters and for those in channels_last. Loaded moments must lie as they do.
 
     torch's kernel for processors walks its four tensors by address whatever their strides say: it updates the wrong numbers
     where a gradient lies otherwise than its parameter, and copies each gradient in channels_last for nothing. Here a
@@ -20,12 +20,17 @@ class Adam(torch.optim.Adam):
     def _init_group(self, group: Any, params_with_grad: list[Tensor], grads: list[Tensor], *rest: Any) -> bool:
         has_complex = super()._init_group(group, params_with_grad, grads, *rest)
         for index, (parameter, gradient) in enumerate(zip(params_with_grad, grads, strict=True)):
-            if gradient.stride() != parameter.stride():
+            if _places(gradient) != _places(parameter):
                 grads[index] = torch.empty_like(parameter).copy_(gradient)
         exp_avgs, exp_avg_sqs, *_ = rest
         for tensors in (params_with_grad, grads, exp_avgs, exp_avg_sqs):
             tensors[:] = [_in_memory_order(tensor) for tensor in tensors]
         return has_complex
+
+
+def _places(tensor: Tensor) -> list[int]:
+    """Strides of the sides that have more than one place."""
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:

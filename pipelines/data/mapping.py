@@ -25,6 +25,9 @@ def map_here(function: Callable[[S], R], pieces: Sequence[S], /) -> Iterator[R]:
 def map_with_ray(workers: int) -> Mapper:
     """A mapper that runs at most ``workers`` Ray tasks of one CPU each at once, on the cluster that is connected.
 
+    Of a cluster with no more CPUs than that, each finds a piece waiting when it is done; should the cluster grow just then,
+    those that wait run beside the others.
+
     What the pieces read and write must be reachable from every node: absolute paths, shared storage beyond one machine.
     """
 
@@ -34,15 +37,13 @@ def map_with_ray(workers: int) -> Mapper:
         if not ray.is_initialized():
             raise DataError(f"{workers} ingest workers need a Ray cluster; call ray.init() first, or set workers to 1.")
         task: Any = ray.remote(num_cpus=1)(function)
-        # A worker need not wait for this process between two pieces, where the cluster itself runs no more at once.
-        queued = 2 * workers if ray.cluster_resources().get("CPU", 0) <= workers else workers
         running: dict[Any, int] = {}
         done: dict[int, Any] = {}
         submitted = 0
         try:
             for wanted in range(len(pieces)):
                 while wanted not in done:
-                    while submitted < len(pieces) and len(running) < queued:
+                    while submitted < len(pieces) and len(running) < _at_once(workers):
                         running[task.remote(pieces[submitted])] = submitted
                         submitted += 1
                     (first, *_), _ = ray.wait(list(running), num_returns=1)
@@ -53,6 +54,13 @@ def map_with_ray(workers: int) -> Mapper:
                 ray.cancel(left)
 
     return run
+
+
+def _at_once(workers: int) -> int:
+    """How many tasks may be handed to Ray: more than ``workers`` only while the cluster itself runs no more at once."""
+    import ray
+
+    return 2 * workers if 0 < ray.cluster_resources().get("CPU", 0) <= workers else workers
 
 
 def mapper_for(workers: int) -> Mapper:

@@ -141,8 +141,8 @@ def apply_overrides(params: Path, overrides: Mapping[str, Any]) -> None:
     """Set values by dotted name in a parameters file; comments and order stay.
 
     Raises:
-        SettingsError: a name that the file does not have, or one that names a whole section. What a section could have and
-            the file does not write out may be set where the settings are checked afterwards (:func:`check_settings`).
+        SettingsError: a name that the file does not have, or one that names a whole section. What a section of the file could
+            have and does not write out may be set where the settings are checked afterwards (:func:`check_settings`).
     """
     if not overrides:
         return

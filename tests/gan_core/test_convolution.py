@@ -141,9 +141,12 @@ def test_where_a_deep_layer_gains_nothing_it_is_torchs() -> None:
     assert way(images, bf16=False) == "ConvolutionBackward0"
     assert way(images.repeat(128, 1, 1, 1)) == "ConvolutionBackward0"  # many places
     layer.requires_grad_(False)
-    assert (
-        way(images.clone().requires_grad_(True)) == "ConvolutionBackward0"
-    )  # as the generator's update calls a discriminator
+    # As the generator's update calls a discriminator.
+    assert way(images.clone().requires_grad_(True)) == "ConvolutionBackward0"
+    grouped = Conv2d(64, 96, 4, groups=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert type(grouped(images).grad_fn).__name__ == "ConvolutionBackward0"
+        assert Conv2d(64, 96, 4)(images[0]).shape == (96, 1, 1)
 
 
 def test_a_penalty_goes_through_deep_layers_in_bf16() -> None:

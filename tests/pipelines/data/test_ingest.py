@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -155,6 +156,41 @@ def test_the_ray_mapper_keeps_the_order_and_passes_errors_on(ray_cluster: str) -
     assert list(map_with_ray(2)(slow_first, range(8))) == [n * n for n in range(8)]
     with pytest.raises(ValueError, match="nine"):
         list(map_with_ray(2)(slow_first, range(10)))
+
+
+@pytest.mark.ray
+def test_no_more_pieces_run_at_once_than_there_are_workers(ray_cluster: str) -> None:
+    def span(piece: int) -> tuple[float, float]:
+        import time
+
+        began = time.time()
+        time.sleep(0.2)
+        return began, time.time()
+
+    for workers in (1, 2):
+        spans = list(map_with_ray(workers)(span, range(6)))
+        for moment, _ in spans:
+            assert sum(began <= moment < ended for began, ended in spans) <= workers
+
+
+@pytest.mark.ray
+def test_pieces_that_wait_are_given_up_with_the_iterator(tmp_path: Path, ray_cluster: str) -> None:
+    import ray
+
+    def leave_a_mark(piece: int) -> int:
+        import time
+
+        time.sleep(0.5)
+        (tmp_path / str(piece)).touch()
+        return piece
+
+    workers = int(ray.cluster_resources()["CPU"])
+    results = map_with_ray(workers)(leave_a_mark, range(4 * workers))
+    assert next(results) == 0
+    results.close()
+    time.sleep(2)
+    # Those that ran with the first one, and not those that were handed to Ray behind them.
+    assert len(list(tmp_path.iterdir())) <= workers + 1
 
 
 def test_bad_files_are_put_aside_with_a_reason(tmp_path: Path, short_runs: None) -> None:
