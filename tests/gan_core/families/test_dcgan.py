@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gan_core.batch_norm import BatchNorm2d
+from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, ImageShape, build_family, family_config
 from gan_core.families.dcgan import Dcgan, DcganConfig, Discriminator
@@ -69,11 +70,11 @@ def test_batch_norm_is_everywhere_but_at_the_generators_output_and_the_discrimin
     family = make(3, size, size)
     generator = [type(layer) for layer in family.networks["generator"].layers]
     assert generator[:2] == [BatchNorm2d, nn.ReLU]  # behind the projection
-    assert generator[-2:] == [nn.ConvTranspose2d, nn.Tanh]
-    assert generator[2:-2] == [nn.ConvTranspose2d, BatchNorm2d, nn.ReLU] * ((len(generator) - 4) // 3)
+    assert generator[-2:] == [ConvTranspose2d, nn.Tanh]
+    assert generator[2:-2] == [ConvTranspose2d, BatchNorm2d, nn.ReLU] * ((len(generator) - 4) // 3)
     discriminator = [type(layer) for layer in family.networks["discriminator"].layers]
-    assert discriminator[:2] == [nn.Conv2d, nn.LeakyReLU]
-    assert discriminator[2:] == [nn.Conv2d, BatchNorm2d, nn.LeakyReLU] * ((len(discriminator) - 2) // 3)
+    assert discriminator[:2] == [Conv2d, nn.LeakyReLU]
+    assert discriminator[2:] == [Conv2d, BatchNorm2d, nn.LeakyReLU] * ((len(discriminator) - 2) // 3)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2, 0.37])
