@@ -27,6 +27,7 @@ from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
 from gan_core.files import write_text
 from gan_core.grid import save_sheet
+from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
 from gan_core.presets import Choice, choose
 from gan_core.training.config import TrainConfig
@@ -34,7 +35,7 @@ from gan_core.training.trainer import Trainer
 
 
 class Console:
-    """An observer with a progress bar, a ``metrics.jsonl`` and a picture grid per ``sample_every`` steps."""
+    """An observer with a progress bar, a ``metrics.jsonl``, a picture grid per ``sample_every`` steps, and a line a FID."""
 
     def __init__(self, out: Path, steps: int) -> None:
         self._out = out
@@ -53,6 +54,10 @@ class Console:
     def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
         """Write the grid of this step."""
         save_sheet(self._out / "grids" / f"step-{step:08d}.png", pictures, columns=columns)
+
+    def figure(self, figure: Figure, step: int) -> None:
+        """A line with the figure's protocol."""
+        self._bar.write(f"step {step}: FID {figure.value:.2f} ({figure.protocol.stamp})", file=sys.stderr)
 
     def checkpoint(self, path: Path | None, step: int) -> None:
         """Move the bar."""

@@ -147,7 +147,14 @@ class Bench:
         )
 
     def _compare(
-        self, real: DatasetSplit, fake: Samples | Translated, real_count: int, fake_count: int, **more: Any
+        self,
+        real: DatasetSplit,
+        fake: Samples | Translated,
+        real_count: int,
+        fake_count: int,
+        *,
+        direction: str = "",
+        warn: bool = True,
     ) -> Comparison:
         return compare(
             real,
@@ -159,7 +166,9 @@ class Bench:
             batch_size=self.batch_size,
             cache_dir=self.cache_dir,
             progress=self.progress,
-            **more,
+            direction=direction,
+            # What is measured again and again, to be compared with itself alone, is not warned of each time.
+            warn=warn and self.full,
         )
 
 

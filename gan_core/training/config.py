@@ -57,6 +57,12 @@ class TrainConfig:
     """Steps between two checkpoints; at most this much work is lost to a kill."""
     keep_checkpoints: int = 2
     """How many checkpoints stay on disk."""
+    fid_every: int = 0
+    """Steps between two FIDs of the averaged generator, measured beside training; 0: none."""
+    fid_samples: int = 1000
+    """Generated pictures in one of them (FID-n), against as many real ones of the train split."""
+    keep_best: bool = False
+    """Whether the generator that is exported is the one with the lowest of these FIDs; otherwise the last."""
     max_rollbacks: int = 3
     """How often a NaN or a collapse may be rolled back before the run gives up."""
     collapse_diversity: float = 0.05
@@ -71,7 +77,12 @@ class TrainConfig:
             *("steps", "batch", "discriminator_steps", "accumulate"),
             *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "collapse_patience"),
         )
-        check_least(self, 0, "max_rollbacks", "burn_in_kimg", "collapse_diversity")
+        check_least(self, 0, "fid_every", "max_rollbacks", "burn_in_kimg", "collapse_diversity")
+        check_least(self, 2, "fid_samples")
+        check(
+            self.fid_every > 0 or not self.keep_best,
+            "keep_best: the best is known by its FID, which fid_every: 0 never measures. Set fid_every to some steps.",
+        )
         check(0 < self.final_lr_share <= 1, f"final_lr_share: must lie in (0, 1], got {self.final_lr_share}.")
         for name in ("generator_lr", "discriminator_lr", "ema_half_life_kimg"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
@@ -95,5 +106,8 @@ class TrainConfig:
 
 # Settings that do not change what a step computes: a run may be resumed with others.
 FREE_TO_CHANGE = frozenset(
-    {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"}
+    {
+        *("steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"),
+        *("fid_every", "fid_samples", "keep_best"),
+    }
 )

@@ -17,6 +17,7 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import TrainingDivergedError
 from gan_core.families import FAMILIES, Batch, ImageShape, Losses, Phase, build_family
 from gan_core.generator import describe, save_generator, to_uint8
+from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device, choose_precision
 from gan_core.schedule import cosine
 from gan_core.training import checkpoint as checkpoints
@@ -25,11 +26,14 @@ from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from gan_core.training.ema import Averaged, ema_decay
 from gan_core.training.feed import Feed, fixed_look, unit
 from gan_core.training.health import Watch, diversity
+from gan_core.training.quality import Best, Quality
 from gan_core.training.world import World
 
 log = logging.getLogger(__name__)
 
 _REAL_RIGHT = "health/real_right"
+_SAMPLE_BATCH = 64
+"""Pictures that the averaged generator makes at once."""
 _GRID_BATCHES = 4
 """Batches that a grid's statistics are measured on: enough to look at, and a quarter of the time."""
 
@@ -43,6 +47,9 @@ class Observer(Protocol):
     def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
         """A grid's pictures, the same ones each time: uint8 (n, C, H, W), ``columns`` in a row."""
 
+    def figure(self, figure: Figure, step: int) -> None:
+        """A FID of the averaged generator; the row of metrics that follows has its value, too."""
+
     def checkpoint(self, path: Path | None, step: int) -> None:
         """A checkpoint is whole. Called on every rank at the same steps; only rank 0 has a path."""
 
@@ -54,6 +61,9 @@ class Silent:
         """Nothing."""
 
     def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
+        """Nothing."""
+
+    def figure(self, figure: Figure, step: int) -> None:
         """Nothing."""
 
     def checkpoint(self, path: Path | None, step: int) -> None:
@@ -135,6 +145,12 @@ class Trainer:
         # How well pictures are translated shows on some that were not learnt from.
         watched = "test" if self.directions and info.splits.get("test") else "train"
         self._look = fixed_look(dataset, watched, self.device)
+        self._best = Best(self.directory / "best")
+        self._quality = (
+            Quality(dataset, watched, config.fid_samples, self.device)
+            if config.fid_every and self.world.rank == 0
+            else None
+        )
         self._watch = Watch(config.collapse_diversity, config.collapse_patience)
         self._start_window()
         self.step = 0
@@ -160,6 +176,8 @@ class Trainer:
         config, until = self.config, self.config.steps if until is None else min(until, self.config.steps)
         self._start_window()
         if self.step == 0:
+            if self.world.rank == 0:
+                self._best.forget()
             self._save()  # something to roll back to from the first step on
         while self.step < until:
             self._set_rates()
@@ -177,20 +195,21 @@ class Trainer:
                 self._save()
 
     def export(self, directory: Path | str) -> None:
-        """Write the averaged generator as an exported generator folder."""
-        self.settle()
-        save_generator(
-            directory,
-            family_name=self.family_name,
-            family=self.family,
-            networks=self.averaged.networks,
-            extra={**self._lineage(), "step": self.step},
-        )
+        """Write the averaged generator as an exported generator folder: the last, or with ``keep_best`` the best."""
+        if self.config.keep_best and self._best.figure:
+            self._best.copy_to(directory)
+        else:
+            self.settle()
+            self._write_generator(directory)
 
     @torch.inference_mode()
     def sample(self, n: int, seed: int, *, first: int = 0) -> Tensor:
         """Pictures of the averaged generator as it is now: uint8 (n, C, H, W). Call :meth:`settle` first."""
-        return to_uint8(self.family.sample(n, seed, first=first, networks=self.averaged.networks))
+        networks, parts = self.averaged.networks, []
+        for start in range(0, n, _SAMPLE_BATCH):
+            count = min(_SAMPLE_BATCH, n - start)
+            parts.append(to_uint8(self.family.sample(count, seed, first=first + start, networks=networks)))
+        return torch.cat(parts)
 
     @property
     def translates(self) -> bool:
@@ -334,7 +353,13 @@ class Trainer:
     def _reports_at(self, step: int) -> bool:
         """Whether metrics are logged and health is checked at ``step``: always before a checkpoint is written."""
         config = self.config
-        return step % config.log_every == 0 or step % config.checkpoint_every == 0 or step == config.steps
+        often = step % config.log_every == 0 or step % config.checkpoint_every == 0 or step == config.steps
+        return often or self._measures_at(step)
+
+    def _measures_at(self, step: int) -> bool:
+        """Whether the FID is measured at ``step``."""
+        config = self.config
+        return config.fid_every > 0 and (step % config.fid_every == 0 or step == config.steps)
 
     def _count(self, losses: Losses, pieces: int) -> None:
         """Add up terms on the device; nothing is read back until they are logged."""
@@ -377,9 +402,21 @@ class Trainer:
         if wrong:
             self._roll_back(wrong)
             return False
+        if self._quality and self._measures_at(self.step):
+            metrics["quality/fid"] = self._measure(self._quality)
         if self.world.rank == 0:
             self.observer.metrics(metrics, self.step)
         return True
+
+    def _measure(self, quality: Quality) -> float:
+        """FID of the averaged generator as it is now; it is kept if none was better."""
+        with self._off_the_clock():
+            self.settle()
+            figure = quality.measure(self, self.step)
+            if self.config.keep_best and self._best.is_beaten_by(figure):
+                self._write_generator(self._best.directory, fid=figure.as_dict())
+            self.observer.figure(figure, self.step)
+        return figure.value
 
     def _draw_grid(self) -> None:
         if self.world.rank == 0:
@@ -407,6 +444,16 @@ class Trainer:
             path = self._write_checkpoint() if self.world.rank == 0 else None
             self.world.barrier()
             self.observer.checkpoint(path, self.step)
+
+    def _write_generator(self, directory: Path | str, **extra: Any) -> None:
+        """The averaged generator, settled, as an exported generator folder."""
+        save_generator(
+            directory,
+            family_name=self.family_name,
+            family=self.family,
+            networks=self.averaged.networks,
+            extra={**self._lineage(), "step": self.step, **extra},
+        )
 
     def _write_checkpoint(self) -> Path:
         tensors = {f"{n}.{key}": v for n, net in self._networks().items() for key, v in net.state_dict().items()}

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+FID = "quality/fid"
+
 
 def read_curves(path: Path) -> pd.DataFrame:
     """Metrics by step; where a resumed run repeated steps, the later rows stand. A line cut short by a kill is left out."""
@@ -19,6 +21,12 @@ def read_curves(path: Path) -> pd.DataFrame:
 
 
 def write_curves(source: Path, target: Path) -> None:
-    """The curves as CSV, for `dvc plots`; columns that DVC can name (no slashes)."""
-    frame = read_curves(source).rename(columns=lambda name: name.replace("/", "_"))
+    """The curves as CSV, for `dvc plots`; columns that DVC can name (no slashes).
+
+    The FID's column is there, empty, also where no FID was measured: a plot that dvc.yaml names has to find it.
+    """
+    frame = read_curves(source)
+    if FID not in frame:
+        frame[FID] = None
+    frame = frame.rename(columns=lambda name: name.replace("/", "_"))
     frame.drop(columns=["rate_images_per_second"], errors="ignore").to_csv(target, index=False)

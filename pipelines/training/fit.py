@@ -1,5 +1,6 @@
 """Ray Train around gan_core's trainer, and what a person sees of it meanwhile."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ from gan_core.errors import StageError
 from gan_core.training.checkpoint import damage, list_checkpoints
 from pipelines.progress import duration, say
 from pipelines.settings import Settings
+from pipelines.training.curves import FID
 from pipelines.training.worker import CHECKPOINTS, CURVES, FAILURE, GENERATOR, Job, raise_handed_over, work_as_one
 
 MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -152,6 +154,9 @@ class _Progress:
             line = _last_complete_line(self._curves)
             if line is None or line["step"] == told:
                 continue
+            for row in _complete_lines(self._curves):
+                if row["step"] > told and FID in row:
+                    say("train", f"FID {row[FID]:.2f} at step {row['step']}")
             told = line["step"]
             left = pace.left(told, self._curves.stat().st_mtime)
             say(
@@ -164,17 +169,21 @@ class _Progress:
 
 
 def _last_complete_line(path: Path) -> dict[str, Any] | None:
+    return next(reversed(_complete_lines(path)), None)
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows at the end of the file, oldest first; the first and the last line may be cut."""
     if not path.is_file():
-        return None
+        return []
     with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
         lines = file.read().split(b"\n")
-    for line in reversed(lines[:-1]):
-        try:
-            return json.loads(line)
-        except ValueError:
-            continue
-    return None
+    rows = []
+    for line in lines[:-1]:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def _last_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from gan_core.grid import save_sheet
+from gan_core.metrics.protocol import Figure
 from gan_core.training.trainer import Trainer
 from pipelines.settings import parse_settings
 from pipelines.tracking import RunLog
@@ -64,6 +65,11 @@ class Reporter:
         save_sheet(path, pictures, columns=columns)
         if self._log:
             self._log.artifact(path, GRIDS)
+
+    def figure(self, figure: Figure, step: int) -> None:
+        """The protocol that the run's FIDs share; their values are in the rows."""
+        if self._log:
+            self._log.tags({"gantry.fid_protocol": figure.protocol.stamp})
 
     def checkpoint(self, path: Path | None, step: int) -> None:
         """Hand the checkpoint to Ray, which uploads it while training goes on."""

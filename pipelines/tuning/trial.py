@@ -126,6 +126,8 @@ class Trial(tune.Trainable):
             checkpoint_every=settings.tune.report_every,
             sample_every=settings.tune.steps + 1,
             keep_checkpoints=1,
+            fid_every=0,
+            keep_best=False,
         )
         return Trainer(
             settings.model.family,

@@ -16,6 +16,7 @@ SMALL = {
     "train.sample_every": 30,
     "train.checkpoint_every": 10,
     "train.precision": "fp32",
+    "train.fid_every": 0,
 }
 
 

@@ -17,7 +17,7 @@ from gan_core.families.noise import NoiseFamily
 from gan_core.generator import load_generator
 from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
-from gan_core.training.trainer import Trainer
+from gan_core.training.trainer import Silent, Trainer
 from tests.gan_core.families.conftest import RECIPES, SMALL, small, some_batch
 
 NAMES = [name for name, kind in FAMILIES.items() if issubclass(kind, NoiseFamily)]
@@ -213,7 +213,7 @@ def test_an_exported_generator_makes_the_pictures_of_the_trained_one(
         assert checkpoint.info == {k: v for k, v in loaded.info.items() if k != "weights_sha256"}
 
 
-class Losses:
+class Losses(Silent):
     """Keeps the losses of each logged row."""
 
     def __init__(self) -> None:
@@ -221,12 +221,6 @@ class Losses:
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         self.rows.append({name: value for name, value in values.items() if name.startswith(("loss/", "penalty/"))})
-
-    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
-        """Nothing."""
-
-    def checkpoint(self, path: Path | None, step: int) -> None:
-        """Nothing."""
 
 
 def losses_of(name: str, data: Path, place: Path) -> list[dict[str, float]]:

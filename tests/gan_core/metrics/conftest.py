@@ -8,20 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_core.errors import FetchError
 from gan_core.metrics.inception import Extractor, Inception, load_inception
-from gan_core.weights import inception_file
-
-
-@pytest.fixture(scope="session")
-def weights_file() -> Path:
-    """The real weights, fetched when needed; skips only where no address can be reached."""
-    try:
-        return inception_file()
-    except FetchError as error:
-        if "SHA-256" in str(error).split("Check the network")[0]:
-            raise  # reached, but the content is wrong: that is a failure
-        pytest.skip(f"the Inception weights cannot be fetched here: {error}")
 
 
 @pytest.fixture(scope="session")

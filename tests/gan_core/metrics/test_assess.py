@@ -207,9 +207,10 @@ def test_an_empty_domain_is_named(measure: Callable[..., Assessment], tmp_path: 
         measure(Inverter(((0, 1), (1, 0))), dataset)
 
 
-def test_the_warning_of_few_pictures_comes_once(
-    measure: Callable[..., Assessment], tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("full", "times"), [(True, 2), (False, 0)])
+def test_the_warning_of_few_pictures_comes_once_and_never_for_what_is_measured_again_and_again(
+    measure: Callable[..., Assessment], tmp_path: Path, caplog: pytest.LogCaptureFixture, full: bool, times: int
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        measure(Inverter(((0, 1), (1, 0))), two_domains(tmp_path / "d", "unpaired"), full=False)
-    assert caplog.text.count("biased upwards") == 2
+        measure(Inverter(((0, 1), (1, 0))), two_domains(tmp_path / "d", "unpaired"), full=full)
+    assert caplog.text.count("biased upwards") == times

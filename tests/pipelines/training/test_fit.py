@@ -14,7 +14,8 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError, TrainingDivergedError
 from gan_core.training.checkpoint import save_checkpoint
 from gan_core.training.trainer import Trainer
-from pipelines.training.curves import read_curves
+from pipelines.tracking.events import find_logs, read_events
+from pipelines.training.curves import FID, read_curves
 from pipelines.training.fit import Pace, fit, newest_step, share
 from pipelines.training.worker import CURVES, GENERATOR, _handed_over, raise_handed_over
 from tests.datasets import blobs, write_prepared
@@ -40,9 +41,13 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.ray
-def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(tmp_path: Path, ray_cluster: str) -> None:
+@pytest.mark.weights
+def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
+    tmp_path: Path, ray_cluster: str, weights_file: Path
+) -> None:
     data = write_prepared(tmp_path / "data", blobs(64))
-    settings = small_settings(train__steps=240, train__log_every=10, train__checkpoint_every=20)
+    every = {"log_every": 10, "checkpoint_every": 20, "fid_every": 120, "fid_samples": 8}
+    settings = small_settings(train__steps=240, **{f"train__{name}": value for name, value in every.items()})
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
     killer = Killer(work / CURVES, rows=4)
@@ -69,7 +74,12 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(tmp_
         torch.set_num_threads(threads)
     weights = "generator.safetensors"
     assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
-    assert list(read_curves(work / CURVES)["step"]) == list(range(10, 241, 10))
+    rows = read_curves(work / CURVES).set_index("step")
+    assert list(rows.index) == list(range(10, 241, 10))
+    assert list(rows[FID].dropna().index) == [120, 240]
+    (log,) = find_logs(tmp_path / "track")
+    stamps = {event["values"].get("gantry.fid_protocol") for event, _ in read_events(log) if event["kind"] == "tags"}
+    assert any("8 against 8 real of train" in stamp for stamp in stamps if stamp)
 
 
 def test_what_the_family_cannot_make_is_refused_before_ray_starts(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""How good a run's averaged generator is while it trains: its FID over time, and the best generator so far."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gan_core.data import PreparedDataset
+from gan_core.files import read_json, replacing
+from gan_core.generator import DESCRIPTION
+from gan_core.metrics.assess import assess
+from gan_core.metrics.bench import Subject
+from gan_core.metrics.inception import load_inception
+from gan_core.metrics.protocol import Figure
+
+SEED = 0
+"""Names the pictures that are measured: those that ``gantry fid`` and the evaluate stage draw by default."""
+
+
+class Quality:
+    """Measures one run at several steps, each time by the same protocol, that of published figures (fp32)."""
+
+    def __init__(self, dataset: PreparedDataset, split: str, count: int, device: torch.device) -> None:
+        """Load the feature network: what keeps it away is known before training starts.
+
+        Args:
+            dataset: the real pictures.
+            split: which of them.
+            count: pictures to make from noise, or at most so many of the split's to translate in each direction.
+            device: measured on.
+
+        Raises:
+            FetchError: the Inception weights could not be fetched.
+        """
+        self._dataset, self._split, self._count = dataset, split, count
+        self._extractor = load_inception(device)
+
+    def measure(self, subject: Subject, step: int) -> Figure:
+        """The objective of evaluation and search, the FID or its mean over directions, of ``subject`` as it is at ``step``."""
+        return assess(
+            subject,
+            self._dataset,
+            split=self._split,
+            count=self._count,
+            seed=SEED,
+            extractor=self._extractor,
+            generator_digest=f"step {step}",
+            full=False,
+        ).objective
+
+
+class Best:
+    """The generator with the lowest FID of a run: an exported folder, which says by which figure it was chosen."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def figure(self) -> dict[str, Any] | None:
+        """What it was chosen by, as :meth:`Figure.as_dict` has it; None while there is none."""
+        description = self.directory / DESCRIPTION
+        return read_json(description)["fid"] if description.is_file() else None
+
+    def is_beaten_by(self, figure: Figure) -> bool:
+        """Whether ``figure`` is lower, or the first by its protocol."""
+        best = self.figure
+        return best is None or best["protocol_digest"] != figure.protocol.digest or figure.value < best["value"]
+
+    def copy_to(self, directory: Path | str) -> None:
+        """Write it as the folder ``directory``, whole or not at all."""
+        with replacing(directory) as temporary:
+            shutil.copytree(self.directory, temporary)
+
+    def forget(self) -> None:
+        """Remove it: it belongs to a run that another one takes the place of."""
+        shutil.rmtree(self.directory, ignore_errors=True)
