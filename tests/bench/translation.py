@@ -1,6 +1,5 @@
 """Every family of translation: its step against the straightforward loop of the same networks."""
 
-import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gan_core.data import PreparedDataset
 from gan_core.families.pix2pix import UNet
 from gan_core.families.translation import TranslationFamily
 from gan_core.families.translation_layers import one_hot
-from gan_core.instance_norm import InstanceNorm2d
-from gan_core.padding import ReflectionPad2d
 from gan_core.precision import choose_device, has_bf16
 from gan_core.training.trainer import Trainer
 from tests.bench import Row
 from tests.bench.families import _race, _steps, _trainer
+from tests.bench.straightforward import with_torchs_layers
 from tests.datasets import blobs, write_prepared
 
 TARGETS = {"cpu": 1.6, "cuda": 2.0}
@@ -155,23 +153,6 @@ class Straightforward:
 def entropy(judged: Tensor, target: float) -> Tensor:
     """Binary cross-entropy of logits against one target for all."""
     return F.binary_cross_entropy_with_logits(judged, torch.full_like(judged, target))
-
-
-def with_torchs_layers(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` in torch's default memory layout, with torch's own instance norm and reflected borders."""
-    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    for name, module in list(network.named_modules()):
-        own: nn.Module
-        if isinstance(module, InstanceNorm2d):
-            own = nn.InstanceNorm2d(module.num_features, affine=True).to(module.weight.device)
-            own.load_state_dict(module.state_dict())
-        elif isinstance(module, ReflectionPad2d):
-            own = nn.ReflectionPad2d(module.width)
-        else:
-            continue
-        parent, _, place = name.rpartition(".")
-        setattr(network.get_submodule(parent), place, own)
-    return network
 
 
 def rows() -> list[Row]:

@@ -149,6 +149,21 @@ def test_where_a_deep_layer_gains_nothing_it_is_torchs() -> None:
         assert Conv2d(64, 96, 4)(images[0]).shape == (96, 1, 1)
 
 
+@pytest.mark.parametrize("images_lie", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("weights_lie", [torch.channels_last, torch.contiguous_format])
+def test_a_kernel_that_covers_its_input_is_a_product_with_torchs_values_and_gradients(
+    images_lie: torch.memory_format, weights_lie: torch.memory_format
+) -> None:
+    layer = Conv2d(6, 3, (4, 5)).to(torch.float64, memory_format=weights_lie)
+    images = numbers(7, 6, 4, 5).to(memory_format=images_lie)
+    mine, torchs = (gradients(layer, images, bf16=False, of=of) for of in (Conv2d, nn.Conv2d))
+    assert "Convolution" not in type(layer(images).grad_fn.next_functions[0][0]).__name__
+    for found, expected in zip(mine, torchs, strict=True):
+        torch.testing.assert_close(found, expected)
+    for other in (Conv2d(6, 3, (4, 5), padding=1), Conv2d(6, 3, (4, 4)), Conv2d(6, 3, (4, 5), groups=3)):
+        assert type(other.double()(images).grad_fn).__name__ == "ConvolutionBackward0"
+
+
 def test_a_penalty_goes_through_deep_layers_in_bf16() -> None:
     found = []
     for kind in (Conv2d, nn.Conv2d):
