@@ -37,9 +37,8 @@ PIXELS = 2**22
 """Pixels in one pass of the generator, unless a single picture has more: the activations take a thousand times as much."""
 # What reading a file or a zip's member may raise: cut short, of another checksum, encrypted, packed in an unknown way.
 _UNREADABLE = (
-    *(GantryError, OSError, RuntimeError, EOFError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-)
+    GantryError, OSError, RuntimeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

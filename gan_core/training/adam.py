@@ -1,5 +1,6 @@
 """Adam in one pass over the memory of parameters, gradients and moments."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 
 class Adam(torch.optim.Adam):
-    """torch's fused Adam for contiguous parameters and for those in channels_last. Loaded moments must lie as they do.
+    """torch's fused Adam for contiguous parameters and for those in channels_last.
 
     torch's kernel for processors walks its four tensors by address whatever their strides say: it updates the wrong numbers
     where a gradient lies otherwise than its parameter, and copies each gradient in channels_last for nothing. Here a
@@ -16,6 +17,22 @@ class Adam(torch.optim.Adam):
 
     def __init__(self, parameters: Any, lr: float) -> None:
         super().__init__(parameters, lr, fused=True)
+
+    def moments(self) -> dict[str, Tensor]:
+        """All that it remembers, by ``INDEX.NAME``; the index counts the parameters."""
+        state = self.state_dict()["state"]
+        return {f"{index}.{name}": tensor for index, values in state.items() for name, tensor in values.items()}
+
+    def load_moments(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what :meth:`moments` gave, laid out in memory as the parameters are."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            index, name = key.split(".")
+            if tensor.dim():
+                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+            state.setdefault(int(index), {})[name] = tensor
+        self.load_state_dict({**self.state_dict(), "state": state})
 
     def _init_group(self, group: Any, params_with_grad: list[Tensor], grads: list[Tensor], *rest: Any) -> bool:
         has_complex = super()._init_group(group, params_with_grad, grads, *rest)

@@ -458,8 +458,7 @@ class Trainer:
     def _write_checkpoint(self) -> Path:
         tensors = {f"{n}.{key}": v for n, net in self._networks().items() for key, v in net.state_dict().items()}
         for side, optimiser in self.optimisers.items():
-            for index, values in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{side}.{index}.{key}": value for key, value in values.items()}
+            tensors |= {f"optimiser.{side}.{name}": tensor for name, tensor in optimiser.moments().items()}
         tensors |= {f"memory.{name}": tensor for name, tensor in self.family.memory.items()}
         generator = describe(self.family_name, self.family, self._lineage())
         health = {"rollbacks": self.rollbacks, "poor": self._watch.poor}
@@ -487,21 +486,9 @@ class Trainer:
 
     def _load(self, saved: checkpoints.Checkpoint) -> None:
         for name, network in self._networks().items():
-            prefix = f"{name}."
-            network.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
-            )
+            network.load_state_dict(_below(f"{name}.", saved.tensors))
         for side, optimiser in self.optimisers.items():
-            parameters = self._parameters(side)
-            values: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in saved.tensors.items():
-                if key.startswith(f"optimiser.{side}."):
-                    index, name = key.removeprefix(f"optimiser.{side}.").split(".")
-                    if tensor.dim():
-                        # Fused kernels walk weights and moments by address: both must lie in memory alike.
-                        tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
-                    values.setdefault(int(index), {})[name] = tensor
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": values})
+            optimiser.load_moments(_below(f"optimiser.{side}.", saved.tensors))
         for name, tensor in self.family.memory.items():
             self.family.memory[name] = saved.tensors[f"memory.{name}"].to(tensor)
         self.step = saved.step
@@ -530,6 +517,11 @@ class Trainer:
 def compile_options(device: torch.device) -> dict[str, Any]:
     """How networks are compiled for ``device``: shapes never change, and on a GPU a call is one launch."""
     return {"dynamic": False, **({"mode": "reduce-overhead"} if device.type == "cuda" else {})}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _is_healthy(state: Mapping[str, Any]) -> bool:

@@ -5,9 +5,7 @@ Three passes. *Convert*: fixed runs of pictures are decoded, fitted and encoded,
 *Assemble*: the remaining rows of the parts become shards. The first and the last pass go through a mapper.
 """
 
-import csv
 import hashlib
-import io
 import logging
 import shutil
 import tempfile
@@ -24,13 +22,15 @@ from gan_core.data import DATASET_FILE, FORMAT, DatasetInfo
 from gan_core.errors import DataError
 from gan_core.fetch import progress_bar
 from gan_core.files import replacing, sha256_file, write_json, write_text
-from gan_core.pictures import Fit, PictureError
-from pipelines.data import arrange, drawing, mapping, pairs, readers, shards
+from gan_core.pictures import Fit
+from pipelines.data import arrange, readers
 from pipelines.data.arrange import Kind
+from pipelines.data.convert import Converted, RunSpec, convert
 from pipelines.data.mapping import Mapper, map_here
-from pipelines.data.pairs import DERIVED, Pairing, Pairs, Side, prepare_pair
+from pipelines.data.pairs import DERIVED, Pairing, Pairs, Side
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, kinds
-from pipelines.data.shards import Piece, ShardSpec, shard_name, write_part, write_shard
+from pipelines.data.rejects import refuse_too_many, rejects_table
+from pipelines.data.shards import Piece, ShardSpec, shard_name, write_shard
 
 log = logging.getLogger(__name__)
 
@@ -109,38 +109,6 @@ class IngestSettings:
         return Pairing(how=self.pairs, side=self.condition_side, channels=self.condition_channels or usual)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """One run of pictures to convert."""
-
-    raw: Path
-    note: SourceNote
-    entries: tuple[Entry, ...]
-    part: Path
-    size: tuple[int, int]
-    channels: int
-    fit: Fit
-    digest_contents: bool
-    pairing: Pairing | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Converted:
-    """What is known of a converted run; row i of the part file is row i of every array."""
-
-    positions: np.ndarray
-    """int64 (n,): which entries of the run came through."""
-    pixel_digests: np.ndarray
-    """uint8 (n, 32): SHA-256 of the prepared pixels, of a pair of both."""
-    content_digests: np.ndarray
-    """uint8 (n, 32): SHA-256 of the content as it came; (0, 32) where nobody needs it."""
-    sums: np.ndarray
-    """int64 (n, C): sum of the pixels of each channel."""
-    squares: np.ndarray
-    """int64 (n, C): sum of their squares."""
-    rejects: tuple[Reject, ...]
-
-
 @dataclass(frozen=True)
 class _Kept:
     """A picture that stays: where its PNG is, and what it is."""
@@ -200,7 +168,7 @@ def ingest(
         by_domain = kind in ("unpaired", "domains") and not listing.attributes
         splits, rejects = _choose(specs, converted, settings, by_domain=by_domain)
         rejects = sorted([*listing.rejects, *rejects], key=lambda reject: (reject.source, reject.reason))
-        _judge(rejects, len(listing.entries) + len(listing.rejects), settings, out, raw)
+        refuse_too_many(rejects, len(listing.entries) + len(listing.rejects), settings.max_reject_share, out, raw)
         if by_domain:
             arrange.check_domains(raw, listing, {name: [k.entry for k in kept] for name, kept in splits.items()})
         with replacing(out) as folder:
@@ -209,106 +177,21 @@ def ingest(
             for _ in map_shards(write_shard, plan):
                 pass
             info = _describe(name, kind, listing, splits, converted, rejects, settings)
-            write_text(folder / REJECTS_FILE, _rejects_table(rejects))
+            write_text(folder / REJECTS_FILE, rejects_table(rejects))
             write_json(folder / DATASET_FILE, as_dict(info))
     return info
 
 
-def convert(spec: RunSpec) -> Converted:
-    """Convert one run of pictures into its part file."""
-    reader = readers.open_reader(spec.raw, spec.note)
-    encoded: list[bytes] = []
-    conditions: list[bytes] | None = [] if spec.pairing else None
-    positions: list[int] = []
-    digests, contents = bytearray(), bytearray()
-    rejects = []
-    moments = _Moments(spec.channels, spec.size)
-    for position, entry in enumerate(spec.entries):
-        try:
-            content = reader.read(entry)
-            partner = reader.read(Entry(entry.condition)) if entry.condition else None
-            prepared = _prepared(content, partner, spec)
-        except PictureError as error:
-            rejects.append(Reject(entry.source, error.reason, error.detail))
-            continue
-        digests += _sha256(*prepared)
-        if spec.digest_contents:
-            contents += _sha256(content) if partner is None else _sha256(content, partner)
-        moments.add(prepared[0])
-        encoded.append(pictures.encode_png(prepared[0]))
-        if conditions is not None:
-            conditions.append(pictures.encode_png(prepared[1]))
-        positions.append(position)
-    write_part(spec.part, encoded, conditions)
-    sums, squares = moments.finish()
-    return Converted(
-        positions=np.array(positions, dtype=np.int64),
-        pixel_digests=np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32),
-        content_digests=np.frombuffer(bytes(contents), dtype=np.uint8).reshape(-1, 32),
-        sums=sums,
-        squares=squares,
-        rejects=tuple(rejects),
-    )
-
-
-def _prepared(content: bytes | np.ndarray, partner: bytes | np.ndarray | None, spec: RunSpec) -> list[np.ndarray]:
-    """The picture's pixels; of a pair the condition's too."""
-    if spec.pairing is None:
-        found: tuple[np.ndarray, ...] = (
-            pictures.prepare(content, size=spec.size, channels=spec.channels, mode=spec.fit),
-        )
-    else:
-        found = prepare_pair(content, partner, spec.pairing, size=spec.size, channels=spec.channels, mode=spec.fit)
-    return [np.ascontiguousarray(pixels) for pixels in found]
-
-
-def _sha256(*contents: bytes | np.ndarray) -> bytes:
-    digest = hashlib.sha256()
-    for content in contents:
-        digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content).data)
-    return digest.digest()
-
-
-class _Moments:
-    """Sums and sums of squares of each channel of each picture, exact, a few pictures at a time."""
-
-    def __init__(self, channels: int, size: tuple[int, int]) -> None:
-        self._pixels = size[0] * size[1]
-        self._at_once = max(1, 2**18 // (channels * self._pixels))
-        self._waiting: list[np.ndarray] = []
-        self._done = [np.zeros((2, 0, channels), dtype=np.int64)]
-
-    def add(self, pixels: np.ndarray) -> None:
-        """Take one picture, uint8 (C, H, W)."""
-        self._waiting.append(pixels)
-        if len(self._waiting) >= self._at_once:
-            self._flush()
-
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sums and sums of squares, int64 (n, C) each, in the order in which pictures came."""
-        self._flush()
-        sums, squares = np.concatenate(self._done, axis=1)
-        return sums, squares
-
-    def _flush(self) -> None:
-        if self._waiting:
-            # Whole numbers below 2**53 are exact in float64, whatever the order of summation.
-            block = np.stack(self._waiting).reshape(len(self._waiting), -1, self._pixels).astype(np.float64)
-            self._done.append(np.stack([block.sum(axis=2), np.einsum("ncp,ncp->nc", block, block)]).astype(np.int64))
-            self._waiting.clear()
-
-
 def code_version() -> str:
     """Digest of the code that determines what ingestion makes of its input."""
-    modules = [pictures, arrange, drawing, mapping, pairs, readers, shards, *readers.READERS.values(), readers.base]
+    here = Path(__file__).parent
+    own = ["arrange", "convert", "drawing", "ingest", "mapping", "pairs", "rejects", "shards"]
+    files = {here / f"{name}.py" for name in own} | {*(here / "readers").glob("*.py")}
     # Colour is not imported for it: it loads torch, which only greyscale pairs need.
-    places = [
-        __file__,
-        str(Path(str(pictures.__file__)).with_name("colour.py")),
-        *(module.__file__ for module in modules),
-    ]
-    files = sorted({Path(str(place)) for place in places}, key=lambda path: path.as_posix())
-    return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
+    core = Path(pictures.__file__)
+    files |= {core, core.with_name("colour.py")}
+    digests = [sha256_file(path) for path in sorted(files, key=lambda path: path.as_posix())]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
 def _runs(
@@ -380,37 +263,6 @@ def _choose(
 def _split_of(digest: np.ndarray, test_share: float) -> str:
     """``test`` for a share of all contents, by their digest: adding pictures moves none from one split to the other."""
     return "test" if int.from_bytes(digest[:8].tobytes(), "big") < test_share * 2**64 else "train"
-
-
-def _judge(rejects: Sequence[Reject], total: int, settings: IngestSettings, out: Path, raw: Path) -> None:
-    """Raise, with the list beside ``out``, when too much was put aside."""
-    list_path = out.with_name(f"{out.name}.rejects.csv")
-    share = len(rejects) / total
-    if share <= settings.max_reject_share and len(rejects) < total:
-        list_path.unlink(missing_ok=True)
-        if rejects:
-            log.warning("%s: %d of %d pictures put aside (%s).", raw, len(rejects), total, _reasons(rejects))
-        return
-    write_text(list_path, _rejects_table(rejects))
-    if len(rejects) == total:
-        raise DataError(f"{raw} holds no usable picture: {_reasons(rejects)}. The list: {list_path}")
-    raise DataError(
-        f"{raw}: {len(rejects)} of {total} pictures ({share:.2%}) cannot be used, above ingest.max_reject_share "
-        f"({settings.max_reject_share:.2%}): {_reasons(rejects)}. The list: {list_path}. Mend or remove them, or raise "
-        f"the limit in params.yaml."
-    )
-
-
-def _reasons(rejects: Sequence[Reject]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in rejects).most_common(5))
-
-
-def _rejects_table(rejects: Sequence[Reject]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "reason", "detail"])
-    writer.writerows([reject.source, reject.reason, reject.detail] for reject in rejects)
-    return text.getvalue()
 
 
 def _shards(

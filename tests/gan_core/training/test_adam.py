@@ -43,3 +43,25 @@ def test_a_gradient_in_channels_last_is_not_copied() -> None:
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         adam.step()
     assert "aten::clone" not in {event.name for event in seen.events()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_moments_that_lay_otherwise_are_laid_out_as_the_parameters_and_go_on_alike(layout: torch.memory_format) -> None:
+    random = torch.Generator().manual_seed(0)
+    values, gradient = (torch.randn(8, 4, 3, 3, generator=random) for _ in range(2))
+
+    def stepped(adam: Adam, weight: nn.Parameter) -> Tensor:
+        weight.grad = laid(gradient, layout)
+        adam.step()
+        return weight.detach().clone()
+
+    weight = nn.Parameter(laid(values, layout))
+    adam = Adam([weight], 1e-2)
+    halfway = stepped(adam, weight)
+    saved = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in adam.moments().items()}
+    assert set(saved) == {"0.step", "0.exp_avg", "0.exp_avg_sq"}
+    again = nn.Parameter(laid(halfway, layout))
+    resumed = Adam([again], 1e-2)
+    resumed.load_moments(saved)
+    assert resumed.moments()["0.exp_avg"].stride() == again.stride()
+    torch.testing.assert_close(stepped(resumed, again), stepped(adam, weight), rtol=0, atol=0)
