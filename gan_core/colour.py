@@ -40,7 +40,8 @@ def rgb_to_lab(images: Tensor) -> Tensor:
     )  # clamped: the branch not taken must not give a gradient that is not a number
     shares = _mixed(linear, _TO_SHARES)
     roots = torch.where(shares > _KNEE**3, shares.clamp(min=_KNEE**3).pow(1 / 3), shares / (3 * _KNEE**2) + _GREY_SHARE)
-    return _mixed(roots, _TO_LAB) - images.new_tensor([16.0, 0.0, 0.0])[:, None, None]
+    lightness, a, b = _mixed(roots, _TO_LAB).unbind(1)
+    return torch.stack([lightness - 16.0, a, b], dim=1)
 
 
 def lab_to_rgb(images: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ def lab_to_rgb(images: Tensor) -> Tensor:
         SettingsError: not three channels.
     """
     _check_three(images)
-    roots = _mixed(images + images.new_tensor([16.0, 0.0, 0.0])[:, None, None], _FROM_LAB)
+    lightness, a, b = images.unbind(1)
+    roots = _mixed(torch.stack([lightness + 16.0, a, b], dim=1), _FROM_LAB)
     shares = torch.where(roots > _KNEE, roots.pow(3), 3 * _KNEE**2 * (roots - _GREY_SHARE))
     linear = _mixed(shares, _FROM_SHARES)
     curved = 1.055 * linear.clamp(min=0.0031308).pow(1 / 2.4) - 0.055

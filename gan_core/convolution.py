@@ -103,7 +103,8 @@ def _conv_transpose2d(
 
 
 def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    return input * torch.where(input.detach() > 0, 1.0, negative_slope).to(input.dtype)
+    factor = torch.where(input.detach() > 0, input.new_ones(()), input.new_full((), negative_slope))
+    return input * factor
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -144,6 +145,10 @@ class _Convolution(torch.autograd.Function):
         wanted = list(ctx.needs_input_grad[:3])
         if not torch.is_grad_enabled():  # a first gradient: what torch has for it is at hand
             return *_first_gradients(gradient, input, weight, ctx.geometry, wanted), None
+        # A penalty asks for the gradient by the images alone: what a layer could give beside it is for nobody.
+        # (Without a bias there are but two to go on to.)
+        for place, (node, _) in enumerate(ctx.next_functions):
+            wanted[place] = wanted[place] and _is_asked_for(node)
         by_input = by_weight = by_bias = None
         if wanted[0]:
             by_input = _Convolution.apply(gradient, weight, None, _adjoint(ctx.geometry, input, gradient, weight))
@@ -152,6 +157,14 @@ class _Convolution(torch.autograd.Function):
         if wanted[2]:
             by_bias = gradient.sum(dim=(0, 2, 3))
         return by_input, by_weight, by_bias, None
+
+
+def _is_asked_for(node: Any) -> bool:
+    """Whether the running backward pass goes on to ``node`` of the graph."""
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:
+        return True  # a leaf that torch.autograd.grad was asked for: of these alone torch says nothing
 
 
 class _WeightGradient(torch.autograd.Function):

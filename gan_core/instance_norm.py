@@ -34,7 +34,7 @@ class _InstanceNorm(torch.autograd.Function):
     def forward(ctx: Any, maps: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
         # Two plain sums: torch.var_mean takes ten times as long on channels-last maps.
         deviation = maps - _mean(maps).to(maps.dtype)
-        inverse = torch.rsqrt(_mean(deviation.square()) + eps)
+        inverse = torch.rsqrt(_mean(deviation * deviation) + eps)
         ctx.save_for_backward(deviation, inverse, scale)
         by = (inverse * scale[:, None, None]).to(maps.dtype)
         return torch.addcmul(shift[:, None, None].to(maps.dtype), deviation, by)

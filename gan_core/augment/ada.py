@@ -8,10 +8,12 @@ distribution of images before augmentation and not after it ("non-leaking").
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gan_core.augment.diffaugment import fold, shift, split_alpha
 
@@ -165,8 +167,51 @@ def warp(images: Tensor, does: Transformations) -> Tensor:
     scale, stretch = (value.to(dtype).view(-1, 1, 1) for value in (does.scale, does.stretch))
     x, y = _rotate(x / (scale * stretch), y * (stretch / scale), -does.before)
     places = torch.stack([_read_places(x, width), _read_places(y, height)], dim=3)
-    moved = F.grid_sample(doubled, places, mode="bilinear", padding_mode="border", align_corners=False)
+    moved = sampled(doubled, places)
     return _halving(height, device, dtype) @ moved @ _halving(width, device, dtype).T
+
+
+def sampled(images: Tensor, places: Tensor) -> Tensor:
+    """torch's grid_sample, bilinear and continued by the border, with the same gradient at every call.
+
+    On a GPU torch adds up the gradient of what is read more than once in whatever order its threads come.
+    """
+    if images.is_cuda:
+        return _Sampled.apply(images, places)
+    return F.grid_sample(images, places, **_SAMPLING)
+
+
+_SAMPLING: Any = {"mode": "bilinear", "padding_mode": "border", "align_corners": False}
+
+
+class _Sampled(torch.autograd.Function):
+    """grid_sample of images (N, C, H, W) at places (N, h, w, 2) that take no gradient; can be differentiated once."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = images.shape
+        return F.grid_sample(images, places, **_SAMPLING)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
+        (places,) = ctx.saved_tensors
+        n, channels, height, width = ctx.shape
+        x = (((places[..., 0] + 1) * width - 1) / 2).clamp(0, width - 1).flatten(1)
+        y = (((places[..., 1] + 1) * height - 1) / 2).clamp(0, height - 1).flatten(1)
+        left, top = x.floor(), y.floor()
+        image = torch.arange(n, device=places.device)[:, None] * (height * width)
+        rows = gradient.permute(0, 2, 3, 1).reshape(-1, channels)
+        total = gradient.new_zeros(n * height * width, channels)
+        for down, share_y in ((0, top + 1 - y), (1, y - top)):
+            for right, share_x in ((0, left + 1 - x), (1, x - left)):
+                row, column = (top + down).clamp(max=height - 1).long(), (left + right).clamp(max=width - 1).long()
+                pixels = (image + row * width + column).flatten()
+                # This sum is sorted first, and so has an order.
+                total.index_put_((pixels,), rows * (share_y * share_x).reshape(-1, 1), accumulate=True)
+        return total.view(n, height, width, channels).permute(0, 3, 1, 2), None
 
 
 def _rotate(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:

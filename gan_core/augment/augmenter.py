@@ -44,6 +44,11 @@ class Augmenter(nn.Module):
         start = starting_strength(pictures) if self.steered else config.strength or 0.0
         self.register_buffer("strength", torch.tensor(start, dtype=torch.float32))
         self.register_buffer("sign", torch.tensor(0.0))
+        self._diffaugment = diffaugment.diffaugment
+
+    def fuse(self) -> None:
+        """Compile DiffAugment: on a GPU starting its fifty small kernels takes longer than they do."""
+        self._diffaugment = torch.compile(diffaugment.diffaugment, dynamic=False)
 
     def forward(self, images: Tensor, batch: Batch, draw: str) -> Tensor:
         """``images`` (N, C, H, W) augmented, float32 (float64 stays); the same object where the kind is none.
@@ -62,7 +67,7 @@ class Augmenter(nn.Module):
             if images.dtype is not torch.float64:
                 images = images.float()
             if self.config.kind == "diffaugment":
-                return diffaugment.diffaugment(images, table(randomness.uniform, diffaugment.NUMBERS, "uniform"))
+                return self._diffaugment(images, table(randomness.uniform, diffaugment.NUMBERS, "uniform"))
             uniform = table(randomness.uniform, ada.UNIFORMS, "uniform")
             normal = table(randomness.normal, ada.NORMALS, "normal")
             strength = self.strength if self.steered else self.strength * cosine(0, 1, batch.progress)

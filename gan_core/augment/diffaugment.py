@@ -53,10 +53,14 @@ def shift(images: Tensor, right: Tensor, down: Tensor, *, mirror: bool) -> Tenso
         source = torch.arange(size, device=images.device) - by[:, None]
         insides.append((source >= 0) & (source < size))
         sources.append(fold(source, size) if mirror else source.clamp(0, size - 1))
-    # Both sides at once, with one index for all channels.
+    if mirror:
+        # One side after the other: a pixel is then read twice at most, and the sum of two gradients has no order.
+        rows, columns = sources[0][:, None, :, None].expand_as(images), sources[1][:, None, None, :].expand_as(images)
+        return images.gather(2, rows).gather(3, columns)
+    # Both sides at once, with one index for all channels. What is read more than once is hidden: its gradient is 0.
     pixels = (sources[0][:, :, None] * width + sources[1][:, None, :]).flatten(1)
     moved = images.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view(images.shape)
-    return moved if mirror else moved * (insides[0][:, None, :, None] & insides[1][:, None, None, :])
+    return moved * (insides[0][:, None, :, None] & insides[1][:, None, None, :])
 
 
 def fold(index: Tensor, size: int) -> Tensor:

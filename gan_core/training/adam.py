@@ -36,6 +36,8 @@ class Adam(torch.optim.Adam):
 
     def _init_group(self, group: Any, params_with_grad: list[Tensor], grads: list[Tensor], *rest: Any) -> bool:
         has_complex = super()._init_group(group, params_with_grad, grads, *rest)
+        if params_with_grad and params_with_grad[0].is_cuda:
+            return has_complex  # the kernel for GPUs goes by strides, and launching it is all that it costs
         for index, (parameter, gradient) in enumerate(zip(params_with_grad, grads, strict=True)):
             if _places(gradient) != _places(parameter):
                 grads[index] = torch.empty_like(parameter).copy_(gradient)

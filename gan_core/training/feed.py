@@ -36,10 +36,13 @@ class Order:
         return torch.cat(parts)
 
     def _permutation(self, epoch: int) -> Tensor:
-        if epoch not in self._epochs:
+        # The thread that reads ahead may be an epoch further: what it keeps is no longer this one.
+        order = self._epochs.get(epoch)
+        if order is None:
             generator = torch.Generator().manual_seed(randomness.derive_seed(self._seed, "epoch", epoch))
-            self._epochs = {epoch: self._members[torch.randperm(len(self._members), generator=generator)]}
-        return self._epochs[epoch]
+            order = self._members[torch.randperm(len(self._members), generator=generator)]
+            self._epochs = {epoch: order}
+        return order
 
 
 class Feed:
@@ -189,9 +192,9 @@ def moved(images: Tensor, share: float, offsets: Tensor) -> Tensor:
     spare = round(height * share), round(width * share)
     halves = [part for whole in spare for part in (whole // 2, whole - whole // 2)]
     large = reflected(images, (halves[0], halves[1], halves[2], halves[3]))
-    corner = (offsets * (torch.tensor(spare, device=images.device) + 1)).long()
-    rows = corner[:, 0, None] + torch.arange(height, device=images.device)
-    columns = corner[:, 1, None] + torch.arange(width, device=images.device)
+    down, right = ((offsets[:, side] * (whole + 1)).long() for side, whole in enumerate(spare))
+    rows = down[:, None] + torch.arange(height, device=images.device)
+    columns = right[:, None] + torch.arange(width, device=images.device)
     picture = torch.arange(len(images), device=images.device)[:, None, None]
     # The channels come last, as every image in training has them in memory.
     return large.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

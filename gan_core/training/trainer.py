@@ -122,8 +122,13 @@ class Trainer:
         self.augmenter = Augmenter(config.augment, info.splits["train"]).to(self.device)
         self.family.augment = self.augmenter
         self.family.memory = {name: tensor.to(self.device) for name, tensor in self.family.memory.items()}
+        if self.device.type == "cuda":
+            # Otherwise cuDNN may sum gradients in whatever order its threads come, or choose a kernel by its speed today.
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         if config.compile:
             self.family.compile(**compile_options(self.device))
+            if self.device.type == "cuda":
+                self.augmenter.fuse()
         self._phases = self.family.phases()
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
         self._rates = {"discriminator": config.discriminator_lr, "generator": config.generator_lr}
@@ -270,6 +275,10 @@ class Trainer:
 
     def _batches(self, turn: int, *, last: bool) -> list[Batch]:
         """The micro-batches of one round; ``turn`` counts rounds over the whole run."""
+        if self.config.compile and self.device.type == "cuda":
+            # What the compiled networks of one round give lives until the next: the generator's update needs the images that
+            # the discriminator's made, and without a mark the first call after a backward pass would take their memory.
+            torch.compiler.cudagraph_mark_step_begin()
         images, labels, condition = self._feed(turn)
         key = (self.config.seed, self.rollbacks, turn)
         progress = self._progress()

@@ -1,11 +1,12 @@
 """Every family that turns noise into images: its step against an eager loop in fp32, where the time goes, its memory."""
 
 import contextlib
+import gc
 import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -72,6 +73,8 @@ def _trainer(name: str, data: PreparedDataset, place: Path, device: torch.device
 def _family(name: str, data: PreparedDataset, place: Path, device: torch.device) -> list[Row]:
     bf16 = has_bf16(device)
     ours = _trainer(name, data, place / "ours", device, compile=device.type == "cuda")
+    with _peak_memory(device) as memory:
+        _steps(ours, 10 if device.type == "cuda" else 1)
     fp32 = _trainer(name, data, place / "fp32", device, precision="fp32", compile=False)
     plain = NoiseLoop(_trainer(name, data, place / "plain", device, precision="fp32", compile=False))
     steps = 50 if device.type == "cuda" else STEPS[name in QUICK]
@@ -83,13 +86,10 @@ def _family(name: str, data: PreparedDataset, place: Path, device: torch.device)
     seconds = _race(contestants, device)
     step = seconds["ours"] / steps
     shown = ours.config.batch * ours.config.discriminator_steps
-    memory = (
-        f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the GPU"
-        if device.type == "cuda"
-        else f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of the process so far"
-    )
     target = {"cuda": 2.0, "cpu": 1.5}[device.type] if bf16 else None
-    note = f"{shown / step:.0f} images/s at {data.info.height} pixels, batch {ours.config.batch}; peak memory {memory}"
+    note = (
+        f"{shown / step:.0f} images/s at {data.info.height} pixels, batch {ours.config.batch}; peak memory {memory[0]}"
+    )
     note += (
         f"; {seconds['fp32'] / seconds['ours']:.2f}x of Gantry's own step in fp32"
         if bf16
@@ -131,14 +131,32 @@ def _rate(name: str, size: int, target: int, folder: Path) -> Row:
     device = torch.device("cuda")
     trainer = _trainer(name, _data(folder, size, 1024), folder / f"{name}{size}", device, compile=True)
     steps = 100
+    with _peak_memory(device) as memory:
+        _steps(trainer, 10)
     seconds = _race({"ours": lambda: _steps(trainer, steps)}, device)["ours"] / steps
     rate = trainer.config.batch / seconds
     return Row(
         name=f"{name} at {size} pixels against {target} images/s",
         ratio=rate / target,
         target=1.0,
-        note=f"{rate:.0f} images/s, batch {trainer.config.batch}; peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB",
+        note=f"{rate:.0f} images/s, batch {trainer.config.batch}; peak memory {memory[0]}",
     )
+
+
+@contextlib.contextmanager
+def _peak_memory(device: torch.device) -> Iterator[list[str]]:
+    """What the block needs of memory at most, on a GPU without what earlier rows left; a text, there at the block's end."""
+    told: list[str] = []
+    if device.type == "cuda":
+        torch.compiler.reset()  # compiled networks of earlier rows keep the memory of their graphs
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    yield told
+    if device.type == "cuda":
+        told.append(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the GPU")
+    else:
+        told.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of the process so far")
 
 
 def _feed(trainer: Trainer, count: int) -> None:

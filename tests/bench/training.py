@@ -4,6 +4,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,7 +67,8 @@ def rows() -> list[Row]:
         pixels = blobs(2048, SIZE)
         dataset = PreparedDataset(write_prepared(Path(folder) / "data", pixels), Path(folder) / "cache")
         never = 10**9
-        config = TrainConfig(steps=never, batch=BATCH, sample_every=never, checkpoint_every=never)
+        seldom = {"sample_every": never, "checkpoint_every": never}
+        config = TrainConfig(steps=never, batch=BATCH, compile=device.type == "cuda", **seldom)
         model = DcganConfig(width=WIDTH, latent=LATENT)
         trainer = Trainer("dcgan", model, dataset, config, Path(folder) / "checkpoints", device=device)
         textbook = Textbook(torch.from_numpy(pixels), device)
@@ -80,8 +82,11 @@ def rows() -> list[Row]:
         pairs = [(_seconds(ours, steps, device), _seconds(textbook.run, steps, device)) for _ in range(PAIRS)]
         ratio = statistics.median(theirs / mine for mine, theirs in pairs)
         mine, theirs = (statistics.median(seconds) / steps for seconds in zip(*pairs, strict=True))
+        counted = Trainer(
+            "dcgan", model, dataset, replace(config, compile=False), Path(folder) / "counted", device=device
+        )
         with FlopCounterMode(display=False) as counter:
-            ours(1)
+            counted.run(until=1)
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32
         share = counter.get_total_flops() / mine / _peak(dtype, device)
     note = (

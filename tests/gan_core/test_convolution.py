@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from gan_core.convolution import Conv2d, ConvTranspose2d, QuickSecondGradients
 from gan_core.penalties import zero_centred
@@ -182,3 +183,15 @@ def test_a_penalty_goes_through_deep_layers_in_bf16() -> None:
         found.append([penalty.detach(), *torch.autograd.grad(penalty, [network[0].weight, network[2].weight])])
     for mine, torchs in zip(*found, strict=True):
         torch.testing.assert_close(mine, torchs, rtol=0.03, atol=1e-3)
+
+
+def test_a_penalty_makes_no_gradient_by_a_weight_that_nobody_asked_for() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 3), nn.LeakyReLU(0.2), nn.Flatten())
+    images = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with QuickSecondGradients():
+        judged = network(images).sum()
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            (by_images,) = torch.autograd.grad(judged, images, create_graph=True)
+    assert "_WeightGradient" not in {event.name for event in seen.events()}
+    by_weights = torch.autograd.grad(by_images.square().sum(), [network[0].weight, network[2].weight])
+    assert all(gradient.abs().sum() > 0 for gradient in by_weights)

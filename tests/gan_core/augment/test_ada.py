@@ -332,6 +332,19 @@ def test_full_strength_takes_any_shape_and_stays_finite(shape: tuple[int, int, i
     assert torch.isfinite(found).all()
 
 
+def test_on_a_gpu_too_sampling_has_torchs_values_and_gradient() -> None:
+    """The gradient that a GPU takes, here on the processor."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 2, 7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    places = torch.rand(3, 9, 8, 2, generator=generator, dtype=torch.float64) * 3 - 1.5
+    weights = torch.randn(3, 2, 9, 8, generator=generator, dtype=torch.float64)
+    torchs = F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=False)
+    mine = ada._Sampled.apply(images, places)
+    assert torch.equal(mine, torchs)
+    gradients = [torch.autograd.grad((sampled * weights).sum(), images)[0] for sampled in (mine, torchs)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_reads_nothing_back_from_the_device() -> None:
     """On the meta device there are no values: whatever asked for one would fail."""
     uniform, normal = (table.to("meta") for table in numbers(2))

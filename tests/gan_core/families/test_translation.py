@@ -23,6 +23,7 @@ from gan_core.training.feed import fixed_look
 from gan_core.training.health import diversity
 from gan_core.training.trainer import Silent
 from tests.datasets import blobs, write_prepared
+from tests.gan_core.families.devices import DEVICES
 from tests.gan_core.families.translations import (
     SMALL,
     VARIANTS,
@@ -150,10 +151,12 @@ def test_compiled_networks_give_the_gradients_of_plain_ones(variant: str, settin
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to wait for")
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_waits_for_the_gpu_nowhere(variant: str, data: dict[str, Path], tmp_path: Path) -> None:
-    trainer = trainer_of(variant, data[variant], tmp_path, steps=20, log_every=50, checkpoint_every=50)
-    trainer.run(3)
+def test_a_step_waits_for_the_gpu_nowhere(variant: str, compiled: bool, data: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"steps": 20, "log_every": 50, "checkpoint_every": 50, "jitter": 0.2, "compile": compiled}
+    trainer = trainer_of(variant, data[variant], tmp_path, device="cuda", **settings)
+    trainer.run(6)
     torch.cuda.set_sync_debug_mode("error")
     try:
         trainer.run(18)
@@ -293,13 +296,18 @@ def test_every_range_of_its_search_is_of_a_setting_that_makes_a_difference(varia
 # -- training --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_resumed_run_ends_with_the_same_bytes(variant: str, data: dict[str, Path], tmp_path: Path) -> None:
-    mirrored = {"mirror": True, "decay_from": 0.5}
-    whole = trainer_of(variant, data[variant], tmp_path / "whole", **mirrored)
+def test_a_resumed_run_ends_with_the_same_bytes(
+    variant: str, device: str, data: dict[str, Path], tmp_path: Path
+) -> None:
+    how = {"device": device, "mirror": True, "decay_from": 0.5}
+    if device == "cuda":
+        how["precision"] = "auto"
+    whole = trainer_of(variant, data[variant], tmp_path / "whole", **how)
     whole.run()
-    trainer_of(variant, data[variant], tmp_path / "parts", **mirrored).run(4)  # one step more than is saved
-    parts = trainer_of(variant, data[variant], tmp_path / "parts", **mirrored)
+    trainer_of(variant, data[variant], tmp_path / "parts", **how).run(4)  # one step more than is saved
+    parts = trainer_of(variant, data[variant], tmp_path / "parts", **how)
     assert parts.step == 3
     parts.run()
     saved = [load_checkpoint(list_checkpoints(tmp_path / place)[0]).tensors for place in ("whole", "parts")]

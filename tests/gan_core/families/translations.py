@@ -113,7 +113,13 @@ def blind_error(real: np.ndarray) -> float:
 
 
 def trainer_of(
-    variant: str, data: Path, place: Path, /, model: dict[str, Any] | None = None, **settings: Any
+    variant: str,
+    data: Path,
+    place: Path,
+    /,
+    model: dict[str, Any] | None = None,
+    device: str = "cpu",
+    **settings: Any,
 ) -> Trainer:
     """A trainer on ``data`` that runs 6 steps."""
     name = VARIANTS[variant][0]
@@ -127,5 +133,5 @@ def trainer_of(
         prepared,
         config,
         place,
-        device="cpu",
+        device=device,
     )
