@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def ema_decay(batch: int, half_life_images: float, images_seen: int) -> float:
@@ -20,11 +20,14 @@ class Averaged:
     """Averaged copies of generators. Buffers (batch-norm statistics) are not averaged but measured where needed."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        self._live = dict(networks)
         self.networks = {name: copy.deepcopy(net).requires_grad_(False).eval() for name, net in networks.items()}
+        self._live, self._average = _parameters(networks), _parameters(self.networks)
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """Move the average towards the live weights by 1 - ``decay``."""
-        for name, average in self.networks.items():
-            torch._foreach_lerp_(list(average.parameters()), list(self._live[name].parameters()), 1 - decay)
+        torch._foreach_lerp_(self._average, self._live, 1 - decay)
+
+
+def _parameters(networks: Mapping[str, nn.Module]) -> list[Tensor]:
+    return [parameter for network in networks.values() for parameter in network.parameters()]

@@ -118,7 +118,6 @@ class Trainer:
         randomness.seed_global(config.seed, -1, 0)  # the same initial weights on every worker
         self.family = build_family(family_name, family_config, shape).to(self.device)
         self.averaged = Averaged({name: self.family.networks[name] for name in self.family.generators})
-        self.averaged.networks = {n: net.to(self.device) for n, net in self.averaged.networks.items()}
         self.augmenter = Augmenter(config.augment, info.splits["train"]).to(self.device)
         self.family.augment = self.augmenter
         self.family.memory = {name: tensor.to(self.device) for name, tensor in self.family.memory.items()}
@@ -131,9 +130,14 @@ class Trainer:
                 self.augmenter.fuse()
         self._phases = self.family.phases()
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
+        # Once: to walk through networks for them at each update takes longer than to start a kernel.
+        self._parameters = {
+            side: [parameter for name in names for parameter in self.family.networks[name].parameters()]
+            for side, names in self._sides.items()
+        }
         self._rates = {"discriminator": config.discriminator_lr, "generator": config.generator_lr}
         self._laziness = {side: self._lazy_share(side) for side in self._sides}
-        self.optimisers = {side: Adam(self._parameters(side), self._rates[side]) for side in self._sides}
+        self.optimisers = {side: Adam(self._parameters[side], self._rates[side]) for side in self._sides}
         self._dtype = choose_precision(config.precision, self.device)
         self._feed = Feed(
             dataset.pixels("train"),
@@ -304,7 +308,7 @@ class Trainer:
         """One update of one side; the other side's parameters take no gradient meanwhile."""
         side = phase.side
         # While the discriminator learns, the generator's graph is recorded for its own update: it stays trainable.
-        frozen = self._parameters("discriminator") if side == "generator" else []
+        frozen = self._parameters["discriminator"] if side == "generator" else []
         optimiser = self.optimisers[side]
         optimiser.zero_grad(set_to_none=True)
         judged_right = []
@@ -320,9 +324,9 @@ class Trainer:
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
-        self.world.average_gradients(self._parameters(side))
+        self.world.average_gradients(self._parameters[side])
         if phase.name == side and self._reports_at(self.step + 1):
-            norm = nn.utils.get_total_norm([p.grad for p in self._parameters(side) if p.grad is not None])
+            norm = nn.utils.get_total_norm([p.grad for p in self._parameters[side] if p.grad is not None])
             self._sums[f"health/{side}_gradient"] = norm
         optimiser.step()
         if judged_right:
@@ -353,9 +357,6 @@ class Trainer:
         if self._dtype is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self._dtype)
-
-    def _parameters(self, side: str) -> list[nn.Parameter]:
-        return [parameter for name in self._sides[side] for parameter in self.family.networks[name].parameters()]
 
     # -- what is told ------------------------------------------------------------------------------------------------
 

@@ -35,8 +35,12 @@ class NoiseLoop:
             family.networks[name] = with_torchs_layers(network)
         config = trainer.config
         self._adam = {
-            side: torch.optim.Adam(trainer._parameters(side), trainer._rates[side], (config.beta1, config.beta2))
-            for side in trainer._sides
+            side: torch.optim.Adam(
+                (parameter for name in names for parameter in family.networks[name].parameters()),
+                trainer._rates[side],
+                (config.beta1, config.beta2),
+            )
+            for side, names in trainer._sides.items()
         }
 
     def run(self, steps: int) -> None:
