@@ -130,7 +130,7 @@ def _second_gradients(name: str, trainer: Trainer, steps: int, device: torch.dev
 def _rate(name: str, size: int, target: int, folder: Path) -> Row:
     device = torch.device("cuda")
     trainer = _trainer(name, _data(folder, size, 1024), folder / f"{name}{size}", device, compile=True)
-    steps = 100
+    steps = 100 if name == "dcgan" else 20
     with _peak_memory(device) as memory:
         _steps(trainer, 10)
     seconds = _race({"ours": lambda: _steps(trainer, steps)}, device)["ours"] / steps
