@@ -19,6 +19,9 @@ from gan_core.metrics.sources import RealSource, Source, subset
 
 log = logging.getLogger(__name__)
 
+_told: set[Path] = set()
+"""Cached moments that were named in the log."""
+
 KEPT = 20_000
 """Rows of features that are kept, at most: a fixed fair draw where there are more. 160 MB of 2048 features."""
 
@@ -104,7 +107,9 @@ def real_features(
         shape = (min(count, KEPT), extractor.features)
         rows = _read(of_rows, lambda: _rows_at(of_rows, shape))
     if found is not None and (rows is not None or not keep):
-        log.info("Real moments (%s, %d pictures) come from the cache %s.", real.name, count, of_moments)
+        if of_moments not in _told:  # once: a run that is measured as it trains reads them again and again
+            log.info("Real moments (%s, %d pictures) come from the cache %s.", real.name, count, of_moments)
+            _told.add(of_moments)
         return Features(found, rows)
     moments = Moments(extractor.features)
     how: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
