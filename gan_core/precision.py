@@ -1,4 +1,4 @@
-"""Which device to use, and in which precision it computes."""
+"""Which device to use, in which precision it computes, and how it says that its memory is full."""
 
 import contextlib
 import logging
@@ -58,3 +58,8 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     """A context without autocast on ``device``: what bf16's three digits would spoil."""
     # Shapes alone, without numbers: torch knows no autocast there.
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that a device's memory does not suffice, a GPU's or the machine's own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)

@@ -26,7 +26,7 @@ from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape
 from gan_core.files import replacing
 from gan_core.generator import Generator, load_generator
-from gan_core.precision import choose_device
+from gan_core.precision import choose_device, out_of_memory
 from pipelines.data.readers.base import MAX_FILE_BYTES, is_clutter, walk_files
 from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder
@@ -237,7 +237,7 @@ def run(
                 assert target is not None, "who takes a style translates to several domains"
                 made = generator.translate_like(images, reference.expand(len(images), -1, -1, -1), target).numpy()
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(held) > 1:
                 for one in held:
@@ -365,7 +365,3 @@ def _size(open_picture: Opener, name: str) -> tuple[int, int]:
             return picture.size
     except Exception:  # Pillow's readers raise nearly anything at a broken head
         return 0, 0
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)

@@ -14,11 +14,11 @@ from gan_core import randomness
 from gan_core.augment.augmenter import Augmenter
 from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
-from gan_core.errors import TrainingDivergedError
+from gan_core.errors import SettingsError, TrainingDivergedError
 from gan_core.families import FAMILIES, Batch, ImageShape, Losses, Phase, build_family
 from gan_core.generator import describe, save_generator, to_uint8
 from gan_core.metrics.protocol import Figure
-from gan_core.precision import choose_device, choose_precision
+from gan_core.precision import choose_device, choose_precision, out_of_memory
 from gan_core.schedule import cosine
 from gan_core.training import checkpoint as checkpoints
 from gan_core.training.adam import Adam
@@ -190,7 +190,8 @@ class Trainer:
             self._save()  # something to roll back to from the first step on
         while self.step < until:
             self._set_rates()
-            batches = self._play()
+            with self._enough_memory():
+                batches = self._play()
             self.step += 1
             self._counted += 1
             half_life = cosine(0, config.ema_half_life_kimg, self._progress()) * 1000
@@ -331,6 +332,21 @@ class Trainer:
         optimiser.step()
         if judged_right:
             self.augmenter.adapt(torch.stack(judged_right).mean(), self.config.batch, self.step)
+
+    @contextlib.contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        """Say what helps where a step needs more memory than there is."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            config = self.config
+            raise SettingsError(
+                f"train.batch: step {self.step + 1} of {self.family_name} needs more memory than the {self.device} has, with "
+                f"{config.batch} images in {config.accumulate} micro-batch(es) on {self.world.size} worker(s). Double "
+                f"train.accumulate, or halve train.batch. ({str(error).split('. ')[0]})"
+            ) from error
 
     def _lazy_share(self, side: str) -> float:
         """k / (k + 1) for a side with a penalty of its own every k steps, which adds an update (Karras et al. 2020, B)."""

@@ -224,6 +224,22 @@ def test_a_batch_that_does_not_divide_is_refused(make: Make) -> None:
         make(world=World(0, 3), accumulate=2)
 
 
+def test_a_step_that_memory_is_too_small_for_says_what_helps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(batch=16, accumulate=2)
+
+    def full(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23 GiB"
+        )
+
+    monkeypatch.setattr(trainer, "_play", full)
+    message = (
+        r"train.batch: step 1 of dcgan .* 16 images in 2 micro-batch.* Double train.accumulate, or halve train.batch"
+    )
+    with pytest.raises(SettingsError, match=message):
+        trainer.run()
+
+
 # -- resuming --------------------------------------------------------------------------------------------------------
 
 
