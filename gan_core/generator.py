@@ -21,7 +21,8 @@ from gan_core.training.feed import unit
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
 _AGAIN = "export or download the generator again"
-_BATCH = 64
+SAMPLE_BATCH = 64
+"""Pictures made at once; the trainer makes as many, so that its FID is the exported generator's."""
 _PIXELS = 2**20
 """Pixels translated at once: 64 pictures of 128x128, or one of 1024x1024."""
 
@@ -126,8 +127,8 @@ class Generator:
         if seed < 0:
             raise SettingsError(f"seed: must be 0 or more, got {seed}.")
         parts = []
-        for start in range(0, n, _BATCH):
-            count = min(_BATCH, n - start)
+        for start in range(0, n, SAMPLE_BATCH):
+            count = min(SAMPLE_BATCH, n - start)
             parts.append(to_uint8(self._family.sample(count, seed, label, truncation, first=first + start)).cpu())
         return torch.cat(parts)
 

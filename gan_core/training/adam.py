@@ -11,8 +11,8 @@ class Adam(torch.optim.Adam):
     """torch's fused Adam for contiguous parameters and for those in channels_last.
 
     torch's kernel for processors walks its four tensors by address whatever their strides say: it updates the wrong numbers
-    where a gradient lies otherwise than its parameter, and copies each gradient in channels_last for nothing. Here a
-    gradient that lies otherwise is laid out anew, and the kernel is shown the memory in its order.
+    where a gradient lies otherwise than its parameter, and copies each gradient in channels_last for nothing. Here, on a
+    processor, a gradient that lies otherwise is laid out anew, and the kernel is shown the memory in its order.
     """
 
     def __init__(self, parameters: Any, lr: float) -> None:
@@ -37,7 +37,7 @@ class Adam(torch.optim.Adam):
     def _init_group(self, group: Any, params_with_grad: list[Tensor], grads: list[Tensor], *rest: Any) -> bool:
         has_complex = super()._init_group(group, params_with_grad, grads, *rest)
         if params_with_grad and params_with_grad[0].is_cuda:
-            return has_complex  # the kernel for GPUs goes by strides, and launching it is all that it costs
+            return has_complex  # autograd's gradients lie as parameters do, and the kernel for GPUs refuses others
         for index, (parameter, gradient) in enumerate(zip(params_with_grad, grads, strict=True)):
             if _places(gradient) != _places(parameter):
                 grads[index] = torch.empty_like(parameter).copy_(gradient)

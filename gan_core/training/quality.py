@@ -1,5 +1,7 @@
 """How good a run's averaged generator is while it trains: its FID over time, and the best generator so far."""
 
+import contextlib
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ SEED = 0
 
 
 class Quality:
-    """Measures one run at several steps, each time by the same protocol, that of published figures (fp32)."""
+    """Measures one run at several steps, always by the same protocol: 2048 features in fp32, as published figures are."""
 
     def __init__(self, dataset: PreparedDataset, split: str, count: int, device: torch.device) -> None:
-        """Load the feature network: what keeps it away is known before training starts.
+        """Load the feature network: where its weights cannot be had, that is known before training starts.
 
         Args:
             dataset: the real pictures.
@@ -64,6 +66,8 @@ class Best:
 
     def is_beaten_by(self, figure: Figure) -> bool:
         """Whether ``figure`` is lower, or the first by its protocol."""
+        if not math.isfinite(figure.value):
+            return False
         best = self.figure
         return best is None or best["protocol_digest"] != figure.protocol.digest or figure.value < best["value"]
 
@@ -74,4 +78,5 @@ class Best:
 
     def forget(self) -> None:
         """Remove it: it belongs to a run that another one takes the place of."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.directory)

@@ -1,6 +1,7 @@
 """The training loop: two losses, two optimisers, two separate updates, whatever the family."""
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError, TrainingDivergedError
 from gan_core.families import FAMILIES, Batch, ImageShape, Losses, Phase, build_family
-from gan_core.generator import describe, save_generator, to_uint8
+from gan_core.generator import SAMPLE_BATCH, describe, save_generator, to_uint8
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device, choose_precision, out_of_memory
 from gan_core.schedule import cosine
@@ -32,8 +33,6 @@ from gan_core.training.world import World
 log = logging.getLogger(__name__)
 
 _REAL_RIGHT = "health/real_right"
-_SAMPLE_BATCH = 64
-"""Pictures that the averaged generator makes at once."""
 _GRID_BATCHES = 4
 """Batches that a grid's statistics are measured on: enough to look at, and a quarter of the time."""
 
@@ -74,7 +73,8 @@ class Trainer:
     """Trains one family on one prepared dataset, alone or as one of several workers.
 
     What a step computes is a function of the settings, the data and the step's number; a run that was killed and
-    resumed ends with the same bytes as one that was not, on the same device and number of workers.
+    resumed ends with the same bytes as one that was not, on the same device and number of workers, and up to rounding where
+    networks are compiled.
     """
 
     def __init__(
@@ -121,9 +121,6 @@ class Trainer:
         self.augmenter = Augmenter(config.augment, info.splits["train"]).to(self.device)
         self.family.augment = self.augmenter
         self.family.memory = {name: tensor.to(self.device) for name, tensor in self.family.memory.items()}
-        if self.device.type == "cuda":
-            # Otherwise cuDNN may sum gradients in whatever order its threads come, or choose a kernel by its speed today.
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         if config.compile:
             self.family.compile(**compile_options(self.device))
             if self.device.type == "cuda":
@@ -155,11 +152,10 @@ class Trainer:
         watched = "test" if self.directions and info.splits.get("test") else "train"
         self._look = fixed_look(dataset, watched, self.device)
         self._best = Best(self.directory / "best")
-        self._quality = (
-            Quality(dataset, watched, config.fid_samples, self.device)
-            if config.fid_every and self.world.rank == 0
-            else None
-        )
+        self._quality: Quality | None = None
+        if config.fid_every:
+            make = functools.partial(Quality, dataset, watched, config.fid_samples, self.device)
+            self._quality = self.world.first_does(make)
         self._watch = Watch(config.collapse_diversity, config.collapse_patience)
         self._start_window()
         self.step = 0
@@ -182,7 +178,12 @@ class Trainer:
         Raises:
             TrainingDivergedError: NaN or collapse after the last rollback; the newest healthy checkpoint is kept.
         """
-        config, until = self.config, self.config.steps if until is None else min(until, self.config.steps)
+        until = self.config.steps if until is None else min(until, self.config.steps)
+        with _in_order():
+            self._run(until)
+
+    def _run(self, until: int) -> None:
+        config = self.config
         self._start_window()
         if self.step == 0:
             if self.world.rank == 0:
@@ -208,16 +209,18 @@ class Trainer:
         """Write the averaged generator as an exported generator folder: the last, or with ``keep_best`` the best."""
         if self.config.keep_best and self._best.figure:
             self._best.copy_to(directory)
-        else:
-            self.settle()
-            self._write_generator(directory)
+            return
+        if self.config.keep_best:
+            log.warning("keep_best: this run has measured no FID, so the last generator is exported, not the best.")
+        self.settle()
+        self._write_generator(directory)
 
     @torch.inference_mode()
     def sample(self, n: int, seed: int, *, first: int = 0) -> Tensor:
         """Pictures of the averaged generator as it is now: uint8 (n, C, H, W). Call :meth:`settle` first."""
         networks, parts = self.averaged.networks, []
-        for start in range(0, n, _SAMPLE_BATCH):
-            count = min(_SAMPLE_BATCH, n - start)
+        for start in range(0, n, SAMPLE_BATCH):
+            count = min(SAMPLE_BATCH, n - start)
             parts.append(to_uint8(self.family.sample(count, seed, first=first + start, networks=networks)))
         return torch.cat(parts)
 
@@ -342,11 +345,16 @@ class Trainer:
             if not out_of_memory(error):
                 raise
             config = self.config
-            raise SettingsError(
+            message = (
                 f"train.batch: step {self.step + 1} of {self.family_name} needs more memory than the {self.device} has, with "
                 f"{config.batch} images in {config.accumulate} micro-batch(es) on {self.world.size} worker(s). Double "
                 f"train.accumulate, or halve train.batch. ({str(error).split('. ')[0]})"
-            ) from error
+            )
+            if self.world.size > 1:
+                # The others are waiting for this worker: only an error of its own makes who started them end them all.
+                error.add_note(message)
+                raise
+            raise SettingsError(message) from error
 
     def _lazy_share(self, side: str) -> float:
         """k / (k + 1) for a side with a penalty of its own every k steps, which adds an update (Karras et al. 2020, B)."""
@@ -428,17 +436,18 @@ class Trainer:
         if wrong:
             self._roll_back(wrong)
             return False
-        if self._quality and self._measures_at(self.step):
-            metrics["quality/fid"] = self._measure(self._quality)
+        if self._measures_at(self.step):
+            metrics["quality/fid"] = self.world.first_does(self._measure)
         if self.world.rank == 0:
             self.observer.metrics(metrics, self.step)
         return True
 
-    def _measure(self, quality: Quality) -> float:
-        """FID of the averaged generator as it is now; it is kept if none was better."""
+    def _measure(self) -> float:
+        """FID of the averaged generator as it is now, by rank 0; it is kept if none was better."""
+        assert self._quality is not None
         with self._off_the_clock():
             self.settle()
-            figure = quality.measure(self, self.step)
+            figure = self._quality.measure(self, self.step)
             if self.config.keep_best and self._best.is_beaten_by(figure):
                 self._write_generator(self._best.directory, fid=figure.as_dict())
             self.observer.figure(figure, self.step)
@@ -472,7 +481,7 @@ class Trainer:
             self.observer.checkpoint(path, self.step)
 
     def _write_generator(self, directory: Path | str, **extra: Any) -> None:
-        """The averaged generator, settled, as an exported generator folder."""
+        """The averaged generator as an exported generator folder; call :meth:`settle` first."""
         save_generator(
             directory,
             family_name=self.family_name,
@@ -538,6 +547,18 @@ class Trainer:
         self.world.barrier()  # every worker has read its checkpoint
         if self.world.rank == 0:
             checkpoints.drop_checkpoints_after(self.directory, self.step)
+
+
+@contextlib.contextmanager
+def _in_order() -> Iterator[None]:
+    """cuDNN sums in an order, and chooses kernels by what they are for: otherwise each call may give other last digits."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def compile_options(device: torch.device) -> dict[str, Any]:

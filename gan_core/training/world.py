@@ -5,13 +5,15 @@ on each backward pass fit; the StyleGAN line does the same. It gives up the over
 pass.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gan_core.errors import GantryError
 from gan_core.randomness import Slice
 
 
@@ -55,6 +57,26 @@ class World:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
         self.average(gradients)
+
+    def first_does(self, work: Callable[[], Any]) -> Any:
+        """What ``work`` gives on rank 0, which alone does it, and None on the others; they wait.
+
+        Raises:
+            GantryError: of ``work``, on every worker: otherwise the others would wait for one that is gone.
+        """
+        result, error = None, None
+        if self.rank == 0:
+            try:
+                result = work()
+            except GantryError as raised:
+                error = raised
+        if self.size > 1:
+            verdict = [error]
+            dist.broadcast_object_list(verdict, src=0)
+            error = verdict[0]
+        if error is not None:
+            raise error
+        return result
 
     def barrier(self) -> None:
         """Wait for all workers."""

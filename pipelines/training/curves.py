@@ -1,4 +1,4 @@
-"""Training curves: the rows that rank 0 wrote, as a table for plots."""
+"""Training curves: the rows that rank 0 wrote, as tables for plots."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,13 @@ def read_curves(path: Path) -> pd.DataFrame:
     return pd.DataFrame([rows[step] for step in sorted(rows)])
 
 
-def write_curves(source: Path, target: Path) -> None:
+def write_curves(source: Path, curves: Path, fids: Path) -> None:
     """The curves as CSV, for `dvc plots`; columns that DVC can name (no slashes).
 
-    The FID's column is there, empty, also where no FID was measured: a plot that dvc.yaml names has to find it.
+    FIDs are a table of their own: they were measured at few of the steps, and DVC draws a value that is missing as 0.
     """
     frame = read_curves(source)
-    if FID not in frame:
-        frame[FID] = None
-    frame = frame.rename(columns=lambda name: name.replace("/", "_"))
-    frame.drop(columns=["rate_images_per_second"], errors="ignore").to_csv(target, index=False)
+    measured = frame[["step", FID]].dropna() if FID in frame else pd.DataFrame({"step": [], FID: []})
+    measured.rename(columns={FID: "fid"}).to_csv(fids, index=False)
+    frame = frame.drop(columns=["rate/images_per_second", FID], errors="ignore")
+    frame.rename(columns=lambda name: name.replace("/", "_")).to_csv(curves, index=False)

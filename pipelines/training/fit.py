@@ -1,22 +1,16 @@
-"""Ray Train around gan_core's trainer, and what a person sees of it meanwhile."""
+"""Ray Train around gan_core's trainer."""
 
-import contextlib
 import dataclasses
-import json
-import os
-import threading
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from gan_core.config import check
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import StageError
 from gan_core.training.checkpoint import damage, list_checkpoints
-from pipelines.progress import duration, say
+from pipelines.progress import say
 from pipelines.settings import Settings
-from pipelines.training.curves import FID
+from pipelines.training.progress import Progress
 from pipelines.training.worker import CHECKPOINTS, CURVES, FAILURE, GENERATOR, Job, raise_handed_over, work_as_one
 
 MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -77,7 +71,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
             worker_runtime_env={"env_vars": MEMORY},
         ),
     )
-    with _Progress(work / CURVES, settings.train.steps):
+    with Progress(work / CURVES, settings.train.steps):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -112,78 +106,6 @@ def newest_step(places: Iterable[Path]) -> int:
     newest = sorted(found, key=lambda path: path.name, reverse=True)
     whole = next((path for path in newest if damage(path) is None), None)
     return int(whole.name.removeprefix("step-")) if whole else 0
-
-
-class Pace:
-    """How long is left, from the mean speed since the first row: a single row's speed jumps about."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._first: tuple[int, float] | None = None
-
-    def left(self, step: int, when: float) -> float | None:
-        """Seconds left when ``step`` was done at time ``when`` (seconds); None while only one row is known."""
-        if self._first is None or step <= self._first[0]:
-            # A rollback to before the first row starts the measurement anew.
-            self._first = step, when
-            return None
-        return (self._steps - step) * (when - self._first[1]) / (step - self._first[0])
-
-
-class _Progress:
-    """Prints how far training is, with a rate and an estimate, from the file that rank 0 writes."""
-
-    def __init__(self, curves: Path, steps: int, every: float = 10.0) -> None:
-        self._curves, self._steps, self._every = curves, steps, every
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        # What an earlier run left in the file is no progress of this one.
-        before = _last_complete_line(self._curves)
-        told, started, pace = before["step"] if before else -1, time.monotonic(), Pace(self._steps)
-        first = told
-        while not self._done.wait(self._every if told != first or time.monotonic() - started > 60 else 2):
-            line = _last_complete_line(self._curves)
-            if line is None or line["step"] == told:
-                continue
-            for row in _complete_lines(self._curves):
-                if row["step"] > told and FID in row:
-                    say("train", f"FID {row[FID]:.2f} at step {row['step']}")
-            told = line["step"]
-            left = pace.left(told, self._curves.stat().st_mtime)
-            say(
-                "train",
-                f"{told}/{self._steps} steps, {line['rate/images_per_second']:.0f} images/s, "
-                f"{'' if left is None else f'{duration(left)} left, '}"
-                f"D right on real {line['health/real_right']:.2f} / fake {line['health/fake_right']:.2f}, "
-                f"diversity {line['health/diversity']:.2f}",
-            )
-
-
-def _last_complete_line(path: Path) -> dict[str, Any] | None:
-    return next(reversed(_complete_lines(path)), None)
-
-
-def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows at the end of the file, oldest first; the first and the last line may be cut."""
-    if not path.is_file():
-        return []
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
-        lines = file.read().split(b"\n")
-    rows = []
-    for line in lines[:-1]:
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
 
 
 def _last_line(error: BaseException) -> str:

@@ -35,6 +35,6 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                     run_name="train",
                     track=run.folder.parent,
                 )
-        write_curves(context.work / CURVES, context.work / "curves.csv")
+        write_curves(context.work / CURVES, context.work / "curves.csv", context.work / "fid.csv")
         run.artifact(context.work / "curves.csv")
-    return {f"{OUT}/{name}": context.work / name for name in (GENERATOR, "curves.csv", GRIDS)}
+    return {f"{OUT}/{name}": context.work / name for name in (GENERATOR, "curves.csv", "fid.csv", GRIDS)}

@@ -72,7 +72,10 @@ class NoiseLoop:
 
 @contextlib.contextmanager
 def torchs_own() -> Iterator[None]:
-    """Networks that ask for channels_last get torch's default layout; gradients of gradients are torch's own."""
+    """Networks that ask for channels_last get torch's default layout; gradients of gradients are torch's own.
+
+    (That cuDNN sums in an order is the Trainer's own wish, while it runs: here it need not.)
+    """
     with (
         patch.object(torch, "channels_last", torch.contiguous_format),
         patch.object(penalties, "QuickSecondGradients", contextlib.nullcontext),

@@ -151,6 +151,29 @@ def test_figures_of_other_protocols_are_not_compared(make: Make, tmp_path: Path,
     assert load_generator(tmp_path / "generator").info["fid"]["value"] == 25.0
 
 
+@pytest.mark.usefixtures("_averages")
+def test_a_finished_run_that_measured_nothing_says_that_it_exports_the_last(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make().run()
+    finished = make(fid_every=10, fid_samples=16, keep_best=True)
+    finished.run()
+    finished.export(tmp_path / "generator")
+    assert "keep_best: this run has measured no FID, so the last generator is exported" in caplog.text
+    assert load_generator(tmp_path / "generator").info["step"] == 20
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_never_the_best(
+    make: Make, tmp_path: Path, ordered: dict[int, float], value: float
+) -> None:
+    ordered |= {10: value, 20: 25.0}
+    trainer = make(fid_every=10, fid_samples=16, keep_best=True)
+    trainer.run()
+    trainer.export(tmp_path / "generator")
+    assert load_generator(tmp_path / "generator").info["fid"]["value"] == 25.0
+
+
 def test_the_best_of_what_is_never_measured_is_refused() -> None:
     with pytest.raises(SettingsError, match="keep_best: .* fid_every: 0 .* Set fid_every"):
         TrainConfig(keep_best=True)

@@ -9,11 +9,14 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from gan_core.data import PreparedDataset
+from gan_core.errors import DataError
 from gan_core.families import FAMILIES
+from gan_core.training import quality
 from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from gan_core.training.world import World
+from tests.gan_core.metrics.conftest import Averages
 from tests.gan_core.training.toy import Toy, ToyConfig, weights
 
 MODEL = ToyConfig(nan_at=13, cured_after=1)
@@ -36,6 +39,11 @@ def test_a_world_of_one_needs_no_process_group() -> None:
     world.average(tensors)
     world.barrier()
     assert tensors[0].tolist() == [1, 1, 1]
+    assert world.first_does(lambda: "done") == "done"
+
+
+def _refuse() -> None:
+    raise DataError("there is nothing to measure")
 
 
 def _worker(rank: int, folder: str, data: str) -> None:
@@ -56,7 +64,14 @@ def _worker(rank: int, folder: str, data: str) -> None:
     assert layer.weight.grad.tolist() == [[2.0, 2.0]]  # missing on one worker: counts as zero there
     assert layer.bias.grad.tolist() == [0.0]
 
-    trainer = train(Path(data), home / f"cache{rank}", home / "pair")
+    assert world.first_does(lambda: "done") == ("done" if rank == 0 else None)
+    with pytest.raises(DataError, match="nothing to measure"):
+        world.first_does(_refuse)
+
+    # Only the first measures, while the other waits for it.
+    quality.load_inception = lambda device: Averages()
+    trainer = train(Path(data), home / f"cache{rank}", home / "pair", fid_every=10, fid_samples=8)
+    assert (trainer._quality is not None) == (rank == 0)
     assert (trainer.step, trainer.rollbacks) == (20, 1)
     mine = weights(trainer.family.networks)
     both = [torch.empty_like(mine) for _ in range(2)]

@@ -16,7 +16,7 @@ from gan_core.training.checkpoint import save_checkpoint
 from gan_core.training.trainer import Trainer
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves
-from pipelines.training.fit import Pace, fit, newest_step, share
+from pipelines.training.fit import fit, newest_step, share
 from pipelines.training.worker import CURVES, GENERATOR, _handed_over, raise_handed_over
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
@@ -123,15 +123,6 @@ def test_the_newest_whole_checkpoint_says_where_a_run_is_resumed(tmp_path: Path)
     save_checkpoint(places[1] / "checkpoint_1", 40, {"x": torch.zeros(1)}, {})
     (save_checkpoint(places[0], 60, {"x": torch.zeros(1)}, {}) / "state.json").unlink()
     assert newest_step(places) == 40
-
-
-def test_the_estimate_follows_the_mean_speed_since_the_first_row() -> None:
-    pace = Pace(100)
-    assert pace.left(10, 1000.0) is None
-    assert pace.left(20, 1010.0) == 80
-    assert pace.left(30, 1010.5) == pytest.approx(70 * 10.5 / 20), "one fast row is not the speed of the run"
-    assert pace.left(5, 1020.0) is None, "rolled back to before the first row"
-    assert pace.left(10, 1025.0) == 90
 
 
 def test_an_error_of_the_trainer_is_handed_over_by_rank_0(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""Tables for plots: every row of the curves, and the FIDs apart."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.training.curves import write_curves
+
+
+def written(tmp_path: Path, rows: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    source, curves, fids = (tmp_path / name for name in ("curves.jsonl", "curves.csv", "fid.csv"))
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_curves(source, curves, fids)
+    return pd.read_csv(curves), pd.read_csv(fids)
+
+
+def test_fids_are_a_table_of_the_steps_that_have_one(tmp_path: Path) -> None:
+    rows = [{"step": step, "loss/generator": 1.0, "rate/images_per_second": 9.0} for step in (20, 40, 60)]
+    rows[1]["quality/fid"] = 50.0
+    curves, fids = written(tmp_path, rows)
+    assert list(curves.columns) == ["step", "loss_generator"]
+    assert list(curves["step"]) == [20, 40, 60]
+    assert fids.to_dict("list") == {"step": [40], "fid": [50.0]}
+
+
+def test_without_a_fid_the_table_has_its_columns_alone(tmp_path: Path) -> None:
+    _, fids = written(tmp_path, [{"step": 20, "loss/generator": 1.0}])
+    assert (list(fids.columns), len(fids)) == (["step", "fid"], 0)
+
+
+def test_of_a_step_that_was_repeated_the_later_row_stands(tmp_path: Path) -> None:
+    curves, fids = written(tmp_path, [{"step": 20, "quality/fid": 9.0}, {"step": 20, "quality/fid": 8.0}])
+    assert (list(curves["step"]), list(fids["fid"])) == ([20], [8.0])
