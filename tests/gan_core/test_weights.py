@@ -9,7 +9,6 @@ from gan_core.data import user_cache_dir
 from gan_core.errors import FetchError
 from gan_core.fetch import Url
 from gan_core.files import sha256_file
-from tests.gan_core.metrics.conftest import weights_file  # noqa: F401  the fixture
 
 
 def test_the_user_says_where_weights_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

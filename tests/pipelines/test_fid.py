@@ -15,7 +15,6 @@ from gan_core.generator import save_generator
 from gan_core.metrics.protocol import Protocol
 from pipelines.fid import fid
 from tests.datasets import blobs, write_prepared
-from tests.gan_core.metrics.conftest import weights_file  # noqa: F401  the fixture
 from tests.gan_core.metrics.test_sources import write_folder
 from tests.pipelines.translators import export as export_translator
 
