@@ -39,7 +39,7 @@ def test_a_damaged_file_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.weights
-def test_the_fetched_file_is_the_right_one(weights_file: Path) -> None:  # noqa: F811
+def test_the_fetched_file_is_the_right_one(weights_file: Path) -> None:
     assert sha256_file(weights_file) == weights.INCEPTION_SHA256
     tensors = weights.torchscript_tensors(weights_file)
     assert tensors["net.layers.mixed_10.conv.weight"].shape == (320, 2048, 1, 1)
