@@ -70,12 +70,11 @@ class Progress:
         new, started, pace, seen = NewRows(self._curves), time.monotonic(), Pace(self._steps), False
         while not self._done.wait(self._every if seen or time.monotonic() - started > 60 else 2):
             rows = new.take()
-            for row in rows:
-                if FID in row:
-                    say("train", f"FID {row[FID]:.2f} at step {row['step']}")
+            _tell_fids(rows)
             if rows:
                 seen = True
                 self._tell(rows[-1], pace.left(rows[-1]["step"], self._curves.stat().st_mtime))
+        _tell_fids(new.take())  # the last step's, which comes just before the end
 
     def _tell(self, row: dict[str, Any], left: float | None) -> None:
         say(
@@ -85,3 +84,9 @@ class Progress:
             f"D right on real {row['health/real_right']:.2f} / fake {row['health/fake_right']:.2f}, "
             f"diversity {row['health/diversity']:.2f}",
         )
+
+
+def _tell_fids(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if FID in row:
+            say("train", f"FID {row[FID]:.2f} at step {row['step']}")

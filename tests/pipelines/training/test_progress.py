@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.training.progress import NewRows, Pace
+from pipelines.training.progress import NewRows, Pace, Progress
 
 
 def test_the_estimate_follows_the_mean_speed_since_the_first_row() -> None:
@@ -43,3 +43,12 @@ def test_a_line_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> None:
     rows = NewRows(path)
     path.write_text('{"step": 10}\n{"step": 2{"step": 12}\n{"step": 14}\n')
     assert [row["step"] for row in rows.take()] == [10, 14]
+
+
+def test_a_fid_is_told_also_when_training_ends_right_behind_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "curves.jsonl"
+    with Progress(path, steps=20, every=60):
+        path.write_text(json.dumps({"step": 20, "quality/fid": 81.25}) + "\n")
+    assert capsys.readouterr().out.count("FID 81.25 at step 20") == 1
