@@ -56,6 +56,8 @@ class Progress:
 
     def __init__(self, curves: Path, steps: int, every: float = 10.0) -> None:
         self._curves, self._steps, self._every = curves, steps, every
+        # Here and not in the thread: what is written before that has started is not an earlier run's.
+        self._new = NewRows(curves)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -67,14 +69,14 @@ class Progress:
         self._thread.join()
 
     def _watch(self) -> None:
-        new, started, pace, seen = NewRows(self._curves), time.monotonic(), Pace(self._steps), False
+        started, pace, seen = time.monotonic(), Pace(self._steps), False
         while not self._done.wait(self._every if seen or time.monotonic() - started > 60 else 2):
-            rows = new.take()
+            rows = self._new.take()
             _tell_fids(rows)
             if rows:
                 seen = True
                 self._tell(rows[-1], pace.left(rows[-1]["step"], self._curves.stat().st_mtime))
-        _tell_fids(new.take())  # the last step's, which comes just before the end
+        _tell_fids(self._new.take())  # the last step's, which comes just before the end
 
     def _tell(self, row: dict[str, Any], left: float | None) -> None:
         say(
