@@ -31,10 +31,11 @@ from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
 from gan_core.presets import Choice, choose
 from gan_core.training.config import TrainConfig
+from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
 
 
-class Console:
+class Console(Observer):
     """An observer with a progress bar, a ``metrics.jsonl``, a picture grid per ``sample_every`` steps, and a line a FID."""
 
     def __init__(self, out: Path, steps: int) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError, TrainingDivergedError
 from gan_core.families import FAMILIES, Batch, ImageShape, Losses, Phase, build_family
 from gan_core.generator import SAMPLE_BATCH, describe, save_generator, to_uint8
-from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device, choose_precision, out_of_memory
 from gan_core.schedule import cosine
 from gan_core.training import checkpoint as checkpoints
@@ -27,6 +26,7 @@ from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from gan_core.training.ema import Averaged, ema_decay
 from gan_core.training.feed import Feed, fixed_look, unit
 from gan_core.training.health import Watch, diversity
+from gan_core.training.observer import Observer
 from gan_core.training.quality import Best, Quality
 from gan_core.training.world import World
 
@@ -35,38 +35,6 @@ log = logging.getLogger(__name__)
 _REAL_RIGHT = "health/real_right"
 _GRID_BATCHES = 4
 """Batches that a grid's statistics are measured on: enough to look at, and a quarter of the time."""
-
-
-class Observer(Protocol):
-    """What a run tells the outside. All but :meth:`checkpoint` are called on rank 0 alone."""
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """A row of metrics."""
-
-    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
-        """A grid's pictures, the same ones each time: uint8 (n, C, H, W), ``columns`` in a row."""
-
-    def figure(self, figure: Figure, step: int) -> None:
-        """A FID of the averaged generator; the row of metrics that follows has its value, too."""
-
-    def checkpoint(self, path: Path | None, step: int) -> None:
-        """A checkpoint is whole. Called on every rank at the same steps; only rank 0 has a path."""
-
-
-class Silent:
-    """An observer that keeps nothing."""
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """Nothing."""
-
-    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
-        """Nothing."""
-
-    def figure(self, figure: Figure, step: int) -> None:
-        """Nothing."""
-
-    def checkpoint(self, path: Path | None, step: int) -> None:
-        """Nothing."""
 
 
 class Trainer:
@@ -110,7 +78,7 @@ class Trainer:
         """
         self.config, self.directory, self.dataset = config, Path(directory), dataset
         self.family_name, self.world = family_name, world or World.current()
-        self.observer: Observer = observer or Silent()
+        self.observer: Observer = observer or Observer()
         self.device = choose_device(str(device))
         config.check_workers(self.world.size)
         info, shape = dataset.info, ImageShape.of(dataset.info)

@@ -23,6 +23,7 @@ from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from gan_core.grid import save_sheet
 from gan_core.metrics.protocol import Figure
+from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
 from pipelines.settings import parse_settings
 from pipelines.tracking import RunLog
@@ -46,7 +47,7 @@ class Job:
     threads: int
 
 
-class Reporter:
+class Reporter(Observer):
     """The observer of a training run under Ray: files in the work directory, the run's log, Ray's checkpoints."""
 
     def __init__(self, work: Path, log: RunLog | None) -> None:

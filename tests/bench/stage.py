@@ -17,7 +17,8 @@ import psutil
 import torch
 
 from gan_core.data import PreparedDataset
-from gan_core.training.trainer import Silent, Trainer
+from gan_core.training.observer import Observer
+from gan_core.training.trainer import Trainer
 from pipelines.cluster import cluster
 from pipelines.settings import load_settings
 from pipelines.tracking import RunLog, Shipper
@@ -79,7 +80,7 @@ def bare(place: Path) -> None:
     settings, never = load_settings(ROOT / "params.yaml"), 10**9
     config = dataclasses.replace(settings.train.core(), steps=never, sample_every=never, checkpoint_every=never)
 
-    class Lines(Silent):
+    class Lines(Observer):
         def metrics(self, values: dict[str, float], step: int) -> None:
             with open(place / "alone.jsonl", "a") as file:
                 file.write(json.dumps({"step": step}) + "\n")

@@ -17,7 +17,8 @@ from gan_core.families.noise import NoiseFamily
 from gan_core.generator import load_generator
 from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
-from gan_core.training.trainer import Silent, Trainer
+from gan_core.training.observer import Observer
+from gan_core.training.trainer import Trainer
 from tests.gan_core.families.conftest import RECIPES, SMALL, small, some_batch
 from tests.gan_core.families.devices import DEVICES
 
@@ -221,7 +222,7 @@ def test_an_exported_generator_makes_the_pictures_of_the_trained_one(
         assert checkpoint.info == {k: v for k, v in loaded.info.items() if k != "weights_sha256"}
 
 
-class Losses(Silent):
+class Losses(Observer):
     """Keeps the losses of each logged row."""
 
     def __init__(self) -> None:

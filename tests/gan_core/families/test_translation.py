@@ -21,7 +21,7 @@ from gan_core.generator import load_generator
 from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.feed import fixed_look
 from gan_core.training.health import diversity
-from gan_core.training.trainer import Silent
+from gan_core.training.observer import Observer
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.families.devices import DEVICES
 from tests.gan_core.families.translations import (
@@ -350,7 +350,7 @@ def losses_of(variant: str, data: Path, place: Path) -> list[dict[str, float]]:
     trainer = trainer_of(variant, data, place / variant, log_every=1, generator_lr=1e-4, discriminator_lr=1e-4)
     rows = []
 
-    class Kept(Silent):
+    class Kept(Observer):
         def metrics(self, values: dict[str, float], step: int) -> None:
             rows.append({name: value for name, value in values.items() if name.startswith(("loss/", "penalty/"))})
 

@@ -16,14 +16,15 @@ from gan_core.generator import load_generator
 from gan_core.training.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
 from gan_core.training.ema import ema_decay
-from gan_core.training.trainer import Silent, Trainer
+from gan_core.training.observer import Observer
+from gan_core.training.trainer import Trainer
 from gan_core.training.world import World
 from tests.gan_core.training.toy import ToyConfig, weights
 
 DCGAN = DcganConfig(width=8, latent=16)
 
 
-class Notes(Silent):
+class Notes(Observer):
     """An observer that keeps everything."""
 
     def __init__(self) -> None:
