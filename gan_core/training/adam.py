@@ -29,9 +29,8 @@ class Adam(torch.optim.Adam):
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             index, name = key.split(".")
-            if tensor.dim():
-                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
-            state.setdefault(int(index), {})[name] = tensor
+            like = parameters[int(index)] if tensor.dim() else tensor  # the count of steps has no sides
+            state.setdefault(int(index), {})[name] = torch.empty_like(like).copy_(tensor)
         self.load_state_dict({**self.state_dict(), "state": state})
 
     def _init_group(self, group: Any, params_with_grad: list[Tensor], grads: list[Tensor], *rest: Any) -> bool:

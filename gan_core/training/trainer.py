@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gan_core.augment.augmenter import Augmenter
 from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError, TrainingDivergedError
-from gan_core.families import FAMILIES, Batch, ImageShape, Losses, Phase, build_family
+from gan_core.families import FAMILIES, Batch, ImageShape, Phase, build_family
 from gan_core.generator import SAMPLE_BATCH, describe, save_generator, to_uint8
 from gan_core.precision import choose_device, choose_precision, out_of_memory
 from gan_core.schedule import cosine
@@ -28,6 +27,8 @@ from gan_core.training.feed import Feed, fixed_look, unit
 from gan_core.training.health import Watch, diversity
 from gan_core.training.observer import Observer
 from gan_core.training.quality import Best, Quality
+from gan_core.training.state import State
+from gan_core.training.window import Window
 from gan_core.training.world import World
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Trainer:
         self._rates = {"discriminator": config.discriminator_lr, "generator": config.generator_lr}
         self._laziness = {side: self._lazy_share(side) for side in self._sides}
         self.optimisers = {side: Adam(self._parameters[side], self._rates[side]) for side in self._sides}
+        self._state = State(self.family, self.averaged, self.augmenter, self.optimisers)
         self._dtype = choose_precision(config.precision, self.device)
         self._feed = Feed(
             dataset.pixels("train"),
@@ -125,7 +127,7 @@ class Trainer:
             make = functools.partial(Quality, dataset, watched, config.fid_samples, self.device)
             self._quality = self.world.first_does(make)
         self._watch = Watch(config.collapse_diversity, config.collapse_patience)
-        self._start_window()
+        self._window = Window()
         self.step = 0
         self.rollbacks = 0
         self._settings = {
@@ -152,7 +154,7 @@ class Trainer:
 
     def _run(self, until: int) -> None:
         config = self.config
-        self._start_window()
+        self._window.start()
         if self.step == 0:
             if self.world.rank == 0:
                 self._best.forget()
@@ -162,7 +164,7 @@ class Trainer:
             with self._enough_memory():
                 batches = self._play()
             self.step += 1
-            self._counted += 1
+            self._window.steps += 1
             half_life = cosine(0, config.ema_half_life_kimg, self._progress()) * 1000
             self.averaged.update(ema_decay(self._images_a_step, half_life, self.images_seen))
             last = self.step == config.steps
@@ -291,7 +293,7 @@ class Trainer:
                 with contextlib.nullcontext() if phase.full_precision else self._autocast():
                     losses = phase.loss(batch, self.step)
                 (losses.total / len(batches)).backward()
-                self._count(losses, len(batches))
+                self._window.add(losses, len(batches))
                 judged_right += [losses.terms[_REAL_RIGHT]] if _REAL_RIGHT in losses.terms else []
         finally:
             for parameter in frozen:
@@ -299,7 +301,7 @@ class Trainer:
         self.world.average_gradients(self._parameters[side])
         if phase.name == side and self._reports_at(self.step + 1):
             norm = nn.utils.get_total_norm([p.grad for p in self._parameters[side] if p.grad is not None])
-            self._sums[f"health/{side}_gradient"] = norm
+            self._window.gauge(f"health/{side}_gradient", norm)
         optimiser.step()
         if judged_right:
             self.augmenter.adapt(torch.stack(judged_right).mean(), self.config.batch, self.step)
@@ -363,44 +365,20 @@ class Trainer:
         config = self.config
         return config.fid_every > 0 and (step % config.fid_every == 0 or step == config.steps)
 
-    def _count(self, losses: Losses, pieces: int) -> None:
-        """Add up terms on the device; nothing is read back until they are logged."""
-        for name, value in losses.terms.items():
-            share = value / pieces
-            self._sums[name] = self._sums[name] + share if name in self._sums else share
-            self._times[name] = self._times.get(name, 0.0) + 1 / pieces
-
-    def _start_window(self) -> None:
-        """Start the window of steps that the next row of metrics is the mean of."""
-        self._clock = time.perf_counter()
-        self._counted: int = 0
-        self._sums: dict[str, Tensor] = {}
-        self._times: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def _off_the_clock(self) -> Iterator[None]:
-        """Leave out of the rate what is not training."""
-        started = time.perf_counter()
-        yield
-        self._clock += time.perf_counter() - started
-
     def _report(self, batch: Batch) -> bool:
         """Log the means since the last report; False when the run had to be rolled back."""
-        steps = self._counted
         with torch.no_grad(), self._autocast():
             watched = self.family.watched(batch)
-        self._sums["health/diversity"] = diversity(watched)
+        self._window.gauge("health/diversity", diversity(watched))
         if self.config.augment.kind == "ada":
-            self._sums["augment/strength"] = self.augmenter.strength.detach().clone()
-        names = sorted(self._sums)
-        # What is no loss term is a gauge, read once.
-        row = torch.stack([self._sums[name].float() / self._times.get(name, 1.0) for name in names])
+            self._window.gauge("augment/strength", self.augmenter.strength.detach().clone())
+        names, row = self._window.means()
         self.world.average([row])  # the same verdict on every worker
         metrics = dict(zip(names, row.tolist(), strict=True))
         wrong = self._watch.diagnose(metrics)
-        metrics["rate/images_per_second"] = steps * self._images_a_step / (time.perf_counter() - self._clock)
+        metrics["rate/images_per_second"] = self._window.steps * self._images_a_step / self._window.seconds()
         metrics["progress/kimg"] = self.images_seen / 1000
-        self._start_window()
+        self._window.start()
         if wrong:
             self._roll_back(wrong)
             return False
@@ -413,7 +391,7 @@ class Trainer:
     def _measure(self) -> float:
         """FID of the averaged generator as it is now, by rank 0; it is kept if none was better."""
         assert self._quality is not None
-        with self._off_the_clock():
+        with self._window.off_the_clock():
             self.settle()
             figure = self._quality.measure(self, self.step)
             if self.config.keep_best and self._best.is_beaten_by(figure):
@@ -423,17 +401,12 @@ class Trainer:
 
     def _draw_grid(self) -> None:
         if self.world.rank == 0:
-            with self._off_the_clock():
+            with self._window.off_the_clock():
                 self.settle(_GRID_BATCHES)
                 pictures, columns = self.display()
                 self.observer.pictures(pictures.cpu(), self.step, columns)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
-
-    def _networks(self) -> dict[str, nn.Module]:
-        averaged = {f"averaged.{name}": network for name, network in self.averaged.networks.items()}
-        live = {f"network.{name}": network for name, network in self.family.networks.items()}
-        return {**live, **averaged, "augment": self.augmenter}
 
     def _lineage(self) -> dict[str, Any]:
         """What a generator was made from."""
@@ -442,8 +415,8 @@ class Trainer:
         return {"dataset": info.digest, "dataset_name": info.name, **domains, "images_seen": self.images_seen}
 
     def _save(self) -> None:
-        """Write a checkpoint: everything that the next step depends on (random numbers keep no state)."""
-        with self._off_the_clock():
+        """Write a checkpoint: everything that the next step depends on."""
+        with self._window.off_the_clock():
             path = self._write_checkpoint() if self.world.rank == 0 else None
             self.world.barrier()
             self.observer.checkpoint(path, self.step)
@@ -459,14 +432,10 @@ class Trainer:
         )
 
     def _write_checkpoint(self) -> Path:
-        tensors = {f"{n}.{key}": v for n, net in self._networks().items() for key, v in net.state_dict().items()}
-        for side, optimiser in self.optimisers.items():
-            tensors |= {f"optimiser.{side}.{name}": tensor for name, tensor in optimiser.moments().items()}
-        tensors |= {f"memory.{name}": tensor for name, tensor in self.family.memory.items()}
         generator = describe(self.family_name, self.family, self._lineage())
         health = {"rollbacks": self.rollbacks, "poor": self._watch.poor}
         state = {"settings": self._settings, "generator": generator, **health}
-        path = checkpoints.save_checkpoint(self.directory, self.step, tensors, state)
+        path = checkpoints.save_checkpoint(self.directory, self.step, self._state.tensors(), state)
         # A rollback needs a healthy one, however many were written while the run was already suspected of a collapse.
         checkpoints.prune_checkpoints(self.directory, self.config.keep_checkpoints, _is_healthy)
         return path
@@ -482,19 +451,11 @@ class Trainer:
         if newest is None:
             return
         checkpoints.refuse_other_settings(newest.state["settings"], self._settings, newest.path)
-        self._load(newest)
+        self._state.load(newest.tensors)
+        self.step = newest.step
         self.rollbacks, self._watch.poor = newest.state["rollbacks"], newest.state["poor"]
         if self.world.rank == 0:
             log.info("Resuming at step %d from %s.", self.step, newest.path)
-
-    def _load(self, saved: checkpoints.Checkpoint) -> None:
-        for name, network in self._networks().items():
-            network.load_state_dict(_below(f"{name}.", saved.tensors))
-        for side, optimiser in self.optimisers.items():
-            optimiser.load_moments(_below(f"optimiser.{side}.", saved.tensors))
-        for name, tensor in self.family.memory.items():
-            self.family.memory[name] = saved.tensors[f"memory.{name}"].to(tensor)
-        self.step = saved.step
 
     def _roll_back(self, wrong: str) -> None:
         """Go back to the newest healthy checkpoint with half the learning rate, or give up with a clear message."""
@@ -510,8 +471,9 @@ class Trainer:
             "Step %d: %s. Rolling back to step %d with %g times the learning rate (rollback %d of %d).",
             *(self.step, wrong, saved.step, 0.5**self.rollbacks, self.rollbacks, self.config.max_rollbacks),
         )
-        self._load(saved)
-        self._start_window()
+        self._state.load(saved.tensors)
+        self.step = saved.step
+        self._window.start()
         self.world.barrier()  # every worker has read its checkpoint
         if self.world.rank == 0:
             checkpoints.drop_checkpoints_after(self.directory, self.step)
@@ -532,11 +494,6 @@ def _in_order() -> Iterator[None]:
 def compile_options(device: torch.device) -> dict[str, Any]:
     """How networks are compiled for ``device``: shapes never change, and on a GPU a call is one launch."""
     return {"dynamic": False, **({"mode": "reduce-overhead"} if device.type == "cuda" else {})}
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, under the rest of their names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _is_healthy(state: Mapping[str, Any]) -> bool:
