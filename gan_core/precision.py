@@ -1,4 +1,4 @@
-"""Which device to use, in which precision it computes, and how it says that its memory is full."""
+"""Which device to use, in which precision it computes, how much memory it has, and how it says that this is full."""
 
 import contextlib
 import logging
@@ -58,6 +58,13 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     """A context without autocast on ``device``: what bf16's three digits would spoil."""
     # Shapes alone, without numbers: torch knows no autocast there.
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of memory that a GPU has in all; None where it is not known, as of one that is not in this machine."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(device).total_memory
+    return torch.mps.recommended_max_memory() if device.type == "mps" else None
 
 
 def out_of_memory(error: BaseException) -> bool:

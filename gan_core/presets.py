@@ -1,13 +1,15 @@
 """``model.preset: auto``: what to train with, chosen from the data and the device, each choice with its reason."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from gan_core.cost import memory
 from gan_core.data import DatasetInfo
 from gan_core.families import FAMILIES, ImageShape
+from gan_core.precision import device_memory, has_bf16
 
 _GPU_PIXELS = 2**21
 """Pixels in a batch on a GPU: 128 pictures of 128x128."""
@@ -15,6 +17,10 @@ _BURN_IN = 0.2
 """Share of the run over which schedules move (Huang et al. 2024 take 0.2 of theirs on CIFAR-10)."""
 _FEW = 100_000
 """Below so many pictures a discriminator learns them by heart before the generator is done (Karras et al. 2020, ADA)."""
+
+
+_SHARE = 0.8
+"""Of a GPU's memory: the rest is for what is not counted, such as its libraries, the augmentation and the FID's network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +33,38 @@ class Choice:
     reason: str
 
 
-def choose(family: str, info: DatasetInfo, device: torch.device, steps: int) -> list[Choice]:
+def choose(
+    family: str,
+    info: DatasetInfo,
+    device: torch.device,
+    steps: int,
+    *,
+    given: Mapping[str, Any] | None = None,
+    workers: int = 1,
+) -> list[Choice]:
     """What ``auto`` chooses for ``family`` on this data and device, for a run of ``steps`` steps.
 
     The family's own preset for the nearest resolution comes first, then what depends on the number of pictures and on the
     device; what a family's paper fixes is not chosen again.
+
+    Args:
+        family: its name.
+        info: of the prepared data.
+        device: that trains.
+        steps: of the run.
+        given: settings by dotted name that stand whatever is chosen; other choices follow from them.
+        workers: that train together, each on a device of its own.
     """
     shape = ImageShape.of(info)
     pictures = info.splits["train"]
     kind = FAMILIES[family]
     chosen: dict[str, Choice] = {}
+    standing: dict[str, Any] = dict(given or {})
 
     def take(name: str, value: Any, reason: str) -> None:
         chosen[name] = Choice(name=name, value=value, reason=reason)
+        if name not in (given or {}):
+            standing[name] = value
 
     resolution = nearest_resolution(shape, kind.presets)
     for name, value in kind.presets.get(resolution, {}).items():
@@ -54,10 +79,10 @@ def choose(family: str, info: DatasetInfo, device: torch.device, steps: int) -> 
     room = "a GPU" if device.type == "cuda" else "a CPU"
     if "batch" not in kind.recipe:
         take("train.batch", batch_size(shape, pictures, device), f"{side} pixels on {room}, {pictures} pictures")
-    batch = chosen["train.batch"].value
+    batch = standing["train.batch"]
     take("train.ema_half_life_kimg", batch * 10 / 32, "ten thousand images for each 32 in a batch")
     if "final_lr_share" in kind.recipe or "final_beta2" in kind.recipe:
-        rounds = kind.recipe.get("discriminator_steps", 1)
+        rounds = standing.get("train.discriminator_steps", 1)
         take("train.burn_in_kimg", _BURN_IN * steps * rounds * batch / 1000, "schedules end after a fifth of the run")
     for name, value, reason in kind.choose(shape, batch, steps):
         take(f"model.{name}", value, reason)
@@ -68,7 +93,34 @@ def choose(family: str, info: DatasetInfo, device: torch.device, steps: int) -> 
             {"kind": augmentation},
             f"{pictures} pictures are few: the discriminator would learn them by heart",
         )
+    has = device_memory(device)
+    if has is not None:
+        model = {name.removeprefix("model."): value for name, value in standing.items() if name.startswith("model.")}
+        precision = standing.get("train.precision", "auto")
+        bf16 = has_bf16(device) if precision == "auto" else precision == "bf16"
+        count, needs = micro_batches(family, info, model, batch // workers, has, bf16=bf16)
+        gib = f"about {needs / 2**30:.1f} GiB in one step, of the GPU's {has / 2**30:.1f}"
+        take("train.accumulate", count, gib)
     return list(chosen.values())
+
+
+def micro_batches(
+    family: str, info: DatasetInfo, model: Mapping[str, Any], batch: int, has: int, *, bf16: bool
+) -> tuple[int, int]:
+    """The least number of micro-batches whose step fits into ``has`` bytes of a device's memory, and how much it takes.
+
+    Where none fits, as many as the batch divides into, of two images or more: where that fails, the trainer says what helps.
+    """
+    shape = ImageShape.of(info)
+    pixels = info.splits["train"] * (shape.channels + shape.condition_channels) * shape.height * shape.width
+    # Pictures stay on the device where they take no more than half of it.
+    room = _SHARE * has - (pixels if pixels <= has / 2 else 0)
+    count = 1
+    while True:
+        needs = memory(family, shape, model, batch // count, keep=count == 1, bf16=bf16)
+        if needs <= room or batch % (2 * count) or batch // (2 * count) < 2:
+            return count, needs
+        count *= 2
 
 
 def batch_size(shape: ImageShape, pictures: int, device: torch.device) -> int:

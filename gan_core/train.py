@@ -140,22 +140,30 @@ def settings(options: argparse.Namespace, choices: Iterable[Choice] = ()) -> tup
 
     Where an option is not given, the one among ``choices`` holds.
     """
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
-    options_of = {name: f"--{name.replace('_', '-')}" for name in given}
-    written = {name: _value(value, options_of[name]) for name, value in given.items() if value is not None}
-    model = {}
+    values = given(options)
+    for choice in choices:
+        if choice.name not in values:
+            values[choice.name] = choice.value
+            print(f"auto: {choice.name} = {choice.value} ({choice.reason})")
+    model, train = (
+        {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+        for prefix in ("model.", "train.")
+    )
+    return family_config(options.family, model), build(TrainConfig, train, where="train")
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were written out, by dotted name as in params.yaml; raises SettingsError."""
+    texts = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
+    values = {
+        f"train.{name}": _value(text, f"--{name.replace('_', '-')}") for name, text in texts.items() if text is not None
+    }
     for pair in options.model:
-        name, equals, value = pair.partition("=")
+        name, equals, text = pair.partition("=")
         if not equals:
             raise SettingsError(f"--model {pair}: write NAME=VALUE.")
-        model[name] = _value(value, f"--model {name}")
-    sections = {"train": written, "model": model}
-    for choice in choices:
-        section, _, name = choice.name.partition(".")
-        if name not in sections[section]:
-            sections[section][name] = choice.value
-            print(f"auto: {choice.name} = {choice.value} ({choice.reason})")
-    return family_config(options.family, model), build(TrainConfig, written, where="train")
+        values[f"model.{name}"] = _value(text, f"--model {name}")
+    return values
 
 
 def _value(text: str, option: str) -> Any:
@@ -175,7 +183,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SettingsError(f"--out: {options.out} is a file. Name a folder, new or of an earlier run.")
     device, dataset = choose_device(options.device), PreparedDataset(options.data)
     if options.preset == "auto":
-        family, train = settings(options, choose(options.family, dataset.info, device, train.steps))
+        chosen = choose(options.family, dataset.info, device, train.steps, given=given(options))
+        family, train = settings(options, chosen)
     console = Console(options.out, train.steps)
     try:
         trainer = Trainer(

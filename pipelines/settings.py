@@ -204,7 +204,9 @@ class Settings:
     def choices(self, info: DatasetInfo, device: torch.device) -> tuple[list[Choice], list[Choice]]:
         """What ``model.preset: auto`` chooses for this data and device, and what it would have chosen otherwise than
         params.yaml says, which stays."""
-        found = choose(self.model.family, info, device, self.train.steps)
+        given = {name: self.value(name) for name in self.given}
+        workers = self.train.workers[0]
+        found = choose(self.model.family, info, device, self.train.steps, given=given, workers=workers)
 
         def stands(choice: Choice) -> bool:
             value = self.value(choice.name)

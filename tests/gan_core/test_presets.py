@@ -1,12 +1,15 @@
 """``preset: auto`` chooses from the data and the device, and says why."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from gan_core import presets
 from gan_core.config import build
 from gan_core.data import DatasetInfo
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
-from gan_core.presets import batch_size, choose, nearest_resolution
+from gan_core.presets import batch_size, choose, micro_batches, nearest_resolution
 from gan_core.training.config import TrainConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -51,6 +54,44 @@ def test_the_batch_follows_device_resolution_and_number_of_pictures() -> None:
     assert batch_size(shape[32], 50_000, GPU) > batch_size(shape[256], 50_000, GPU)
     assert batch_size(shape[32], 50_000, GPU) > batch_size(shape[32], 50_000, CPU)
     assert batch_size(shape[32], 100, GPU) == 8
+
+
+def values(family: str, data: DatasetInfo, device: torch.device, **more: Any) -> dict[str, Any]:
+    return {choice.name: choice.value for choice in choose(family, data, device, steps=1000, **more)}
+
+
+def test_what_is_given_stands_and_other_choices_follow_from_it() -> None:
+    free = values("stylegan2", info(64), GPU)
+    bound = values("stylegan2", info(64), GPU, given={"train.batch": free["train.batch"] // 4})
+    assert bound["train.batch"] == free["train.batch"], "what would have been chosen is told"
+    assert bound["model.r1"] == pytest.approx(4 * free["model.r1"], rel=0.01)
+    assert bound["train.ema_half_life_kimg"] == free["train.ema_half_life_kimg"] / 4
+
+
+@pytest.mark.parametrize(("gib", "workers", "count"), [(80, 1, 1), (24, 1, 4), (24, 4, 1), (12, 2, 4)])
+def test_a_batch_is_cut_until_its_step_fits_into_the_memory_of_a_gpu(
+    gib: int, workers: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R3GAN at 32 pixels as the paper has it, in bf16: 45 GiB in one piece."""
+    monkeypatch.setattr(presets, "device_memory", lambda device: gib * 2**30)
+    monkeypatch.setattr(presets, "has_bf16", lambda device: True)
+    assert values("r3gan", info(), GPU, workers=workers)["train.accumulate"] == count
+
+
+def test_pictures_that_stay_on_the_gpu_leave_less_memory_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(pictures: int) -> int:
+        needs = 2 * 2**30
+        monkeypatch.setattr(presets, "memory", lambda *_, **__: needs)
+        return micro_batches("dcgan", info(64, pictures), {}, 256, 4 * 2**30, bf16=True)[0]
+
+    assert count(10_000) == 1
+    assert count(150_000) > 1, "1.7 GiB of pictures"
+    assert count(400_000) == 1, "4.6 GiB of pictures are read as they are needed"
+
+
+def test_what_never_fits_is_cut_as_small_as_the_batch_divides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "memory", lambda *_, **__: 2**40)
+    assert micro_batches("dcgan", info(64), {}, 48, 2**30, bf16=True) == (16, 2**40)
 
 
 def test_few_pictures_are_augmented_and_many_are_not() -> None:
