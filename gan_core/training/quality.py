@@ -12,9 +12,11 @@ from gan_core.data import PreparedDataset
 from gan_core.files import read_json, replacing
 from gan_core.generator import DESCRIPTION
 from gan_core.metrics.assess import assess
-from gan_core.metrics.bench import Subject
+from gan_core.metrics.bench import Subject, enough
+from gan_core.metrics.between import check_domains
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.protocol import Figure
+from gan_core.metrics.sources import DatasetSplit
 
 SEED = 0
 """Names the pictures that are measured: those that ``gantry fid`` and the evaluate stage draw by default."""
@@ -23,18 +25,26 @@ SEED = 0
 class Quality:
     """Measures one run at several steps, always by the same protocol: 2048 features in fp32, as published figures are."""
 
-    def __init__(self, dataset: PreparedDataset, split: str, count: int, device: torch.device) -> None:
-        """Load the feature network: where its weights cannot be had, that is known before training starts.
+    def __init__(
+        self, dataset: PreparedDataset, split: str, count: int, device: torch.device, *, translates: bool = False
+    ) -> None:
+        """Load the feature network and look at the data: what keeps a figure from being measured is known before training.
 
         Args:
             dataset: the real pictures.
             split: which of them.
             count: pictures to make from noise, or at most so many of the split's to translate in each direction.
             device: measured on.
+            translates: whether pictures are made from pictures.
 
         Raises:
+            DataError: there are too few real pictures, or in one of the domains.
             FetchError: the Inception weights could not be fetched.
         """
+        if translates and dataset.info.kind != "paired":
+            check_domains(dataset, split)
+        else:
+            enough(DatasetSplit(dataset, split))
         self._dataset, self._split, self._count = dataset, split, count
         self._extractor = load_inception(device)
 

@@ -124,7 +124,8 @@ class Trainer:
         self._best = Best(self.directory / "best")
         self._quality: Quality | None = None
         if config.fid_every:
-            make = functools.partial(Quality, dataset, watched, config.fid_samples, self.device)
+            count = config.fid_samples
+            make = functools.partial(Quality, dataset, watched, count, self.device, translates=self.translates)
             self._quality = self.world.first_does(make)
         self._watch = Watch(config.collapse_diversity, config.collapse_patience)
         self._window = Window()

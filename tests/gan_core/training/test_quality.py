@@ -3,10 +3,12 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gan_core.data import PreparedDataset
-from gan_core.errors import SettingsError
+from gan_core.errors import DataError, SettingsError
+from gan_core.families import family_config
 from gan_core.generator import load_generator
 from gan_core.metrics.evaluate import fid_of_samples
 from gan_core.metrics.inception import load_inception
@@ -15,6 +17,7 @@ from gan_core.training import quality
 from gan_core.training.checkpoint import list_checkpoints
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
+from tests.datasets import blobs, write_prepared
 from tests.gan_core.metrics.conftest import Averages
 from tests.gan_core.training.test_trainer import Make, Notes, make
 
@@ -177,3 +180,12 @@ def test_what_is_no_number_is_never_the_best(
 def test_the_best_of_what_is_never_measured_is_refused() -> None:
     with pytest.raises(SettingsError, match="keep_best: .* fid_every: 0 .* Set fid_every"):
         TrainConfig(keep_best=True)
+
+
+@pytest.mark.usefixtures("_averages")
+def test_a_domain_with_too_few_pictures_to_measure_is_refused_before_training(tmp_path: Path) -> None:
+    folder = write_prepared(tmp_path / "data", blobs(8, 32, channels=3), np.array([0] * 7 + [1]), kind="unpaired")
+    config = TrainConfig(steps=4, batch=2, fid_every=2)
+    with pytest.raises(DataError, match="has 1 picture, and a figure needs 2 or more"):
+        Trainer("cyclegan", family_config("cyclegan", {}), PreparedDataset(folder), config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
