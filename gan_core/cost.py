@@ -44,8 +44,9 @@ def memory(name: str, shape: ImageShape, model: Mapping[str, Any], images: int, 
     """Bytes that training needs at most, with ``images`` in a micro-batch: networks, their optimisers, a step's tensors.
 
     Counted are tensors that are alive at once, as an eager step makes them. Compiled, most families take less; what the
-    device's libraries take for themselves comes on top. Beside three steps measured on an H100: 45 GiB where R3GAN took 50,
-    19 where StyleGAN2 at 128 pixels took 17 (compiled), 1.0 where DCGAN at 64 took 1.1.
+    device's libraries take for themselves comes on top. Beside steps measured on an H100: 19 GiB where StyleGAN2 at 128
+    pixels took 17 (compiled), 1.0 where DCGAN at 64 took 1.1; R3GAN was counted 45 where it took 50, before its penalties
+    were differentiated one after the other, which halved the count.
 
     Args:
         name: of the family.

@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from gan_core.config import build
 from gan_core.errors import SettingsError, nearest
-from gan_core.families.base import Batch, Family, ImageShape, Losses, Made, Phase
+from gan_core.families.base import Batch, Family, ImageShape, Losses, Made, Phase, Side
 from gan_core.families.biggan import BigGan
 from gan_core.families.cgan import Cgan
 from gan_core.families.cyclegan import CycleGan
@@ -71,6 +71,7 @@ __all__ = [
     "Losses",
     "Made",
     "Phase",
+    "Side",
     "build_family",
     "check_family",
     "family_config",

@@ -89,9 +89,9 @@ class Batch:
     """Whether work that both updates need may be kept between them; off when memory is what matters (accumulation)."""
     _kept: dict[str, Any] = field(default_factory=dict)
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """The result of ``make``, made once a batch where memory allows, made again otherwise."""
-        if not self.keep:
+    def once(self, name: str, make: Callable[[], Any], *, light: bool = False) -> Any:
+        """The result of ``make``, made once a batch where memory allows or it is ``light``, made again otherwise."""
+        if not (self.keep or light):
             return make()
         if name not in self._kept:
             self._kept[name] = make()
@@ -132,16 +132,22 @@ class Made:
     classes_of_real: Tensor | None = None
 
 
+Side = Literal["discriminator", "generator"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """One update in a step, or in every k-th one."""
 
     name: str
-    side: Literal["discriminator", "generator"]
+    side: Side
     """Whose parameters are updated; the other side's take no gradient."""
     loss: Callable[[Batch, int], Losses]
     every: int = 1
     """Runs at steps that this divides. A penalty that runs every k steps weighs k times as much."""
+    joins: bool = False
+    """Whether it is part of the update before it, of the same side and at the same steps: its gradients are added to that
+    one's. Losses that are differentiated one after the other take the memory of the largest, not of all together."""
     full_precision: bool = False
     """Whether it computes in fp32 whatever the run does."""
 
@@ -212,7 +218,7 @@ class Family:
         self._compiled = {name: torch.compile(network, **options) for name, network in self.networks.items()}
 
     def phases(self) -> tuple[Phase, ...]:
-        """The updates of one step in their order."""
+        """The updates of one step in their order, with those that join one behind it."""
         return (
             Phase(name="discriminator", side="discriminator", loss=self.discriminator_loss),
             Phase(name="generator", side="generator", loss=self.generator_loss),
@@ -221,6 +227,15 @@ class Family:
     def fakes(self, batch: Batch) -> Tensor:
         """Images generated for ``batch``, (N, C, H, W); both updates play against the same ones."""
         raise TypeError(f"{type(self).__name__} does not say what it generates")
+
+    def shown(self, batch: Batch) -> Tensor:
+        """:meth:`fakes` as discriminators are shown them, without a graph; made once a batch."""
+
+        def make() -> Tensor:
+            with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
+                return self.fakes(batch).detach()
+
+        return batch.once("shown", make, light=True)
 
     def watched(self, batch: Batch) -> tuple[Made, ...]:
         """What is looked at for a collapse, each by itself."""

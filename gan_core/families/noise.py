@@ -39,7 +39,7 @@ class NoiseFamily(Family):
     """Gradient penalties: (``r1``, ``r2`` or ``gp``, weight at a batch, interval in steps).
 
     The weight of R1 and R2 is gamma, of which they take half. With interval 1 a penalty is part of the discriminator's
-    loss, else an update of its own.
+    update, else one of its own.
     """
 
     def need_labels(self) -> None:
@@ -72,14 +72,19 @@ class NoiseFamily(Family):
     # -- the game ------------------------------------------------------------------------------------------------------
 
     def phases(self) -> tuple[Phase, ...]:
-        """The two updates, and each penalty that is not part of every discriminator update, behind the first."""
+        """The two updates, and behind the first each penalty: as part of it, or every few steps as an update of its own."""
         discriminator, generator = super().phases()
-        lazy = [
-            Phase(name=name, side="discriminator", every=every, loss=self._lazy(name, gamma, every))
-            for name, gamma, every in self.penalties
-            if every > 1
+        penalties = [
+            Phase(
+                name=name,
+                side="discriminator",
+                every=every,
+                joins=every == 1,
+                loss=self._weighted(name, weight, every),
+            )
+            for name, weight, every in sorted(self.penalties, key=lambda penalty: penalty[2] > 1)
         ]
-        return (discriminator, *lazy, generator)
+        return (discriminator, *penalties, generator)
 
     def latents(self, batch: Batch, draw: str = "latents") -> Tensor:
         """z for ``batch``, (N, latent)."""
@@ -111,10 +116,8 @@ class NoiseFamily(Family):
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """The discriminator's half of the game."""
-        with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
-            made = self.fakes(batch)
         real = self.augment(batch.real, batch, "real")
-        fake = self.augment(made.detach(), batch, "fake")
+        fake = self.augment(self.shown(batch), batch, "fake")
         judged_real, judged_fake = self.judge_both(real, fake, batch.labels)
         loss = ADVERSARIAL_LOSSES[self.config.loss]
         total = loss.discriminator(judged_real, judged_fake)
@@ -125,11 +128,6 @@ class NoiseFamily(Family):
             "health/real_right": ((judged_real.detach() if margin is None else margin) > 0).float().mean(),
             "health/fake_right": ((judged_fake.detach() if margin is None else -margin) < 0).float().mean(),
         }
-        for name, weight, every in self.penalties:
-            if every == 1:
-                penalty = self._penalty(name, batch, made.detach())
-                total = total + penalty * (weight(batch) * _SHARES[name])
-                terms[f"penalty/{name}"] = penalty.detach()
         return Losses(total, terms)
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
@@ -146,13 +144,11 @@ class NoiseFamily(Family):
             total = loss.paired_generator(self.judge(self.run("discriminator"), fake, batch.labels), judged_real)
         return Losses(total, {"loss/generator": total.detach()})
 
-    def _lazy(self, name: str, weight: Callable[[Batch], float], every: int) -> Callable[[Batch, int], Losses]:
-        """The loss of an update by the penalty ``name`` alone, ``every`` times as much."""
+    def _weighted(self, name: str, weight: Callable[[Batch], float], every: int) -> Callable[[Batch, int], Losses]:
+        """The penalty ``name``, weighed ``every`` times."""
 
         def loss(batch: Batch, step: int) -> Losses:
-            with torch.no_grad():
-                fake = batch.real if name == "r1" else self.fakes(batch)
-            penalty = self._penalty(name, batch, fake)
+            penalty = self._penalty(name, batch, batch.real if name == "r1" else self.shown(batch))
             total = penalty * (weight(batch) * _SHARES[name] * every)
             return Losses(total, {f"penalty/{name}": penalty.detach()})
 

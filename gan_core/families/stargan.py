@@ -17,7 +17,7 @@ from gan_core.config import check_below_one, check_least
 from gan_core.convolution import Conv2d
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, ImageShape, Losses, Made
+from gan_core.families.base import Batch, ImageShape, Losses, Made, Phase
 from gan_core.families.translation import TranslationFamily, in_rows, labels_of, right_shares
 from gan_core.families.translation_layers import ResidualGenerator, one_hot
 from gan_core.losses import critic_generator, wasserstein_discriminator
@@ -196,6 +196,12 @@ class StarGan(TranslationFamily):
 
         return batch.once("wanted", draw)
 
+    def phases(self) -> tuple[Phase, ...]:
+        """See :meth:`Family.phases`; the gradient penalty is part of the critic's update."""
+        discriminator, generator = super().phases()
+        penalty = Phase(name="gp", side="discriminator", joins=True, loss=self.penalty_loss)
+        return (discriminator, *([penalty] if self.config.gradient_penalty else []), generator)
+
     def fakes(self, batch: Batch) -> Tensor:
         """The batch's pictures translated to what is wanted."""
         return batch.once("fakes", lambda: self._translated(batch.real, self.wanted(batch)))
@@ -211,11 +217,9 @@ class StarGan(TranslationFamily):
         return (Made(images=made, real=batch.real, classes=self.wanted(batch), classes_of_real=labels),)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        """The critic's loss of both in one pass, the domains of real pictures, and the gradient penalty (equation 5)."""
+        """The critic's loss of both in one pass, and the domains of real pictures (equation 5)."""
         config, labels = self.config, labels_of(batch)
-        with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
-            made = self.fakes(batch).detach().float()
-        real, fake = self.augment(batch.real, batch, "real"), self.augment(made, batch, "fake")
+        real, fake = self._augmented(batch)
         judged, said = self.run("discriminator")(torch.cat([real, fake]))
         judged_real, judged_fake = judged.float().chunk(2)
         adversarial = wasserstein_discriminator(judged_real, judged_fake)
@@ -228,13 +232,20 @@ class StarGan(TranslationFamily):
             **right_shares(judged_real - middle, judged_fake - middle),
         }
         total = adversarial + config.classification * classified
-        if config.gradient_penalty:
-            mix = randomness.uniform((len(real), 1, 1, 1), batch.part, real.device, *batch.key, "gp mix")
-            # The sum over patches, as the weight of 10 was chosen for.
-            penalty = gradient_penalty(lambda x: self.networks["discriminator"](x)[0].float(), real, fake, mix)
-            total = total + config.gradient_penalty * penalty
-            terms["penalty/gp"] = penalty
         return Losses(total, {name: term.detach() for name, term in {"loss/discriminator": total, **terms}.items()})
+
+    def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The real and the generated pictures that the discriminator looks at."""
+        made = self.shown(batch).float()
+        return self.augment(batch.real, batch, "real"), self.augment(made, batch, "fake")
+
+    def penalty_loss(self, batch: Batch, step: int) -> Losses:
+        """The gradient penalty between the two (equation 5)."""
+        real, fake = self._augmented(batch)
+        mix = randomness.uniform((len(real), 1, 1, 1), batch.part, real.device, *batch.key, "gp mix")
+        # The sum over patches, as the weight of 10 was chosen for.
+        penalty = gradient_penalty(lambda x: self.networks["discriminator"](x)[0].float(), real, fake, mix)
+        return Losses(self.config.gradient_penalty * penalty, {"penalty/gp": penalty.detach()})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """What the critic says, the domains that it sees, and what is lost there and back (equation 6)."""

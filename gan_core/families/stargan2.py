@@ -17,7 +17,7 @@ from gan_core import randomness, workers
 from gan_core.config import check_below_one, check_least
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, ImageShape, Losses, Made
+from gan_core.families.base import Batch, ImageShape, Losses, Made, Phase
 from gan_core.families.noise import latents_from_uniform
 from gan_core.families.stargan2_layers import Generator, MappingNetwork, Trunk, of_domains
 from gan_core.families.translation import TranslationFamily, in_rows, labels_of, right_shares
@@ -215,8 +215,14 @@ class StarGan2(TranslationFamily):
         wanted, labels = self.wanted(batch), labels_of(batch)
         return (Made(images=self.fakes(batch), real=batch.real, classes=wanted, classes_of_real=labels),)
 
+    def phases(self) -> tuple[Phase, ...]:
+        """See :meth:`Family.phases`; R1 is part of the discriminator's update."""
+        discriminator, generator = super().phases()
+        penalty = Phase(name="r1", side="discriminator", joins=True, loss=self.penalty_loss)
+        return (discriminator, *([penalty] if self.config.r1 else []), generator)
+
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        """Cross-entropy of real and translated pictures in one pass, and R1 (equation 1)."""
+        """Cross-entropy of real and translated pictures in one pass (equation 1)."""
         labels, wanted = labels_of(batch), self.wanted(batch)
         with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
             made = self._played(batch).detach().float()
@@ -226,12 +232,13 @@ class StarGan2(TranslationFamily):
         judged_real, judged_fake = judged[: len(real)], judged[len(real) :]
         total = logistic_discriminator(judged_real, judged_fake)
         terms = right_shares(judged_real, judged_fake)
-        if self.config.r1:
-            judge = self.networks["discriminator"]
-            penalty = zero_centred(lambda x: of_domains(judge(x).float(), labels), real)
-            total = total + 0.5 * self.config.r1 * penalty
-            terms["penalty/r1"] = penalty.detach()
         return Losses(total, {"loss/discriminator": total.detach(), **terms})
+
+    def penalty_loss(self, batch: Batch, step: int) -> Losses:
+        """R1."""
+        judge, labels = self.networks["discriminator"], labels_of(batch)
+        penalty = zero_centred(lambda x: of_domains(judge(x).float(), labels), self.augment(batch.real, batch, "real"))
+        return Losses(0.5 * self.config.r1 * penalty, {"penalty/r1": penalty.detach()})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """What the discriminator says, styles seen again, the difference they make, and the way back (equation 5)."""

@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gan_core.augment.augmenter import Augmenter
 from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError, TrainingDivergedError
-from gan_core.families import FAMILIES, Batch, ImageShape, Phase, build_family
+from gan_core.families import FAMILIES, Batch, ImageShape, Phase, Side, build_family
 from gan_core.generator import SAMPLE_BATCH, describe, save_generator, to_uint8
 from gan_core.precision import choose_device, choose_precision, out_of_memory
 from gan_core.schedule import cosine
@@ -94,7 +95,7 @@ class Trainer:
             self.family.compile(**compile_options(self.device))
             if self.device.type == "cuda":
                 self.augmenter.fuse()
-        self._phases = self.family.phases()
+        self._updates = in_updates(self.family.phases())
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
         # Once: to walk through networks for them at each update takes longer than to start a kernel.
         self._parameters = {
@@ -244,12 +245,8 @@ class Trainer:
         randomness.seed_global(self.config.seed, self.step, self.world.rank)
         for turn in range(rounds):
             batches = self._batches(self.step * rounds + turn, last=turn == rounds - 1)
-            for phase in self._phases:
-                if phase.side == "discriminator" and self.step % phase.every == 0:
-                    self._update(phase, batches)
-        for phase in self._phases:
-            if phase.side == "generator" and self.step % phase.every == 0:
-                self._update(phase, batches)
+            self._update("discriminator", batches)
+        self._update("generator", batches)
         return batches
 
     def _batches(self, turn: int, *, last: bool) -> list[Batch]:
@@ -279,9 +276,15 @@ class Trainer:
             for index, (part, label, source) in enumerate(zip(parts, label_parts, condition_parts, strict=True))
         ]
 
-    def _update(self, phase: Phase, batches: list[Batch]) -> None:
+    def _update(self, side: Side, batches: list[Batch]) -> None:
+        """All updates of one side that are due."""
+        for phases in self._updates:
+            if phases[0].side == side and self.step % phases[0].every == 0:
+                self._update_by(phases, batches)
+
+    def _update_by(self, phases: tuple[Phase, ...], batches: list[Batch]) -> None:
         """One update of one side; the other side's parameters take no gradient meanwhile."""
-        side = phase.side
+        side = phases[0].side
         # While the discriminator learns, the generator's graph is recorded for its own update: it stays trainable.
         frozen = self._parameters["discriminator"] if side == "generator" else []
         optimiser = self.optimisers[side]
@@ -290,7 +293,7 @@ class Trainer:
         for parameter in frozen:
             parameter.requires_grad_(False)
         try:
-            for batch in batches:
+            for phase, batch in itertools.product(phases, batches):
                 with contextlib.nullcontext() if phase.full_precision else self._autocast():
                     losses = phase.loss(batch, self.step)
                 (losses.total / len(batches)).backward()
@@ -300,7 +303,7 @@ class Trainer:
             for parameter in frozen:
                 parameter.requires_grad_(True)
         self.world.average_gradients(self._parameters[side])
-        if phase.name == side and self._reports_at(self.step + 1):
+        if phases[0].name == side and self._reports_at(self.step + 1):
             norm = nn.utils.get_total_norm([p.grad for p in self._parameters[side] if p.grad is not None])
             self._window.gauge(f"health/{side}_gradient", norm)
         optimiser.step()
@@ -330,9 +333,9 @@ class Trainer:
     def _lazy_share(self, side: str) -> float:
         """k / (k + 1) for a side with a penalty of its own every k steps, which adds an update (Karras et al. 2020, B)."""
         share = 1.0
-        for phase in self._phases:
-            if phase.side == side and phase.name != side and phase.every > 1:
-                share *= phase.every / (phase.every + 1)
+        for first, *_ in self._updates:
+            if first.side == side and first.name != side and first.every > 1:
+                share *= first.every / (first.every + 1)
         return share
 
     def _set_rates(self) -> None:
@@ -490,6 +493,17 @@ def _in_order() -> Iterator[None]:
         yield
     finally:
         cudnn.deterministic, cudnn.benchmark = before
+
+
+def in_updates(phases: Iterable[Phase]) -> list[tuple[Phase, ...]]:
+    """The phases of each update: one, and those that join it."""
+    updates: list[tuple[Phase, ...]] = []
+    for phase in phases:
+        if phase.joins:
+            updates[-1] += (phase,)
+        else:
+            updates.append((phase,))
+    return updates
 
 
 def compile_options(device: torch.device) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _family(name: str, data: PreparedDataset, place: Path, device: torch.device)
     table.append(
         Row(name=f"{name}: share of a step that data takes", ratio=100 * feed * rounds / step, target=2.0, unit="%")
     )
-    if any(phase.full_precision for phase in ours._phases) or ours.family.penalties:
+    if any(phase.full_precision for phase in ours.family.phases()) or ours.family.penalties:
         table.append(_second_gradients(name, fp32, steps, device))
     return table
 
@@ -129,7 +129,7 @@ def _second_gradients(name: str, trainer: Trainer, steps: int, device: torch.dev
 
 def _rate(name: str, size: int, target: int, folder: Path) -> Row:
     device = torch.device("cuda")
-    trainer = _trainer(name, _data(folder, size, 1024), folder / f"{name}{size}", device, compile=True)
+    trainer = _trainer(name, _data(folder, size, 2048), folder / f"{name}{size}", device, compile=True)
     steps = 100 if name == "dcgan" else 20
     with _peak_memory(device) as memory:
         _steps(trainer, 10)

@@ -45,7 +45,7 @@ class NoiseLoop:
 
     def run(self, steps: int) -> None:
         """Train for ``steps`` steps."""
-        phases = self._trainer._phases
+        updates = self._trainer._updates
         with torchs_own():
             for _ in range(steps):
                 for _ in range(self._trainer.config.discriminator_steps):
@@ -53,20 +53,20 @@ class NoiseLoop:
                     (batch,) = self._trainer._batches(self._turn, last=False)
                     batch.real = batch.real.contiguous()
                     self._turn += 1
-                    for phase in phases:
-                        if phase.side == "discriminator" and self._step % phase.every == 0:
-                            self._update(phase, batch)
-                for phase in phases:
-                    if phase.side == "generator" and self._step % phase.every == 0:
-                        self._update(phase, batch)
+                    for phases in updates:
+                        if phases[0].side == "discriminator" and self._step % phases[0].every == 0:
+                            self._update(phases, batch)
+                for phases in updates:
+                    if phases[0].side == "generator" and self._step % phases[0].every == 0:
+                        self._update(phases, batch)
                 self._step += 1
 
-    def _update(self, phase: Phase, batch: Batch) -> None:
+    def _update(self, phases: tuple[Phase, ...], batch: Batch) -> None:
         for adam in self._adam.values():
             adam.zero_grad()
-        loss = phase.loss(batch, self._step).total
+        loss = torch.stack([phase.loss(batch, self._step).total for phase in phases]).sum()
         loss.backward()
-        self._adam[phase.side].step()
+        self._adam[phases[0].side].step()
         loss.item()
 
 

@@ -11,6 +11,7 @@ from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.families.r3gan import PRESETS, Block, R3gan
 from tests.gan_core.families.conftest import small, some_batch
+from tests.gan_core.families.updates import discriminator_losses
 
 
 def test_a_block_starts_as_the_identity_and_its_first_layers_are_scaled_down() -> None:
@@ -60,7 +61,7 @@ def test_the_loss_is_relativistic_over_pairs_with_both_penalties_weighed_by_half
         (gradient,) = torch.autograd.grad(discriminator(images).sum(), images)
         penalties.append(gradient.square().sum(dim=(1, 2, 3)).mean())
     game = F.softplus(discriminator(fake) - discriminator(real)).mean()
-    losses = family.discriminator_loss(data, 0)
+    losses = discriminator_losses(family, data)
     torch.testing.assert_close(losses.total, game + 1.5 * (penalties[0] + penalties[1]))
     assert losses.terms["penalty/r1"].item() == pytest.approx(penalties[0].item(), rel=1e-4)
     torch.testing.assert_close(
@@ -76,12 +77,12 @@ def test_gamma_goes_along_a_cosine_over_the_burn_in() -> None:
     assert got == pytest.approx([2.0, 1.1, 0.2])
 
 
-def test_penalties_may_be_lazy() -> None:
-    phases = small("r3gan", penalty_every=4).phases()
-    assert [(phase.name, phase.every) for phase in phases] == [
-        ("discriminator", 1), ("r1", 4), ("r2", 4), ("generator", 1),
+@pytest.mark.parametrize(("every", "joins"), [(1, True), (4, False)])
+def test_penalties_are_part_of_each_update_or_lazy(every: int, joins: bool) -> None:
+    phases = small("r3gan", penalty_every=every).phases()
+    assert [(phase.name, phase.every, phase.joins) for phase in phases] == [
+        ("discriminator", 1, False), ("r1", every, joins), ("r2", every, joins), ("generator", 1, False),
     ]  # fmt: skip
-    assert [phase.name for phase in small("r3gan").phases()] == ["discriminator", "generator"]
 
 
 def test_widths_that_groups_cannot_be_cut_from_are_refused() -> None:

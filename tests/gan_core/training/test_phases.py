@@ -71,6 +71,42 @@ def test_the_discriminator_may_learn_several_times_a_step_each_time_from_other_i
     assert trainer.images_seen == 2 * 3 * 16
 
 
+class Joined(Lazy):
+    """The toy whose penalty is part of the discriminator's update, as a loss of its own or in one sum with the other."""
+
+    apart = True
+
+    def phases(self) -> tuple[Phase, ...]:
+        discriminator, generator = Toy.phases(self)
+        if self.apart:
+            return (discriminator, Phase(name="decay", side="discriminator", loss=self.decay, joins=True), generator)
+        return (Phase(name="discriminator", side="discriminator", loss=self.both), generator)
+
+    def decay(self, batch: Batch, step: int) -> Losses:
+        total = sum(parameter.square().sum() for parameter in self.networks["discriminator"].parameters())
+        return Losses(total * 1e-3, {"penalty/decay": total.detach()})
+
+    def both(self, batch: Batch, step: int) -> Losses:
+        first, second = self.discriminator_loss(batch, step), self.decay(batch, step)
+        return Losses(first.total + second.total, {**first.terms, **second.terms})
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_phase_that_joins_an_update_adds_its_gradients_and_makes_none_of_its_own(
+    blob_data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    monkeypatch.setitem(FAMILIES, "lazy", Joined)
+    results = {}
+    for apart in (True, False):
+        monkeypatch.setattr(Joined, "apart", apart)
+        trainer = make(blob_data, tmp_path / str(apart), accumulate=accumulate)
+        trainer.run(5)
+        assert trainer.optimisers["discriminator"].state_dict()["state"][0]["step"] == 5
+        assert trainer.optimisers["discriminator"].param_groups[0]["lr"] == trainer.config.discriminator_lr
+        results[apart] = weights(trainer.family.networks)
+    torch.testing.assert_close(results[True], results[False], rtol=1e-5, atol=1e-6)
+
+
 def test_schedules_move_over_the_burn_in_and_stay(blob_data: PreparedDataset, tmp_path: Path) -> None:
     """Half a cosine over 0.064 kimg, which is 4 steps of 16 images."""
     burn_in = {"burn_in_kimg": 0.064, "final_lr_share": 0.5, "beta2": 0.9, "final_beta2": 0.99}
