@@ -69,11 +69,13 @@ def choose(
     resolution = nearest_resolution(shape, kind.presets)
     for name, value in kind.presets.get(resolution, {}).items():
         take(f"model.{name}", value, f"the preset of {family} for {resolution} pixels")
-    if device.type != "cuda":
-        for name, value in kind.on_a_cpu.items():
-            take(f"model.{name}", value, f"a {family} that trains on a CPU")
     for name, value in kind.recipe.items():
         take(f"train.{name}", value, f"the recipe of {family}")
+    if device.type != "cuda":
+        smaller = {f"model.{name}": value for name, value in kind.on_a_cpu.items()}
+        smaller |= {f"train.{name}": value for name, value in kind.recipe_on_a_cpu.items()}
+        for name, value in smaller.items():
+            take(name, value, f"a {family} that trains on a CPU")
 
     side = max(shape.height, shape.width)
     room = "a GPU" if device.type == "cuda" else "a CPU"

@@ -170,6 +170,8 @@ class Family:
     """Settings of the training run that the family's paper used."""
     on_a_cpu: ClassVar[Mapping[str, Any]] = {}
     """The family's own settings where there is no GPU: networks small enough to be worth waiting for."""
+    recipe_on_a_cpu: ClassVar[Mapping[str, Any]] = {}
+    """What such networks want otherwise of the training run than :attr:`recipe` says."""
     augmentation: ClassVar[str] = "diffaugment"
     """Which augmentation suits it where pictures are few."""
     thousand_images: ClassVar[int] = 2000

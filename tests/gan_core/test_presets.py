@@ -60,6 +60,12 @@ def values(family: str, data: DatasetInfo, device: torch.device, **more: Any) ->
     return {choice.name: choice.value for choice in choose(family, data, device, steps=1000, **more)}
 
 
+def test_narrow_networks_for_a_cpu_learn_at_rates_of_their_own() -> None:
+    wide, narrow = (values("r3gan", info(), device) for device in (GPU, CPU))
+    assert wide["model.width"] > 10 * narrow["model.width"]
+    assert wide["train.generator_lr"] < narrow["train.generator_lr"] == narrow["train.discriminator_lr"]
+
+
 def test_what_is_given_stands_and_other_choices_follow_from_it() -> None:
     free = values("stylegan2", info(64), GPU)
     bound = values("stylegan2", info(64), GPU, given={"train.batch": free["train.batch"] // 4})
@@ -68,11 +74,11 @@ def test_what_is_given_stands_and_other_choices_follow_from_it() -> None:
     assert bound["train.ema_half_life_kimg"] == free["train.ema_half_life_kimg"] / 4
 
 
-@pytest.mark.parametrize(("gib", "workers", "count"), [(80, 1, 1), (24, 1, 4), (24, 4, 1), (12, 2, 4)])
+@pytest.mark.parametrize(("gib", "workers", "count"), [(80, 1, 1), (24, 1, 2), (24, 4, 1), (12, 2, 2)])
 def test_a_batch_is_cut_until_its_step_fits_into_the_memory_of_a_gpu(
     gib: int, workers: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R3GAN at 32 pixels as the paper has it, in bf16: 45 GiB in one piece."""
+    """R3GAN at 32 pixels as the paper has it, in bf16: 23 GiB in one piece."""
     monkeypatch.setattr(presets, "device_memory", lambda device: gib * 2**30)
     monkeypatch.setattr(presets, "has_bf16", lambda device: True)
     assert values("r3gan", info(), GPU, workers=workers)["train.accumulate"] == count
