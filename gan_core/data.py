@@ -1,14 +1,16 @@
 """Reading a prepared dataset: the folder that ingestion writes (Parquet shards, dataset.json), as arrays."""
 
+import contextlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -87,15 +89,22 @@ class PreparedDataset:
     def labels(self, split: str = "train") -> np.ndarray | None:
         """Labels of ``split``: int64 (N,), of attributes (N, k) of 0 and 1; None where pictures have none."""
         if self.info.attributes:
-            tables = [pq.read_table(shard, columns=["attributes"])["attributes"] for shard in self.shards(split)]
+            tables = self._column(split, "attributes")
             rows = [
                 np.array(table.to_pylist(), dtype=np.int64).reshape(-1, len(self.info.attributes)) for table in tables
             ]
             return np.concatenate(rows)
         if not self.info.classes:
             return None
-        columns = [pq.read_table(shard, columns=["label"])["label"].to_numpy() for shard in self.shards(split)]
-        return np.concatenate(columns).astype(np.int64)
+        return np.concatenate([column.to_numpy() for column in self._column(split, "label")]).astype(np.int64)
+
+    def _column(self, split: str, name: str) -> list[pa.ChunkedArray]:
+        """The column ``name`` of each shard."""
+        found = []
+        for shard in self.shards(split):
+            with _whole(shard):
+                found.append(pq.read_table(shard, columns=[name])[name])
+        return found
 
     def pixels(self, split: str = "train") -> np.ndarray:
         """All pictures of ``split``: uint8 of shape (N, C, H, W), memory-mapped, read-only.
@@ -117,8 +126,10 @@ class PreparedDataset:
         shape = (info.splits.get(split, 0), channels, info.height, info.width)
         path = self._cache_dir / name
         if not path.is_file():
-            shards = self.shards(split)
-            held = sum(pq.read_metadata(shard).num_rows for shard in shards)
+            shards, held = self.shards(split), 0
+            for shard in shards:
+                with _whole(shard):
+                    held += pq.read_metadata(shard).num_rows
             if held != shape[0]:
                 raise DataError(
                     f"{self.directory}: {split} holds {held} pictures, {DATASET_FILE} says {shape[0]}. Ingest again."
@@ -127,19 +138,34 @@ class PreparedDataset:
                 array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
                 row = 0
                 for shard in shards:
-                    for batch in pq.ParquetFile(shard).iter_batches(columns=[column], batch_size=1024):
-                        for content in batch.column(column).field("bytes").to_pylist():
-                            picture = decode_prepared(content, channels)
-                            if picture.shape != shape[1:]:
-                                raise DataError(
-                                    f"{shard}: a picture is {picture.shape[1]}x{picture.shape[2]} pixels where "
-                                    f"{DATASET_FILE} says {info.height}x{info.width}. Ingest again."
-                                )
-                            array[row] = picture
-                            row += 1
+                    for content in _contents(shard, column):
+                        picture = decode_prepared(content, channels)
+                        if picture.shape != shape[1:]:
+                            raise DataError(
+                                f"{shard}: a picture is {picture.shape[1]}x{picture.shape[2]} pixels where "
+                                f"{DATASET_FILE} says {info.height}x{info.width}. Ingest again."
+                            )
+                        array[row] = picture
+                        row += 1
                 array.flush()
                 del array
         return np.load(path, mmap_mode="r")
+
+
+@contextlib.contextmanager
+def _whole(shard: Path) -> Iterator[None]:
+    """A block that reads ``shard``; raises DataError where it is damaged."""
+    try:
+        yield
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{shard} is damaged ({error}). Run the ingest stage again.") from error
+
+
+def _contents(shard: Path, column: str) -> Iterator[bytes]:
+    """The PNGs in a column of a shard."""
+    with _whole(shard):
+        for batch in pq.ParquetFile(shard).iter_batches(columns=[column], batch_size=1024):
+            yield from batch.column(column).field("bytes").to_pylist()
 
 
 def decode_prepared(content: bytes, channels: int) -> np.ndarray:

@@ -1,13 +1,14 @@
 """Files that are either whole or absent, and digests of their content."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ def replacing(path: Path | str) -> Iterator[Path]:
     The temporary may become a file or a directory. An existing directory at ``path`` is replaced by a directory only.
 
     Raises:
+        OSError: nothing can be written beside ``path``.
         IsADirectoryError: the block made a file, or nothing, and ``path`` is a directory, which stays as it is.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:  # of the name that was asked for: nobody knows the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from None
     temporary = holder / path.name
     try:
         yield temporary
@@ -34,6 +39,35 @@ def replacing(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold ``folder`` for this process alone, for the length of the block: yields False where another one holds it.
+
+    The folder is made; one that was not there before and is empty at the end goes again.
+    """
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def what_failed(error: OSError) -> str:
+    """In words what the system refused: the file and the reason."""
+    reason = (error.strerror or str(error)).lower()
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def obstacle(path: Path, *, folder: bool = False) -> str | None:

@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ from gan_core.config import as_dict, build
 from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
-from gan_core.files import write_text
+from gan_core.files import held, what_failed, write_text
 from gan_core.grid import save_sheet
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
@@ -40,7 +41,9 @@ class Console(Observer):
 
     def __init__(self, out: Path, steps: int) -> None:
         self._out = out
-        self._bar = tqdm(total=steps, unit="step", desc="train", dynamic_ncols=True, mininterval=1)
+        # Where nobody looks, a line a second would fill the log.
+        seldom = 1 if sys.stderr.isatty() else 30
+        self._bar = tqdm(total=steps, unit="step", desc="train", dynamic_ncols=True, mininterval=seldom)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Append to the file, move the bar."""
@@ -88,8 +91,8 @@ def meanings(config: type) -> dict[str, str]:
         for field, below in itertools.pairwise(definition.body):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
                 text = " ".join(str(ast.literal_eval(below.value)).split())
-                # A sentence that goes on from another field's begins with three full stops, which end nothing.
-                found[field.target.id] = re.split(r"(?<!\.)\. ", text)[0].removesuffix(".")
+                # Three full stops, with which a sentence goes on from another field's, end nothing; nor does "et al."
+                found[field.target.id] = re.split(r"(?<!\.)(?<!et al)\. ", text)[0].removesuffix(".")
     return found
 
 
@@ -178,20 +181,30 @@ def _value(text: str, option: str) -> Any:
 def main(arguments: list[str] | None = None) -> None:
     """Train, export the averaged generator to ``OUT/generator``."""
     options = parse(arguments)
-    family, train = settings(options)
+    settings(options)  # what is wrong with them is said before anything is made
     if options.out.exists() and not options.out.is_dir():
         raise SettingsError(f"--out: {options.out} is a file. Name a folder, new or of an earlier run.")
+    with held(options.out) as ours:
+        if not ours:
+            raise SettingsError(
+                f"--out: another process trains into {options.out} now. Wait until it ends, or name another folder."
+            )
+        _train(options)
+
+
+def _train(options: argparse.Namespace) -> None:
+    family, train = settings(options)
     device, dataset = choose_device(options.device), PreparedDataset(options.data)
     if options.preset == "auto":
         chosen = choose(options.family, dataset.info, device, train.steps, given=given(options))
         family, train = settings(options, chosen)
-    console = Console(options.out, train.steps)
-    try:
-        trainer = Trainer(
-            options.family, family, dataset, train, options.out / "checkpoints", device=device, observer=console
+    trainer = Trainer(options.family, family, dataset, train, options.out / "checkpoints", device=device)
+    if trainer.step >= train.steps:
+        print(
+            f"{options.out} is at step {trainer.step} already: with --steps {train.steps} there is nothing left to do."
         )
-        # Not before: what is refused leaves nothing behind.
-        options.out.mkdir(parents=True, exist_ok=True)
+    trainer.observer = console = Console(options.out, train.steps)
+    try:
         console.resume(trainer.step)
         trainer.run()
     finally:
@@ -206,3 +219,8 @@ if __name__ == "__main__":
         main()
     except GantryError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {what_failed(error)}. Change its permissions, or name another place.")
+    except KeyboardInterrupt:
+        print("Stopped. Started again with the same arguments, it goes on from its last checkpoint.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

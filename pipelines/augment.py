@@ -38,6 +38,9 @@ class Report:
     """The generator's digest."""
     dataset: str
     """The real dataset's digest."""
+    learnt_from: str
+    """The digest of the dataset that the generator was trained on: where it is another one, the generator may know the test
+    pictures. Empty where it does not say."""
 
     @property
     def gain(self) -> float:
@@ -106,13 +109,24 @@ def augment(
             test_pictures=dataset.info.splits["test"],
             generator=generator.digest,
             dataset=dataset.info.digest,
+            learnt_from=generator.info.get("dataset", ""),
         )
         write_json(folder / REPORT, {**asdict(report), "gain": report.gain, "noise": report.noise})
     tracked = track(out, Path.cwd()) if out.resolve().is_relative_to(Path.cwd()) else False
     click.echo(f"{out}: {described.splits['train']} training pictures, {per_class} of each class generated")
     click.echo(json.dumps({name: round(float(np.mean(values)), 4) for name, values in accuracies.items()}))
-    noise = "" if report.noise is None else f" (standard error {report.noise:.2%} over {runs} runs)"
-    click.echo(f"Accuracy changes by {report.gain:+.2%}{noise}.")
+    noise = (
+        "of one run, which says nothing about noise"
+        if report.noise is None
+        else (f"standard error {100 * report.noise:.2f} over {runs} runs")
+    )
+    click.echo(f"Accuracy changes by {100 * report.gain:+.2f} percentage points ({noise}).")
+    if report.learnt_from != report.dataset:
+        click.echo(
+            f"Careful: the generator learnt from other data ({report.learnt_from[:12] or 'unknown'}) than {data} "
+            f"({report.dataset[:12]}). It may know the test pictures, and then the gain is none. Train one on {data}.",
+            err=True,
+        )
     click.echo(f"Tracked by {out.name}.dvc." if tracked else "Not versioned: no DVC repository holds it.")
 
 

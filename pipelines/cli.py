@@ -7,6 +7,7 @@ import sys
 import click
 
 from gan_core.errors import GantryError
+from gan_core.files import what_failed
 
 # Nothing that Gantry starts reports home; a user who wants it sets the variable.
 for _name, _value in {
@@ -66,4 +67,10 @@ def main() -> None:
         gantry(prog_name="gantry")
     except GantryError as error:
         click.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        told = f"error: {what_failed(error)}. Change its permissions, or name another place."
+        click.secho(told, fg="red", err=True)
         sys.exit(1)

@@ -6,11 +6,11 @@ import click
 import torch
 from safetensors.torch import save_file
 
-from gan_core.errors import SettingsError
+from gan_core.errors import DataError, SettingsError
 from gan_core.files import obstacle, open_to_others, replacing, same_file
 from gan_core.generator import load_generator
 from gan_core.grid import save_sheet
-from gan_core.pictures import prepare
+from gan_core.pictures import PictureError, prepare
 from gan_core.precision import choose_device
 from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder
@@ -36,7 +36,10 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
         generator = load_generator(folder, choose_device(device))
     shape = generator.info["shape"]
     size = (shape["height"], shape["width"])
-    pixels = prepare(picture.read_bytes(), size=size, channels=shape["channels"], mode="crop")
+    try:
+        pixels = prepare(picture.read_bytes(), size=size, channels=shape["channels"], mode="crop")
+    except PictureError as error:
+        raise DataError(f"PICTURE {picture} cannot be read as a picture ({error}). Give another one.") from error
     target = torch.from_numpy(pixels.copy())
     found = generator.project(target, steps=steps, label=label_index(generator, label))
     save_sheet(out, torch.stack([target, found.picture]))
@@ -44,8 +47,8 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
         save_file({"styles": found.styles.contiguous()}, temporary)
         open_to_others(temporary)
     click.echo(
-        f"{found.distance:.1f} grey levels from {picture} (the mean style: {found.distance_of_mean:.1f}): {out}, styles in "
-        f"{table}"
+        f"{found.distance:.1f} grey levels away from {picture} (the mean style: {found.distance_of_mean:.1f}): {out}, "
+        f"styles in {table}"
     )
 
 

@@ -40,6 +40,7 @@ def recommend(data: Path, device: str, as_json: bool) -> None:
         if entry.problem:
             click.echo(textwrap.indent(textwrap.fill(entry.problem, 100), " " * 12))
     click.echo(f"\nIn params.yaml: model: {{family: {found[0].family}, preset: auto}}")
+    click.echo("and leave out of train what you do not mean to say yourself: what stands there overrules the recipe.")
 
 
 def duration_about(hours: float) -> str:

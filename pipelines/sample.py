@@ -51,7 +51,7 @@ def sample(
     through the latent space from picture to picture, anything else a folder of single PNGs.
     """
     out = out or Path("samples.png")
-    kind = _kind(out)
+    kind = _kind(out, seed)
     if frames and kind != ".gif":
         raise SettingsError(f"--frames is for a moving picture: let --out end in .gif, not '{out.name}'.")
     if mix:
@@ -69,16 +69,20 @@ def sample(
         save_sheet(out, torch.cat(list(_draw(generator, count, seed, chosen, truncation))))
     else:
         index = 0
-        out.mkdir(parents=True, exist_ok=True)
         for pictures in _draw(generator, count, seed, chosen, truncation):
             for picture in pictures:
-                with replacing(out / f"seed{seed:04d}-{index:06d}.png") as temporary:
+                with replacing(out / f"{_stem(seed)}-{index:06d}.png") as temporary:
                     contact_sheet(picture[None], gap=0, scale=1).save(temporary, format="PNG")
                 index += 1
     click.echo(f"{count} pictures of seed {seed} from generator {generator.digest[:12]}: {out}")
 
 
-def _kind(out: Path) -> str:
+def _stem(seed: int) -> str:
+    """How the names of single pictures of ``seed`` begin."""
+    return f"seed{seed:04d}"
+
+
+def _kind(out: Path, seed: int) -> str:
     """What is written at ``out``: ``.png``, ``.gif``, or with an empty word a folder.
 
     Raises:
@@ -88,6 +92,8 @@ def _kind(out: Path) -> str:
     if not kind and out.suffix.lower() in SUFFIXES and not out.is_dir():
         raise SettingsError(f"--out {out}: one picture is a .png or a .gif; name one of these, or a folder.")
     found = obstacle(out, folder=not kind)
+    if not (found or kind) and any(out.glob(f"{_stem(seed)}-*.png")):
+        found = f"pictures of seed {seed} lie there already, and those of another model or label have the same names"
     if found:
         raise SettingsError(f"--out {out}: {found}. Choose another name.")
     return kind

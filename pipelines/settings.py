@@ -123,7 +123,7 @@ class TuneSettings:
     """Settings to search, by their dotted name in this file. ``auto`` there is what the family has for it."""
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "trials")
+        check_least(self, 0, "trials", "seed")
         check_least(self, 1, "steps", "report_every", "concurrent")
         check_least(self, 2, "samples", "reduction")
         check(self.report_every <= self.steps, f"report_every: {self.report_every} is more than steps ({self.steps}).")
@@ -149,6 +149,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         check_least(self, 2, "samples", "real")
         check_least(self, 1, "batch")
+        check_least(self, 0, "seed")
         check(bool(_SPLIT.fullmatch(self.split)), f"split: {self.split!r} is no name of a split (train, test).")
         check_choice(self, FEATURES, "features")
 

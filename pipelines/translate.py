@@ -21,7 +21,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan_core import pictures
-from gan_core.conditions import Condition, encode, read_condition, read_reference, target_index, with_alpha
+from gan_core.conditions import (
+    Condition,
+    domain_names,
+    encode,
+    read_condition,
+    read_reference,
+    target_index,
+    with_alpha,
+)
 from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape
 from gan_core.files import replacing
@@ -114,8 +122,12 @@ def translate(
         told = {"generator": generator.digest, "out": str(out), "translated": outcome.translated}
         click.echo(json.dumps({**told, "failed": outcome.failed}, indent=2))
     else:
-        to = ("" if target is None else f" to {target}") + ("" if like is None else f" like {like}")
-        click.echo(f"{outcome.translated} pictures translated{to} by generator {generator.digest[:12]}: {out}")
+        names = domain_names(generator)
+        # Of two domains that a generator goes to and fro between, the second is meant where none is named.
+        meant = target or (names[1] if len(names) == 2 else None)
+        to = ("" if meant is None else f" to {meant}") + ("" if like is None else f" like {like}")
+        count = "1 picture" if outcome.translated == 1 else f"{outcome.translated} pictures"
+        click.echo(f"{count} translated{to} by generator {generator.digest[:12]}: {out}")
         if outcome.failed:
             click.echo(f"{len(outcome.failed)} of {len(tasks)} failed:", err=True)
             for name, reason in outcome.failed.items():

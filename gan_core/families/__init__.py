@@ -1,5 +1,6 @@
 """The table of families: one module a family, one line here."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,19 @@ def family_config(name: str, values: Mapping[str, Any], where: str = "model") ->
     """The typed configuration of the family ``name`` from plain values, checked; raises SettingsError."""
     if name not in FAMILIES:
         raise SettingsError(f"{where}.family: there is no family '{name}'.{nearest(name, FAMILIES)}")
+    _refuse_others_settings(name, values, where)
     return build(FAMILIES[name].Config, values, where=where)
+
+
+def _refuse_others_settings(name: str, values: Mapping[str, Any], where: str) -> None:
+    """Raise SettingsError, naming all of them, where ``values`` has settings that other families have, and not this one."""
+    known = {family: {field.name for field in dataclasses.fields(kind.Config)} for family, kind in FAMILIES.items()}
+    strange = [key for key in values if key not in known[name] and any(key in names for names in known.values())]
+    if strange:
+        raise SettingsError(
+            f"{', '.join(f'{where}.{key}' for key in strange)}: {name} has no such settings, they are another family's. Leave "
+            f"them out; with preset: auto what {name} needs is chosen."
+        )
 
 
 def build_family(name: str, config: Any, shape: ImageShape) -> Family:

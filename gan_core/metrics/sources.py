@@ -202,7 +202,7 @@ class PictureFiles:
             name = self._names[index]
             content = self._read(name)
             try:
-                return prepare(torch.from_numpy(decode(content, 3))[None])
+                return prepare(torch.tensor(decode(content, 3))[None])
             except DataError as error:
                 raise self._unreadable(name, error) from error
 

@@ -79,7 +79,7 @@ class TrainConfig:
             *("steps", "batch", "discriminator_steps", "accumulate"),
             *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "collapse_patience"),
         )
-        check_least(self, 0, "fid_every", "max_rollbacks", "burn_in_kimg", "collapse_diversity")
+        check_least(self, 0, "fid_every", "max_rollbacks", "burn_in_kimg", "seed")
         check_least(self, 2, "fid_samples")
         check(
             self.fid_every > 0 or not self.keep_best,
@@ -88,7 +88,7 @@ class TrainConfig:
         check(0 < self.final_lr_share <= 1, f"final_lr_share: must lie in (0, 1], got {self.final_lr_share}.")
         for name in ("generator_lr", "discriminator_lr", "ema_half_life_kimg"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
-        check_below_one(self, "beta1", "beta2", "final_beta2")
+        check_below_one(self, "beta1", "beta2", "final_beta2", "collapse_diversity")
         check(0 <= self.decay_from <= 1, f"decay_from: must lie in [0, 1], got {self.decay_from}.")
         check(0 <= self.jitter <= 1, f"jitter: must lie in [0, 1], got {self.jitter}.")
         check(

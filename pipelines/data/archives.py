@@ -268,5 +268,5 @@ def _tree_members(source: Path) -> Iterator[_Member]:
             if path.is_symlink() and resolved.is_dir():
                 raise DataError(f"{path} is refused: it is a link to a folder. Put the folder itself there.")
             if not resolved.is_file():
-                raise DataError(f"{path} is refused: it is no regular file.")
+                raise DataError(f"{path} is refused: it is no regular file, or a link to nowhere. Take it out.")
             yield inside, resolved.stat().st_size, lambda resolved=resolved: resolved.open("rb")  # type: ignore[misc]

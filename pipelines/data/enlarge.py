@@ -35,6 +35,11 @@ def check_generator(generator: Generator, info: DatasetInfo) -> None:
         )
     if not info.classes:
         raise DataError(f"{info.name} has no labels: there are no classes to add pictures to.")
+    if generator.translates:
+        raise DataError(
+            f"A {generator.info['family']} generator makes pictures from pictures, and none from nothing (gantry translate "
+            "uses it). Train cgan, biggan, or stylegan2 or r3gan with model.conditional: true."
+        )
     if not generator.conditional:
         raise DataError(
             f"A {generator.info['family']} generator takes no class, so nobody knows what its pictures show. Train cgan, "

@@ -191,7 +191,7 @@ def _public_note(dataset: PublicDataset) -> SourceNote:
 
 def _refuse_unless(replace: bool, target: Path) -> None:
     if not replace:
-        raise DataError(f"{target} holds other data already. Choose another name, or replace it with --replace.")
+        raise DataError(f"{target} holds data already. Choose another name, or replace it with --replace.")
 
 
 def _check_source(source: str, root: Path) -> None:

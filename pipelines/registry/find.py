@@ -44,6 +44,12 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
             )
         yield place
         return
+    named = Path(model.removeprefix("models:/"))
+    if len(named.parts) > 2 or named.is_absolute() or model.startswith("."):  # NAME/VERSION has two parts
+        raise TrackingError(
+            f"There is no folder '{model}'. Train first, or name a registered model: NAME, NAME/VERSION, NAME@ALIAS or a "
+            "run's id."
+        )
     if tracking_uri is None:
         raise TrackingError(
             f"There is no folder '{model}', and nothing says where registered models are: run this in the checkout, or set "

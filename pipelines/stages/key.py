@@ -65,7 +65,12 @@ def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
         for dep in stage.deps:
             place = Path(dep.fs_path).relative_to(root).as_posix() if dep.is_in_repo else str(dep)
             if not dep.exists:
-                raise StageError(f"Stage '{name}' needs {place}, which does not exist. Run the stages before it.")
+                remedy = "Run the stages before it."
+                if place.startswith("data/raw/"):
+                    remedy = (
+                        "Bring it there (gantry data add or gantry data fetch), or change data.name in params.yaml."
+                    )
+                raise StageError(f"Stage '{name}' needs {place}, which does not exist. {remedy}")
             try:
                 if isinstance(dep, ParamsDependency):
                     parameters.setdefault(place, {}).update(dep.get_hash().value)

@@ -95,6 +95,16 @@ def test_pictures_that_contradict_the_description_are_refused_and_nothing_is_cac
     assert not list(tmp_path.rglob("*.npy"))
 
 
+@pytest.mark.parametrize("read", ["pixels", "labels"])
+def test_a_shard_that_is_cut_short_is_named_with_the_remedy(tmp_path: Path, read: str) -> None:
+    directory = write_prepared(tmp_path / "data", blobs(4), np.arange(4) % 2)
+    (shard,) = directory.glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"train-00000-of-00001.parquet is damaged .*Run the ingest stage again"):
+        getattr(PreparedDataset(directory, tmp_path / "cache"), read)()
+    assert not list(tmp_path.rglob("*.npy"))
+
+
 def test_decoding_gives_channels_first(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -35,6 +35,24 @@ def test_replacing_makes_missing_parents_and_leaves_only_the_result(tmp_path: Pa
     assert names(tmp_path / "deep" / "er") == ["b.txt"]
 
 
+def test_a_refusal_of_the_system_names_what_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory") as caught, files.replacing(tmp_path / "file" / "sub" / "new"):
+        pass
+    assert files.what_failed(caught.value) == f"{tmp_path / 'file' / 'sub' / 'new'}: not a directory"
+
+
+def test_a_folder_is_held_by_one_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with files.held(folder) as first, files.held(folder) as second:
+        assert (first, second) == (True, False)
+    assert not folder.exists(), "what was made for it and stayed empty is gone"
+    with files.held(folder) as again:
+        assert again
+        (folder / "result").touch()
+    assert (folder / "result").exists()
+
+
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     for name in ("first", "second"):

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from gan_core import train
 from gan_core.errors import DataError, SettingsError
 from gan_core.families import FAMILIES
 from gan_core.families.dcgan import DcganConfig
+from gan_core.files import held
 from gan_core.generator import load_generator
 from gan_core.training.config import TrainConfig
 from tests.datasets import blobs, write_prepared
@@ -102,6 +105,22 @@ def test_what_cannot_work_is_an_error_that_leaves_nothing_behind(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-file", "data"]
 
 
+def test_two_processes_never_train_into_one_folder(tmp_path: Path) -> None:
+    data, out = write_prepared(tmp_path / "data", blobs(8)), tmp_path / "out"
+    with held(out), pytest.raises(SettingsError, match="another process trains into .*out now"):
+        train.main(["--data", str(data), "--out", str(out), "--device", "cpu"])
+    assert not out.exists()
+
+
+def test_a_run_that_is_further_than_asked_for_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_prepared(tmp_path / "data", blobs(8)), tmp_path / "out"
+    words = ["--data", str(data), "--out", str(out), "--device", "cpu", "--batch", "4", "--model", "width=4"]
+    train.main([*words, "--steps", "3"])
+    assert "nothing left to do" not in capsys.readouterr().out
+    train.main([*words, "--steps", "2"])
+    assert "is at step 3 already: with --steps 2 there is nothing left to do" in capsys.readouterr().out
+
+
 def test_every_setting_of_a_run_and_of_every_family_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
     for field in dataclasses.fields(TrainConfig):
         assert len(train.meanings(TrainConfig)[field.name]) > 5, field.name
@@ -115,6 +134,7 @@ def test_every_setting_of_a_run_and_of_every_family_says_what_it_means(capsys: p
     assert "ramps up from 5% of the images seen so far (default 10.0)" in told
     assert "diversity_steps: ... which falls linearly to 0 over so many steps (default 100000)" in told
     assert "slope: Leak slope of every leaky ReLU in the discriminator (default 0.2)" in told
+    assert "(Goodfellow et al (default" not in told
 
 
 def test_a_resumed_console_drops_the_rows_that_come_again_and_half_a_line(tmp_path: Path) -> None:
@@ -132,6 +152,27 @@ def test_as_a_program_it_ends_with_one_line_and_without_a_traceback_on_an_error(
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("error: No prepared dataset in")
     assert "Traceback" not in ended.stderr
+
+
+def test_interrupted_it_says_how_to_go_on_without_a_traceback(tmp_path: Path) -> None:
+    data, out = write_prepared(tmp_path / "data", blobs(8)), tmp_path / "out"
+    command = [sys.executable, "-m", "gan_core.train", "--data", str(data), "--out", str(out), "--device", "cpu"]
+    settings = ["--batch", "4", "--model", "width=4", "--steps", "100000", "--log-every", "5"]
+    process = subprocess.Popen([*command, *settings], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 180
+        while not (out / "metrics.jsonl").exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 128 + signal.SIGINT
+    assert told.splitlines()[-1].startswith("Stopped. Started again with the same arguments, it goes on")
+    assert "Traceback" not in told
 
 
 def test_it_needs_nothing_but_torch_and_the_data() -> None:

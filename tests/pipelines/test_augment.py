@@ -27,10 +27,18 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def generator(directory: Path, family: str = "cgan", size: int = 16, classes: tuple[str, ...] = ("0", "1")) -> Path:
+def generator(
+    directory: Path,
+    family: str = "cgan",
+    size: int = 16,
+    classes: tuple[str, ...] = ("0", "1"),
+    dataset: str = "",
+) -> Path:
     shape = ImageShape(channels=1, height=size, width=size, classes=len(classes))
-    built = build_family(family, family_config(family, {"width": 4, "latent": 8}), shape)
-    save_generator(directory, family_name=family, family=built, extra={"classes": list(classes)})
+    small = {"width": 4, "blocks": 1} if family == "stargan" else {"width": 4, "latent": 8}
+    built = build_family(family, family_config(family, small), shape)
+    extra = {"classes": list(classes), "dataset": dataset}
+    save_generator(directory, family_name=family, family=built, extra=extra)
     return directory
 
 
@@ -68,7 +76,16 @@ def test_the_report_compares_equal_training_on_the_real_test_split(data: Path, t
     assert len(report["real"]) == len(report["enlarged"]) == 2
     assert report["test_pictures"] == 6
     assert report["gain"] == pytest.approx(np.mean(report["enlarged"]) - np.mean(report["real"]))
-    assert f"{report['gain']:+.2%}" in said.output
+    assert f"{100 * report['gain']:+.2f} percentage points (standard error" in said.output
+
+
+def test_a_generator_that_may_know_the_test_pictures_is_named(data: Path, tmp_path: Path) -> None:
+    own, arguments = PreparedDataset(data).info.digest, ("--per-class", 1, "--steps", 1, "--runs", 1)
+    for trained_on, careful in ((own, False), ("0123456789abcdef", True)):
+        model = generator(tmp_path / trained_on, dataset=trained_on)
+        said = run(data, "--model", model, *arguments, "--out", tmp_path / "out")
+        assert ("the generator learnt from other data (0123456789ab)" in said.output) == careful
+        assert json.loads((tmp_path / "out" / "report.json").read_text())["learnt_from"] == trained_on
 
 
 def test_of_a_single_run_no_error_is_told_and_the_report_is_json(data: Path, tmp_path: Path) -> None:
@@ -82,6 +99,7 @@ def test_of_a_single_run_no_error_is_told_and_the_report_is_json(data: Path, tmp
     assert report["noise"] is None
     assert "nan" not in said.output
     assert "standard error" not in said.output
+    assert "of one run, which says nothing about noise" in said.output
 
 
 def test_what_an_earlier_run_wrote_is_replaced(data: Path, tmp_path: Path) -> None:
@@ -165,6 +183,7 @@ def test_the_same_arguments_give_the_same_version_and_others_another(data: Path,
         ("cgan", 32, ("0", "1"), "makes pictures of 32x32x1, test holds 16x16x1"),
         ("cgan", 16, ("0", "9"), "knows the classes 0, 9; test has 0, 1"),
         ("dcgan", 16, ("0", "1"), "A dcgan generator takes no class"),
+        ("stargan", 16, ("0", "1"), "A stargan generator makes pictures from pictures"),
     ],
 )
 def test_a_generator_that_does_not_fit_is_refused_and_nothing_is_written(

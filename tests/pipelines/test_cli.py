@@ -2,8 +2,27 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from pipelines import cli
 from tests.pipelines.toy import CHECKOUT, environment
+
+
+def test_what_the_system_refuses_is_one_line_that_names_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    def command(**_: object) -> None:
+        (tmp_path / "file" / "inside").read_text()
+
+    monkeypatch.setattr(cli, "gantry", command)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert f"error: {tmp_path}/file/inside: not a directory. Change its permissions" in capsys.readouterr().err
 
 
 def test_a_stage_that_is_ended_prints_no_native_stack():

@@ -118,9 +118,21 @@ def test_the_kind_of_file_goes_by_its_ending_in_any_case(plain: Path, tmp_path: 
 
 def test_a_folder_may_have_any_name_and_take_more_pictures(plain: Path, tmp_path: Path) -> None:
     (tmp_path / "old.jpg").mkdir()
-    for folder in ("v1.0", "old.jpg", "old.jpg"):
-        run(plain, "--n", 2, "--out", tmp_path / folder)
-        assert len(list((tmp_path / folder).iterdir())) == 2
+    for folder, seed, count in (("v1.0", 0, 2), ("old.jpg", 0, 2), ("old.jpg", 1, 4)):
+        run(plain, "--n", 2, "--seed", seed, "--out", tmp_path / folder)
+        assert len(list((tmp_path / folder).iterdir())) == count
+
+
+def test_single_pictures_that_are_there_are_not_mixed_with_others_of_their_names(plain: Path, tmp_path: Path) -> None:
+    run(plain, "--n", 3, "--out", tmp_path / "folder")
+    with pytest.raises(SettingsError, match="pictures of seed 0 lie there already"):
+        run(plain, "--n", 2, "--truncation", 0.5, "--out", tmp_path / "folder")
+
+
+def test_what_is_refused_leaves_no_empty_folder(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="truncation"):
+        run(plain, "--truncation", 0, "--out", tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_a_label_for_an_unconditional_generator_is_refused(plain: Path) -> None:

@@ -36,6 +36,12 @@ def test_the_projects_own_settings_are_valid() -> None:
     [
         ({"train": {"setps": 3}}, r"Unknown setting 'train.setps'. Did you mean 'steps'\?"),
         ({"model": {"widht": 3}}, r"Unknown setting 'model.widht'. Did you mean 'width'\?"),
+        (
+            {"model": {"family": "pix2pix", "latent": 9, "prior": "normal"}},
+            r"model.init, model.latent, model.loss, model.prior: pix2pix has no such settings",
+        ),
+        ({"train": {"collapse_diversity": 1.5}}, r"train.collapse_diversity: must lie in \[0, 1\)"),
+        ({"train": {"seed": -1}}, r"train.seed: must be at least 0"),
         ({"model": {"family": "dcgam"}}, r"there is no family 'dcgam'. Did you mean 'dcgan'\?"),
         ({"trian": {}}, r"Unknown setting 'trian'. Did you mean 'train'\?"),
         ({"train": {"batch": "many"}}, r"train.batch: expected a whole number, got 'many'"),

@@ -150,7 +150,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(generator_of, tmp_path: Path) -
         zipped.writestr("../outside.png", png(3))
         zipped.writestr("empty.jpg", b"")
     done = run(generator_of("cyclegan"), tmp_path / "some.zip", tmp_path / "out", status=1)
-    assert "1 pictures translated" in done.output
+    assert "1 picture translated to" in done.output
     assert "3 of 4 failed" in done.output
     for name, reason in (("cut.png", "truncated"), ("../outside.png", "leads out of the zip"), ("empty.jpg", "empty")):
         assert any(name in line and reason in line for line in done.output.splitlines())

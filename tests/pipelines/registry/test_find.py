@@ -52,6 +52,8 @@ def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, monke
         ("digits/", "There is no generator 'digits/'"),
         ("a'b", "There is no generator 'a'b'"),
         ("a\"b'c", "There is no generator"),
+        ("outputs/train/generator", "There is no folder 'outputs/train/generator'. Train first"),
+        ("./digits", "There is no folder './digits'"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(register, uri, model, words):
