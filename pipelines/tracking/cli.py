@@ -8,6 +8,7 @@ import click
 from tqdm import tqdm
 
 from pipelines.settings import load_settings
+from pipelines.tracking.abandoned import end_abandoned
 from pipelines.tracking.events import REFUSED, count_events, find_logs, read_events
 from pipelines.tracking.replay import Cursor
 from pipelines.tracking.shipper import sync as send
@@ -26,6 +27,7 @@ def track() -> None:
 def sync(as_json: bool) -> None:
     """Send everything that still waits in var/track to the tracking server, now."""
     settings = load_settings().track
+    end_abandoned(TRACK_DIR)
     waiting = LogTree(TRACK_DIR, tracking_uri=settings.uri, experiment=settings.experiment).waiting()
     with tqdm(total=waiting, unit=" events", disable=as_json or not waiting) as bar:
         sent = send(
@@ -45,6 +47,7 @@ def sync(as_json: bool) -> None:
 def status(as_json: bool) -> None:
     """List the runs logged here, and how much of each the tracking server has. Does not contact it."""
     settings = load_settings().track
+    end_abandoned(TRACK_DIR)
     destination = LogTree(TRACK_DIR, tracking_uri=settings.uri, experiment=settings.experiment).destination
     rows = [_describe(folder, destination) for folder in find_logs(TRACK_DIR)]
     rows.sort(key=lambda row: row["started"])

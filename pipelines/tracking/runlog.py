@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from gan_core.errors import TrackingError
+from pipelines.stages.alive import identity
 from pipelines.tracking.events import ARTIFACTS, EVENTS, append, exclusive, log_folder, now_ms, read_events
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -57,7 +58,7 @@ class RunLog:
         self._file = os.open(self.folder / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._mutex = threading.Lock()
         self._logged_until = self._last_steps()
-        self._append("open", key=key, name=name, parent=parent_key, tags=_texts(tags or {}))
+        self._append("open", key=key, name=name, parent=parent_key, tags=_texts(tags or {}), process=identity())
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; nested mappings become dotted names, values that are no text are written as JSON."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gan_core.errors import TrackingError
+from pipelines.tracking.abandoned import end_abandoned
 from pipelines.tracking.store import short, uri_setting
 from pipelines.tracking.tree import KEPT_DAYS, LogTree, Pass, prune
 
@@ -45,6 +46,8 @@ class Shipper:
     def __enter__(self) -> "Shipper":
         for old in prune(self._directory):
             _LOG.info("Removed %s: the tracking server has had all of it for %.0f days.", old, KEPT_DAYS)
+        for name in end_abandoned(self._directory):
+            _LOG.info("Run '%s' was killed; it is marked so.", name)
         self._thread.start()
         return self
 

@@ -1,0 +1,55 @@
+"""Runs that nobody is going to end: of processes that were killed before they could say so."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.stages.alive import lives
+from pipelines.tracking.events import EVENTS, append, exclusive, find_logs, read_events
+
+_LAST_LINE = 4096
+
+
+def end_abandoned(directory: Path | str) -> list[str]:
+    """Finish as KILLED, at the time they were last heard of, all runs under ``directory`` whose processes are gone.
+
+    Opened again, as by a stage that resumes, such a run goes on. Returns the runs' names.
+    """
+    return [name for folder in find_logs(directory) for name in _end(folder)]
+
+
+def _end(folder: Path) -> Iterator[str]:
+    descriptor = os.open(folder / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        if _is_finished(descriptor):
+            return
+        with exclusive(descriptor):  # whoever opens the run now is seen below, or comes after
+            name, last = folder.name, 0
+            processes: list[str | None] = []
+            for event, _ in read_events(folder):
+                if event is None:
+                    continue
+                last = event["time"]
+                if event["kind"] == "finish":
+                    processes = []
+                elif event["kind"] == "open":
+                    name = event["name"]
+                    processes.append(event.get("process"))
+            # Of a run that an earlier edition opened nobody knows the process.
+            if processes and not any(process is None or lives(process) for process in processes):
+                append(descriptor, {"kind": "finish", "time": last, "status": "KILLED"})
+                yield name
+    finally:
+        os.close(descriptor)
+
+
+def _is_finished(descriptor: int) -> bool:
+    """Whether the last event says that the run has ended: most have, and their logs need not be read."""
+    size = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, _LAST_LINE, max(size - _LAST_LINE, 0))
+    last = tail.removesuffix(b"\n").rpartition(b"\n")[2]
+    try:
+        return bool(json.loads(last)["kind"] == "finish")
+    except (ValueError, TypeError, KeyError):
+        return False
