@@ -22,8 +22,11 @@ def map_here(function: Callable[[S], R], pieces: Sequence[S], /) -> Iterator[R]:
     return (function(piece) for piece in pieces)
 
 
-def map_with_ray(workers: int) -> Mapper:
+def map_with_ray(workers: int, connect: Callable[[], object] | None = None) -> Mapper:
     """A mapper that runs at most ``workers`` Ray tasks of one CPU each at once, on the cluster that is connected.
+
+    A single piece runs in this process. Where there are more and no cluster is connected yet, ``connect`` connects one: to
+    start it takes longer than to convert a small data set.
 
     Of a cluster with no more CPUs than that, each finds a piece waiting when it is done; should the cluster grow just then,
     those that wait run beside the others.
@@ -32,8 +35,13 @@ def map_with_ray(workers: int) -> Mapper:
     """
 
     def run(function: Callable[[S], R], pieces: Sequence[S], /) -> Iterator[R]:
+        if len(pieces) <= 1:
+            yield from map_here(function, pieces)
+            return
         import ray
 
+        if connect is not None and not ray.is_initialized():
+            connect()
         if not ray.is_initialized():
             raise DataError(f"{workers} ingest workers need a Ray cluster; call ray.init() first, or set workers to 1.")
         task: Any = ray.remote(num_cpus=1)(function)
@@ -63,6 +71,6 @@ def _at_once(workers: int) -> int:
     return 2 * workers if 0 < ray.cluster_resources().get("CPU", 0) <= workers else workers
 
 
-def mapper_for(workers: int) -> Mapper:
-    """:func:`map_here` for one worker, Ray tasks for more."""
-    return map_here if workers == 1 else map_with_ray(workers)
+def mapper_for(workers: int, connect: Callable[[], object] | None = None) -> Mapper:
+    """:func:`map_here` for one worker, Ray tasks for more (:func:`map_with_ray`)."""
+    return map_here if workers == 1 else map_with_ray(workers, connect)

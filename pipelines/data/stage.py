@@ -15,13 +15,15 @@ OUT = "data/prepared"
 
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
-    """Ingest with Ray tasks, or in this process when one worker is asked for; gives the stage's outs."""
+    """Ingest with Ray tasks, or in this process when one worker is asked for or is enough; gives the stage's outs."""
     prepared, workers = context.work / "prepared", settings.ingest.workers
     raw = context.root / "data/raw" / settings.data.name
-    ray = cluster(root=context.root, log_to_driver=False) if workers > 1 else contextlib.nullcontext()
-    with stage_run(context, settings) as run, ray:
+    with stage_run(context, settings) as run, contextlib.ExitStack() as stack:
+        mapper = mapper_for(
+            workers, connect=lambda: stack.enter_context(cluster(root=context.root, log_to_driver=False))
+        )
         run.params({"ingest": settings.as_dict()["ingest"]})
-        info = ingest(raw, prepared, settings.ingest, name=settings.data.name, map_shards=mapper_for(workers))
+        info = ingest(raw, prepared, settings.ingest, name=settings.data.name, map_shards=mapper)
         counts = {f"data/{split}": float(count) for split, count in info.splits.items()}
         run.metrics({**counts, "data/rejects": float(sum(info.rejects.values()))}, 0)
         run.artifact(prepared / "dataset.json")

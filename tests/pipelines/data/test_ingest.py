@@ -143,6 +143,26 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, ray_cluster:
         assert tree(tmp_path / "many") == tree(tmp_path / "one")
 
 
+def test_a_single_piece_is_done_here_and_starts_no_cluster(tmp_path: Path) -> None:
+    def connect() -> None:
+        raise AssertionError("for so little no cluster is started")
+
+    info = ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x", map_shards=map_with_ray(2, connect))
+    assert info.splits["train"]
+
+
+def test_for_more_pieces_a_cluster_is_asked_for(tmp_path: Path, short_runs: None) -> None:
+    import ray
+
+    if ray.is_initialized():
+        pytest.skip("the session's cluster is up")
+    asked = []
+    mapper = map_with_ray(2, lambda: asked.append(True))
+    with pytest.raises(DataError, match="need a Ray cluster"):
+        ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x", map_shards=mapper)
+    assert asked == [True]
+
+
 @pytest.mark.ray
 def test_the_ray_mapper_keeps_the_order_and_passes_errors_on(ray_cluster: str) -> None:
     def slow_first(piece: int) -> int:
@@ -360,7 +380,7 @@ def test_dataset_json_has_exactly_the_agreed_keys(tmp_path: Path) -> None:
     ]
 
 
-def test_more_than_one_worker_without_a_cluster_is_a_clear_error(tmp_path: Path) -> None:
+def test_more_than_one_worker_without_a_cluster_is_a_clear_error(tmp_path: Path, short_runs: None) -> None:
     import ray
 
     if ray.is_initialized():
