@@ -1,6 +1,6 @@
 """``model.preset: auto``: what to train with, chosen from the data and the device, each choice with its reason."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def choose(
         if name not in (given or {}):
             standing[name] = value
 
-    resolution = nearest_resolution(shape, kind.presets)
+    resolution = shape.nearest(kind.presets)
     for name, value in kind.presets.get(resolution, {}).items():
         take(f"model.{name}", value, f"the preset of {family} for {resolution} pixels")
     for name, value in kind.recipe.items():
@@ -131,9 +131,3 @@ def batch_size(shape: ImageShape, pictures: int, device: torch.device) -> int:
     most = _GPU_PIXELS // pixels if device.type == "cuda" else 2**16 // pixels
     most = min(most, 256 if device.type == "cuda" else 64, max(pictures // 8, 8))
     return 2 ** max(3, most.bit_length() - 1)
-
-
-def nearest_resolution(shape: ImageShape, known: Iterable[int]) -> int:
-    """The resolution among ``known`` that is nearest to the shape's longer side, in octaves; 0 when none is known."""
-    side = max(shape.height, shape.width)
-    return min(known, key=lambda size: abs(size.bit_length() - side.bit_length()), default=0)

@@ -1,6 +1,6 @@
 """The contract between a family (an adversarial game) and everything that trains, samples or exports one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +41,11 @@ class ImageShape:
             condition_channels=info.condition_channels,
             derived=info.derived,
         )
+
+    def nearest(self, resolutions: Iterable[int]) -> int:
+        """The one of ``resolutions`` that is nearest to the longer side, in octaves; 0 when there is none."""
+        side = max(self.height, self.width)
+        return min(resolutions, key=lambda size: abs(size.bit_length() - side.bit_length()), default=0)
 
     def halvings(self, family: str, largest: int) -> int:
         """How many times ``family`` halves the picture until its shorter side is 4 to 7 pixels.

@@ -209,7 +209,7 @@ class R3gan(NoiseFamily):
     }
     on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 32, "width_max": 64, "blocks": 1}
     # A narrow layer has larger weights and takes larger steps; at the paper's rates this generator never catches up.
-    recipe_on_a_cpu: ClassVar[Mapping[str, Any]] = {"generator_lr": 2.5e-3, "discriminator_lr": 2.5e-3}
+    recipe_on_a_cpu: ClassVar[Mapping[str, Any]] = {"generator_lr": 2e-3, "discriminator_lr": 2e-3}
     augmentation = "ada"
     search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **NoiseFamily.search,
@@ -229,6 +229,17 @@ class R3gan(NoiseFamily):
         }
         if config.gamma or config.final_gamma:
             self.penalties = (("r1", self.gamma, config.penalty_every), ("r2", self.gamma, config.penalty_every))
+
+    @classmethod
+    def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
+        """gamma for the batch: the preset's is for the paper's, and a smaller one makes noisier gradients."""
+        resolution = shape.nearest(PRESETS)
+        theirs = 512 if resolution == 32 else 256
+        if batch == theirs:
+            return []
+        reason = f"the preset's is for the paper's batch of {theirs}, and is taken by the inverse of the batch"
+        preset = PRESETS[resolution]
+        return [(name, preset[name] * theirs / batch, reason) for name in ("gamma", "final_gamma")]
 
     def gamma(self, batch: Batch) -> float:
         """Of both penalties at this batch: gamma at the start of the burn-in, final_gamma at its end."""

@@ -9,7 +9,7 @@ from gan_core import presets
 from gan_core.config import build
 from gan_core.data import DatasetInfo
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
-from gan_core.presets import batch_size, choose, micro_batches, nearest_resolution
+from gan_core.presets import batch_size, choose, micro_batches
 from gan_core.training.config import TrainConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -112,9 +112,3 @@ def test_a_family_with_a_batch_of_its_own_and_without_augmentation_keeps_to_that
     chosen = {c.name: c.value for c in choose("stargan", info(pictures=1_000), GPU, steps=1000)}
     assert chosen["train.batch"] == 16
     assert "train.augment" not in chosen
-
-
-def test_the_nearest_resolution_goes_by_octaves() -> None:
-    assert nearest_resolution(ImageShape(channels=1, height=28, width=28), (32, 64, 128)) == 32
-    assert nearest_resolution(ImageShape(channels=1, height=96, width=64), (32, 64, 128)) == 64
-    assert nearest_resolution(ImageShape(channels=1, height=96, width=64), ()) == 0
