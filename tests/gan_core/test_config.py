@@ -115,7 +115,9 @@ def test_what_as_dict_gives_builds_the_same_configuration_again() -> None:
         ({"batch": 4, "accumulate": 4}, "micro-batch needs at least 2 images"),
         ({"max_rollbacks": -1}, "must be at least 0, got -1"),
         ({"collapse_patience": 0}, "must be at least 1, got 0"),
-        ({"collapse_diversity": -0.1}, "must be at least 0, got -0.1"),
+        ({"collapse_diversity": -0.1}, r"must lie in \[0, 1\), got -0.1"),
+        ({"collapse_diversity": 1.5}, r"must lie in \[0, 1\), got 1.5"),
+        ({"seed": -1}, "must be at least 0, got -1"),
     ],
 )
 def test_a_training_setting_out_of_range_is_refused(values: dict[str, Any], message: str) -> None:

@@ -308,7 +308,7 @@ def test_a_url_whose_reader_is_not_installed_names_the_package(checkout: Path, m
 
 def test_a_name_that_is_taken_needs_replace(tmp_path: Path, checkout: Path) -> None:
     add("mine", str(pets(tmp_path / "a", each=1)), root=checkout)
-    with pytest.raises(DataError, match=r"data/raw/mine holds other data already.*--replace"):
+    with pytest.raises(DataError, match=r"data/raw/mine holds data already.*--replace"):
         add("mine", str(pets(tmp_path / "b", each=3)), root=checkout)
     assert add("mine", str(tmp_path / "b"), root=checkout, replace=True).pictures == 6
 
