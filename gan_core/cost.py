@@ -58,14 +58,14 @@ def memory(name: str, shape: ImageShape, model: Mapping[str, Any], images: int, 
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to load
 
-    with FakeTensorMode(), _Memory() as memory:
+    with FakeTensorMode(), _Memory() as alive:
         family = _play(name, shape, model, images, keep=keep, bf16=bf16)
         of_generators, of_discriminators = (
             sum(parameter.numel() for name in names for parameter in family.networks[name].parameters())
             for names in (family.generators, family.discriminators)
         )
     # Adam's two moments of both sides, and the averaged generators.
-    return memory.most + _FLOAT * (3 * of_generators + 2 * of_discriminators)
+    return alive.most + _FLOAT * (3 * of_generators + 2 * of_discriminators)
 
 
 def _operations(family: NoiseFamily, side: str, counter: FlopCounterMode) -> float:

@@ -65,9 +65,11 @@ def held(folder: Path) -> Iterator[bool]:
 
 
 def what_failed(error: OSError) -> str:
-    """In words what the system refused: the file and the reason."""
-    reason = (error.strerror or str(error)).lower()
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
+    """In words what the system refused: the file, the reason and, where there is one, the remedy."""
+    told = f"{error.filename}: {(error.strerror or str(error)).lower()}."
+    if isinstance(error, PermissionError):
+        return f"{told} Change its permissions, or name another place."
+    return f"{told} Make room there, or name another place." if error.errno == errno.ENOSPC else told
 
 
 def obstacle(path: Path, *, folder: bool = False) -> str | None:

@@ -220,7 +220,9 @@ if __name__ == "__main__":
     except GantryError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {what_failed(error)}. Change its permissions, or name another place.")
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {what_failed(error)}")
     except KeyboardInterrupt:
         print("Stopped. Started again with the same arguments, it goes on from its last checkpoint.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -71,6 +71,5 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        told = f"error: {what_failed(error)}. Change its permissions, or name another place."
-        click.secho(told, fg="red", err=True)
+        click.secho(f"error: {what_failed(error)}", fg="red", err=True)
         sys.exit(1)

@@ -39,7 +39,10 @@ def test_a_refusal_of_the_system_names_what_was_asked_for(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory") as caught, files.replacing(tmp_path / "file" / "sub" / "new"):
         pass
-    assert files.what_failed(caught.value) == f"{tmp_path / 'file' / 'sub' / 'new'}: not a directory"
+    assert files.what_failed(caught.value) == f"{tmp_path / 'file' / 'sub' / 'new'}: not a directory."
+    denied, full = PermissionError(13, "Permission denied", "x"), OSError(28, "No space left", "x")
+    assert files.what_failed(denied) == "x: permission denied. Change its permissions, or name another place."
+    assert files.what_failed(full) == "x: no space left. Make room there, or name another place."
 
 
 def test_a_folder_is_held_by_one_alone(tmp_path: Path) -> None:

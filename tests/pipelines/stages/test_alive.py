@@ -44,6 +44,8 @@ def family(tmp_path: Path):
     """Start the parent and the work; return them as (parent, [guard, work, child, detached, stubborn])."""
     (tmp_path / "work.py").write_text(WORK)
     parents = []
+    # Under nohup the tests ignore SIGHUP, and so would all that they start.
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def begin(seconds: float = 300) -> tuple[subprocess.Popen, list[int]]:
         parent = start(sys.executable, "-c", PARENT, "work.py", str(tmp_path), str(seconds), cwd=tmp_path)
@@ -52,6 +54,7 @@ def family(tmp_path: Path):
         return parent, [int(pid) for pid in (tmp_path / "pids").read_text().split()]
 
     yield begin
+    signal.signal(signal.SIGHUP, ignored)
     for parent in parents:
         parent.kill()
         parent.wait()
@@ -68,28 +71,28 @@ def test_everything_ends_when_the_parent_is_killed(family, tmp_path):
 def test_everything_ends_when_the_work_is_killed(family):
     parent, pids = family()
     os.kill(pids[1], signal.SIGKILL)
-    assert parent.wait(30) == 128 + signal.SIGKILL
+    assert parent.wait(10) == 128 + signal.SIGKILL
     assert not any(map(running, pids))
 
 
 def test_everything_ends_when_the_guard_is_killed(family):
     _, pids = family()
     os.kill(pids[0], signal.SIGKILL)
-    wait_for(lambda: not any(map(running, pids)), 30, f"the end of {pids}")
+    wait_for(lambda: not any(map(running, pids)), 10, f"the end of {pids}")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_guard_ends_everything_with_a_status_that_says_so(family, tmp_path, stop):
     parent, pids = family()
     os.kill(pids[0], stop)
-    assert parent.wait(30) == 128 + stop
+    assert parent.wait(10) == 128 + stop
     assert not any(map(running, pids))
     assert (tmp_path / "tidied").exists()
 
 
 def test_what_is_left_behind_ends_with_the_work(family):
     parent, pids = family(seconds=0)
-    assert parent.wait(30) == 0
+    assert parent.wait(10) == 0
     assert not any(map(running, pids))
 
 
