@@ -115,11 +115,9 @@ def augment(
     tracked = track(out, Path.cwd()) if out.resolve().is_relative_to(Path.cwd()) else False
     click.echo(f"{out}: {described.splits['train']} training pictures, {per_class} of each class generated")
     click.echo(json.dumps({name: round(float(np.mean(values)), 4) for name, values in accuracies.items()}))
-    noise = (
-        "of one run, which says nothing about noise"
-        if report.noise is None
-        else (f"standard error {100 * report.noise:.2f} over {runs} runs")
-    )
+    noise = "of one run, which says nothing about noise"
+    if report.noise is not None:
+        noise = f"standard error {100 * report.noise:.2f} over {runs} runs"
     click.echo(f"Accuracy changes by {100 * report.gain:+.2f} percentage points ({noise}).")
     if report.learnt_from != report.dataset:
         click.echo(

@@ -205,7 +205,7 @@ class Settings:
     def choices(self, info: DatasetInfo, device: torch.device) -> tuple[list[Choice], list[Choice]]:
         """What ``model.preset: auto`` chooses for this data and device, and what it would have chosen otherwise than
         params.yaml says, which stays."""
-        given = {name: self.value(name) for name in self.given}
+        given = {name: self.value(name) for name in self.given - {"model.family", "model.preset"}}
         workers = self.train.workers[0]
         found = choose(self.model.family, info, device, self.train.steps, given=given, workers=workers)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from gan_core import presets
 from pipelines.auto import resolve_auto
 from pipelines.settings import load_settings
 from tests.datasets import blobs, write_prepared
@@ -30,3 +31,19 @@ def test_what_is_left_out_is_chosen_and_what_stands_in_the_file_is_told(
     assert "auto: train.batch = 8 stands in params.yaml (16 otherwise: the recipe of stargan)" in told
     assert "auto: model.width = 8 stands in params.yaml (24 otherwise: a stargan that trains on a CPU)" in told
     assert "beta1" not in told, "what is the same either way is no news"
+
+
+def test_a_step_that_is_too_large_for_a_gpu_is_cut_by_what_the_file_says_of_networks_and_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = yaml.safe_load((ROOT / "params.yaml").read_text())
+    plain["model"] = {"family": "dcgan", "preset": "auto", "width": 16}
+    plain["train"] = {"steps": 50, "batch": 64}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(plain))
+    data = write_prepared(tmp_path / "data", blobs(16, 32))
+    counts = []
+    for mebibytes in (1024, 8):
+        monkeypatch.setattr(presets, "device_memory", lambda device, has=mebibytes << 20: has)
+        counts.append(resolve_auto("train", load_settings(tmp_path / "params.yaml"), data).train.accumulate)
+    assert counts[0] == 1 < counts[1]
+    assert "auto: train.accumulate = 1 (about 0.0 GiB in one step, of the GPU's 1.0)" in capsys.readouterr().out
