@@ -231,6 +231,16 @@ class Family:
             Phase(name="generator", side="generator", loss=self.generator_loss),
         )
 
+    def updates(self) -> list[tuple[Phase, ...]]:
+        """The phases of each update of a step: one, and those that join it."""
+        updates: list[tuple[Phase, ...]] = []
+        for phase in self.phases():
+            if phase.joins:
+                updates[-1] += (phase,)
+            else:
+                updates.append((phase,))
+        return updates
+
     def fakes(self, batch: Batch) -> Tensor:
         """Images generated for ``batch``, (N, C, H, W); both updates play against the same ones."""
         raise TypeError(f"{type(self).__name__} does not say what it generates")

@@ -96,6 +96,11 @@ class TrainConfig:
         )
         check(self.batch // self.accumulate >= 2, "batch: a micro-batch needs at least 2 images for batch norm.")
 
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Those of each side: ``discriminator`` and ``generator``."""
+        return {"discriminator": self.discriminator_lr, "generator": self.generator_lr}
+
     def check_workers(self, workers: int) -> None:
         """Raise SettingsError when a batch cannot be cut into equal pieces for so many workers."""
         pieces = workers * self.accumulate

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,20 @@ from gan_core import randomness
 from gan_core.augment.augmenter import Augmenter
 from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
-from gan_core.errors import SettingsError, TrainingDivergedError
+from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, ImageShape, Phase, Side, build_family
 from gan_core.generator import SAMPLE_BATCH, describe, save_generator, to_uint8
 from gan_core.precision import choose_device, choose_precision, out_of_memory
 from gan_core.schedule import cosine
-from gan_core.training import checkpoint as checkpoints
 from gan_core.training.adam import Adam
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from gan_core.training.ema import Averaged, ema_decay
 from gan_core.training.feed import Feed, fixed_look, unit
-from gan_core.training.health import Watch, diversity
+from gan_core.training.health import diversity
 from gan_core.training.observer import Observer
 from gan_core.training.quality import Best, Quality
+from gan_core.training.rates import Rates
+from gan_core.training.recovery import Recovery
 from gan_core.training.state import State
 from gan_core.training.window import Window
 from gan_core.training.world import World
@@ -95,17 +96,15 @@ class Trainer:
             self.family.compile(**compile_options(self.device))
             if self.device.type == "cuda":
                 self.augmenter.fuse()
-        self._updates = in_updates(self.family.phases())
+        self._updates = self.family.updates()
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
         # Once: to walk through networks for them at each update takes longer than to start a kernel.
         self._parameters = {
             side: [parameter for name in names for parameter in self.family.networks[name].parameters()]
             for side, names in self._sides.items()
         }
-        self._rates = {"discriminator": config.discriminator_lr, "generator": config.generator_lr}
-        self._laziness = {side: self._lazy_share(side) for side in self._sides}
-        self.optimisers = {side: Adam(self._parameters[side], self._rates[side]) for side in self._sides}
-        self._state = State(self.family, self.averaged, self.augmenter, self.optimisers)
+        self.optimisers = {side: Adam(self._parameters[side], config.learning_rates[side]) for side in self._sides}
+        self._rates = Rates(config, self.optimisers, self._updates)
         self._dtype = choose_precision(config.precision, self.device)
         self._feed = Feed(
             dataset.pixels("train"),
@@ -128,11 +127,8 @@ class Trainer:
             count = config.fid_samples
             make = functools.partial(Quality, dataset, watched, count, self.device, translates=self.translates)
             self._quality = self.world.first_does(make)
-        self._watch = Watch(config.collapse_diversity, config.collapse_patience)
         self._window = Window()
-        self.step = 0
-        self.rollbacks = 0
-        self._settings = {
+        settings = {
             **{f"train.{key}": value for key, value in as_dict(config).items() if key not in FREE_TO_CHANGE},
             **{f"model.{key}": value for key, value in as_dict(family_config).items()},
             "model.family": family_name,
@@ -140,8 +136,15 @@ class Trainer:
             # Where rates fall towards its end, what a step computes depends on how long the run is.
             **({"train.steps": config.steps} if config.decay_from < 1 else {}),
         }
-        self._places = [self.directory, *([Path(resume_from)] if resume_from else [])]
-        self._resume()
+        self._recovery = Recovery(
+            State(self.family, self.averaged, self.augmenter, self.optimisers),
+            config,
+            self.directory,
+            settings=settings,
+            world=self.world,
+            elsewhere=Path(resume_from) if resume_from else None,
+        )
+        self.step = self._recovery.resume()
         self._set_rates()
 
     def run(self, until: int | None = None) -> None:
@@ -224,6 +227,11 @@ class Trainer:
         self.family.settle(self.averaged.networks, batches=batches)
 
     # -- one step ----------------------------------------------------------------------------------------------------
+
+    @property
+    def rollbacks(self) -> int:
+        """How often this run was rolled back to a healthy checkpoint; each halved its learning rates."""
+        return self._recovery.rollbacks
 
     @property
     def images_seen(self) -> int:
@@ -330,26 +338,8 @@ class Trainer:
                 raise
             raise SettingsError(message) from error
 
-    def _lazy_share(self, side: str) -> float:
-        """k / (k + 1) for a side with a penalty of its own every k steps, which adds an update (Karras et al. 2020, B)."""
-        share = 1.0
-        for first, *_ in self._updates:
-            if first.side == side and first.name != side and first.every > 1:
-                share *= first.every / (first.every + 1)
-        return share
-
     def _set_rates(self) -> None:
-        """Learning rates and moments of this step: schedules, rollbacks, and the share that lazy penalties leave."""
-        config, progress = self.config, self._progress()
-        falling = config.steps * (1 - config.decay_from)
-        left = min((config.steps - self.step) / falling, 1.0) if falling else 1.0
-        beta2 = config.beta2 if config.final_beta2 is None else cosine(config.beta2, config.final_beta2, progress)
-        for side, optimiser in self.optimisers.items():
-            share = self._laziness[side]
-            for group in optimiser.param_groups:
-                rate = self._rates[side] * cosine(1.0, config.final_lr_share, progress)
-                group["lr"] = rate * left * 0.5**self.rollbacks * share
-                group["betas"] = (config.beta1**share, beta2**share)
+        self._rates.set(self.step, progress=self._progress(), rollbacks=self.rollbacks)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype is torch.float32:
@@ -379,12 +369,13 @@ class Trainer:
         names, row = self._window.means()
         self.world.average([row])  # the same verdict on every worker
         metrics = dict(zip(names, row.tolist(), strict=True))
-        wrong = self._watch.diagnose(metrics)
+        wrong = self._recovery.diagnose(metrics)
         metrics["rate/images_per_second"] = self._window.steps * self._images_a_step / self._window.seconds()
         metrics["progress/kimg"] = self.images_seen / 1000
         self._window.start()
         if wrong:
-            self._roll_back(wrong)
+            self.step = self._recovery.roll_back(self.step, wrong)
+            self._window.start()
             return False
         if self._measures_at(self.step):
             metrics["quality/fid"] = self.world.first_does(self._measure)
@@ -421,7 +412,10 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint: everything that the next step depends on."""
         with self._window.off_the_clock():
-            path = self._write_checkpoint() if self.world.rank == 0 else None
+            path = None
+            if self.world.rank == 0:
+                generator = describe(self.family_name, self.family, self._lineage())
+                path = self._recovery.save(self.step, generator)
             self.world.barrier()
             self.observer.checkpoint(path, self.step)
 
@@ -434,53 +428,6 @@ class Trainer:
             networks=self.averaged.networks,
             extra={**self._lineage(), "step": self.step, **extra},
         )
-
-    def _write_checkpoint(self) -> Path:
-        generator = describe(self.family_name, self.family, self._lineage())
-        health = {"rollbacks": self.rollbacks, "poor": self._watch.poor}
-        state = {"settings": self._settings, "generator": generator, **health}
-        path = checkpoints.save_checkpoint(self.directory, self.step, self._state.tensors(), state)
-        # A rollback needs a healthy one, however many were written while the run was already suspected of a collapse.
-        checkpoints.prune_checkpoints(self.directory, self.config.keep_checkpoints, _is_healthy)
-        return path
-
-    def _newest(
-        self, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
-    ) -> checkpoints.Checkpoint | None:
-        found = [checkpoints.latest_checkpoint(place, accept) for place in self._places]
-        return max((c for c in found if c is not None), key=lambda c: c.step, default=None)
-
-    def _resume(self) -> None:
-        newest = self._newest()
-        if newest is None:
-            return
-        checkpoints.refuse_other_settings(newest.state["settings"], self._settings, newest.path)
-        self._state.load(newest.tensors)
-        self.step = newest.step
-        self.rollbacks, self._watch.poor = newest.state["rollbacks"], newest.state["poor"]
-        if self.world.rank == 0:
-            log.info("Resuming at step %d from %s.", self.step, newest.path)
-
-    def _roll_back(self, wrong: str) -> None:
-        """Go back to the newest healthy checkpoint with half the learning rate, or give up with a clear message."""
-        saved = self._newest(_is_healthy)
-        place = f"The newest healthy checkpoint is {saved.path}." if saved else "There is no healthy checkpoint."
-        if self.rollbacks >= self.config.max_rollbacks or saved is None:
-            raise TrainingDivergedError(
-                f"Training cannot be saved at step {self.step}: {wrong}, after {self.rollbacks} rollbacks. {place} "
-                "Lower train.generator_lr and train.discriminator_lr, or let the tune stage find them."
-            )
-        self.rollbacks, self._watch.poor = self.rollbacks + 1, 0
-        log.warning(
-            "Step %d: %s. Rolling back to step %d with %g times the learning rate (rollback %d of %d).",
-            *(self.step, wrong, saved.step, 0.5**self.rollbacks, self.rollbacks, self.config.max_rollbacks),
-        )
-        self._state.load(saved.tensors)
-        self.step = saved.step
-        self._window.start()
-        self.world.barrier()  # every worker has read its checkpoint
-        if self.world.rank == 0:
-            checkpoints.drop_checkpoints_after(self.directory, self.step)
 
 
 @contextlib.contextmanager
@@ -495,22 +442,6 @@ def _in_order() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = before
 
 
-def in_updates(phases: Iterable[Phase]) -> list[tuple[Phase, ...]]:
-    """The phases of each update: one, and those that join it."""
-    updates: list[tuple[Phase, ...]] = []
-    for phase in phases:
-        if phase.joins:
-            updates[-1] += (phase,)
-        else:
-            updates.append((phase,))
-    return updates
-
-
 def compile_options(device: torch.device) -> dict[str, Any]:
     """How networks are compiled for ``device``: shapes never change, and on a GPU a call is one launch."""
     return {"dynamic": False, **({"mode": "reduce-overhead"} if device.type == "cuda" else {})}
-
-
-def _is_healthy(state: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint with this state was written while nothing was wrong."""
-    return state["poor"] == 0

@@ -37,7 +37,7 @@ class NoiseLoop:
         self._adam = {
             side: torch.optim.Adam(
                 (parameter for name in names for parameter in family.networks[name].parameters()),
-                trainer._rates[side],
+                config.learning_rates[side],
                 (config.beta1, config.beta2),
             )
             for side, names in trainer._sides.items()

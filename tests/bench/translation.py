@@ -44,7 +44,7 @@ class Straightforward:
         self.config, self.shape = family.config, family.shape
         self.networks = {name: with_torchs_layers(network) for name, network in family.networks.items()}
         self._feed, self._turn = trainer._feed, 0
-        rates, betas = trainer._rates, (trainer.config.beta1, trainer.config.beta2)
+        rates, betas = trainer.config.learning_rates, (trainer.config.beta1, trainer.config.beta2)
         self._sides = {"generator": family.generators, "discriminator": family.discriminators}
         self._adam = {
             side: torch.optim.Adam((p for name in names for p in self.networks[name].parameters()), rates[side], betas)

@@ -1,5 +1,6 @@
-"""One thread (its sums do not depend on the machine's core count), the toy family, a small data set."""
+"""One thread (its sums do not depend on the machine's core count), the toy family, a small data set, runs on it."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.families import FAMILIES
 from tests.datasets import blobs, write_prepared
+from tests.gan_core.training.runs import Make, short_run
 from tests.gan_core.training.toy import Toy
 
 
@@ -35,3 +37,9 @@ def blob_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def blob_data(blob_folder: Path, tmp_path: Path) -> PreparedDataset:
     """The blobs, opened."""
     return PreparedDataset(blob_folder, tmp_path / "decoded")
+
+
+@pytest.fixture
+def make(blob_data: PreparedDataset, tmp_path: Path) -> Make:
+    """Makes a trainer in ``tmp_path/NAME`` (:func:`short_run`)."""
+    return functools.partial(short_run, blob_data, tmp_path)

@@ -19,9 +19,7 @@ from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.metrics.conftest import Averages
-from tests.gan_core.training.test_trainer import Make, Notes, make
-
-__all__ = ["make"]
+from tests.gan_core.training.runs import Make, Notes
 
 
 class Figures(Notes):

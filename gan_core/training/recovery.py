@@ -1,0 +1,114 @@
+"""What a run goes back to: its newest checkpoint after it was killed, its newest healthy one when it goes wrong."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gan_core.errors import TrainingDivergedError
+from gan_core.training import checkpoint as checkpoints
+from gan_core.training.config import TrainConfig
+from gan_core.training.health import Watch
+from gan_core.training.state import State
+from gan_core.training.world import World
+
+log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Writes the checkpoints of a run, resumes from them, and rolls back to them.
+
+    A checkpoint holds the state, the settings that a step's result depends on, and how healthy the run was then.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        config: TrainConfig,
+        directory: Path,
+        *,
+        settings: Mapping[str, Any],
+        world: World,
+        elsewhere: Path | None = None,
+    ) -> None:
+        """Write nothing yet.
+
+        Args:
+            state: what is saved and loaded.
+            config: how many checkpoints to keep, when to speak of a collapse, how often to roll back.
+            directory: checkpoints are written here, by rank 0.
+            settings: a checkpoint of others is refused.
+            world: the workers that train together.
+            elsewhere: checkpoints are also read from here (an uploaded copy).
+        """
+        self._state, self._config, self._directory = state, config, directory
+        self._settings, self._world = settings, world
+        self._places = [directory, *([elsewhere] if elsewhere else [])]
+        self._watch = Watch(config.collapse_diversity, config.collapse_patience)
+        self.rollbacks = 0
+        """How often this run was rolled back; each halves its learning rates."""
+
+    def save(self, step: int, generator: Mapping[str, Any]) -> Path:
+        """Write a checkpoint of ``step``; ``generator`` describes what it samples with."""
+        health = {"rollbacks": self.rollbacks, "poor": self._watch.poor}
+        state = {"settings": self._settings, "generator": generator, **health}
+        path = checkpoints.save_checkpoint(self._directory, step, self._state.tensors(), state)
+        # A rollback needs a healthy one, however many were written while the run was already suspected of a collapse.
+        checkpoints.prune_checkpoints(self._directory, self._config.keep_checkpoints, _is_healthy)
+        return path
+
+    def resume(self) -> int:
+        """Load the newest whole checkpoint; the step that it was written at, 0 where there is none.
+
+        Raises:
+            CheckpointError: it belongs to other settings.
+        """
+        newest = self._newest()
+        if newest is None:
+            return 0
+        checkpoints.refuse_other_settings(newest.state["settings"], self._settings, newest.path)
+        self._state.load(newest.tensors)
+        self.rollbacks, self._watch.poor = newest.state["rollbacks"], newest.state["poor"]
+        if self._world.rank == 0:
+            log.info("Resuming at step %d from %s.", newest.step, newest.path)
+        return newest.step
+
+    def diagnose(self, metrics: Mapping[str, float]) -> str | None:
+        """What is wrong with the run, in words, or None; see :class:`Watch`. To be asked before a checkpoint is written."""
+        return self._watch.diagnose(metrics)
+
+    def roll_back(self, step: int, wrong: str) -> int:
+        """Load the newest healthy checkpoint and drop the newer ones; the step that it was written at.
+
+        Raises:
+            TrainingDivergedError: there is none, or the run was rolled back as often as it may be.
+        """
+        limit = self._config.max_rollbacks
+        saved = self._newest(_is_healthy)
+        place = f"The newest healthy checkpoint is {saved.path}." if saved else "There is no healthy checkpoint."
+        if self.rollbacks >= limit or saved is None:
+            raise TrainingDivergedError(
+                f"Training cannot be saved at step {step}: {wrong}, after {self.rollbacks} rollbacks. {place} "
+                "Lower train.generator_lr and train.discriminator_lr, or let the tune stage find them."
+            )
+        self.rollbacks, self._watch.poor = self.rollbacks + 1, 0
+        log.warning(
+            "Step %d: %s. Rolling back to step %d with %g times the learning rate (rollback %d of %d).",
+            *(step, wrong, saved.step, 0.5**self.rollbacks, self.rollbacks, limit),
+        )
+        self._state.load(saved.tensors)
+        self._world.barrier()  # every worker has read its checkpoint
+        if self._world.rank == 0:
+            checkpoints.drop_checkpoints_after(self._directory, saved.step)
+        return saved.step
+
+    def _newest(
+        self, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
+    ) -> checkpoints.Checkpoint | None:
+        found = [checkpoints.latest_checkpoint(place, accept) for place in self._places]
+        return max((c for c in found if c is not None), key=lambda c: c.step, default=None)
+
+
+def _is_healthy(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint with this state was written while nothing was wrong."""
+    return state["poor"] == 0
