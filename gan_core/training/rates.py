@@ -27,9 +27,8 @@ class Rates:
         for side, optimiser in self._optimisers.items():
             share = self._laziness[side]
             rate = config.learning_rates[side] * cosine(1.0, config.final_lr_share, progress)
-            for group in optimiser.param_groups:
-                group["lr"] = rate * left * 0.5**rollbacks * share
-                group["betas"] = (config.beta1**share, beta2**share)
+            optimiser.lr = rate * left * 0.5**rollbacks * share
+            optimiser.betas = (config.beta1**share, beta2**share)
 
 
 def lazy_share(side: str, updates: Sequence[tuple[Phase, ...]]) -> float:

@@ -296,7 +296,7 @@ class Trainer:
         # While the discriminator learns, the generator's graph is recorded for its own update: it stays trainable.
         frozen = self._parameters["discriminator"] if side == "generator" else []
         optimiser = self.optimisers[side]
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         judged_right = []
         for parameter in frozen:
             parameter.requires_grad_(False)

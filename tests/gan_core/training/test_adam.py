@@ -1,5 +1,9 @@
 """Adam: the numbers of torch's plain loop, whatever the memory layout."""
 
+import subprocess
+import sys
+import textwrap
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,15 +25,20 @@ def test_it_takes_the_steps_of_torchs_plain_loop(
     of_parameter: torch.memory_format, of_gradient: torch.memory_format
 ) -> None:
     ends = []
-    for make in (Adam, lambda parameters, lr: torch.optim.Adam(parameters, lr, foreach=False)):
+    for make in (Adam, lambda parameters, lr: torch.optim.Adam(parameters, lr, (0.5, 0.9), foreach=False)):
         random = torch.Generator().manual_seed(0)
         parameters = [nn.Parameter(laid(torch.randn(shape, generator=random), of_parameter)) for shape in SHAPES]
         adam = make(parameters, 1e-2)
+        if isinstance(adam, Adam):
+            adam.betas = (0.5, 0.9)
         for _ in range(3):
             for parameter in parameters:
                 parameter.grad = laid(torch.randn(parameter.shape, generator=random), of_gradient)
             adam.step()
-        moments = [adam.state[parameter]["exp_avg"] for parameter in parameters]
+        if isinstance(adam, Adam):
+            moments = [adam.moments()[f"{index}.exp_avg"] for index in range(len(parameters))]
+        else:
+            moments = [adam.state[parameter]["exp_avg"] for parameter in parameters]
         assert [m.shape for m in moments] == [p.shape for p in parameters]
         ends.append([p.detach() for p in parameters] + moments)
     torch.testing.assert_close(*ends)
@@ -65,3 +74,31 @@ def test_moments_that_lay_otherwise_are_laid_out_as_the_parameters_and_go_on_ali
     resumed.load_moments(saved)
     assert resumed.moments()["0.exp_avg"].stride() == again.stride()
     torch.testing.assert_close(stepped(resumed, again), stepped(adam, weight), rtol=0, atol=0)
+
+
+def test_what_has_no_gradient_stays_and_takes_no_memory() -> None:
+    learns, stays = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    adam = Adam([stays, learns], 0.1)
+    adam.step()
+    assert adam.moments() == {}
+    learns.grad = torch.ones(3)
+    adam.step()
+    assert set(adam.moments()) == {"1.step", "1.exp_avg", "1.exp_avg_sq"}
+    assert torch.equal(stays, torch.ones(3))
+    torch.testing.assert_close(learns.detach(), torch.full((3,), 0.9))
+    adam.zero_grad()
+    assert learns.grad is None
+
+
+def test_it_does_not_load_torchs_compiler_which_takes_seconds() -> None:
+    script = """
+        import sys, torch
+        from gan_core.training.adam import Adam
+        weight = torch.nn.Parameter(torch.ones(3))
+        adam = Adam([weight], 0.1)
+        weight.sum().backward()
+        adam.step()
+        adam.zero_grad()
+        assert "torch._dynamo" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)

@@ -55,10 +55,10 @@ def test_a_lazy_phase_runs_at_its_interval_and_adam_is_slowed_by_k_over_k_plus_1
     trainer = make(blob_data, tmp_path, beta1=0.5, beta2=0.99, discriminator_lr=3e-4, generator_lr=2e-4)
     trainer.run(7)
     assert trainer.family.memory["asked"] == 4
-    lazy, plain = (trainer.optimisers[side].param_groups[0] for side in ("discriminator", "generator"))
-    assert lazy["lr"] == pytest.approx(2e-4)
-    assert lazy["betas"] == pytest.approx((0.5 ** (2 / 3), 0.99 ** (2 / 3)))
-    assert (plain["lr"], plain["betas"]) == (2e-4, (0.5, 0.99))
+    lazy, plain = (trainer.optimisers[side] for side in ("discriminator", "generator"))
+    assert lazy.lr == pytest.approx(2e-4)
+    assert lazy.betas == pytest.approx((0.5 ** (2 / 3), 0.99 ** (2 / 3)))
+    assert (plain.lr, plain.betas) == (2e-4, (0.5, 0.99))
 
 
 def test_the_discriminator_may_learn_several_times_a_step_each_time_from_other_images(
@@ -101,8 +101,8 @@ def test_a_phase_that_joins_an_update_adds_its_gradients_and_makes_none_of_its_o
         monkeypatch.setattr(Joined, "apart", apart)
         trainer = make(blob_data, tmp_path / str(apart), accumulate=accumulate)
         trainer.run(5)
-        assert trainer.optimisers["discriminator"].state_dict()["state"][0]["step"] == 5
-        assert trainer.optimisers["discriminator"].param_groups[0]["lr"] == trainer.config.discriminator_lr
+        assert trainer.optimisers["discriminator"].moments()["0.step"] == 5
+        assert trainer.optimisers["discriminator"].lr == trainer.config.discriminator_lr
         results[apart] = weights(trainer.family.networks)
     torch.testing.assert_close(results[True], results[False], rtol=1e-5, atol=1e-6)
 
@@ -114,8 +114,8 @@ def test_schedules_move_over_the_burn_in_and_stay(blob_data: PreparedDataset, tm
     seen = {}
     for step in range(1, 7):
         trainer.run(step)
-        group = trainer.optimisers["generator"].param_groups[0]
-        seen[step - 1] = (group["lr"], group["betas"][1])
+        optimiser = trainer.optimisers["generator"]
+        seen[step - 1] = (optimiser.lr, optimiser.betas[1])
     assert seen[0] == pytest.approx((1e-3, 0.9))
     assert seen[2] == pytest.approx((0.75e-3, 0.945))
     assert seen[4] == seen[5] == pytest.approx((0.5e-3, 0.99))
@@ -126,7 +126,7 @@ def test_rates_fall_to_nothing_over_the_rest_of_the_run(blob_data: PreparedDatas
     rates = []
     for step in range(1, 9):
         trainer.run(step)
-        rates.append(trainer.optimisers["generator"].param_groups[0]["lr"])
+        rates.append(trainer.optimisers["generator"].lr)
     assert rates == pytest.approx([1e-3] * 5 + [0.75e-3, 0.5e-3, 0.25e-3])
 
 

@@ -76,7 +76,7 @@ def test_nan_rolls_back_to_the_last_checkpoint_with_half_the_learning_rate_and_s
     assert trainer.rollbacks == 1
     assert "Step 15: health/discriminator_gradient is nan" in caplog.text or "loss/discriminator is nan" in caplog.text
     assert "Rolling back to step 10 with 0.5 times the learning rate (rollback 1 of 3)" in caplog.text
-    assert [optimiser.param_groups[0]["lr"] for optimiser in trainer.optimisers.values()] == [1e-4, 1e-4]
+    assert [optimiser.lr for optimiser in trainer.optimisers.values()] == [1e-4, 1e-4]
     assert torch.isfinite(weights(trainer.family.networks)).all()
     assert all(value == value for row in notes.rows.values() for value in row.values())
 
