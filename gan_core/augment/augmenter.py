@@ -12,7 +12,7 @@ from gan_core.precision import full_precision
 from gan_core.schedule import cosine
 
 WINDOW = 4
-"""Steps between two moves of the strength (Karras et al. 2020, section 3)."""
+"""Updates of the discriminator between two moves of the strength (Karras et al. 2020, section 3)."""
 
 
 def starting_strength(pictures: int) -> float:
@@ -74,21 +74,21 @@ class Augmenter(nn.Module):
             return ada.ada(images, strength, uniform, normal)
 
     @torch.no_grad()
-    def adapt(self, real_right: Tensor, images: int, step: int) -> None:
-        """Steer the strength (Karras et al. 2020, section 3); called after each step, by every worker.
+    def adapt(self, real_right: Tensor, images: int, turn: int) -> None:
+        """Steer the strength (Karras et al. 2020, section 3); called after each update of the discriminator, by every worker.
 
-        A discriminator that is too sure of real images overfits: every 4th step the strength goes up where it is surer
-        than the target, else down. A strength that is fixed stays.
+        A discriminator that is too sure of real images overfits: with every 4th update the strength goes up where it is
+        surer than the target, else down. A strength that is fixed stays.
 
         Args:
-            real_right: share of real images that the discriminator took for real in this step, without dimensions.
-            images: real images in one step, of all workers together.
-            step: the step's number, from 0.
+            real_right: share of real images that the discriminator took for real in this update, without dimensions.
+            images: real images in one update, of all workers together.
+            turn: the number of the update in the run, from 0.
         """
         if not self.steered:
             return
         self.sign += 2 * real_right.detach().float() - 1
-        if step % WINDOW != WINDOW - 1:
+        if turn % WINDOW != WINDOW - 1:
             return
         mean = workers.mean_over_workers(self.sign / WINDOW)
         move = images * WINDOW / (self.config.speed_kimg * 1000)

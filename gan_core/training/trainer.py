@@ -251,10 +251,10 @@ class Trainer:
         """One step: the discriminator's updates, each on a batch of its own, and the generator's on the last of them."""
         rounds = self.config.discriminator_steps
         randomness.seed_global(self.config.seed, self.step, self.world.rank)
-        for turn in range(rounds):
-            batches = self._batches(self.step * rounds + turn, last=turn == rounds - 1)
-            self._update("discriminator", batches)
-        self._update("generator", batches)
+        for turn in range(self.step * rounds, (self.step + 1) * rounds):
+            batches = self._batches(turn, last=(turn + 1) % rounds == 0)
+            self._update("discriminator", batches, turn)
+        self._update("generator", batches, turn)
         return batches
 
     def _batches(self, turn: int, *, last: bool) -> list[Batch]:
@@ -284,13 +284,13 @@ class Trainer:
             for index, (part, label, source) in enumerate(zip(parts, label_parts, condition_parts, strict=True))
         ]
 
-    def _update(self, side: Side, batches: list[Batch]) -> None:
-        """All updates of one side that are due."""
+    def _update(self, side: Side, batches: list[Batch], turn: int) -> None:
+        """All updates of one side that are due in the round ``turn``."""
         for phases in self._updates:
             if phases[0].side == side and self.step % phases[0].every == 0:
-                self._update_by(phases, batches)
+                self._update_by(phases, batches, turn)
 
-    def _update_by(self, phases: tuple[Phase, ...], batches: list[Batch]) -> None:
+    def _update_by(self, phases: tuple[Phase, ...], batches: list[Batch], turn: int) -> None:
         """One update of one side; the other side's parameters take no gradient meanwhile."""
         side = phases[0].side
         # While the discriminator learns, the generator's graph is recorded for its own update: it stays trainable.
@@ -316,7 +316,7 @@ class Trainer:
             self._window.gauge(f"health/{side}_gradient", norm)
         optimiser.step()
         if judged_right:
-            self.augmenter.adapt(torch.stack(judged_right).mean(), self.config.batch, self.step)
+            self.augmenter.adapt(torch.stack(judged_right).mean(), self.config.batch, turn)
 
     @contextlib.contextmanager
     def _enough_memory(self) -> Iterator[None]:

@@ -71,6 +71,28 @@ def test_the_discriminator_may_learn_several_times_a_step_each_time_from_other_i
     assert trainer.images_seen == 2 * 3 * 16
 
 
+class Sure(Toy):
+    """The toy with a discriminator that is always right about real images."""
+
+    def discriminator_loss(self, batch: Batch, step: int) -> Losses:
+        losses = super().discriminator_loss(batch, step)
+        return Losses(losses.total, {**losses.terms, "health/real_right": torch.ones(())})
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 4])
+def test_a_sure_discriminator_raises_adas_strength_with_every_fourth_update_of_it(
+    blob_data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    """By the images of four updates over ``speed_kimg``, however many updates make a step (Karras et al. 2020, ADA)."""
+    monkeypatch.setitem(FAMILIES, "lazy", Sure)
+    augment = AugmentConfig(kind="ada", speed_kimg=10)
+    trainer = make(blob_data, tmp_path, discriminator_steps=rounds, augment=augment)
+    start = trainer.augmenter.strength.item()
+    trainer.run(12)
+    moves = 12 * rounds // 4
+    assert trainer.augmenter.strength.item() == pytest.approx(min(start + moves * 4 * 16 / 10_000, 1))
+
+
 class Joined(Lazy):
     """The toy whose penalty is part of the discriminator's update, as a loss of its own or in one sum with the other."""
 
