@@ -1,7 +1,7 @@
 """The contract between a family (an adversarial game) and everything that trains, samples or exports one."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -139,6 +139,9 @@ class Made:
 
 Side = Literal["discriminator", "generator"]
 
+_GAMES: dict[Side, str] = {"discriminator": "discriminator_loss", "generator": "generator_loss"}
+"""The method that gives each side's half of the game, in the order of a step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
@@ -149,7 +152,7 @@ class Phase:
     """Whose parameters are updated; the other side's take no gradient."""
     loss: Callable[[Batch, int], Losses]
     every: int = 1
-    """Runs at steps that this divides. A penalty that runs every k steps weighs k times as much."""
+    """Runs at steps that this divides."""
     joins: bool = False
     """Whether it is part of the update before it, of the same side and at the same steps: its gradients are added to that
     one's. Losses that are differentiated one after the other take the memory of the largest, not of all together."""
@@ -224,12 +227,23 @@ class Family:
         """Compile every network's calls (torch.compile with ``options``); weights and their names stay as they are."""
         self._compiled = {name: torch.compile(network, **options) for name, network in self.networks.items()}
 
+    def penalties(self) -> tuple[Phase, ...]:
+        """What each side pays beside its half of the game; ``joins`` is not theirs to say."""
+        return ()
+
     def phases(self) -> tuple[Phase, ...]:
-        """The updates of one step in their order, with those that join one behind it."""
-        return (
-            Phase(name="discriminator", side="discriminator", loss=self.discriminator_loss),
-            Phase(name="generator", side="generator", loss=self.generator_loss),
-        )
+        """The updates of one step in their order, with those that join one behind it.
+
+        Penalties of every step join the update of their side. Those of every k-th step are updates of their own behind it, in
+        which they weigh k times as much; those of equal intervals share one (Karras et al. 2020, appendix B).
+        """
+        found: list[Phase] = []
+        for side, game in _GAMES.items():
+            found.append(Phase(name=side, side=side, loss=getattr(self, game)))
+            own = sorted((phase for phase in self.penalties() if phase.side == side), key=lambda phase: phase.every)
+            for before, phase in zip([found[-1], *own], own, strict=False):
+                found.append(replace(phase, joins=before.every == phase.every, loss=_weighed(phase)))
+        return tuple(found)
 
     def updates(self) -> list[tuple[Phase, ...]]:
         """The phases of each update of a step: one, and those that join it."""
@@ -335,3 +349,13 @@ class Family:
         for network in self.networks.values():
             network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         return self
+
+
+def _weighed(phase: Phase) -> Callable[[Batch, int], Losses]:
+    """The loss of ``phase``, weighed by its interval."""
+
+    def loss(batch: Batch, step: int) -> Losses:
+        losses = phase.loss(batch, step)
+        return Losses(losses.total * phase.every, losses.terms)
+
+    return loss

@@ -19,7 +19,7 @@ from gan_core.augment.diffaugment import NUMBERS, diffaugment
 from gan_core.batch_norm import BatchNorm2d
 from gan_core.config import check, check_below_one, check_least
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, ImageShape, Losses
+from gan_core.families.base import Batch, ImageShape, Losses, Phase
 from gan_core.families.biggan_layers import (
     Attention,
     DownBlock,
@@ -83,15 +83,21 @@ class BigGanConfig:
     loss: Literal["hinge", "non-saturating", "minimax", "least-squares", "wasserstein", "relativistic"] = "hinge"
     """The adversarial game, a name in the table of losses."""
     orthogonal: float = 0.0
-    """Weight of orthogonal regularisation in the generator's loss (equation 3; the paper uses 1e-4)."""
+    """Weight of orthogonal regularisation of the generator (equation 3; the paper uses 1e-4)."""
+    orthogonal_every: int = 1
+    """Steps between two updates by it; 1: it is part of each update of the generator."""
     gradient_penalty: float = 0.0
     """Weight of WGAN-GP's penalty, for loss wasserstein (Gulrajani et al. 2017 use 10); 0: spectral norm is enough."""
+    gradient_penalty_every: int = 1
+    """Steps between two updates by it; 1: it is part of each update of the discriminator."""
     consistency: float = 0.0
     """Weight of consistency of what the discriminator says of an image and of the same image moved and cut out, real and
     generated (Zhao et al. 2021 use 10)."""
+    consistency_every: int = 1
+    """Steps between two updates by it; 1: it is part of each update of the discriminator."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "latent", "width")
+        check_least(self, 1, "latent", "width", "orthogonal_every", "gradient_penalty_every", "consistency_every")
         check_least(self, 0, "attention", "shared_embedding", "orthogonal", "gradient_penalty", "consistency")
         check_below_one(self, "slope")
         check(
@@ -216,34 +222,37 @@ class BigGan(NoiseFamily):
         super().__init__(config, shape)
         self.need_labels()
         self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
-        if config.gradient_penalty:
-            self.penalties = (("gp", lambda batch: config.gradient_penalty, 1),)
 
-    def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        """The discriminator's half of the game, and its consistency where that has a weight."""
-        losses = super().discriminator_loss(batch, step)
-        if not self.config.consistency:
-            return losses
+    def penalties(self) -> tuple[Phase, ...]:
+        """See :meth:`Family.penalties`: those that have a weight."""
+        config = self.config
+        found = []
+        if config.gradient_penalty:
+            found.append(self.penalty("gp", lambda batch: config.gradient_penalty, config.gradient_penalty_every))
+        if config.consistency:
+            every = config.consistency_every
+            found.append(Phase(name="consistency", side="discriminator", every=every, loss=self.consistency_loss))
+        if config.orthogonal:
+            every, loss = config.orthogonal_every, self.orthogonal_loss
+            found.append(Phase(name="orthogonal", side="generator", every=every, full_precision=True, loss=loss))
+        return tuple(found)
+
+    def consistency_loss(self, batch: Batch, step: int) -> Losses:
+        """How much what the discriminator says changes with small changes of real and of generated images."""
         with torch.no_grad():
-            images = torch.cat([batch.real, self.fakes(batch).float()])
+            images = torch.cat([batch.real, self.shown(batch).float()])
             # The two numbers of a row are of its real and of its generated image, however many workers there are.
             shape = (len(batch.real), 2 * len(NUMBERS))
             draw = randomness.uniform(shape, batch.part, batch.real.device, *batch.key, "consistency")
             changed = diffaugment(images, torch.cat(draw.chunk(2, dim=1)))
         plain, moved = self.judge_both(images, changed, None if batch.labels is None else batch.labels.repeat(2))
         penalty = consistency(plain, moved)
-        terms = {**losses.terms, "penalty/consistency": penalty.detach()}
-        return Losses(losses.total + self.config.consistency * penalty, terms)
+        return Losses(self.config.consistency * penalty, {"penalty/consistency": penalty.detach()})
 
-    def generator_loss(self, batch: Batch, step: int) -> Losses:
-        """The generator's half of the game, and how far its weights are from orthogonal where that has a weight."""
-        losses = super().generator_loss(batch, step)
-        if not self.config.orthogonal:
-            return losses
-        with full_precision(batch.real.device):
-            penalty = orthogonal(self.networks["generator"])
-        terms = {**losses.terms, "penalty/orthogonal": penalty.detach()}
-        return Losses(losses.total + self.config.orthogonal * penalty, terms)
+    def orthogonal_loss(self, batch: Batch, step: int) -> Losses:
+        """How far the generator's weights are from orthogonal (equation 3)."""
+        penalty = orthogonal(self.networks["generator"])
+        return Losses(self.config.orthogonal * penalty, {"penalty/orthogonal": penalty.detach()})
 
     def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Measure the averaged weights' singular values, then, with them, the statistics of batch norm."""

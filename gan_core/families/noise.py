@@ -1,7 +1,7 @@
 """What all families share that turn noise, and a class where they are conditional, into an image."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +35,6 @@ class NoiseFamily(Family):
     """Distribution of z: normal, or uniform in [-1, 1]."""
     joint: ClassVar[bool] = False
     """Whether real and generated images may be judged in one pass: not where the discriminator has batch statistics."""
-    penalties: tuple[tuple[str, Callable[[Batch], float], int], ...] = ()
-    """Gradient penalties: (``r1``, ``r2`` or ``gp``, weight at a batch, interval in steps).
-
-    The weight of R1 and R2 is gamma, of which they take half. With interval 1 a penalty is part of the discriminator's
-    update, else one of its own.
-    """
 
     def need_labels(self) -> None:
         """Become conditional; raises SettingsError when the data has no classes."""
@@ -71,20 +65,14 @@ class NoiseFamily(Family):
 
     # -- the game ------------------------------------------------------------------------------------------------------
 
-    def phases(self) -> tuple[Phase, ...]:
-        """The two updates, and behind the first each penalty: as part of it, or every few steps as an update of its own."""
-        discriminator, generator = super().phases()
-        penalties = [
-            Phase(
-                name=name,
-                side="discriminator",
-                every=every,
-                joins=every == 1,
-                loss=self._weighted(name, weight, every),
-            )
-            for name, weight, every in sorted(self.penalties, key=lambda penalty: penalty[2] > 1)
-        ]
-        return (discriminator, *penalties, generator)
+    def penalty(self, name: Literal["r1", "r2", "gp"], weight: Callable[[Batch], float], every: int) -> Phase:
+        """A penalty on the discriminator's gradient every so many steps; of R1's and R2's weight, gamma, half is taken."""
+
+        def loss(batch: Batch, step: int) -> Losses:
+            penalty = self._penalty(name, batch, batch.real if name == "r1" else self.shown(batch))
+            return Losses(penalty * (weight(batch) * _SHARES[name]), {f"penalty/{name}": penalty.detach()})
+
+        return Phase(name=name, side="discriminator", every=every, loss=loss)
 
     def latents(self, batch: Batch, draw: str = "latents") -> Tensor:
         """z for ``batch``, (N, latent)."""
@@ -143,16 +131,6 @@ class NoiseFamily(Family):
                 judged_real = self.judge(self.run("discriminator"), real, batch.labels)
             total = loss.paired_generator(self.judge(self.run("discriminator"), fake, batch.labels), judged_real)
         return Losses(total, {"loss/generator": total.detach()})
-
-    def _weighted(self, name: str, weight: Callable[[Batch], float], every: int) -> Callable[[Batch, int], Losses]:
-        """The penalty ``name``, weighed ``every`` times."""
-
-        def loss(batch: Batch, step: int) -> Losses:
-            penalty = self._penalty(name, batch, batch.real if name == "r1" else self.shown(batch))
-            total = penalty * (weight(batch) * _SHARES[name] * every)
-            return Losses(total, {f"penalty/{name}": penalty.detach()})
-
-        return loss
 
     def _penalty(self, name: str, batch: Batch, fake: Tensor) -> Tensor:
         """R1, R2 or GP; the gradient is taken where the discriminator looks, at augmented images."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_core.config import check, check_below_one, check_choice, check_least
-from gan_core.families.base import Batch, ImageShape
+from gan_core.families.base import Batch, ImageShape, Phase
 from gan_core.families.noise import NoiseFamily
 from gan_core.initialise import leaky_gain
 from gan_core.losses import ADVERSARIAL_LOSSES
@@ -60,7 +60,7 @@ class R3ganConfig:
     final_gamma: float = 0.2
     """gamma from the end of the burn-in on."""
     penalty_every: int = 1
-    """1: both penalties are part of the discriminator's loss, as in the paper; k: updates of their own every k steps."""
+    """1: both penalties are part of the discriminator's loss, as in the paper; k: an update of their own every k steps."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "latent", "width", "width_max", "blocks", "penalty_every")
@@ -227,8 +227,6 @@ class R3gan(NoiseFamily):
             "generator": Generator(config, shape, halvings),
             "discriminator": Discriminator(config, shape, halvings),
         }
-        if config.gamma or config.final_gamma:
-            self.penalties = (("r1", self.gamma, config.penalty_every), ("r2", self.gamma, config.penalty_every))
 
     @classmethod
     def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
@@ -240,6 +238,13 @@ class R3gan(NoiseFamily):
         reason = f"the preset's is for the paper's batch of {theirs}, and is taken by the inverse of the batch"
         preset = PRESETS[resolution]
         return [(name, preset[name] * theirs / batch, reason) for name in ("gamma", "final_gamma")]
+
+    def penalties(self) -> tuple[Phase, ...]:
+        """See :meth:`Family.penalties`: R1 and R2."""
+        if not (self.config.gamma or self.config.final_gamma):
+            return ()
+        every = self.config.penalty_every
+        return self.penalty("r1", self.gamma, every), self.penalty("r2", self.gamma, every)
 
     def gamma(self, batch: Batch) -> float:
         """Of both penalties at this batch: gamma at the start of the burn-in, final_gamma at its end."""

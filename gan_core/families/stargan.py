@@ -45,9 +45,11 @@ class StarGanConfig:
     """Weight of what is lost on the way to another domain and back (equation 6)."""
     gradient_penalty: float = 10.0
     """Weight of the gradient penalty (equation 8)."""
+    gradient_penalty_every: int = 1
+    """Steps between two updates by it; 1: it is part of each update of the discriminator."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "width", "critic_width")
+        check_least(self, 1, "width", "critic_width", "gradient_penalty_every")
         check_least(self, 0, "blocks", "classification", "reconstruction", "gradient_penalty")
         check_below_one(self, "slope")
 
@@ -196,11 +198,12 @@ class StarGan(TranslationFamily):
 
         return batch.once("wanted", draw)
 
-    def phases(self) -> tuple[Phase, ...]:
-        """See :meth:`Family.phases`; the gradient penalty is part of the critic's update."""
-        discriminator, generator = super().phases()
-        penalty = Phase(name="gp", side="discriminator", joins=True, loss=self.penalty_loss)
-        return (discriminator, *([penalty] if self.config.gradient_penalty else []), generator)
+    def penalties(self) -> tuple[Phase, ...]:
+        """See :meth:`Family.penalties`: the gradient penalty of the critic."""
+        if not self.config.gradient_penalty:
+            return ()
+        every = self.config.gradient_penalty_every
+        return (Phase(name="gp", side="discriminator", every=every, loss=self.penalty_loss),)
 
     def fakes(self, batch: Batch) -> Tensor:
         """The batch's pictures translated to what is wanted."""

@@ -47,6 +47,8 @@ class StarGan2Config:
     """Leak slope of every leaky ReLU."""
     r1: float = 1.0
     """gamma of R1, of which the loss takes half; 0 for none."""
+    r1_every: int = 1
+    """Steps between two updates by R1; 1: it is part of each update of the discriminator."""
     style_reconstruction: float = 1.0
     """Weight of styles that are not seen again (equation 2)."""
     diversity: float = 1.0
@@ -57,7 +59,7 @@ class StarGan2Config:
     """Weight of what is lost on the way to another domain and back (equation 4)."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "width", "width_max", "latent", "hidden", "style", "diversity_steps")
+        check_least(self, 1, "width", "width_max", "latent", "hidden", "style", "diversity_steps", "r1_every")
         check_least(self, 0, "downs", "r1", "style_reconstruction", "diversity", "cycle")
         check_below_one(self, "slope")
 
@@ -215,11 +217,12 @@ class StarGan2(TranslationFamily):
         wanted, labels = self.wanted(batch), labels_of(batch)
         return (Made(images=self.fakes(batch), real=batch.real, classes=wanted, classes_of_real=labels),)
 
-    def phases(self) -> tuple[Phase, ...]:
-        """See :meth:`Family.phases`; R1 is part of the discriminator's update."""
-        discriminator, generator = super().phases()
-        penalty = Phase(name="r1", side="discriminator", joins=True, loss=self.penalty_loss)
-        return (discriminator, *([penalty] if self.config.r1 else []), generator)
+    def penalties(self) -> tuple[Phase, ...]:
+        """See :meth:`Family.penalties`: the R1 of the discriminator."""
+        if not self.config.r1:
+            return ()
+        every = self.config.r1_every
+        return (Phase(name="r1", side="discriminator", every=every, loss=self.penalty_loss),)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """Cross-entropy of real and translated pictures in one pass (equation 1)."""

@@ -335,8 +335,6 @@ class StyleGan2(NoiseFamily):
             "generator": Generator(config, shape, halvings),
             "discriminator": Discriminator(config, shape, halvings),
         }
-        if config.r1:
-            self.penalties = (("r1", lambda batch: config.r1, config.r1_every),)
         self.memory = {"path_length_mean": torch.zeros(())}
 
     @classmethod
@@ -349,13 +347,13 @@ class StyleGan2(NoiseFamily):
 
     # -- training --
 
-    def phases(self) -> tuple[Phase, ...]:
-        """See :meth:`NoiseFamily.phases`; path lengths behind the generator's update."""
-        if not self.config.path_length:
-            return super().phases()
-        every = self.config.path_every
+    def penalties(self) -> tuple[Phase, ...]:
+        """See :meth:`Family.penalties`: R1, and the generator's path lengths."""
+        config = self.config
+        r1 = self.penalty("r1", lambda batch: config.r1, config.r1_every)
+        every = config.path_every
         path = Phase(name="path_length", side="generator", every=every, full_precision=True, loss=self.path_loss)
-        return (*super().phases(), path)
+        return (*([r1] if config.r1 else []), *([path] if config.path_length else []))
 
     def generate(
         self, generator: Callable[..., Tensor], latents: Tensor, labels: Tensor | None, batch: Batch
@@ -392,8 +390,7 @@ class StyleGan2(NoiseFamily):
         mean = torch.lerp(self.memory["path_length_mean"].to(device), now, 0.01)
         self.memory["path_length_mean"] = mean
         penalty = (lengths - mean).square().mean()
-        total = penalty * (self.config.path_length * self.config.path_every)
-        return Losses(total, {"penalty/path_length": penalty.detach()})
+        return Losses(penalty * self.config.path_length, {"penalty/path_length": penalty.detach()})
 
     # -- use --
 

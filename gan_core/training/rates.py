@@ -32,9 +32,9 @@ class Rates:
 
 
 def lazy_share(side: str, updates: Sequence[tuple[Phase, ...]]) -> float:
-    """k / (k + 1) for a side with a penalty of its own every k steps, which adds an update (Karras et al. 2020, B)."""
-    share = 1.0
-    for first, *_ in updates:
-        if first.side == side and first.name != side and first.every > 1:
-            share *= first.every / (first.every + 1)
-    return share
+    """One update's share of a step's for a side with lazy penalties: k / (k + 1) with one every k steps, which adds an update.
+
+    So the moments forget as much in a step as without them (Karras et al. 2020, appendix B).
+    """
+    added = sum(1 / first.every for first, *_ in updates if first.side == side and first.every > 1)
+    return 1 / (1 + added)

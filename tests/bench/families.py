@@ -106,7 +106,7 @@ def _family(name: str, data: PreparedDataset, place: Path, device: torch.device)
     table.append(
         Row(name=f"{name}: share of a step that data takes", ratio=100 * feed * rounds / step, target=2.0, unit="%")
     )
-    if any(phase.full_precision for phase in ours.family.phases()) or ours.family.penalties:
+    if ours.family.penalties():
         table.append(_second_gradients(name, fp32, steps, device))
     return table
 

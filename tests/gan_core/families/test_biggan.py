@@ -19,7 +19,7 @@ from gan_core.families.biggan_layers import (
 )
 from gan_core.penalties import orthogonal
 from tests.gan_core.families.conftest import small, some_batch
-from tests.gan_core.families.updates import discriminator_losses
+from tests.gan_core.families.updates import losses_of
 
 
 def sizes(resolution: int, classes: int) -> tuple[int, int]:
@@ -104,14 +104,14 @@ def test_each_block_gets_a_chunk_of_z_of_its_own() -> None:
 
 def test_orthogonal_regularisation_joins_the_generators_loss() -> None:
     plain, regular = small("biggan"), small("biggan", orthogonal=0.1)
-    totals = [family.generator_loss(some_batch(family), 0).total.item() for family in (plain, regular)]
+    totals = [losses_of(family, "generator", some_batch(family)).total.item() for family in (plain, regular)]
     assert totals[1] - totals[0] == pytest.approx(0.1 * orthogonal(plain.networks["generator"]).item(), rel=1e-3)
 
 
 def test_consistency_compares_images_with_the_same_ones_moved_and_cut() -> None:
     family = small("biggan", consistency=10.0)
     data = some_batch(family)
-    losses = family.discriminator_loss(data, 0)
+    losses = losses_of(family, "discriminator", data)
     penalty = losses.terms["penalty/consistency"]
     assert penalty > 0
     torch.testing.assert_close(losses.total.detach(), losses.terms["loss/discriminator"] + 10 * penalty)
@@ -122,7 +122,7 @@ def test_consistency_compares_images_with_the_same_ones_moved_and_cut() -> None:
 def test_the_wasserstein_game_has_its_gradient_penalty() -> None:
     """Gulrajani et al. 2017, equation 3, at points between real and generated images."""
     family = small("biggan", loss="wasserstein", gradient_penalty=10.0)
-    losses = discriminator_losses(family, some_batch(family))
+    losses = losses_of(family, "discriminator", some_batch(family))
     torch.testing.assert_close(
         losses.total.detach(), losses.terms["loss/discriminator"] + 10 * losses.terms["penalty/gp"]
     )

@@ -11,7 +11,7 @@ from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.families.r3gan import PRESETS, Block, R3gan
 from tests.gan_core.families.conftest import small, some_batch
-from tests.gan_core.families.updates import discriminator_losses
+from tests.gan_core.families.updates import losses_of
 
 
 def test_a_block_starts_as_the_identity_and_its_first_layers_are_scaled_down() -> None:
@@ -61,7 +61,7 @@ def test_the_loss_is_relativistic_over_pairs_with_both_penalties_weighed_by_half
         (gradient,) = torch.autograd.grad(discriminator(images).sum(), images)
         penalties.append(gradient.square().sum(dim=(1, 2, 3)).mean())
     game = F.softplus(discriminator(fake) - discriminator(real)).mean()
-    losses = discriminator_losses(family, data)
+    losses = losses_of(family, "discriminator", data)
     torch.testing.assert_close(losses.total, game + 1.5 * (penalties[0] + penalties[1]))
     assert losses.terms["penalty/r1"].item() == pytest.approx(penalties[0].item(), rel=1e-4)
     torch.testing.assert_close(
@@ -90,7 +90,7 @@ def test_gamma_goes_by_the_inverse_of_the_batch(size: int, batch: int, gamma: tu
 def test_penalties_are_part_of_each_update_or_lazy(every: int, joins: bool) -> None:
     phases = small("r3gan", penalty_every=every).phases()
     assert [(phase.name, phase.every, phase.joins) for phase in phases] == [
-        ("discriminator", 1, False), ("r1", every, joins), ("r2", every, joins), ("generator", 1, False),
+        ("discriminator", 1, False), ("r1", every, joins), ("r2", every, True), ("generator", 1, False),
     ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from tests.gan_core.families.translations import (
     trainer_of,
     two_colours,
 )
-from tests.gan_core.families.updates import discriminator_losses
+from tests.gan_core.families.updates import losses_of
 
 
 def stargan(variant: str = "stargan", **settings: object) -> StarGan:
@@ -61,7 +61,7 @@ def test_the_losses_are_the_papers(variant: str) -> None:
     mix = uniform((6, 1, 1, 1), batch.part, real.device, *batch.key, "gp mix")
     penalty = gradient_penalty(lambda x: judge(x)[0].flatten(1).sum(dim=1), real, fake, mix)
     critic = judged_fake.mean() - judged_real.mean()
-    losses = discriminator_losses(family, batch)
+    losses = losses_of(family, "discriminator", batch)
     torch.testing.assert_close(losses.total, critic + 2 * said(said_real, labels) + 4 * penalty)
 
     reconstruction = (generate(fake, planes(labels)) - real).abs().mean()

@@ -14,7 +14,7 @@ from gan_core.generator import load_generator, save_generator
 from gan_core.penalties import zero_centred
 from tests.datasets import write_prepared
 from tests.gan_core.families.translations import nearest, small, some_batch, some_pictures, trainer_of, two_colours
-from tests.gan_core.families.updates import discriminator_losses
+from tests.gan_core.families.updates import losses_of
 
 
 def stargan2(**settings: object) -> StarGan2:
@@ -78,7 +78,7 @@ def test_the_losses_are_the_papers() -> None:
     said = torch.cat([judged(fake, wanted) for fake in fakes])
     penalty = zero_centred(lambda x: judged(x, labels), real)
     entropy = F.softplus(-judged(real, labels)).mean() + F.softplus(said).mean()
-    torch.testing.assert_close(discriminator_losses(family, batch).total, entropy + 0.35 * penalty)
+    torch.testing.assert_close(losses_of(family, "discriminator", batch).total, entropy + 0.35 * penalty)
 
     seen = [(see(fake)[rows, wanted] - style).abs().mean() for fake, style in zip(fakes, (drawn, lent), strict=True)]
     back = [(generate(fake, own) - real).abs().mean() for fake in fakes]

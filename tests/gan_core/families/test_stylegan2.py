@@ -160,7 +160,7 @@ def test_the_mean_path_length_is_remembered() -> None:
     losses = family.path_loss(some_batch(family), 0)
     assert before == 0
     assert family.memory["path_length_mean"] > 0
-    assert losses.total.item() == pytest.approx(losses.terms["penalty/path_length"].item() * 2.0 * 4 * 3 / 4, rel=1e-4)
+    assert losses.total.item() == pytest.approx(losses.terms["penalty/path_length"].item() * 2.0, rel=1e-4)
 
 
 def test_gamma_is_chosen_from_pixels_and_batch() -> None:

@@ -1,0 +1,89 @@
+"""Every penalty of every family: part of its side's update, or lazy, with Adam slowed down."""
+
+import pytest
+
+from gan_core.families import Family, Phase
+from gan_core.training.rates import lazy_share
+from tests.gan_core.families import conftest, translations
+from tests.gan_core.families.updates import losses_of
+
+PENALTIES = [
+    ("biggan", "gp", {"loss": "wasserstein", "gradient_penalty": 10.0}, "gradient_penalty_every"),
+    ("biggan", "consistency", {"consistency": 10.0}, "consistency_every"),
+    ("biggan", "orthogonal", {"orthogonal": 0.1}, "orthogonal_every"),
+    ("r3gan", "r1", {}, "penalty_every"),
+    ("r3gan", "r2", {}, "penalty_every"),
+    ("stylegan2", "r1", {}, "r1_every"),
+    ("stylegan2", "path_length", {}, "path_every"),
+    ("stargan", "gp", {}, "gradient_penalty_every"),
+    ("stargan2", "r1", {}, "r1_every"),
+]
+"""Family, penalty, settings that turn it on, and the setting of its interval."""
+
+every_penalty = pytest.mark.parametrize(
+    ("family", "name", "settings", "interval"), PENALTIES, ids=[f"{family} {name}" for family, name, *_ in PENALTIES]
+)
+
+
+def made(family: str, **settings: object) -> tuple[Family, object]:
+    helper = conftest if family in conftest.SMALL else translations
+    found = helper.small(family, **settings)
+    return found, helper.some_batch(found)
+
+
+def the_phase(family: Family, name: str) -> Phase:
+    return next(phase for phase in family.phases() if phase.name == name)
+
+
+def test_every_penalty_is_tested() -> None:
+    for family, settings in {"biggan": {"orthogonal": 1.0, "consistency": 1.0, "gradient_penalty": 1.0}}.items():
+        assert {phase.name for phase in made(family, **settings)[0].penalties()} == {
+            name for of, name, *_ in PENALTIES if of == family
+        }
+    for family in [*conftest.SMALL, *translations.SMALL]:
+        assert {phase.name for phase in made(family)[0].penalties()} <= {
+            name for of, name, *_ in PENALTIES if of == family
+        }
+
+
+@every_penalty
+def test_with_interval_1_it_is_part_of_its_sides_update(family: str, name: str, settings: dict, interval: str) -> None:
+    game, batch = made(family, **settings, **{interval: 1})
+    side = the_phase(game, name).side
+    assert f"penalty/{name}" in losses_of(game, side, batch).terms
+    assert lazy_share(side, [update for update in game.updates() if name in {phase.name for phase in update}]) == 1.0
+
+
+@every_penalty
+def test_with_interval_k_it_weighs_k_times_in_an_update_of_its_own(
+    family: str, name: str, settings: dict, interval: str
+) -> None:
+    """Karras et al. 2020, appendix B."""
+    totals = []
+    for every in (1, 3):
+        game, batch = made(family, **settings, **{interval: every})
+        phase = the_phase(game, name)
+        assert phase.every == every
+        totals.append(phase.loss(batch, 0).total.item())
+    (update,) = [update for update in game.updates() if name in {part.name for part in update}]
+    assert update[0].name != phase.side
+    assert {part.every for part in update} == {3}
+    assert totals[1] == pytest.approx(3 * totals[0], rel=1e-5)
+    assert lazy_share(phase.side, [update]) == pytest.approx(3 / 4)
+
+
+def test_lazy_penalties_of_equal_intervals_share_an_update_and_slow_adam_down_once() -> None:
+    game, _ = made("r3gan", penalty_every=4)
+    assert [[phase.name for phase in update] for update in game.updates()] == [
+        ["discriminator"],
+        ["r1", "r2"],
+        ["generator"],
+    ]
+    assert lazy_share("discriminator", game.updates()) == pytest.approx(4 / 5)
+    assert lazy_share("generator", game.updates()) == 1.0
+
+
+def test_lazy_penalties_of_several_intervals_slow_adam_down_by_all_the_updates_that_they_add() -> None:
+    settings = {"loss": "wasserstein", "gradient_penalty": 1.0, "gradient_penalty_every": 2, "consistency": 1.0}
+    game, _ = made("biggan", **settings, consistency_every=4)
+    assert lazy_share("discriminator", game.updates()) == pytest.approx(1 / (1 + 1 / 2 + 1 / 4))
