@@ -21,15 +21,16 @@ _FLOAT = 4
 """Bytes of a float32."""
 
 
-def operations(name: str, shape: ImageShape, model: Mapping[str, Any]) -> float:
+def operations(name: str, shape: ImageShape, model: Mapping[str, Any], rounds: int = 1) -> float:
     """Floating point operations of training for one real image, with the family's settings ``model``.
+
+    ``rounds`` are the updates of the discriminator in a step.
 
     From noise, the discriminator learns from a real and a generated image and the generator through it: with a backward pass
     worth two forward ones, that is three passes of the generator and eight of the discriminator for one round of each. Of a
     family that translates, both updates are counted as they are.
     """
     kind = FAMILIES[name]
-    rounds = kind.recipe.get("discriminator_steps", 1)
     if not issubclass(kind, NoiseFamily):
         passes = _operations_of_a_step(name, shape, model)
         return passes["discriminator"] + passes["generator"] / rounds

@@ -98,6 +98,14 @@ class PreparedDataset:
             return None
         return np.concatenate([column.to_numpy() for column in self._column(split, "label")]).astype(np.int64)
 
+    def class_shares(self, split: str = "train") -> tuple[float, ...]:
+        """How often each class is among the pictures of ``split``; empty where there are no classes, or all equally often."""
+        labels = self.labels(split)
+        if labels is None or self.info.attributes:
+            return ()
+        counts = np.bincount(labels, minlength=len(self.info.classes))
+        return tuple((counts / counts.sum()).tolist()) if np.ptp(counts) else ()
+
     def _column(self, split: str, name: str) -> list[pa.ChunkedArray]:
         """The column ``name`` of each shard."""
         found = []

@@ -219,7 +219,8 @@ def to_uint8(images: Tensor) -> Tensor:
 def describe(family_name: str, family: Family, extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """What rebuilds a family's networks, and what else is to be known of them: dataset digest, class names, step."""
     config, shape = as_dict(family.config), asdict(family.shape)
-    return {"format": 1, "family": family_name, "config": config, "shape": shape, **(extra or {})}
+    shares = {"class_shares": list(family.class_shares)} if family.class_shares else {}
+    return {"format": 1, "family": family_name, "config": config, "shape": shape, **shares, **(extra or {})}
 
 
 def save_generator(
@@ -294,7 +295,8 @@ def _exported(directory: Path, device: torch.device) -> Generator:
 
 
 def _digest(info: dict[str, Any], weights: str | None) -> str:
-    return sha256_json({**{key: info[key] for key in ("family", "config", "shape")}, "weights_sha256": weights})
+    made_by = {key: info[key] for key in ("family", "config", "shape", "class_shares") if key in info}
+    return sha256_json({**made_by, "weights_sha256": weights})
 
 
 def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> Family:
@@ -307,6 +309,9 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
     try:
         shape = ImageShape(**info["shape"])
         family = build_family(info["family"], family_config(info["family"], info["config"], where="config"), shape)
+        family.class_shares = tuple(float(share) for share in info.get("class_shares", ()))
+        if family.class_shares and len(family.class_shares) != shape.classes:
+            raise ValueError(f"{len(family.class_shares)} class_shares for {shape.classes} classes")
         family.networks = {name: family.networks[name] for name in family.generators}
         for name, network in family.networks.items():
             prefix = f"{name}."

@@ -69,26 +69,31 @@ def choose(
     resolution = shape.nearest(kind.presets)
     for name, value in kind.presets.get(resolution, {}).items():
         take(f"model.{name}", value, f"the preset of {family} for {resolution} pixels")
-    for name, value in kind.recipe.items():
+    recipe = dict(kind.recipe)
+    if device.type == "cuda":
+        recipe |= kind.recipes.get(resolution, {})
+    for name, value in recipe.items():
         take(f"train.{name}", value, f"the recipe of {family}")
     if device.type != "cuda":
-        smaller = {f"model.{name}": value for name, value in kind.on_a_cpu.items()}
-        smaller |= {f"train.{name}": value for name, value in kind.recipe_on_a_cpu.items()}
-        for name, value in smaller.items():
-            take(name, value, f"a {family} that trains on a CPU")
+        for name, value in kind.on_a_cpu.items():
+            preset = kind.presets.get(resolution, {}).get(name, value)
+            take(f"model.{name}", min(value, preset), f"a {family} that trains on a CPU")
+        for name, value in kind.recipe_on_a_cpu.items():
+            take(f"train.{name}", value, f"a {family} that trains on a CPU")
 
     side = max(shape.height, shape.width)
     room = "a GPU" if device.type == "cuda" else "a CPU"
-    if "batch" not in kind.recipe:
+    if "batch" not in recipe:
         take("train.batch", batch_size(shape, pictures, device), f"{side} pixels on {room}, {pictures} pictures")
     batch = standing["train.batch"]
-    take("train.ema_half_life_kimg", batch * 10 / 32, "ten thousand images for each 32 in a batch")
-    if "final_lr_share" in kind.recipe or "final_beta2" in kind.recipe:
+    if "ema_half_life_kimg" not in recipe:
+        take("train.ema_half_life_kimg", batch * 10 / 32, "ten thousand images for each 32 in a batch")
+    if "final_lr_share" in recipe or "final_beta2" in recipe:
         rounds = standing.get("train.discriminator_steps", 1)
         take("train.burn_in_kimg", _BURN_IN * steps * rounds * batch / 1000, "schedules end after a fifth of the run")
     for name, value, reason in kind.choose(shape, batch, steps):
         take(f"model.{name}", value, reason)
-    if pictures < _FEW and kind.augmentation != "none":
+    if pictures < _FEW and kind.augmentation != "none" and "augment" not in recipe:
         augmentation = kind.augmentation
         take(
             "train.augment",

@@ -38,12 +38,10 @@ def recommend(info: DatasetInfo, device: torch.device) -> list[Recommendation]:
     ranked = []
     for rank, (name, reason) in enumerate(order(info)):
         try:
-            model = {
-                choice.name.removeprefix("model."): choice.value
-                for choice in choose(name, info, device, steps=1)
-                if choice.name.startswith("model.")
-            }
-            for_an_image = operations(name, ImageShape.of(info), model)
+            chosen = {choice.name: choice.value for choice in choose(name, info, device, steps=1)}
+            model = {key.removeprefix("model."): value for key, value in chosen.items() if key.startswith("model.")}
+            rounds = chosen.get("train.discriminator_steps", 1)
+            for_an_image = operations(name, ImageShape.of(info), model, rounds)
             hours = for_an_image * FAMILIES[name].thousand_images * 1000 / rate / 3600
             problem = ""
         except SettingsError as error:
@@ -76,7 +74,7 @@ def order(info: DatasetInfo) -> list[tuple[str, str]]:
     few = ("stylegan2", f"{pictures} pictures are few: ADA keeps the discriminator from learning them by heart")
     modern = ("r3gan", "the modern baseline: stable without tricks, good diversity, wants time")
     big = ("biggan", f"labels and {pictures} pictures: class-conditional, strong at fidelity")
-    style = ("stylegan2", "high fidelity and a latent space to edit in; conditional: true uses the labels")
+    style = ("stylegan2", "high fidelity and a latent space to edit in" + (", class by class" if labelled else ""))
     quick = ("dcgan", "a quick baseline: the first picture after minutes")
     labels = ("cgan", "a quick baseline that takes the class as input")
     if pictures < FEW:

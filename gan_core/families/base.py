@@ -176,6 +176,8 @@ class Family:
     """The family's own settings by resolution, for ``model.preset: auto``."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Settings of the training run that the family's paper used."""
+    recipes: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
+    """What of them differs by resolution, for the networks of :attr:`presets` as they are: on a GPU."""
     on_a_cpu: ClassVar[Mapping[str, Any]] = {}
     """The family's own settings where there is no GPU: networks small enough to be worth waiting for."""
     recipe_on_a_cpu: ClassVar[Mapping[str, Any]] = {}
@@ -195,6 +197,8 @@ class Family:
         """What the losses remember from step to step beside the networks; part of every checkpoint."""
         self.augment: Augment = no_augment
         """What the discriminator's images go through, real and generated alike; set by the trainer."""
+        self.class_shares: tuple[float, ...] = ()
+        """How often each class is among the training pictures, for samples without a label; empty: equally often."""
         self._compiled: dict[str, Callable[..., Tensor]] = {}
 
     @classmethod

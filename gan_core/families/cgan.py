@@ -5,7 +5,7 @@ more channel of the picture, in the paper's spirit, or by projection (Miyato & K
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,6 @@ from gan_core.errors import SettingsError
 from gan_core.families import dcgan
 from gan_core.families.base import ImageShape
 from gan_core.families.noise import NoiseFamily
-
-# 64 is DCGAN's figure 1; the others keep its 1024 maps at the coarsest resolution, or less where that would be slower than
-# such small pictures deserve. Its networks end at 128 pixels: none for 256.
-PRESETS: dict[int, dict[str, Any]] = {
-    32: {"width": 128},
-    64: {"width": 128},
-    128: {"width": 64},
-}
-
 
 # With torch's N(0, 1) the class drowned z from the first step on, and all pictures of a class came out alike: on Fashion-MNIST,
 # after 600 steps, they differed by a tenth of what real ones do; from this start, by three quarters.
@@ -101,7 +92,7 @@ class Cgan(NoiseFamily):
     """The class-conditional GAN."""
 
     Config = CganConfig
-    presets = PRESETS
+    presets = dcgan.PRESETS
     on_a_cpu = dcgan.Dcgan.on_a_cpu
     thousand_images = dcgan.Dcgan.thousand_images
 

@@ -46,17 +46,22 @@ class CycleGanConfig:
     """Weight of what is lost on the way there and back (equation 3)."""
     contrast: float = 1.0
     """Weight of patches that are not recognised, in place of ``cycle`` (CUT, equation 5)."""
-    identity: float = 0.5
-    """Weight, relative to ``cycle`` or ``contrast``, of what is changed in a picture that is of the target domain already
-    (section 5.2; CUT's is 1)."""
+    identity: float | None = None
+    """Weight, relative to ``cycle`` or ``contrast``, of what is changed in a picture that is of the target domain already;
+    null: the paper's, 0.5 beside a cycle (section 5.2) and 1 beside a contrast (CUT, section 3)."""
     patches: int = 256
     """Places of a picture that are told from each other, for objective contrastive (CUT, section 4)."""
     temperature: float = 0.07
     """What their likeness is divided by, for objective contrastive (CUT, section 4)."""
-    pool: int = 50
-    """Generated pictures of each direction that the discriminators are also shown later; 0: none are kept."""
+    pool: int | None = None
+    """Generated pictures of each direction that the discriminators are also shown later; 0: none are kept; null: the paper's,
+    50 beside a cycle (section 4), none beside a contrast."""
 
     def __post_init__(self) -> None:
+        own = {"cycle": (0.5, 50), "contrastive": (1.0, 0)}[self.objective]
+        for name, value in zip(("identity", "pool"), own, strict=True):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         check_least(self, 1, "width", "patch_width", "patch_halvings")
         check_least(self, 0, "blocks", "cycle", "contrast", "identity", "pool")
         check_least(self, 2, "patches")

@@ -1,6 +1,6 @@
 """What all families share that turn noise, and a class where they are conditional, into an image."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, Family, Losses, Made, Phase
+from gan_core.families.base import Batch, Family, ImageShape, Losses, Made, Phase
 from gan_core.losses import ADVERSARIAL_LOSSES
 from gan_core.penalties import gradient_penalty, zero_centred
 
@@ -44,6 +44,13 @@ class NoiseFamily(Family):
                 "with a folder for each class or a label column, or choose a family that takes none, such as dcgan."
             )
         self.conditional = True
+
+    @classmethod
+    def told_classes(cls, shape: ImageShape) -> list[tuple[str, Any, str]]:
+        """The choice of ``conditional``, for a family that may be: it is, where the data has classes."""
+        if not shape.classes:
+            return []
+        return [("conditional", True, f"each picture is of one of {shape.classes} classes")]
 
     # -- what the networks are called with -----------------------------------------------------------------------------
 
@@ -158,7 +165,7 @@ class NoiseFamily(Family):
         first: int = 0,
         networks: Mapping[str, nn.Module] | None = None,
     ) -> Tensor:
-        """See :meth:`Family.sample`; without a label, a conditional family draws a class for each picture."""
+        """See :meth:`Family.sample`; without a label, a conditional family draws classes as often as training had them."""
         generator = (networks or self.networks)["generator"]
         device = next(generator.parameters()).device
         latents, labels = self.draw(n, seed, label, truncation, first=first, device=device)
@@ -191,7 +198,9 @@ class NoiseFamily(Family):
         latents = self.sampling_latents(table[:, : self.config.latent], truncation).to(device)
         labels = None
         if self.conditional:
-            drawn = (table[:, -1] * self.shape.classes).long()
+            drawn = classes_from_uniform(
+                table[:, -1], self.class_shares or (1 / self.shape.classes,) * self.shape.classes
+            )
             labels = (drawn if label is None else torch.full((n,), label)).to(device)
         return latents, labels
 
@@ -240,3 +249,9 @@ def latents_from_uniform(uniform: Tensor, prior: str, truncation: float | None) 
         return ((uniform * 2 - 1) * min(truncation or 1.0, 1.0)).float()
     bound = torch.special.ndtr(torch.tensor(-truncation if truncation else -torch.inf, dtype=torch.float64))
     return torch.special.ndtri(bound + uniform * (1 - 2 * bound)).float()
+
+
+def classes_from_uniform(uniform: Tensor, shares: Sequence[float]) -> Tensor:
+    """Classes, int64 (N,), each with the probability that ``shares`` gives it, from uniform numbers (N,)."""
+    edges = torch.tensor(shares, dtype=torch.float64).cumsum(0)
+    return torch.searchsorted(edges[:-1], uniform.double().contiguous(), right=True)

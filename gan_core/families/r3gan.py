@@ -207,6 +207,13 @@ class R3gan(NoiseFamily):
         "beta2": 0.9,
         "final_beta2": 0.99,
     }
+    # Of the paper's tables again: how far the strength of the augmentation rises along its cosine, and the average's half-life.
+    recipes: ClassVar[Mapping[int, Mapping[str, Any]]] = {
+        32: {"augment": {"kind": "ada", "strength": 0.55}, "ema_half_life_kimg": 5000.0},
+        64: {"augment": {"kind": "ada", "strength": 0.3}, "ema_half_life_kimg": 500.0},
+        128: {"augment": {"kind": "ada", "strength": 0.3}, "ema_half_life_kimg": 500.0},
+        256: {"augment": {"kind": "ada", "strength": 0.3}, "ema_half_life_kimg": 500.0},
+    }
     on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 32, "width_max": 64, "blocks": 1}
     # A narrow layer has larger weights and takes larger steps; at the paper's rates this generator never catches up.
     recipe_on_a_cpu: ClassVar[Mapping[str, Any]] = {"generator_lr": 2e-3, "discriminator_lr": 2e-3}
@@ -230,14 +237,14 @@ class R3gan(NoiseFamily):
 
     @classmethod
     def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
-        """gamma for the batch: the preset's is for the paper's, and a smaller one makes noisier gradients."""
+        """The classes where there are some, and gamma for the batch: a smaller one than the paper's makes noisier gradients."""
         resolution = shape.nearest(PRESETS)
         theirs = 512 if resolution == 32 else 256
-        if batch == theirs:
-            return []
-        reason = f"the preset's is for the paper's batch of {theirs}, and is taken by the inverse of the batch"
-        preset = PRESETS[resolution]
-        return [(name, preset[name] * theirs / batch, reason) for name in ("gamma", "final_gamma")]
+        chosen = cls.told_classes(shape)
+        if batch != theirs:
+            reason = f"the preset's is for the paper's batch of {theirs}, and is taken by the inverse of the batch"
+            chosen += [(name, PRESETS[resolution][name] * theirs / batch, reason) for name in ("gamma", "final_gamma")]
+        return chosen
 
     def penalties(self) -> tuple[Phase, ...]:
         """See :meth:`Family.penalties`: R1 and R2."""

@@ -33,9 +33,11 @@ LARGEST = 1024
 _SETTLE = 256
 """Styles for each batch that :meth:`StyleGan2.settle` is allowed."""
 
-# ADA's table of configurations (appendix C) at 32 pixels is its CIFAR-10 one, without path lengths and mixing. The others
-# are its automatic one: a mapping of 2 layers, half the paper's width, and gamma = 0.0002 * pixels / batch, here for
-# a batch of 32; StyleGan2.choose computes it for the real batch.
+# At 32 pixels they are ADA's for CIFAR-10 (appendix C), without path lengths and mixing; its discriminator without skips and
+# its deviations over 32 images are not. The others are its automatic ones: a mapping of 2 layers, half the paper's width, and
+# gamma = 0.0002 * pixels / batch, here for a batch of 32. StyleGan2.choose computes gamma for the real batch.
+_SMALL_BATCH = 64
+"""That of ADA's CIFAR-10 configuration."""
 PRESETS: dict[int, dict[str, Any]] = {
     32: {"mapping_layers": 2, "r1": 0.01, "mixing": 0.0, "path_length": 0.0},
     64: {"mapping_layers": 2, "r1": 0.0256},
@@ -339,11 +341,18 @@ class StyleGan2(NoiseFamily):
 
     @classmethod
     def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
-        """gamma for the batch; small pictures keep their preset's."""
+        """The classes where there are some, and gamma for the batch."""
         if max(shape.height, shape.width) <= 32:
-            return []
-        gamma = float(f"{0.0002 * shape.height * shape.width / batch:.3g}")
-        return [("r1", gamma, "0.0002 * pixels / batch (Karras et al. 2020, ADA)")]
+            gamma, reason = (
+                PRESETS[32]["r1"] * _SMALL_BATCH / batch,
+                f"ADA's for CIFAR-10 is for a batch of {_SMALL_BATCH}",
+            )
+        else:
+            gamma, reason = (
+                0.0002 * shape.height * shape.width / batch,
+                "0.0002 * pixels / batch (Karras et al. 2020, ADA)",
+            )
+        return [*cls.told_classes(shape), ("r1", float(f"{gamma:.3g}"), reason)]
 
     # -- training --
 

@@ -91,6 +91,7 @@ class Trainer:
         self.averaged = Averaged({name: self.family.networks[name] for name in self.family.generators})
         self.augmenter = Augmenter(config.augment, info.splits["train"]).to(self.device)
         self.family.augment = self.augmenter
+        self.family.class_shares = dataset.class_shares("train")
         self.family.memory = {name: tensor.to(self.device) for name, tensor in self.family.memory.items()}
         if config.compile:
             self.family.compile(**compile_options(self.device))

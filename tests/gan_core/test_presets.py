@@ -36,8 +36,6 @@ def info(size: int = 32, pictures: int = 50_000, classes: int = 10, channels: in
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 def test_every_choice_is_a_valid_setting_with_a_reason(family: str, size: int) -> None:
-    if family in ("dcgan", "cgan") and size == 256:
-        pytest.skip("they end at 128 pixels")
     data = info(size)
     choices = choose(family, data, GPU, steps=1000)
     assert all(choice.reason for choice in choices)
@@ -47,6 +45,78 @@ def test_every_choice_is_a_valid_setting_with_a_reason(family: str, size: int) -
     }
     check_family(family, family_config(family, values["model"]), ImageShape.of(data))
     build(TrainConfig, values["train"]).check_workers(1)
+
+
+PAPERS = [
+    # family, pixels, setting, value: as the issue of each paper's authors has it
+    ("dcgan", 64, "model.width", 128),  # Radford et al. 2015, figure 1
+    ("dcgan", 64, "model.slope", 0.2),  # section 4
+    ("dcgan", 64, "train.generator_lr", 2e-4),
+    ("dcgan", 64, "train.beta1", 0.5),
+    ("biggan", 32, "model.loss", "hinge"),  # Brock et al. 2019, section 3
+    ("biggan", 32, "train.discriminator_steps", 4),  # appendix C, CIFAR-10
+    ("biggan", 32, "train.generator_lr", 2e-4),
+    ("biggan", 32, "model.orthogonal", 0.0),
+    ("biggan", 128, "train.generator_lr", 5e-5),  # appendix C, ImageNet
+    ("biggan", 128, "train.discriminator_lr", 2e-4),
+    ("biggan", 128, "train.discriminator_steps", 2),
+    ("biggan", 128, "model.orthogonal", 1e-4),  # section 3.1
+    ("biggan", 128, "train.beta1", 0.0),
+    ("stylegan2", 64, "model.mixing", 0.9),  # Karras et al. 2019, section 3.1
+    ("stylegan2", 64, "model.r1_every", 16),  # Karras et al. 2020, section 3.1
+    ("stylegan2", 64, "model.path_every", 4),  # appendix B
+    ("stylegan2", 64, "model.path_length", 2.0),
+    ("stylegan2", 64, "train.generator_lr", 2.5e-3),  # Karras et al. 2020, ADA, appendix C
+    ("stylegan2", 64, "train.beta1", 0.0),
+    ("stylegan2", 64, "train.beta2", 0.99),
+    ("stylegan2", 64, "train.augment.target", 0.6),  # ADA, section 3
+    ("stylegan2", 64, "train.augment.speed_kimg", 500.0),
+    ("stylegan2", 32, "model.path_length", 0.0),  # ADA, appendix C, CIFAR-10
+    ("stylegan2", 32, "model.mixing", 0.0),
+    ("r3gan", 32, "model.loss", "relativistic"),  # Huang et al. 2024, section 3
+    ("r3gan", 32, "train.generator_lr", 2e-4),  # its tables of hyperparameters
+    ("r3gan", 32, "train.final_lr_share", 0.25),
+    ("r3gan", 32, "train.beta2", 0.9),
+    ("r3gan", 32, "train.final_beta2", 0.99),
+    ("r3gan", 32, "train.augment.strength", 0.55),
+    ("r3gan", 64, "train.augment.strength", 0.3),
+    ("r3gan", 32, "train.ema_half_life_kimg", 5000.0),
+    ("r3gan", 64, "train.ema_half_life_kimg", 500.0),
+    ("pix2pix", 256, "model.l1", 100.0),  # Isola et al. 2017, section 3.3
+    ("pix2pix", 256, "train.mirror", True),  # appendix 6.2
+    ("pix2pix", 256, "train.jitter", 30 / 256),
+    ("cyclegan", 256, "model.cycle", 10.0),  # Zhu et al. 2017, section 4
+    ("cyclegan", 256, "model.identity", 0.5),  # section 5.2
+    ("cyclegan", 256, "model.pool", 50),  # section 4
+    ("cyclegan", 256, "train.decay_from", 0.5),
+    ("stargan", 128, "model.reconstruction", 10.0),  # Choi et al. 2018, section 5
+    ("stargan", 128, "model.gradient_penalty", 10.0),
+    ("stargan", 128, "model.classification", 1.0),
+    ("stargan", 128, "train.discriminator_steps", 5),
+    ("stargan", 128, "train.decay_from", 0.5),
+    ("stargan2", 256, "train.beta2", 0.99),  # Choi et al. 2020, appendix
+]
+
+
+@pytest.mark.parametrize(("family", "size", "name", "value"), PAPERS, ids=[" ".join(map(str, row)) for row in PAPERS])
+def test_on_a_gpu_auto_trains_with_the_papers_settings(family: str, size: int, name: str, value: Any) -> None:
+    choices = choose(family, info(size), GPU, steps=1000)
+    chosen = {
+        section: {c.name.partition(".")[2]: c.value for c in choices if c.name.startswith(f"{section}.")}
+        for section in ("model", "train")
+    }
+    found: Any = {"model": family_config(family, chosen["model"]), "train": build(TrainConfig, chosen["train"])}
+    section, *path = name.split(".")
+    found = found[section]
+    for part in path:
+        found = getattr(found, part)
+    assert found == value
+
+
+@pytest.mark.parametrize("family", ["stylegan2", "r3gan"])
+def test_who_may_be_told_the_classes_is_where_there_are_some(family: str) -> None:
+    assert values(family, info(), GPU)["model.conditional"] is True
+    assert "model.conditional" not in values(family, info(classes=0), GPU)
 
 
 def test_the_batch_follows_device_resolution_and_number_of_pictures() -> None:

@@ -42,8 +42,8 @@ def test_both_initialisations_reach_the_networks_inside(init: str) -> None:
 
 
 def test_a_size_that_dcgan_cannot_make_is_refused_in_the_name_of_both() -> None:
-    with pytest.raises(SettingsError, match=r"cgan has dcgan's networks, and dcgan makes pictures of 16 to 128 pixels"):
-        small("cgan", 256)
+    with pytest.raises(SettingsError, match=r"cgan has dcgan's networks, and dcgan makes pictures of 16 to 256 pixels"):
+        small("cgan", 512)
 
 
 def test_at_the_start_the_class_does_not_drown_z() -> None:

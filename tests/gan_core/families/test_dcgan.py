@@ -133,8 +133,8 @@ def test_he_weights_of_the_generator_follow_its_relu_not_the_discriminators_slop
 @pytest.mark.parametrize(
     ("channels", "height", "width", "said"),
     [
-        (1, 15, 32, "16 to 128 pixels a side, not 15x32. Change ingest.size"),
-        (1, 32, 129, "16 to 128 pixels a side, not 32x129. Change ingest.size"),
+        (1, 15, 32, "16 to 256 pixels a side, not 15x32. Change ingest.size"),
+        (1, 32, 257, "16 to 256 pixels a side, not 32x257. Change ingest.size"),
         (1, 30, 30, "sides that divide by 4, not 30x30. Change ingest.size, to [32, 32] for instance"),
         (1, 16, 30, "sides that divide by 4, not 16x30. Change ingest.size, to [16, 32] for instance"),
         (1, 127, 127, "sides that divide by 16, not 127x127. Change ingest.size, to [128, 128] for instance"),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
+from tests.datasets import write_prepared
 from tests.gan_core.families.conftest import RECIPES, SMALL, small, some_batch
 from tests.gan_core.families.devices import DEVICES
 
@@ -139,6 +141,27 @@ def test_truncation_lessens_variety(name: str) -> None:
         label = 0 if family.conditional else None
         narrow, wide = (family.sample(48, 0, label=label, truncation=bound).std(dim=0).mean() for bound in (0.2, None))
     assert narrow < 0.7 * wide
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_without_a_label_classes_come_as_often_as_in_training_also_from_an_export(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the FID of unbalanced data would compare two mixtures of classes."""
+    pictures, labels = np.zeros((40, 1, 16, 16), np.uint8), np.array([0] * 30 + [1] * 10)
+    data = PreparedDataset(write_prepared(tmp_path / "data", pictures, labels), tmp_path / "decoded")
+    assert data.class_shares() == (0.75, 0.25)
+    monkeypatch.setitem(
+        SMALL, name, {**SMALL[name], **({"conditional": True} if name in ("r3gan", "stylegan2") else {})}
+    )
+    trainer = trainer_of(name, data, tmp_path / "run")
+    trainer.run(until=1)
+    trainer.export(tmp_path / "generator")
+    for family in (trainer.family, *(load_generator(tmp_path / place)._family for place in ("generator", "run"))):
+        assert isinstance(family, NoiseFamily)
+        classes = family.draw(2000, 3)[1]
+        assert classes is not None
+        assert classes.float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)

@@ -11,8 +11,10 @@ from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.families.stylegan2 import StyleGan2
 from gan_core.families.stylegan2_layers import Conv2d, Linear, ModulatedConv2d, activation_gain, with_deviation
+from gan_core.presets import choose
 from gan_core.randomness import Slice
 from tests.gan_core.families.conftest import small, some_batch
+from tests.gan_core.test_presets import info
 
 
 def plain(**settings: object) -> StyleGan2:
@@ -22,10 +24,11 @@ def plain(**settings: object) -> StyleGan2:
 
 
 def test_the_auto_configuration_for_64_pixels_has_the_size_of_the_reference() -> None:
+    data = info(64, classes=0)
+    chosen = choose("stylegan2", data, torch.device("cuda"), steps=1000)
+    model = {choice.name.removeprefix("model."): choice.value for choice in chosen if choice.name.startswith("model.")}
     with torch.device("meta"):
-        family = build_family(
-            "stylegan2", family_config("stylegan2", {"mapping_layers": 2}), ImageShape(channels=3, height=64, width=64)
-        )
+        family = build_family("stylegan2", family_config("stylegan2", model), ImageShape.of(data))
     sizes = {side: sum(p.numel() for p in network.parameters()) for side, network in family.networks.items()}
     assert sizes == {"generator": 22_243_608, "discriminator": 23_407_361}
 
@@ -168,7 +171,8 @@ def test_gamma_is_chosen_from_pixels_and_batch() -> None:
     ((name, value, reason),) = StyleGan2.choose(shape, 32, 1000)
     assert (name, value) == ("r1", pytest.approx(0.0002 * 128**2 / 32, rel=1e-2))
     assert "batch" in reason
-    assert StyleGan2.choose(ImageShape(channels=3, height=32, width=32), 32, 1000) == []
+    small_pictures = StyleGan2.choose(ImageShape(channels=3, height=32, width=32), 256, 1000)
+    assert [choice[:2] for choice in small_pictures] == [("r1", pytest.approx(0.01 * 64 / 256))]
 
 
 def test_half_of_two_workers_noise_is_the_whole_of_one() -> None:
