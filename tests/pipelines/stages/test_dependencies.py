@@ -1,0 +1,85 @@
+"""A change of code that determines a stage's result makes dvc run the stage again: dvc.yaml names all of it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.pipelines.toy import CHECKOUT
+
+WITHOUT_A_SAY = {
+    "gan_core/__init__.py",
+    "gan_core/config.py",  # builds and checks settings, whose values are dvc's parameters
+    "gan_core/errors.py",
+    "gan_core/fetch.py",  # what it brings is checked by its SHA-256 sum
+    "gan_core/files.py",
+    "gan_core/pictures.py",  # decodes prepared shards, which are PNG
+    "gan_core/projection.py",  # no stage projects
+    "gan_core/registry_clients.py",
+    "gan_core/weights.py",
+}
+"""Reached by every stage, and without influence on what it makes."""
+
+NOT_WHEN_EVALUATED = {
+    "gan_core/augment",
+    "gan_core/cost.py",
+    "gan_core/initialise.py",  # weights are loaded
+    "gan_core/losses.py",
+    "gan_core/penalties.py",
+    "gan_core/presets.py",
+    "gan_core/schedule.py",
+    "gan_core/training",
+    "gan_core/workers.py",
+}
+"""A generator that is there already is measured without these."""
+
+
+def module(name: str) -> Path | None:
+    place = CHECKOUT.joinpath(*name.split("."))
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+
+
+def imported(path: Path) -> set[Path]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {found for name in names if name.startswith("gan_core") and (found := module(name))}
+
+
+def reached(start: list[Path]) -> set[Path]:
+    found: set[Path] = set()
+    left = list(start)
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            left += imported(path)
+    return found
+
+
+def covered(path: str, places: set[str]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)
+
+
+@pytest.mark.parametrize(
+    ("stage", "others"), [("tune", set()), ("train", set()), ("evaluate", NOT_WHEN_EVALUATED)], ids=str
+)
+def test_every_module_of_gan_core_that_a_stage_reaches_is_among_its_dependencies(stage: str, others: set[str]) -> None:
+    deps = set(yaml.safe_load((CHECKOUT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"])
+    own = [path for dep in deps if dep.startswith("pipelines/") for path in sorted(CHECKOUT.glob(f"{dep}/**/*.py"))]
+    assert own
+    paths = {path.relative_to(CHECKOUT).as_posix() for path in reached(own)}
+    assert {path for path in paths if path.startswith("gan_core")} > {"gan_core/data.py", "gan_core/randomness.py"}
+    forgotten = {
+        path for path in paths if path.startswith("gan_core") and not covered(path, deps | others | WITHOUT_A_SAY)
+    }
+    assert forgotten == set()
+
+
+def test_what_auto_chooses_determines_search_and_training() -> None:
+    stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert all("pipelines/auto.py" in stages[stage]["deps"] for stage in ("tune", "train"))
