@@ -16,6 +16,7 @@ from gan_core.errors import GantryError, SettingsError, nearest
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.families.translation import TranslationFamily
 from gan_core.metrics.between import check_domains
+from gan_core.metrics.features import check_count
 from gan_core.presets import Choice, choose
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from pipelines.data.ingest import IngestSettings
@@ -268,8 +269,8 @@ class Settings:
         """Whether all that is to come can be done with this data.
 
         Raises:
-            SettingsError: the family does not learn from such data or cannot make such pictures, or there is no split to
-                evaluate on.
+            SettingsError: the family does not learn from such data or cannot make such pictures, there is no split to
+                evaluate on, or fewer pictures in it than are to be measured.
             DataError: a domain that has too few pictures to be measured.
         """
         info = dataset.info
@@ -281,9 +282,21 @@ class Settings:
             f"evaluate.split: the prepared dataset has no split '{split}'; it has {', '.join(sorted(info.splits))}. "
             "Change it, or hold a test split out with ingest.test_share.",
         )
-        if issubclass(FAMILIES[self.model.family], TranslationFamily) and info.kind != "paired":
+        if not issubclass(FAMILIES[self.model.family], TranslationFamily):
+            self._check_counts(info)
+        elif info.kind != "paired":
             for name in {"train", self.evaluate.split_for(info.splits, translates=True)}:
                 check_domains(dataset, name)
+
+    def _check_counts(self, info: DatasetInfo) -> None:
+        """Raise SettingsError where more real pictures are to be measured than there are; of translations all there are."""
+        split, train = self.evaluate.split_for(info.splits, translates=False), info.splits["train"]
+        if self.evaluate.real is not None:
+            check_count("evaluate.real", self.evaluate.real, split, info.splits[split])
+        if self.tune.trials:
+            check_count("tune.samples", self.tune.samples, "train", train)
+        if self.train.fid_every:
+            check_count("train.fid_samples", self.train.fid_samples, "train", train)
 
     def as_dict(self) -> dict[str, Any]:
         """As in params.yaml."""

@@ -141,8 +141,18 @@ def count_of(source: Source, wanted: int | None) -> int:
         wanted = available or 0
     check(wanted >= 2, f"{source.name}: {wanted} pictures have no covariance; take 2 or more.")
     if available is not None and available < wanted:
-        raise DataError(f"{source.name} has {available} pictures, fewer than the {wanted} asked for.")
+        raise DataError(
+            f"{source.name} has {available} pictures, fewer than the {wanted} asked for. Ask for {available} at most."
+        )
     return wanted
+
+
+def check_count(setting: str, wanted: int, split: str, available: int) -> None:
+    """Raise SettingsError, naming the setting, where it asks for more real pictures than ``split`` has."""
+    check(
+        wanted <= available,
+        f"{setting}: asks for {wanted} real pictures, and the {split} split has {available}. Set it to {available} or less.",
+    )
 
 
 def _pass(

@@ -10,6 +10,7 @@ from gan_core.files import write_json
 from gan_core.generator import Generator, load_generator
 from gan_core.grid import save_sheet
 from gan_core.metrics.assess import Assessment, assess
+from gan_core.metrics.features import check_count
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
@@ -40,6 +41,8 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     if generator.translates and split == "train":
         remedy = "evaluate.split: test holds others" if "test" in splits else "ingest.test_share holds others out"
         say("evaluate", f"measured on pictures that the generator has learnt from; {remedy}")
+    if chosen.real and not generator.translates and split in splits:
+        check_count("evaluate.real", chosen.real, split, splits[split])
     with stage_run(context, settings) as run:
         run.params({"evaluate": settings.as_dict()["evaluate"]})
         draw_sheet(sheet, generator, dataset, chosen.seed)
