@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from gan_core.config import as_dict
 from gan_core.errors import CheckpointError, SettingsError
-from gan_core.families import Batch, Family, ImageShape, build_family, family_config
+from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family, family_config
 from gan_core.families.noise import NoiseFamily
-from gan_core.families.stargan2 import StarGan2
 from gan_core.families.translation import TranslationFamily
 from gan_core.files import open_to_others, read_json, replacing, sha256_file, sha256_json, write_json
 from gan_core.projection import Projection, project
@@ -55,7 +54,7 @@ class Generator:
     @property
     def takes_styles(self) -> bool:
         """Whether it translates in the style of a picture, :meth:`translate_like`."""
-        return isinstance(self._family, StarGan2)
+        return isinstance(self._family, TranslationFamily) and self._family.takes_styles
 
     @torch.inference_mode()
     def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
@@ -175,12 +174,13 @@ class Generator:
         """The style whose picture is nearest to ``picture``, uint8 (C, H, W); see :func:`gan_core.projection.project`."""
         return project(self._noise_family("project into"), picture, steps=steps, label=label)
 
-    def check_styled(self) -> StarGan2:
-        """The family, if it takes a style from a picture; raises SettingsError that names it otherwise."""
+    def check_styled(self) -> TranslationFamily:
+        """The family, if it takes a style from a picture; raises SettingsError that names it, and those that do, otherwise."""
         family = self._translating()
-        if not isinstance(family, StarGan2):
+        if not family.takes_styles:
+            others = [name for name, kind in FAMILIES.items() if getattr(kind, "takes_styles", False)]
             raise SettingsError(
-                f"{self.info['family']} takes no style from a picture; stargan2 does. Leave the reference out."
+                f"{self.info['family']} takes no style from a picture; {' and '.join(others)} does. Leave the reference out."
             )
         return family
 

@@ -47,8 +47,8 @@ def sample(
     """Draw pictures from a generator.
 
     MODEL is a registered model (NAME, NAME/VERSION, NAME@ALIAS), the id of an MLflow run, or the folder of an exported
-    generator. The same seed gives the same pictures everywhere. OUT ending in .png is a contact sheet, in .gif a walk
-    through the latent space from picture to picture, anything else a folder of single PNGs.
+    generator or of checkpoints. The same seed gives the same pictures everywhere. OUT ending in .png is a contact sheet, in
+    .gif a walk through the latent space from picture to picture, anything else a folder of single PNGs.
     """
     out = out or Path("samples.png")
     kind = _kind(out, seed)

@@ -283,20 +283,11 @@ class Settings:
             "Change it, or hold a test split out with ingest.test_share.",
         )
         if not issubclass(FAMILIES[self.model.family], TranslationFamily):
-            self._check_counts(info)
+            split = self.evaluate.split_for(info.splits, translates=False)
+            check_count("evaluate.real", self.evaluate.real or 0, split, info.splits[split])
         elif info.kind != "paired":
             for name in {"train", self.evaluate.split_for(info.splits, translates=True)}:
                 check_domains(dataset, name)
-
-    def _check_counts(self, info: DatasetInfo) -> None:
-        """Raise SettingsError where more real pictures are to be measured than there are; of translations all there are."""
-        split, train = self.evaluate.split_for(info.splits, translates=False), info.splits["train"]
-        if self.evaluate.real is not None:
-            check_count("evaluate.real", self.evaluate.real, split, info.splits[split])
-        if self.tune.trials:
-            check_count("tune.samples", self.tune.samples, "train", train)
-        if self.train.fid_every:
-            check_count("train.fid_samples", self.train.fid_samples, "train", train)
 
     def as_dict(self) -> dict[str, Any]:
         """As in params.yaml."""

@@ -101,6 +101,7 @@ class StarGan2(TranslationFamily):
     Config = StarGan2Config
     kinds = frozenset({"domains", "labelled"})
     generators = ("generator", "mapping", "style")
+    takes_styles = True
     presets = PRESETS
     recipe: ClassVar[Mapping[str, Any]] = {
         "generator_lr": 1e-4,
@@ -286,13 +287,7 @@ class StarGan2(TranslationFamily):
     def translate_like(
         self, images: Tensor, references: Tensor, target: int, *, networks: Mapping[str, nn.Module] | None = None
     ) -> Tensor:
-        """``images`` (N, C, H, W) translated to the domain ``target``, in the styles of ``references`` of that domain.
-
-        Both in [-1, 1]. The references (N, C, h, w) have the size that was trained on.
-
-        Raises:
-            SettingsError: a target that does not exist, or references of another size or number.
-        """
+        """See :meth:`TranslationFamily.translate_like`."""
         networks, shape = networks or self.networks, self.shape
         self.check_target(target)
         if references.shape != (len(images), shape.channels, shape.height, shape.width):

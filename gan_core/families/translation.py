@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ class TranslationFamily(Family):
     """Generators take sides that this divides; others are continued by reflection and cropped back ..."""
     least: int = 16
     """... and sides of this at least."""
+    takes_styles: ClassVar[bool] = False
+    """Whether it translates in the style of a picture, :meth:`translate_like`."""
 
     @abstractmethod
     def answer(
@@ -64,6 +66,18 @@ class TranslationFamily(Family):
         images, borders = padded(images, self.multiple, self.least)
         images = images.contiguous(memory_format=torch.channels_last)
         return cropped(self.answer(images, target, networks or self.networks, seed, first), borders)
+
+    def translate_like(
+        self, images: Tensor, references: Tensor, target: int, *, networks: Mapping[str, nn.Module] | None = None
+    ) -> Tensor:
+        """``images`` (N, C, H, W) translated to the domain ``target``, in the styles of ``references`` of that domain.
+
+        Both in [-1, 1]. The references (N, C, h, w) have the size that was trained on.
+
+        Raises:
+            SettingsError: a target that does not exist, references of another size or number, or a family without styles.
+        """
+        raise SettingsError(f"{type(self).__name__.lower()} takes no style from a picture. Leave the reference out.")
 
     def check_target(self, target: int | None) -> int | None:
         """The domain to translate to, where ``target`` is left out the family's own; raises SettingsError."""

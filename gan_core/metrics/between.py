@@ -19,7 +19,7 @@ from gan_core.metrics.sources import DatasetSplit
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A direction between domains, or the switching on of an attribute."""
+    """A direction between domains, or the switching on or off of an attribute."""
 
     name: str
     source: DatasetSplit
@@ -27,6 +27,12 @@ class Way:
     to: int
     back: int
     """What is asked for to come back."""
+    lacking: bool = False
+    """Whether the target is the pictures without the attribute ``to``."""
+
+    def reached(self, classifier: DomainClassifier, pictures: Tensor) -> Tensor:
+        """Whether the classifier takes each picture, uint8 (N, C, H, W), for one of the target: bool (N,)."""
+        return classifier.says(pictures, self.to) != self.lacking
 
 
 def check_domains(dataset: PreparedDataset, split: str) -> None:
@@ -39,7 +45,7 @@ def check_domains(dataset: PreparedDataset, split: str) -> None:
 
 def between_domains(bench: Bench) -> tuple[Figure, ...]:
     """The mean of all directions' figures, then each direction's; the first is the mean FID."""
-    ways = [_way(bench, source, to) for source, to in bench.subject.directions if to is not None]
+    ways = [way for source, to in bench.subject.directions if to is not None for way in _ways(bench, source, to)]
     classifier = None
     if bench.full and bench.dataset.info.kind != "unpaired":
         classifier = DomainClassifier(bench.dataset, device=bench.extractor.device, cache_dir=bench.cache_dir)
@@ -58,16 +64,18 @@ def between_domains(bench: Bench) -> tuple[Figure, ...]:
     return (*means, *each)
 
 
-def _way(bench: Bench, source: int | None, to: int) -> Way:
+def _ways(bench: Bench, source: int | None, to: int) -> list[Way]:
+    """From a domain to another; or, as an attribute is switched, from the pictures that lack it and from those that have it."""
     info = bench.dataset.info
     if info.attributes:
-        # Pictures that lack it: what they become can be compared with the real ones that have it.
-        name = info.attributes[to]
-        ends = bench.pictures(to, lacking=True), bench.pictures(to)
-        return Way(name=f"without {name} -> {name}", source=ends[0], target=ends[1], to=to, back=to)
+        name, lacking, having = info.attributes[to], bench.pictures(to, lacking=True), bench.pictures(to)
+        return [
+            Way(name=f"without {name} -> {name}", source=lacking, target=having, to=to, back=to),
+            Way(name=f"{name} -> without {name}", source=having, target=lacking, to=to, back=to, lacking=True),
+        ]
     assert source is not None
     name = f"{info.classes[source]} -> {info.classes[to]}"
-    return Way(name=name, source=bench.pictures(source), target=bench.pictures(to), to=to, back=source)
+    return [Way(name=name, source=bench.pictures(source), target=bench.pictures(to), to=to, back=source)]
 
 
 @dataclass
@@ -85,8 +93,8 @@ class _Watch:
         back = self.bench.subject.translate(made, self.way.back, self.bench.seed, first=first)
         self.errors.append(l1(back.cpu(), given))
         if self.classifier is not None:
-            self.right.append(self.classifier.says(made, self.way.to))
-            self.right_untouched.append(self.classifier.says(given, self.way.to))
+            self.right.append(self.way.reached(self.classifier, made))
+            self.right_untouched.append(self.way.reached(self.classifier, given))
 
 
 @dataclass(frozen=True)
@@ -128,12 +136,11 @@ def _of_way(
 def _accuracy_of_real(bench: Bench, classifier: DomainClassifier, ways: Sequence[Way]) -> Figure:
     """How often the classifier is right of real pictures: what perfect translations would get."""
     right = []
-    for target in {way.to: way.target for way in ways}.values():
-        assert target.domain is not None
-        pixels, chosen = bench.dataset.pixels(bench.split), target.chosen(bench.taken(target))
+    for way in {(way.to, way.lacking): way for way in ways}.values():
+        pixels, chosen = bench.dataset.pixels(bench.split), way.target.chosen(bench.taken(way.target))
         for start in range(0, len(chosen), 256):
             part = torch.from_numpy(pixels[chosen[start : start + 256]])
-            right.append(classifier.says(part, target.domain))
+            right.append(way.reached(classifier, part))
     return _share(bench, "accuracy_of_real", right, classifier, "", None)
 
 

@@ -61,8 +61,8 @@ class TrainConfig:
     fid_every: int = 0
     """Steps between two FIDs of the averaged generator, measured beside training; 0: none."""
     fid_samples: int = 1000
-    """Pictures in one of them (FID-n), against as many real ones: of the train split, of translations of the test split where
-    there is one."""
+    """Pictures in one of them (FID-n), against as many real ones, or all there are: of the train split, of translations of the
+    test split where there is one."""
     keep_best: bool = False
     """Whether the generator that is exported is the one with the lowest of these FIDs; otherwise the last."""
     max_rollbacks: int = 3

@@ -14,7 +14,6 @@ from gan_core.generator import DESCRIPTION
 from gan_core.metrics.assess import assess
 from gan_core.metrics.bench import Subject, enough
 from gan_core.metrics.between import check_domains
-from gan_core.metrics.features import check_count
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.sources import DatasetSplit
@@ -39,16 +38,13 @@ class Quality:
             translates: whether pictures are made from pictures.
 
         Raises:
-            SettingsError: there are fewer real pictures than ``count``.
-            DataError: there are too few real pictures for any figure, or in one of the domains.
+            DataError: there are too few real pictures, or in one of the domains.
             FetchError: the Inception weights could not be fetched.
         """
         if translates and dataset.info.kind != "paired":
             check_domains(dataset, split)
         else:
             enough(DatasetSplit(dataset, split))
-        if not translates:
-            check_count("train.fid_samples", count, split, dataset.info.splits[split])
         self._dataset, self._split, self._count = dataset, split, count
         self._extractor = load_inception(device)
 

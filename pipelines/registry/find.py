@@ -12,6 +12,7 @@ from gan_core.generator import DESCRIPTION
 from gan_core.training.checkpoint import STATE, list_checkpoints
 from pipelines.registry.promote import CHAMPION
 from pipelines.registry.register import CHALLENGER
+from pipelines.tracking.runlog import STAGE_TAG, TRIAL
 from pipelines.tracking.store import connect, is_refusal, reaching
 
 if TYPE_CHECKING:
@@ -109,7 +110,11 @@ def _version(client: "MlflowClient", model: str) -> "ModelVersion | None":
 
 
 def _of_run(client: "MlflowClient", run: str) -> "ModelVersion | None":
-    """The version that was registered from ``run`` or, when it is a stage's or a trial's, from the pipeline's run above."""
+    """The version that was registered from ``run`` or, when it is a stage's, from the pipeline's run above.
+
+    Raises:
+        TrackingError: it is a trial's: its generator is none that was registered.
+    """
     from mlflow.exceptions import MlflowException
 
     while run:
@@ -117,9 +122,15 @@ def _of_run(client: "MlflowClient", run: str) -> "ModelVersion | None":
         if found:
             return found[0]
         try:
-            run = client.get_run(run).data.tags.get("mlflow.parentRunId", "")
+            tags = client.get_run(run).data.tags
         except MlflowException:
             return None
+        if tags.get(STAGE_TAG) == TRIAL:
+            raise TrackingError(
+                f"{run} is the run of a trial, whose generator is not kept. Name the run of the pipeline or of its train "
+                "stage, or a registered model."
+            )
+        run = tags.get("mlflow.parentRunId", "")
     return None
 
 

@@ -17,6 +17,8 @@ from pipelines.tracking.events import ARTIFACTS, EVENTS, append, exclusive, log_
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
+STAGE_TAG, TRIAL = "gantry.stage", "trial"
+"""The tag of what a run is of: a stage by its name, or a trial of the search."""
 _LINK_FROM = 16 << 20
 _LOG = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 from gan_core.data import DATASET_FILE
 from pipelines.settings import Settings
 from pipelines.stages.context import StageContext
-from pipelines.tracking.runlog import RunLog
+from pipelines.tracking.runlog import STAGE_TAG, RunLog
 from pipelines.tracking.shipper import Shipper
 
 TRACK = "track"
@@ -36,7 +36,7 @@ def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
                 key=context.key,
                 name=context.name,
                 parent_key=context.pipeline_run,
-                tags={**tags, "gantry.stage": context.name, "gantry.stage_key": context.key},
+                tags={**tags, STAGE_TAG: context.name, "gantry.stage_key": context.key},
             ) as run,
         ):
             pipeline.params(

@@ -19,6 +19,7 @@ from gan_core.precision import choose_device, has_bf16
 from gan_core.training.trainer import Trainer
 from pipelines.settings import Settings, parse_settings
 from pipelines.tracking import RunLog
+from pipelines.tracking.runlog import STAGE_TAG, TRIAL
 
 OBJECTIVE = "fid"
 WORST = 1e6
@@ -67,7 +68,7 @@ class Trial(tune.Trainable):
             key=f"{job['key']}-{self.trial_id}",
             name=f"trial {self.trial_id.rsplit('_', 1)[-1]}",
             parent_key=job["key"],
-            tags={"gantry.stage": "trial"},
+            tags={STAGE_TAG: TRIAL},
         )
         self._log.params(self._values)
 

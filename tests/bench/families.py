@@ -28,6 +28,7 @@ from tests.datasets import blobs, write_prepared
 
 NEVER = 10**9
 BLOCKS = 4
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 STEPS = {False: 2, True: 10}
 """In a block on a CPU: of networks whose step takes tens of milliseconds more, so that a block is not over at once."""
 QUICK = ("dcgan", "cgan")
@@ -147,16 +148,26 @@ def _rate(name: str, size: int, target: int, folder: Path) -> Row:
 def _peak_memory(device: torch.device) -> Iterator[list[str]]:
     """What the block needs of memory at most, on a GPU without what earlier rows left; a text, there at the block's end."""
     told: list[str] = []
+    gc.collect()
     if device.type == "cuda":
         torch.compiler.reset()  # compiled networks of earlier rows keep the memory of their graphs
-        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    elif _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5")  # Linux forgets the most that the process ever had
     yield told
     if device.type == "cuda":
         told.append(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the GPU")
     else:
-        told.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of the process so far")
+        told.append(f"{_high_water() / 2**30:.1f} GiB of the process")
+
+
+def _high_water() -> int:
+    """The most memory that this process has had, in bytes: since it was last forgotten, where that can be."""
+    if _CLEAR_REFS.exists():
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _feed(trainer: Trainer, count: int) -> None:

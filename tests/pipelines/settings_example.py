@@ -17,7 +17,6 @@ SMALL = {
     "train.checkpoint_every": 10,
     "train.precision": "fp32",
     "train.fid_every": 0,
-    "tune.samples": 8,
     "evaluate.real": None,
 }
 

@@ -183,7 +183,7 @@ def test_domains_are_also_judged_by_a_classifier(measure: Callable[..., Assessme
     assert unchanged.objective.value == pytest.approx(unchanged.objective.baseline)
 
 
-def test_an_attribute_is_switched_on_in_pictures_that_lack_it(
+def test_an_attribute_is_switched_on_in_pictures_that_lack_it_and_off_in_those_that_have_it(
     measure: Callable[..., Assessment], tmp_path: Path
 ) -> None:
     labels = np.stack([np.arange(N) % 2, np.arange(N) // 2 % 2], axis=1)
@@ -192,12 +192,31 @@ def test_an_attribute_is_switched_on_in_pictures_that_lack_it(
     dataset, directions = prepared(tmp_path / "d", pixels, labels), ((None, 0), (None, 1))
     found = measure(Inverter(directions), dataset, full=False)
     assert [figure.protocol.direction for figure in found.figures] == [
-        "mean of 2 directions",
+        "mean of 4 directions",
         "without attribute 0 -> attribute 0",
+        "attribute 0 -> without attribute 0",
         "without attribute 1 -> attribute 1",
+        "attribute 1 -> without attribute 1",
     ]
     unchanged = measure(Inverter(directions, lambda images: images), dataset, full=False)
-    assert found.figures[1].value < 0.2 * unchanged.figures[1].value
+    assert all(found.figures[way].value < 0.2 * unchanged.figures[way].value for way in (1, 2))
+
+
+def test_the_classifier_is_asked_for_the_attribute_or_for_its_lack(
+    measure: Callable[..., Assessment], tmp_path: Path
+) -> None:
+    labels = np.stack([np.arange(N) % 2], axis=1)
+    pixels = blobs(N)
+    pixels[labels[:, 0] == 1] = 255 - pixels[labels[:, 0] == 1]
+    dataset, directions = prepared(tmp_path / "d", pixels, labels), ((None, 0),)
+    ways = ("without attribute 0 -> attribute 0", "attribute 0 -> without attribute 0")
+    inverted, unchanged = (
+        measure(Inverter(directions), dataset),
+        measure(Inverter(directions, lambda images: images), dataset),
+    )
+    assert [by_name(inverted, "accuracy", way).value for way in ways] == [1, 1]
+    assert [by_name(unchanged, "accuracy", way).value for way in ways] == [0, 0]
+    assert by_name(inverted, "accuracy_of_real", "").value == 1
 
 
 def test_an_empty_domain_is_named(measure: Callable[..., Assessment], tmp_path: Path) -> None:

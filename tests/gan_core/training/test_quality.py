@@ -187,11 +187,3 @@ def test_a_domain_with_too_few_pictures_to_measure_is_refused_before_training(tm
     with pytest.raises(DataError, match="has 1 picture, and a figure needs 2 or more"):
         Trainer("cyclegan", family_config("cyclegan", {}), PreparedDataset(folder), config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.usefixtures("_averages")
-def test_more_pictures_than_there_are_is_known_before_training(make: Make) -> None:
-    with pytest.raises(
-        SettingsError, match=r"train.fid_samples: asks for 65 real pictures, and the train split has 64"
-    ):
-        make(fid_every=5, fid_samples=65)

@@ -30,6 +30,19 @@ def test_a_name_a_version_an_alias_a_uri_and_a_run(register, generator_dir, uri)
         assert digest(model, uri) == expected
 
 
+def test_a_trials_run_is_not_taken_for_the_generator_that_was_registered_above_it(register, uri):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri, uri)
+    run = client.get_model_version("digits", register().version).run_id
+    tags = {"mlflow.parentRunId": run, "gantry.stage": "trial"}
+    trial = client.create_run(client.get_run(run).info.experiment_id, tags=tags).info.run_id
+    with pytest.raises(
+        TrackingError, match=rf"{trial} is the run of a trial, whose generator is not kept. Name the run of"
+    ):
+        digest(trial, uri)
+
+
 def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, monkeypatch):
     register(fid=20.0)
     promote("digits", tracking_uri=uri)
