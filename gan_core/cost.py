@@ -41,13 +41,22 @@ def operations(name: str, shape: ImageShape, model: Mapping[str, Any], rounds: i
     return 3 * passes["generator"] / rounds + (6 + 2 / rounds) * passes["discriminator"]
 
 
-def memory(name: str, shape: ImageShape, model: Mapping[str, Any], images: int, *, keep: bool, bf16: bool) -> int:
+def memory(
+    name: str,
+    shape: ImageShape,
+    model: Mapping[str, Any],
+    images: int,
+    *,
+    keep: bool,
+    bf16: bool,
+    compiled: bool = False,
+) -> int:
     """Bytes that training needs at most, with ``images`` in a micro-batch: networks, their optimisers, a step's tensors.
 
-    Counted are tensors that are alive at once, as an eager step makes them. Compiled, most families take less; what the
-    device's libraries take for themselves comes on top. Beside steps measured on an H100: 19 GiB where StyleGAN2 at 128
-    pixels took 17 (compiled), 1.0 where DCGAN at 64 took 1.1; R3GAN was counted 45 where it took 50, before its penalties
-    were differentiated one after the other, which halved the count.
+    Counted are tensors that are alive at once, as an eager step makes them; what the device's libraries take for themselves
+    comes on top. Compiled with CUDA graphs, the game's memory is the graphs' own as long as they live, and penalties, which are
+    not compiled, have theirs beside it. Beside eager steps measured on an H100: 1.0 GiB where DCGAN at 64 pixels took 1.1;
+    R3GAN was counted 45 where it took 50, before its penalties were differentiated one after the other, which halved the count.
 
     Args:
         name: of the family.
@@ -56,17 +65,29 @@ def memory(name: str, shape: ImageShape, model: Mapping[str, Any], images: int, 
         images: on one device at once.
         keep: whether a step is one micro-batch (``Batch.keep``).
         bf16: whether it computes in bf16.
+        compiled: whether networks are compiled (``train.compile``).
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to load
 
+    game = apart = level = 0
     with FakeTensorMode(), _Memory() as alive:
-        family = _play(name, shape, model, images, keep=keep, bf16=bf16)
+
+        def count(phase: Phase) -> None:
+            nonlocal game, apart, level
+            most, now = alive.since()
+            if compiled and phase.name != phase.side:
+                apart = max(apart, most - level)
+            else:
+                game = max(game, most)
+            level = now
+
+        family = _play(name, shape, model, images, keep=keep, bf16=bf16, after=count)
         of_generators, of_discriminators = (
             sum(parameter.numel() for name in names for parameter in family.networks[name].parameters())
             for names in (family.generators, family.discriminators)
         )
     # Adam's two moments of both sides, and the averaged generators.
-    return alive.most + _FLOAT * (3 * of_generators + 2 * of_discriminators)
+    return game + apart + _FLOAT * (3 * of_generators + 2 * of_discriminators)
 
 
 def _operations(family: NoiseFamily, side: str, counter: FlopCounterMode) -> float:
@@ -151,7 +172,7 @@ class _Memory(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = self._now = 0
+        self._most = self._now = 0
         self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -167,7 +188,12 @@ class _Memory(TorchDispatchMode):
         self._known[storage] = size = storage.nbytes()
         weakref.finalize(storage, self._forget, size)
         self._now += size
-        self.most = max(self.most, self._now)
+        self._most = max(self._most, self._now)
+
+    def since(self) -> tuple[int, int]:
+        """The most that was alive since this was last asked, and what is now."""
+        most, self._most = self._most, self._now
+        return most, self._now
 
     def _forget(self, size: int) -> None:
         self._now -= size

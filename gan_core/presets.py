@@ -104,15 +104,25 @@ def choose(
     if has is not None:
         model = {name.removeprefix("model."): value for name, value in standing.items() if name.startswith("model.")}
         precision = standing.get("train.precision", "auto")
-        bf16 = has_bf16(device) if precision == "auto" else precision == "bf16"
-        count, needs = micro_batches(family, info, model, batch // workers, has, bf16=bf16)
+        how = {
+            "bf16": has_bf16(device) if precision == "auto" else precision == "bf16",
+            "compiled": bool(standing.get("train.compile")),
+        }
+        count, needs = micro_batches(family, info, model, batch // workers, has, **how)
         gib = f"about {needs / 2**30:.1f} GiB in one step, of the GPU's {has / 2**30:.1f}"
         take("train.accumulate", count, gib)
     return list(chosen.values())
 
 
 def micro_batches(
-    family: str, info: DatasetInfo, model: Mapping[str, Any], batch: int, has: int, *, bf16: bool
+    family: str,
+    info: DatasetInfo,
+    model: Mapping[str, Any],
+    batch: int,
+    has: int,
+    *,
+    bf16: bool,
+    compiled: bool = False,
 ) -> tuple[int, int]:
     """The least number of micro-batches whose step fits into ``has`` bytes of a device's memory, and how much it takes.
 
@@ -124,7 +134,7 @@ def micro_batches(
     room = _SHARE * has - (pixels if pixels <= has / 2 else 0)
     count = 1
     while True:
-        needs = memory(family, shape, model, batch // count, keep=count == 1, bf16=bf16)
+        needs = memory(family, shape, model, batch // count, keep=count == 1, bf16=bf16, compiled=compiled)
         if needs <= room or batch % (2 * count) or batch // (2 * count) < 2:
             return count, needs
         count *= 2

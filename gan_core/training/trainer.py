@@ -155,7 +155,7 @@ class Trainer:
             TrainingDivergedError: NaN or collapse after the last rollback; the newest healthy checkpoint is kept.
         """
         until = self.config.steps if until is None else min(until, self.config.steps)
-        with _in_order():
+        with _cudnn(exact=not self.config.compile):
             self._run(until)
 
     def _run(self, until: int) -> None:
@@ -432,11 +432,14 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _in_order() -> Iterator[None]:
-    """cuDNN sums in an order, and chooses kernels by what they are for: otherwise each call may give other last digits."""
+def _cudnn(*, exact: bool) -> Iterator[None]:
+    """How cuDNN chooses its kernels: ``exact`` ones sum in an order and are chosen by what they are for, not by a race.
+
+    Otherwise each call may give other last digits, which is what compiled networks do anyway.
+    """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
+    cudnn.deterministic, cudnn.benchmark = exact, not exact
     try:
         yield
     finally:

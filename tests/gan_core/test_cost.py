@@ -57,6 +57,18 @@ def test_the_memory_of_a_step_grows_with_its_images_and_shrinks_with_bf16(family
     assert memory(family, shape, model, 32, keep=True, bf16=True) < needs
 
 
+def test_compiled_the_penalties_have_memory_beside_the_graphs() -> None:
+    """CUDA graphs keep the game's for themselves; a family without penalties takes no more than before."""
+    shape, images = ImageShape(channels=3, height=32, width=32), 64
+    needs = {
+        (family, compiled): memory(family, shape, model, images, keep=True, bf16=True, compiled=compiled)
+        for family, model in (("r3gan", {"width": 32, "width_max": 64}), ("dcgan", {"width": 48}))
+        for compiled in (False, True)
+    }
+    assert needs["dcgan", True] == needs["dcgan", False]
+    assert 1.3 * needs["r3gan", False] < needs["r3gan", True] < 2 * needs["r3gan", False]
+
+
 def test_networks_and_their_optimisers_are_part_of_it() -> None:
     """Weights, gradients, two moments; of the generator also the average."""
     shape = ImageShape(channels=1, height=16, width=16)

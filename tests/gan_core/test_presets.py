@@ -154,6 +154,14 @@ def test_a_batch_is_cut_until_its_step_fits_into_the_memory_of_a_gpu(
     assert values("r3gan", info(), GPU, workers=workers)["train.accumulate"] == count
 
 
+def test_compiled_with_cuda_graphs_a_step_is_cut_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R3GAN at 32 pixels, whose two penalties have memory beside the graphs."""
+    monkeypatch.setattr(presets, "device_memory", lambda device: 40 * 2**30)
+    monkeypatch.setattr(presets, "has_bf16", lambda device: True)
+    counts = [values("r3gan", info(), GPU, given={"train.compile": on})["train.accumulate"] for on in (False, True)]
+    assert counts == [1, 2]
+
+
 def test_pictures_that_stay_on_the_gpu_leave_less_memory_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def count(pictures: int) -> int:
         needs = 2 * 2**30

@@ -150,6 +150,24 @@ def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(make: Make) -> None:
     assert notes.rows[1]["loss/discriminator"] != plain.rows[1]["loss/discriminator"]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cudnn_sums_in_an_order_unless_networks_are_compiled(
+    make: Make, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A race for the fastest kernel would make a resumed run end with other bytes."""
+    monkeypatch.setattr(torch, "compile", lambda network, **options: network)
+    cudnn, seen = torch.backends.cudnn, []
+
+    class Looks(Notes):
+        def metrics(self, values: dict[str, float], step: int) -> None:
+            seen.append((cudnn.deterministic, cudnn.benchmark))
+
+    before = (cudnn.deterministic, cudnn.benchmark)
+    make(ToyConfig(), steps=5, log_every=5, compile=compiled, observer=Looks()).run()
+    assert seen == [(not compiled, compiled)]
+    assert (cudnn.deterministic, cudnn.benchmark) == before
+
+
 def test_run_stops_where_it_is_told(make: Make) -> None:
     trainer = make()
     trainer.run(until=0)
