@@ -121,12 +121,15 @@ def choose(strength: Tensor, uniform: Tensor, normal: Tensor, height: int, width
     )
 
 
-def ada(images: Tensor, strength: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-    """``images`` (N, C, H, W) transformed at random; :func:`choose` says what the numbers are for."""
+def ada(images: Tensor, strength: Tensor, uniform: Tensor, normal: Tensor, *, exact: bool = True) -> Tensor:
+    """``images`` (N, C, H, W) transformed at random; :func:`choose` says what the numbers are for.
+
+    ``exact``: with the same gradient at every call, also on a GPU.
+    """
     does = choose(strength, uniform, normal, *images.shape[2:])
     images = turn(mirror(images, does.mirror), does.quarters)
     images = shift(images, does.right, does.down, mirror=True)
-    images = torch.where(_each(does.warp), warp(images, does), images)
+    images = torch.where(_each(does.warp), warp(images, does, exact=exact), images)
     return recolour(images, does)
 
 
@@ -149,7 +152,7 @@ def turn(images: Tensor, quarters: Tensor) -> Tensor:
 # -- general geometric: one affine map, sampled at twice the resolution ------------------------------------------------
 
 
-def warp(images: Tensor, does: Transformations) -> Tensor:
+def warp(images: Tensor, does: Transformations, *, exact: bool = True) -> Tensor:
     """Each of ``images`` scaled, rotated, stretched, rotated and moved around its centre, in this order.
 
     The image is read, bilinearly, from one of twice the resolution, written at twice the resolution, and low-pass
@@ -167,16 +170,17 @@ def warp(images: Tensor, does: Transformations) -> Tensor:
     scale, stretch = (value.to(dtype).view(-1, 1, 1) for value in (does.scale, does.stretch))
     x, y = _rotate(x / (scale * stretch), y * (stretch / scale), -does.before)
     places = torch.stack([_read_places(x, width), _read_places(y, height)], dim=3)
-    moved = sampled(doubled, places)
+    moved = sampled(doubled, places, exact=exact)
     return _halving(height, device, dtype) @ moved @ _halving(width, device, dtype).T
 
 
-def sampled(images: Tensor, places: Tensor) -> Tensor:
-    """torch's grid_sample, bilinear and continued by the border, with the same gradient at every call.
+def sampled(images: Tensor, places: Tensor, *, exact: bool = True) -> Tensor:
+    """torch's grid_sample, bilinear and continued by the border; ``exact``: with the same gradient at every call.
 
-    On a GPU torch adds up the gradient of what is read more than once in whatever order its threads come.
+    On a GPU torch adds up the gradient of what is read more than once in whatever order its threads come; an order costs
+    the sorting of millions of places.
     """
-    if images.is_cuda:
+    if exact and images.is_cuda:
         return _Sampled.apply(images, places)
     return F.grid_sample(images, places, **_SAMPLING)
 

@@ -44,10 +44,14 @@ class Augmenter(nn.Module):
         start = starting_strength(pictures) if self.steered else config.strength or 0.0
         self.register_buffer("strength", torch.tensor(start, dtype=torch.float32))
         self.register_buffer("sign", torch.tensor(0.0))
-        self._diffaugment = diffaugment.diffaugment
+        self._diffaugment, self._exact = diffaugment.diffaugment, True
 
     def fuse(self) -> None:
-        """Compile DiffAugment: on a GPU starting its fifty small kernels takes longer than they do."""
+        """Be as quick as a run may be that is compiled, and so promises its bytes up to rounding.
+
+        DiffAugment is compiled: on a GPU starting its fifty small kernels takes longer than they do. ADA sorts nothing.
+        """
+        self._exact = False
         self._diffaugment = torch.compile(diffaugment.diffaugment, dynamic=False)
 
     def forward(self, images: Tensor, batch: Batch, draw: str) -> Tensor:
@@ -71,7 +75,7 @@ class Augmenter(nn.Module):
             uniform = table(randomness.uniform, ada.UNIFORMS, "uniform")
             normal = table(randomness.normal, ada.NORMALS, "normal")
             strength = self.strength if self.steered else self.strength * cosine(0, 1, batch.progress)
-            return ada.ada(images, strength, uniform, normal)
+            return ada.ada(images, strength, uniform, normal, exact=self._exact)
 
     @torch.no_grad()
     def adapt(self, real_right: Tensor, images: int, turn: int) -> None:
