@@ -93,10 +93,11 @@ class Trainer:
         self.family.augment = self.augmenter
         self.family.class_shares = dataset.class_shares("train")
         self.family.memory = {name: tensor.to(self.device) for name, tensor in self.family.memory.items()}
+        self._has_graphs = config.compile and self.device.type == "cuda"
         if config.compile:
             self.family.compile(**compile_options(self.device))
-            if self.device.type == "cuda":
-                self.augmenter.fuse()
+        if self._has_graphs:
+            self.augmenter.fuse()
         self._updates = self.family.updates()
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
         # Once: to walk through networks for them at each update takes longer than to start a kernel.
@@ -260,7 +261,7 @@ class Trainer:
 
     def _batches(self, turn: int, *, last: bool) -> list[Batch]:
         """The micro-batches of one round; ``turn`` counts rounds over the whole run."""
-        if self.config.compile and self.device.type == "cuda":
+        if self._has_graphs:
             # What the compiled networks of one round give lives until the next: the generator's update needs the images that
             # the discriminator's made, and without a mark the first call after a backward pass would take their memory.
             torch.compiler.cudagraph_mark_step_begin()
