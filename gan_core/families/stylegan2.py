@@ -152,7 +152,7 @@ class StyledLayer(nn.Module):
 
 
 class ToImage(nn.Module):
-    """A modulated 1x1 convolution to the image's channels, in full precision."""
+    """A modulated 1x1 convolution to the image's channels, which are added up in full precision."""
 
     def __init__(self, inputs: int, channels: int, config: StyleGan2Config) -> None:
         super().__init__()
