@@ -66,7 +66,9 @@ def covered(path: str, places: set[str]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("stage", "others"), [("tune", set()), ("train", set()), ("evaluate", NOT_WHEN_EVALUATED)], ids=str
+    ("stage", "others"),
+    [("tune", set()), ("train", set()), ("evaluate", NOT_WHEN_EVALUATED)],
+    ids=["tune", "train", "evaluate"],
 )
 def test_every_module_of_gan_core_that_a_stage_reaches_is_among_its_dependencies(stage: str, others: set[str]) -> None:
     deps = set(yaml.safe_load((CHECKOUT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"])
