@@ -17,6 +17,10 @@ MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """In the environment of workers: large pages for the tensors that come and go at each step. Ray trains in a thread, which glibc
 serves worse than a program's first; with small pages the stage's step took a fifth longer than the bare loop's."""
 
+PATIENCE = 4 * 3600
+"""Seconds that workers wait for each other. By default half an hour, which the first may take longer than to measure the FID of
+50,000 pictures; a worker that is gone, Ray notices itself."""
+
 
 def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: str, track: Path | None) -> None:
     """Run Ray Train until the generator lies in ``work``; resumes what an earlier call with the same ``work`` left.
@@ -29,7 +33,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     settings.check_data(PreparedDataset(data))
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     least, most = settings.train.workers
     use_gpu, cpus = share(least, most, ray.cluster_resources())
@@ -57,6 +61,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     trainer = TorchTrainer(
         work_as_one,
         train_loop_config=dataclasses.asdict(job),
+        torch_config=TorchConfig(timeout_s=PATIENCE),
         scaling_config=ScalingConfig(
             num_workers=least if least == most else (least, most),  # type: ignore[arg-type]
             use_gpu=use_gpu,
