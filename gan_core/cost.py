@@ -54,9 +54,10 @@ def memory(
     """Bytes that training needs at most, with ``images`` in a micro-batch: networks, their optimisers, a step's tensors.
 
     Counted are tensors that are alive at once, as an eager step makes them; what the device's libraries take for themselves
-    comes on top. Compiled with CUDA graphs, the game's memory is the graphs' own as long as they live, and penalties, which are
-    not compiled, have theirs beside it. Beside eager steps measured on an H100: 1.0 GiB where DCGAN at 64 pixels took 1.1;
-    R3GAN was counted 45 where it took 50, before its penalties were differentiated one after the other, which halved the count.
+    comes on top. Compiled with CUDA graphs, the game's memory is the graphs' own as long as they live, and penalties on
+    gradients, which are not compiled, have theirs beside it; all penalties are counted so. Beside eager steps measured on an
+    H100: 1.0 GiB where DCGAN at 64 pixels took 1.1; R3GAN was counted 45 where it took 50, before its penalties were
+    differentiated one after the other, which halved the count.
 
     Args:
         name: of the family.

@@ -34,12 +34,13 @@ class Generator:
         self.info = info
         """family, config, channels, height, width, classes, dataset (digest), step and what else was saved with it."""
         self.digest = digest
-        """SHA-256 of the weights, the family, its settings and the shape: names this generator in protocols."""
+        """SHA-256 of the weights, the family, its settings, the shape and the shares of the classes: names this generator in
+        protocols."""
 
     @property
     def conditional(self) -> bool:
         """Whether it takes a class."""
-        return isinstance(self._family, NoiseFamily) and self._family.conditional
+        return self._family.conditional
 
     @property
     def translates(self) -> bool:
@@ -171,7 +172,16 @@ class Generator:
         return to_uint8(torch.cat(table)).cpu()
 
     def project(self, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
-        """The style whose picture is nearest to ``picture``, uint8 (C, H, W); see :func:`gan_core.projection.project`."""
+        """The style whose picture is nearest to ``picture``, uint8 (C, H, W); see :func:`gan_core.projection.project`.
+
+        Raises:
+            SettingsError: the family has no styles, makes pictures of another shape, or was told classes and ``label`` is none.
+        """
+        if self.conditional and label is None:
+            names = ", ".join(f"{name} ({index})" for index, name in enumerate(self.info.get("classes") or ()))
+            raise SettingsError(
+                f"label: {self.info['family']} was told the class of each picture. Say of which this one is: {names}."
+            )
         return project(self._noise_family("project into"), picture, steps=steps, label=label)
 
     def check_styled(self) -> TranslationFamily:

@@ -1,5 +1,6 @@
 """``model.preset: auto``: what to train with, chosen from the data and the device, each choice with its reason."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,10 @@ def choose(
     if "final_lr_share" in recipe or "final_beta2" in recipe:
         rounds = standing.get("train.discriminator_steps", 1)
         take("train.burn_in_kimg", _BURN_IN * steps * rounds * batch / 1000, "schedules end after a fifth of the run")
-    for name, value, reason in kind.choose(shape, batch, steps):
+    model = {name.removeprefix("model."): value for name, value in standing.items() if name.startswith("model.")}
+    # The domains of unpaired data are drawn apart: to who makes images from noise they are no classes.
+    told = dataclasses.replace(shape, classes=0) if info.kind == "unpaired" else shape
+    for name, value, reason in kind.choose(told, batch, steps, model):
         take(f"model.{name}", value, reason)
     if pictures < _FEW and kind.augmentation != "none" and "augment" not in recipe:
         augmentation = kind.augmentation

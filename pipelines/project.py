@@ -21,7 +21,7 @@ from pipelines.sample import label_index
 @click.argument("model")
 @click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--steps", default=400, show_default=True, type=click.IntRange(min=1), help="Of the search.")
-@click.option("--label", help="Class, by name or index, of a generator that takes one.")
+@click.option("--label", help="Class of PICTURE, by name or index, where the generator takes one.")
 @click.option("--out", default=Path("projection.png"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 def project(model: str, picture: Path, steps: int, label: str | None, out: Path, device: str) -> None:

@@ -274,7 +274,7 @@ class Settings:
             DataError: a domain that has too few pictures to be measured.
         """
         info = dataset.info
-        FAMILIES[self.model.family].check_data(info)
+        FAMILIES[self.model.family].check_data(info, self.model.config)
         check_family(self.model.family, self.model.config, ImageShape.of(info))
         split = self.evaluate.split
         check(

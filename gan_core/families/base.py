@@ -186,6 +186,8 @@ class Family:
     """Which augmentation suits it where pictures are few."""
     thousand_images: ClassVar[int] = 2000
     """Thousand real images after which it is usually worth looking at."""
+    conditional: bool = False
+    """Whether networks that make images from noise are told the class; a subclass may set it in its constructor."""
     search: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """What ``tune.space: auto`` searches: ranges by dotted name, in the form of params.yaml."""
 
@@ -198,7 +200,8 @@ class Family:
         self.augment: Augment = no_augment
         """What the discriminator's images go through, real and generated alike; set by the trainer."""
         self.class_shares: tuple[float, ...] = ()
-        """How often each class is among the training pictures, for samples without a label; empty: equally often."""
+        """How often each class is among the training pictures, for samples without a label of a family that is told classes;
+        empty: equally often."""
         self._compiled: dict[str, Callable[..., Tensor]] = {}
 
     @classmethod
@@ -207,8 +210,8 @@ class Family:
         return cls.search
 
     @classmethod
-    def check_data(cls, info: DatasetInfo) -> None:
-        """Raise SettingsError when the family does not learn from data of this kind."""
+    def check_data(cls, info: DatasetInfo, config: Any) -> None:
+        """Raise SettingsError when the family, with its settings ``config``, does not learn from data of this kind."""
         if info.kind not in cls.kinds:
             raise SettingsError(
                 f"model.family: {cls.__name__.lower()} learns from {' or '.join(sorted(cls.kinds))} data, and {info.name} is "
@@ -216,8 +219,11 @@ class Family:
             )
 
     @classmethod
-    def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
-        """Settings of its own that depend on the shape, the batch and how long the run is: (name, value, reason)."""
+    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+        """Settings of its own that depend on the shape, the batch, how long the run is and others of its own, ``model``.
+
+        Each is a name, a value and the reason for it.
+        """
         return []
 
     def run(self, name: str) -> Callable[..., Tensor]:

@@ -209,6 +209,7 @@ class BigGan(NoiseFamily):
     """Class-conditional residual networks at scale."""
 
     Config = BigGanConfig
+    always_conditional = True
     presets = PRESETS
     recipe: ClassVar[Mapping[str, Any]] = {
         "generator_lr": 2e-4,

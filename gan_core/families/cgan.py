@@ -92,6 +92,7 @@ class Cgan(NoiseFamily):
     """The class-conditional GAN."""
 
     Config = CganConfig
+    always_conditional = True
     presets = dcgan.PRESETS
     on_a_cpu = dcgan.Dcgan.on_a_cpu
     thousand_images = dcgan.Dcgan.thousand_images

@@ -46,22 +46,18 @@ class CycleGanConfig:
     """Weight of what is lost on the way there and back (equation 3)."""
     contrast: float = 1.0
     """Weight of patches that are not recognised, in place of ``cycle`` (CUT, equation 5)."""
-    identity: float | None = None
-    """Weight, relative to ``cycle`` or ``contrast``, of what is changed in a picture that is of the target domain already;
-    null: the paper's, 0.5 beside a cycle (section 5.2) and 1 beside a contrast (CUT, section 3)."""
+    identity: float = 0.5
+    """Weight, relative to ``cycle`` or ``contrast``, of what is changed in a picture that is of the target domain already
+    (section 5.2; CUT's is 1, which ``auto`` chooses for its objective)."""
     patches: int = 256
     """Places of a picture that are told from each other, for objective contrastive (CUT, section 4)."""
     temperature: float = 0.07
     """What their likeness is divided by, for objective contrastive (CUT, section 4)."""
-    pool: int | None = None
-    """Generated pictures of each direction that the discriminators are also shown later; 0: none are kept; null: the paper's,
-    50 beside a cycle (section 4), none beside a contrast."""
+    pool: int = 50
+    """Generated pictures of each direction that the discriminators are also shown later (section 4); 0: none are kept, which
+    ``auto`` chooses for CUT's objective."""
 
     def __post_init__(self) -> None:
-        own = {"cycle": (0.5, 50), "contrastive": (1.0, 0)}[self.objective]
-        for name, value in zip(("identity", "pool"), own, strict=True):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
         check_least(self, 1, "width", "patch_width", "patch_halvings")
         check_least(self, 0, "blocks", "cycle", "contrast", "identity", "pool")
         check_least(self, 2, "patches")
@@ -147,6 +143,13 @@ class CycleGan(TranslationFamily):
             for name in self.discriminators:
                 self.memory[f"pool_{name}"] = torch.zeros(config.pool, channels, shape.height, shape.width)
                 self.memory[f"pooled_{name}"] = torch.zeros((), dtype=torch.int64)
+
+    @classmethod
+    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+        """What CUT does otherwise, where its objective was given."""
+        if model.get("objective") != "contrastive":
+            return []
+        return [("identity", 1.0, "CUT's weight of identity"), ("pool", 0, "CUT keeps no generated pictures")]
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:

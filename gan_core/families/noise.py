@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_core import randomness
+from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families.base import Batch, Family, ImageShape, Losses, Made, Phase
 from gan_core.losses import ADVERSARIAL_LOSSES
@@ -29,12 +30,22 @@ class NoiseFamily(Family):
         "train.discriminator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
         "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
     }
-    conditional: bool = False
-    """Whether both networks are told the class; a subclass may set it in its constructor."""
+    always_conditional: ClassVar[bool] = False
+    """Whether it is told the class whatever its settings say."""
     prior: str = "normal"
     """Distribution of z: normal, or uniform in [-1, 1]."""
     joint: ClassVar[bool] = False
     """Whether real and generated images may be judged in one pass: not where the discriminator has batch statistics."""
+
+    @classmethod
+    def check_data(cls, info: DatasetInfo, config: Any) -> None:
+        """See :meth:`Family.check_data`; the domains of unpaired data are drawn apart, and are no classes."""
+        super().check_data(info, config)
+        if info.kind == "unpaired" and getattr(config, "conditional", cls.always_conditional):
+            raise SettingsError(
+                f"model.family: {cls.__name__.lower()} would be told the class of each picture, which unpaired data has not. "
+                "Set ingest.kind to labelled, or choose a family that is told none, such as dcgan."
+            )
 
     def need_labels(self) -> None:
         """Become conditional; raises SettingsError when the data has no classes."""

@@ -167,9 +167,9 @@ class Pix2Pix(TranslationFamily):
             normal_weights(network)
 
     @classmethod
-    def check_data(cls, info: DatasetInfo) -> None:
+    def check_data(cls, info: DatasetInfo, config: Any) -> None:
         """See :meth:`Family.check_data`."""
-        super().check_data(info)
+        super().check_data(info, config)
         if not info.condition_channels:
             raise SettingsError(f"{info.name} is paired and has no conditions. Run the ingest stage again.")
 

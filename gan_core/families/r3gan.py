@@ -207,7 +207,8 @@ class R3gan(NoiseFamily):
         "beta2": 0.9,
         "final_beta2": 0.99,
     }
-    # Of the paper's tables again: how far the strength of the augmentation rises along its cosine, and the average's half-life.
+    # Of the paper's tables again, for 128 its neighbours': how far the strength of the augmentation rises along its cosine, and
+    # the average's half-life.
     recipes: ClassVar[Mapping[int, Mapping[str, Any]]] = {
         32: {"augment": {"kind": "ada", "strength": 0.55}, "ema_half_life_kimg": 5000.0},
         64: {"augment": {"kind": "ada", "strength": 0.3}, "ema_half_life_kimg": 500.0},
@@ -236,7 +237,7 @@ class R3gan(NoiseFamily):
         }
 
     @classmethod
-    def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
+    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
         """The classes where there are some, and gamma for the batch: a smaller one than the paper's makes noisier gradients."""
         resolution = shape.nearest(PRESETS)
         theirs = 512 if resolution == 32 else 256

@@ -167,9 +167,9 @@ class StarGan(TranslationFamily):
             self.networks["reader"] = Reader(shape.channels, domains)
 
     @classmethod
-    def check_data(cls, info: DatasetInfo) -> None:
+    def check_data(cls, info: DatasetInfo, config: Any) -> None:
         """See :meth:`Family.check_data`."""
-        super().check_data(info)
+        super().check_data(info, config)
         if not info.attributes and len(info.classes) < 2:
             raise SettingsError(
                 f"model.family: stargan translates among domains, and {info.name} has only {len(info.classes)}."

@@ -147,9 +147,9 @@ class StarGan2(TranslationFamily):
             he_weights(network, 0.0)
 
     @classmethod
-    def check_data(cls, info: DatasetInfo) -> None:
+    def check_data(cls, info: DatasetInfo, config: Any) -> None:
         """See :meth:`Family.check_data`."""
-        super().check_data(info)
+        super().check_data(info, config)
         if len(info.classes) < 2:
             raise SettingsError(
                 f"model.family: stargan2 translates among domains, and {info.name} has {len(info.classes)}. "
@@ -157,7 +157,7 @@ class StarGan2(TranslationFamily):
             )
 
     @classmethod
-    def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
+    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
         """See :meth:`Family.choose`."""
         return [
             ("diversity_steps", steps, "the weight of diversity falls to nothing over the whole run, as in the paper")

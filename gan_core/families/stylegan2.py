@@ -33,9 +33,9 @@ LARGEST = 1024
 _SETTLE = 256
 """Styles for each batch that :meth:`StyleGan2.settle` is allowed."""
 
-# At 32 pixels they are ADA's for CIFAR-10 (appendix C), without path lengths and mixing; its discriminator without skips and
-# its deviations over 32 images are not. The others are its automatic ones: a mapping of 2 layers, half the paper's width, and
-# gamma = 0.0002 * pixels / batch, here for a batch of 32. StyleGan2.choose computes gamma for the real batch.
+# At 32 pixels they are ADA's for CIFAR-10 (appendix C), without path lengths and mixing; ADA's discriminator there has no skips
+# and takes deviations over 32 images, ours differs in both. The others are its automatic ones: a mapping of 2 layers, half the
+# paper's width, and gamma = 0.0002 * pixels / batch, here for a batch of 32. StyleGan2.choose computes it for the real batch.
 _SMALL_BATCH = 64
 """That of ADA's CIFAR-10 configuration."""
 PRESETS: dict[int, dict[str, Any]] = {
@@ -340,7 +340,7 @@ class StyleGan2(NoiseFamily):
         self.memory = {"path_length_mean": torch.zeros(())}
 
     @classmethod
-    def choose(cls, shape: ImageShape, batch: int, steps: int) -> list[tuple[str, Any, str]]:
+    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
         """The classes where there are some, and gamma for the batch."""
         if max(shape.height, shape.width) <= 32:
             gamma, reason = (

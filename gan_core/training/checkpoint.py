@@ -116,8 +116,14 @@ def drop_checkpoints_after(directory: Path | str, step: int) -> None:
             shutil.rmtree(path)
 
 
-def refuse_other_settings(saved: Mapping[str, Any], current: Mapping[str, Any], where: Path) -> None:
-    """Raise CheckpointError naming every setting that differs between a checkpoint and the run that would resume it."""
+def refuse_other_settings(
+    saved: Mapping[str, Any], current: Mapping[str, Any], where: Path, defaults: Mapping[str, Any] | None = None
+) -> None:
+    """Raise CheckpointError naming every setting that differs between a checkpoint and the run that would resume it.
+
+    A setting that the checkpoint does not know, because it is of an older edition, had its value in ``defaults``.
+    """
+    saved = {**{key: value for key, value in (defaults or {}).items() if key in current}, **saved}
     differences = [
         f"{key}: {saved.get(key)!r} there, {current.get(key)!r} here"
         for key in sorted({*saved, *current})

@@ -44,8 +44,8 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the device has instructions for it, fp32 elsewhere. On a GPU, fp32 convolves in TF32, as torch does."""
     compile: bool = False
-    """Whether networks run compiled (torch.compile, on a GPU with CUDA graphs); penalties do not. A resumed run is then equal
-    up to rounding."""
+    """Whether networks run compiled (torch.compile, on a GPU with CUDA graphs); penalties on gradients do not. A resumed run is
+    then equal up to rounding."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What the discriminator's images go through."""
     seed: int = 0

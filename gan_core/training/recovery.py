@@ -28,6 +28,7 @@ class Recovery:
         directory: Path,
         *,
         settings: Mapping[str, Any],
+        defaults: Mapping[str, Any],
         world: World,
         elsewhere: Path | None = None,
     ) -> None:
@@ -38,11 +39,12 @@ class Recovery:
             config: how many checkpoints to keep, when to speak of a collapse, how often to roll back.
             directory: checkpoints are written here, by rank 0.
             settings: a checkpoint of others is refused.
+            defaults: what settings stood at that a checkpoint of an older edition does not know.
             world: the workers that train together.
             elsewhere: checkpoints are also read from here (an uploaded copy).
         """
         self._state, self._config, self._directory = state, config, directory
-        self._settings, self._world = settings, world
+        self._settings, self._defaults, self._world = settings, defaults, world
         self._places = [directory, *([elsewhere] if elsewhere else [])]
         self._watch = Watch(config.collapse_diversity, config.collapse_patience)
         self.rollbacks = 0
@@ -66,7 +68,7 @@ class Recovery:
         newest = self._newest()
         if newest is None:
             return 0
-        checkpoints.refuse_other_settings(newest.state["settings"], self._settings, newest.path)
+        checkpoints.refuse_other_settings(newest.state["settings"], self._settings, newest.path, self._defaults)
         self._state.load(newest.tensors)
         self.rollbacks, self._watch.poor = newest.state["rollbacks"], newest.state["poor"]
         if self._world.rank == 0:

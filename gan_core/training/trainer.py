@@ -85,13 +85,14 @@ class Trainer:
         self.device = choose_device(str(device))
         config.check_workers(self.world.size)
         info, shape = dataset.info, ImageShape.of(dataset.info)
-        FAMILIES[family_name].check_data(info)
+        FAMILIES[family_name].check_data(info, family_config)
         randomness.seed_global(config.seed, -1, 0)  # the same initial weights on every worker
         self.family = build_family(family_name, family_config, shape).to(self.device)
         self.averaged = Averaged({name: self.family.networks[name] for name in self.family.generators})
         self.augmenter = Augmenter(config.augment, info.splits["train"]).to(self.device)
         self.family.augment = self.augmenter
-        self.family.class_shares = dataset.class_shares("train")
+        if self.family.conditional:
+            self.family.class_shares = dataset.class_shares("train")
         self.family.memory = {name: tensor.to(self.device) for name, tensor in self.family.memory.items()}
         self._has_graphs = config.compile and self.device.type == "cuda"
         if config.compile:
@@ -131,8 +132,7 @@ class Trainer:
             self._quality = self.world.first_does(make)
         self._window = Window()
         settings = {
-            **{f"train.{key}": value for key, value in as_dict(config).items() if key not in FREE_TO_CHANGE},
-            **{f"model.{key}": value for key, value in as_dict(family_config).items()},
+            **_decisive(config, family_config),
             "model.family": family_name,
             "dataset": info.digest,
             # Where rates fall towards its end, what a step computes depends on how long the run is.
@@ -143,6 +143,7 @@ class Trainer:
             config,
             self.directory,
             settings=settings,
+            defaults=_decisive(TrainConfig(), type(family_config)()),
             world=self.world,
             elsewhere=Path(resume_from) if resume_from else None,
         )
@@ -430,6 +431,12 @@ class Trainer:
             networks=self.averaged.networks,
             extra={**self._lineage(), "step": self.step, **extra},
         )
+
+
+def _decisive(config: TrainConfig, family_config: Any) -> dict[str, Any]:
+    """The settings, by dotted name, that what a step computes depends on."""
+    train = {f"train.{key}": value for key, value in as_dict(config).items() if key not in FREE_TO_CHANGE}
+    return {**train, **{f"model.{key}": value for key, value in as_dict(family_config).items()}}
 
 
 @contextlib.contextmanager

@@ -119,6 +119,12 @@ def test_who_may_be_told_the_classes_is_where_there_are_some(family: str) -> Non
     assert "model.conditional" not in values(family, info(classes=0), GPU)
 
 
+def test_with_cuts_objective_go_cuts_weight_of_identity_and_no_pool() -> None:
+    chosen = values("cyclegan", info(), GPU, given={"model.objective": "contrastive"})
+    assert (chosen["model.identity"], chosen["model.pool"]) == (1.0, 0)
+    assert "model.identity" not in values("cyclegan", info(), GPU)
+
+
 def test_the_batch_follows_device_resolution_and_number_of_pictures() -> None:
     shape = {size: ImageShape.of(info(size)) for size in (32, 256)}
     assert batch_size(shape[32], 50_000, GPU) > batch_size(shape[256], 50_000, GPU)

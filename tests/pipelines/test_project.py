@@ -44,6 +44,31 @@ def test_the_picture_its_projection_and_the_styles_are_written(tmp_path: Path) -
     assert (tmp_path / "found.safetensors").stat().st_mode == out.stat().st_mode
 
 
+def test_a_generator_that_was_told_classes_asks_for_the_pictures(tmp_path: Path) -> None:
+    """Its styles of one class make no picture of another."""
+    shape = ImageShape(channels=3, height=16, width=16, classes=2)
+    config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8, "conditional": True}
+    family = build_family("stylegan2", family_config("stylegan2", config), shape)
+    save_generator(
+        tmp_path / "generator", family_name="stylegan2", family=family, extra={"classes": ["boot", "bag"], "step": 1}
+    )
+    Image.new("RGB", (16, 16)).save(tmp_path / "photo.png")
+    arguments = [
+        str(tmp_path / "generator"),
+        str(tmp_path / "photo.png"),
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "o.png"),
+    ]
+    result = CliRunner().invoke(project, arguments)
+    assert isinstance(result.exception, SettingsError)
+    assert re.search(
+        r"was told the class of each picture. Say of which this one is: boot \(0\), bag \(1\)", str(result.exception)
+    )
+    assert CliRunner().invoke(project, [*arguments, "--label", "bag"]).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("out", "words"),
     [

@@ -94,7 +94,7 @@ def test_a_generator_says_what_it_sees_in_5_layers_and_translates_the_same() -> 
 
 
 def test_the_contrastive_losses_are_the_papers() -> None:
-    family = cyclegan(objective="contrastive", patches=9, contrast=2.0)
+    family = cyclegan(objective="contrastive", patches=9, contrast=2.0, identity=1.0)
     batch = some_batch(family, n=3)
     losses = family.generator_loss(batch, 0)
     wanted = torch.zeros(())

@@ -23,7 +23,22 @@ from gan_core.training.trainer import Trainer
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.families import conftest, translations
 
-GAMES = [*conftest.SMALL, *translations.VARIANTS]
+LAZY = {
+    "biggan with all penalties": (
+        "biggan",
+        {
+            "consistency": 10.0,
+            "consistency_every": 2,
+            "orthogonal": 0.1,
+            "orthogonal_every": 3,
+            "gradient_penalty": 1.0,
+        },
+    ),
+    "r3gan with lazy penalties": ("r3gan", {"penalty_every": 2}),
+}
+"""What is penalised through compiled networks, too, and lazily."""
+
+GAMES = [*conftest.SMALL, *LAZY, *translations.VARIANTS]
 
 
 class Graphs:
@@ -81,8 +96,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
 
 
 def trainer_of(game: str, place: Path, **settings: Any) -> Trainer:
-    if game in conftest.SMALL:
-        name, model = game, conftest.SMALL[game]
+    if game in conftest.SMALL or game in LAZY:
+        name, more = LAZY.get(game, (game, {}))
+        model = {**conftest.SMALL[name], **more}
         data = write_prepared(place / "data", blobs(32, 16), np.arange(32) % 2)
     else:
         name = translations.VARIANTS[game][0]
@@ -114,7 +130,7 @@ def test_nothing_is_read_after_its_memory_was_given_away(game: str, tmp_path: Pa
     assert not torch.equal(weights(trainer), start)
 
 
-@pytest.mark.parametrize("game", ["r3gan", "stargan2"])
+@pytest.mark.parametrize("game", ["r3gan", "biggan with all penalties", "stargan2"])
 def test_nor_by_a_later_micro_batch(game: str, tmp_path: Path, graphs: Graphs) -> None:
     trainer = trainer_of(game, tmp_path, accumulate=2)
     trainer.run(4)

@@ -1,7 +1,9 @@
 """What every family that turns noise into images keeps to: one contract, whatever the networks."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +18,12 @@ from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, family_config
 from gan_core.families.noise import NoiseFamily
 from gan_core.generator import load_generator
+from gan_core.presets import choose
 from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
-from tests.datasets import write_prepared
+from tests.datasets import blobs, write_prepared
 from tests.gan_core.families.conftest import RECIPES, SMALL, small, some_batch
 from tests.gan_core.families.devices import DEVICES
 
@@ -141,6 +144,34 @@ def test_truncation_lessens_variety(name: str) -> None:
         label = 0 if family.conditional else None
         narrow, wide = (family.sample(48, 0, label=label, truncation=bound).std(dim=0).mean() for bound in (0.2, None))
     assert narrow < 0.7 * wide
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_of_unpaired_data_the_domains_are_no_classes(name: str, tmp_path: Path) -> None:
+    """``auto`` trains who can do without classes, on the second domain; the others say so before they begin."""
+    folder = write_prepared(tmp_path / "data", blobs(16), np.arange(16) % 2, kind="unpaired")
+    data = PreparedDataset(folder, tmp_path / "decoded")
+    choices = choose(name, data.info, torch.device("cpu"), steps=2)
+    model = {c.name.removeprefix("model."): c.value for c in choices if c.name.startswith("model.")}
+    config = family_config(
+        name, {**model, **{**SMALL[name], "conditional": False}} if name in ("r3gan", "stylegan2") else {}
+    )
+    values = {"steps": 1, "batch": 4, "sample_every": 100, "precision": "fp32"}
+
+    def train(config: Any) -> None:
+        Trainer(name, config, data, TrainConfig(**values), tmp_path / "run", device="cpu").run()
+
+    assert "conditional" not in model
+    if FAMILIES[name].always_conditional:
+        with pytest.raises(
+            SettingsError, match=rf"{name} would be told the class of each picture, which unpaired data has"
+        ):
+            train(config)
+        return
+    train(config)
+    if name != "dcgan":
+        with pytest.raises(SettingsError, match="would be told the class"):
+            train(dataclasses.replace(config, conditional=True))
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)

@@ -266,7 +266,7 @@ def test_pictures_of_different_channels_stand_side_by_side() -> None:
 def test_data_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
     unlabelled = PreparedDataset(write_prepared(tmp_path, blobs(8)))
     with pytest.raises(SettingsError, match=rf"{name} learns from .* data, and test is unlabelled"):
-        FAMILIES[name].check_data(unlabelled.info)
+        FAMILIES[name].check_data(unlabelled.info, family_config(name, {}))
 
 
 @pytest.mark.parametrize("name", SMALL)

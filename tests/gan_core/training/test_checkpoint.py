@@ -164,3 +164,10 @@ def test_changed_settings_are_named_one_by_one(tmp_path: Path) -> None:
         assert said in message
     assert "beta1" not in message
     checkpoints.refuse_other_settings(saved, dict(saved), tmp_path)
+
+
+def test_a_setting_that_an_older_edition_did_not_know_had_its_default(tmp_path: Path) -> None:
+    saved, defaults = {"model.slope": 0.2}, {"model.slope": 0.1, "model.r1_every": 1, "model.other": 3}
+    checkpoints.refuse_other_settings(saved, {"model.slope": 0.2, "model.r1_every": 1}, tmp_path, defaults)
+    with pytest.raises(CheckpointError, match=r"model\.r1_every: 1 there, 2 here"):
+        checkpoints.refuse_other_settings(saved, {"model.slope": 0.2, "model.r1_every": 2}, tmp_path, defaults)
