@@ -67,6 +67,10 @@ def choose(
         if name not in (given or {}):
             standing[name] = value
 
+    def model() -> dict[str, Any]:
+        """The family's own settings as they stand."""
+        return {name.removeprefix("model."): value for name, value in standing.items() if name.startswith("model.")}
+
     resolution = shape.nearest(kind.presets)
     for name, value in kind.presets.get(resolution, {}).items():
         take(f"model.{name}", value, f"the preset of {family} for {resolution} pixels")
@@ -92,10 +96,9 @@ def choose(
     if "final_lr_share" in recipe or "final_beta2" in recipe:
         rounds = standing.get("train.discriminator_steps", 1)
         take("train.burn_in_kimg", _BURN_IN * steps * rounds * batch / 1000, "schedules end after a fifth of the run")
-    model = {name.removeprefix("model."): value for name, value in standing.items() if name.startswith("model.")}
     # The domains of unpaired data are drawn apart: to who makes images from noise they are no classes.
     told = dataclasses.replace(shape, classes=0) if info.kind == "unpaired" else shape
-    for name, value, reason in kind.choose(told, batch, steps, model):
+    for name, value, reason in kind.choose(told, batch, steps, model()):
         take(f"model.{name}", value, reason)
     if pictures < _FEW and kind.augmentation != "none" and "augment" not in recipe:
         augmentation = kind.augmentation
@@ -106,13 +109,12 @@ def choose(
         )
     has = device_memory(device)
     if has is not None:
-        model = {name.removeprefix("model."): value for name, value in standing.items() if name.startswith("model.")}
         precision = standing.get("train.precision", "auto")
         how = {
             "bf16": has_bf16(device) if precision == "auto" else precision == "bf16",
             "compiled": bool(standing.get("train.compile")),
         }
-        count, needs = micro_batches(family, info, model, batch // workers, has, **how)
+        count, needs = micro_batches(family, info, model(), batch // workers, has, **how)
         gib = f"about {needs / 2**30:.1f} GiB in one step, of the GPU's {has / 2**30:.1f}"
         take("train.accumulate", count, gib)
     return list(chosen.values())

@@ -252,7 +252,8 @@ class Family:
             found.append(Phase(name=side, side=side, loss=getattr(self, game)))
             own = sorted((phase for phase in self.penalties() if phase.side == side), key=lambda phase: phase.every)
             for before, phase in zip([found[-1], *own], own, strict=False):
-                found.append(replace(phase, joins=before.every == phase.every, loss=_weighed(phase)))
+                loss = phase.loss if phase.every == 1 else _weighed(phase)
+                found.append(replace(phase, joins=before.every == phase.every, loss=loss))
         return tuple(found)
 
     def updates(self) -> list[tuple[Phase, ...]]:
