@@ -87,7 +87,8 @@ def real_features(
     """Features of ``count`` real pictures, from the cache where they have been computed before.
 
     The cache's key is everything they depend on: dataset digest, split, count, extractor digest, resize. A file that is
-    damaged is computed again, with a message. Moments are one file there, rows (a memory map) another.
+    damaged is computed again, with a message. Moments are one file there, rows (a memory map) another; a pass keeps both,
+    so that an evaluation finds the rows of what training was measured against.
 
     Args:
         real: a split of a prepared dataset.
@@ -101,31 +102,24 @@ def real_features(
     key = {**real.key, "count": count, "extractor": extractor.digest, "resize": extractor.resize}
     stem = (Path(cache_dir) if cache_dir else user_cache_dir() / "moments") / sha256_json(key)[:32]
     of_moments, of_rows = stem.with_suffix(".npz"), stem.with_suffix(".npy")
+    shape = (min(count, KEPT), extractor.features)
     found = _read(of_moments, lambda: _moments_at(of_moments, key, count, extractor))
-    rows = None
-    if keep:
-        shape = (min(count, KEPT), extractor.features)
-        rows = _read(of_rows, lambda: _rows_at(of_rows, shape))
+    rows = _read(of_rows, lambda: _rows_at(of_rows, shape)) if keep else None
     if found is not None and (rows is not None or not keep):
         if of_moments not in _told:  # once: a run that is measured as it trains reads them again and again
             log.info("Real moments (%s, %d pictures) come from the cache %s.", real.name, count, of_moments)
             _told.add(of_moments)
         return Features(found, rows)
     moments = Moments(extractor.features)
-    how: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    if keep and rows is None:
-        with replacing(of_rows) as temporary:
-            writable = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            _pass(real, count, extractor, moments.update, writable, **how)
-            writable.flush()
-            del writable
-        rows = np.load(of_rows, mmap_mode="r")
-    else:
-        _pass(real, count, extractor, moments.update, None, **how)
+    with replacing(of_rows) as temporary:
+        writable = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        _pass(real, count, extractor, moments.update, writable, batch_size=batch_size, progress=progress)
+        writable.flush()
+        del writable
     if found is None:
         moments.save(of_moments, key)
     # Those in the cache stay: another batch size would round the figure to other last digits.
-    return Features(found or moments, rows)
+    return Features(found or moments, np.load(of_rows, mmap_mode="r") if keep else None)
 
 
 def count_of(source: Source, wanted: int | None) -> int:

@@ -100,7 +100,7 @@ def test_real_moments_are_computed_once(
         again = real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
     assert "come from the cache" in caplog.text
     np.testing.assert_array_equal(again.cov, first.cov)
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("*.npz"))) == 1
 
 
 def test_other_pictures_or_another_extractor_have_other_cached_moments(
@@ -115,7 +115,7 @@ def test_other_pictures_or_another_extractor_have_other_cached_moments(
         small_extractor.network, features=64, precision="fp32", device=torch.device("cpu"), weights="other"
     )
     real_moments(dataset, "train", renamed, count=10, cache_dir=cache)
-    assert len(list(cache.iterdir())) == 4
+    assert len(list(cache.glob("*.npz"))) == 4
 
 
 def test_damaged_cached_moments_are_computed_again_with_a_message(
@@ -123,7 +123,7 @@ def test_damaged_cached_moments_are_computed_again_with_a_message(
 ) -> None:
     cache = tmp_path / "moments"
     first = real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
-    (path,) = cache.iterdir()
+    (path,) = cache.glob("*.npz")
     path.write_bytes(path.read_bytes()[:500])
     again = real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
     assert "computed again" in caplog.text
@@ -139,9 +139,9 @@ def test_cached_moments_of_other_pictures_are_not_taken(
 ) -> None:
     cache = tmp_path / "moments"
     real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
-    (ten,) = cache.iterdir()
+    (ten,) = cache.glob("*.npz")
     real_moments(dataset, "train", small_extractor, count=8, cache_dir=cache)
-    (eight,) = set(cache.iterdir()) - {ten}
+    (eight,) = set(cache.glob("*.npz")) - {ten}
     shutil.copy(ten, eight)
     assert real_moments(dataset, "train", small_extractor, count=8, cache_dir=cache).n == 8
     assert "describes other pictures" in caplog.text

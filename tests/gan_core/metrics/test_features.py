@@ -42,18 +42,31 @@ def test_of_many_pictures_a_fair_draw_of_rows_is_kept(
     assert (part.n, part.complete) == (N, False)
 
 
-def test_real_features_are_computed_once_and_moments_serve_both(
+def test_one_pass_over_real_pictures_serves_a_run_that_is_measured_and_its_evaluation(
     split: DatasetSplit, averages: Extractor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = tmp_path / "moments"
-    moments = real_features(split, N, averages, keep=False, cache_dir=cache).moments
-    first = real_features(split, N, averages, keep=True, cache_dir=cache, batch_size=5)
-    np.testing.assert_array_equal(first.moments.mean, moments.mean)
-    with caplog.at_level(logging.INFO, "gan_core.metrics.features"):
-        again = real_features(split, N, averages, keep=True, cache_dir=cache)
-    assert "come from the cache" in caplog.text
-    np.testing.assert_array_equal(again.rows, first.rows)
+    measured = real_features(split, N, averages, keep=False, cache_dir=cache)
+    assert measured.rows is None
     assert sorted(path.suffix for path in cache.iterdir()) == [".npy", ".npz"]
+    with caplog.at_level(logging.INFO, "gan_core.metrics.features"):
+        evaluated = real_features(split, N, averages, keep=True, cache_dir=cache, batch_size=5)
+    assert "come from the cache" in caplog.text
+    np.testing.assert_array_equal(evaluated.moments.mean, measured.moments.mean)
+    expected = averages(torch.from_numpy(blobs(N))).numpy()
+    np.testing.assert_allclose(evaluated.rows, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_moments_in_the_cache_stay_where_only_the_rows_are_gone(
+    split: DatasetSplit, averages: Extractor, tmp_path: Path
+) -> None:
+    cache = tmp_path / "moments"
+    first = real_features(split, N, averages, keep=False, cache_dir=cache)
+    (path,) = cache.glob("*.npy")
+    path.unlink()
+    again = real_features(split, N, averages, keep=True, cache_dir=cache, batch_size=5)
+    np.testing.assert_array_equal(again.moments.mean, first.moments.mean)
+    assert again.complete
 
 
 def test_damaged_rows_are_computed_again_with_a_message(
