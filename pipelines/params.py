@@ -13,7 +13,7 @@ from gan_core.errors import SettingsError
 from pipelines.tracking.store import URI_VARIABLES, resolve_uri
 
 _URI = re.compile(
-    r"https?://[^/]|sqlite(\+\w+)?:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(-uc)?(://.|$)|uc:."
+    r"https?://[^/]|sqlite:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(-uc)?(://.|$)|uc:."
 )
 
 

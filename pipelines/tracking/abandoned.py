@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.stages.alive import lives
@@ -16,7 +17,11 @@ def end_abandoned(directory: Path | str) -> list[str]:
 
     Opened again, as by a stage that resumes, such a run goes on. Returns the runs' names.
     """
-    return [name for folder in find_logs(directory) for name in _end(folder)]
+    names: list[str] = []
+    for folder in find_logs(directory):
+        with suppress(FileNotFoundError):  # another process has removed what the server has in full
+            names += _end(folder)
+    return names
 
 
 def _end(folder: Path) -> Iterator[str]:

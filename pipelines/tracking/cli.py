@@ -8,13 +8,14 @@ import click
 from tqdm import tqdm
 
 from pipelines.settings import load_settings
+from pipelines.stages.work import var_directory
 from pipelines.tracking.abandoned import end_abandoned
 from pipelines.tracking.events import REFUSED, count_events, find_logs, read_events
 from pipelines.tracking.replay import Cursor
 from pipelines.tracking.shipper import sync as send
+from pipelines.tracking.stage import TRACK
+from pipelines.tracking.store import shown
 from pipelines.tracking.tree import LogTree
-
-TRACK_DIR = Path("var/track")
 
 
 @click.group()
@@ -25,37 +26,38 @@ def track() -> None:
 @track.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def sync(as_json: bool) -> None:
-    """Send everything that still waits in var/track to the tracking server, now."""
-    settings = load_settings().track
-    end_abandoned(TRACK_DIR)
-    waiting = LogTree(TRACK_DIR, tracking_uri=settings.uri, experiment=settings.experiment).waiting()
+    """Send everything that still waits in var/track (or in GANTRY_VAR) to the tracking server, now."""
+    settings, logs = load_settings().track, var_directory() / TRACK
+    end_abandoned(logs)
+    waiting = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).waiting()
     with tqdm(total=waiting, unit=" events", disable=as_json or not waiting) as bar:
         sent = send(
-            TRACK_DIR,
+            logs,
             tracking_uri=settings.uri,
             experiment=settings.experiment,
             progress=lambda left: bar.update(max(0, waiting - left - bar.n)),
         )
     if as_json:
-        click.echo(json.dumps({"sent": sent, "tracking_uri": settings.uri}))
+        click.echo(json.dumps({"sent": sent, "tracking_uri": shown(settings.uri)}))
     else:
-        click.echo(f"{sent} events sent to {settings.uri}." if sent else f"Nothing waits: {settings.uri} has it all.")
+        uri = shown(settings.uri)
+        click.echo(f"{sent} events sent to {uri}." if sent else f"Nothing waits: {uri} has it all.")
 
 
 @track.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
     """List the runs logged here, and how much of each the tracking server has. Does not contact it."""
-    settings = load_settings().track
-    end_abandoned(TRACK_DIR)
-    destination = LogTree(TRACK_DIR, tracking_uri=settings.uri, experiment=settings.experiment).destination
-    rows = [_describe(folder, destination) for folder in find_logs(TRACK_DIR)]
+    settings, logs = load_settings().track, var_directory() / TRACK
+    end_abandoned(logs)
+    destination = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).destination
+    rows = [_describe(folder, destination) for folder in find_logs(logs)]
     rows.sort(key=lambda row: row["started"])
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo(f"No runs are logged in {TRACK_DIR}.")
+        click.echo(f"No runs are logged in {logs}.")
         return
     click.echo(f"{'run':32} {'status':9} {'events':>8} {'waiting':>8} {'refused':>8}  MLflow run")
     for row in rows:

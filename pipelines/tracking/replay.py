@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,15 +54,29 @@ class Cursor:
     status: str = "RUNNING"
 
     @classmethod
+    def read(cls, folder: Path) -> "Cursor | None":
+        """The cursor as it stands beside a log; None where there is none, or none that can be read: the log is sent again.
+
+        What another edition keeps in it beside is passed over.
+        """
+        try:
+            kept = read_json(folder / CURSOR)
+            return cls(**{known.name: kept[known.name] for known in fields(cls) if known.name in kept})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            _LOG.warning("%s cannot be read (%s); the log is sent from its start.", folder / CURSOR, short(error))
+            return None
+
+    @classmethod
     def load(cls, folder: Path, destination: str) -> "Cursor":
         """The cursor of a log for ``destination``.
 
         A log that was sent to another destination and ended there stays there; one that is not finished is sent whole.
         """
-        path = folder / CURSOR
-        if not path.is_file():
+        cursor = cls.read(folder)
+        if cursor is None:
             return cls(destination=destination)
-        cursor = cls(**read_json(path))
         if cursor.destination != destination and not (cursor.status != "RUNNING" and not cursor.waiting(folder)):
             return cls(destination=destination)
         return cursor
@@ -183,19 +197,17 @@ class Replayer:
         self._advance(folder, cursor, end)
 
     def _guarded(self, folder: Path, event: Event, action: Callable[[], T]) -> T | None:
-        """Do ``action``; set the event aside when it is malformed or the server will not take it."""
+        """Do ``action``; set the event aside when it is malformed or the server will not take it.
+
+        Without its run nothing of a log can be sent: a server that refuses to open one is asked again.
+        """
         try:
             return action()
-        except OSError as error:
-            if not is_refusal(error):
-                raise
-            self._refuse(folder, short(error), event)
-        except (KeyError, TypeError, ValueError) as error:
-            self._refuse(folder, f"not a valid event: {error!r}", event)
         except Exception as error:
-            if not is_refusal(error):
+            malformed = isinstance(error, (KeyError, TypeError, ValueError)) and not isinstance(error, OSError)
+            if not malformed and (not is_refusal(error) or event["kind"] == "open"):
                 raise
-            self._refuse(folder, short(error), event)
+            self._refuse(folder, f"not a valid event: {error!r}" if malformed else short(error), event)
         return None
 
     def _flush(self, folder: Path, cursor: Cursor, batch: _Batch, end: int) -> None:

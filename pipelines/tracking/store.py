@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ SQLITE = "sqlite:///"
 URI_VARIABLES = ("GANTRY_TRACKING_URI", "MLFLOW_TRACKING_URI")
 """Where the environment names the tracking store; the first that is set wins, and wins over params.yaml."""
 # A person's server may be away; waiting for it is the shipper's business, not MLflow's (246 s by its own settings).
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+# Nor may MLflow ask again by itself: a server that was only slow would make the same run or version twice.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 _REFUSALS = {
     "ALREADY_EXISTS",
     "BAD_REQUEST",
@@ -41,6 +43,11 @@ class RunRef:
     experiment_id: str
     page: str
     """Where the run is shown, from the root of the MLflow UI: ``#/experiments/ID/runs/ID``."""
+
+
+def shown(uri: str) -> str:
+    """``uri`` as messages and logs may have it: without a password."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def resolve_uri(uri: str, base: Path | None = None) -> str:
@@ -94,7 +101,7 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
         if experiment is not None:
             if experiment.lifecycle_stage != "active":
                 raise TrackingError(
-                    f"The MLflow experiment '{name}' at {uri} was deleted. Restore it (mlflow experiments restore "
+                    f"The MLflow experiment '{name}' at {shown(uri)} was deleted. Restore it (mlflow experiments restore "
                     f"--experiment-id {experiment.experiment_id}) or change track.experiment in params.yaml."
                 )
             return experiment.experiment_id
@@ -106,7 +113,7 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
             if not is_refusal(error):  # a refusal: another process made it between the two calls
                 raise
     raise TrackingError(
-        f"The MLflow experiment '{name}' at {uri} can neither be found nor made. Look at the server's log."
+        f"The MLflow experiment '{name}' at {shown(uri)} can neither be found nor made. Look at the server's log."
     )
 
 
@@ -137,16 +144,18 @@ def find_run_id(client: "MlflowClient", experiment_id: str, key: str) -> str | N
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Turn MLflow's errors into a TrackingError that names the server and what to do."""
+    """Turn MLflow's errors into a TrackingError that names the server and what to do; those of files here stay as they are."""
     _settings()
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:  # a file here, of which the server knows nothing
+            raise
         what = "refused" if is_refusal(error) else "cannot be reached or failed"
         remedy = "" if is_refusal(error) else f" Check {uri_setting()} and that the server runs."
-        raise TrackingError(f"The tracking server {uri} {what}: {short(error)}.{remedy}") from error
+        raise TrackingError(f"The tracking server {shown(uri)} {what}: {short(error)}.{remedy}") from error
 
 
 def is_refusal(error: BaseException) -> bool:

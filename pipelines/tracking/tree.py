@@ -6,14 +6,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gan_core.files import read_json
-from pipelines.tracking.events import CURSOR, EVENTS, REFUSED, exclusive, find_logs, read_events
+from pipelines.tracking.events import EVENTS, REFUSED, exclusive, find_logs, read_events
 from pipelines.tracking.replay import Cursor, Replayer
-from pipelines.tracking.store import connect, ensure_experiment, find_run_id, resolve_uri, short
+from pipelines.tracking.store import connect, ensure_experiment, find_run_id, is_refusal, resolve_uri, short, shown
 
 LOCK = ".shipper.lock"
 KEPT_DAYS = 30.0
@@ -38,11 +37,11 @@ def prune(directory: Path | str, days: float = KEPT_DAYS) -> list[Path]:
     """
     removed = []
     for folder in find_logs(directory):
-        if not (folder / CURSOR).is_file() or (folder / REFUSED).exists():
+        cursor = Cursor.read(folder)
+        if cursor is None or (folder / REFUSED).exists():
             continue
-        cursor = Cursor(**read_json(folder / CURSOR))
         shipped = cursor.status != "RUNNING" and cursor.nested_in == cursor.parent_key
-        with open(folder / EVENTS, "rb") as file, exclusive(file.fileno()):
+        with suppress(FileNotFoundError), open(folder / EVENTS, "rb") as file, exclusive(file.fileno()):
             state = os.fstat(file.fileno())
             if shipped and state.st_size == cursor.offset and time.time() - state.st_mtime > days * 86400:
                 shutil.rmtree(folder)
@@ -57,7 +56,7 @@ class LogTree:
         self._directory = Path(directory)
         self._uri = resolve_uri(tracking_uri)
         self._experiment = experiment
-        self.destination = f"{self._uri} {experiment}"
+        self.destination = f"{shown(self._uri)} {experiment}"
         """Names where the logs go, in their cursors."""
         self._replayer: Replayer | None = None
         self._opened: dict[Path, int] = {}
@@ -71,7 +70,7 @@ class LogTree:
 
     def send(self) -> Pass:
         """Send everything that is there. Another process that is doing so is left to it."""
-        folders = [folder for folder in find_logs(self._directory) if self._done.get(folder) != _size(folder)]
+        folders = [folder for folder in find_logs(self._directory) if _size(folder) not in (None, self._done.get(folder))]
         if not folders:
             return Pass(waiting=0)
         with self._alone() as alone:
@@ -93,6 +92,8 @@ class LogTree:
             try:
                 cursor = replayer.ship(folder, self._run_id)
             except Exception as error:  # as above; the other logs may fare better unless the server is away
+                if _size(folder) is None:
+                    continue
                 _LOG.debug("Could not send %s", folder, exc_info=True)
                 trouble = trouble or short(error)
                 if not self._answers():
@@ -101,18 +102,33 @@ class LogTree:
             if cursor.destination == self.destination and cursor.key and cursor.run_id:
                 self._run_ids[cursor.key] = cursor.run_id
             if cursor.nested_in == cursor.parent_key or cursor.destination != self.destination:
-                self._done[folder] = size
+                self._done[folder] = size or 0
             elif cursor.parent_key and folder not in late:
                 late[folder] = cursor.parent_key
             queue += [folder for folder, key in late.items() if key == cursor.key]
         return trouble
 
     def _connected(self) -> Replayer:
+        """What sends to the experiment; that is looked for anew where it is gone, with its runs."""
+        if self._replayer is not None and not self._still_there():
+            self._replayer = None
         if self._replayer is None:
+            self._run_ids.clear()
+            self._asked.clear()
             self._client = connect(self._uri)
             self._experiment_id = ensure_experiment(self._client, self._uri, self._experiment)
             self._replayer = Replayer(self._client, self._experiment_id, self.destination)
         return self._replayer
+
+    def _still_there(self) -> bool:
+        """Whether the experiment is what it was: a person may delete it, a server come back with another database."""
+        try:
+            found = self._client.get_experiment(self._experiment_id)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            return False
+        return found.name == self._experiment and found.lifecycle_stage == "active"
 
     def _answers(self) -> bool:
         try:
@@ -135,7 +151,9 @@ class LogTree:
 
     def _first_time(self, folder: Path) -> int:
         if folder not in self._opened:
-            first = next((event for event, _ in read_events(folder) if event), None)
+            first = None
+            with suppress(FileNotFoundError):
+                first = next((event for event, _ in read_events(folder) if event), None)
             if first is None:
                 return 0
             self._opened[folder] = first["time"]
@@ -143,7 +161,9 @@ class LogTree:
 
     def _waiting(self, folder: Path) -> int:
         cursor = Cursor.load(folder, self.destination)
-        return cursor.waiting(folder) if cursor.destination == self.destination else 0
+        with suppress(FileNotFoundError):
+            return cursor.waiting(folder) if cursor.destination == self.destination else 0
+        return 0
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -157,5 +177,8 @@ class LogTree:
             yield True
 
 
-def _size(folder: Path) -> int:
-    return (folder / EVENTS).stat().st_size
+def _size(folder: Path) -> int | None:
+    """Bytes of a log; None where another process has removed it."""
+    with suppress(FileNotFoundError):
+        return (folder / EVENTS).stat().st_size
+    return None

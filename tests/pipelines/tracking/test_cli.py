@@ -51,6 +51,12 @@ def test_sync_says_when_the_server_is_away(checkout, monkeypatch):
         CliRunner().invoke(track, ["sync", "--json"], catch_exceptions=False)
 
 
+def test_logs_are_looked_for_where_the_environment_puts_them(checkout, monkeypatch):
+    monkeypatch.setenv("GANTRY_VAR", str(checkout / "elsewhere"))
+    RunLog(checkout / "elsewhere" / "track", key="b", name="other").close()
+    assert [row["name"] for row in status()] == ["other"]
+
+
 def test_nothing_logged_is_no_error(tmp_path, monkeypatch):
     shutil.copyfile("params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)

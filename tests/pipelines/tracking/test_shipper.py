@@ -8,18 +8,23 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from gan_core.errors import TrackingError
-from pipelines.tracking import RunLog, Shipper, find_run, sync
-from pipelines.tracking.events import ARTIFACTS, CURSOR, EVENTS, REFUSED
+from gan_core.files import read_json, write_json
+from pipelines.tracking import RunLog, Shipper, abandoned, find_run, sync, tree
+from pipelines.tracking.events import ARTIFACTS, CURSOR, EVENTS, REFUSED, find_logs
+from pipelines.tracking.store import connect, reaching
 from pipelines.tracking.tree import prune
 
 EXPERIMENT = "tests"
@@ -262,6 +267,87 @@ def test_a_deleted_experiment_is_named_and_nothing_is_lost(tmp_path, uri):
     ship(tmp_path / "track", uri)
     assert run_of(uri, "a").info.run_name == "x"
     assert refused(log) == []
+
+
+def test_an_experiment_deleted_in_the_middle_is_waited_for_and_nothing_is_lost(tmp_path, uri):
+    client = MlflowClient(uri)
+    with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
+        before = RunLog(tmp_path / "track", key="a", name="before")
+        assert shipper.flush(10)
+        experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+        client.delete_experiment(experiment)
+        before.metrics({"m": 1.0}, step=1)
+        after = RunLog(tmp_path / "track", key="b", name="after")
+        after.metrics({"m": 2.0}, step=2)
+        assert not shipper.flush(5)
+        assert (refused(before), refused(after)) == ([], [])
+        client.restore_experiment(experiment)
+        assert shipper.flush(30)
+    assert history(uri, "a", "m") == [(1, 1.0)]
+    assert history(uri, "b", "m") == [(2, 2.0)]
+
+
+def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, template):
+    database = Path(uri.removeprefix("sqlite:///"))
+    with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
+        log = RunLog(tmp_path / "track", key="a", name="x")
+        log.metrics({"m": 1.0}, step=1)
+        assert shipper.flush(10)
+        with sqlite3.connect(database) as emptied, sqlite3.connect(template) as empty:
+            empty.backup(emptied)
+        log.metrics({"m": 2.0}, step=2)
+        assert shipper.flush(30)
+    assert refused(log) == []
+    assert history(uri, "a", "m") == [(1, 1.0), (2, 2.0)]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"destination": '], ids=["empty", "list", "cut"])
+def test_a_cursor_that_cannot_be_read_has_the_log_sent_again(tmp_path, uri, caplog, content):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    log.metrics({"m": 1.0}, step=1)
+    ship(tmp_path / "track", uri)
+    (log.folder / CURSOR).write_text(content)
+    assert prune(tmp_path / "track", days=0) == []
+    ship(tmp_path / "track", uri)
+    assert CURSOR in caplog.text
+    assert history(uri, "a", "m") == [(1, 1.0)]
+
+
+def test_what_another_edition_keeps_in_a_cursor_is_passed_over(tmp_path, uri):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    ship(tmp_path / "track", uri)
+    write_json(log.folder / CURSOR, {**read_json(log.folder / CURSOR), "newer": 1})
+    assert ship(tmp_path / "track", uri) == 0
+
+
+@pytest.mark.parametrize("module", [abandoned, tree], ids=["abandoned", "tree"])
+def test_a_log_that_another_process_removes_meanwhile_is_passed_over(tmp_path, uri, monkeypatch, module):
+    RunLog(tmp_path / "track", key="a", name="x").finish()
+    monkeypatch.setattr(module, "find_logs", lambda directory: [*find_logs(directory), tmp_path / "track" / "gone"])
+    ship(tmp_path / "track", uri)
+    abandoned.end_abandoned(tmp_path / "track")
+    assert prune(tmp_path / "track", days=0) == [tmp_path / "track" / "a"]
+
+
+def test_a_slow_server_is_asked_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    asked = []
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            time.sleep(2)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as slow:
+        threading.Thread(target=slow.serve_forever, daemon=True).start()
+        with pytest.raises(TrackingError, match="cannot be reached"), reaching(uri := f"http://127.0.0.1:{slow.server_port}"):
+            connect(uri).create_run("1")
+        slow.shutdown()
+    assert asked == ["/api/2.0/mlflow/runs/create"]
 
 
 def test_two_shippers_on_one_folder_send_each_event_once(tmp_path, uri):

@@ -5,7 +5,7 @@ import pytest
 from gan_core.errors import TrackingError
 from pipelines.registry.promote import promote, rollback
 from pipelines.tracking import find_run
-from pipelines.tracking.store import connect, reaching, short
+from pipelines.tracking.store import connect, reaching, short, shown
 
 AWAY = "http://127.0.0.1:9"
 
@@ -39,6 +39,19 @@ def test_a_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(OSError, match="gone") as raised:
         (tmp_path / "gone").read_bytes()
     assert short(raised.value) == f"No such file or directory: {tmp_path / 'gone'}"
+
+
+def test_a_trouble_with_a_file_here_is_not_blamed_on_the_server(tmp_path):
+    with pytest.raises(FileNotFoundError), reaching(AWAY):
+        (tmp_path / "gone").read_bytes()
+
+
+def test_a_password_is_not_shown():
+    with pytest.raises(TrackingError) as raised, reaching("http://me:s3cret@127.0.0.1:9"):
+        connect("http://me:s3cret@127.0.0.1:9").search_experiments()
+    assert "s3cret" not in str(raised.value)
+    assert "http://127.0.0.1:9 " in str(raised.value)
+    assert shown("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"
 
 
 def test_a_question_makes_no_database(tmp_path, monkeypatch):
