@@ -22,22 +22,24 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 COMMANDS = {
-    "demo": "pipelines.demo:demo",
-    "data": "pipelines.data.cli:data",
-    "run": "pipelines.flow.cli:run",
-    "serve": "pipelines.flow.cli:serve",
-    "ui": "pipelines.flow.cli:ui",
-    "stage": "pipelines.stages.cli:stage",
-    "fid": "pipelines.fid:fid",
-    "sample": "pipelines.sample:sample",
-    "translate": "pipelines.translate:translate",
-    "augment": "pipelines.augment:augment",
-    "project": "pipelines.project:project",
-    "recommend": "pipelines.recommend:recommend",
-    "promote": "pipelines.registry.cli:promote",
-    "rollback": "pipelines.registry.cli:rollback",
-    "track": "pipelines.tracking.cli:track",
+    "demo": ("pipelines.demo:demo", "The whole pipeline on Fashion-MNIST."),
+    "data": ("pipelines.data.cli:data", "Bring pictures in: a public dataset, or your own."),
+    "run": ("pipelines.flow.cli:run", "Run the pipeline now."),
+    "serve": ("pipelines.flow.cli:serve", "Run the pipeline on a schedule."),
+    "ui": ("pipelines.flow.cli:ui", "Show the runs: MLflow's and Prefect's pages."),
+    "stage": ("pipelines.stages.cli:stage", "Run one stage, as dvc.yaml does."),
+    "fid": ("pipelines.fid:fid", "Measure the Fréchet Inception distance."),
+    "sample": ("pipelines.sample:sample", "Draw pictures from a generator."),
+    "translate": ("pipelines.translate:translate", "Translate pictures into pictures."),
+    "augment": ("pipelines.augment:augment", "Enlarge a dataset by generated pictures."),
+    "project": ("pipelines.project:project", "Find the style nearest to a picture."),
+    "recommend": ("pipelines.recommend:recommend", "Say which family suits a dataset."),
+    "promote": ("pipelines.registry.cli:promote", "Make the challenger the champion."),
+    "rollback": ("pipelines.registry.cli:rollback", "Undo the last promotion."),
+    "ledger": ("pipelines.registry.cli:ledger", "List every move of the champion."),
+    "track": ("pipelines.tracking.cli:track", "What the tracking server has not got yet."),
 }
+"""Where each verb is, and what the list of verbs says of it."""
 
 
 class LazyGroup(click.Group):
@@ -51,8 +53,14 @@ class LazyGroup(click.Group):
         """Import and return the verb ``cmd_name``."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        place, _ = COMMANDS[cmd_name]
+        module, _, attribute = place.partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them, which click's own list does."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

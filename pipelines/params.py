@@ -12,9 +12,7 @@ import yaml
 from gan_core.errors import SettingsError
 from pipelines.tracking.store import URI_VARIABLES, resolve_uri
 
-_URI = re.compile(
-    r"https?://[^/]|sqlite:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(-uc)?(://.|$)|uc:."
-)
+_URI = re.compile(r"https?://[^/]|sqlite:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(-uc)?(://.|$)|uc:.")
 
 
 def read_params(path: Path | str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.families.translation import TranslationFamily
 from gan_core.metrics.between import check_domains
 from gan_core.metrics.features import check_count
+from gan_core.metrics.inception import FEATURES
 from gan_core.presets import Choice, choose
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from pipelines.data.ingest import IngestSettings
@@ -25,8 +26,6 @@ from pipelines.flow.settings import FlowSettings
 from pipelines.params import check_uri, read_params, tracking_uri
 from pipelines.tuning.space import Range
 
-FEATURES = (64, 192, 768, 2048)
-"""Widths of the Inception features that may be measured on."""
 NOT_SEARCHED = frozenset(
     {"model.family", "model.preset", *(f"train.{name}" for name in (*FREE_TO_CHANGE, "num_workers", "max_failures"))}
 )
@@ -182,9 +181,11 @@ class RegisterSettings:
     name: str = "gantry"
 
     def __post_init__(self) -> None:
-        # MLflow's rules, and a name has to be one part of models:/NAME/VERSION.
-        plain = self.name.strip() not in ("", ".", "..") and not any(sign in self.name for sign in "/:")
-        check(plain, f"name: {self.name!r} cannot name an MLflow model: some text without '/' and ':'.")
+        # A name has to be one part of models:/NAME/VERSION, and to stand in a query of MLflow's between quotes.
+        plain = re.fullmatch(r"[\w.-][\w. -]*", self.name) and self.name not in (".", "..")
+        check(
+            bool(plain), f"name: {self.name!r} cannot name an MLflow model: use letters, digits, spaces and _ . - only."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

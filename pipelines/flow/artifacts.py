@@ -28,8 +28,8 @@ def publish_artifacts(root: Path, outs: Iterable[str]) -> list[str]:
             if (place == out or place.startswith(f"{out}/")) and path.is_file():
                 try:
                     made.append(make(path))
-                except (OSError, ValueError, TypeError, AttributeError) as error:
-                    LOG.warning("No artifact from %s: %s.", path, error)
+                except Exception as error:  # the file, or Prefect's server: neither is worth the stage that has run
+                    LOG.warning("No artifact from %s: %s.", path, str(error) or type(error).__name__)
     return made
 
 

@@ -22,6 +22,7 @@ from pipelines.flow.workspace import check_checkout, parse_override, remove_aban
 from pipelines.params import project_tracking_uri
 from pipelines.stages.alive import STOPS, enter_guard, guarded
 from pipelines.stages.work import var_directory
+from pipelines.tracking.store import MLFLOW_PORT
 
 if TYPE_CHECKING:
     from prefect.runner import Runner
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pipelines.flow.flow import StageResult
 
 LOGGER = logging.getLogger("pipelines")
-MLFLOW_PORT = 5000
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""``gantry promote`` and ``gantry rollback``."""
+"""``gantry promote``, ``gantry rollback`` and ``gantry ledger``."""
 
 import json
 from dataclasses import asdict
@@ -39,6 +39,27 @@ def rollback(name: str | None, reason: str | None, as_json: bool) -> None:
     settings = load_settings()
     name = name or settings.register.name
     _tell(name, registry.rollback(name, tracking_uri=settings.track.uri, reason=reason), as_json)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ledger(name: str | None, as_json: bool) -> None:
+    """List every move of the champion, oldest first: when, by whom, and why.
+
+    NAME is the registered model, by default register.name of params.yaml.
+    """
+    settings = load_settings()
+    name = name or settings.register.name
+    moves = registry.history(name, tracking_uri=settings.track.uri)
+    if as_json:
+        click.echo(json.dumps([asdict(move) for move in moves], indent=2))
+    elif not moves:
+        click.echo(f"{name}: no version was promoted yet.")
+    for move in () if as_json else moves:
+        forced = ", forced" if move.forced else ""
+        what = f"{move.previous or 'none'} -> {move.version or 'none'}"
+        click.echo(f"{move.at}  {move.kind:8}  {what:14}  {move.by}{forced}: {move.reason}")
 
 
 def _tell(name: str, move: Move | None, as_json: bool) -> None:

@@ -80,7 +80,11 @@ def from_tags(tags: Mapping[str, str]) -> list[Move]:
 
 
 def to_undo(moves: list[Move], champion: str) -> Move | None:
-    """The latest promotion that made ``champion`` the champion and was not undone, or None."""
-    undone = {move.undoes for move in moves}
+    """The latest promotion that made ``champion`` the champion and was not undone, or None.
+
+    A rollback that was cut short undid nothing: who was champion after a move is what the next one found, or who is now.
+    """
+    found_after = [*(move.previous for move in moves[1:]), champion]
+    undone = {move.undoes for move, found in zip(moves, found_after, strict=False) if move.version == found}
     made = [m for m in moves if m.kind == "promote" and m.version == champion and m.id not in undone]
     return made[-1] if made else None

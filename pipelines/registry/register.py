@@ -16,7 +16,16 @@ from gan_core.files import read_json
 from gan_core.metrics.protocol import Protocol
 from pipelines.registry.card import version_description
 from pipelines.registry.model_folder import write_model
-from pipelines.tracking.store import KEY_TAG, connect, ensure_experiment, find_run_id, is_refusal, reaching, resolve_uri
+from pipelines.tracking.store import (
+    KEY_TAG,
+    connect,
+    ensure_experiment,
+    find_run_id,
+    is_refusal,
+    reaching,
+    resolve_uri,
+    run_page,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,6 +48,8 @@ class Registered:
     alias: str
     model_uri: str
     """What ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` take."""
+    run_url: str
+    """Page of the MLflow run that it leads back to."""
 
 
 def register_generator(
@@ -98,16 +109,19 @@ def register_generator(
             version = _create(client, experiment_id, generator_dir, name, run_id, figure, dict(tags), written)
         else:
             _LOG.info("%s version %s was registered by this stage before.", name, version.version)
+        _link(client, experiment_id, version, figure)
         client.set_registered_model_alias(name, CHALLENGER, version.version)
     number = str(version.version)
-    return Registered(name=name, version=number, alias=CHALLENGER, model_uri=f"models:/{name}/{number}")
+    return Registered(
+        name=name,
+        version=number,
+        alias=CHALLENGER,
+        model_uri=f"models:/{name}/{number}",
+        run_url=run_page(tracking_uri, experiment_id, version.run_id),
+    )
 
 
 def _ensure_model(client: "MlflowClient", name: str) -> None:
-    if not re.fullmatch(r"[\w.-][\w. -]*", name):
-        raise TrackingError(
-            f"register.name: '{name}' cannot name a registered model; use letters, digits, spaces and _ . - only."
-        )
     try:
         client.create_registered_model(name, description="Generators trained by Gantry.")
     except Exception as error:
@@ -167,7 +181,7 @@ def _create(
     client.finalize_logged_model(logged.model_id, "READY")
     # The source is the folder itself: given "models:/ID", MLflow's registry looks the id up at its global tracking URI.
     info = read_json(generator_dir / "generator.json")
-    version = client.create_model_version(
+    return client.create_model_version(
         name,
         logged.artifact_location,
         run_id,
@@ -175,17 +189,24 @@ def _create(
         description=version_description(info=info, figure=figure, tags=lineage),
         model_id=logged.model_id,
     )
-    _link(client, logged.model_id, run_id, version, figure)
-    return version
 
 
-def _link(
-    client: "MlflowClient", model_id: str, run_id: str, version: "ModelVersion", figure: Mapping[str, Any]
-) -> None:
-    """Have MLflow's pages lead from the run to the model and its figure, and from the model to the version."""
+def _link(client: "MlflowClient", experiment_id: str, version: "ModelVersion", figure: Mapping[str, Any]) -> None:
+    """Have MLflow's pages lead from the run to the model and its figure, and from the model to the version.
+
+    Done again it changes nothing: a registration that was cut short may lack it.
+    """
     from mlflow.entities import LoggedModelOutput, Metric
 
-    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    # A database does not keep which model a version was made of.
+    models = client.search_logged_models([experiment_id], f"tags.`{STAGE_KEY}` = '{version.tags[STAGE_KEY]}'")
+    run_id = version.run_id
+    model_id = next((model.model_id for model in models if model.artifact_location == version.source), None)
+    if run_id is None or model_id is None:  # deleted by a person
+        return
+    outputs = client.get_run(run_id).outputs
+    if not any(output.model_id == model_id for output in (outputs.model_outputs if outputs else ())):
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     key = re.sub(r"[^\w/. :-]", "-", str(figure["name"]))
     metric = Metric(key, float(figure["value"]), version.creation_timestamp, 0, model_id=model_id)
     client.log_batch(run_id, metrics=[metric])

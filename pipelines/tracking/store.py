@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 KEY_TAG, PARENT_TAG = "gantry.key", "mlflow.parentRunId"
 SQLITE = "sqlite:///"
+MLFLOW_PORT = 5000
+"""Of the pages that ``gantry ui`` shows, unless it is told another."""
 URI_VARIABLES = ("GANTRY_TRACKING_URI", "MLFLOW_TRACKING_URI")
 """Where the environment names the tracking store; the first that is set wins, and wins over params.yaml."""
 # A person's server may be away; waiting for it is the shipper's business, not MLflow's (246 s by its own settings).
@@ -41,8 +43,6 @@ class RunRef:
 
     run_id: str
     experiment_id: str
-    page: str
-    """Where the run is shown, from the root of the MLflow UI: ``#/experiments/ID/runs/ID``."""
 
 
 def shown(uri: str) -> str:
@@ -131,8 +131,14 @@ def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
         run_id = find_run_id(client, found.experiment_id, key) if found else None
     if found is None or run_id is None:
         return None
-    page = f"#/experiments/{found.experiment_id}/runs/{run_id}"
-    return RunRef(run_id=run_id, experiment_id=found.experiment_id, page=page)
+    return RunRef(run_id=run_id, experiment_id=found.experiment_id)
+
+
+def run_page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """Where MLflow's pages show a run; those of a database are where ``gantry ui`` shows them."""
+    served = tracking_uri.startswith(("http://", "https://"))
+    root = shown(tracking_uri).rstrip("/") if served else f"http://127.0.0.1:{MLFLOW_PORT}"
+    return f"{root}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def find_run_id(client: "MlflowClient", experiment_id: str, key: str) -> str | None:

@@ -70,7 +70,9 @@ class LogTree:
 
     def send(self) -> Pass:
         """Send everything that is there. Another process that is doing so is left to it."""
-        folders = [folder for folder in find_logs(self._directory) if _size(folder) not in (None, self._done.get(folder))]
+        folders = [
+            folder for folder in find_logs(self._directory) if _size(folder) not in (None, self._done.get(folder))
+        ]
         if not folders:
             return Pass(waiting=0)
         with self._alone() as alone:

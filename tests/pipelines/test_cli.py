@@ -34,3 +34,24 @@ def test_a_stage_that_is_ended_prints_no_native_stack():
             variables.pop("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", None)
         done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=variables, capture_output=True, text=True)
         assert done.stdout.split() == [expected], done.stderr
+
+
+def test_the_list_of_verbs_loads_none_of_them():
+    code = """
+import sys
+from pipelines.cli import gantry
+try:
+    gantry(["--help"])
+finally:
+    print(sorted({"torch", "prefect", "mlflow"} & {*sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_verb_of_the_list_is_there(name: str) -> None:
+    command = cli.gantry.get_command(None, name)
+    assert command is not None
+    assert command.name == name

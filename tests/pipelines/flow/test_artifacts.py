@@ -22,16 +22,30 @@ def test_nested_figures_become_dotted_names_in_their_order():
     ]
 
 
-def test_absent_and_broken_files_make_no_artifact_and_do_not_fail(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("metrics", ["{not json", '{"figures": [{"value": 1}]}', "[]"])
+def test_absent_and_broken_files_make_no_artifact_and_do_not_fail(tmp_path, monkeypatch, caplog, metrics):
     assert publish_artifacts(tmp_path, OUTS) == []
     (tmp_path / "outputs" / "evaluate").mkdir(parents=True)
-    (tmp_path / "outputs" / "evaluate" / "metrics.json").write_text("{not json")
+    (tmp_path / "outputs" / "evaluate" / "metrics.json").write_text(metrics)
     (tmp_path / "outputs" / "evaluate" / "samples.png").write_bytes(bytes(100))
     monkeypatch.setattr(artifacts, "LARGEST_PICTURE", 99)
     with caplog.at_level(logging.WARNING, logger="pipelines"):
         assert publish_artifacts(tmp_path, OUTS) == []
     assert "samples.png: it has 100 bytes" in caplog.text
     assert "metrics.json" in caplog.text
+
+
+def test_a_server_that_went_away_takes_no_stage_along(tmp_path, monkeypatch, caplog):
+    (tmp_path / "outputs" / "evaluate").mkdir(parents=True)
+    (tmp_path / "outputs" / "evaluate" / "samples.png").write_bytes(b"picture")
+
+    def away(path):
+        raise ConnectionError("All connection attempts failed")
+
+    monkeypatch.setattr(artifacts, "MAKERS", {"outputs/evaluate/samples.png": away})
+    with caplog.at_level(logging.WARNING, logger="pipelines"):
+        assert publish_artifacts(tmp_path, OUTS) == []
+    assert "All connection attempts failed" in caplog.text
 
 
 @pytest.mark.prefect

@@ -173,6 +173,25 @@ def test_a_move_cut_short_does_not_mislead_a_rollback(register, client, uri, mon
     assert rollback("digits", tracking_uri=uri).version == "1"
 
 
+@pytest.mark.parametrize("versions", [1, 2])
+def test_a_rollback_that_was_cut_short_is_done_again(register, client, uri, monkeypatch, versions):
+    for fid in (30.0, 20.0)[:versions]:
+        register(fid)
+        promote("digits", tracking_uri=uri)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", killed)
+        patch.setattr(MlflowClient, "delete_registered_model_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rollback("digits", tracking_uri=uri)
+    assert champion(client) == str(versions)
+    assert rollback("digits", tracking_uri=uri).version == (None if versions == 1 else "1")
+    assert champion(client) == (None if versions == 1 else "1")
+
+
 def test_two_promotions_at_once_both_stand_in_the_ledger(register, client, uri, monkeypatch):
     for fid in (30.0, 20.0, 10.0):
         register(fid)
@@ -242,6 +261,12 @@ def test_the_command_line_promotes_and_rolls_back(register, uri, monkeypatch):
     assert "champion already" in told.output
     told = CliRunner().invoke(cli.rollback, ["digits", "--reason", "wrong data"])
     assert told.output == "digits: champion is now no version, was version 1 (wrong data).\n"
+    first, second = CliRunner().invoke(cli.ledger, ["digits"]).output.splitlines()
+    assert "promote   none -> 1" in first
+    assert "rollback  1 -> none" in second
+    assert second.endswith("wrong data")
+    told = CliRunner().invoke(cli.ledger, ["digits", "--json"]).output
+    assert [move["kind"] for move in json.loads(told)] == ["promote", "rollback"]
 
 
 def test_the_command_line_tells_what_is_within_the_noise(register, uri, monkeypatch):

@@ -344,7 +344,10 @@ def test_a_slow_server_is_asked_once(tmp_path, monkeypatch):
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as slow:
         threading.Thread(target=slow.serve_forever, daemon=True).start()
-        with pytest.raises(TrackingError, match="cannot be reached"), reaching(uri := f"http://127.0.0.1:{slow.server_port}"):
+        with (
+            pytest.raises(TrackingError, match="cannot be reached"),
+            reaching(uri := f"http://127.0.0.1:{slow.server_port}"),
+        ):
             connect(uri).create_run("1")
         slow.shutdown()
     assert asked == ["/api/2.0/mlflow/runs/create"]
