@@ -11,9 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +22,14 @@ import psutil
 
 from gan_core.errors import StageError
 from gan_core.files import read_json, write_json
-from pipelines.stages.alive import guarded, identity, lives
+from pipelines.stages.alive import guarded
+from pipelines.stages.owned import abandoned, claim
 from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
 
 START_SECONDS = 300.0
 _STARTS = 4
-_OWNER = "owner.json"
 # session_2026-11-23_18-29-08_412881_1234567/sockets/plasma_store.4294967295 and a slash before it
 _LONGEST_BELOW = 78
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
@@ -64,9 +64,10 @@ def cluster(*, root: Path | str = ".", num_cpus: int | None = None, log_to_drive
         else:
             _start_local(Path(root), num_cpus, log_to_driver)
     except ConnectionError as error:
-        raise StageError(
-            f"The Ray cluster at {address} cannot be reached: {error}. Start it, or unset RAY_ADDRESS for a local one."
-        ) from error
+        remedy = "Start it, or unset RAY_ADDRESS for a local one"
+        if not os.environ.get("RAY_ADDRESS"):
+            remedy = "It belongs to this run, which starts another where the stage is run again"
+        raise StageError(f"The Ray cluster at {address} cannot be reached: {error}. {remedy}.") from error
     try:
         yield ray.get_runtime_context().gcs_address
     finally:
@@ -77,7 +78,8 @@ def cluster(*, root: Path | str = ".", num_cpus: int | None = None, log_to_drive
 def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Offer a cluster to child processes: yields the variables to add to their environment.
 
-    The cluster is started, in a process of its own, when the first of them asks, and ended with the block.
+    The cluster is started, in a process of its own, when the first of them asks, and ended with the block. One that
+    dies meanwhile is started anew when the next asks.
 
     Args:
         root: the checkout that the stages run in.
@@ -86,12 +88,15 @@ def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[s
     if environment.get("RAY_ADDRESS"):
         yield {}
         return
-    with _place(root) as place:
+    var = Path(environment["GANTRY_VAR"]) if environment.get("GANTRY_VAR") else var_directory(root)
+    with _place(var) as place:
         # A local Ray turns its token on by itself; whoever connects to it has to be told.
         auth = {"RAY_AUTH_MODE": environment.get("RAY_AUTH_MODE", "token")}
         ended = threading.Event()
         keeper = threading.Thread(
-            target=_keep, args=(root, place, {**environment, **auth}, ended), name="cluster-keeper"
+            target=_keep,
+            args=(root, place, var / "ray.log", {**environment, **auth}, ended),
+            name="cluster-keeper",
         )
         keeper.start()
         try:
@@ -102,27 +107,36 @@ def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[s
 
 
 @contextmanager
-def _place(root: Path) -> Iterator[Path]:
+def _place(var: Path) -> Iterator[Path]:
     """A folder in ``var/cluster`` for the notes of one offer, removed with the block; those of killed runs go first."""
-    folder = var_directory(root) / "cluster"
-    for owner in folder.glob(f"*/{_OWNER}"):
-        if not lives(read_json(owner)):
-            shutil.rmtree(owner.parent, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="offer-", dir=folder) as made:
-        write_json(Path(made) / _OWNER, identity())
-        yield Path(made)
+    folder = var / "cluster"
+    for old in abandoned(folder):
+        shutil.rmtree(old, ignore_errors=True)
+    place = folder / f"offer-{uuid.uuid4().hex[:12]}"
+    claim(place)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def _keep(root: Path, place: Path, environment: dict[str, str], ended: threading.Event) -> None:
-    """Wait until a stage asks, start the cluster, and end it with the offer."""
-    while not (place / "wanted").exists():
-        if ended.wait(0.2):
-            return
-    LOG.info("Starting a Ray cluster for this run.")
-    log = var_directory(root) / "ray.log"
+def _keep(root: Path, place: Path, log: Path, environment: dict[str, str], ended: threading.Event) -> None:
+    """Start the cluster when a stage asks, again when it has died, and end it with the offer."""
+    while not ended.wait(0.2):
+        if (place / "wanted").exists():
+            LOG.info("Starting a Ray cluster for this run.")
+            status = _run_until(ended, root, place, log, environment)
+            # Nobody is to be sent to a cluster that is gone. Who asks again is a stage's next attempt.
+            for note in ("address", "wanted"):
+                (place / note).unlink(missing_ok=True)
+            if not ended.is_set():
+                write_json(place / "failed", f"it ended with status {status}; its log is {log}")
+
+
+def _run_until(ended: threading.Event, root: Path, place: Path, log: Path, environment: dict[str, str]) -> int:
+    """Run the process that keeps a cluster until it ends, or is ended with the offer; its status."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with log.open("ab") as output:  # several runs may write to it
         process = subprocess.Popen(
             guarded([sys.executable, "-m", __name__, str(place), str(root)]),
             cwd=root,
@@ -133,14 +147,13 @@ def _keep(root: Path, place: Path, environment: dict[str, str], ended: threading
             start_new_session=True,
         )
     try:
-        while not ended.wait(0.2):
-            if process.poll() is not None:
-                write_json(place / "failed", f"it ended with status {process.returncode}; its log is {log}")
-                return
+        while process.poll() is None and not ended.wait(0.2):
+            pass
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.wait()
+        status = process.wait()
+    return status
 
 
 def _offered() -> str | None:
@@ -149,6 +162,7 @@ def _offered() -> str | None:
     if not folder or not Path(folder).is_dir():
         return None
     place = Path(folder)
+    (place / "failed").unlink(missing_ok=True)  # of an earlier attempt
     (place / "wanted").touch()
     deadline = time.monotonic() + START_SECONDS
     while not (place / "address").exists():

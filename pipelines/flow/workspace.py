@@ -19,15 +19,12 @@ from typing import Any
 import yaml
 
 from gan_core.errors import SettingsError, StageError, nearest
-from gan_core.files import read_json, write_json
 from pipelines.flow.settings import load_flow_settings
 from pipelines.params import project_tracking_uri
-from pipelines.stages.alive import identity, lives
+from pipelines.stages.owned import abandoned, claim
 from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
-
-_OWNER = "owner.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +65,7 @@ def worktree_workspace(
     folder = var_directory(checkout) / "worktrees"
     remove_abandoned(checkout)
     holder = folder / name
-    holder.mkdir(parents=True)
-    write_json(holder / _OWNER, identity())
+    claim(holder)
     root = holder / "tree"
     try:
         git(checkout, "worktree", "add", "--detach", str(root), commit)
@@ -93,10 +89,9 @@ def worktree_workspace(
 
 def remove_abandoned(checkout: Path) -> None:
     """Remove the worktrees of runs whose process was killed."""
-    for owner in sorted((var_directory(checkout) / "worktrees").glob(f"*/{_OWNER}")):
-        if not lives(read_json(owner)):
-            LOG.info("Removing the worktree of a killed run, %s.", owner.parent)
-            _remove(checkout, owner.parent)
+    for holder in abandoned(var_directory(checkout) / "worktrees"):
+        LOG.info("Removing the worktree of a killed run, %s.", holder)
+        _remove(checkout, holder)
 
 
 def _remove(checkout: Path, holder: Path) -> None:

@@ -117,7 +117,7 @@ def register_generator(
         version=number,
         alias=CHALLENGER,
         model_uri=f"models:/{name}/{number}",
-        run_url=run_page(tracking_uri, experiment_id, version.run_id),
+        run_url=run_page(tracking_uri, experiment_id, str(version.run_id)),
     )
 
 

@@ -1,6 +1,7 @@
 """One Ray cluster for the stages of a run: started when asked for, gone with its owner."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -63,6 +64,33 @@ def test_an_offered_cluster_that_does_not_start_is_an_error_that_names_its_log(t
         monkeypatch.setenv("GANTRY_CLUSTER", extra["GANTRY_CLUSTER"])
         with pytest.raises(StageError, match=r"did not start: it ended with status 1; its log is .*ray.log"):
             module._offered()
+
+
+STAND_IN_FOR_RAY = """
+import os, types
+is_initialized = lambda: False
+init = lambda **settings: None
+shutdown = lambda: None
+get_runtime_context = lambda: types.SimpleNamespace(gcs_address=f"127.0.0.1:{os.getpid()}")
+"""
+
+
+def test_a_cluster_that_died_is_started_anew_for_whoever_asks_next(tmp_path, monkeypatch):
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text(STAND_IN_FOR_RAY)
+    with offer_cluster(tmp_path, environment(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}")) as extra:
+        place = Path(extra["GANTRY_CLUSTER"])
+        monkeypatch.setenv("GANTRY_CLUSTER", str(place))
+        first = module._offered()
+        os.kill(int(first.partition(":")[2]), signal.SIGKILL)
+        wait_for((place / "failed").exists, 30, "a note that the cluster died")
+        assert not (place / "address").exists(), "a stage would be sent to a cluster that is gone"
+        assert module._offered() != first
+
+
+def test_a_cluster_of_a_worktree_keeps_its_log_where_the_run_keeps_everything(tmp_path):
+    with offer_cluster(tmp_path / "tree", environment(GANTRY_VAR=str(tmp_path / "var"))) as extra:
+        assert Path(extra["GANTRY_CLUSTER"]).parent == tmp_path / "var" / "cluster"
 
 
 OWNER = """
