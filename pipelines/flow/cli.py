@@ -18,7 +18,7 @@ import click
 from gan_core.errors import GantryError, StageError
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, START_SECONDS, free_port, healthy, server
-from pipelines.flow.workspace import check_checkout, parse_override, remove_abandoned
+from pipelines.flow.workspace import check_checkout, check_revision, parse_override, remove_abandoned
 from pipelines.params import project_tracking_uri
 from pipelines.stages.alive import STOPS, enter_guard, guarded
 from pipelines.stages.work import var_directory
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pipelines.flow.flow import StageResult
 
 LOGGER = logging.getLogger("pipelines")
+PORTS = click.IntRange(1, 65535)
+SERVER_SECONDS = 10.0
+"""How often a schedule asks whether its server is there."""
 
 
 @click.command()
@@ -73,7 +76,15 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
         stack.callback(flush)
         mark_crashed(root)
         remove_abandoned(root)
-        state = pipeline(str(root), stages, revision, overrides, return_state=True)
+        try:
+            state = pipeline(str(root), stages, revision, overrides, return_state=True)
+        except Exception as error:
+            if healthy(url):
+                raise
+            raise StageError(
+                f"The Prefect server at {url} went away during the run ({type(error).__name__}). Stages that had ended stay "
+                "done: gantry run goes on from there, with a server of its own."
+            ) from error
         if state.is_cancelled():
             raise StageError(state.message or "The run was cancelled.")
         outcome: Any = state.result(raise_on_failure=False)
@@ -93,8 +104,10 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
 @click.option("--name", default="scheduled", show_default=True, help="Of the deployment.")
 @click.option("--revision", default="HEAD", show_default=True, help="What to run: resolved anew at each run.")
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="A value of params.yaml for these runs.")
-@click.option("--limit", default=1, show_default=True, help="Runs at once.")
-@click.option("--port", default=PORT, show_default=True, help="Of the Prefect server, where this has to start one.")
+@click.option("--limit", type=click.IntRange(1), default=1, show_default=True, help="Runs at once.")
+@click.option(
+    "--port", type=PORTS, default=PORT, show_default=True, help="Of the Prefect server, where this has to start one."
+)
 def serve(
     cron: str, timezone: str | None, name: str, revision: str, sets: tuple[str, ...], limit: int, port: int
 ) -> None:
@@ -105,9 +118,11 @@ def serve(
     check_schedule(cron, timezone)
     overrides = dict(parse_override(text) for text in sets)
     root = _checkout()
+    check_revision(root, revision, overrides)
     # The runs are processes of Prefect's runner: nothing else would end them if this one is killed.
     enter_guard(grace=30.0)
     handler = _log_to_terminal()
+    elsewhere = "PREFECT_API_URL" in os.environ
     with server(root, port=port, lasting=True) as url:
         from prefect.flows import EntrypointType
         from prefect.runner import Runner
@@ -127,11 +142,16 @@ def serve(
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {url.removesuffix('/api')}. Ctrl-C ends it.")
-        asyncio.run(_serve(runner))
+        # A server that the environment names may be away and come back; nobody starts one of this checkout again.
+        asyncio.run(_serve(runner, None if elsewhere else url))
 
 
-async def _serve(runner: "Runner") -> None:
-    """Run what is due until a signal says to end; then end what runs, while there still is a server to tell of it."""
+async def _serve(runner: "Runner", url: str | None = None) -> None:
+    """Run what is due until a signal says to end; then end what runs, while there still is a server to tell of it.
+
+    Raises:
+        StageError: the server at ``url`` has ended (``gantry ui`` had started it, say).
+    """
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     serving = asyncio.create_task(runner.start())
     while not runner.started and not serving.done():
@@ -140,17 +160,33 @@ async def _serve(runner: "Runner") -> None:
         # After the runner has set its own, which does not wait for the runs that it ends.
         loop.add_signal_handler(number, ending.set)
     waiting = asyncio.create_task(ending.wait())
-    await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+    gone = asyncio.create_task(_until_gone(url))
+    await asyncio.wait((serving, waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+    if gone.done():
+        serving.cancel()
+        raise StageError(
+            f"The Prefect server at {url} has ended, so nothing is scheduled any more. Start gantry serve again: it starts a "
+            "server of its own. A run in progress was ended; its stage resumes."
+        )
     if ending.is_set():
         click.echo("Ending. A run in progress is cancelled; its stage resumes when it is run again.")
         await runner.astop()
     waiting.cancel()
+    gone.cancel()
     await serving
 
 
+async def _until_gone(url: str | None) -> None:
+    """Return when a server has not answered three times in a row; never without one to ask."""
+    missed = 0
+    while url is None or missed < 3:
+        await asyncio.sleep(SERVER_SECONDS)
+        missed = 0 if url is None or await asyncio.to_thread(healthy, url) else missed + 1
+
+
 @click.command()
-@click.option("--mlflow-port", default=MLFLOW_PORT, show_default=True)
-@click.option("--prefect-port", default=PORT, show_default=True)
+@click.option("--mlflow-port", type=PORTS, default=MLFLOW_PORT, show_default=True)
+@click.option("--prefect-port", type=PORTS, default=PORT, show_default=True)
 @click.option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
 def ui(mlflow_port: int, prefect_port: int, open_browser: bool) -> None:
     """Show the runs: MLflow's and Prefect's pages on this machine, until Ctrl-C."""

@@ -54,6 +54,16 @@ SKIPPED = ("didn't change, skipping", "is cached - skipping run")
 """What DVC says of a stage that it need not run."""
 
 
+def _without_empty_traceback(record: logging.LogRecord) -> bool:
+    """Prefect logs a failed attempt with the traceback of the exception that there is not: as ``NoneType: None``."""
+    if record.exc_info and record.exc_info[0] is None:
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
     """What became of one stage in a run."""

@@ -57,7 +57,7 @@ def server(root: Path, *, port: int | None = None, lasting: bool = False) -> Ite
         lasting: whether other processes of this checkout may use it too while the block lasts.
 
     Raises:
-        StageError: the server did not start; names its log.
+        StageError: the port is taken, or the server did not start; names its log.
     """
     before = {name: os.environ.get(name) for name in (*prefect_environment(root), "PREFECT_API_URL")}
     os.environ.update(prefect_environment(root))
@@ -116,7 +116,11 @@ def _kept(root: Path) -> str | None:
 @contextmanager
 def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
     home = Path(os.environ["PREFECT_HOME"])
-    port = free_port(PORT) if port is None else port
+    wanted, port = port, free_port(PORT if port is None else port)
+    if wanted not in (None, port):  # whoever answers there would be taken for the server that is started below
+        raise StageError(
+            f"Port {wanted} of this machine is taken. Choose another: --port of gantry serve, --prefect-port of gantry ui."
+        )
     url = f"http://127.0.0.1:{port}/api"
     log = home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -127,17 +131,19 @@ def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
         process = subprocess.Popen(
             guarded(command), stdout=output, stderr=output, env=environment, start_new_session=True
         )
+    note = {"url": url, "process": identity(process.pid)}
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not healthy(url):
+        while process.poll() is not None or not healthy(url):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise StageError(f"The Prefect server did not start on port {port}. Its log is {log}.")
             time.sleep(0.2)
         if lasting:
-            write_json(_note(root), {"url": url, "process": identity(process.pid)})
+            write_json(_note(root), note)
         yield url
     finally:
-        if lasting:
-            _note(root).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if lasting and read_json(_note(root)) == note:
+                _note(root).unlink()
         process.send_signal(signal.SIGTERM)
         process.wait()

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,12 +60,32 @@ def worktree_workspace(
         StageError: no such revision, or the data of that commit is neither in the cache nor on a remote.
         SettingsError: an override that names no setting, or an impossible value.
     """
+    with _worktree(checkout, revision, overrides, name) as (root, environment):
+        bring_data(root, environment)
+        yield Workspace(root=root, environment=environment, experiment=name)
+
+
+def check_revision(checkout: Path, revision: str, overrides: Mapping[str, Any]) -> None:
+    """Check what can be known of later runs of ``revision``: that there is one, and its settings with ``overrides``.
+
+    Raises:
+        StageError: no such revision, or the flow names stages that it has not.
+        SettingsError: an override that names no setting, or a value that is none.
+    """
+    with _worktree(checkout, revision, overrides, f"check-{uuid.uuid4().hex[:12]}") as (root, _):
+        check_stages(root)
+
+
+@contextmanager
+def _worktree(
+    checkout: Path, revision: str, overrides: Mapping[str, Any], name: str
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A worktree with checked settings and without data, and the environment of what is run in it."""
     commit = git(checkout, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
     if not commit:
         raise StageError(f"There is no revision '{revision}' in {checkout}: name a branch, a tag or a commit.")
-    folder = var_directory(checkout) / "worktrees"
     remove_abandoned(checkout)
-    holder = folder / name
+    holder = var_directory(checkout) / "worktrees" / name
     claim(holder)
     root = holder / "tree"
     try:
@@ -81,8 +102,7 @@ def worktree_workspace(
         if tracking := project_tracking_uri(root, base=checkout):
             environment["GANTRY_TRACKING_URI"] = tracking
         check_settings(root, environment)
-        bring_data(root, environment)
-        yield Workspace(root=root, environment=environment, experiment=name)
+        yield root, environment
     finally:
         _remove(checkout, holder)
 
@@ -186,10 +206,16 @@ def check_checkout(root: Path, stages: Sequence[str]) -> None:
     from pipelines.flow.graph import read_plan
 
     check_settings(root, _environment())
-    plan = read_plan(root)
+    check_stages(root)
     if stages:
         read_plan(root, stages)
-    load_flow_settings(root).check_stages(node.name for node in plan)
+
+
+def check_stages(root: Path) -> None:
+    """Raise SettingsError where the flow's settings name a stage that dvc.yaml at ``root`` has not."""
+    from pipelines.flow.graph import read_plan
+
+    load_flow_settings(root).check_stages(node.name for node in read_plan(root))
 
 
 def check_settings(root: Path, environment: Mapping[str, str]) -> None:

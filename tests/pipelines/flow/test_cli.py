@@ -1,5 +1,6 @@
 """``gantry run`` and ``gantry serve`` as commands, on a real Prefect server."""
 
+import asyncio
 import signal
 import sys
 from contextlib import suppress
@@ -7,7 +8,8 @@ from contextlib import suppress
 import pytest
 from click.testing import CliRunner
 
-from gan_core.errors import SettingsError, StageError
+from gan_core.errors import GantryError, SettingsError, StageError
+from pipelines.flow import cli
 from pipelines.flow.cli import run, serve, summary
 from pipelines.flow.flow import StageResult
 from tests.pipelines.toy import dvc, start, wait_for
@@ -46,6 +48,50 @@ def test_a_schedule_that_is_none_is_refused_before_anything_is_started(flow_proj
     assert isinstance(result.exception, SettingsError)
     assert "'nonsense' has not five fields" in str(result.exception)
     assert not (flow_project / "var").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--revision", "nope"], "There is no revision 'nope'"),
+        (["--set", "second_a=1"], "There is no setting 'second_a' in params.yaml. Did you mean 'seconds_a'"),
+    ],
+    ids=["revision", "setting"],
+)
+def test_a_schedule_of_what_could_never_run_is_refused(flow_project, monkeypatch, words, message):
+    monkeypatch.chdir(flow_project)
+    result = CliRunner().invoke(serve, ["--cron", "0 3 * * *", *words])
+    assert isinstance(result.exception, GantryError)
+    assert message in str(result.exception)
+    assert not list((flow_project / "var").glob("worktrees/*"))
+
+
+def test_a_schedule_whose_server_has_ended_says_so(monkeypatch):
+    class Runner:
+        started = True
+
+        async def start(self):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(cli, "SERVER_SECONDS", 0.01)
+    answers = [True, False, True, False, False, False]
+    monkeypatch.setattr(cli, "healthy", lambda url: answers.pop(0))
+    with pytest.raises(StageError, match="server at http://gone/api has ended, so nothing is scheduled"):
+        asyncio.run(cli._serve(Runner(), "http://gone/api"))
+    assert answers == [], "one answer that is late is not yet an end"
+
+
+def test_a_run_whose_server_goes_away_says_how_to_go_on(flow_project, monkeypatch):
+    from pipelines.flow import flow
+
+    def away(*_, **__):
+        raise ConnectionError("All connection attempts failed")
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    for name, stand_in in {"pipeline": away, "mark_crashed": lambda root: [], "flush": lambda: None}.items():
+        monkeypatch.setattr(flow, name, stand_in)
+    with pytest.raises(StageError, match=r"server at http://127.0.0.1:9/api went away .* gantry run goes on"):
+        cli.run_pipeline(flow_project, [], None, {})
 
 
 def test_the_summary_has_a_line_for_each_stage():

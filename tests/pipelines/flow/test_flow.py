@@ -69,7 +69,7 @@ def test_stages_run_once_in_dvcs_order_and_are_cached_after_that(prefect_api, fl
     assert [result.stage for result in state.result()] == ["first"]
 
 
-def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(prefect_api, flow_project):
+def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(prefect_api, flow_project, capfd):
     from pipelines.flow.flow import PipelineError
 
     params = flow_project / "params.yaml"
@@ -80,6 +80,7 @@ def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(pre
     assert isinstance(error, PipelineError)
     assert "Stage 'first' failed" in str(error)
     assert "the trouble with a" in str(error)
+    assert "NoneType" not in capfd.readouterr().err, "a traceback of no exception"
     assert [(result.stage, result.state) for result in error.results] == [("first", "Failed")]
     assert not (flow_project / "b.pids").exists(), "a stage was run after one that failed"
     assert not running(_pids(flow_project, "a")[1]), "the failed stage's child was left behind"

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from gan_core.errors import StageError
 from gan_core.files import write_json
 from pipelines.flow.server import free_port, healthy, prefect_environment, server
 from pipelines.stages.alive import identity
@@ -61,6 +62,14 @@ def test_health_is_asked_for_and_not_assumed(answering):
 def test_a_taken_port_is_not_offered(answering):
     port = int(answering.split(":")[2].removesuffix("/api"))
     assert free_port(port) != port
+
+
+def test_whoever_answers_on_the_port_is_not_taken_for_the_checkouts_own(tmp_path, answering):
+    port = int(answering.split(":")[2].removesuffix("/api"))
+    message = rf"Port {port} of this machine is taken. Choose another: --port"
+    with pytest.raises(StageError, match=message), server(tmp_path, port=port, lasting=True):
+        pass
+    assert not (tmp_path / "var" / "prefect" / "server.json").exists()
 
 
 def test_prefect_is_kept_inside_the_checkout_and_silent(tmp_path, monkeypatch):
