@@ -2,25 +2,31 @@
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_STALE_SECONDS = 60.0
 
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it over ``path`` when the block ends well, remove it otherwise.
 
-    The temporary may become a file or a directory. An existing directory at ``path`` is replaced by a directory only.
+    The temporary may become a file or a directory. An existing directory at ``path`` is replaced by a directory only; what
+    killed processes left of earlier attempts at that is removed.
 
     Raises:
-        OSError: nothing can be written beside ``path``.
+        OSError: nothing can be written beside ``path``; one of the disk (no room, say) names ``path``.
         IsADirectoryError: the block made a file, or nothing, and ``path`` is a directory, which stays as it is.
     """
     path = Path(path)
@@ -30,15 +36,58 @@ def replacing(path: Path | str) -> Iterator[Path]:
     except OSError as error:  # of the name that was asked for: nobody knows the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from None
     temporary = holder / path.name
+    held_open = os.open(holder, os.O_RDONLY)
+    with suppress(OSError):  # where nothing can be locked, nothing is taken for stale either
+        fcntl.flock(held_open, fcntl.LOCK_EX)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         if path.is_dir() and not path.is_symlink():
             if not temporary.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "a file cannot take the place of a folder", str(path))
             os.replace(path, holder / "previous")
         os.replace(temporary, path)
+        if path.is_dir():
+            _remove_stale(path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+        os.close(held_open)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Have an error of the disk in the block, such as that it is full, name ``path``: a write knows no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _OF_THE_DISK:
+            error.filename = str(path)
+        raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed processes left beside the folder ``path``: it may hold as much as the folder itself."""
+    for holder in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        with suppress(OSError):  # another process is about it
+            if time.time() - holder.stat().st_mtime < _STALE_SECONDS:
+                continue  # of one that may not have come to lock it yet
+            descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(holder)
+            finally:
+                os.close(descriptor)
+
+
+def link_or_copy(source: Path | str, target: Path | str) -> None:
+    """Have ``target`` be the file ``source`` too, or a copy of it where the file system cannot link."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        # Another file system, or one without hard links.
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        shutil.copy2(source, target)
 
 
 @contextmanager

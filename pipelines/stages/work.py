@@ -1,6 +1,5 @@
 """Work directories: where a stage's work in progress lives, held by one process at a time."""
 
-import errno
 import fcntl
 import json
 import logging
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gan_core.errors import StageError
-from gan_core.files import read_json, replacing, sha256_json, write_json
+from gan_core.files import link_or_copy, read_json, replacing, sha256_json, write_json
 from pipelines.stages.alive import identity, kin_to_watch, lives
 
 LOG = logging.getLogger(__name__)
@@ -88,14 +87,24 @@ def finish(directory: Path, results: Mapping[str, Path]) -> None:
 
 
 def finished(directory: Path) -> dict[str, Path] | None:
-    """The results noted by :func:`finish`, or None where there are none or one is no longer what it was."""
+    """The results noted by :func:`finish`, or None where there are none or one is no longer what it was.
+
+    Then those that changed are removed, so that whoever does the work again does not find them.
+    """
     if not (directory / FINISHED).is_file():
         return None
     noted = read_json(directory / FINISHED)["results"]
     results = {out: directory / note["place"] for out, note in noted.items()}
-    changed = [str(path) for out, path in results.items() if _signature(path) != noted[out]["signature"]]
+    changed = [path for out, path in results.items() if _signature(path) != noted[out]["signature"]]
     if changed:
-        LOG.warning("%s was finished, but %s has changed since: it is done again.", directory, ", ".join(changed))
+        told = ", ".join(map(str, changed))
+        LOG.warning("%s was finished, but %s has changed since: it is done again.", directory, told)
+        (directory / FINISHED).unlink()
+        for path in changed:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         return None
     return results
 
@@ -115,19 +124,9 @@ def publish(result: Path, out: Path) -> None:
     """
     with replacing(out) as temporary:
         if result.is_dir():
-            shutil.copytree(result, temporary, copy_function=_link)
+            shutil.copytree(result, temporary, copy_function=link_or_copy)
         else:
-            _link(result, temporary)
-
-
-def _link(source: Path | str, target: Path | str) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        # Another file system, or one without hard links.
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        shutil.copy2(source, target)
+            link_or_copy(result, temporary)
 
 
 def prune(directory: Path) -> list[Path]:

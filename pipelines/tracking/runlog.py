@@ -1,7 +1,6 @@
 """RunLog: what a run has to say, appended to a file at once. No network, no MLflow; usable from any process."""
 
 import json
-import logging
 import os
 import shutil
 import threading
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from gan_core.errors import TrackingError
+from gan_core.files import link_or_copy, naming
 from pipelines.stages.alive import identity
 from pipelines.tracking.events import ARTIFACTS, EVENTS, append, exclusive, log_folder, now_ms, read_events
 
@@ -20,7 +20,6 @@ _STATUSES = ("FINISHED", "FAILED", "KILLED")
 STAGE_TAG, TRIAL = "gantry.stage", "trial"
 """The tag of what a run is of: a stage by its name, or a trial of the search."""
 _LINK_FROM = 16 << 20
-_LOG = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -131,7 +130,7 @@ class RunLog:
         self.close()
 
     def _append(self, kind: str, **fields: Any) -> None:
-        with self._mutex, exclusive(self._file):
+        with self._mutex, exclusive(self._file), naming(self.folder / EVENTS):
             append(self._file, {"kind": kind, "time": now_ms(), **fields})
 
     def _last_steps(self) -> dict[str, int]:
@@ -152,12 +151,9 @@ class RunLog:
 def _copy(source: str | Path, target: str | Path) -> None:
     """Copy a file; link it when it is large (a copy cannot be changed through the original, a link costs nothing)."""
     if os.path.getsize(source) >= _LINK_FROM:
-        try:
-            os.link(os.path.realpath(source), target)
-            return
-        except OSError as error:
-            _LOG.info("Copying %s: it cannot be hard-linked (%s).", source, error)
-    shutil.copyfile(source, target)
+        link_or_copy(os.path.realpath(source), target)
+    else:
+        shutil.copyfile(source, target)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from torch import Tensor
 from gan_core import errors
 from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError, StageError
-from gan_core.files import read_json, write_json
+from gan_core.files import link_or_copy, read_json, write_json
 from gan_core.grid import save_sheet
 from gan_core.metrics.protocol import Figure
 from gan_core.training.observer import Observer
@@ -79,7 +78,7 @@ class Reporter(Observer):
             # Ray uploads from a copy of hard links: the trainer may prune its own folder meanwhile.
             copy = self._work / "uploading" / path.name
             shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(path, copy / path.name, copy_function=os.link)
+            shutil.copytree(path, copy / path.name, copy_function=link_or_copy)
             checkpoint = Checkpoint.from_directory(str(copy))
         ray.train.report(
             {"step": step},

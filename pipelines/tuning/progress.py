@@ -13,8 +13,12 @@ class Narrator(Callback):
 
     def __init__(self, trials: int, steps: int) -> None:
         self._trials, self._steps = trials, steps
+        self.setup()
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """A search begins, or goes on after a kill: its clock and what was done before are of an earlier process."""
         self._started = time.monotonic()
-        self._done = 0
+        self._before: int | None = None
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -27,6 +31,8 @@ class Narrator(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is over."""
-        self._done += 1
-        left = (time.monotonic() - self._started) / self._done * (self._trials - self._done)
-        say("tune", f"{self._done}/{self._trials} trials, about {duration(max(left, 0))} left")
+        done = len({one.trial_id for one in trials if one.status == "TERMINATED"} | {trial.trial_id})
+        if self._before is None:
+            self._before = done - 1
+        left = (time.monotonic() - self._started) / (done - self._before) * (self._trials - done)
+        say("tune", f"{done}/{self._trials} trials, about {duration(max(left, 0))} left")

@@ -1,5 +1,6 @@
 """Files are whole or absent; digests name content."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -43,6 +44,37 @@ def test_a_refusal_of_the_system_names_what_was_asked_for(tmp_path: Path) -> Non
     denied, full = PermissionError(13, "Permission denied", "x"), OSError(28, "No space left", "x")
     assert files.what_failed(denied) == "x: permission denied. Change its permissions, or name another place."
     assert files.what_failed(full) == "x: no space left. Make room there, or name another place."
+
+
+def test_a_full_disk_names_what_was_written(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, files.replacing(tmp_path / "new"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert files.what_failed(caught.value).startswith(f"{tmp_path / 'new'}: no space left on device. Make room there")
+
+
+def test_what_killed_processes_left_of_a_folder_goes_with_the_next_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (".folder.12345678", ".folder.2026", ".other.12345678"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(files, "_STALE_SECONDS", -1)
+    with files.replacing(tmp_path / "folder") as one, files.replacing(tmp_path / "folder") as two:
+        one.mkdir()
+        two.mkdir()
+    assert names(tmp_path) == [".folder.2026", ".other.12345678", "folder"]
+
+
+@pytest.mark.parametrize("error", [None, errno.EXDEV, errno.EPERM])
+def test_a_file_is_linked_or_else_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int | None) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(error, "refused")
+
+    (tmp_path / "one").write_text("x")
+    if error is not None:
+        monkeypatch.setattr(os, "link", refused)
+    files.link_or_copy(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "two").read_text() == "x"
+    assert os.path.samefile(tmp_path / "one", tmp_path / "two") == (error is None)
 
 
 def test_a_folder_is_held_by_one_alone(tmp_path: Path) -> None:

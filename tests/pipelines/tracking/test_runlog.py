@@ -1,5 +1,6 @@
 """RunLog: an append-only log that survives kills, needs no server, and does not repeat what a resumed run repeats."""
 
+import errno
 import json
 import os
 import signal
@@ -133,6 +134,18 @@ def test_a_writer_killed_at_any_moment_leaves_a_log_that_goes_on(tmp_path):
     for step in (len(steps) - 5, len(steps)):
         log.metrics({"m": step}, step=step)
     assert [step for step, _ in points(folder, "m")] == list(range(len(steps) + 1))
+
+
+def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
+    log = RunLog(tmp_path, key="a", name="x")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        log.metrics({"m": 1.0}, step=1)
+    assert raised.value.filename == str(log.folder / "events.jsonl")
 
 
 def test_an_artifact_is_kept_as_it_was_when_it_was_logged(tmp_path):

@@ -1,0 +1,32 @@
+"""What a person sees of a running search."""
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines.tuning import progress
+from pipelines.tuning.progress import Narrator
+
+
+def trial(name: str, status: str = "RUNNING") -> SimpleNamespace:
+    return SimpleNamespace(trial_id=name, status=status)
+
+
+def test_a_search_that_goes_on_after_a_kill_counts_all_trials_and_only_its_own_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    first = Narrator(4, 100)
+    first.setup()
+    clock[0] += 10
+    first.on_trial_complete(0, [trial("a"), trial("b")], trial("a"))
+    assert "1/4 trials, about 30 s left" in capsys.readouterr().out
+
+    again = pickle.loads(pickle.dumps(first))
+    clock[0] = 5.0  # another process, hours later and after a restart of the machine
+    again.setup(stop=None, num_samples=4)
+    clock[0] += 20
+    again.on_trial_complete(0, [trial("a", "TERMINATED"), trial("b")], trial("b"))
+    assert "2/4 trials, about 40 s left" in capsys.readouterr().out
