@@ -1,25 +1,28 @@
 """``gantry fid A B``: the Fréchet Inception distance between two sets of pictures."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from gan_core.data import DATASET_FILE, PreparedDataset
-from gan_core.errors import SettingsError
+from gan_core.errors import SettingsError, TrackingError
 from gan_core.generator import DESCRIPTION, load_generator
 from gan_core.metrics.evaluate import fid as fid_of
 from gan_core.metrics.inception import FEATURES, load_inception
 from gan_core.metrics.sources import DatasetSplit, PictureFiles, Samples, Source
 from gan_core.precision import choose_device
+from pipelines.params import project_tracking_uri
+from pipelines.registry.find import generator_folder
 
 DEFAULT_SAMPLES = 10_000
 """Pictures of each side when one is a generator and --n is not given."""
 
 
 @click.command()
-@click.argument("a", type=click.Path(exists=True, path_type=Path))
-@click.argument("b", type=click.Path(exists=True, path_type=Path))
+@click.argument("a")
+@click.argument("b")
 @click.option(
     "--features", type=click.Choice([str(n) for n in FEATURES]), default="2048", help="Layer of the Inception."
 )
@@ -32,8 +35,8 @@ DEFAULT_SAMPLES = 10_000
 @click.option("--unpublished", is_flag=True, help="Allow bf16: the figure is for your own eyes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figure and its protocol as JSON.")
 def fid(
-    a: Path,
-    b: Path,
+    a: str,
+    b: str,
     features: str,
     count: int | None,
     split: str,
@@ -46,14 +49,16 @@ def fid(
 ) -> None:
     """Print the Fréchet Inception distance between A and B.
 
-    Each is a folder of pictures (any sizes, nested), a zip of them, a prepared dataset, or an exported generator. A stands
-    for the real pictures, except that a generator never does. Without --n all pictures are taken; beside a generator
-    as many as the other side has, at most 10,000.
+    Each is a folder of pictures (any sizes, nested), a zip of them, a prepared dataset, an exported generator, or the name
+    of a registered one (NAME, NAME/VERSION, NAME@ALIAS). A stands for the real pictures, except that a generator never
+    does. Without --n all pictures are taken; beside a generator as many as the other side has, at most 10,000.
     """
     if precision == "bf16" and not unpublished:
         raise SettingsError("--precision bf16 is not for published figures; add --unpublished to see one all the same.")
     where = choose_device(device)
-    real, fake = (_source(path, split=split, seed=seed, device=str(where)) for path in (a, b))
+    with ExitStack() as registered:
+        places = [_place(one, registered) for one in (a, b)]
+        real, fake = (_source(place, split=split, seed=seed, device=str(where)) for place in places)
     if isinstance(real, Samples):
         real, fake = fake, real
     if count is None and isinstance(fake, Samples):
@@ -63,9 +68,22 @@ def fid(
         real, fake, extractor=extractor, real_count=count, fake_count=count, batch_size=batch_size, progress=True
     )
     if as_json:
-        click.echo(json.dumps({"a": str(a), "b": str(b), **figure.as_dict()}, indent=2))
+        click.echo(json.dumps({"a": a, "b": b, **figure.as_dict()}, indent=2))
     else:
         click.echo(f"FID {figure.value:.4f}  ({figure.protocol.stamp})")
+
+
+def _place(named: str, registered: ExitStack) -> Path:
+    """The file or folder that is meant, a registered generator's for as long as ``registered`` is open."""
+    path = Path(named)
+    if path.exists() and named:
+        return path
+    try:
+        return registered.enter_context(generator_folder(named, tracking_uri=project_tracking_uri(Path.cwd())))
+    except TrackingError as error:
+        raise TrackingError(
+            f"There is no file or folder '{named}' to compare. As the name of a generator: {error}"
+        ) from error
 
 
 def _source(path: Path, *, split: str, seed: int, device: str) -> Source:

@@ -16,11 +16,11 @@ from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
 from gan_core.training.feed import fixed_look
 from pipelines.progress import compact, say
-from pipelines.settings import Settings
+from pipelines.settings import EvaluateSettings, Settings
 from pipelines.stages.context import StageContext
 from pipelines.tracking.stage import stage_run
 
-OUT = "outputs/evaluate"
+OUT, PREPARED = "outputs/evaluate", "data/prepared"
 METRICS, SHEET = "metrics.json", "samples.png"
 SHEET_PICTURES = 100
 _LONGEST = 200
@@ -33,32 +33,13 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Measure the generator of the train stage; a published figure is always measured in fp32."""
     metrics, sheet = context.work / METRICS, context.work / SHEET
     chosen = settings.evaluate
-    device = choose_device()
-    generator = load_generator(context.root / "outputs/train/generator", device)
-    dataset = PreparedDataset(context.root / "data/prepared", cache_dir=user_cache_dir() / "decoded")
-    splits = {name: count for name, count in dataset.info.splits.items() if count}
-    split = chosen.split_for(splits, translates=generator.translates)
-    if generator.translates and split == "train":
-        remedy = "evaluate.split: test holds others" if "test" in splits else "ingest.test_share holds others out"
-        say("evaluate", f"measured on pictures that the generator has learnt from; {remedy}")
-    if chosen.real and not generator.translates and split in splits:
-        check_count("evaluate.real", chosen.real, split, splits[split])
+    generator = load_generator(context.root / "outputs/train/generator", choose_device())
+    dataset = PreparedDataset(context.root / PREPARED, cache_dir=user_cache_dir() / "decoded")
     with stage_run(context, settings) as run:
         run.params({"evaluate": settings.as_dict()["evaluate"]})
         draw_sheet(sheet, generator, dataset, chosen.seed)
         run.artifact(sheet)
-        measured = assess(
-            generator,
-            dataset,
-            split=split,
-            count=chosen.samples,
-            real_count=chosen.real or splits.get(split),
-            seed=chosen.seed,
-            extractor=load_inception(device=device, precision="fp32", features=chosen.features),
-            generator_digest=generator.digest,
-            batch_size=chosen.batch,
-            progress=True,
-        )
+        measured = measure(generator, dataset, chosen)
         objective = measured.objective
         run.metrics(tracked(measured), generator.info["step"])
         run.tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
@@ -71,6 +52,37 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     if others[SAID:]:
         say("evaluate", f"and {len(others) - SAID} figures more in {OUT}/{METRICS}")
     return {f"{OUT}/{METRICS}": metrics, f"{OUT}/{SHEET}": sheet}
+
+
+def measure(
+    generator: Generator, dataset: PreparedDataset, chosen: EvaluateSettings, *, full: bool = True
+) -> Assessment:
+    """Measure a generator by the settings of params.yaml; see :func:`gan_core.metrics.assess.assess` for ``full``.
+
+    Raises:
+        SettingsError: more real pictures are asked for than there are.
+        DataError: see :func:`gan_core.metrics.assess.assess`.
+    """
+    splits = {name: count for name, count in dataset.info.splits.items() if count}
+    split = chosen.split_for(splits, translates=generator.translates)
+    if generator.translates and split == "train":
+        remedy = "evaluate.split: test holds others" if "test" in splits else "ingest.test_share holds others out"
+        say("evaluate", f"measured on pictures that the generator has learnt from; {remedy}")
+    if chosen.real and not generator.translates and split in splits:
+        check_count("evaluate.real", chosen.real, split, splits[split])
+    return assess(
+        generator,
+        dataset,
+        split=split,
+        count=chosen.samples,
+        real_count=chosen.real or splits.get(split),
+        seed=chosen.seed,
+        extractor=load_inception(device=choose_device(), precision="fp32", features=chosen.features),
+        generator_digest=generator.digest,
+        batch_size=chosen.batch,
+        progress=True,
+        full=full,
+    )
 
 
 def draw_sheet(path: Path, generator: Generator, dataset: PreparedDataset, seed: int) -> None:

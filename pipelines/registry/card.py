@@ -22,7 +22,7 @@ Or over HTTP, from `mlflow models serve -m models:/{name}@champion --env-manager
 curl -H "Content-Type: application/json" -d '{{"dataframe_records": [{{"n": 1, "seed": 0}}]}}' ADDRESS/invocations
 ```
 
-All rows of a request have the same columns: what one leaves out, leave out of all, or send two requests.
+{classes}All rows of a request have the same columns: what one leaves out, leave out of all, or send two requests.
 """
 _TRANSLATE = """\
 ```python
@@ -82,7 +82,7 @@ def model_card(
         "## Settings",
         _table("setting", info["config"]),
         "## Use",
-        _translating(name, generator) if generator.translates else _DRAW.format(name=name),
+        _translating(name, generator) if generator.translates else _drawing(name, generator),
     ]
     return "\n\n".join(parts)
 
@@ -143,6 +143,18 @@ def _columns_of_the_sheet(generator: Generator) -> str:
             *(f"{name} switched" if info["shape"].get("attributes") else f"to {name}" for name in names),
         ]
     return f"In each row of the pictures: {', '.join(columns)}."
+
+
+def _drawing(name: str, generator: Generator) -> str:
+    classes, count = "", generator.info["shape"].get("classes")
+    if count:
+        named = domain_names(generator)
+        known = ", ".join(f"{number} {name}" for number, name in enumerate(named)) or f"0 to {count - 1}"
+        classes = (
+            f'`label` asks for one class by its number, as in `{{"n": 4, "seed": 0, "label": 0}}`: {known}. Without it the '
+            "pictures have the classes of the training data.\n\n"
+        )
+    return _DRAW.format(name=name, classes=classes)
 
 
 def _translating(name: str, generator: Generator) -> str:

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,21 +11,46 @@ from pipelines.registry import promote as registry
 from pipelines.registry.ledger import Move
 from pipelines.settings import load_settings
 
+if TYPE_CHECKING:
+    from gan_core.metrics.protocol import Figure
+
 
 @click.command()
 @click.argument("name", required=False)
 @click.option("--version", help="Version to promote; the challenger by default.")
 @click.option("--force", is_flag=True, help="Pass over the gates (same protocol, lower FID); needs --reason.")
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Where the figures do not compare (the data has changed, say), measure the champion anew, on the data of this "
+    "checkout, as the challenger was.",
+)
 @click.option("--reason", help="Why, for the ledger.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def promote(name: str | None, version: str | None, force: bool, reason: str | None, as_json: bool) -> None:
+def promote(
+    name: str | None, version: str | None, force: bool, measure: bool, reason: str | None, as_json: bool
+) -> None:
     """Make the challenger the champion if it is better by the same protocol.
 
     NAME is the registered model, by default register.name of params.yaml.
     """
     settings = load_settings()
     name = name or settings.register.name
-    move = registry.promote(name, tracking_uri=settings.track.uri, version=version, force=force, reason=reason)
+    model = name
+
+    def of(champion: str) -> "Figure":
+        from pipelines.registry.measure import measure_version
+
+        return measure_version(model, champion, root=Path.cwd(), settings=settings)
+
+    move = registry.promote(
+        name,
+        tracking_uri=settings.track.uri,
+        version=version,
+        force=force,
+        reason=reason,
+        measure=of if measure else None,
+    )
     _tell(name, move, as_json)
 
 

@@ -13,7 +13,7 @@ from gan_core.training.checkpoint import STATE, list_checkpoints
 from pipelines.registry.promote import CHAMPION
 from pipelines.registry.register import CHALLENGER
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
-from pipelines.tracking.store import connect, is_refusal, reaching
+from pipelines.tracking.store import connect, is_refusal, reaching, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +33,13 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
     Raises:
         TrackingError: there is no such generator; says what was looked for and where.
     """
+    if not model.strip():
+        raise TrackingError("The name of the model is empty; is a variable not set that it was to come from?")
     place = Path(model)
+    if (place / "dvc.yaml").is_file():
+        raise TrackingError(
+            f"{model} is a checkout, and no generator. Name {place / 'outputs/train/generator'}, or a registered model."
+        )
     for folder in (place, place / "generator"):
         if (folder / DESCRIPTION).is_file():
             yield folder
@@ -56,15 +62,17 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
             f"There is no folder '{model}', and nothing says where registered models are: run this in the checkout, or set "
             "GANTRY_TRACKING_URI."
         )
-    with TemporaryDirectory(prefix="gantry-generator-") as temporary, reaching(tracking_uri):
-        client = connect(tracking_uri, make=False)
-        version = _version(client, model.removeprefix("models:/"))
-        if version is None:
-            raise TrackingError(
-                f"There is no generator '{model}': no folder of that name, and at {tracking_uri} no registered model, "
-                "version, alias or run. Write NAME, NAME/VERSION, NAME@ALIAS, a run's id or a folder."
-            )
-        yield _download(version, Path(temporary))
+    with TemporaryDirectory(prefix="gantry-generator-") as temporary:
+        with reaching(tracking_uri):
+            client = connect(tracking_uri, make=False)
+            version = _version(client, model.removeprefix("models:/"))
+            if version is None:
+                raise TrackingError(
+                    f"There is no generator '{model}': no folder of that name, and at {shown(tracking_uri)} no registered "
+                    "model, version, alias or run. Write NAME, NAME/VERSION, NAME@ALIAS, a run's id or a folder."
+                )
+            folder = _download(version, Path(temporary))
+        yield folder
 
 
 def is_registered(name: str, version: str, *, tracking_uri: str) -> bool:

@@ -1,12 +1,13 @@
 """Promotion: moving the alias ``champion``, only to what was measured to be better by the same protocol, and back."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gan_core.config import build
 from gan_core.errors import SettingsError, TrackingError
-from gan_core.metrics.protocol import Protocol
+from gan_core.metrics.protocol import Figure, Protocol
 from pipelines.registry.ledger import Move, as_tag, from_tags, new_move, to_undo
 from pipelines.registry.register import CHALLENGER, FIGURE, HIGH, LOW, PROTOCOL, VALUE
 from pipelines.tracking.store import connect, is_refusal, reaching
@@ -30,7 +31,13 @@ class Measured:
 
 
 def promote(
-    name: str, *, tracking_uri: str, version: str | None = None, force: bool = False, reason: str | None = None
+    name: str,
+    *,
+    tracking_uri: str,
+    version: str | None = None,
+    force: bool = False,
+    reason: str | None = None,
+    measure: Callable[[str], Figure] | None = None,
 ) -> Move | None:
     """Make a version of ``name`` the champion.
 
@@ -43,6 +50,8 @@ def promote(
         version: which version; the one with the alias ``challenger`` by default.
         force: pass over the gates; needs a reason.
         reason: why, for the ledger.
+        measure: gives the figure of a version number as it is measured here and now. Where the champion's own does not
+            compare (the data has grown since, say), this one stands for it.
 
     Returns:
         The move as the ledger has it, or None when the version is champion already.
@@ -61,7 +70,7 @@ def promote(
             return None
         found, within_noise = "", None
         if champion is not None and not force:
-            found, within_noise = _gate(name, challenger, champion)
+            found, within_noise = _gate(name, challenger, champion, measure)
         move = new_move(
             "promote",
             version=str(challenger.version),
@@ -112,19 +121,39 @@ def history(name: str, *, tracking_uri: str) -> list[Move]:
         return from_tags(_model(connect(tracking_uri, make=False), name).tags)
 
 
-def _gate(name: str, challenger: "ModelVersion", champion: "ModelVersion") -> tuple[str, bool | None]:
+def _gate(
+    name: str, challenger: "ModelVersion", champion: "ModelVersion", measure: Callable[[str], Figure] | None
+) -> tuple[str, bool | None]:
     """Why the challenger may become champion, and whether both are within the noise, None where that is not known.
 
     Raises TrackingError when it may not.
     """
-    new, old = _measured(name, challenger), _measured(name, champion)
-    gap = new.protocol.differences(old.protocol)
-    if new.name != old.name:
-        gap.insert(0, f"figure: {new.name} against {old.name}")
+    new, anew = _measured(name, challenger), ""
+    try:
+        old = _measured(name, champion)
+        gap = _gap(new, old)
+    except TrackingError:
+        if measure is None:
+            raise
+        gap = ["the champion's is not known"]
+    if gap and measure is not None:
+        figure = measure(str(champion.version))
+        interval = None if figure.low is None or figure.high is None else (figure.low, figure.high)
+        old = Measured(name=figure.name, value=figure.value, interval=interval, protocol=figure.protocol)
+        gap, anew = _gap(new, old), ", the champion measured anew"
     if gap:
+        remedy = (
+            "Measure the champion as the challenger was, on the data of this checkout: gantry promote "
+            f"--version {challenger.version} --measure"
+        )
+        if anew:
+            remedy = (
+                "data/prepared or evaluate in params.yaml is no longer what the challenger was measured with: "
+                "gantry run makes one that is"
+            )
         raise TrackingError(
             f"Version {challenger.version} of '{name}' cannot be compared with the champion, version {champion.version}: "
-            f"they were measured by different protocols ({'; '.join(gap)}). Measure both alike, or: gantry promote "
+            f"they were measured by different protocols ({'; '.join(gap)}). {remedy}. Or: gantry promote "
             f'--version {challenger.version} --force --reason "why".'
         )
     if not new.value < old.value:
@@ -133,13 +162,19 @@ def _gate(name: str, challenger: "ModelVersion", champion: "ModelVersion") -> tu
             f"{new.name} {new.value:.4f} against {old.value:.4f} (lower is better). To promote it all the same: gantry promote "
             f'--version {challenger.version} --force --reason "why".'
         )
-    found = f"{new.name} {new.value:.4f} against {old.value:.4f} by the same protocol"
+    found = f"{new.name} {new.value:.4f} against {old.value:.4f} by the same protocol{anew}"
     if new.interval is None or old.interval is None:
         return found, None
     if new.interval[1] < old.interval[0]:
         return f"{found}, lower by more than noise", False
     ends = " and ".join(f"{low:.4f} to {high:.4f}" for low, high in (new.interval, old.interval))
     return f"{found}; lower, but within the noise: the 95 % intervals {ends} overlap", True
+
+
+def _gap(new: Measured, old: Measured) -> list[str]:
+    """What keeps two figures from being compared, in words."""
+    figure = [f"figure: {new.name} against {old.name}"] if new.name != old.name else []
+    return figure + new.protocol.differences(old.protocol)
 
 
 def _measured(name: str, version: "ModelVersion") -> Measured:

@@ -59,6 +59,9 @@ class GeneratorModel(PythonModel):
             MlflowException: (HTTP 400) a value that the generator cannot take; names the row.
         """
         rows = model_input.to_dict("records")
+        if not rows:  # MLflow drops the columns that it does not know, and a row that is left with none
+            known = "image or pixels" if self.generator.translates else "n"
+            raise _invalid(f"the request has no row with a known column; give {known}.")
         if self.generator.translates:
             return self._translated(rows)
         return self._drawn(rows)

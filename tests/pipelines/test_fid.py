@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from gan_core.config import build
-from gan_core.errors import DataError, GantryError, SettingsError
+from gan_core.errors import DataError, GantryError, SettingsError, TrackingError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.generator import save_generator
 from gan_core.metrics.protocol import Protocol
@@ -58,6 +58,18 @@ def test_a_generator_is_compared_with_a_dataset_in_either_order(tmp_path: Path) 
     assert figure["seed"] == 3
     assert figure["protocol"]["split"] == "train"
     assert figure["protocol"]["fake_count"] == figure["protocol"]["real_count"] == 8
+
+
+def test_a_name_is_looked_up_and_what_is_neither_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GANTRY_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
+    folder = write_folder(tmp_path / "a", blobs(3))
+    with pytest.raises(
+        TrackingError, match="no file or folder 'birds@champion' to compare. As the name of a generator: There"
+    ):
+        run(folder, "birds@champion", *FAST)
+    with pytest.raises(TrackingError, match="no file or folder '' to compare"):
+        run("", folder, *FAST)
 
 
 @pytest.mark.weights

@@ -75,6 +75,19 @@ def test_what_is_not_there_is_named_with_what_is(register, uri, model, words):
         digest(model, uri)
 
 
+@pytest.mark.parametrize("model", ["", " "])
+def test_an_empty_name_is_no_folder(uri, model):
+    with pytest.raises(TrackingError, match="name of the model is empty; is a variable not set"):
+        digest(model, uri)
+
+
+def test_a_checkout_is_not_searched_for_whatever_checkpoint_lies_in_it(tmp_path, uri):
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "var" / "step-00000001").mkdir(parents=True)
+    with pytest.raises(TrackingError, match=r"is a checkout, and no generator\. Name .*outputs/train/generator"):
+        digest(tmp_path, uri)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path, uri):
     with pytest.raises(TrackingError, match="holds no exported generator"):
         digest(tmp_path, uri)

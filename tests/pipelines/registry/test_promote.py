@@ -1,5 +1,6 @@
 """Promotion: only what is better by the same protocol becomes champion, every move is kept, and it can be undone."""
 
+import dataclasses
 import json
 import threading
 
@@ -8,9 +9,11 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from gan_core.errors import TrackingError
+from gan_core.metrics.protocol import Figure
 from pipelines.registry import cli
 from pipelines.registry import promote as promoting
 from pipelines.registry.promote import history, promote, rollback
+from tests.pipelines.registry.conftest import PROTOCOL
 
 
 @pytest.fixture
@@ -99,6 +102,58 @@ def test_another_protocol_is_refused_and_each_difference_named(register, client,
     assert "precision: bf16 against fp32" in str(raised.value)
     assert "real_count" not in str(raised.value)
     assert champion(client) == "1"
+
+
+GROWN = {"dataset_digest": "a" * 64}
+"""How a challenger is measured that learnt from data which has grown since."""
+
+
+def measured(**changes) -> Figure:
+    protocol = dataclasses.replace(PROTOCOL, **GROWN)
+    return Figure(**{"name": "fid", "value": 25.0, "protocol": protocol, "generator_digest": "f" * 64, **changes})
+
+
+def test_a_champion_of_earlier_data_is_measured_anew_where_that_is_asked_for(register, client, uri):
+    register(10.0)
+    promote("digits", tracking_uri=uri)
+    register(20.0, protocol=GROWN, interval=(19.0, 21.0))
+    with pytest.raises(TrackingError, match="gantry promote --version 2 --measure"):
+        promote("digits", tracking_uri=uri)
+    asked = []
+    move = promote(
+        "digits", tracking_uri=uri, measure=lambda version: asked.append(version) or measured(low=24, high=26)
+    )
+    assert asked == ["1"]
+    assert champion(client) == "2"
+    assert move.found == (
+        "fid 20.0000 against 25.0000 by the same protocol, the champion measured anew, lower by more than noise"
+    )
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        (measured(value=15.0), "is not better than the champion"),
+        (measured(protocol=PROTOCOL), "data/prepared or evaluate in params.yaml is no longer what"),
+        (measured(name="mean_fid"), "figure: fid against mean_fid"),
+    ],
+    ids=["better", "other-data", "other-figure"],
+)
+def test_a_champion_measured_anew_has_to_be_beaten_by_the_same_protocol_all_the_same(
+    register, client, uri, figure, message
+):
+    register(10.0)
+    promote("digits", tracking_uri=uri)
+    register(20.0, protocol=GROWN)
+    with pytest.raises(TrackingError, match=message):
+        promote("digits", tracking_uri=uri, measure=lambda version: figure)
+    assert champion(client) == "1"
+
+
+def test_a_champion_whose_figure_compares_is_not_measured_again(register, uri):
+    for fid in (30.0, 20.0):
+        register(fid)
+        promote("digits", tracking_uri=uri, measure=lambda version: pytest.fail("it was measured"))
 
 
 def test_force_passes_the_gates_with_a_reason_only(register, client, uri):

@@ -17,7 +17,8 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from gan_core.errors import CheckpointError, TrackingError
-from gan_core.generator import load_generator
+from gan_core.families import ImageShape, build_family, family_config
+from gan_core.generator import load_generator, save_generator
 from pipelines.registry import register as registering
 from pipelines.tracking import RunLog, find_run, sync
 from pipelines.tracking.store import run_page
@@ -238,6 +239,20 @@ def test_the_interval_of_the_figure_is_kept_where_there_is_one(register, client)
     tags = client.get_model_version("digits", with_one.version).tags
     assert (float(tags["gantry.low"]), float(tags["gantry.high"])) == (18.5, 21.25)
     assert "gantry.low" not in client.get_model_version("digits", without.version).tags
+
+
+@pytest.mark.parametrize(("names", "known"), [(["wren", "blue tit"], "0 wren, 1 blue tit."), ([], "0 to 1.")])
+def test_the_card_of_a_generator_that_was_told_classes_says_how_to_ask_for_one(
+    register, client, tmp_path, names, known
+):
+    shape = ImageShape(channels=1, height=16, width=16, classes=2)
+    family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
+    extra = {"step": 1, "dataset": "d" * 64, "classes": names}
+    save_generator(tmp_path / "generator", family_name="cgan", family=family, extra=extra)
+    version = register(generator_dir=tmp_path / "generator").version
+    card = (artifacts(client, version) / "README.md").read_text()
+    assert '{"n": 4, "seed": 0, "label": 0}' in card
+    assert f": {known} Without it" in card
 
 
 def test_the_card_says_that_all_rows_have_the_same_columns(register, client):

@@ -178,6 +178,7 @@ def test_over_http_pictures_go_and_come_as_base64(load) -> None:
             ({"image": text, "target": "cow"}, "row 0: target cow: there is no such domain"),
             ({"image": "####", "target": "owl"}, "row 0: empty"),
             ({"target": "owl"}, "row 0: give one picture"),
+            ({"img": text}, "no row with a known column; give image or pixels"),
         ):
             answer = client.post("/invocations", json={"dataframe_records": [row]})
             assert answer.status_code == 400, answer.text

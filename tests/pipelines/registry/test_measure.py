@@ -1,0 +1,46 @@
+"""A registered version measured anew: what evaluation gives for it on the data that is here."""
+
+import dataclasses
+
+import pytest
+
+from gan_core.errors import TrackingError
+from gan_core.generator import load_generator
+from gan_core.metrics.evaluate import fid_of_samples
+from gan_core.metrics.inception import load_inception
+from pipelines.registry.measure import measure_version
+from tests.datasets import blobs, write_prepared
+from tests.pipelines.settings_example import small_settings
+
+
+def settings(uri):
+    small = small_settings(evaluate__samples=6, evaluate__real=8, evaluate__features=64)
+    return dataclasses.replace(small, track=dataclasses.replace(small.track, uri=uri))
+
+
+@pytest.mark.weights
+@pytest.mark.usefixtures("weights_file")
+def test_it_is_measured_as_the_evaluate_stage_would(register, generator_dir, uri, tmp_path):
+    from gan_core.data import PreparedDataset
+
+    dataset = PreparedDataset(write_prepared(tmp_path / "data" / "prepared", blobs(8)))
+    figure = measure_version("digits", register().version, root=tmp_path, settings=settings(uri))
+    generator = load_generator(generator_dir)
+    expected = fid_of_samples(
+        generator.sample,
+        dataset,
+        split="train",
+        count=6,
+        real_count=8,
+        seed=0,
+        extractor=load_inception("cpu", features=64),
+        generator_digest=generator.digest,
+    )
+    assert figure.value == pytest.approx(expected.value, rel=1e-6)
+    assert figure.protocol == expected.protocol
+
+
+def test_pictures_of_another_shape_are_named(register, uri, tmp_path):
+    write_prepared(tmp_path / "data" / "prepared", blobs(8, size=32))
+    with pytest.raises(TrackingError, match="makes 16x16x1 pictures and .*prepared holds 32x32x1"):
+        measure_version("digits", register().version, root=tmp_path, settings=settings(uri))
