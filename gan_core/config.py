@@ -4,9 +4,14 @@ A configuration is a frozen, keyword-only dataclass; nested ones are nested mapp
 dataclass itself in ``__post_init__`` with :func:`check`.
 """
 
+import ast
 import contextlib
 import dataclasses
+import inspect
+import itertools
 import math
+import re
+import textwrap
 import types
 import typing
 from collections.abc import Mapping
@@ -155,3 +160,17 @@ def as_dict(config: Any) -> dict[str, Any]:
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     return plain(dataclasses.asdict(config))
+
+
+def meanings(config: type) -> dict[str, str]:
+    """What the fields of a configuration mean: the first sentence of the docstring below each that has one."""
+    found = {}
+    for kind in reversed(config.__mro__[:-1]):  # the last of all is object
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in itertools.pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+                text = " ".join(str(ast.literal_eval(below.value)).split())
+                # Three full stops, with which a sentence goes on from another field's, end nothing; nor does "et al."
+                found[field.target.id] = re.split(r"(?<!\.)(?<!et al)\. ", text)[0].removesuffix(".")
+    return found

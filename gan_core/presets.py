@@ -89,7 +89,8 @@ def choose(
     side = max(shape.height, shape.width)
     room = "a GPU" if device.type == "cuda" else "a CPU"
     if "batch" not in recipe:
-        take("train.batch", batch_size(shape, pictures, device), f"{side} pixels on {room}, {pictures} pictures")
+        fits = batch_size(shape, pictures, device)
+        take("train.batch", -(-fits // workers) * workers, f"{side} pixels on {room}, {pictures} pictures")
     batch = standing["train.batch"]
     if "ema_half_life_kimg" not in recipe:
         take("train.ema_half_life_kimg", batch * 10 / 32, "ten thousand images for each 32 in a batch")

@@ -4,16 +4,11 @@ Needs nothing but PyTorch and the data. Killed and started again with the same a
 """
 
 import argparse
-import ast
 import dataclasses
-import inspect
-import itertools
 import json
 import logging
-import re
 import signal
 import sys
-import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +17,7 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_core.config import as_dict, build
+from gan_core.config import as_dict, build, meanings
 from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
@@ -80,20 +75,6 @@ class Console(Observer):
     def close(self) -> None:
         """End the bar's line."""
         self._bar.close()
-
-
-def meanings(config: type) -> dict[str, str]:
-    """What the fields of a configuration mean: the first sentence of the docstring below each that has one."""
-    found = {}
-    for kind in reversed(config.__mro__[:-1]):  # the last of all is object
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, below in itertools.pairwise(definition.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-                text = " ".join(str(ast.literal_eval(below.value)).split())
-                # Three full stops, with which a sentence goes on from another field's, end nothing; nor does "et al."
-                found[field.target.id] = re.split(r"(?<!\.)(?<!et al)\. ", text)[0].removesuffix(".")
-    return found
 
 
 def _family_settings(name: str) -> str:

@@ -33,6 +33,7 @@ COMMANDS = {
     "translate": ("pipelines.translate:translate", "Translate pictures into pictures."),
     "augment": ("pipelines.augment:augment", "Enlarge a dataset by generated pictures."),
     "project": ("pipelines.project:project", "Find the style nearest to a picture."),
+    "settings": ("pipelines.explain:settings", "List every setting and what it means."),
     "recommend": ("pipelines.recommend:recommend", "Say which family suits a dataset."),
     "promote": ("pipelines.registry.cli:promote", "Make the challenger the champion."),
     "rollback": ("pipelines.registry.cli:rollback", "Undo the last promotion."),

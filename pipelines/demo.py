@@ -43,9 +43,9 @@ def summary(root: Path, settings: "Settings", seconds: float) -> str:
     Raises:
         TrackingError: the registry does not have the version that the last run registered, or cannot be reached.
     """
+    from pipelines.flow.outcome import made
     from pipelines.registry.find import is_registered
 
-    fid = read_json(root / "outputs/evaluate/metrics.json")["fid"]
     version = read_json(root / "outputs/register/registered.json")
     if not is_registered(version["name"], version["version"], tracking_uri=settings.track.uri):
         raise TrackingError(
@@ -56,9 +56,7 @@ def summary(root: Path, settings: "Settings", seconds: float) -> str:
         [
             "",
             f"Done in {duration(seconds)}.",
-            f"  FID            {fid['value']:.2f}  ({fid['stamp']})",
-            f"  registered     {version['name']} version {version['version']}, alias {version['alias']}",
-            f"  contact sheet  {(root / 'outputs/evaluate/samples.png').relative_to(root)}",
+            *made(root),
             "  look at it     .venv/bin/gantry ui       (MLflow and Prefect pages)",
             "  promote it     .venv/bin/gantry promote",
             "  change it      edit params.yaml, then .venv/bin/gantry run; only what changed is done again",

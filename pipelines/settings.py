@@ -119,6 +119,7 @@ class TuneSettings:
     reduction: int = 2
     """ASHA stops all but 1/reduction of the trials at each rung."""
     seed: int = 0
+    """Of what the search draws, and of its measurements."""
     space: dict[str, Range] = field(default_factory=dict)
     """Settings to search, by their dotted name in this file. ``auto`` there is what the family has for it."""
 
@@ -145,6 +146,7 @@ class EvaluateSettings:
     batch: int = 32
     """Pictures in one pass of the feature network."""
     seed: int = 0
+    """Names the generated pictures."""
 
     def __post_init__(self) -> None:
         check_least(self, 2, "samples", "real")
@@ -168,6 +170,7 @@ class TrackSettings:
     """MLflow tracking URI; a relative SQLite path counts from the checkout. GANTRY_TRACKING_URI, or
     else MLFLOW_TRACKING_URI, in the environment wins."""
     experiment: str = "gantry"
+    """MLflow experiment that the runs belong to."""
 
     def __post_init__(self) -> None:
         check_uri(self.uri, "uri")
@@ -179,6 +182,7 @@ class RegisterSettings:
     """The registered model."""
 
     name: str = "gantry"
+    """Of the registered model in MLflow."""
 
     def __post_init__(self) -> None:
         # A name has to be one part of models:/NAME/VERSION, and to stand in a query of MLflow's between quotes.

@@ -24,4 +24,9 @@ class AugmentConfig:
         check_least(self, 0, "strength", "target")
         check(self.strength is None or self.strength <= 1, f"strength: must lie in [0, 1], got {self.strength}.")
         check(self.target < 1, f"target: must lie in [0, 1), got {self.target}.")
+        of_ada = {"strength": None, "target": 0.6, "speed_kimg": 500.0}
+        changed = [name for name, default in of_ada.items() if getattr(self, name) != default]
+        check(self.kind == "ada" or not changed, f"{', '.join(changed)}: of ada only, and kind is {self.kind}.")
+        steers = self.strength is None or changed == ["strength"]
+        check(steers, "strength: a fixed one is steered by no target and no speed_kimg; leave it out, or those.")
         check(self.speed_kimg > 0, f"speed_kimg: must be above 0, got {self.speed_kimg}.")

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gan_core.errors import GantryError, StageError
+from pipelines.flow.outcome import made
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, START_SECONDS, free_port, healthy, server
-from pipelines.flow.workspace import check_checkout, check_revision, parse_override, remove_abandoned
+from pipelines.flow.workspace import alone, check_checkout, check_revision, parse_override, remove_abandoned
 from pipelines.params import project_tracking_uri
 from pipelines.stages.alive import STOPS, enter_guard, guarded
 from pipelines.stages.work import var_directory
@@ -54,7 +55,10 @@ def run(stages: tuple[str, ...], revision: str | None, sets: tuple[str, ...]) ->
         raise StageError(
             "--set is for runs of a revision (--revision HEAD): in the checkout, params.yaml says what is run; edit it."
         )
-    run_pipeline(_checkout(), list(stages), revision, dict(parse_override(text) for text in sets))
+    root = _checkout()
+    run_pipeline(root, list(stages), revision, dict(parse_override(text) for text in sets))
+    if not stages and revision is None:
+        click.echo("\n".join(["", *made(root), "  look at it     gantry ui", "  promote it     gantry promote"]))
 
 
 def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides: dict[str, Any]) -> None:
@@ -64,10 +68,11 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
         GantryError: a setting is not valid, a stage failed, or the run was cancelled.
     """
     handler = _log_to_terminal()
-    if revision is None:
-        # A run of a revision is checked in its worktree, by its own code.
-        check_checkout(root, stages)
     with ExitStack() as stack:
+        if revision is None:
+            # A run of a revision is checked in its worktree, by its own code.
+            check_checkout(root, stages)
+            stack.enter_context(alone(root))
         url = stack.enter_context(server(root))
         # Prefect reads its settings when it is imported: not before the server is known.
         from pipelines.flow.flow import PipelineError, flush, mark_crashed, pipeline

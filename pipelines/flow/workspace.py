@@ -5,6 +5,8 @@ everything of value is elsewhere by then. Work in progress and event logs are in
 where a later run of the same stage key resumes; results are in the shared cache; the record is a DVC experiment.
 """
 
+import datetime
+import fcntl
 import logging
 import os
 import shutil
@@ -19,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from gan_core.errors import SettingsError, StageError, nearest
+from gan_core.errors import DataError, SettingsError, StageError, nearest
 from pipelines.flow.settings import load_flow_settings
-from pipelines.params import project_tracking_uri
+from pipelines.params import project_tracking_uri, read_params
 from pipelines.stages.owned import abandoned, claim
 from pipelines.stages.work import var_directory
 
@@ -197,11 +199,12 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def check_checkout(root: Path, stages: Sequence[str]) -> None:
-    """Check all that can be known before a run of the checkout is started: its settings, and that there are such stages.
+    """Check all that can be known before a run of the checkout is started: settings, raw data, that there are such stages.
 
     Raises:
         SettingsError: params.yaml is not valid.
         StageError: one of ``stages`` is not in dvc.yaml.
+        DataError: the raw data is not there.
     """
     from pipelines.flow.graph import read_plan
 
@@ -209,6 +212,49 @@ def check_checkout(root: Path, stages: Sequence[str]) -> None:
     check_stages(root)
     if stages:
         read_plan(root, stages)
+    if _has_own_settings(root):
+        check_raw_data(root)
+
+
+def check_raw_data(root: Path) -> None:
+    """Raise DataError where the raw data that params.yaml names is not in place; says what is, and where to get it."""
+    folder, name = root / "data" / "raw", read_params(root / "params.yaml")["data"]["name"]
+    if (folder / name).exists():
+        return
+    if (folder / f"{name}.dvc").exists():
+        raise DataError(
+            f"The raw data {folder / name} is not in place. Bring it back from DVC's cache (dvc checkout data/raw/{name}.dvc) "
+            f"or remote (dvc pull data/raw/{name}.dvc), or fetch a public dataset again: gantry data fetch {name}."
+        )
+    there = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+    raise DataError(
+        f"data.name: there is no raw data '{name}' in {folder}; it holds {', '.join(there) or 'none'}. Fetch a public dataset "
+        f"(gantry data fetch NAME), or add your own pictures: gantry data add {name} PATH."
+    )
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Keep other runs of the checkout at ``root`` off for the length of the block: they would wait for each other's files.
+
+    Raises:
+        StageError: there is one; says which process.
+    """
+    path = var_directory(root) / "run.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StageError(
+                f"A run is going on in {root} ({file.read().strip() or 'of another process'}). Wait for it, or end it. A "
+                "commit can be run beside it: gantry run --revision HEAD."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}, since {datetime.datetime.now():%Y-%m-%d %H:%M}")
+        file.flush()
+        yield
 
 
 def check_stages(root: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gan_core.errors import SettingsError, StageError
+from gan_core.errors import DataError, SettingsError, StageError
 from pipelines.flow.workspace import (
+    alone,
     apply_overrides,
     check_checkout,
+    check_raw_data,
     check_settings,
     dvc,
     git,
@@ -213,6 +215,35 @@ def test_a_run_names_stages_that_there_are(flow_project):
     params.write_text(params.read_text() + "flow: {timeout_s: {secnd: 3}}\n")
     with pytest.raises(SettingsError, match=r"flow.timeout_s: there is no stage 'secnd'. Did you mean 'second'"):
         check_checkout(flow_project, [])
+
+
+@pytest.mark.parametrize(
+    ("tracked", "message"),
+    [
+        (
+            False,
+            "there is no raw data 'fashion-mnist' in .*; it holds birds. Fetch .*gantry data add fashion-mnist PATH",
+        ),
+        (True, "fashion-mnist is not in place. Bring it back from DVC's cache .*dvc pull data/raw/fashion-mnist.dvc"),
+    ],
+)
+def test_raw_data_that_is_not_there_is_named_before_anything_is_started(tmp_path, tracked, message):
+    shutil.copy(CHECKOUT / "params.yaml", tmp_path)
+    (tmp_path / "data" / "raw" / "birds").mkdir(parents=True)
+    if tracked:
+        (tmp_path / "data" / "raw" / "fashion-mnist.dvc").touch()
+    with pytest.raises(DataError, match=message):
+        check_raw_data(tmp_path)
+    (tmp_path / "data" / "raw" / "fashion-mnist").mkdir()
+    check_raw_data(tmp_path)
+
+
+def test_one_run_at_a_time_in_a_checkout(tmp_path):
+    message = rf"going on in {tmp_path} \(process {os.getpid()}, since .*--revision HEAD"
+    with alone(tmp_path), pytest.raises(StageError, match=message), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
 
 
 def test_stages_in_a_worktree_use_the_code_of_its_commit(data_project):

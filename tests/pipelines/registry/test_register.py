@@ -21,7 +21,7 @@ from gan_core.families import ImageShape, build_family, family_config
 from gan_core.generator import load_generator, save_generator
 from pipelines.registry import register as registering
 from pipelines.tracking import RunLog, find_run, sync
-from pipelines.tracking.store import run_page
+from pipelines.tracking.store import ensure_experiment, run_page
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_one_stage_key_registers_once(register, client):
 
 
 def test_an_attempt_that_was_killed_leaves_no_second_model(register, client, uri):
-    experiment = client.create_experiment("gantry")
+    experiment = ensure_experiment(client, uri, "gantry")
     client.create_logged_model(experiment, name="digits", tags={"gantry.stage_key": "a"})
     register(stage_key="a")
     assert len(client.search_logged_models([experiment])) == 1
