@@ -119,6 +119,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
                 # No setting means anything at infinity; NaN would pass every range check.
                 check(math.isfinite(number), f"{where}: expected a finite number, got {value!r}.")
                 return number
+    elif hint is int and isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", value):
+        if (number := float(value)).is_integer():  # 1e4: likewise
+            return int(number)
     elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
         hint in (bool, str) and isinstance(value, hint)
     ):

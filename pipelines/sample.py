@@ -118,7 +118,8 @@ def label_index(generator: Generator, label: str | None) -> int | None:
         return names.index(label)
     if label.isdigit() and int(label) < len(names):
         return int(label)
-    raise SettingsError(f"--label {label}: the generator knows {', '.join(names) if names else 'no classes'}.")
+    known = ", ".join(f"{name} ({index})" for index, name in enumerate(names)) or "no classes"
+    raise SettingsError(f"--label {label}: the generator knows {known}.")
 
 
 def _draw(generator: Generator, count: int, seed: int, label: int | None, truncation: float | None) -> Iterator[Tensor]:

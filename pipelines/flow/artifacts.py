@@ -47,7 +47,8 @@ def _figures(path: Path) -> str:
     from prefect.artifacts import create_table_artifact
 
     measured = read_json(path)
-    figures = flatten({name: value for name, value in measured.items() if name not in ("figures", "values")})
+    objective = {name: measured["fid"].get(name) for name in ("value", "low", "high", "stamp")}
+    figures = [pair for pair in flatten({"fid": objective}) if pair[1] is not None]
     for figure in measured.get("figures", ()):
         name = f"{figure['name']} {figure['protocol'].get('direction') or ''}".strip()
         figures += [(name, figure["value"])]

@@ -83,6 +83,9 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
         remove_abandoned(root)
         try:
             state = pipeline(str(root), stages, revision, overrides, return_state=True)
+        except KeyboardInterrupt:
+            click.echo("Ended. The stage that was running resumes where it was: gantry run goes on.", err=True)
+            raise
         except Exception as error:
             if healthy(url):
                 raise

@@ -18,13 +18,13 @@ DATA, BEST, OUT = "data/prepared", "outputs/tune/best.json", "outputs/train"
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Train with the settings of params.yaml, those that the search improved taken from its result; gives the stage's outs."""
-    settings = resolve_auto("train", settings, context.root / DATA)
+    preset, settings = settings.model.preset, resolve_auto("train", settings, context.root / DATA)
     best = read_json(context.root / BEST)["parameters"]
     settings = settings.with_values(best)
     for name, value in best.items():
         say("train", f"{name} = {value} (from the search)")
     with stage_run(context, settings) as run:
-        run.params({"model": settings.model.as_dict(), "train": settings.as_dict()["train"]})
+        run.params({"model": {**settings.model.as_dict(), "preset": preset}, "train": settings.as_dict()["train"]})
         if not (context.work / GENERATOR).is_dir():
             with cluster(root=context.root, log_to_driver=False):
                 fit(

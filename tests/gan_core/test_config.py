@@ -62,6 +62,11 @@ def test_a_missing_setting_is_named() -> None:
         build(Outer, {}, where="top")
 
 
+def test_a_whole_number_may_be_written_with_an_exponent() -> None:
+    """YAML 1.1 reads both as text."""
+    assert (build(Outer, {"count": "1e4"}).count, build(Outer, {"count": "2.5E3"}).count) == (10_000, 2_500)
+
+
 @pytest.mark.parametrize("text", ["2e-4", "0.0002"])
 def test_a_number_that_yaml_reads_as_text_is_a_number(text: str) -> None:
     assert make(limit=text).limit == 2e-4

@@ -76,8 +76,8 @@ def test_a_label_goes_by_name_or_by_number(classes: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--label", "cow"), "--label cow: the generator knows cat, dog, owl"),
-        (("--label", "3"), "the generator knows cat, dog, owl"),
+        (("--label", "cow"), r"--label cow: the generator knows cat \(0\), dog \(1\), owl"),
+        (("--label", "3"), r"the generator knows cat \(0\), dog"),
         (("--frames", 4), "let --out end in .gif"),
         (("--truncation", 0), "truncation: must be above 0"),
     ],

@@ -44,6 +44,12 @@ def test_the_projects_own_settings_are_valid() -> None:
         ({"train": {"seed": -1}}, r"train.seed: must be at least 0"),
         ({"model": {"family": "dcgam"}}, r"there is no family 'dcgam'. Did you mean 'dcgan'\?"),
         ({"trian": {}}, r"Unknown setting 'trian'. Did you mean 'train'\?"),
+        ({"train": {"augment": {"target": 0.5}}}, r"train.augment.target: of ada only, and kind is none"),
+        (
+            {"train": {"augment": {"kind": "ada", "strength": 0.2, "target": 0.5}}},
+            r"strength: a fixed one is steered by no",
+        ),
+        ({"train": {"batch": "1.5e0"}}, r"train.batch: expected a whole number, got '1.5e0'"),
         ({"train": {"batch": "many"}}, r"train.batch: expected a whole number, got 'many'"),
         ({"train": {"generator_lr": -1}}, r"train.generator_lr: must be above 0"),
         ({"train": {"num_workers": [3, 1]}}, r"train.num_workers: must be at least 1 and rise"),
@@ -109,7 +115,7 @@ RATE = "train.generator_lr"
         ({"model.width": {"type": "uniform", "low": 8, "high": 64}}, r"8.0 cannot be tried. .*expected a whole number"),
         ({"model.width": {"type": "integer", "low": 8.5, "high": 64}}, r"low: a range of type integer has whole ends"),
         ({"model.loss": {"type": "choice", "values": ["non-saturating", "hinge"]}}, r"hinge cannot be tried"),
-        ({RATE: {"type": "log", "low": 1e-3, "high": 1e-2}}, r"generator_lr is 0.0002, outside its own range"),
+        ({RATE: {"type": "log", "low": 1e-3, "high": 1e-2}}, r"generator_lr is 0.0004, outside its own range"),
     ],
 )
 def test_a_search_that_could_not_be_made_is_refused(tmp_path: Path, space: dict, message: str) -> None:

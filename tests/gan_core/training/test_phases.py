@@ -160,15 +160,17 @@ def test_a_run_whose_rates_fall_cannot_be_resumed_with_another_length(
         make(blob_data, tmp_path, steps=16, decay_from=0.5)
 
 
-@pytest.mark.parametrize("kind", ["diffaugment", "ada"])
+@pytest.mark.parametrize(
+    "augment", [AugmentConfig(kind="diffaugment"), AugmentConfig(kind="ada", speed_kimg=1)], ids=["diffaugment", "ada"]
+)
 def test_a_resumed_run_with_all_of_it_ends_with_the_same_bytes(
-    blob_data: PreparedDataset, tmp_path: Path, kind: str
+    blob_data: PreparedDataset, tmp_path: Path, augment: AugmentConfig
 ) -> None:
     settings = {
         "discriminator_steps": 2,
         "burn_in_kimg": 0.2,
         "final_lr_share": 0.3,
-        "augment": AugmentConfig(kind=kind, speed_kimg=1),
+        "augment": augment,
     }
     whole = make(blob_data, tmp_path / "whole", **settings)
     whole.run()

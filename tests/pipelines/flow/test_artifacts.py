@@ -61,7 +61,7 @@ def test_a_runs_artifacts_are_the_picture_the_figures_and_the_link(prefect_api, 
     picture = tmp_path / "outputs" / "evaluate" / "samples.png"
     Image.new("L", (8, 8), 100).save(picture)
     figures = {
-        "fid": {"value": 40.1234567, "stamp": "FID-600"},
+        "fid": {"value": 40.1234567, "stamp": "FID-600", "low": None, "generator_digest": "f" * 64},
         "figures": [{"name": "fid", "protocol": {"direction": "a -> b"}, "value": 41.5, "baseline": 90.0}],
         "values": {"fid_a_to_b": 41.5, "fid_a_to_b.trivial": 90.0},
     }
