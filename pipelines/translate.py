@@ -105,9 +105,10 @@ def translate(
     MODEL is a registered model (NAME, NAME/VERSION, NAME@ALIAS), the id of an MLflow run, or the folder of an exported
     generator. IN is a picture, a folder of any depth, or a zip; pictures may have any size and keep it. OUT is a folder,
     in which each picture gets its own name and place, as a PNG; for a single picture it may be a .png, .jpg or .webp.
-    Pictures come out upright and as transparent as they went in; the one given by --like is cropped and resized to what
-    was trained on; of an animation the first picture is taken. None that is read is overwritten, others only with --replace. One that fails is reported, the others
-    go on, and the exit status is 1. The same pictures, seed and generator give the same results, whatever --batch is.
+    Pictures come out upright and as transparent as they went in; of an animation the first picture is taken. The one given
+    by --like is cropped and resized to what was trained on. None that is read is overwritten, others only with --replace.
+    One that fails is reported, the others go on, and the exit status is 1. The same pictures, seed and generator give the
+    same results, whatever --batch is.
     """
     with opened(source) as (names, open_picture):
         tasks = plan(source, names, open_picture, out)
