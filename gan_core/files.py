@@ -5,6 +5,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _STALE_SECONDS = 60.0
+_LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.gantry-", dir=path.parent))
     except OSError as error:  # of the name that was asked for: nobody knows the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from None
     temporary = holder / path.name
@@ -59,6 +61,9 @@ def naming(path: Path | str) -> Iterator[None]:
     """Have an error of the disk in the block, such as that it is full, name ``path``: a write knows no name."""
     try:
         yield
+    except shutil.Error as error:  # of copytree: a list of what could not be copied, and why in words
+        _, target, why = error.args[0][0]
+        raise OSError(0, why, target) from error
     except OSError as error:
         if error.filename is None and error.errno in _OF_THE_DISK:
             error.filename = str(path)
@@ -67,10 +72,13 @@ def naming(path: Path | str) -> Iterator[None]:
 
 def _remove_stale(path: Path) -> None:
     """Remove what killed processes left beside the folder ``path``: it may hold as much as the folder itself."""
-    for holder in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+    for holder in path.parent.glob(f".{glob.escape(path.name)}.gantry-*"):
         with suppress(OSError):  # another process is about it
-            if time.time() - holder.stat().st_mtime < _STALE_SECONDS:
-                continue  # of one that may not have come to lock it yet
+            young = (
+                time.time() - holder.stat().st_mtime < _STALE_SECONDS
+            )  # its process may not have come to lock it yet
+            if young or {entry.name for entry in holder.iterdir()} - {path.name, "previous"}:
+                continue
             descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,10 +91,10 @@ def link_or_copy(source: Path | str, target: Path | str) -> None:
     """Have ``target`` be the file ``source`` too, or a copy of it where the file system cannot link."""
     try:
         os.link(source, target)
-    except OSError as error:
-        # Another file system, or one without hard links.
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
-            raise
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:  # another file system, or one without hard links
+        _LOG.info("Copying %s: it cannot be hard-linked (%s).", source, error)
         shutil.copy2(source, target)
 
 

@@ -18,12 +18,12 @@ import click
 from gan_core.errors import GantryError, StageError
 from pipelines.flow.outcome import made
 from pipelines.flow.schedule import check_schedule
-from pipelines.flow.server import PORT, START_SECONDS, free_port, healthy, server
+from pipelines.flow.server import PORT, START_SECONDS, free_port, healthy, is_gone, server
 from pipelines.flow.workspace import alone, check_checkout, check_revision, parse_override, remove_abandoned
 from pipelines.params import project_tracking_uri
 from pipelines.stages.alive import STOPS, enter_guard, guarded
 from pipelines.stages.work import var_directory
-from pipelines.tracking.store import MLFLOW_PORT
+from pipelines.tracking.store import MLFLOW_PORT, shown
 
 if TYPE_CHECKING:
     from prefect.runner import Runner
@@ -67,7 +67,7 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
     Raises:
         GantryError: a setting is not valid, a stage failed, or the run was cancelled.
     """
-    handler = _log_to_terminal()
+    handler, elsewhere = _log_to_terminal(), "PREFECT_API_URL" in os.environ
     with ExitStack() as stack:
         if revision is None:
             # A run of a revision is checked in its worktree, by its own code.
@@ -84,14 +84,15 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
         try:
             state = pipeline(str(root), stages, revision, overrides, return_state=True)
         except KeyboardInterrupt:
-            click.echo("Ended. The stage that was running resumes where it was: gantry run goes on.", err=True)
+            click.echo("Ended. The stage that was running resumes where it was when it is run again.", err=True)
             raise
         except Exception as error:
-            if healthy(url):
+            if not is_gone(url):
                 raise
+            named = "PREFECT_API_URL names it: start it, or unset that. " if elsewhere else ""
             raise StageError(
-                f"The Prefect server at {url} went away during the run ({type(error).__name__}). Stages that had ended stay "
-                "done: gantry run goes on from there, with a server of its own."
+                f"The Prefect server at {url} went away during the run ({type(error).__name__}). {named}Stages that had ended "
+                "stay done: the same command goes on from there."
             ) from error
         if state.is_cancelled():
             raise StageError(state.message or "The run was cancelled.")
@@ -185,11 +186,11 @@ async def _serve(runner: "Runner", url: str | None = None) -> None:
 
 
 async def _until_gone(url: str | None) -> None:
-    """Return when a server has not answered three times in a row; never without one to ask."""
+    """Return when a server was gone three times in a row; never without one to ask."""
     missed = 0
     while url is None or missed < 3:
         await asyncio.sleep(SERVER_SECONDS)
-        missed = 0 if url is None or await asyncio.to_thread(healthy, url) else missed + 1
+        missed = missed + 1 if url is not None and await asyncio.to_thread(is_gone, url) else 0
 
 
 @click.command()
@@ -202,16 +203,20 @@ def ui(mlflow_port: int, prefect_port: int, open_browser: bool) -> None:
     enter_guard(grace=10.0)
     _log_to_terminal()
     with ExitStack() as stack:
-        mlflow = _mlflow_page(root, mlflow_port, stack)
-        prefect = stack.enter_context(server(root, port=prefect_port, lasting=True)).removesuffix("/api")
-        pages = {"MLflow": mlflow, "Prefect": prefect}
-        for what, page in pages.items():
-            click.echo(f"{what + ':':9}{page}")
-            if open_browser:
-                webbrowser.open(page)
-        click.echo("Ctrl-C ends both.")
+        pages, elsewhere = {"MLflow": _mlflow_page(root, mlflow_port, stack)}, "PREFECT_API_URL" in os.environ
         while True:
-            time.sleep(3600)
+            with server(root, port=prefect_port, lasting=True, guest=True) as url:
+                pages["Prefect"] = url.removesuffix("/api")
+                for what, page in pages.items():
+                    click.echo(f"{what + ':':9}{page}")
+                    if open_browser:
+                        webbrowser.open(page)
+                click.echo("Ctrl-C ends both.")
+                # One that the environment names may be away and come back: it stays the one.
+                while elsewhere or not is_gone(url):
+                    time.sleep(SERVER_SECONDS)
+            pages = {}
+            click.echo("The Prefect server has ended, with the run that kept it perhaps; starting another.")
 
 
 def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
@@ -220,7 +225,7 @@ def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
     if uri is None:
         raise StageError("params.yaml has no track.uri: there is no MLflow store to show.")
     if uri.startswith(("http://", "https://")):
-        return uri
+        return shown(uri)
     if free_port(port) != port:
         raise StageError(f"Port {port} of this machine is taken. Choose another with --mlflow-port.")
     log = var_directory(root) / "mlflow-ui.log"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ LOG = logging.getLogger(__name__)
 START_SECONDS = 120.0
 """Two busy cores need 16 s and more; Prefect's own limit of 20 s is too tight there."""
 PORT = 4200
+_LASTING, _PASSING = "server.json", "run-server.json"
+"""Notes of servers: of one that lasts as long as a person wants, and of one that ends with a run."""
 
 
 def prefect_environment(root: Path) -> dict[str, str]:
@@ -45,16 +48,18 @@ def prefect_environment(root: Path) -> dict[str, str]:
 
 
 @contextmanager
-def server(root: Path, *, port: int | None = None, lasting: bool = False) -> Iterator[str]:
+def server(root: Path, *, port: int | None = None, lasting: bool = False, guest: bool = False) -> Iterator[str]:
     """The API address of a Prefect server, with the environment set so that Prefect and child processes use it.
 
-    In turn: the one that PREFECT_API_URL names; the one that ``gantry ui`` or ``gantry serve`` keeps in this checkout;
-    one of its own on loopback, ended with the block and with this process, however that ends.
+    In turn: the one that PREFECT_API_URL names; the one that ``gantry ui`` or ``gantry serve`` keeps in this checkout; for
+    a ``guest`` also that of a run in progress; one of its own on loopback, ended with the block and with this process,
+    however that ends.
 
     Args:
         root: the checkout.
-        port: where the own one listens; by default 4200 or, where that is taken, any free port.
-        lasting: whether other processes of this checkout may use it too while the block lasts.
+        port: where the own one listens, and nowhere else; by default 4200 or, where that is taken, any free port.
+        lasting: whether runs of this checkout may use it too: it lasts longer than they do.
+        guest: whether one that ends with somebody's run will do.
 
     Raises:
         StageError: the port is taken, or the server did not start; names its log.
@@ -63,7 +68,7 @@ def server(root: Path, *, port: int | None = None, lasting: bool = False) -> Ite
     os.environ.update(prefect_environment(root))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     try:
-        url = before["PREFECT_API_URL"] or _kept(root)
+        url = before["PREFECT_API_URL"] or _kept(_LASTING, root) or (_kept(_PASSING, root) if guest else None)
         if url:
             os.environ["PREFECT_API_URL"] = url
             yield url
@@ -88,6 +93,19 @@ def healthy(url: str) -> bool:
         return False
 
 
+def is_gone(url: str) -> bool:
+    """Whether nothing listens at ``url`` any more; what answers late on a busy machine is still there."""
+    place = urllib.parse.urlsplit(url)
+    try:
+        port = place.port or (443 if place.scheme == "https" else 80)
+        socket.create_connection((place.hostname or "", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def free_port(preferred: int) -> int:
     """``preferred`` where nothing listens there on loopback, otherwise any free port."""
     for port in (preferred, 0):
@@ -99,14 +117,10 @@ def free_port(preferred: int) -> int:
     raise StageError("No port is free on 127.0.0.1.")
 
 
-def _note(root: Path) -> Path:
-    return var_directory(root) / "prefect" / "server.json"
-
-
-def _kept(root: Path) -> str | None:
-    """The address of the lasting server of this checkout, where there is one."""
+def _kept(name: str, root: Path) -> str | None:
+    """The address of the server that the note ``name`` in this checkout tells of, where it runs."""
     with contextlib.suppress(FileNotFoundError):
-        note = read_json(_note(root))
+        note = read_json(var_directory(root) / "prefect" / name)
         if lives(note["process"]) and healthy(note["url"]):
             LOG.info("Using the Prefect server at %s.", note["url"])
             return note["url"]
@@ -132,18 +146,18 @@ def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
             guarded(command), stdout=output, stderr=output, env=environment, start_new_session=True
         )
     note = {"url": url, "process": identity(process.pid)}
+    place = var_directory(root) / "prefect" / (_LASTING if lasting else _PASSING)
     try:
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is not None or not healthy(url):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise StageError(f"The Prefect server did not start on port {port}. Its log is {log}.")
             time.sleep(0.2)
-        if lasting:
-            write_json(_note(root), note)
+        write_json(place, note)
         yield url
     finally:
         with contextlib.suppress(FileNotFoundError):
-            if lasting and read_json(_note(root)) == note:
-                _note(root).unlink()
+            if read_json(place) == note:  # another may have written its own meanwhile
+                place.unlink()
         process.send_signal(signal.SIGTERM)
         process.wait()

@@ -1,7 +1,7 @@
 """Promotion: moving the alias ``champion``, only to what was measured to be better by the same protocol, and back."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,9 +59,34 @@ def promote(
     Raises:
         TrackingError: a gate is shut (another protocol, or a figure that is not lower): names each difference; no such
             version; forced without a reason; the server cannot be reached.
+        GantryError: what ``measure`` raises.
     """
     if force and not (reason or "").strip():
         raise TrackingError('A forced promotion needs a reason for the ledger: --force --reason "why".')
+    anew: dict[str, Figure] = {}
+    while True:
+        try:
+            return _promote(name, tracking_uri, version, force, reason, anew)
+        except IncomparableError as error:
+            if measure is None or error.champion in anew:
+                raise
+            # It takes minutes, and meanwhile another version may become champion: all is looked at again.
+            anew[error.champion] = measure(error.champion)
+
+
+class IncomparableError(TrackingError):
+    """The figures of challenger and champion do not compare."""
+
+    def __init__(self, message: str, champion: str) -> None:
+        super().__init__(message)
+        self.champion = champion
+        """The champion's version number."""
+
+
+def _promote(
+    name: str, tracking_uri: str, version: str | None, force: bool, reason: str | None, anew: Mapping[str, Figure]
+) -> Move | None:
+    """One attempt; ``anew`` has the figures of versions that were measured here, see :func:`promote`."""
     with reaching(tracking_uri):
         client = connect(tracking_uri, make=False)
         challenger = _version(client, name, version)
@@ -70,7 +95,7 @@ def promote(
             return None
         found, within_noise = "", None
         if champion is not None and not force:
-            found, within_noise = _gate(name, challenger, champion, measure)
+            found, within_noise = _gate(name, challenger, champion, anew.get(str(champion.version)))
         move = new_move(
             "promote",
             version=str(challenger.version),
@@ -122,59 +147,49 @@ def history(name: str, *, tracking_uri: str) -> list[Move]:
 
 
 def _gate(
-    name: str, challenger: "ModelVersion", champion: "ModelVersion", measure: Callable[[str], Figure] | None
+    name: str, challenger: "ModelVersion", champion: "ModelVersion", anew: Figure | None
 ) -> tuple[str, bool | None]:
     """Why the challenger may become champion, and whether both are within the noise, None where that is not known.
 
-    Raises TrackingError when it may not.
+    Raises TrackingError when it may not. ``anew`` is what the champion was measured to be here.
     """
-    new, anew = _measured(name, challenger), ""
-    try:
-        old = _measured(name, champion)
-        gap = _gap(new, old)
-    except TrackingError:
-        if measure is None:
-            raise
-        gap = ["the champion's is not known"]
-    if gap and measure is not None:
-        figure = measure(str(champion.version))
-        interval = None if figure.low is None or figure.high is None else (figure.low, figure.high)
-        old = Measured(name=figure.name, value=figure.value, interval=interval, protocol=figure.protocol)
-        gap, anew = _gap(new, old), ", the champion measured anew"
-    if gap:
+    new, how = _measured(name, challenger), ""
+    promote = f"gantry promote {name} --version {challenger.version}"
+    remedy = f"Measure the champion as the challenger was, on the data of this checkout: {promote} --measure"
+    if anew is None:
+        try:
+            old = _measured(name, champion)
+        except TrackingError as error:
+            raise IncomparableError(f"{error} {remedy}.", str(champion.version)) from error
+    else:
+        interval = None if anew.low is None or anew.high is None else (anew.low, anew.high)
+        old = Measured(name=anew.name, value=anew.value, interval=interval, protocol=anew.protocol)
+        how = ", the champion measured anew"
         remedy = (
-            "Measure the champion as the challenger was, on the data of this checkout: gantry promote "
-            f"--version {challenger.version} --measure"
+            "What is measured here (data/prepared, evaluate in params.yaml) is not what the challenger was measured by"
         )
-        if anew:
-            remedy = (
-                "data/prepared or evaluate in params.yaml is no longer what the challenger was measured with: "
-                "gantry run makes one that is"
-            )
-        raise TrackingError(
+    gap = [f"figure: {new.name} against {old.name}"] if new.name != old.name else []
+    gap += new.protocol.differences(old.protocol)
+    if gap:
+        raise IncomparableError(
             f"Version {challenger.version} of '{name}' cannot be compared with the champion, version {champion.version}: "
-            f"they were measured by different protocols ({'; '.join(gap)}). {remedy}. Or: gantry promote "
-            f'--version {challenger.version} --force --reason "why".'
+            f"they were measured by different protocols ({'; '.join(gap)}). {remedy}. Or: {promote} --force "
+            '--reason "why".',
+            str(champion.version),
         )
     if not new.value < old.value:
         raise TrackingError(
             f"Version {challenger.version} of '{name}' is not better than the champion, version {champion.version}: "
-            f"{new.name} {new.value:.4f} against {old.value:.4f} (lower is better). To promote it all the same: gantry promote "
-            f'--version {challenger.version} --force --reason "why".'
+            f"{new.name} {new.value:.4f} against {old.value:.4f} (lower is better). To promote it all the same: {promote} "
+            '--force --reason "why".'
         )
-    found = f"{new.name} {new.value:.4f} against {old.value:.4f} by the same protocol{anew}"
+    found = f"{new.name} {new.value:.4f} against {old.value:.4f} by the same protocol{how}"
     if new.interval is None or old.interval is None:
         return found, None
     if new.interval[1] < old.interval[0]:
         return f"{found}, lower by more than noise", False
     ends = " and ".join(f"{low:.4f} to {high:.4f}" for low, high in (new.interval, old.interval))
     return f"{found}; lower, but within the noise: the 95 % intervals {ends} overlap", True
-
-
-def _gap(new: Measured, old: Measured) -> list[str]:
-    """What keeps two figures from being compared, in words."""
-    figure = [f"figure: {new.name} against {old.name}"] if new.name != old.name else []
-    return figure + new.protocol.differences(old.protocol)
 
 
 def _measured(name: str, version: "ModelVersion") -> Measured:

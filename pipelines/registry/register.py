@@ -29,6 +29,7 @@ from pipelines.tracking.store import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER = "challenger"
@@ -109,8 +110,8 @@ def register_generator(
             version = _create(client, experiment_id, generator_dir, name, run_id, figure, dict(tags), written)
         else:
             _LOG.info("%s version %s was registered by this stage before.", name, version.version)
-        _link(client, experiment_id, version, figure)
         client.set_registered_model_alias(name, CHALLENGER, version.version)
+        _link(client, experiment_id, version, figure)
     number = str(version.version)
     return Registered(
         name=name,
@@ -200,18 +201,30 @@ def _link(client: "MlflowClient", experiment_id: str, version: "ModelVersion", f
 
     # A database does not keep which model a version was made of.
     models = client.search_logged_models([experiment_id], f"tags.`{STAGE_KEY}` = '{version.tags[STAGE_KEY]}'")
-    run_id = version.run_id
     model_id = next((model.model_id for model in models if model.artifact_location == version.source), None)
-    if run_id is None or model_id is None:  # deleted by a person
+    run = _active_run(client, version.run_id)
+    if run is None or model_id is None:  # the version stands without
+        _LOG.warning("%s version %s: a person has deleted its run or its model.", version.name, version.version)
         return
-    outputs = client.get_run(run_id).outputs
-    if not any(output.model_id == model_id for output in (outputs.model_outputs if outputs else ())):
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    outputs = run.outputs.model_outputs if run.outputs else ()
+    if not any(output.model_id == model_id for output in outputs):
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step=0)])
     key = re.sub(r"[^\w/. :-]", "-", str(figure["name"]))
     metric = Metric(key, float(figure["value"]), version.creation_timestamp, 0, model_id=model_id)
-    client.log_batch(run_id, metrics=[metric])
+    client.log_batch(run.info.run_id, metrics=[metric])
     versions = json.dumps([{"name": version.name, "version": version.version}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
+
+
+def _active_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
+    """The run, or None where there is none or it was deleted."""
+    try:
+        run = client.get_run(str(run_id))
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _own_run(client: "MlflowClient", experiment_id: str, stage_key: str) -> str:

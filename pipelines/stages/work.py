@@ -87,24 +87,14 @@ def finish(directory: Path, results: Mapping[str, Path]) -> None:
 
 
 def finished(directory: Path) -> dict[str, Path] | None:
-    """The results noted by :func:`finish`, or None where there are none or one is no longer what it was.
-
-    Then those that changed are removed, so that whoever does the work again does not find them.
-    """
+    """The results noted by :func:`finish`, or None where there are none or one is no longer what it was."""
     if not (directory / FINISHED).is_file():
         return None
     noted = read_json(directory / FINISHED)["results"]
     results = {out: directory / note["place"] for out, note in noted.items()}
-    changed = [path for out, path in results.items() if _signature(path) != noted[out]["signature"]]
+    changed = [str(path) for out, path in results.items() if _signature(path) != noted[out]["signature"]]
     if changed:
-        told = ", ".join(map(str, changed))
-        LOG.warning("%s was finished, but %s has changed since: it is done again.", directory, told)
-        (directory / FINISHED).unlink()
-        for path in changed:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        LOG.warning("%s was finished, but %s has changed since: it is done again.", directory, ", ".join(changed))
         return None
     return results
 

@@ -1,6 +1,7 @@
 """``gantry track``: what waits for the tracking server, and sending it."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def status(as_json: bool) -> None:
     settings, logs = load_settings().track, var_directory() / TRACK
     end_abandoned(logs)
     destination = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).destination
-    rows = [_describe(folder, destination) for folder in find_logs(logs)]
+    rows = []
+    for folder in find_logs(logs):
+        with suppress(FileNotFoundError):  # another process has removed what the server has in full
+            rows.append(_describe(folder, destination))
     rows.sort(key=lambda row: row["started"])
     if as_json:
         click.echo(json.dumps(rows, indent=2))

@@ -127,7 +127,10 @@ class _Batch:
 class Replayer:
     """Sends logs to one experiment of one tracking server."""
 
-    def __init__(self, client: "MlflowClient", experiment_id: str, destination: str) -> None:
+    def __init__(self, client: "MlflowClient", experiment_id: str, destination: str, *, doubtful: bool = False) -> None:
+        """``doubtful``: the experiment was another before, so that each run's being there is asked for once."""
+        self._doubtful = doubtful
+        self._seen: set[str] = set()
         self._client = client
         self._experiment_id = experiment_id
         self._destination = destination
@@ -152,12 +155,13 @@ class Replayer:
             )
         if cursor.destination != self._destination:
             return cursor
-        if cursor.run_id and cursor.waiting(folder):
+        if cursor.run_id and (cursor.waiting(folder) or (self._doubtful and cursor.run_id not in self._seen)):
+            self._seen.add(cursor.run_id)
             stage = self._lifecycle(cursor.run_id)
             if stage is None:
                 _LOG.warning("%s: the server has lost run %s; sending the log from its start.", folder, cursor.run_id)
                 cursor = Cursor(destination=self._destination)
-            elif stage == "deleted":
+            elif stage == "deleted" and cursor.waiting(folder):
                 self._drop(folder, cursor)
         batch = _Batch()
         end = cursor.offset

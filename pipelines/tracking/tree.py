@@ -112,14 +112,15 @@ class LogTree:
 
     def _connected(self) -> Replayer:
         """What sends to the experiment; that is looked for anew where it is gone, with its runs."""
-        if self._replayer is not None and not self._still_there():
+        lost = self._replayer is not None and not self._still_there()
+        if lost:
             self._replayer = None
+            for known in (self._run_ids, self._asked, self._done):
+                known.clear()
         if self._replayer is None:
-            self._run_ids.clear()
-            self._asked.clear()
             self._client = connect(self._uri)
             self._experiment_id = ensure_experiment(self._client, self._uri, self._experiment)
-            self._replayer = Replayer(self._client, self._experiment_id, self.destination)
+            self._replayer = Replayer(self._client, self._experiment_id, self.destination, doubtful=lost)
         return self._replayer
 
     def _still_there(self) -> bool:
@@ -162,8 +163,8 @@ class LogTree:
         return self._opened[folder]
 
     def _waiting(self, folder: Path) -> int:
-        cursor = Cursor.load(folder, self.destination)
         with suppress(FileNotFoundError):
+            cursor = Cursor.load(folder, self.destination)
             return cursor.waiting(folder) if cursor.destination == self.destination else 0
         return 0
 

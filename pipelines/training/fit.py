@@ -1,12 +1,14 @@
 """Ray Train around gan_core's trainer."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gan_core.config import check
 from gan_core.data import PreparedDataset, user_cache_dir
-from gan_core.errors import StageError
+from gan_core.errors import CheckpointError, StageError
+from gan_core.generator import load_generator
 from gan_core.training.checkpoint import damage, list_checkpoints
 from pipelines.progress import say
 from pipelines.settings import Settings
@@ -17,6 +19,7 @@ MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """In the environment of workers: large pages for the tensors that come and go at each step. Ray trains in a thread, which glibc
 serves worse than a program's first; with small pages the stage's step took a fifth longer than the bare loop's."""
 
+UPLOADS = "ray"
 PATIENCE = 4 * 3600
 """Seconds that workers wait for each other. By default half an hour, which the first may take longer than to measure the FID of
 50,000 pictures; a worker that is gone, Ray notices itself."""
@@ -38,7 +41,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     least, most = settings.train.workers
     use_gpu, cpus = share(least, most, ray.cluster_resources())
     name = work.name
-    uploads = work / "ray"
+    uploads = work / UPLOADS
     (work / FAILURE).unlink(missing_ok=True)
     job = Job(
         settings=settings.as_dict(),
@@ -87,6 +90,24 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     raise_handed_over(work / FAILURE)
     if not (work / GENERATOR).is_dir():
         raise StageError(f"Training ended without a generator in {work}. Remove {uploads} and run the stage again.")
+
+
+def is_exported(work: Path) -> bool:
+    """Whether the generator lies in ``work``, whole.
+
+    Its published files are the same as these, so that who writes into those damages these. A damaged one is removed, and with
+    it Ray's note that the run is done: :func:`fit` then exports it again, from the newest checkpoint.
+    """
+    if not (work / GENERATOR).is_dir():
+        return False
+    try:
+        load_generator(work / GENERATOR)
+    except CheckpointError as error:
+        say("train", f"{error} It is made again from the newest checkpoint.")
+        shutil.rmtree(work / UPLOADS, ignore_errors=True)
+        shutil.rmtree(work / GENERATOR)
+        return False
+    return True
 
 
 def share(least: int, most: int, resources: Mapping[str, float]) -> tuple[bool, int]:

@@ -10,7 +10,7 @@ from pipelines.settings import Settings
 from pipelines.stages.context import StageContext
 from pipelines.tracking.stage import stage_run
 from pipelines.training.curves import write_curves
-from pipelines.training.fit import fit
+from pipelines.training.fit import fit, is_exported
 from pipelines.training.worker import CURVES, GENERATOR, GRIDS
 
 DATA, BEST, OUT = "data/prepared", "outputs/tune/best.json", "outputs/train"
@@ -25,7 +25,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         say("train", f"{name} = {value} (from the search)")
     with stage_run(context, settings) as run:
         run.params({"model": {**settings.model.as_dict(), "preset": preset}, "train": settings.as_dict()["train"]})
-        if not (context.work / GENERATOR).is_dir():
+        if not is_exported(context.work):
             with cluster(root=context.root, log_to_driver=False):
                 fit(
                     context.work,

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,24 @@ def test_a_full_disk_names_what_was_written(tmp_path: Path) -> None:
 def test_what_killed_processes_left_of_a_folder_goes_with_the_next_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (".folder.12345678", ".folder.2026", ".other.12345678"):
-        (tmp_path / name).mkdir()
+    kept = [".folder.20260101", ".folder.gantry-another", ".other.gantry-12345678"]
+    for name in (".folder.gantry-12345678", *kept):
+        (tmp_path / name / "folder").mkdir(parents=True)
+    (tmp_path / ".folder.gantry-another" / "a persons").touch()
     monkeypatch.setattr(files, "_STALE_SECONDS", -1)
     with files.replacing(tmp_path / "folder") as one, files.replacing(tmp_path / "folder") as two:
         one.mkdir()
         two.mkdir()
-    assert names(tmp_path) == [".folder.2026", ".other.12345678", "folder"]
+    assert names(tmp_path) == [*kept, "folder"]
+
+
+def test_a_copy_that_fails_names_the_file_and_why(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="No such file") as caught, files.replacing(tmp_path / "to") as temporary:
+        shutil.copytree(tmp_path / "from", temporary)
+    assert "gone: " in files.what_failed(caught.value)
+    assert names(tmp_path) == ["from"]
 
 
 @pytest.mark.parametrize("error", [None, errno.EXDEV, errno.EPERM])

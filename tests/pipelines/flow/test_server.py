@@ -2,13 +2,15 @@
 
 import http.server
 import os
+import socket
 import threading
+from contextlib import nullcontext
 
 import pytest
 
 from gan_core.errors import StageError
 from gan_core.files import write_json
-from pipelines.flow.server import free_port, healthy, prefect_environment, server
+from pipelines.flow.server import free_port, healthy, is_gone, prefect_environment, server
 from pipelines.stages.alive import identity
 
 
@@ -51,6 +53,23 @@ def test_a_server_that_lasts_in_this_checkout_is_used(tmp_path, answering):
         assert os.environ["PREFECT_HOME"] == str(tmp_path / "var" / "prefect")
     assert "PREFECT_API_URL" not in os.environ
     assert "PREFECT_HOME" not in os.environ
+
+
+@pytest.mark.parametrize("guest", [True, False])
+def test_a_runs_server_serves_who_only_looks(tmp_path, answering, monkeypatch, guest):
+    """It ends with its run: another run has one of its own."""
+    write_json(tmp_path / "var" / "prefect" / "run-server.json", {"url": answering, "process": identity()})
+    if not guest:
+        monkeypatch.setattr("pipelines.flow.server._own", lambda *_: nullcontext("http://own/api"))
+    with server(tmp_path, guest=guest) as url:
+        assert url == (answering if guest else "http://own/api")
+
+
+def test_gone_is_what_refuses_and_not_what_is_slow(answering):
+    assert not is_gone(answering)
+    assert is_gone(f"http://127.0.0.1:{free_port(0)}/api")
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as silent:
+        assert not is_gone(f"http://127.0.0.1:{silent.getsockname()[1]}/api")
 
 
 def test_health_is_asked_for_and_not_assumed(answering):

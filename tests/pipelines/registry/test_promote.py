@@ -117,7 +117,7 @@ def test_a_champion_of_earlier_data_is_measured_anew_where_that_is_asked_for(reg
     register(10.0)
     promote("digits", tracking_uri=uri)
     register(20.0, protocol=GROWN, interval=(19.0, 21.0))
-    with pytest.raises(TrackingError, match="gantry promote --version 2 --measure"):
+    with pytest.raises(TrackingError, match="gantry promote digits --version 2 --measure"):
         promote("digits", tracking_uri=uri)
     asked = []
     move = promote(
@@ -134,7 +134,7 @@ def test_a_champion_of_earlier_data_is_measured_anew_where_that_is_asked_for(reg
     ("figure", "message"),
     [
         (measured(value=15.0), "is not better than the champion"),
-        (measured(protocol=PROTOCOL), "data/prepared or evaluate in params.yaml is no longer what"),
+        (measured(protocol=PROTOCOL), r"What is measured here \(data/prepared, evaluate in params.yaml\) is not what"),
         (measured(name="mean_fid"), "figure: fid against mean_fid"),
     ],
     ids=["better", "other-data", "other-figure"],
@@ -148,6 +148,31 @@ def test_a_champion_measured_anew_has_to_be_beaten_by_the_same_protocol_all_the_
     with pytest.raises(TrackingError, match=message):
         promote("digits", tracking_uri=uri, measure=lambda version: figure)
     assert champion(client) == "1"
+
+
+def test_a_champion_of_the_time_that_measuring_takes_is_not_run_over(register, client, uri):
+    register(10.0)
+    promote("digits", tracking_uri=uri)
+    register(20.0, protocol=GROWN)
+    register(5.0, stage_key="meanwhile", protocol=GROWN)
+
+    def measure(version):
+        promote("digits", tracking_uri=uri, version="3", force=True, reason="meanwhile")
+        return measured()
+
+    with pytest.raises(TrackingError, match="Version 2 .* is not better than the champion, version 3"):
+        promote("digits", tracking_uri=uri, version="2", measure=measure)
+    assert champion(client) == "3"
+
+
+def test_a_champion_without_a_figure_is_measured_where_that_is_asked_for(register, client, uri):
+    register(10.0)
+    promote("digits", tracking_uri=uri)
+    client.delete_model_version_tag("digits", "1", "gantry.value")
+    register(20.0, protocol=GROWN)
+    with pytest.raises(TrackingError, match="carries no measured figure .*gantry promote digits --version 2 --measure"):
+        promote("digits", tracking_uri=uri)
+    assert promote("digits", tracking_uri=uri, measure=lambda version: measured()).version == "2"
 
 
 def test_a_champion_whose_figure_compares_is_not_measured_again(register, uri):

@@ -202,6 +202,14 @@ def test_a_registration_that_was_cut_short_is_completed_by_the_next(register, cl
     assert [(metric.key, metric.value) for metric in model.metrics] == [("fid", 12.5)]
 
 
+def test_a_version_whose_run_a_person_deleted_is_the_challenger_again_all_the_same(register, client):
+    first = register(fid=12.5, stage_key="a")
+    register(fid=11.5, stage_key="b")
+    client.delete_run(client.get_model_version("digits", first.version).run_id)
+    assert register(fid=12.5, stage_key="a").version == "1"
+    assert client.get_model_version_by_alias("digits", "challenger").version == 1
+
+
 def test_what_is_missing_here_is_not_blamed_on_the_server(register, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.png"):
         register(card={"samples.png": tmp_path / "none.png"})

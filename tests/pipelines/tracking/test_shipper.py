@@ -290,6 +290,9 @@ def test_an_experiment_deleted_in_the_middle_is_waited_for_and_nothing_is_lost(t
 def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, template):
     database = Path(uri.removeprefix("sqlite:///"))
     with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
+        done = RunLog(tmp_path / "track", key="done", name="y")
+        done.metrics({"m": 0.0}, step=0)
+        done.finish()
         log = RunLog(tmp_path / "track", key="a", name="x")
         log.metrics({"m": 1.0}, step=1)
         assert shipper.flush(10)
@@ -297,8 +300,10 @@ def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, templa
             empty.backup(emptied)
         log.metrics({"m": 2.0}, step=2)
         assert shipper.flush(30)
+        assert shipper.flush(30)  # whatever the pass before had still to do
     assert refused(log) == []
     assert history(uri, "a", "m") == [(1, 1.0), (2, 2.0)]
+    assert history(uri, "done", "m") == [(0, 0.0)], "a run that had ended, and had nothing more to say"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"destination": '], ids=["empty", "list", "cut"])

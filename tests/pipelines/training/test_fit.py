@@ -16,7 +16,7 @@ from gan_core.training.checkpoint import save_checkpoint
 from gan_core.training.trainer import Trainer
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves
-from pipelines.training.fit import fit, newest_step, share
+from pipelines.training.fit import fit, is_exported, newest_step, share
 from pipelines.training.worker import CURVES, GENERATOR, _handed_over, raise_handed_over
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
@@ -80,6 +80,16 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
     (log,) = find_logs(tmp_path / "track")
     stamps = {event["values"].get("gantry.fid_protocol") for event, _ in read_events(log) if event["kind"] == "tags"}
     assert any("8 against 8 real of train" in stamp for stamp in stamps if stamp)
+
+    # Somebody writes into the published generator, whose files are the same: it is made again, and not trained again.
+    assert is_exported(work)
+    with (work / GENERATOR / weights).open("r+b") as damaged:
+        damaged.seek(-1, os.SEEK_END)
+        damaged.write(b"\x7f")
+    assert not is_exported(work)
+    fit(work, data, settings, run_key="key", run_name="train", track=None)
+    assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
+    assert list(read_curves(work / CURVES)["step"]) == list(range(10, 241, 10))
 
 
 def test_what_the_family_cannot_make_is_refused_before_ray_starts(tmp_path: Path) -> None:
