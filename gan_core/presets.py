@@ -90,7 +90,9 @@ def choose(
     room = "a GPU" if device.type == "cuda" else "a CPU"
     if "batch" not in recipe:
         fits = batch_size(shape, pictures, device)
-        take("train.batch", -(-fits // workers) * workers, f"{side} pixels on {room}, {pictures} pictures")
+        whole = -(-fits // workers) * workers
+        shared = "" if whole == fits else f", a multiple of {workers} workers"
+        take("train.batch", whole, f"{side} pixels on {room}, {pictures} pictures{shared}")
     batch = standing["train.batch"]
     if "ema_half_life_kimg" not in recipe:
         take("train.ema_half_life_kimg", batch * 10 / 32, "ten thousand images for each 32 in a batch")

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -30,6 +30,7 @@ LOG = logging.getLogger(__name__)
 
 START_SECONDS = 300.0
 _STARTS = 4
+_LARGEST_LOG = 1 << 20
 # session_2026-11-23_18-29-08_412881_1234567/sockets/plasma_store.4294967295 and a slash before it
 _LONGEST_BELOW = 78
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
@@ -88,7 +89,7 @@ def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[s
     if environment.get("RAY_ADDRESS"):
         yield {}
         return
-    var = Path(environment["GANTRY_VAR"]) if environment.get("GANTRY_VAR") else var_directory(root)
+    var = Path(environment["GANTRY_VAR"]).resolve() if environment.get("GANTRY_VAR") else var_directory(root)
     with _place(var) as place:
         # A local Ray turns its token on by itself; whoever connects to it has to be told.
         auth = {"RAY_AUTH_MODE": environment.get("RAY_AUTH_MODE", "token")}
@@ -121,22 +122,35 @@ def _place(var: Path) -> Iterator[Path]:
 
 
 def _keep(root: Path, place: Path, log: Path, environment: dict[str, str], ended: threading.Event) -> None:
-    """Start the cluster when a stage asks, again when it has died, and end it with the offer."""
+    """Start the cluster when a stage asks, again when it has died and another asks, and end it with the offer."""
+    answered = None
     while not ended.wait(0.2):
-        if (place / "wanted").exists():
-            LOG.info("Starting a Ray cluster for this run.")
-            status = _run_until(ended, root, place, log, environment)
-            # Nobody is to be sent to a cluster that is gone. Who asks again is a stage's next attempt.
-            for note in ("address", "wanted"):
-                (place / note).unlink(missing_ok=True)
-            if not ended.is_set():
-                write_json(place / "failed", f"it ended with status {status}; its log is {log}")
+        if (asking := _asking(place)) == answered:
+            continue
+        LOG.info("Starting a Ray cluster for this run.")
+        status = _run_until(ended, root, place, log, environment)
+        (place / "address").unlink(missing_ok=True)  # nobody is to be sent to a cluster that is gone
+        answered = _asking(place) or asking
+        if not ended.is_set():
+            note = {"asking": answered, "why": f"it ended with status {status}; its log is {log}"}
+            try:
+                write_json(place / "failed", note)
+            except OSError as error:
+                LOG.error("The Ray cluster died: %s. That cannot be noted: %s.", note["why"], error)
+
+
+def _asking(place: Path) -> str | None:
+    """The token of whoever asked last; None when nobody has."""
+    with suppress(FileNotFoundError):
+        return read_json(place / "wanted")
+    return None
 
 
 def _run_until(ended: threading.Event, root: Path, place: Path, log: Path, environment: dict[str, str]) -> int:
     """Run the process that keeps a cluster until it ends, or is ended with the offer; its status."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:  # several runs may write to it
+    small = not log.exists() or log.stat().st_size < _LARGEST_LOG
+    with log.open("ab" if small else "wb") as output:  # several runs may write to it
         process = subprocess.Popen(
             guarded([sys.executable, "-m", __name__, str(place), str(root)]),
             cwd=root,
@@ -162,12 +176,12 @@ def _offered() -> str | None:
     if not folder or not Path(folder).is_dir():
         return None
     place = Path(folder)
-    (place / "failed").unlink(missing_ok=True)  # of an earlier attempt
-    (place / "wanted").touch()
+    token = uuid.uuid4().hex
+    write_json(place / "wanted", token)
     deadline = time.monotonic() + START_SECONDS
     while not (place / "address").exists():
-        if (place / "failed").exists():
-            raise StageError(f"The Ray cluster of this run did not start: {read_json(place / 'failed')}.")
+        if (place / "failed").exists() and (note := read_json(place / "failed"))["asking"] == token:
+            raise StageError(f"The Ray cluster of this run did not start: {note['why']}.")
         if time.monotonic() > deadline:
             raise StageError(f"The Ray cluster of this run did not start within {START_SECONDS:.0f} s.")
         time.sleep(0.1)

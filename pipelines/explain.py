@@ -8,10 +8,10 @@ from typing import Any, get_type_hints
 
 import click
 
-from gan_core.config import as_dict, meanings
+from gan_core.config import meanings
 from gan_core.errors import SettingsError, nearest
 from gan_core.families import FAMILIES
-from pipelines.settings import ModelSettings, Settings
+from pipelines.settings import Settings
 
 _WIDTH = 110
 
@@ -23,10 +23,16 @@ def settings(name: str | None) -> None:
 
     NAME is a section (train), one setting (train.batch), or a family (biggan), whose settings stand in the section model.
     """
-    rows = list(_of_family(name)) if name in FAMILIES else [row for row in _all() if _within(row[0], name)]
+    everything = list(_all())
+    rows = (
+        list(_of("model", FAMILIES[name].Config))
+        if name in FAMILIES
+        else [r for r in everything if _within(r[0], name)]
+    )
     if not rows:
-        known = [*get_type_hints(Settings), *FAMILIES]
-        raise SettingsError(f"There is no section, setting or family '{name}'.{nearest(str(name), known)}")
+        known = [*get_type_hints(Settings), *FAMILIES, *(dotted for dotted, _, _ in everything)]
+        of_family = " Those of a family: gantry settings FAMILY." if str(name).startswith("model.") else ""
+        raise SettingsError(f"There is no section, setting or family '{name}'.{nearest(str(name), known)}{of_family}")
     for dotted, default, meaning in rows:
         click.echo(f"{dotted}: {default}")
         plain = meaning.replace("``", "")
@@ -43,16 +49,8 @@ def _within(dotted: str, name: str | None) -> bool:
 def _all() -> Iterator[tuple[str, str, str]]:
     """Every setting but the families': dotted name, default as JSON, meaning."""
     for section, kind in get_type_hints(Settings).items():
-        if section == "model":
-            told = meanings(ModelSettings)
-            yield "model.family", '"dcgan"', f"One of {', '.join(FAMILIES)}"
-            yield "model.preset", '"none"', told["preset"]
-        elif dataclasses.is_dataclass(kind):
-            yield from _of(section, kind)
-
-
-def _of_family(name: str) -> Iterator[tuple[str, str, str]]:
-    yield from _of("model", FAMILIES[name].Config)
+        if dataclasses.is_dataclass(kind):
+            yield from (row for row in _of(section, kind) if row[0] != "model.config")
 
 
 def _of(section: str, kind: Any) -> Iterator[tuple[str, str, str]]:
@@ -65,4 +63,4 @@ def _of(section: str, kind: Any) -> Iterator[tuple[str, str, str]]:
         elif dataclasses.is_dataclass(default):
             yield from _of(dotted, type(default))
         else:
-            yield dotted, json.dumps(as_dict(default) if dataclasses.is_dataclass(default) else default), meaning
+            yield dotted, json.dumps(default), meaning

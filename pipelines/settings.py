@@ -50,6 +50,7 @@ class ModelSettings:
     """The family and its own settings."""
 
     family: str
+    """What to train: dcgan, biggan, stylegan2 ... (README, "Families")."""
     config: Any
     """The family's typed configuration."""
     preset: Literal["none", "auto"] = "none"

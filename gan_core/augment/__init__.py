@@ -1,6 +1,6 @@
 """Augmentation of what the discriminator sees, real and generated images alike: differentiable, on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from gan_core.config import check, check_least
@@ -24,7 +24,7 @@ class AugmentConfig:
         check_least(self, 0, "strength", "target")
         check(self.strength is None or self.strength <= 1, f"strength: must lie in [0, 1], got {self.strength}.")
         check(self.target < 1, f"target: must lie in [0, 1), got {self.target}.")
-        of_ada = {"strength": None, "target": 0.6, "speed_kimg": 500.0}
+        of_ada = {field.name: field.default for field in fields(self) if field.name != "kind"}
         changed = [name for name, default in of_ada.items() if getattr(self, name) != default]
         check(self.kind == "ada" or not changed, f"{', '.join(changed)}: of ada only, and kind is {self.kind}.")
         steers = self.strength is None or changed == ["strength"]

@@ -40,6 +40,10 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         draw_sheet(sheet, generator, dataset, chosen.seed)
         run.artifact(sheet)
         measured = measure(generator, dataset, chosen)
+        if generator.translates and measured.objective.protocol.split == "train":
+            held_out = dataset.info.splits.get("test")
+            remedy = "evaluate.split: test holds others" if held_out else "ingest.test_share holds others out"
+            say("evaluate", f"measured on pictures that the generator has learnt from; {remedy}")
         objective = measured.objective
         run.metrics(tracked(measured), generator.info["step"])
         run.tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
@@ -54,10 +58,8 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     return {f"{OUT}/{METRICS}": metrics, f"{OUT}/{SHEET}": sheet}
 
 
-def measure(
-    generator: Generator, dataset: PreparedDataset, chosen: EvaluateSettings, *, full: bool = True
-) -> Assessment:
-    """Measure a generator by the settings of params.yaml; see :func:`gan_core.metrics.assess.assess` for ``full``.
+def measure(generator: Generator, dataset: PreparedDataset, chosen: EvaluateSettings) -> Assessment:
+    """Measure a generator by the settings of params.yaml.
 
     Raises:
         SettingsError: more real pictures are asked for than there are.
@@ -65,9 +67,6 @@ def measure(
     """
     splits = {name: count for name, count in dataset.info.splits.items() if count}
     split = chosen.split_for(splits, translates=generator.translates)
-    if generator.translates and split == "train":
-        remedy = "evaluate.split: test holds others" if "test" in splits else "ingest.test_share holds others out"
-        say("evaluate", f"measured on pictures that the generator has learnt from; {remedy}")
     if chosen.real and not generator.translates and split in splits:
         check_count("evaluate.real", chosen.real, split, splits[split])
     return assess(
@@ -81,7 +80,6 @@ def measure(
         generator_digest=generator.digest,
         batch_size=chosen.batch,
         progress=True,
-        full=full,
     )
 
 

@@ -57,8 +57,8 @@ def run(stages: tuple[str, ...], revision: str | None, sets: tuple[str, ...]) ->
         )
     root = _checkout()
     run_pipeline(root, list(stages), revision, dict(parse_override(text) for text in sets))
-    if not stages and revision is None:
-        click.echo("\n".join(["", *made(root), "  look at it     gantry ui", "  promote it     gantry promote"]))
+    if not stages and revision is None and (lines := made(root)):
+        click.echo("\n".join(["", *lines, "  look at it     gantry ui", "  promote it     gantry promote"]))
 
 
 def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides: dict[str, Any]) -> None:

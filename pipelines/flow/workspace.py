@@ -71,8 +71,8 @@ def check_revision(checkout: Path, revision: str, overrides: Mapping[str, Any]) 
     """Check what can be known of later runs of ``revision``: that there is one, and its settings with ``overrides``.
 
     Raises:
-        StageError: no such revision, or the flow names stages that it has not.
-        SettingsError: an override that names no setting, or a value that is none.
+        StageError: no such revision.
+        SettingsError: an override that names no setting, a value that is none, or a time limit of a stage that is none.
     """
     with _worktree(checkout, revision, overrides, f"check-{uuid.uuid4().hex[:12]}") as (root, _):
         check_stages(root)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gan_core.errors import SettingsError
 from pipelines.registry import promote as registry
-from pipelines.registry.ledger import Move
+from pipelines.registry.ledger import Move, carried_out
 from pipelines.settings import load_settings
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def promote(
 
     NAME is the registered model, by default register.name of params.yaml.
     """
+    if force and measure:
+        raise SettingsError("--force passes over what --measure measures for: give one of them.")
     settings = load_settings()
     name = name or settings.register.name
     model = name
@@ -81,12 +84,13 @@ def ledger(name: str | None, as_json: bool) -> None:
     moves = registry.history(name, tracking_uri=settings.track.uri)
     if as_json:
         click.echo(json.dumps([asdict(move) for move in moves], indent=2))
-    elif not moves:
+        return
+    if not moves:
         click.echo(f"{name}: no version was promoted yet.")
-    for move in () if as_json else moves:
-        forced = ", forced" if move.forced else ""
+    for move, made in zip(moves, carried_out(moves, None), strict=True):
+        notes = "".join([", forced" if move.forced else "", "" if made else ", cut short or undone by hand"])
         what = f"{move.previous or 'none'} -> {move.version or 'none'}"
-        click.echo(f"{move.at}  {move.kind:8}  {what:14}  {move.by}{forced}: {move.reason}")
+        click.echo(f"{move.at}  {move.kind:8}  {what:14}  {move.by}{notes}: {move.reason}")
 
 
 def _tell(name: str, move: Move | None, as_json: bool) -> None:

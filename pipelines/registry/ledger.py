@@ -79,12 +79,23 @@ def from_tags(tags: Mapping[str, str]) -> list[Move]:
     return [Move(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(PREFIX)]
 
 
+def carried_out(moves: list[Move], champion: str | None) -> list[bool]:
+    """Whether each of ``moves`` was made, and not only noted: who is champion after it is what the next one found.
+
+    After the last it is ``champion``; None where that is not known, and the last is believed.
+    """
+    after = [
+        *(move.previous for move in moves[1:]),
+        champion if champion is not None or not moves else moves[-1].version,
+    ]
+    return [move.version == found for move, found in zip(moves, after, strict=False)]
+
+
 def to_undo(moves: list[Move], champion: str) -> Move | None:
     """The latest promotion that made ``champion`` the champion and was not undone, or None.
 
-    A rollback that was cut short undid nothing: who was champion after a move is what the next one found, or who is now.
+    A rollback that was cut short, or that somebody reversed by hand, undid nothing.
     """
-    found_after = [*(move.previous for move in moves[1:]), champion]
-    undone = {move.undoes for move, found in zip(moves, found_after, strict=False) if move.version == found}
+    undone = {move.undoes for move, made in zip(moves, carried_out(moves, champion), strict=False) if made}
     made = [m for m in moves if m.kind == "promote" and m.version == champion and m.id not in undone]
     return made[-1] if made else None

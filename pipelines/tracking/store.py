@@ -47,7 +47,7 @@ class RunRef:
 
 def shown(uri: str) -> str:
     """``uri`` as messages and logs may have it: without a password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+    return re.sub(r"(?<=://)[^/]*@|(?<=[?&]password=)[^&]*", "", uri)
 
 
 def resolve_uri(uri: str, base: Path | None = None) -> str:
@@ -135,7 +135,7 @@ def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
 
 
 def run_page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
-    """Where MLflow's pages show a run; those of a database are where ``gantry ui`` shows them."""
+    """Where MLflow's pages show a run; of a store without pages of its own, where ``gantry ui`` shows them."""
     served = tracking_uri.startswith(("http://", "https://"))
     root = shown(tracking_uri).rstrip("/") if served else f"http://127.0.0.1:{MLFLOW_PORT}"
     return f"{root}/#/experiments/{experiment_id}/runs/{run_id}"

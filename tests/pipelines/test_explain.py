@@ -38,9 +38,12 @@ def test_every_setting_of_a_family_is_listed_with_its_meaning(family: str) -> No
 def test_a_section_or_one_setting():
     assert names(told("flow").output) == {"flow.retries", "flow.retry_delay_s", "flow.timeout_s"}
     assert told("train.batch").output.splitlines()[0] == "train.batch: 64"
+    assert told("model.family").output.splitlines()[0] == "model.family: has to be given"
 
 
 def test_what_there_is_not_is_named_with_what_is_near():
-    error = told("tran").exception
-    assert isinstance(error, SettingsError)
-    assert "no section, setting or family 'tran'. Did you mean 'train'" in str(error)
+    for wrong, right in {"tran": "train", "train.bacth": "train.batch", "bigan": "biggan"}.items():
+        error = told(wrong).exception
+        assert isinstance(error, SettingsError)
+        assert f"no section, setting or family '{wrong}'. Did you mean '{right}'" in str(error)
+    assert "Those of a family: gantry settings FAMILY" in str(told("model.width").exception)

@@ -51,6 +51,8 @@ def test_a_password_is_not_shown():
         connect("http://me:s3cret@127.0.0.1:9").search_experiments()
     assert "s3cret" not in str(raised.value)
     assert "http://127.0.0.1:9 " in str(raised.value)
+    assert shown("http://me:p@ss@host/a@b") == "http://host/a@b"
+    assert shown("postgresql://host/db?user=me&password=x&ssl=1") == "postgresql://host/db?user=me&password=&ssl=1"
     assert shown("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"
 
 
