@@ -48,18 +48,16 @@ def map_with_ray(workers: int, connect: Callable[[], object] | None = None) -> M
         running: dict[Any, int] = {}
         done: dict[int, Any] = {}
         submitted = 0
-        try:
-            for wanted in range(len(pieces)):
-                while wanted not in done:
-                    while submitted < len(pieces) and len(running) < _at_once(workers):
-                        running[task.remote(pieces[submitted])] = submitted
-                        submitted += 1
-                    (first, *_), _ = ray.wait(list(running), num_returns=1)
-                    done[running.pop(first)] = first
-                yield ray.get(done.pop(wanted))
-        finally:
-            for left in running:
-                ray.cancel(left)
+        # Those that are left where somebody gives up run to their end: ray.cancel can take this process down with it, where
+        # a task is given to a worker just then (Ray 2.60: "Check failed: it != submissible_tasks_.end()").
+        for wanted in range(len(pieces)):
+            while wanted not in done:
+                while submitted < len(pieces) and len(running) < _at_once(workers):
+                    running[task.remote(pieces[submitted])] = submitted
+                    submitted += 1
+                (first, *_), _ = ray.wait(list(running), num_returns=1)
+                done[running.pop(first)] = first
+            yield ray.get(done.pop(wanted))
 
     return run
 

@@ -166,7 +166,6 @@ def test_for_more_pieces_a_cluster_is_asked_for(tmp_path: Path, short_runs: None
 @pytest.mark.ray
 def test_the_ray_mapper_keeps_the_order_and_passes_errors_on(ray_cluster: str) -> None:
     def slow_first(piece: int) -> int:
-        import time
 
         time.sleep(0.3 if piece == 0 else 0)
         if piece == 9:
@@ -181,7 +180,6 @@ def test_the_ray_mapper_keeps_the_order_and_passes_errors_on(ray_cluster: str) -
 @pytest.mark.ray
 def test_no_more_pieces_run_at_once_than_there_are_workers(ray_cluster: str) -> None:
     def span(piece: int) -> tuple[float, float]:
-        import time
 
         began = time.time()
         time.sleep(0.2)
@@ -191,26 +189,6 @@ def test_no_more_pieces_run_at_once_than_there_are_workers(ray_cluster: str) -> 
         spans = list(map_with_ray(workers)(span, range(6)))
         for moment, _ in spans:
             assert sum(began <= moment < ended for began, ended in spans) <= workers
-
-
-@pytest.mark.ray
-def test_pieces_that_wait_are_given_up_with_the_iterator(tmp_path: Path, ray_cluster: str) -> None:
-    import ray
-
-    def leave_a_mark(piece: int) -> int:
-        import time
-
-        time.sleep(0.5)
-        (tmp_path / str(piece)).touch()
-        return piece
-
-    workers = int(ray.cluster_resources()["CPU"])
-    results = map_with_ray(workers)(leave_a_mark, range(4 * workers))
-    assert next(results) == 0
-    results.close()
-    time.sleep(2)
-    # Those that ran with the first one, and not those that were handed to Ray behind them.
-    assert len(list(tmp_path.iterdir())) <= workers + 1
 
 
 def test_bad_files_are_put_aside_with_a_reason(tmp_path: Path, short_runs: None) -> None:
