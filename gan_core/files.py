@@ -74,9 +74,8 @@ def _remove_stale(path: Path) -> None:
     """Remove what killed processes left beside the folder ``path``: it may hold as much as the folder itself."""
     for holder in path.parent.glob(f".{glob.escape(path.name)}.gantry-*"):
         with suppress(OSError):  # another process is about it
-            young = (
-                time.time() - holder.stat().st_mtime < _STALE_SECONDS
-            )  # its process may not have come to lock it yet
+            # The process of a young one may not have come to lock it yet.
+            young = time.time() - holder.stat().st_mtime < _STALE_SECONDS
             if young or {entry.name for entry in holder.iterdir()} - {path.name, "previous"}:
                 continue
             descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY)

@@ -89,7 +89,7 @@ def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[s
     if environment.get("RAY_ADDRESS"):
         yield {}
         return
-    var = Path(environment["GANTRY_VAR"]).resolve() if environment.get("GANTRY_VAR") else var_directory(root)
+    var = var_directory(root, environment)
     with _place(var) as place:
         # A local Ray turns its token on by itself; whoever connects to it has to be told.
         auth = {"RAY_AUTH_MODE": environment.get("RAY_AUTH_MODE", "token")}

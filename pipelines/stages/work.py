@@ -20,13 +20,13 @@ FINISHED = "finished.json"
 ORPHAN_SECONDS = 20.0
 
 
-def var_directory(root: Path | str = ".") -> Path:
+def var_directory(root: Path | str = ".", environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of what Gantry makes that is no result: ``var`` in the checkout, or where GANTRY_VAR points.
 
     A run in a git worktree points it at the main checkout's, so that work in progress and event logs outlive the
     worktree and a run of the same key resumes.
     """
-    given = os.environ.get("GANTRY_VAR")
+    given = environment.get("GANTRY_VAR")
     return (Path(given) if given else Path(root) / "var").resolve()
 
 

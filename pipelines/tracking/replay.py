@@ -128,7 +128,7 @@ class Replayer:
     """Sends logs to one experiment of one tracking server."""
 
     def __init__(self, client: "MlflowClient", experiment_id: str, destination: str, *, doubtful: bool = False) -> None:
-        """``doubtful``: the experiment was another before, so that each run's being there is asked for once."""
+        """``doubtful``: the experiment may have been another before, so each run's being there is asked for once."""
         self._doubtful = doubtful
         self._seen: set[str] = set()
         self._client = client

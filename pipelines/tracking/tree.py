@@ -59,6 +59,7 @@ class LogTree:
         self.destination = f"{shown(self._uri)} {experiment}"
         """Names where the logs go, in their cursors."""
         self._replayer: Replayer | None = None
+        self._was_connected = False
         self._opened: dict[Path, int] = {}
         self._done: dict[Path, int] = {}
         self._run_ids: dict[str, str] = {}
@@ -112,15 +113,16 @@ class LogTree:
 
     def _connected(self) -> Replayer:
         """What sends to the experiment; that is looked for anew where it is gone, with its runs."""
-        lost = self._replayer is not None and not self._still_there()
-        if lost:
+        if self._replayer is not None and not self._still_there():
             self._replayer = None
+        if self._replayer is None:
             for known in (self._run_ids, self._asked, self._done):
                 known.clear()
-        if self._replayer is None:
             self._client = connect(self._uri)
             self._experiment_id = ensure_experiment(self._client, self._uri, self._experiment)
-            self._replayer = Replayer(self._client, self._experiment_id, self.destination, doubtful=lost)
+            # A server that was away may have come back with another database.
+            self._replayer = Replayer(self._client, self._experiment_id, self.destination, doubtful=self._was_connected)
+            self._was_connected = True
         return self._replayer
 
     def _still_there(self) -> bool:
