@@ -2,8 +2,8 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +11,6 @@ from gan_core.errors import SettingsError
 from pipelines.registry import promote as registry
 from pipelines.registry.ledger import Move, carried_out
 from pipelines.settings import load_settings
-
-if TYPE_CHECKING:
-    from gan_core.metrics.protocol import Figure
 
 
 @click.command()
@@ -39,20 +36,18 @@ def promote(
         raise SettingsError("--force passes over what --measure measures for: give one of them.")
     settings = load_settings()
     name = name or settings.register.name
-    model = name
+    anew = None
+    if measure:
+        from pipelines.registry.measure import measure_version  # torch and the metrics: seconds
 
-    def of(champion: str) -> "Figure":
-        from pipelines.registry.measure import measure_version
-
-        return measure_version(model, champion, root=Path.cwd(), settings=settings)
-
+        anew = partial(measure_version, name, root=Path.cwd(), settings=settings)
     move = registry.promote(
         name,
         tracking_uri=settings.track.uri,
         version=version,
         force=force,
         reason=reason,
-        measure=of if measure else None,
+        measure=anew,
     )
     _tell(name, move, as_json)
 

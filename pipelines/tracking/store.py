@@ -42,7 +42,6 @@ class RunRef:
     """A run on the tracking server."""
 
     run_id: str
-    experiment_id: str
 
 
 def shown(uri: str) -> str:
@@ -131,7 +130,7 @@ def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
         run_id = find_run_id(client, found.experiment_id, key) if found else None
     if found is None or run_id is None:
         return None
-    return RunRef(run_id=run_id, experiment_id=found.experiment_id)
+    return RunRef(run_id=run_id)
 
 
 def run_page(tracking_uri: str, experiment_id: str, run_id: str) -> str:

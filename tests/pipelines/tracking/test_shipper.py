@@ -287,7 +287,8 @@ def test_an_experiment_deleted_in_the_middle_is_waited_for_and_nothing_is_lost(t
     assert history(uri, "b", "m") == [(2, 2.0)]
 
 
-def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, template):
+@pytest.mark.parametrize("noticed", [True, False], ids=["outage", "at-once"])
+def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, template, monkeypatch, noticed):
     database = Path(uri.removeprefix("sqlite:///"))
     with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
         done = RunLog(tmp_path / "track", key="done", name="y")
@@ -298,6 +299,8 @@ def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, templa
         assert shipper.flush(10)
         with sqlite3.connect(database) as emptied, sqlite3.connect(template) as empty:
             empty.backup(emptied)
+        if noticed:  # a pass that found no server: it forgets the way to it
+            monkeypatch.setattr(shipper._tree, "_replayer", None)
         log.metrics({"m": 2.0}, step=2)
         assert shipper.flush(30)
         assert shipper.flush(30)  # whatever the pass before had still to do
