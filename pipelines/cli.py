@@ -8,6 +8,7 @@ import click
 
 from gan_core.errors import GantryError
 from gan_core.files import what_failed
+from pipelines.redaction import redact_output
 
 # Nothing that Gantry starts reports home; a user who wants it sets the variable.
 for _name, _value in {
@@ -72,6 +73,7 @@ def gantry() -> None:
 
 def main() -> None:
     """Run the command line; print Gantry's own errors without a traceback and exit with 1."""
+    redact_output()
     try:
         gantry(prog_name="gantry")
     except GantryError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from gan_core.errors import SettingsError
+from pipelines.redaction import has_secret
 from pipelines.tracking.store import URI_VARIABLES, resolve_uri
 
 _URI = re.compile(r"https?://[^/]|sqlite:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(-uc)?(://.|$)|uc:.")
@@ -43,8 +44,14 @@ def tracking_uri(configured: str, base: Path) -> str:
     A relative SQLite path is made absolute against ``base``, the checkout: workers run elsewhere.
 
     Raises:
-        SettingsError: the environment names no store that MLflow knows.
+        SettingsError: the environment names no store that MLflow knows, or ``configured`` holds a password.
     """
+    if has_secret(configured):
+        raise SettingsError(
+            "track.uri in params.yaml holds a password, and DVC copies it into dvc.lock, which belongs in git. Write the "
+            f"address without it, change the password, and put the whole address in {URI_VARIABLES[0]} in the environment "
+            "(for an MLflow server: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)."
+        )
     named = next(filter(os.environ.get, URI_VARIABLES), None)
     if named is None:
         return resolve_uri(configured, base.resolve())

@@ -300,6 +300,11 @@ class Settings:
         sections = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "given"}
         return {n: v.as_dict() if isinstance(v, ModelSettings) else as_dict(v) for n, v in sections.items()}
 
+    def for_workers(self) -> dict[str, Any]:
+        """As :meth:`as_dict`, without the tracking address: workers need none, Ray keeps what it sends them on disk, and
+        an address from the environment may hold a password."""
+        return {**self.as_dict(), "track": as_dict(TrackSettings(experiment=self.track.experiment))}
+
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Settings from plain values; raises SettingsError naming the key and the nearest valid one."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.files import read_json
+from pipelines.redaction import redact
 
 LOG = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def _figures(path: Path) -> str:
 def _registered(path: Path) -> str:
     from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-    registered = read_json(path)
+    registered = json.loads(redact(path.read_text(encoding="utf-8")))
     what = f"{registered.get('name', 'model')} version {registered.get('version', '?')}"
     url = registered.get("run_url")
     if url:

@@ -230,7 +230,14 @@ def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
         raise StageError(f"Port {port} of this machine is taken. Choose another with --mlflow-port.")
     log = var_directory(root) / "mlflow-ui.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"]
+    environment = {
+        **os.environ,
+        # Not among the arguments, which every user of the machine can read: a database's URI may hold a password.
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with log.open("ab") as output:
         process = subprocess.Popen(
             guarded([*command, "--port", str(port), "--workers", "1"]),
@@ -238,7 +245,7 @@ def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env=environment,
             start_new_session=True,
         )
     stack.callback(_end, process)

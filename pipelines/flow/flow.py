@@ -36,6 +36,7 @@ from pipelines.flow.graph import Node, read_plan
 from pipelines.flow.process import OvertimeError, StoppedError, last_lines, stream
 from pipelines.flow.settings import FlowSettings, load_flow_settings
 from pipelines.flow.workspace import Workspace, checkout_workspace, dvc, has_remote, worktree_workspace
+from pipelines.redaction import redact, redact_logs
 
 LOG = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ def pipeline(
     A run that fails ends in a Failed state whose result is the error: a PipelineError, or a GantryError that says why it
     could not start.
     """
+    redact_logs()  # a scheduled run is a process of Prefect's, not of the command line
     root = Path(checkout).resolve()
     with get_client(sync_client=True) as client:
         owner.sign(client, client.read_flow_run(_run_id()), root)
@@ -108,7 +110,7 @@ def pipeline(
     except GantryError as error:
         # Errors that a user is meant to see, without a traceback.
         get_run_logger().error(str(error))
-        return Failed(message=str(error), data=error)
+        return Failed(message=redact(str(error)), data=error)
 
 
 def _run(

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from gan_core.errors import StageError
+from pipelines.redaction import redact
 from pipelines.stages.alive import guarded
 
 PROGRESS_SECONDS = 5.0
@@ -49,7 +50,7 @@ def stream(
         command: the command and its arguments.
         cwd: where it runs.
         environment: all of its environment.
-        on_line: called with lines without their end, colours removed.
+        on_line: called with lines without their end, colours and secrets removed.
         stop: when set by another thread, the command is ended.
         timeout_s: longest time it may take, seconds; None for no limit.
 
@@ -173,7 +174,7 @@ class _Lines:
     def _pass_on(self, line: bytes) -> None:
         text = _ESCAPES.sub("", line.decode("utf-8", "replace")).rstrip()
         if text:
-            self._on_line(text)
+            self._on_line(redact(text))
 
 
 def last_lines(lines: deque[str], count: int = 15) -> str:

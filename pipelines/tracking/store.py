@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_core.errors import TrackingError
+from pipelines.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -181,7 +182,7 @@ def uri_setting() -> str:
 
 
 def short(error: BaseException) -> str:
-    """What an error says, in one line of at most 300 characters, without its full stop.
+    """What an error says, in one line of at most 300 characters, without its full stop and without secrets.
 
     A connection that failed is wrapped by each library on the way: what the system said of it is all that tells.
     """
@@ -193,7 +194,7 @@ def short(error: BaseException) -> str:
         elif isinstance(cause, TimeoutError):
             text = "no answer in time"
         cause = cause.__cause__ or cause.__context__
-    line = (text or type(error).__name__).splitlines()[0]
+    line = redact(text or type(error).__name__).splitlines()[0]
     return textwrap.shorten(line.rstrip("."), 300, placeholder=" ...")
 
 

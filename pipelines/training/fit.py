@@ -44,7 +44,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     uploads = work / UPLOADS
     (work / FAILURE).unlink(missing_ok=True)
     job = Job(
-        settings=settings.as_dict(),
+        settings=settings.for_workers(),
         data=str(data.resolve()),
         work=str(work.resolve()),
         uploads=str(uploads.resolve()),

@@ -55,7 +55,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
             count = min(settings.tune.samples, info.splits["train"])
             real_moments(dataset, "train", trial_extractor(settings), count=count, cache_dir=statistics)
         job = {
-            "settings": settings.as_dict(),
+            "settings": settings.for_workers(),
             "data": str(data.resolve()),
             "work": str(context.work.resolve()),
             "decoded": str(decoded.resolve()),

@@ -66,3 +66,20 @@ def test_a_project_may_name_no_store(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("track: {uri: 'sqlite:///var/mlflow.db'}\n")
     assert project_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/var/mlflow.db"
     assert project_tracking_uri(tmp_path, base=tmp_path / "main") == f"sqlite:///{tmp_path}/main/var/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://me:secret@host", "postgresql://me:secret@db/m", "postgresql://db/m?password=secret"]
+)
+def test_a_password_in_params_yaml_is_refused_because_dvc_copies_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    (tmp_path / "params.yaml").write_text(f"track:\n  uri: {uri}\n")
+    for named in (None, "http://elsewhere"):
+        if named:
+            monkeypatch.setenv("GANTRY_TRACKING_URI", named)
+        with pytest.raises(
+            SettingsError, match=r"track.uri in params.yaml holds a password.*GANTRY_TRACKING_URI"
+        ) as error:
+            project_tracking_uri(tmp_path)
+        assert "secret" not in str(error.value)

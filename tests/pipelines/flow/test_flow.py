@@ -86,6 +86,27 @@ def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(pre
     assert not running(_pids(flow_project, "a")[1]), "the failed stage's child was left behind"
 
 
+def test_neither_the_log_nor_the_state_of_a_run_holds_a_secret(prefect_api, flow_project, monkeypatch):
+    from prefect.client.orchestration import get_client
+
+    monkeypatch.setenv("GANTRY_TRACKING_URI", "http://me:s3cr3t-word@127.0.0.1:9")
+    stages = flow_project / "stages.py"
+    tells = 'print("trouble at", os.environ["GANTRY_TRACKING_URI"], flush=True)'
+    stages.write_text(stages.read_text().replace('print(f"the trouble with {target}", flush=True)', tells))
+    params = flow_project / "params.yaml"
+    params.write_text(params.read_text().replace("fail: none", "fail: a") + "flow: {retries: 0}\n")
+    state = _run(flow_project)
+    assert state.is_failed()
+    assert "trouble at http://127.0.0.1:9" in state.message
+    assert "s3cr3t" not in state.message + str(state.result(raise_on_failure=False))
+    with get_client(sync_client=True) as client:
+        run_id = state.state_details.flow_run_id
+        wait_for(
+            lambda: "trouble at http://127.0.0.1:9" in _logs(client, run_id), 30, "the log's arrival at the server"
+        )
+        assert "s3cr3t" not in _logs(client, run_id)
+
+
 def test_a_stage_that_takes_too_long_is_ended(prefect_api, flow_project):
     params = flow_project / "params.yaml"
     params.write_text(PARAMS_SLOW + "flow: {timeout_s: {first: 8}}\n")
