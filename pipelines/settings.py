@@ -1,6 +1,7 @@
 """params.yaml, typed and checked whole before anything runs."""
 
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Collection, Mapping
@@ -21,7 +22,9 @@ from gan_core.metrics.inception import FEATURES
 from gan_core.presets import Choice, choose
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from pipelines.data.ingest import IngestSettings
+from pipelines.data.names import MAX_NAME_BYTES
 from pipelines.data.pairs import DERIVED
+from pipelines.data.unpack_limits import UnpackLimits
 from pipelines.flow.settings import FlowSettings
 from pipelines.params import check_uri, read_params, tracking_uri
 from pipelines.tuning.space import Range
@@ -34,15 +37,20 @@ _SPLIT = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Which raw dataset."""
+class DataSettings(UnpackLimits):
+    """Which raw dataset, and what ``gantry data add`` may unpack."""
 
     name: str
     """Folder under data/raw."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         plain = self.name == Path(self.name).name and self.name not in ("", "..") and self.name.isprintable()
         check(plain, f"name: {self.name!r} is not a plain folder name.")
+        check(
+            len(os.fsencode(self.name)) <= MAX_NAME_BYTES,
+            f"name: must be at most {MAX_NAME_BYTES} bytes long, got {len(os.fsencode(self.name))}.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,18 @@ import posixpath
 import shutil
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from gan_core.archive_names import decode_names, safe_path, zip_members
 from gan_core.errors import DataError
 from gan_core.fetch import progress_bar
 from pipelines.data.readers.base import is_clutter, raise_unlistable, readable
+from pipelines.data.unpack_limits import BoundedTarInfo, Budget, UnpackLimits, amount
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +46,19 @@ _REMEDIES = {
 
 _Info = TypeVar("_Info", zipfile.ZipInfo, tarfile.TarInfo)
 
+_LONGEST_LINK = 4096
+
 
 def is_archive(path: Path) -> bool:
     """Whether ``path`` is a zip or a tar (plain, gzip, bzip2 or xz)."""
     try:
-        return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
-    except (EOFError, zlib.error, lzma.LZMAError):  # cut off, or damaged, before the first member
+        if zipfile.is_zipfile(path):
+            return True
+        with tarfile.open(path, tarinfo=BoundedTarInfo):
+            return True
+    except DataError:
+        return True  # a tar whose first header is hostile, as unpacking is going to say
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError):  # cut off, or damaged, before the first member
         return False
 
 
@@ -66,20 +76,35 @@ def like_archive(path: Path) -> bool:
     return path.name.lower().endswith(_ENDINGS) or head == b"PK\3\4"
 
 
-def unpack(archive: Path, target: Path, label: str) -> None:
-    """Unpack a zip or tar into the folder ``target``, empty folders too.
+def unpack(
+    archive: Path,
+    target: Path,
+    label: str,
+    *,
+    limits: UnpackLimits | None = None,
+    encoding: str | None = None,
+) -> None:
+    """Unpack a zip or tar into the folder ``target``, empty folders too. Archives within it stay packed.
+
+    Args:
+        archive: the file.
+        target: a folder that may or may not be there.
+        label: names the progress bar.
+        limits: None for those by default.
+        encoding: of names that do not say theirs; see :func:`gan_core.archive_names.zip_members`.
 
     Raises:
-        DataError: a member's name or link leads out of the archive, two members want the same place, there is not enough
-            room, the archive is broken.
+        DataError: a member's name or link leads out of the archive, two members want the same place, it unpacks beyond the
+            limits, there is not enough room, the archive is broken.
     """
     try:
+        budget = Budget(archive, limits or UnpackLimits())
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
-                _write(_zip_members(zipped, archive), target, label, archive)
+                _write(_zip_members(zipped, archive, budget, encoding), target, label, archive)
         else:
-            with tarfile.open(archive) as tar:
-                _write(_tar_members(tar, archive), target, label, archive)
+            with tarfile.open(archive, tarinfo=BoundedTarInfo) as tar:
+                _write(_tar_members(tar, archive, budget, encoding), target, label, archive)
     except _BROKEN as error:
         raise DataError(f"{archive} cannot be unpacked: {_reason(error)}. {_remedy(error)}.") from error
 
@@ -144,6 +169,8 @@ def _check_names(members: list[_Member], origin: Path) -> None:
             raise DataError(
                 f"{origin}: the name {readable(name)} is not UTF-8. Rename it (convmv does many at once), and run again."
             )
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            raise DataError(f"{origin}: the name {name!r} has a control character. Rename it, and run again.")
         parts = name.split("/")
         ends = range(1, len(parts) + (open_member is None))
         if both := sorted({"/".join(parts[:end]) for end in ends} & files):
@@ -161,19 +188,11 @@ def _copy(stream: IO[bytes], file: IO[bytes], size: int, name: str, bar: Any) ->
         bar.update(len(block))
 
 
-def _safe(name: str, archive: Path) -> str:
-    """The member's path with forward slashes; raises when it is absolute or climbs out."""
-    path = posixpath.normpath(name.replace("\\", "/"))
-    if path.startswith(("/", "../")) or path == ".." or (len(path) > 1 and path[1] == ":") or "\0" in path:
-        raise DataError(f"{archive} is refused: its member '{name}' would be written outside of the target folder.")
-    return path
-
-
 def _by_name(infos: Iterable[tuple[str, _Info]], archive: Path) -> dict[str, _Info]:
     """Members by their safe paths; raises for two of one path, of which one would be lost."""
     found: dict[str, _Info] = {}
     for name, info in infos:
-        path = _safe(name, archive)
+        path = safe_path(name, archive)
         if path in found and not any(is_clutter(part) for part in path.split("/")):
             raise DataError(
                 f"{archive} holds two files for one place, {path}; one would be lost. Rename one, and pack it again."
@@ -191,36 +210,62 @@ def _link_target(name: str, link: str, archive: Path) -> str:
     return path
 
 
-def _zip_members(zipped: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
-    infos = zipped.infolist()
-    yield from ((_safe(info.filename, archive), 0, None) for info in infos if info.is_dir())
-    by_name = _by_name(((info.filename, info) for info in infos if not info.is_dir()), archive)
+def _zip_members(zipped: zipfile.ZipFile, archive: Path, budget: Budget, encoding: str | None) -> Iterator[_Member]:
+    members = zip_members(zipped, archive, encoding)
+    yield from _folders([member.name for member in members if member.is_folder], budget)
+    by_name = _by_name(((member.name, member.info) for member in members if not member.is_folder), archive)
     for name, info in by_name.items():
         resolved = info
         if stat.S_ISLNK(info.external_attr >> 16):
+            if info.file_size > _LONGEST_LINK:
+                raise DataError(f"{archive} is refused: its member '{name}' is a link of {amount(info.file_size)}.")
             link = _link_target(name, zipped.read(info).decode("utf-8", errors="replace"), archive)
             if link not in by_name or stat.S_ISLNK(by_name[link].external_attr >> 16):
                 raise DataError(f"{archive}: its member '{name}' is a link to '{link}', which is no file in it.")
             resolved = by_name[link]
+        budget.add(resolved.file_size)
         yield name, resolved.file_size, lambda resolved=resolved: zipped.open(resolved)  # type: ignore[misc]
 
 
-def _tar_members(tar: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
-    infos = tar.getmembers()
+def _folders(names: Iterable[str], budget: Budget) -> Iterator[_Member]:
+    for name in names:
+        budget.add(0, is_file=False)
+        yield name, 0, None
+
+
+def _tar_members(tar: tarfile.TarFile, archive: Path, budget: Budget, encoding: str | None) -> Iterator[_Member]:
+    infos = []
+    reading = Budget(archive, budget.limits)
+    for info in tar:
+        # Before tarfile goes on to the next header, through all that this one announces.
+        reading.add(info.size, is_file=not info.isdir())
+        infos.append(info)
     _check_end(tar, archive, sum(not info.isdir() for info in infos))
-    yield from ((_safe(info.name, archive), 0, None) for info in infos if info.isdir())
+    _decode_tar_names(infos, archive, encoding)
+    yield from _folders((safe_path(info.name, archive) for info in infos if info.isdir()), budget)
     by_name = _by_name(((info.name, info) for info in infos if not info.isdir()), archive)
     for name, info in by_name.items():
         resolved = info
         if info.issym() or info.islnk():
             # A hard link's target is a path in the archive, a symbolic link's is relative to the link.
-            link = _link_target(name, info.linkname, archive) if info.issym() else _safe(info.linkname, archive)
+            link = _link_target(name, info.linkname, archive) if info.issym() else safe_path(info.linkname, archive)
             if link not in by_name or not by_name[link].isfile():
                 raise DataError(f"{archive}: its member '{name}' is a link to '{link}', which is no file in it.")
             resolved = by_name[link]
         elif not info.isfile():
             raise DataError(f"{archive} is refused: its member '{name}' is a device or a pipe.")
+        budget.add(resolved.size)
         yield name, resolved.size, lambda resolved=resolved: _opened(tar, resolved)  # type: ignore[misc]
+
+
+def _decode_tar_names(infos: list[tarfile.TarInfo], archive: Path, encoding: str | None) -> None:
+    """Names and link targets that are not UTF-8, which tarfile gives with surrogates, as text."""
+    fields = [(info, field) for info in infos for field in ("name", "linkname")]
+    raw = [os.fsencode(getattr(info, field)) for info, field in fields]
+    if any(readable(getattr(info, field)) != getattr(info, field) for info, field in fields):
+        # Unix, where tars come from, never wrote cp437.
+        for (info, field), text in zip(fields, decode_names(raw, archive, encoding, usual=("cp932",)), strict=True):
+            setattr(info, field, text)
 
 
 def _check_end(tar: tarfile.TarFile, archive: Path, files: int) -> None:

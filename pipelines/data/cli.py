@@ -34,6 +34,7 @@ def fetch(name: str, replace: bool, as_json: bool) -> None:
 @click.option("--labels", metavar="FILE", help="Label table (CSV, TSV, Parquet), here or within the source.")
 @click.option("--image-column", help="Its column of file names, or the Parquet column of pictures.")
 @click.option("--label-column", help="Its column of labels.")
+@click.option("--encoding", metavar="NAME", help="Of file names in an archive that does not say it: cp932, gbk, ...")
 @click.option("--replace", is_flag=True, help="Replace data of that name.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came in as JSON.")
 def add(
@@ -42,6 +43,7 @@ def add(
     labels: str | None,
     image_column: str | None,
     label_column: str | None,
+    encoding: str | None,
     replace: bool,
     as_json: bool,
 ) -> None:
@@ -59,6 +61,7 @@ def add(
         labels=labels,
         image_column=image_column,
         label_column=label_column,
+        encoding=encoding,
         replace=replace,
     )
     _show(came, as_json)

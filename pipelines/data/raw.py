@@ -11,25 +11,29 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from gan_core.config import build
 from gan_core.errors import DataError
 from gan_core.fetch import Wanted, fetch_many, progress_bar
 from gan_core.files import replacing, sha256_file
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
+from pipelines.data.names import check_dataset_name
 from pipelines.data.public import PublicDataset
 from pipelines.data.readers.base import Listing, SourceNote, kinds, walk_files
 from pipelines.data.readers.idx import matches as holds_idx
 from pipelines.data.sources import public_dataset
 from pipelines.data.translation_sources import pack
+from pipelines.data.unpack_limits import Budget, UnpackLimits
+from pipelines.params import read_params
 
 log = logging.getLogger(__name__)
 
 RAW = Path("data/raw")
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,7 @@ def add(
     labels: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    encoding: str | None = None,
     replace: bool = False,
 ) -> RawData:
     """Copy a user's pictures to ``data/raw/NAME`` below ``root`` and track them with DVC; the source is only read.
@@ -98,17 +103,16 @@ def add(
         labels: a label table (CSV, TSV or Parquet), local or within the source.
         image_column: its column of file names, or the Parquet column of pictures; found by its usual names if None.
         label_column: its column of labels.
+        encoding: of the names in an archive that does not say it; told from the names if None.
         replace: replace data of this name.
 
     Raises:
         DataError: nothing there, not readable, not safe to unpack, no picture in it or in one of its folders, the name is
             taken, or DVC refuses (what is new is removed then).
     """
-    if not _NAME.match(name):
-        raise DataError(f"'{name}' cannot be a dataset's name: use letters, digits, dots, dashes and underscores.")
-    if name.endswith(".dvc") or name in ("dvc.yaml", "dvc.lock"):
-        raise DataError(f"'{name}' cannot be a dataset's name: DVC calls its own files so. Choose another.")
+    check_dataset_name(name)
     _check_source(source, root)
+    limits = unpack_limits(root)
     target = root / RAW / name
     new = not target.exists()
     if not new:
@@ -120,8 +124,8 @@ def add(
         if not Path(source).expanduser().is_dir():
             origins[f"{folder}/{Path(place).name}"] = place  # one file lies in the copy under its own name
         try:
-            _bring(source, folder, name)
-            _unpack_idx(folder)
+            _bring(source, folder, name, limits, encoding)
+            _unpack_idx(folder, limits)
             inside = None
             if labels is not None:
                 inside = _bring_labels(folder, source, labels)
@@ -252,21 +256,34 @@ def _summary(target: Path, note: SourceNote, kind: str, listing: Listing, *, tra
     )
 
 
-def _bring(source: str, folder: Path, label: str) -> None:
+def unpack_limits(root: Path) -> UnpackLimits:
+    """What an archive may unpack to, by section ``data`` of params.yaml in ``root`` where it says so.
+
+    Raises:
+        SettingsError: params.yaml cannot be read, or a limit is no number above 0.
+    """
+    path = root / "params.yaml"
+    section = read_params(path).get("data") if path.is_file() else None
+    known = {field.name for field in fields(UnpackLimits)}
+    given = {key: value for key, value in section.items() if key in known} if isinstance(section, Mapping) else {}
+    return build(UnpackLimits, given, where="data")
+
+
+def _bring(source: str, folder: Path, label: str, limits: UnpackLimits, encoding: str | None) -> None:
     """Put the content of ``source`` into the new folder ``folder``."""
     if "://" not in source:
-        _bring_local(Path(source).expanduser(), folder, label)
+        _bring_local(Path(source).expanduser(), folder, label, limits, encoding)
         return
     # In the checkout rather than in /tmp: it has room for data, and unpacking stays on one disk.
     with tempfile.TemporaryDirectory(prefix="download-", dir=folder.parent) as scratch:
         local = _download(source, Path(scratch), label)
         try:
-            _bring_local(local, folder, label)
+            _bring_local(local, folder, label, limits, encoding)
         except DataError as error:
             raise DataError(str(error).replace(str(local), source)) from error
 
 
-def _bring_local(source: Path, folder: Path, label: str) -> None:
+def _bring_local(source: Path, folder: Path, label: str, limits: UnpackLimits, encoding: str | None) -> None:
     if source.is_dir():
         archives.copy_tree(source, folder, label)
         return
@@ -277,7 +294,7 @@ def _bring_local(source: Path, folder: Path, label: str) -> None:
         )
     like_archive = archives.like_archive(source)
     if archives.is_archive(source):
-        archives.unpack(source, folder, label)
+        archives.unpack(source, folder, label, limits=limits, encoding=encoding)
         return
     if like_archive:
         raise DataError(f"{source} is a broken archive; it may be cut off. Get it again.")
@@ -335,13 +352,16 @@ def _package(url: str) -> str:
     return "PACKAGE" if package == "fsspec" else package
 
 
-def _unpack_idx(folder: Path) -> None:
-    """Decompress gzipped IDX files: their rows are read by position."""
+def _unpack_idx(folder: Path, limits: UnpackLimits) -> None:
+    """Decompress gzipped IDX files, within limits: their rows are read by position."""
     for file in [name for name in walk_files(folder) if re.search(r"idx[134]([-._]ubyte)?\.gz$", name)]:
         packed = folder / file
         try:
             with gzip.open(packed, "rb") as stream, open(packed.with_suffix(""), "wb") as plain:
-                shutil.copyfileobj(stream, plain, 1 << 20)
+                budget = Budget(packed, limits)
+                while block := stream.read(1 << 20):
+                    budget.add(len(block))
+                    plain.write(block)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{packed} cannot be decompressed: {error}. Get it again.") from error
         packed.unlink()

@@ -18,7 +18,7 @@ MAX_FILE_BYTES = 256 * 2**20
 """A single file above this is taken for no picture and not read into memory."""
 
 # What operating systems and tools leave in folders; never data, never counted.
-_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", NOTE_FILE}
+_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "__pycache__", "icon\r", NOTE_FILE}
 
 _SPLIT_NAMES = {
     "train": "train",

@@ -14,6 +14,7 @@ import pytest
 
 from gan_core.errors import DataError
 from pipelines.data.archives import copy_tree, is_archive, like_archive, unpack
+from pipelines.data.unpack_limits import UnpackLimits
 from tests.pipelines.data.samples import pets, png, without_privileges, write
 
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {
@@ -221,3 +222,131 @@ def test_empty_folders_come_along(tmp_path: Path) -> None:
         assert (tmp_path / folder / "owl" / "deeper").is_dir()
         assert not (tmp_path / folder / ".git").exists()
         assert files(tmp_path / folder) == ["cat/000.png", "dog/000.png"]
+
+
+# Hostile archives
+
+
+LIMITS = UnpackLimits(max_unpacked_gib=1.0, max_unpacked_ratio=100.0)
+
+
+def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for info, content in members:
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def bombs(folder: Path) -> dict[str, Path]:
+    """Archives of a few hundred kB that unpack to 128 MiB and more."""
+    zeros = bytes(2**20)
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "deflated.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for index in range(128):
+            packed.writestr(f"{index}.bmp", zeros)
+    tar_of(folder / "zeros.tar.gz", *((tarfile.TarInfo(f"{index}.bmp"), zeros) for index in range(128)))
+    one = tarfile.TarInfo("one.bmp")
+    links = []
+    for index in range(200):
+        link = tarfile.TarInfo(f"{index}.bmp")
+        link.type, link.linkname = tarfile.LNKTYPE, "one.bmp"
+        links.append((link, b""))
+    tar_of(folder / "links.tar.gz", (one, zeros), *links)
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["deflated.zip", "zeros.tar.gz", "links.tar.gz"])
+def test_a_bomb_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    archive = bombs(tmp_path / "bombs")[name]
+    assert archive.stat().st_size < 2**18
+    with pytest.raises(
+        DataError,
+        match=r"is refused: it unpacks to 6\d\.\d MiB or more, more than 100 times its own size \(\d+\.\d KiB\), which is the "
+        r"limit data\.max_unpacked_ratio\. Where you trust it, raise that setting in params\.yaml",
+    ):
+        unpack(archive, tmp_path / "out", "x", limits=LIMITS)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match=r"or more, above data\.max_unpacked_gib \(0\.01\)"):
+        unpack(archive, tmp_path / "out", "x", limits=UnpackLimits(max_unpacked_gib=0.01))
+    unpack(archive, tmp_path / "out", "x", limits=UnpackLimits(max_unpacked_ratio=1e6))
+    assert len(files(tmp_path / "out")) >= 128
+
+
+def test_pictures_pass_and_small_archives_may_unpack_to_any_multiple(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "masks.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for index in range(30):
+            packed.writestr(f"{index}.bmp", bytes(2**20))
+    unpack(tmp_path / "masks.zip", tmp_path / "out", "x", limits=LIMITS)
+    assert len(files(tmp_path / "out")) == 30
+
+
+def test_a_million_empty_members_are_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "empty.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for index in range(20_002):
+            packed.writestr(f"{index}.png", b"")
+    with pytest.raises(DataError, match=r"empty\.zip is refused: 10001 of its first 10001 files are empty"):
+        unpack(archive, tmp_path / "out", "x", limits=LIMITS)
+    with tarfile.open(tmp_path / "empty.tar.gz", "w:gz") as packed_too:
+        for index in range(20_002):
+            packed_too.addfile(tarfile.TarInfo(f"{index}.png"))
+    with pytest.raises(DataError, match=r"empty\.tar\.gz is refused"):
+        unpack(tmp_path / "empty.tar.gz", tmp_path / "out", "x", limits=LIMITS)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("claimed", [10, 2**31])
+def test_a_zip_that_lies_about_a_size_is_broken(tmp_path: Path, claimed: int) -> None:
+    archive = zipped(tmp_path / "z.zip", "a.png", packing=zipfile.ZIP_DEFLATED)
+    content = archive.read_bytes()
+    size = len(png(0)).to_bytes(4, "little")
+    start = content.index(b"PK\1\2") + 24
+    assert content[start : start + 4] == size
+    archive.write_bytes(content[:start] + claimed.to_bytes(4, "little") + content[start + 4 :])
+    with pytest.raises(
+        DataError, match=r"z\.zip(: a\.png cannot be copied: .*broken| is refused: it unpacks to 2\.0 GiB)"
+    ):
+        unpack(archive, tmp_path / "out", "x", limits=LIMITS)
+
+
+def test_a_tars_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.png")
+    for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        info.type, info.size = kind, 3 * 2**30
+        archive = write(tmp_path / "t.tar", info.tobuf() + bytes(4096))
+        assert is_archive(archive)
+        with pytest.raises(DataError, match=r"t\.tar is refused: a header of 3\.0 GiB in it is broken or hostile"):
+            unpack(archive, tmp_path / "out", "x")
+
+
+def test_an_archive_in_an_archive_stays_packed(tmp_path: Path) -> None:
+    inner = tarfile.TarInfo("inner.tar.gz")
+    archive = tar_of(tmp_path / "outer.tar.gz", (inner, gzip.compress(bytes(2**24))))
+    unpack(archive, tmp_path / "out", "x", limits=LIMITS)
+    assert (tmp_path / "out" / "inner.tar.gz").stat().st_size < 2**16
+
+
+def test_a_long_link_in_a_zip_is_not_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        info = zipfile.ZipInfo("link.png")
+        info.external_attr = 0o120777 << 16
+        packed.writestr(info, b"x" * 2**20)
+    with pytest.raises(DataError, match=r"its member 'link\.png' is a link of 1\.0 MiB"):
+        unpack(tmp_path / "z.zip", tmp_path / "out", "x")
+
+
+def test_control_characters_in_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the name 'a\\nb/1\.png' has a control character\. Rename it"):
+        unpack(zipped(tmp_path / "z.zip", "a\nb/1.png"), tmp_path / "out", "x")
+
+
+def test_names_of_a_tar_that_are_shift_jis_are_read_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w", encoding="cp932", format=tarfile.GNU_FORMAT) as packed:
+        for name in ("猫/写真.png", "犬/表.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(png(0))
+            packed.addfile(info, io.BytesIO(png(0)))
+    unpack(tmp_path / "t.tar", tmp_path / "out", "x")
+    assert files(tmp_path / "out") == ["犬/表.png", "猫/写真.png"]
+    assert "read as cp932" in caplog.text

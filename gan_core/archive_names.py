@@ -1,0 +1,160 @@
+"""The names of a zip's members: which encoding they are written in, and where they lead.
+
+A zip says of each name whether it is UTF-8 and, where it is not, does not say what it is. macOS writes UTF-8 without saying
+so; Japanese Windows writes Shift-JIS (cp932); the standard means cp437, which gives some text for any bytes, and so is
+taken only where that text is made of Latin letters.
+"""
+
+import logging
+import posixpath
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gan_core.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_UTF8_FLAG = 0x800
+_UNICODE_PATH = 0x7075
+"""Info-ZIP's extra field: the name in UTF-8, with a checksum of the name that it stands for."""
+_JAPANESE = ("HIRAGANA", "KATAKANA", "CJK", "FULLWIDTH", "IDEOGRAPHIC", "HALFWIDTH")
+
+
+class ZipMember(NamedTuple):
+    """A member of a zip: open it by ``info``, call it by ``name``."""
+
+    name: str
+    """Its path within the archive, with forward slashes, normalised, never leading out."""
+    info: zipfile.ZipInfo
+    is_folder: bool
+
+
+def zip_members(zipped: zipfile.ZipFile, archive: Path, encoding: str | None = None) -> list[ZipMember]:
+    """Every member of an open zip, in its order.
+
+    Args:
+        zipped: opened for reading, without a ``metadata_encoding``.
+        archive: where it lies, for messages.
+        encoding: of names that do not say theirs. None: UTF-8 where all of them are, else cp932 where they read as Japanese,
+            else cp437 where they read as Latin; a warning says which, unless it is UTF-8.
+
+    Raises:
+        DataError: a name leads out of the archive, is not of the encoding, or no encoding can be told.
+    """
+    infos = zipped.infolist()
+    names = [info.filename if info.flag_bits & _UTF8_FLAG else _unicode_path(info) for info in infos]
+    silent = [index for index, name in enumerate(names) if name is None]
+    raw = [infos[index].orig_filename.encode("cp437") for index in silent]
+    for index, text in zip(silent, decode_names(raw, archive, encoding), strict=True):
+        names[index] = text
+    found = []
+    for name, info in zip(names, infos, strict=True):
+        assert name is not None  # filled in above
+        found.append(ZipMember(safe_path(name, archive), info, name.replace("\\", "/").endswith("/")))
+    return found
+
+
+def decode_names(
+    names: Sequence[bytes], archive: Path, encoding: str | None = None, usual: Sequence[str] = ("cp932", "cp437")
+) -> list[str]:
+    """Names whose encoding is not stated, as text. All of an archive's are of one encoding.
+
+    Args:
+        names: as they lie in the archive.
+        archive: where it lies, for messages.
+        encoding: theirs, where it is known.
+        usual: what they may be where they are not UTF-8; the first that they read as in its own script is taken.
+
+    Raises:
+        DataError: a name is not of the encoding, or no encoding can be told.
+    """
+    if encoding is not None:
+        return [_decoded(name, archive, encoding) for name in names]
+    chosen = next((known for known in ("utf-8", *usual) if _reads_as(names, known)), None)
+    if chosen is None:
+        strange = next(name for name in names if not _reads_as([name], "utf-8"))
+        shown = strange.decode("ascii", errors="backslashreplace")
+        raise DataError(
+            f"{archive}: the name {shown} is not UTF-8, and does not say what it is. Give the encoding of the names with "
+            "gantry data add --encoding NAME (gbk, cp1252, ...), or unpack the archive and rename the files (convmv does "
+            "many at once)."
+        )
+    texts = [name.decode(chosen) for name in names]
+    if chosen != "utf-8":
+        example = next(text for text in texts if not text.isascii())
+        log.warning(
+            "%s: its names are not UTF-8 and do not say what they are; read as %s, such as '%s'. If that is wrong, give "
+            "their encoding with gantry data add --encoding NAME, or pack it again with UTF-8 names.",
+            archive,
+            chosen,
+            example,
+        )
+    return texts
+
+
+def safe_path(name: str, archive: Path) -> str:
+    """The member's path with forward slashes (Windows may write backslashes), normalised.
+
+    Raises:
+        DataError: it is absolute, climbs out, or holds a NUL.
+    """
+    path = posixpath.normpath(name.replace("\\", "/"))
+    if path.startswith(("/", "../")) or path == ".." or (len(path) > 1 and path[1] == ":") or "\0" in path:
+        raise DataError(f"{archive} is refused: its member {name!r} would be written outside of the target folder.")
+    return path
+
+
+def _unicode_path(info: zipfile.ZipInfo) -> str | None:
+    """The name that the extra field gives; None where there is none, or where it is of another name."""
+    extra = info.extra
+    while len(extra) >= 4:
+        kind, length = struct.unpack("<HH", extra[:4])
+        data, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == _UNICODE_PATH and len(data) > 5 and data[0] == 1:
+            (checksum,) = struct.unpack("<I", data[1:5])
+            try:
+                return data[5:].decode() if checksum == zlib.crc32(info.orig_filename.encode("cp437")) else None
+            except UnicodeDecodeError:
+                return None
+    return None
+
+
+def _decoded(name: bytes, archive: Path, encoding: str) -> str:
+    try:
+        return name.decode(encoding)
+    except UnicodeDecodeError as error:
+        shown = name.decode("ascii", errors="backslashreplace")
+        raise DataError(
+            f"{archive}: the name {shown} is not {encoding} ({error.reason}). Give another --encoding."
+        ) from error
+    except LookupError as error:
+        raise DataError(
+            f"--encoding: Python knows no encoding '{encoding}'. Try utf-8, cp932, cp437 or gbk."
+        ) from error
+
+
+def _reads_as(names: Sequence[bytes], encoding: str) -> bool:
+    """Whether all names are of ``encoding`` and, but for UTF-8, of the script that it is for.
+
+    Accented letters of western encodings pass for cp932 now and then: with the ASCII letter behind it, such a letter makes
+    a character. In Japanese most characters have a second byte that is no ASCII letter.
+    """
+    try:
+        texts = [name.decode(encoding) for name in names]
+    except UnicodeDecodeError:
+        return False
+    strange = [character for text in texts for character in text if not character.isascii()]
+    if encoding == "cp437":
+        return all(unicodedata.name(character, "").startswith("LATIN") for character in strange)
+    if encoding != "cp932":
+        return True
+    if not all(unicodedata.name(character, "").startswith(_JAPANESE) for character in strange):
+        return False
+    codes = [character.encode("cp932") for character in strange]
+    certain = sum(len(code) == 2 and not code[1:].isalpha() for code in codes)  # bytes.isalpha: an ASCII letter
+    return 2 * certain > len(codes)
