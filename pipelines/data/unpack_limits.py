@@ -76,5 +76,7 @@ class BoundedTarInfo(tarfile.TarInfo):
         )
         if self.type in extended and self.size > _LONGEST_HEADER:
             # No TarError: tarfile takes one here for the archive's end.
-            raise DataError(f"{tarfile_.name!s} is refused: a header of {amount(self.size)} in it is broken or hostile.")
+            raise DataError(
+                f"{tarfile_.name!s} is refused: a header of {amount(self.size)} in it is broken or hostile."
+            )
         return super()._proc_member(tarfile_)  # type: ignore[misc]
