@@ -81,6 +81,8 @@ def is_picture(path: str | Path) -> bool:
     """Whether a file is meant to be a picture: by the end of its name, else by how its content begins."""
     if os.path.splitext(path)[1].lower() in SUFFIXES:
         return True
+    if not os.path.isfile(path):
+        return False  # reading a pipe would wait for somebody to write
     with open(path, "rb", buffering=0) as file:
         head = file.read(16)
     return (
@@ -99,6 +101,9 @@ class PictureError(DataError):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
 
 
 def decode(content: bytes, channels: int) -> np.ndarray:
@@ -175,20 +180,7 @@ def open_picture(
     With ``near`` (height, width) a JPEG may come out smaller than it is, though always large enough to be scaled down
     to that size without loss of quality.
     """
-    if not content:
-        raise PictureError("empty", "the file has no content")
-    try:
-        picture = Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise PictureError("not-an-image", "no known picture format, or its header is broken") from None
-    except Image.DecompressionBombError as error:
-        raise PictureError("too-many-pixels", str(error)) from error
-    except Exception as error:  # see _broken
-        raise _broken(error) from error
-    with picture:
-        width, height = picture.size
-        if width * height > max_pixels:
-            raise PictureError("too-many-pixels", f"{width} x {height} is more than {max_pixels} pixels")
+    with _opened(content, max_pixels) as picture:
         try:
             if near is not None and picture.format in ("JPEG", "MPO"):
                 rows, columns = near[::-1] if _turn(picture) in _SIDEWAYS else near
@@ -200,9 +192,37 @@ def open_picture(
                 upright = upright.transpose(turn)
         except PictureError:
             raise
+        except MemoryError as error:
+            raise too_much_memory() from error
         except Exception as error:  # see _broken
             raise _broken(error) from error
     return upright
+
+
+def check_header(content: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise PictureError unless ``content`` begins as a picture file of at most ``max_pixels`` pixels does."""
+    _opened(content, max_pixels).close()
+
+
+def _opened(content: bytes, max_pixels: int) -> Image.Image:
+    """The picture with its header read, and its size checked."""
+    if not content:
+        raise PictureError("empty", "the file has no content")
+    try:
+        picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise PictureError("not-an-image", "no known picture format, or its header is broken") from None
+    except Image.DecompressionBombError as error:
+        raise PictureError("too-many-pixels", str(error)) from error
+    except MemoryError as error:
+        raise too_much_memory() from error
+    except Exception as error:  # see _broken
+        raise _broken(error) from error
+    width, height = picture.size
+    if width * height > max_pixels:
+        picture.close()
+        raise PictureError("too-many-pixels", f"{width} x {height} is more than {max_pixels} pixels")
+    return picture
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -243,6 +263,11 @@ def to_array(picture: Image.Image) -> np.ndarray:
 def _check_pixels(pixels: np.ndarray) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] not in _MODES:
         raise DataError(f"Pixels must be uint8 (1|3|4, H, W), got {pixels.dtype} {pixels.shape}.")
+
+
+def too_much_memory() -> PictureError:
+    """The reject for a picture whose decoder asks for more memory than it is given."""
+    return PictureError("too-much-memory", "decoding it needs more memory than a decoder is given, or than there is")
 
 
 def _broken(error: Exception) -> PictureError:

@@ -1,12 +1,16 @@
 """The first pass of ingestion: a run of pictures is decoded, fitted and encoded into a part file of its own."""
 
 import hashlib
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from gan_core import pictures
+from gan_core.errors import DataError
+from gan_core.images import bounded
 from gan_core.pictures import Fit, PictureError
 from pipelines.data import readers
 from pipelines.data.pairs import Pairing, prepare_pair
@@ -27,6 +31,8 @@ class RunSpec:
     fit: Fit
     digest_contents: bool
     pairing: Pairing | None = None
+    refused: Mapping[int, PictureError] = field(default_factory=dict)
+    """By position, pictures that are put aside unread, and why: they have ended a worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,25 @@ class Converted:
 
 
 def convert(spec: RunSpec) -> Converted:
-    """Convert one run of pictures into its part file."""
+    """Convert one run of pictures into its part file, in a worker with limits (:mod:`gan_core.images.bounded`).
+
+    A picture that ends the worker is put aside, and the run is made again without it.
+    """
+    ended: Counter[int] = Counter()
+    while True:
+        try:
+            return bounded.call(_convert, spec)
+        except bounded.WorkerEndedError as error:
+            ended[error.item] += 1
+            if error.again and ended[error.item] == 1:
+                continue
+            if error.item == bounded.NO_ITEM:
+                raise DataError(f"The process that converts pictures of {spec.raw} ended: {error.detail}.") from error
+            refused = {**spec.refused, error.item: PictureError(error.reason, error.detail)}
+            spec = replace(spec, refused=refused)
+
+
+def _convert(spec: RunSpec) -> Converted:
     reader = readers.open_reader(spec.raw, spec.note)
     encoded: list[bytes] = []
     conditions: list[bytes] | None = [] if spec.pairing else None
@@ -56,12 +80,16 @@ def convert(spec: RunSpec) -> Converted:
     rejects = []
     moments = _Moments(spec.channels, spec.size)
     for position, entry in enumerate(spec.entries):
+        bounded.begin(position)
         try:
+            if position in spec.refused:
+                raise spec.refused[position]
             content = reader.read(entry)
             partner = reader.read(Entry(entry.condition)) if entry.condition else None
             prepared = _prepared(content, partner, spec)
-        except PictureError as error:
-            rejects.append(Reject(entry.source, error.reason, error.detail))
+        except (PictureError, MemoryError) as error:
+            reject = error if isinstance(error, PictureError) else pictures.too_much_memory()
+            rejects.append(Reject(entry.source, reject.reason, reject.detail))
             continue
         digests += _sha256(*prepared)
         if spec.digest_contents:
@@ -71,6 +99,7 @@ def convert(spec: RunSpec) -> Converted:
         if conditions is not None:
             conditions.append(pictures.encode_png(prepared[1]))
         positions.append(position)
+    bounded.finish()
     write_part(spec.part, encoded, conditions)
     sums, squares = moments.finish()
     return Converted(

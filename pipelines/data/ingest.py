@@ -189,7 +189,7 @@ def code_version() -> str:
     files = {here / f"{name}.py" for name in own} | {*(here / "readers").glob("*.py")}
     # Colour is not imported for it: it loads torch, which only greyscale pairs need.
     core = Path(pictures.__file__)
-    files |= {core, core.with_name("colour.py")}
+    files |= {core, core.with_name("colour.py"), *(core.parent / "images").glob("*.py")}
     digests = [sha256_file(path) for path in sorted(files, key=lambda path: path.as_posix())]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 

@@ -1,6 +1,7 @@
 """What every reader speaks of: entries (pictures by place), listings, rejects, the note beside raw data."""
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -111,12 +112,20 @@ class FileReader:
 
     def _bytes(self, entry: Entry) -> bytes:
         try:
-            with open(self._prefix + entry.file, "rb", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+            with open(self._prefix + entry.file, "rb", buffering=0, opener=_at_once) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise PictureError("unreadable", "it is a pipe or a device, and no file")
+                if status.st_size > MAX_FILE_BYTES:
                     raise PictureError("too-many-bytes", f"more than {MAX_FILE_BYTES} bytes in one file")
                 return file.read()
         except OSError as error:
             raise PictureError("unreadable", f"{type(error).__name__}: {error.strerror}") from error
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file without waiting for somebody to write, as a pipe would have it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def partition(root: Path, files: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -1,0 +1,1 @@
+"""Picture files: finding them, and decoding them within limits."""

@@ -1,0 +1,160 @@
+"""A decoder that crashes, loops or takes all memory ends its own process and no other; the picture is put aside."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from gan_core import pictures
+from gan_core.errors import DataError
+from gan_core.images import bounded
+from gan_core.images.bounded import WorkerEndedError, call, decode, picture_of, prepare
+from gan_core.pictures import PictureError, encode_png
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 9, 13), dtype=np.uint8)
+
+
+def in_process() -> int:
+    return os.getpid()
+
+
+def end_by(number: int, mark: Path | None = None) -> str:
+    """End this process, or where ``mark`` is there already, return."""
+    if mark is not None and mark.exists():
+        return "second time"
+    if mark is not None:
+        mark.touch()
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+    raise AssertionError("it lives")
+
+
+def spin(seconds_allowed: int) -> None:
+    bounded.CPU_SECONDS = seconds_allowed
+    bounded.begin(7)
+    while True:
+        pass
+
+
+def sleep(seconds_allowed: float) -> None:
+    bounded.WALL_SECONDS = seconds_allowed
+    bounded.begin(3)
+    time.sleep(60)
+
+
+def take(bytes_wanted: int) -> int:
+    return len(bytearray(bytes_wanted))
+
+
+def open_without_files() -> str:
+    with bounded.no_files():
+        try:
+            open("/dev/null").close()
+        except OSError as error:
+            return str(error.strerror)
+    open("/dev/null").close()
+    return "opened"
+
+
+def refuse() -> None:
+    raise PictureError("corrupt", "in words")
+
+
+def fail() -> None:
+    raise KeyError("what")
+
+
+def test_a_picture_comes_out_as_it_does_in_this_process() -> None:
+    content = encode_png(PIXELS)
+    np.testing.assert_array_equal(decode(content, 3), PIXELS)
+    np.testing.assert_array_equal(
+        prepare(content, size=(4, 4), channels=1, mode="crop"),
+        pictures.prepare(content, size=(4, 4), channels=1, mode="crop"),
+    )
+
+
+def test_calls_share_a_process_that_is_not_this_one_and_calls_at_once_have_one_each() -> None:
+    assert call(in_process) == call(in_process) != os.getpid()
+    with ThreadPoolExecutor(4) as pool:
+        contents = [encode_png(np.full((1, 4, 4), value, np.uint8)) for value in range(60)]
+        assert [int(found[0, 0, 0]) for found in pool.map(lambda content: decode(content, 1), contents)] == [*range(60)]
+
+
+def test_errors_arrive_as_they_were_raised() -> None:
+    with pytest.raises(PictureError) as caught:
+        picture_of(refuse)
+    assert (caught.value.reason, caught.value.detail) == ("corrupt", "in words")
+    with pytest.raises(KeyError, match="what") as unexpected:
+        call(fail)
+    assert "in fail" in str(unexpected.value.__cause__), "with where in the worker it was raised"
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+def test_a_crash_is_a_reject_and_the_next_picture_is_decoded(number: int) -> None:
+    with pytest.raises(PictureError, match=f"crashed: the decoder crashed .{signal.Signals(number).name}"):
+        picture_of(end_by, number)
+    np.testing.assert_array_equal(decode(encode_png(PIXELS), 3), PIXELS)
+
+
+def test_a_worker_that_the_system_ended_is_given_a_second_chance(tmp_path: Path) -> None:
+    assert picture_of(end_by, signal.SIGKILL, tmp_path / "mark") == "second time"
+    with pytest.raises(PictureError, match="crashed: the system ended the decoder, probably for lack of memory"):
+        picture_of(end_by, signal.SIGKILL)
+
+
+def test_too_long_by_the_processor_or_by_the_clock_ends_the_picture_that_it_was_at() -> None:
+    for function, limit, item in ((spin, 1, 7), (sleep, 0.5, 3)):
+        with pytest.raises(WorkerEndedError, match="too-slow") as caught:
+            call(function, limit)
+        assert caught.value.item == item
+
+
+def test_memory_has_a_limit_which_is_the_workers_alone() -> None:
+    assert call(take, 2**20) == 2**20
+    with pytest.raises(MemoryError):
+        call(take, bounded.MEMORY)
+    assert call(take, 2**20) == 2**20
+
+
+def test_a_decoder_that_is_refused_memory_gives_a_reject(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(PictureError, match="too-much-memory"):
+        pictures.decode(encode_png(PIXELS), 3)
+
+
+def test_the_kernel_refuses_files_where_none_may_be_opened() -> None:
+    assert call(open_without_files) == "Too many open files"
+
+
+def test_a_worker_ends_with_the_process_that_it_works_for() -> None:
+    code = (
+        "import time; from gan_core.images.bounded import call; from tests.gan_core.images import test_bounded as t\n"
+        "print(call(t.in_process), flush=True); call(t.sleep, 50)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    worker.wait(timeout=20)
+
+
+def test_a_decoder_that_does_not_start_is_an_error_and_no_reject(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounded.close_workers()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(Exception, match="process that decodes pictures does not start .status 1"):
+        decode(encode_png(PIXELS), 3)
+    monkeypatch.undo()
+    assert issubclass(PictureError, DataError)
+    decode(encode_png(PIXELS), 3)
