@@ -10,7 +10,8 @@ from PIL import Image
 from gan_core.colour import lightness
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, ImageShape
-from gan_core.pictures import as_picture, decode, prepare, to_array
+from gan_core.images.bounded import decode, prepare
+from gan_core.pictures import as_picture, to_array
 
 if TYPE_CHECKING:
     from gan_core.generator import Generator

@@ -5,10 +5,8 @@ Pixels are taken as stored: no colour management, the first frame of an animatio
 
 import io
 import logging
-import os
 import struct
 import zlib
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -42,22 +40,6 @@ FORMATS = (
     "DDS",
 )
 
-SUFFIXES = frozenset(
-    (
-        *(".apng", ".avif", ".avifs", ".bmp", ".bw", ".dds", ".dib", ".gif", ".icb", ".ico", ".j2c", ".j2k"),
-        *(".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pcx", ".pfm", ".pgm"),
-        *(".png", ".pnm", ".ppm", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp"),
-        # Pictures too, in formats that are not read: such a file is a picture that cannot be used, not something else.
-        *(".exr", ".heic", ".heif", ".jxl", ".psd"),
-    )
-)
-"""What a picture file's name may end with, in lower case."""
-
-_MAGIC = (
-    *(b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"DDS ", b"\0\0\1\0", b"\xff\x4f\xff\x51"),
-    b"\0\0\0\x0cjP  ",
-)
-
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PNG_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 _ORIENTATION = 0x0112
@@ -75,23 +57,6 @@ _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 # A JPEG is read at a reduced size, and any picture box-reduced, only down to these multiples of the wanted size.
 _READING_GAP = 2
 _REDUCING_GAP = 3.0
-
-
-def is_picture(path: str | Path) -> bool:
-    """Whether a file is meant to be a picture: by the end of its name, else by how its content begins."""
-    if os.path.splitext(path)[1].lower() in SUFFIXES:
-        return True
-    if not os.path.isfile(path):
-        return False  # reading a pipe would wait for somebody to write
-    with open(path, "rb", buffering=0) as file:
-        head = file.read(16)
-    return (
-        head.startswith(_MAGIC)
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[:2] == b"BM" and head[6:10] == bytes(4))
-        or (head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace())
-        or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"mif1"))
-    )
 
 
 class PictureError(DataError):
@@ -199,9 +164,10 @@ def open_picture(
     return upright
 
 
-def check_header(content: bytes, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise PictureError unless ``content`` begins as a picture file of at most ``max_pixels`` pixels does."""
-    _opened(content, max_pixels).close()
+def size_of(content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of a picture file as stored, from its header alone; raises PictureError as :func:`decode` does."""
+    with _opened(content, max_pixels) as picture:
+        return picture.size
 
 
 def _opened(content: bytes, max_pixels: int) -> Image.Image:

@@ -9,6 +9,7 @@ import click
 from gan_core.data import DATASET_FILE, PreparedDataset
 from gan_core.errors import SettingsError, TrackingError
 from gan_core.generator import DESCRIPTION, load_generator
+from gan_core.images.files import kinds
 from gan_core.metrics.evaluate import fid as fid_of
 from gan_core.metrics.inception import FEATURES, load_inception
 from gan_core.metrics.sources import DatasetSplit, PictureFiles, Samples, Source
@@ -51,7 +52,8 @@ def fid(
 
     Each is a folder of pictures (any sizes, nested), a zip of them, a prepared dataset, an exported generator, or the name
     of a registered one (NAME, NAME/VERSION, NAME@ALIAS). A stands for the real pictures, except that a generator never
-    does. Without --n all pictures are taken; beside a generator as many as the other side has, at most 10,000.
+    does. Without --n all pictures are taken; beside a generator as many as the other side has, at most 10,000. A picture that
+    cannot be read is left out and named, and the figure says so; where more than 1 % cannot, there is no figure.
     """
     if precision == "bf16" and not unpublished:
         raise SettingsError("--precision bf16 is not for published figures; add --unpublished to see one all the same.")
@@ -67,10 +69,23 @@ def fid(
     figure = fid_of(
         real, fake, extractor=extractor, real_count=count, fake_count=count, batch_size=batch_size, progress=True
     )
+    unreadable = _say_left_out(real, fake)
     if as_json:
-        click.echo(json.dumps({"a": a, "b": b, **figure.as_dict()}, indent=2))
+        told = {"a": a, "b": b, **figure.as_dict(), **({"unreadable": unreadable} if unreadable else {})}
+        click.echo(json.dumps(told, indent=2))
     else:
         click.echo(f"FID {figure.value:.4f}  ({figure.protocol.stamp})")
+
+
+def _say_left_out(*sources: Source) -> dict[str, dict[str, str]]:
+    """Say which files were not measured; gives those that are pictures, with the reason, by the folder or zip."""
+    for source in sources:
+        if isinstance(source, PictureFiles) and source.files.others:
+            click.echo(f"{source.path}: left aside {kinds(source.files.others)} that are no pictures.", err=True)
+        for name, why in source.unreadable.items():
+            click.echo(f"{source.name}: {name} cannot be read and is left out: {why}", err=True)
+    paths = [source for source in sources if isinstance(source, PictureFiles) and source.unreadable]
+    return {str(source.path): dict(source.unreadable) for source in paths}
 
 
 def _place(named: str, registered: ExitStack) -> Path:

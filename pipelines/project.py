@@ -10,7 +10,8 @@ from gan_core.errors import DataError, SettingsError
 from gan_core.files import obstacle, open_to_others, replacing, same_file
 from gan_core.generator import load_generator
 from gan_core.grid import save_sheet
-from gan_core.pictures import PictureError, prepare
+from gan_core.images.bounded import prepare
+from gan_core.pictures import PictureError
 from gan_core.precision import choose_device
 from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder

@@ -12,7 +12,7 @@ from gan_core.errors import SettingsError
 from gan_core.files import obstacle, replacing
 from gan_core.generator import Generator, load_generator
 from gan_core.grid import contact_sheet, save_sheet
-from gan_core.pictures import SUFFIXES
+from gan_core.images.files import SUFFIXES
 from gan_core.precision import choose_device
 from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder

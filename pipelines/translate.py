@@ -2,22 +2,16 @@
 
 import itertools
 import json
-import lzma
 import os
-import zipfile
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 import click
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from gan_core import pictures
@@ -34,8 +28,9 @@ from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape
 from gan_core.files import replacing
 from gan_core.generator import Generator, load_generator
+from gan_core.images import bounded
+from gan_core.images.files import SUFFIXES, PictureFiles, kinds
 from gan_core.precision import choose_device, out_of_memory
-from pipelines.data.readers.base import MAX_FILE_BYTES, is_clutter, walk_files
 from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder
 
@@ -43,10 +38,6 @@ WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
 """Kinds of picture that a single one may be written as."""
 PIXELS = 2**22
 """Pixels in one pass of the generator, unless a single picture has more: the activations take a thousand times as much."""
-# What reading a file or a zip's member may raise: cut short, of another checksum, encrypted, packed in an unknown way.
-_UNREADABLE = (
-    GantryError, OSError, RuntimeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,18 +101,18 @@ def translate(
     One that fails is reported, the others go on, and the exit status is 1. The same pictures, seed and generator give the
     same results, whatever --batch is.
     """
-    with opened(source) as (names, open_picture):
-        tasks = plan(source, names, open_picture, out)
-        _check_kept([source / name for name in names] if source.is_dir() else [source], tasks, like)
+    with PictureFiles(source) as files:
+        tasks = plan(files, out)
+        _check_kept([source / name for name in files.names] if source.is_dir() else [source], tasks, like)
         _check_free(tasks, out, replace)
         with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
             generator = load_generator(folder, choose_device(device))
         chosen = target_index(generator, target)
         reference = None if like is None else _reference(like, generator)
-        outcome = run(generator, tasks, open_picture, target=chosen, seed=seed, batch=batch, reference=reference)
+        outcome = run(generator, tasks, files, target=chosen, seed=seed, batch=batch, reference=reference)
     if as_json:
         told = {"generator": generator.digest, "out": str(out), "translated": outcome.translated}
-        click.echo(json.dumps({**told, "failed": outcome.failed}, indent=2))
+        click.echo(json.dumps({**told, "failed": outcome.failed, "left_aside": files.others}, indent=2))
     else:
         names = domain_names(generator)
         # Of two domains that a generator goes to and fro between, the second is meant where none is named.
@@ -129,6 +120,8 @@ def translate(
         to = ("" if meant is None else f" to {meant}") + ("" if like is None else f" like {like}")
         count = "1 picture" if outcome.translated == 1 else f"{outcome.translated} pictures"
         click.echo(f"{count} translated{to} by generator {generator.digest[:12]}: {out}")
+        if files.others:
+            click.echo(f"Left aside {kinds(files.others)} that are no pictures.", err=True)
         if outcome.failed:
             click.echo(f"{len(outcome.failed)} of {len(tasks)} failed:", err=True)
             for name, reason in outcome.failed.items():
@@ -137,49 +130,15 @@ def translate(
         context.exit(1)
 
 
-Opener = Callable[[str], IO[bytes]]
-"""The content of a picture by its name within IN."""
-
-
-@contextmanager
-def opened(source: Path) -> Iterator[tuple[list[str], Opener]]:
-    """The names of the pictures in a folder or zip (of a picture its own), sorted, and a way to open each.
-
-    Hidden files and those that are no pictures are left aside.
-
-    Raises:
-        DataError: there is nothing at ``source``, or no picture in it.
-    """
-    if source.is_dir():
-        names = [name for name in walk_files(source) if _is_picture(source / name)]
-        if not names:
-            raise DataError(f"{source} holds no pictures.")
-        yield names, lambda name: (source / name).open("rb")
-    elif not source.is_file():
-        raise DataError(f"There is no picture, folder or zip at {source}.")
-    elif zipfile.is_zipfile(source):
-        try:
-            with zipfile.ZipFile(source) as zipped:
-                names = [entry.filename for entry in zipped.infolist() if not entry.is_dir()]
-                names = sorted(name for name in set(names) if _named_as_picture(PurePosixPath(name)))
-                if not names:
-                    raise DataError(f"{source} holds no pictures.")
-                yield names, lambda name: zipped.open(name)
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{source} is a broken zip ({error}). Pack it again, or give a folder.") from error
-    else:
-        yield [source.name], lambda name: source.open("rb")
-
-
-def plan(source: Path, names: Sequence[str], open_picture: Opener, out: Path) -> list[Task]:
+def plan(files: PictureFiles, out: Path) -> list[Task]:
     """What is to be done, in the order of size and name, so that pictures of one size follow each other.
 
     Raises:
-        SettingsError: ``out`` cannot take the pictures of ``source``.
+        SettingsError: ``out`` cannot take the pictures of ``files``.
     """
-    suffix, single = out.suffix.lower(), names == [source.name] and source.is_file() and not zipfile.is_zipfile(source)
-    if suffix in pictures.SUFFIXES | {".zip"} and not out.is_dir():
-        if not single:
+    source, names, suffix = files.path, files.names, out.suffix.lower()
+    if suffix in SUFFIXES | {".zip"} and not out.is_dir():
+        if not files.is_single:
             raise SettingsError(
                 f"{source} may hold many pictures: OUT is a folder, and '{out.name}' reads like a file."
             )
@@ -192,7 +151,8 @@ def plan(source: Path, names: Sequence[str], open_picture: Opener, out: Path) ->
         raise SettingsError(
             f"OUT {out} lies in {source}: its results would be translated next time. Choose another place."
         )
-    sizes = {name: _size(open_picture, name) for name in names}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = dict(zip(names, pool.map(lambda name: _size(files, name), names), strict=True))
     targets = _results(names)
     ordered = sorted(names, key=lambda name: (sizes[name], name))
     return [Task(name, out / targets[name], index) for index, name in enumerate(ordered)]
@@ -218,7 +178,7 @@ def _results(names: Sequence[str]) -> dict[str, str]:
 def run(
     generator: Generator,
     tasks: Sequence[Task],
-    open_picture: Opener,
+    files: PictureFiles,
     *,
     target: int | None,
     seed: int,
@@ -233,11 +193,7 @@ def run(
     shape = ImageShape(**generator.info["shape"])
 
     def read(task: Task) -> Condition:
-        with open_picture(task.name) as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise DataError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
-        return read_condition(content, shape)
+        return read_condition(files.read(task.name), shape)
 
     def finish(held: list[tuple[Task, Condition]]) -> None:
         if not held:
@@ -262,7 +218,6 @@ def run(
             return
         for (task, condition), picture in zip(held, made, strict=True):
             try:
-                _check_inside(task)
                 content = encode(with_alpha(picture, condition.alpha), task.out.suffix.lower())
                 with replacing(task.out) as temporary:
                     temporary.write_bytes(content)
@@ -299,7 +254,7 @@ def _read_ahead(
     def one(task: Task) -> Condition | Exception:
         try:
             return read(task)
-        except _UNREADABLE as error:
+        except (GantryError, RuntimeError) as error:
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -353,28 +308,9 @@ def _check_free(tasks: Sequence[Task], out: Path, replace: bool) -> None:
         raise SettingsError(f"{there[0]}{more} would be overwritten: choose another OUT than {out}, or add --replace.")
 
 
-def _check_inside(task: Task) -> None:
-    """Raise DataError for the member of a zip whose name leads out of OUT."""
-    if ".." in PurePosixPath(task.name).parts or PurePosixPath(task.name).is_absolute() or "\\" in task.name:
-        raise DataError("its name leads out of the zip")
-
-
-def _named_as_picture(path: PurePosixPath) -> bool:
-    """Whether a member of a zip is a picture by its name; what systems and tools leave there is not."""
-    return path.suffix.lower() in pictures.SUFFIXES and not any(is_clutter(part) for part in path.parts if part != "..")
-
-
-def _is_picture(path: Path) -> bool:
+def _size(files: PictureFiles, name: str) -> tuple[int, int]:
+    """Width and height as the file's head says; (0, 0) where that cannot be read, which decoding all of it is going to say."""
     try:
-        return pictures.is_picture(path)
-    except OSError:
-        return False  # a link to nowhere, a pipe: no picture by its name either
-
-
-def _size(open_picture: Opener, name: str) -> tuple[int, int]:
-    """Width and height as the file's head says; (0, 0) where that cannot be read, which reading all of it is going to say."""
-    try:
-        with open_picture(name) as file, Image.open(file, formats=pictures.FORMATS) as picture:
-            return picture.size
-    except Exception:  # Pillow's readers raise nearly anything at a broken head
+        return bounded.picture_of(pictures.size_of, files.read(name))
+    except pictures.PictureError:
         return 0, 0

@@ -92,7 +92,6 @@ def compare(
                 n,
                 extractor.features,
             )
-    real_digest = real.digest(real_n)
     how: dict[str, Any] = {"keep": full, "batch_size": batch_size, "progress": progress}
     if isinstance(real, DatasetSplit):
         of_real = real_features(real, real_n, extractor, cache_dir=cache_dir, **how)
@@ -110,11 +109,12 @@ def compare(
             features=extractor.features,
             precision=extractor.precision,
             resize=extractor.resize,
-            real_count=real_n,
-            fake_count=fake_n,
+            real_count=of_real.n,
+            fake_count=of_fake.n,
             split=real.split,
-            dataset_digest=real_digest,
+            dataset_digest=real.digest(real_n),
             direction=direction,
+            unreadable=len(real.unreadable) + len(fake.unreadable),
         ),
         generator_digest=fake.digest(fake_n),
         seed=fake.seed if isinstance(fake, (Samples, Translated)) else None,

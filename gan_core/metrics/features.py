@@ -55,7 +55,7 @@ def features_of(
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Features:
-    """Features of ``count`` pictures of ``source``.
+    """Features of ``count`` pictures of ``source``, less those that it finds to be unreadable.
 
     Args:
         source: the pictures.
@@ -71,6 +71,8 @@ def features_of(
     rows = np.empty((min(count, KEPT), extractor.features), np.float32) if keep else None
     moments = Moments(extractor.features)
     _pass(source, count, extractor, moments.update, rows, batch_size=batch_size, progress=progress)
+    if rows is not None:  # fewer came than were asked for where some could not be read
+        rows = rows[: np.searchsorted(subset(count, len(rows)), moments.n)]
     return Features(moments, rows)
 
 
@@ -133,7 +135,10 @@ def count_of(source: Source, wanted: int | None) -> int:
     if wanted is None:
         check(available is not None, f"{source.name}: say how many pictures to generate.")
         wanted = available or 0
-    check(wanted >= 2, f"{source.name}: {wanted} pictures have no covariance; take 2 or more.")
+    check(
+        wanted >= 2,
+        f"{source.name}: {wanted} {'picture is' if wanted == 1 else 'pictures are'} too few to measure; it takes 2 or more.",
+    )
     if available is not None and available < wanted:
         raise DataError(
             f"{source.name} has {available} pictures, fewer than the {wanted} asked for. Ask for {available} at most."
@@ -176,7 +181,7 @@ def _pass(
     finally:
         if bar is not None:
             bar.close()
-    if done != count:
+    if done + len(source.unreadable) != count:
         raise DataError(f"{source.name} gave {done} pictures where {count} were asked for.")
 
 

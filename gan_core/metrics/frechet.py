@@ -123,7 +123,9 @@ class Moments:
 
     def _degrees(self) -> int:
         if self.n < 2:
-            raise DataError(f"A covariance needs two pictures or more; there are {self.n}.")
+            raise DataError(
+                f"A Fréchet distance takes two pictures or more on each side; there {'is' if self.n == 1 else 'are'} {self.n}."
+            )
         return self.n - 1
 
     def _rows(self) -> np.ndarray:

@@ -27,12 +27,15 @@ class Protocol:
     """Digest of the real pictures."""
     direction: str = ""
     """Of a translation: ``A -> B``, or ``mean of 2 directions``; empty where pictures are made from noise."""
+    unreadable: int = 0
+    """Pictures of either side that could not be read; ``real_count`` and ``fake_count`` are without them."""
 
     @property
     def digest(self) -> str:
         """SHA-256 that two protocols share exactly when their figures may be compared."""
         # A field that came later and says nothing is left out: digests written before it stay what they are.
-        return sha256_json({name: value for name, value in as_dict(self).items() if name != "direction" or value})
+        later = ("direction", "unreadable")
+        return sha256_json({name: value for name, value in as_dict(self).items() if name not in later or value})
 
     @property
     def publishable(self) -> bool:
@@ -48,6 +51,7 @@ class Protocol:
             *([self.direction] if self.direction else []),
             *features,
             f"{self.fake_count} against {self.real_count} real{split}",
+            *([f"{self.unreadable} unreadable left out"] if self.unreadable else []),
             f"data {self.dataset_digest[:8]}",
             *([f"{'extractor' if self.features else 'classifier'} {self.extractor[:8]}"] if self.extractor else []),
         ]

@@ -3,16 +3,14 @@ makes them from noise or of other pictures."""
 
 import hashlib
 import logging
-import lzma
 import os
-import zipfile
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,18 +20,19 @@ from torch import Tensor
 from gan_core.colour import lab_to_rgb
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError, SettingsError
+from gan_core.images import bounded, files
 from gan_core.metrics.inception import on_white
-from gan_core.pictures import decode
+from gan_core.pictures import PictureError
 from gan_core.randomness import derive_seed
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in ("avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tga", "tif", "tiff", "webp")
-)
 SAMPLE_CHUNK = 1024
 """Pictures asked of a generator at a time. Fixed, so that the pictures do not depend on any batch size."""
+
+MAX_UNREADABLE_SHARE = 0.01
+"""Above this share of pictures that cannot be read there is no figure: it would be of other pictures than was meant. As
+``ingest.max_reject_share`` has it by default."""
 
 Prepare = Callable[[Tensor], Tensor]
 """uint8 (N, C, H, W) to the extractor's input."""
@@ -58,6 +57,10 @@ class Source(Protocol):
     split: str
     """Name of the split; empty when there is none."""
 
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """By name, why a picture could not be read in the last pass and is left out; empty where all come from Gantry."""
+
     def available(self) -> int | None:
         """How many pictures there are; None when as many as asked for."""
 
@@ -65,7 +68,7 @@ class Source(Protocol):
         """Names the content of the first ``count`` pictures taken."""
 
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
-        """The extractor's input for ``count`` pictures, in batches."""
+        """The extractor's input for ``count`` pictures, less those that are found to be unreadable, in batches."""
 
 
 class RealSource(Source, Protocol):
@@ -78,6 +81,8 @@ class RealSource(Source, Protocol):
 
 class DatasetSplit:
     """A split of a prepared dataset, or those of its pictures that are of one domain."""
+
+    unreadable: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self, dataset: PreparedDataset, split: str, domain: int | None = None, *, lacking: bool = False
@@ -159,7 +164,10 @@ class Unchanged(DatasetSplit):
 
 
 class PictureFiles:
-    """All pictures in a folder and the folders in it, or in a zip, of any sizes. Hidden files are left aside."""
+    """All pictures in a folder and the folders in it, or in a zip, of any sizes.
+
+    A picture that cannot be read is left out of the batches and named in ``unreadable``.
+    """
 
     split = ""
 
@@ -167,74 +175,94 @@ class PictureFiles:
         """Raises DataError when there is nothing of the kind at ``path``, or no picture in it."""
         self.path = path
         self.name = path.name
-        self._zip: zipfile.ZipFile | None = None
-        if path.is_dir():
-            names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        elif zipfile.is_zipfile(path):
-            try:
-                self._zip = zipfile.ZipFile(path)
-            except (zipfile.BadZipFile, OSError) as error:
-                raise DataError(f"{path} is a broken zip file ({error}). Pack it again, or give a folder.") from error
-            names = [entry.filename for entry in self._zip.infolist() if not entry.is_dir()]
-        elif _like_zip(path):
-            raise DataError(f"{path} is a broken zip file; it may be cut off. Get it again, or give a folder.")
-        else:
+        self.files = files.PictureFiles(path)
+        if self.files.is_single:
             raise DataError(f"{path} is neither a folder nor a zip file of pictures.")
-        self._names = sorted(name for name in names if _is_picture(name))
-        if not self._names:
-            raise DataError(f"{path} holds no pictures ({' '.join(sorted(SUFFIXES))}).")
+        self.unreadable: dict[str, str] = {}
+        self._digests: dict[str, bytes] = {}
 
     def available(self) -> int:
         """Pictures found."""
-        return len(self._names)
+        return len(self.files.names)
 
     def digest(self, count: int) -> str:
-        """SHA-256 over the content of the chosen files in the order of their names; raises DataError as batches does."""
+        """SHA-256 over the content of the chosen files in the order of their names, less those found to be unreadable."""
         whole = hashlib.sha256()
-        for index in subset(len(self._names), count):
-            whole.update(hashlib.sha256(self._read(self._names[index])).digest())
+        for name in self._chosen(count):
+            if name not in self._digests and name not in self.unreadable:
+                self._read(name)
+            if name not in self.unreadable:
+                whole.update(self._digests[name])
+        self._check_share(count)
         return whole.hexdigest()
 
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
-        """See :class:`Source`; raises DataError that names the file which cannot be read."""
+        """See :class:`Source`; raises DataError when more than :data:`MAX_UNREADABLE_SHARE` of the files cannot be read."""
 
-        def one(index: int) -> Tensor:
-            name = self._names[index]
+        def one(name: str) -> Tensor | None:
             content = self._read(name)
+            if content is None:
+                return None
             try:
-                return prepare(torch.tensor(decode(content, 3))[None])
-            except DataError as error:
-                raise self._unreadable(name, error) from error
+                return prepare(torch.tensor(bounded.decode(content, 3))[None])
+            except PictureError as error:
+                self.unreadable[name] = str(error)
+                return None
 
+        self.unreadable.clear()
         # Decoding beside the network: it is what a GPU would wait for.
         with ThreadPoolExecutor(os.cpu_count()) as pool, ExitStack() as stack:
-            waiting: deque[Future[Tensor]] = deque()
+            waiting: deque[Future[Tensor | None]] = deque()
             stack.callback(lambda: [future.cancel() for future in waiting])
             batch: list[Tensor] = []
-            for index in subset(len(self._names), count):
-                waiting.append(pool.submit(one, int(index)))
+
+            def take() -> None:
+                made = waiting.popleft().result()
+                if made is None:
+                    self._check_share(count)
+                else:
+                    batch.append(made)
+
+            for name in self._chosen(count):
+                waiting.append(pool.submit(one, name))
                 if len(waiting) > 2 * batch_size:
-                    batch.append(waiting.popleft().result())
+                    take()
                 if len(batch) == batch_size:
                     yield torch.cat(batch)
-                    batch = []
-            batch += [waiting.popleft().result() for _ in range(len(waiting))]
+                    batch.clear()
+            while waiting:
+                take()
             for start in range(0, len(batch), batch_size):
                 yield torch.cat(batch[start : start + batch_size])
+        # Threads come to them in any order.
+        self.unreadable = dict(sorted(self.unreadable.items()))
 
-    def _read(self, name: str) -> bytes:
+    def _chosen(self, count: int) -> list[str]:
+        return [self.files.names[index] for index in subset(len(self.files.names), count)]
+
+    def _read(self, name: str) -> bytes | None:
+        """The content of a file; None where it cannot be read, which is noted."""
         try:
-            return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
-        # A zip's member may be cut short, of another checksum, encrypted (RuntimeError) or packed in an unknown way.
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError) as error:
-            raise self._unreadable(name, error) from error
+            content = self.files.read(name)
+        except PictureError as error:
+            self.unreadable[name] = str(error)
+            return None
+        self._digests[name] = hashlib.sha256(content).digest()
+        return content
 
-    def _unreadable(self, name: str, error: Exception) -> DataError:
-        return DataError(f"{self.path}: {name} cannot be read: {str(error).rstrip('.')}. Remove it and run again.")
+    def _check_share(self, count: int) -> None:
+        if len(self.unreadable) > MAX_UNREADABLE_SHARE * count:
+            told = "; ".join(f"{name} ({why.rstrip('.')})" for name, why in sorted(self.unreadable.items())[:5])
+            raise DataError(
+                f"{self.path}: {len(self.unreadable)} of {count} pictures cannot be read, more than "
+                f"{MAX_UNREADABLE_SHARE:.0%}: {told}. Mend or remove them, and run again."
+            )
 
 
 class Samples:
     """What a generator draws from a seed."""
+
+    unreadable: Mapping[str, str] = MappingProxyType({})
 
     split = ""
 
@@ -265,6 +293,8 @@ class Samples:
 
 class Translated:
     """What a generator makes of the pictures of a split: of their conditions where the data is paired."""
+
+    unreadable: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -372,21 +402,3 @@ def subset(total: int, count: int) -> np.ndarray:
         return np.arange(total)
     # RandomState's stream is frozen for all versions of numpy; default_rng's is not.
     return np.sort(np.random.RandomState(0).permutation(total)[:count])
-
-
-def _like_zip(path: Path) -> bool:
-    """Whether a file is called a zip or begins like one, which its directory at the end would make it."""
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Make it readable.") from error
-    return path.suffix.lower() == ".zip" or head == b"PK\3\4"
-
-
-def _is_picture(name: str) -> bool:
-    parts = name.split("/")
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and Path(name).suffix.lower() in SUFFIXES

@@ -125,7 +125,7 @@ def _embedded(uri: str, *, nested: bool) -> str:
             raise PictureError("corrupt", "SVG: a drawing embedded in a drawing that is embedded in a third")
         content = ET.tostring(_checked(content, embedded=True), encoding="utf-8")
     else:
-        pictures.check_header(content)
+        pictures.size_of(content)  # raises for what is none, or too large
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

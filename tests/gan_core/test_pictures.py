@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from gan_core.errors import DataError
-from gan_core.pictures import FORMATS, SUFFIXES, PictureError, decode, encode_png, fit, is_picture, prepare
+from gan_core.images.files import SUFFIXES, is_picture
+from gan_core.pictures import FORMATS, PictureError, decode, encode_png, fit, prepare
 
 
 def saved(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:

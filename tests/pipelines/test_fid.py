@@ -82,6 +82,33 @@ def test_the_line_for_people_has_the_figure_and_its_stamp(tmp_path: Path) -> Non
     assert "tf1-bilinear-299" in result.stdout
 
 
+@pytest.mark.weights
+@pytest.mark.usefixtures("weights_file")
+def test_a_broken_picture_is_left_out_named_and_in_the_protocol(tmp_path: Path) -> None:
+    folder, other = write_folder(tmp_path / "a", blobs(120)), write_folder(tmp_path / "b", blobs(120))
+    (folder / "0" / "000.png").write_bytes(b"not a picture")
+    (folder / "notes.txt").write_text("words")
+    result = run(folder, other, *FAST, "--json")
+    assert result.exit_code == 0, result.output
+    assert "a: 0/000.png cannot be read and is left out: not-an-image" in result.stderr
+    assert "left aside 1 file (1 .txt) that are no pictures" in result.stderr
+    told = json.loads(result.stdout)
+    protocol = build(Protocol, told["protocol"])
+    assert (protocol.real_count, protocol.fake_count, protocol.unreadable) == (119, 120, 1)
+    assert set(told["unreadable"][str(folder)]) == {"0/000.png"}
+    assert "1 unreadable left out" in run(folder, other, *FAST).stdout
+    shutil.copy(other / "0" / "000.png", folder / "0" / "000.png")
+    (folder / "0" / "002.png").write_bytes(b"")
+    (folder / "0" / "004.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 120 pictures cannot be read, more than 1%: 0/002\.png \(empty"):
+        run(folder, other, *FAST)
+
+
+def test_one_picture_is_too_few(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="a: 1 picture is too few to measure; it takes 2 or more"):
+        run(write_folder(tmp_path / "a", blobs(1)), write_folder(tmp_path / "b", blobs(3)), *FAST)
+
+
 def test_bf16_needs_a_word_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--unpublished"):
         run(write_folder(tmp_path / "a", blobs(3)), tmp_path / "a", "--precision", "bf16")

@@ -147,19 +147,35 @@ def test_what_fails_is_told_and_the_rest_goes_on(generator_of, tmp_path: Path) -
     with zipfile.ZipFile(tmp_path / "some.zip", "w") as zipped:
         zipped.writestr("good.png", png(1))
         zipped.writestr("cut.png", png(2)[:60])
-        zipped.writestr("../outside.png", png(3))
         zipped.writestr("empty.jpg", b"")
+        zipped.writestr("notes.txt", b"words")
     done = run(generator_of("cyclegan"), tmp_path / "some.zip", tmp_path / "out", status=1)
     assert "1 picture translated to" in done.output
-    assert "3 of 4 failed" in done.output
-    for name, reason in (("cut.png", "truncated"), ("../outside.png", "leads out of the zip"), ("empty.jpg", "empty")):
+    assert "2 of 3 failed" in done.output
+    assert "Left aside 1 file (1 .txt) that are no pictures." in done.output
+    for name, reason in (("cut.png", "truncated"), ("empty.jpg", "empty")):
         assert any(name in line and reason in line for line in done.output.splitlines())
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()].count("outside.png") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.png"], "nothing half written"
     arguments = (generator_of("cyclegan"), tmp_path / "some.zip", tmp_path / "json", "--json")
     told = json.loads(CliRunner().invoke(translate, [str(a) for a in arguments]).stdout)
     assert told["translated"] == 1
-    assert set(told["failed"]) == {"cut.png", "../outside.png", "empty.jpg"}
+    assert set(told["failed"]) == {"cut.png", "empty.jpg"}
+    assert told["left_aside"] == ["notes.txt"]
+
+
+def test_a_zip_is_taken_as_ingestion_takes_it(generator_of, tmp_path: Path) -> None:
+    """Backslashes are Windows' slashes; a name that leads out of the archive is refused with the archive."""
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as zipped:
+        zipped.writestr("deep\\a.png", png(1))
+    run(generator_of("cyclegan"), tmp_path / "windows.zip", tmp_path / "out")
+    assert (tmp_path / "out/deep/a.png").is_file()
+    for name in ("../outside.png", "..\\outside.png", "/outside.png", "C:\\outside.png"):
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as zipped:
+            zipped.writestr("good.png", png(1))
+            zipped.writestr(name, png(3))
+        with pytest.raises(DataError, match=r"bad\.zip is refused: its member .*outside\.png"):
+            run(generator_of("cyclegan"), tmp_path / "bad.zip", tmp_path / "bad")
+    assert not [*tmp_path.rglob("*outside.png")]
 
 
 def test_every_picture_has_a_result_of_its_own_that_is_no_folder(generator_of, tmp_path: Path) -> None:

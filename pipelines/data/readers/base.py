@@ -1,25 +1,20 @@
 """What every reader speaks of: entries (pictures by place), listings, rejects, the note beside raw data."""
 
 import os
-import stat
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from gan_core.errors import DataError
-from gan_core.pictures import PictureError, is_picture
+from gan_core.images.files import check_regular, is_clutter, open_at_once, raise_unlistable
+from gan_core.images.files import kinds as kinds
+from gan_core.images.files import partition as partition
+from gan_core.images.files import walk_files as walk_files
+from gan_core.pictures import PictureError
 from pipelines.data.drawing import SUFFIX, draw
 
 NOTE_FILE = "source.json"
-MAX_FILE_BYTES = 256 * 2**20
-"""A single file above this is taken for no picture and not read into memory."""
-
-# What operating systems and tools leave in folders; never data, never counted.
-_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "__pycache__", "icon\r", NOTE_FILE}
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -112,39 +107,11 @@ class FileReader:
 
     def _bytes(self, entry: Entry) -> bytes:
         try:
-            with open(self._prefix + entry.file, "rb", buffering=0, opener=_at_once) as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise PictureError("unreadable", "it is a pipe or a device, and no file")
-                if status.st_size > MAX_FILE_BYTES:
-                    raise PictureError("too-many-bytes", f"more than {MAX_FILE_BYTES} bytes in one file")
+            with open(self._prefix + entry.file, "rb", buffering=0, opener=open_at_once) as file:
+                check_regular(file.fileno())
                 return file.read()
         except OSError as error:
             raise PictureError("unreadable", f"{type(error).__name__}: {error.strerror}") from error
-
-
-def _at_once(path: str, flags: int) -> int:
-    """Opens a file without waiting for somebody to write, as a pipe would have it."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def partition(root: Path, files: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Files below ``root`` that are meant to be pictures, and the others."""
-    found: tuple[list[str], list[str]] = ([], [])
-    for file in files:
-        try:
-            found[0 if is_picture(root / file) else 1].append(file)
-        except OSError:  # whoever reads it gives the reason
-            found[0].append(file)
-    return found
-
-
-def kinds(files: Sequence[str]) -> str:
-    """How many files, and which suffixes are the most frequent: ``5 files (3 .txt, 2 .md)``."""
-    counts = Counter(Path(file).suffix.lower() or "without suffix" for file in files).most_common(3)
-    more = ", ..." if len({Path(file).suffix.lower() for file in files}) > 3 else ""
-    told = ", ".join(f"{count} {suffix}" for suffix, count in counts)
-    return f"{len(files)} file{'s' if len(files) > 1 else ''} ({told}{more})"
 
 
 def split_name(name: str) -> str | None:
@@ -152,36 +119,9 @@ def split_name(name: str) -> str | None:
     return _SPLIT_NAMES.get(name.lower())
 
 
-def is_clutter(name: str) -> bool:
-    """Whether a file or folder name is an operating system's or a tool's, not the data's."""
-    return name.startswith(".") or name.lower() in _CLUTTER
-
-
 def readable(name: str) -> str:
     """A file's name as text that can be shown and stored: bytes of it that are not UTF-8 are spelt out."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
-
-
-def raise_unlistable(error: OSError) -> NoReturn:
-    """For ``os.walk``, which else leaves folders aside that it cannot look into."""
-    raise DataError(
-        f"{error.filename} cannot be listed: {error.strerror}. Make it readable, or take it out."
-    ) from error
-
-
-def walk_files(root: Path) -> Iterator[str]:
-    """Every file below ``root`` as a sorted path with forward slashes, clutter left out.
-
-    Raises:
-        DataError: a folder cannot be looked into.
-    """
-    found = []
-    for directory, folders, names in os.walk(root, onerror=raise_unlistable):
-        folders[:] = [name for name in folders if not is_clutter(name)]
-        inside = Path(directory).relative_to(root).as_posix()
-        prefix = "" if inside == "." else f"{inside}/"
-        found += [prefix + name for name in names if not is_clutter(name)]
-    yield from sorted(found)
 
 
 def innermost(root: Path) -> Path:

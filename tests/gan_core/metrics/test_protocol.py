@@ -51,13 +51,21 @@ def test_the_stamp_says_what_a_reader_needs() -> None:
 
 
 def test_a_protocol_written_before_there_were_directions_is_still_read_and_has_the_same_digest() -> None:
-    old = {name: value for name, value in dataclasses.asdict(PROTOCOL).items() if name != "direction"}
+    later = ("direction", "unreadable")
+    old = {name: value for name, value in dataclasses.asdict(PROTOCOL).items() if name not in later}
     assert build(Protocol, old) == PROTOCOL
     assert PROTOCOL.digest == sha256_json(old)
 
 
 def test_a_direction_is_in_the_stamp() -> None:
     assert dataclasses.replace(PROTOCOL, direction="cats -> dogs").stamp.startswith("cats -> dogs, Inception-2015")
+
+
+def test_pictures_that_were_left_out_are_in_the_stamp_and_in_the_digest() -> None:
+    fewer = dataclasses.replace(PROTOCOL, unreadable=2)
+    assert "real of train, 2 unreadable left out, data" in fewer.stamp
+    assert fewer.digest != PROTOCOL.digest
+    assert not fewer.comparable(PROTOCOL)
 
 
 def test_a_figure_of_pixels_says_nothing_of_features() -> None:

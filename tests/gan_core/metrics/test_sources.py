@@ -82,14 +82,39 @@ def test_pictures_of_any_size_go_together(tmp_path: Path) -> None:
 def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", blobs(9))
     (folder / "1" / "003.png").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"1/003\.png cannot be read"):
+    with pytest.raises(
+        DataError,
+        match=r"f: 1 of 9 pictures cannot be read, more than 1%: 1/003\.png \(not-an-image.*\)\. Mend or remove them",
+    ):
         list(PictureFiles(folder).batches(9, 4, lambda images: images))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_unreadable_picture_of_many_is_left_out_and_named(tmp_path: Path, packed: bool) -> None:
+    pixels = blobs(120)
+    folder = write_folder(tmp_path / "f", pixels)
+    (folder / "1" / "003.png").write_bytes(b"not a picture")
+    (folder / "notes.txt").write_text("words")
+    broken = PictureFiles(Path(shutil.make_archive(str(tmp_path / "f"), "zip", folder)) if packed else folder)
+    taken = torch.cat(list(broken.batches(120, 50, torch.clone)))
+    assert set(broken.unreadable) == {"1/003.png"}
+    assert broken.files.others == ["notes.txt"]
+    order = [*range(0, 120, 2), *range(1, 120, 2)]
+    order.remove(3)
+    assert torch.equal(taken, torch.from_numpy(pixels[order]).repeat(1, 3, 1, 1))
+    digest = broken.digest(120)
+    (folder / "1" / "003.png").unlink()
+    whole = PictureFiles(folder)
+    assert whole.digest(119) == digest, "the digest is of the pictures that were used"
+    assert not whole.unreadable
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no pictures"):
         PictureFiles(tmp_path)
     (tmp_path / "file.txt").write_text("words")
+    with pytest.raises(DataError, match=r"holds no pictures, only 1 file \(1 \.txt\)"):
+        PictureFiles(tmp_path)
     with pytest.raises(DataError, match="neither a folder nor a zip"):
         PictureFiles(tmp_path / "file.txt")
 
@@ -116,7 +141,8 @@ def test_a_broken_member_of_a_zip_is_named(tmp_path: Path, damage: str) -> None:
     source = PictureFiles(path)
     for read in (lambda: source.digest(4), lambda: list(source.batches(4, 2, torch.clone))):
         with pytest.raises(
-            DataError, match=r"broken\.zip: 0/000\.png cannot be read: .*[^.]\. Remove it and run again"
+            DataError,
+            match=r"broken\.zip: 1 of 4 pictures cannot be read, .*: 0/000\.png \(unreadable: .*[^.]\)\. Mend",
         ):
             read()
 
@@ -139,7 +165,9 @@ def test_a_damaged_member_is_named_however_it_is_packed(tmp_path: Path, packing:
     start = content.index(b"a.png") + len("a.png")
     content[start + 4 : start + 40] = b"\xff" * 36  # past what LZMA says of itself
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"broken\.zip: a\.png cannot be read: .*Remove it and run again"):
+    with pytest.raises(
+        DataError, match=r"broken\.zip: 1 of 1 pictures cannot be read, .*: a\.png \(unreadable: .*\)\. Mend"
+    ):
         PictureFiles(path).digest(1)
 
 
