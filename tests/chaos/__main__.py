@@ -1,0 +1,221 @@
+"""``python -m tests.chaos``: run the cases, print a table, write ``var/chaos.json``; the status says whether all passed.
+
+Each run of a case takes its random numbers from its name and one of the fixed seeds, so that a failure can be repeated:
+``--cases NAME --seed SEED``.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from tests.chaos.case import Case, NotHere, Suite, every, prepare
+
+SEEDS = tuple(range(1, 21))
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "var" / "chaos.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one run of a case ended."""
+
+    case: str
+    seed: int
+    verdict: str
+    """passed, failed, or n.a. where this machine cannot run it."""
+    seconds: float
+    notes: list[str]
+    trouble: str = ""
+
+
+@dataclass
+class _Running:
+    case: Case
+    seed: int
+    result: Path
+    began: float
+
+
+def load_cases() -> dict[str, Case]:
+    """Every case by its name, in the order of the table."""
+    from tests.chaos import case_stages
+
+    modules = [case_stages]
+    return every([case for module in modules for case in module.cases()])
+
+
+def import_everything() -> None:
+    """Import what the stages import: forks of this process then start in no time. Training goes without a cluster."""
+    import pipelines.cli  # noqa: F401  switches telemetry off first
+    import pipelines.cluster
+    from tests.chaos import local
+
+    local.PATCHES["pipelines.cluster"](pipelines.cluster)
+    import pipelines.training.fit
+
+    local.PATCHES["pipelines.training.fit"](pipelines.training.fit)
+    import dvc.repo  # noqa: F401
+    import mlflow  # noqa: F401
+    import ray.train
+    import torch
+
+    import pipelines.data.stage
+    import pipelines.evaluation.stage
+    import pipelines.registry.stage
+    import pipelines.stages.cli
+    import pipelines.training.stage
+    import pipelines.training.worker
+    import pipelines.tuning.stage  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def begin(suite: Suite, case: Case, seed: int) -> tuple[int, _Running]:
+    """Start one run of a case in a fork; its process number, and what to wait for."""
+    handle, name = tempfile.mkstemp(prefix="result-", suffix=".json", dir=suite.folder)
+    os.close(handle)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _be(suite, case, seed, Path(name))
+    return pid, _Running(case, seed, Path(name), time.monotonic())
+
+
+def _be(suite: Suite, case: Case, seed: int, result: Path) -> None:
+    """Be the process of one run; never returns."""
+    from tests.chaos.place import adopt_orphans, kill, orphans_now
+
+    verdict, trouble = "passed", ""
+    try:
+        os.setpgid(0, 0)
+        adopt_orphans()
+        case.run(suite, random.Random(f"{case.name}/{seed}"))
+    except NotHere as reason:
+        verdict, trouble = "n.a.", str(reason)
+    except AssertionError as error:
+        verdict, trouble = "failed", str(error) or traceback.format_exc()
+    except BaseException:
+        verdict, trouble = "failed", traceback.format_exc()
+    finally:
+        kill(orphans_now())
+        result.write_text(json.dumps({"verdict": verdict, "trouble": trouble, "notes": suite.notes}), encoding="utf-8")
+        os._exit(0)
+
+
+def finish(running: _Running) -> Outcome:
+    """What the process of a run has left."""
+    text = running.result.read_text(encoding="utf-8")
+    said = json.loads(text) if text else {"verdict": "failed", "trouble": "its process was killed", "notes": []}
+    seconds = time.monotonic() - running.began
+    return Outcome(case=running.case.name, seed=running.seed, seconds=seconds, **said)
+
+
+def run_all(suite: Suite, runs: Sequence[tuple[Case, int]], lanes: int) -> list[Outcome]:
+    """Run cases, at most ``lanes`` at once; tell of each as it ends."""
+    waiting, running, outcomes = list(runs), dict[int, _Running](), []
+    while waiting or running:
+        busy_alone = any(entry.case.alone for entry in running.values())
+        while waiting and len(running) < lanes and not busy_alone and not (waiting[0][0].alone and running):
+            pid, entry = begin(suite, *waiting.pop(0))
+            running[pid] = entry
+            busy_alone = entry.case.alone
+        for pid, entry in list(running.items()):
+            if not os.waitpid(pid, os.WNOHANG)[0]:
+                if time.monotonic() - entry.began < entry.case.seconds:
+                    continue
+                _kill_tree(pid)
+                entry.result.write_text(
+                    json.dumps({"verdict": "failed", "trouble": f"took over {entry.case.seconds:.0f} s", "notes": []})
+                )
+            del running[pid]
+            outcomes.append(finish(entry))
+            _tell(outcomes[-1])
+        time.sleep(0.05)
+    return outcomes
+
+
+def _kill_tree(pid: int) -> None:
+    import psutil
+
+    from tests.chaos.place import kill
+
+    kill(psutil.Process(pid).children(recursive=True))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _tell(outcome: Outcome) -> None:
+    first = (outcome.trouble.splitlines() or [""])[0]
+    notes = f" ({'; '.join(outcome.notes[-2:])})" if outcome.notes else ""
+    print(f"{outcome.verdict:7}{outcome.case} seed {outcome.seed}, {outcome.seconds:.0f} s{notes} {first}", flush=True)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """A line a case: how many runs, how many passed, and what failed."""
+    names = list(dict.fromkeys(outcome.case for outcome in outcomes))
+    width = max(len(name) for name in names)
+    lines = [f"{'case':{width}}  runs  passed  seconds  what failed"]
+    for name in names:
+        own = [outcome for outcome in outcomes if outcome.case == name]
+        counted = [outcome for outcome in own if outcome.verdict != "n.a."]
+        passed = sum(outcome.verdict == "passed" for outcome in counted)
+        failed = [f"seed {o.seed}: {(o.trouble.splitlines() or ['?'])[0][:90]}" for o in counted if o.verdict == "failed"]
+        said = "; ".join(failed) or ("" if counted else f"not run here: {own[0].trouble}")
+        seconds = sum(outcome.seconds for outcome in own) / len(own)
+        lines.append(f"{name:{width}}  {len(counted):4}  {passed:6}  {seconds:7.0f}  {said}".rstrip())
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--cases", default="*", help="names or patterns, separated by commas; all by default")
+    parser.add_argument("--times", type=int, default=len(SEEDS), help="runs of each case (default 20)")
+    parser.add_argument("--seed", type=int, help="run only this seed")
+    parser.add_argument("--small", action="store_true", help="the short form of .ci/run: one run of each kind")
+    parser.add_argument("--lanes", type=int, default=1, help="cases at once (default 1)")
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    given = parser.parse_args()
+    patterns = [word for word in given.cases.replace(",", " ").split() if word]
+    chosen = [case for case in load_cases().values() if any(fnmatch(case.name, pattern) for pattern in patterns)]
+    chosen = [case for case in chosen if case.small or not given.small]
+    if given.list or not chosen:
+        print("\n".join(case.name for case in chosen) or f"no case is called {given.cases}")
+        return 0 if chosen else 2
+    seeds = (given.seed,) if given.seed is not None else SEEDS[:1] if given.small else SEEDS[: given.times]
+    began = time.monotonic()
+    import_everything()
+    from gan_core.data import user_cache_dir
+    from gan_core.files import write_json
+
+    weights = Path(os.environ.get("GANTRY_WEIGHTS_DIR", user_cache_dir() / "weights"))
+    folder = Path(tempfile.mkdtemp(prefix="gantry-chaos-"))
+    try:
+        suite = prepare(folder, weights, small=given.small)
+        print(f"prepared in {time.monotonic() - began:.0f} s", flush=True)
+        outcomes = run_all(suite, [(case, seed) for case in chosen for seed in seeds], given.lanes)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    took = time.monotonic() - began
+    write_json(RESULT, {"seconds": round(took), "runs": [vars(outcome) for outcome in outcomes]})
+    for outcome in outcomes:
+        if outcome.verdict == "failed":
+            print(f"\n--- {outcome.case} seed {outcome.seed} ({'; '.join(outcome.notes)})\n{outcome.trouble}")
+    print(f"\n{table(outcomes)}\n\n{took:.0f} s; all of it in {RESULT.relative_to(ROOT)}")
+    return 0 if all(outcome.verdict != "failed" for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""A stage is killed, interrupted, out of disk or out of time at one of its writes; the next run ends as the unbroken one did."""
+
+import random
+from functools import partial
+
+from tests.chaos.case import Case, Suite, choose
+from tests.chaos.checks import age, check_logs_sent, check_metrics, check_one_version, check_same, check_whole
+from tests.chaos.inject import WRITES, Point
+from tests.chaos.place import STAGES, Ended, Place, orphans
+
+ANY = WRITES | {"remove", "start"}
+FAULTS = {
+    "kill": ANY,
+    "tear": frozenset({"write", "append"}),
+    "kill-guard": ANY,
+    "full": WRITES,
+    "fill": frozenset({"write", "append"}),
+    "interrupt": ANY,
+    "terminate": ANY,
+    "clock": ANY,
+}
+"""Actions of the injector, and at which moments."""
+SMALL = {
+    "tear": ("train",),
+    "kill-guard": ("ingest",),
+    "full": ("train", "register"),
+    "fill": ("evaluate",),
+    "interrupt": ("train",),
+    "terminate": ("register",),
+    "clock": ("train",),
+    "kill": STAGES,
+}
+"""Stages of the short form."""
+_TRIES = 5
+
+
+def cases() -> list[Case]:
+    """Each fault at each stage."""
+    return [
+        Case(
+            name=f"{action}-{stage}",
+            run=partial(break_stage, stage=stage, action=action, kinds=kinds),
+            small=stage in SMALL[action],
+        )
+        for action, kinds in FAULTS.items()
+        for stage in STAGES
+    ]
+
+
+def break_stage(suite: Suite, numbers: random.Random, *, stage: str, action: str, kinds: frozenset[str]) -> None:
+    """Let one moment of the stage fail, run the stage again, and check everything."""
+    for _ in range(_TRIES):
+        point = choose(numbers, suite.points[stage], kinds)
+        with suite.unbroken.before[stage].copy() as place:
+            first = place.stage(stage, place.plan(point, action))
+            if not first.acted:
+                continue  # threads share the work anew in each run: this moment did not come
+            suite.notes.append(str(point))
+            check_end(first, action, point)
+            left = orphans()
+            assert not left, f"still running: {'; '.join(left)}"
+            age(place)
+            check_rerun(suite, place, stage)
+            return
+    raise AssertionError(f"none of {_TRIES} chosen moments came in {stage}")
+
+
+def check_end(ended: Ended, action: str, point: Point) -> None:
+    """A stage that can still speak says in one line what was wrong."""
+    last = ended.output[-1500:]
+    if action in ("kill", "tear"):
+        assert ended.status != 0, f"was to be killed at {point} and ended well:\n{last}"
+    assert "Traceback" not in ended.output, f"a traceback after {action} at {point}:\n{last}"
+    if action in ("full", "fill") and ended.status != 0:
+        assert "no space left" in ended.output.lower(), f"does not say that the disk is full at {point}:\n{last}"
+
+
+def check_rerun(suite: Suite, place: Place, stage: str, **extra: str) -> None:
+    """Run the stage again; afterwards everything is as after the unbroken run."""
+    second = place.stage(stage, **extra)
+    assert second.status == 0, f"the run after it ended with {second.status}:\n{second.output[-3000:]}"
+    check_same(place, stage, suite.unbroken.results(stage))
+    check_whole(place)
+    if stage != "tune":  # no search: no run
+        check_metrics(place, name=stage)
+    check_logs_sent(place)
+    if stage == "register":
+        check_one_version(place)

@@ -1,0 +1,37 @@
+"""Training without a cluster: Ray Train's local mode, in the stage's own process, for cases whose subject is not Ray.
+
+A stage then takes seconds instead of a minute and its moments can be enumerated; all else of it is the real thing. Test-side
+replacements of two functions; nothing in the program knows of this.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+CPUS = 1
+"""Of the cluster that there is not: threads of the trainer."""
+
+
+def _no_cluster(module: ModuleType) -> None:
+    @contextlib.contextmanager
+    def cluster(**options: Any) -> Iterator[str]:
+        yield "local"
+
+    module.cluster = cluster  # type: ignore[attr-defined]
+
+
+def _in_this_process(module: ModuleType) -> None:
+    import ray
+    import ray.train
+
+    original = ray.train.ScalingConfig
+    ray.cluster_resources = lambda: {"CPU": float(CPUS)}
+    # Ray's local mode is asked for by no workers.
+    ray.train.ScalingConfig = lambda num_workers, **options: original(num_workers=0)  # type: ignore[assignment,misc]
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+PATCHES = {"pipelines.cluster": _no_cluster, "pipelines.training.fit": _in_this_process}
+"""What to replace in which module, once that is imported."""
