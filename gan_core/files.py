@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import functools
 import glob
 import hashlib
 import json
@@ -24,8 +25,8 @@ _LOG = logging.getLogger(__name__)
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it over ``path`` when the block ends well, remove it otherwise.
 
-    The temporary may become a file or a directory. An existing directory at ``path`` is replaced by a directory only; what
-    killed processes left of earlier attempts at that is removed.
+    The temporary may become a file or a directory. An existing directory at ``path`` is replaced by a directory only. What
+    killed processes left of earlier attempts at the same path is removed.
 
     Raises:
         OSError: nothing can be written beside ``path``; one of the disk (no room, say) names ``path``.
@@ -49,8 +50,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
                 raise IsADirectoryError(errno.EISDIR, "a file cannot take the place of a folder", str(path))
             os.replace(path, holder / "previous")
         os.replace(temporary, path)
-        if path.is_dir():
-            _remove_stale(path)
+        _remove_stale(path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
         os.close(held_open)
@@ -70,9 +70,20 @@ def naming(path: Path | str) -> Iterator[None]:
         raise
 
 
+@functools.lru_cache(maxsize=256)
+def _holders_at_first(folder: Path) -> tuple[str, ...]:
+    """Names of the temporary folders in ``folder`` when this process first asked: to list it at every write would take long."""
+    return tuple(sorted(path.name for path in folder.glob(".*.gantry-*")))
+
+
 def _remove_stale(path: Path) -> None:
-    """Remove what killed processes left beside the folder ``path``: it may hold as much as the folder itself."""
-    for holder in path.parent.glob(f".{glob.escape(path.name)}.gantry-*"):
+    """Remove what killed processes left beside ``path``: of a folder it may hold as much as the folder itself."""
+    prefix = f".{path.name}.gantry-"
+    if path.is_dir():
+        holders = [*path.parent.glob(f"{glob.escape(prefix)}*")]
+    else:
+        holders = [path.with_name(name) for name in _holders_at_first(path.parent) if name.startswith(prefix)]
+    for holder in holders:
         with suppress(OSError):  # another process is about it
             # The process of a young one may not have come to lock it yet.
             young = time.time() - holder.stat().st_mtime < _STALE_SECONDS

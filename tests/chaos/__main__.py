@@ -171,7 +171,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
         own = [outcome for outcome in outcomes if outcome.case == name]
         counted = [outcome for outcome in own if outcome.verdict != "n.a."]
         passed = sum(outcome.verdict == "passed" for outcome in counted)
-        failed = [f"seed {o.seed}: {(o.trouble.splitlines() or ['?'])[0][:90]}" for o in counted if o.verdict == "failed"]
+        failed = [
+            f"seed {o.seed}: {(o.trouble.splitlines() or ['?'])[0][:90]}" for o in counted if o.verdict == "failed"
+        ]
         said = "; ".join(failed) or ("" if counted else f"not run here: {own[0].trouble}")
         seconds = sum(outcome.seconds for outcome in own) / len(own)
         lines.append(f"{name:{width}}  {len(counted):4}  {passed:6}  {seconds:7.0f}  {said}".rstrip())

@@ -75,11 +75,22 @@ def check_end(ended: Ended, action: str, point: Point) -> None:
         assert "no space left" in ended.output.lower(), f"does not say that the disk is full at {point}:\n{last}"
 
 
+def sync_all() -> None:
+    """``gantry track sync``."""
+    from pipelines.tracking.cli import track
+
+    track(["sync"], standalone_mode=False)
+
+
 def check_rerun(suite: Suite, place: Place, stage: str, **extra: str) -> None:
     """Run the stage again; afterwards everything is as after the unbroken run."""
     second = place.stage(stage, **extra)
     assert second.status == 0, f"the run after it ended with {second.status}:\n{second.output[-3000:]}"
     check_same(place, stage, suite.unbroken.results(stage))
+    sent = place.call(
+        sync_all
+    )  # what the shipper could not send in its time waits on disk, for the next run or for this
+    assert sent.status == 0, f"gantry track sync failed:\n{sent.output[-2000:]}"
     check_whole(place)
     if stage != "tune":  # no search: no run
         check_metrics(place, name=stage)

@@ -314,10 +314,13 @@ class _TornFile(io.FileIO):
     def __init__(self, file: Any, mode: str, injector: Injector) -> None:
         super().__init__(file, mode.replace("b", ""))
         self._injector = injector
+        self._full = False
 
     def write(self, data: Any) -> int:
         content = bytes(data)
-        super().write(content[: len(content) // 2])
+        if not self._full:  # a buffer tries again when it is closed
+            self._full = True
+            super().write(content[: len(content) // 2])
         return self._injector.break_off(len(content))
 
 

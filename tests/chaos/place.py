@@ -205,7 +205,9 @@ class _Process:
 class Fork(_Process):
     """A fork of this process: it has everything imported already."""
 
-    def __init__(self, place: Place, function: Callable[[], object], plan: Plan | None, extra: Mapping[str, str]) -> None:
+    def __init__(
+        self, place: Place, function: Callable[[], object], plan: Plan | None, extra: Mapping[str, str]
+    ) -> None:
         place.scratch.mkdir(exist_ok=True)
         self._log, self._plan = Path(tempfile.mkdtemp(prefix="fork-", dir=place.scratch)) / "output", plan
         sys.stdout.flush()
@@ -371,5 +373,3 @@ def set_params(place: Place, **sections: Mapping[str, Any]) -> None:
     for section, changes in sections.items():
         values[section] = {**values[section], **changes}
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
-
-

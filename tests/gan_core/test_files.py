@@ -67,6 +67,21 @@ def test_what_killed_processes_left_of_a_folder_goes_with_the_next_and_nothing_e
     assert names(tmp_path) == [*kept, "folder"]
 
 
+def test_what_a_killed_process_left_of_a_file_goes_with_the_next_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [".file.json.gantry-another", ".other.gantry-12345678"]
+    for name in (".file.json.gantry-12345678", *kept):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.json").touch()
+    (tmp_path / ".file.json.gantry-another" / "a persons").touch()
+    files.write_json(tmp_path / "file.json", "young ones may belong to a process that has just begun")
+    assert ".file.json.gantry-12345678" in names(tmp_path)
+    monkeypatch.setattr(files, "_STALE_SECONDS", -1)
+    files.write_json(tmp_path / "file.json", "old ones")
+    assert names(tmp_path) == [*kept, "file.json"]
+
+
 def test_a_copy_that_fails_names_the_file_and_why(tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "gone").symlink_to(tmp_path / "nowhere")
