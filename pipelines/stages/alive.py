@@ -269,6 +269,15 @@ def _stop_once() -> None:
             signal.signal(number, stop)
 
 
+def stop_no_more() -> None:
+    """Ignore stopping signals from now on: the work is over, and only Python's own end is left.
+
+    What a signal's handler raises in there is printed with a traceback and ends nothing. The guard still kills.
+    """
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _prctl(option: int, value: int) -> None:
     """Set a property of this process, where the system is Linux."""
     if sys.platform == "linux":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.errors import StageError
-from pipelines.stages.alive import dvc_ancestor, enter_guard, identity
+from pipelines.stages.alive import dvc_ancestor, enter_guard, identity, stop_no_more
 from pipelines.stages.key import StageDefinition, read_stage
 from pipelines.stages.work import finish, finished, prune, publish, var_directory, work_directory
 
@@ -92,8 +92,17 @@ def run_stage(name: str, body: Body, root: Path | str = ".", *, guard: bool = Tr
     Raises:
         StageError: the stage cannot run here and now, or the body did not make one of the stage's outs.
     """
-    if guard:
-        enter_guard()
+    if not guard:
+        _run(name, body, root)
+        return
+    enter_guard()
+    try:
+        _run(name, body, root)
+    finally:
+        stop_no_more()
+
+
+def _run(name: str, body: Body, root: Path | str) -> None:
     with stage(name, root) as context:
         results = finished(context.work) if context.definition.replayable else None
         if results is not None:

@@ -1,6 +1,6 @@
-"""Faults on purpose: processes killed, disks full, clocks set back, servers gone; then everything has to be as without them.
+"""Faults on purpose: killed processes, full disks, clocks set back, lost servers. The result has to be the same as without.
 
-``python -m tests.chaos`` runs the cases and prints a table (``make chaos``). :mod:`tests.chaos.inject` makes the moments at which
-a process may fail enumerable, :mod:`tests.chaos.place` has checkouts to break, :mod:`tests.chaos.checks` says what has to hold
-afterwards, and ``case_*.py`` are the cases.
+``python -m tests.chaos`` (``make chaos``) runs the cases and prints a table. :mod:`tests.chaos.inject` makes the moments at
+which a process may fail enumerable, :mod:`tests.chaos.place` provides checkouts to break, :mod:`tests.chaos.checks` says what
+has to hold afterwards, and ``case_*.py`` hold the cases.
 """

@@ -5,6 +5,7 @@ Each run of a case takes its random numbers from its name and one of the fixed s
 """
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from tests.chaos import local
 from tests.chaos.case import Case, NotHere, Suite, every, prepare
 
 SEEDS = tuple(range(1, 21))
@@ -49,36 +51,28 @@ class _Running:
 
 def load_cases() -> dict[str, Case]:
     """Every case by its name, in the order of the table."""
-    from tests.chaos import case_stages
+    from tests.chaos import case_ray, case_servers, case_stages
 
-    modules = [case_stages]
+    modules = [case_stages, case_servers, case_ray]
     return every([case for module in modules for case in module.cases()])
 
 
 def import_everything() -> None:
     """Import what the stages import: forks of this process then start in no time. Training goes without a cluster."""
-    import pipelines.cli  # noqa: F401  switches telemetry off first
-    import pipelines.cluster
-    from tests.chaos import local
-
-    local.PATCHES["pipelines.cluster"](pipelines.cluster)
-    import pipelines.training.fit
-
-    local.PATCHES["pipelines.training.fit"](pipelines.training.fit)
-    import dvc.repo  # noqa: F401
-    import mlflow  # noqa: F401
-    import ray.train
-    import torch
-
-    import pipelines.data.stage
-    import pipelines.evaluation.stage
-    import pipelines.registry.stage
-    import pipelines.stages.cli
-    import pipelines.training.stage
-    import pipelines.training.worker
-    import pipelines.tuning.stage  # noqa: F401
-
-    torch.set_num_threads(1)
+    importlib.import_module("pipelines.cli")  # switches telemetry off before anything else is imported
+    for name, patch in local.PATCHES.items():
+        patch(importlib.import_module(name))
+    bodies = importlib.import_module("pipelines.stages.cli").BODIES
+    for name in (
+        "dvc.repo",
+        "mlflow",
+        "ray.train",
+        "pipelines.training.worker",
+        "pipelines.tracking.cli",
+        *bodies.values(),
+    ):
+        importlib.import_module(name)
+    importlib.import_module("torch").set_num_threads(1)
 
 
 def begin(suite: Suite, case: Case, seed: int) -> tuple[int, _Running]:

@@ -57,7 +57,7 @@ def prepare(folder: Path, weights: Path, *, small: bool) -> Suite:
 
 
 def choose(numbers: random.Random, points: Iterable[Point], kinds: Iterable[str]) -> Point:
-    """A moment of one of ``kinds``: first a kind, then a place, then which time, so that rare ones come as often as frequent ones."""
+    """A moment of one of ``kinds``: first a kind, then a place, then which time. Rare ones come as often as frequent ones."""
     by_kind: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
     for point in points:
         if point.kind in kinds:

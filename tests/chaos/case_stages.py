@@ -1,4 +1,4 @@
-"""A stage is killed, interrupted, out of disk or out of time at one of its writes; the next run ends as the unbroken one did."""
+"""A stage is killed, interrupted or finds the disk full at one of its writes; the next run ends as the unbroken one did."""
 
 import random
 from functools import partial
@@ -50,7 +50,9 @@ def cases() -> list[Case]:
 def break_stage(suite: Suite, numbers: random.Random, *, stage: str, action: str, kinds: frozenset[str]) -> None:
     """Let one moment of the stage fail, run the stage again, and check everything."""
     for _ in range(_TRIES):
-        point = choose(numbers, suite.points[stage], kinds)
+        # Before the fork there is no guard: the parent would be the suite.
+        guarded = [point for point in suite.points[stage] if point.place != "fork"]
+        point = choose(numbers, guarded if action == "kill-guard" else suite.points[stage], kinds)
         with suite.unbroken.before[stage].copy() as place:
             first = place.stage(stage, place.plan(point, action))
             if not first.acted:

@@ -5,8 +5,9 @@ and a process started. Python announces nearly all of them itself (audit hooks),
 half-written files and answers need a wrapper. Code that writes files outside Python (safetensors, Arrow, SQLite) is out of
 reach here: a small file system that is full covers it (:mod:`tests.chaos.disk`).
 
-The variable GANTRY_CHAOS holds a :class:`Plan` as JSON. ``preload/sitecustomize.py`` on PYTHONPATH installs it in every Python
-process below; a forked process calls :func:`install`. This module imports only the standard library.
+The variable GANTRY_CHAOS holds a :class:`Plan` as JSON, or ``@`` and the path of a file that does. Where the folder ``preload``
+is on PYTHONPATH, every Python process installs it at its start; a forked process calls :func:`install`.
+This module imports only the standard library.
 """
 
 import errno
@@ -31,8 +32,9 @@ from typing import Any
 VARIABLE = "GANTRY_CHAOS"
 WRITES = frozenset({"write", "append", "rename", "link", "mkdir"})
 CALLS = frozenset({"send", "answer"})
-ACTIONS = ("kill", "kill-guard", "tear", "full", "fill", "interrupt", "terminate", "clock", "drop")
+ACTIONS = ("kill", "kill-guard", "tear", "full", "fill", "interrupt", "terminate", "clock", "drop", "hold")
 _DAY = 86400.0
+_HOLD_SECONDS = 120.0
 # What differs from run to run: keys, numbers of processes, random parts of temporary names.
 _RANDOM = re.compile(
     r"(?<=gantry-model-)\w{8}|(?<=\.gantry-)\w{8}|(?<=parts-)\w{8}|(?<=tmp)\w{8}|(?<=uploading\.)\w{8}|[0-9a-f]{8,}|\d{4,}"
@@ -64,9 +66,16 @@ class Plan:
     point: Point | None = None
     """Where to act; None only counts."""
     action: str = "kill"
-    """``kill``: SIGKILL to this process. ``kill-guard``: to its parent. ``tear``: SIGKILL after half of what is written. ``full``: the
-    disk is full at once. ``fill``: it is full after half of what is written. ``interrupt``, ``terminate``: SIGINT or SIGTERM to the
-    process group, as a terminal does. ``clock``: the clock goes back by a day. ``drop``: the connection breaks."""
+    """What happens there.
+
+    - ``kill``: SIGKILL to this process; ``kill-guard``: to its parent;
+    - ``tear``: SIGKILL after half of what is written;
+    - ``full``: the disk is full; ``fill``: it is full after half of what is written;
+    - ``interrupt``, ``terminate``: SIGINT or SIGTERM to the process group, as from a terminal;
+    - ``clock``: the clock goes back by a day;
+    - ``drop``: the connection breaks;
+    - ``hold``: it waits there until :func:`let_go` (at most two minutes), so that something else can be broken meanwhile.
+    """
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -92,6 +101,11 @@ def read_points(log: Path) -> list[Point]:
 def fired(log: Path) -> bool:
     """Whether the plan acted."""
     return any(kind == "FIRED" for _, kind, _ in _lines(log))
+
+
+def let_go(log: Path) -> None:
+    """Let a process go on that the plan holds."""
+    Path(f"{log}.go").touch()
 
 
 def _lines(log: Path) -> list[tuple[str, str, str]]:
@@ -176,6 +190,10 @@ class Injector:
             self._here.tear = True  # for the wrapper of the call that is under way
         elif action == "clock":
             set_clock_back(_DAY)
+        elif action == "hold":
+            deadline = time.monotonic() + _HOLD_SECONDS
+            while not os.path.exists(f"{self._plan.log}.go") and time.monotonic() < deadline:
+                time.sleep(0.05)
         elif action == "drop":
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         else:
@@ -343,6 +361,11 @@ def set_clock_back(seconds: float) -> None:
     now, now_ns = time.time, time.time_ns
     time.time = lambda: now() - seconds
     time.time_ns = lambda: now_ns() - int(seconds * 1e9)
+
+
+def planned(variable: str) -> Plan:
+    """The plan that the value of GANTRY_CHAOS leads to."""
+    return Plan.from_json(Path(variable[1:]).read_text(encoding="utf-8") if variable.startswith("@") else variable)
 
 
 def install(plan: Plan) -> None:

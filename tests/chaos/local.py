@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-CPUS = 1
-"""Of the cluster that there is not: threads of the trainer."""
+CPUS = os.cpu_count() or 1
+"""Of the cluster that there is not: threads of the trainer, as many as a real one here gives its only worker."""
 
 
 def _no_cluster(module: ModuleType) -> None:

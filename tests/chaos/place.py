@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from tests.chaos.inject import VARIABLE, Plan, Point, fired, install, read_points
+from tests.chaos.inject import VARIABLE, Plan, Point, fired, install
 from tests.checkout import clone, commit, newcomer, run
 
 PARAMS: dict[str, Any] = {

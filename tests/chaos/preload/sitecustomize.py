@@ -24,4 +24,4 @@ if "GANTRY_CHAOS" in os.environ or "GANTRY_CHAOS_LOCAL" in os.environ:
         for _name, _patch in _local.PATCHES.items():
             _inject._after_import(_name, _patch)
     if "GANTRY_CHAOS" in os.environ:
-        _inject.install(_inject.Plan.from_json(os.environ["GANTRY_CHAOS"]))
+        _inject.install(_inject.planned(os.environ["GANTRY_CHAOS"]))

@@ -8,7 +8,7 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.stages.context import run_stage
-from tests.pipelines.toy import dvc, running, start, wait_for
+from tests.pipelines.toy import dvc, run, running, start, wait_for
 
 REPRO = (sys.executable, "-m", "dvc", "repro")
 
@@ -104,3 +104,20 @@ def test_outs_and_results_must_agree(project):
         with pytest.raises(StageError, match=message):
             run_stage("slow", body, project, guard=False)
     assert not (project / "slow-out").exists()
+
+
+def test_a_signal_at_the_very_end_is_no_traceback(project):
+    """Ray stops its processes at the interpreter's end: a signal there raised in a callback, and was printed and ignored."""
+    (project / "late.py").write_text(
+        "import atexit, os, signal, sys, time\n"
+        "from pipelines.stages.context import run_stage\n"
+        "def body(context):\n"
+        "    atexit.register(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.2), print('the last callback')))\n"
+        "    (context.work / 'result').write_text('done')\n"
+        "    return {'slow-out': context.work / 'result'}\n"
+        "run_stage('slow', body)\n"
+    )
+    ended = run(sys.executable, "late.py", cwd=project)
+    assert "Traceback" not in ended.stdout
+    assert "the last callback" in ended.stdout
+    assert (project / "slow-out").read_text() == "done"
