@@ -38,7 +38,7 @@ def cases() -> list[Case]:
         Case(name="flow-ctrl-c", run=partial(breaking, faults=("ctrl-c",)), small=False, seconds=1200),
         Case(name="flow-terminated", run=partial(breaking, faults=("terminated",)), small=False, seconds=1200),
         Case(name="repro-killed", run=partial(breaking, faults=("bare-repro",)), small=False, seconds=1200),
-        Case(name="flow-broken-in-turn", run=partial(breaking, faults=("prefect", "run")), seconds=1200),
+        Case(name="flow-broken-in-turn", run=partial(breaking, faults=("prefect", "run")), small=False, seconds=1200),
         Case(name="two-runs-one-checkout", run=two_in_one_checkout, small=False, seconds=1200),
         Case(name="two-runs-two-checkouts", run=two_checkouts, small=False, seconds=1200),
         Case(name="revision-beside-checkout", run=revision_beside, small=False, seconds=1200),
