@@ -1,7 +1,6 @@
 """From the pictures that a reader lists to entries of one kind of data: pairs, two domains, several, or as they come."""
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,17 +9,17 @@ from typing import Literal
 
 from gan_core.errors import DataError
 from pipelines.data import readers
+from pipelines.data.names import check_class_names
 from pipelines.data.pairs import DERIVED, Pairs, Side
 from pipelines.data.readers import table
-from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, innermost, split_name
+from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
 from pipelines.data.readers.folder import bare_folders, mixed
+from pipelines.data.readers.layout import own_side, read_layout
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["auto", "unlabelled", "labelled", "paired", "unpaired", "domains"]
 
-# trainA, testB: how data for CycleGAN is laid out since Zhu et al. 2017.
-_SIDES = re.compile(r"^([A-Za-z]+)[-_ ]?([AB])$")
 _Key = tuple[str, str]
 """A picture's split, and its name in its folder."""
 
@@ -57,7 +56,7 @@ def arrange(
     if kind == "domains":
         note = _with_attributes(root, note, attributes)
         if table.holds_attributes(root, note, wanted=bool(attributes)):
-            return kind, _some(table.list_attributes(root, note, attributes), root)
+            return kind, _labelled(_clear(_some(table.list_attributes(root, note, attributes), root), root), root)
         if attributes:
             if note.format == "folder" and (flaw := table.why_no_attributes(root, attributes)):
                 raise DataError(flaw)
@@ -67,15 +66,19 @@ def arrange(
             )
     if kind == "paired" and pairs == "folders":
         note = _without_labels(root, note)
-    listing = readers.list_pictures(root, note)
-    if kind == "paired" and pairs != "folders":
-        return kind, _bare(listing)
-    places = _places(root, listing) if note.format == "folder" else []
-    if kind in ("auto", "paired", "unpaired"):
-        _check_beside(root, listing, places)
+    listing = _clear(readers.list_pictures(root, note), root)
+    if listing.configurations and (
+        kind in ("auto", "labelled", "unlabelled") or (kind == "paired" and pairs != "folders")
+    ):
+        raise DataError(f"{root}: {listing.configurations}")
+    places = _places(listing) if note.format == "folder" else []
+    _check_beside(root, listing, places)
+    two = _two_domains(listing, places, note)
+    if kind == "unlabelled" or (kind == "paired" and pairs != "folders"):
+        # trainA and testA are splits, whatever their pictures are to each other.
+        return kind, _bare(two or listing)
     if kind == "paired":
         return kind, _pairs(root, note, listing, places, condition_side)
-    two = _two_domains(listing, places, note)
     if note.format == "folder":
         if kind == "domains" and not listing.classes and (flaw := table.why_no_attributes(root)):
             raise DataError(flaw)
@@ -84,11 +87,10 @@ def arrange(
     if kind == "auto":
         if two is not None:
             return "unpaired", two
-        return ("domains" if listing.attributes else "labelled" if listing.classes else "unlabelled"), listing
-    if kind == "unlabelled":
-        return kind, _bare(listing)
+        kind = "domains" if listing.attributes else "labelled" if listing.classes else "unlabelled"
+        return kind, _labelled(listing, root)
+    listing = two or listing
     if kind == "unpaired":
-        listing = two or listing
         if len(listing.classes) != 2:
             raise DataError(
                 f"{root}: unpaired data has two domains; {_found(listing, places)}. Lay it out as folders trainA and trainB "
@@ -97,7 +99,7 @@ def arrange(
     elif len(listing.classes) < (2 if kind == "domains" else 1):
         what = "two folders or more, or a table of attributes" if kind == "domains" else "folders or a label table"
         raise DataError(f"{root}: {kind} data needs {what}; {_found(listing, places)}.")
-    return kind, listing
+    return kind, _labelled(listing, root)
 
 
 def check_domains(root: Path, listing: Listing, kept: dict[str, list[Entry]]) -> None:
@@ -123,43 +125,17 @@ class _Place:
     """Whether the folder is one of trainA, trainB, testA, ..."""
 
 
-def _places(root: Path, listing: Listing) -> list[_Place | None]:
-    """The places of a listing's entries; None of a picture that lies at the top."""
-    inner = innermost(root)
-    if inner != root and _own_split(inner.name):
-        inner = inner.parent  # trainA alone is no wrapping: trainB is empty
-    prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
-    places = [_place(entry.file.removeprefix(prefix).split("/"), bool(entry.split)) for entry in listing.entries]
-    found = [place for place in places if place is not None]
-    # A split within each side: A/train, A/test, B/train, ...
-    inside = [place.name.split("/", 1) for place in found]
-    if (
-        len(found) == len(places)
-        and not any(place.split for place in found)
-        and all(len(way) == 2 and split_name(way[0]) for way in inside)
-    ):
-        return [
-            replace(place, split=split_name(way[0]) or "", name=way[1])
-            for place, way in zip(found, inside, strict=True)
-        ]
-    return places
-
-
-def _place(parts: list[str], in_split: bool) -> _Place | None:
-    split = split_name(parts.pop(0)) or "" if in_split else ""
-    if len(parts) < 2:
-        return None
-    side, name = parts[0], "/".join(parts[1:])
-    if not in_split and (own := _own_split(side)):
-        return _Place(*own, name, True)
-    return _Place(split, side, name, False)
-
-
-def _own_split(folder: str) -> tuple[str, str] | None:
-    """The split and side that a folder such as trainA is called after."""
-    match = _SIDES.match(folder)
-    split = split_name(match[1]) if match else None
-    return (split, match[2]) if match and split else None
+def _places(listing: Listing) -> list[_Place | None]:
+    """The places of a listing's entries; None of a picture that lies in no folder."""
+    found: list[_Place | None] = []
+    for place in read_layout([entry.file for entry in listing.entries]).places:
+        if not place.side:
+            found.append(None)
+        elif not place.split and (own := own_side(place.side)):
+            found.append(_Place(*own, place.name, True))
+        else:
+            found.append(_Place(place.split, place.side, place.name, False))
+    return found
 
 
 def _two_domains(listing: Listing, places: list[_Place | None], note: SourceNote) -> Listing | None:
@@ -286,6 +262,30 @@ def _with_attributes(root: Path, note: SourceNote, wanted: Sequence[str]) -> Sou
     if not wanted and readers.list_pictures(root, note).classes:
         return note
     return replace(note, format="table", labels=found.relative_to(root).as_posix())
+
+
+def _clear(listing: Listing, root: Path) -> Listing:
+    """``listing``; raises DataError where its layout may mean two things, or a class has a name that cannot be shown."""
+    if listing.unclear:
+        raise DataError(f"{root}: {listing.unclear[0].lower()}{listing.unclear[1:]}")
+    check_class_names([*listing.classes, *listing.attributes], root)
+    return listing
+
+
+def _labelled(listing: Listing, root: Path) -> Listing:
+    """Without the pictures of splits whose labels nobody gives, which is said."""
+    if listing.attributes:
+        kept = [entry for entry in listing.entries if entry.attributes]
+    elif listing.classes:
+        kept = [entry for entry in listing.entries if entry.label >= 0]
+    else:
+        return listing
+    lost = Counter(entry.split for entry in listing.entries) - Counter(entry.split for entry in kept)
+    said = [
+        f"{count} pictures of the {split} split have no label and are left out; with ingest.kind: unlabelled they are used"
+        for split, count in sorted(lost.items())
+    ]
+    return replace(listing, entries=kept, notes=(*listing.notes, *said))
 
 
 def _some(listing: Listing, root: Path) -> Listing:

@@ -50,9 +50,10 @@ def add(
     """Copy your own pictures into data/raw/NAME: a folder tree, zip, tar, IDX or Parquet, local or at an fsspec URL.
 
     Classes come from sub-folders, from a label table, from StyleGAN's dataset.json or from a Parquet column; a table named
-    by --labels may hold attributes as CelebA's list_attr does. Folders named train and test (or val) at the top become
-    splits; trainA, trainB, testA and testB are two domains. Then set data.name in params.yaml to NAME, and ingest.kind to
-    paired, unpaired or domains where pictures are to be translated.
+    by --labels may hold attributes as CelebA's list_attr does. Folders named train and test (or val), files such as
+    train-00000-of-00002.parquet and a column "split" become splits; trainA, trainB, testA and testB are two domains. What
+    was found is printed: check the splits and counts. Then set data.name in params.yaml to NAME, and ingest.kind to paired,
+    unpaired or domains where pictures are to be translated.
     """
     came = raw.add(
         name,
@@ -77,6 +78,5 @@ def _show(came: raw.RawData, as_json: bool) -> None:
     classes = f"{len(came.attributes)} attributes" if came.attributes else classes
     tracked = f"tracked by {came.path.name}.dvc" if came.tracked else "not versioned (no DVC repository here)"
     click.echo(f"{came.path}: {came.pictures} pictures ({came.format}, {classes}), {tracked}")
-    if came.ignored:
-        files = "1 other file is no picture" if came.ignored == 1 else f"{came.ignored} other files are no pictures"
-        click.echo(f"{files} and not used.")
+    for line in came.found:
+        click.echo(f"  {line}")

@@ -26,10 +26,11 @@ from gan_core.pictures import Fit
 from pipelines.data import arrange, readers
 from pipelines.data.arrange import Kind
 from pipelines.data.convert import Converted, RunSpec, convert
+from pipelines.data.findings import findings
 from pipelines.data.mapping import Mapper, map_here
 from pipelines.data.pairs import DERIVED, Pairing, Pairs, Side
-from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, kinds
-from pipelines.data.rejects import refuse_too_many, rejects_table
+from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
+from pipelines.data.rejects import DUPLICATE, Limits, refuse_too_many, rejects_table
 from pipelines.data.shards import Piece, ShardSpec, shard_name, write_shard
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class IngestSettings:
     test_share: float = 0.0
     """Share of pictures held out as the test split by a hash of their content, where the source has no splits."""
     max_reject_share: float = 0.01
-    """Above this share of rejected pictures (unreadable, duplicate, unlabelled) ingestion fails."""
+    """Above this share of pictures that cannot be used (unreadable, unlabelled, without a partner) ingestion fails."""
+    max_duplicate_share: float = 1.0
+    """Above this share of duplicates, which are put aside, ingestion fails; at 1 they are only reported."""
     shard_pictures: int = 8192
     """Pictures in one shard; the last of a split holds the rest."""
     workers: int = 1
@@ -80,6 +83,8 @@ class IngestSettings:
         check(self.fit in ("crop", "pad", "stretch"), f"fit: must be crop, pad or stretch, got {self.fit!r}.")
         check(0 <= self.test_share < 1, f"test_share: must lie in [0, 1), got {self.test_share}.")
         check(0 <= self.max_reject_share <= 1, f"max_reject_share: must lie in [0, 1], got {self.max_reject_share}.")
+        share = self.max_duplicate_share
+        check(0 <= share <= 1, f"max_duplicate_share: must lie in [0, 1], got {share}.")
         check(self.shard_pictures >= 1, f"shard_pictures: must be at least 1, got {self.shard_pictures}.")
         check(self.workers >= 1, f"workers: must be at least 1, got {self.workers}.")
         self._check_kind()
@@ -155,8 +160,8 @@ def ingest(
         condition_side=settings.condition_side,
         attributes=settings.attributes,
     )
-    if listing.ignored:
-        log.info("%s: left aside %s that are no pictures.", raw, kinds(listing.ignored))
+    for line in findings(kind, listing):
+        log.info("%s: %s", name, line)
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.parts-*"):
         shutil.rmtree(left)  # of a run that was killed
@@ -168,7 +173,9 @@ def ingest(
         by_domain = kind in ("unpaired", "domains") and not listing.attributes
         splits, rejects = _choose(specs, converted, settings, by_domain=by_domain)
         rejects = sorted([*listing.rejects, *rejects], key=lambda reject: (reject.source, reject.reason))
-        refuse_too_many(rejects, len(listing.entries) + len(listing.rejects), settings.max_reject_share, out, raw)
+        limits = Limits(settings.max_reject_share, settings.max_duplicate_share)
+        refuse_too_many(rejects, len(listing.entries) + len(listing.rejects), limits, out, raw)
+        _warn_of_shared(splits, converted, raw)
         if by_domain:
             arrange.check_domains(raw, listing, {name: [k.entry for k in kept] for name, kept in splits.items()})
         with replacing(out) as folder:
@@ -185,7 +192,7 @@ def ingest(
 def code_version() -> str:
     """Digest of the code that determines what ingestion makes of its input."""
     here = Path(__file__).parent
-    own = ["arrange", "convert", "drawing", "ingest", "mapping", "pairs", "rejects", "shards"]
+    own = ["arrange", "convert", "drawing", "ingest", "mapping", "names", "pairs", "rejects", "shards"]
     files = {here / f"{name}.py" for name in own} | {*(here / "readers").glob("*.py")}
     # Colour is not imported for it: it loads torch, which only greyscale pairs need.
     core = Path(pictures.__file__)
@@ -251,13 +258,30 @@ def _choose(
             if kept is not entry:
                 alike = (kept.label, kept.attributes) == (entry.label, entry.attributes)
                 other = "" if alike else ", which has another label"
-                rejects.append(Reject(entry.source, "duplicate", f"same prepared pixels as {kept.source}{other}"))
+                rejects.append(Reject(entry.source, DUPLICATE, f"same prepared pixels as {kept.source}{other}"))
                 continue
             split = entry.split or "train"
             if spec.digest_contents:
                 split = _split_of(result.content_digests[row], settings.test_share)
             splits.setdefault(split, []).append(_Kept(entry, number, row))
     return splits, rejects
+
+
+def _warn_of_shared(splits: dict[str, list[_Kept]], converted: Sequence[Converted], raw: Path) -> None:
+    """Say how many pictures of other splits are training pictures too: figures on them flatter the generator."""
+
+    def digests(kept: Sequence[_Kept]) -> dict[bytes, Entry]:
+        return {converted[one.run].pixel_digests[one.row].tobytes(): one.entry for one in kept}
+
+    trained = digests(splits.get("train", [])) if len(splits) > 1 else {}
+    for split, kept in sorted(splits.items()):
+        shared = sorted(set(digests(kept)) & set(trained)) if split != "train" else []
+        if shared:
+            example = digests(kept)[shared[0]].source
+            log.warning(
+                "%s: %d pictures of the %s split are equal to training pictures (%s and %s, ...).",
+                *(raw, len(shared), split, example, trained[shared[0]].source),
+            )
 
 
 def _split_of(digest: np.ndarray, test_share: float) -> str:

@@ -22,6 +22,7 @@ from gan_core.fetch import Wanted, fetch_many, progress_bar
 from gan_core.files import replacing, sha256_file
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
+from pipelines.data.findings import findings
 from pipelines.data.names import check_dataset_name
 from pipelines.data.public import PublicDataset
 from pipelines.data.readers.base import Listing, SourceNote, kinds, walk_files
@@ -52,6 +53,8 @@ class RawData:
     """Names of the attributes, where a table of them was named."""
     kind: str = "unlabelled"
     """What ingestion takes it for, unless it is told otherwise: unlabelled, labelled, unpaired or domains."""
+    found: tuple[str, ...] = ()
+    """Lines that say its splits, its classes with their counts, and what is not used."""
 
 
 def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
@@ -253,6 +256,7 @@ def _summary(target: Path, note: SourceNote, kind: str, listing: Listing, *, tra
         ignored=len(listing.ignored),
         attributes=listing.attributes,
         kind=kind,
+        found=tuple(findings(kind, listing)),
     )
 
 

@@ -5,6 +5,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.errors import DataError
@@ -13,24 +14,45 @@ from pipelines.data.readers.base import Reject
 
 log = logging.getLogger(__name__)
 
+DUPLICATE = "duplicate"
+"""The reason of a picture that is there once more; every other reason is damage."""
 
-def refuse_too_many(rejects: Sequence[Reject], total: int, most: float, out: Path, raw: Path) -> None:
-    """Raise DataError, with the list beside ``out``, when more than the share ``most`` of ``total`` pictures was put aside."""
+
+@dataclass(frozen=True)
+class Limits:
+    """Shares of all pictures, in [0, 1], that may be put aside."""
+
+    damage: float
+    """``ingest.max_reject_share``: of those that cannot be used."""
+    duplicates: float
+    """``ingest.max_duplicate_share``: of those that are there twice, of which one stays."""
+
+
+def refuse_too_many(rejects: Sequence[Reject], total: int, limits: Limits, out: Path, raw: Path) -> None:
+    """Raise DataError, with the list beside ``out``, when more of ``total`` pictures was put aside than the limits allow."""
     list_path = out.with_name(f"{out.name}.rejects.csv")
-    share = len(rejects) / total
-    if share <= most and len(rejects) < total:
+    doubled = [reject for reject in rejects if reject.reason == DUPLICATE]
+    damaged = [reject for reject in rejects if reject.reason != DUPLICATE]
+    flaws = [
+        f"{len(found)} of {total} pictures ({len(found) / total:.2%}) {what}, above {setting} ({most:.2%}): "
+        f"{_reasons(found)}. The list: {list_path}. Mend or remove them, or raise the limit in params.yaml."
+        for found, most, what, setting in (
+            (damaged, limits.damage, "cannot be used", "ingest.max_reject_share"),
+            (doubled, limits.duplicates, "are duplicates", "ingest.max_duplicate_share"),
+        )
+        if len(found) > most * total
+    ]
+    if not flaws and len(rejects) < total:
         list_path.unlink(missing_ok=True)
         if rejects:
             log.warning("%s: %d of %d pictures put aside (%s).", raw, len(rejects), total, _reasons(rejects))
+        if differing := sum("another label" in reject.detail for reject in doubled):
+            log.warning("%s: %d of the duplicates have another label than the picture that stays.", raw, differing)
         return
     write_text(list_path, rejects_table(rejects))
     if len(rejects) == total:
         raise DataError(f"{raw} holds no usable picture: {_reasons(rejects)}. The list: {list_path}")
-    raise DataError(
-        f"{raw}: {len(rejects)} of {total} pictures ({share:.2%}) cannot be used, above ingest.max_reject_share "
-        f"({most:.2%}): {_reasons(rejects)}. The list: {list_path}. Mend or remove them, or raise "
-        f"the limit in params.yaml."
-    )
+    raise DataError(f"{raw}: {flaws[0]}")
 
 
 def _reasons(rejects: Sequence[Reject]) -> str:

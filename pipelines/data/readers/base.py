@@ -19,10 +19,15 @@ NOTE_FILE = "source.json"
 _SPLIT_NAMES = {
     "train": "train",
     "training": "train",
+    "trainval": "train",
     "test": "test",
     "testing": "test",
     "t10k": "test",
+    "tst": "test",
+    "eval": "test",
+    "evaluation": "test",
     "val": "validation",
+    "dev": "validation",
     "valid": "validation",
     "validation": "validation",
 }
@@ -50,7 +55,8 @@ class Entry:
     """Path within the source, with forward slashes."""
     row: int = -1
     label: int = -1
-    """Position in the class names; -1 without."""
+    """Position in the class names; -1 without. Where there are classes, such a picture is of a split whose labels nobody
+    gives, as in many competitions."""
     split: str = ""
     """The source's own split; empty when it has none."""
     condition: str = ""
@@ -84,6 +90,12 @@ class Listing:
     """Files that are no pictures and that nothing names as one; neither used nor counted among the pictures."""
     attributes: tuple[str, ...] = ()
     """Names of the attributes, of which a picture may have several; such a source has no classes."""
+    unclear: str = ""
+    """Why the layout may mean two things, and what to do; such a source is refused."""
+    configurations: str = ""
+    """Why it may be several data sets, unless ``ingest.kind`` says that its folders belong together."""
+    notes: tuple[str, ...] = ()
+    """What else a user wants to know of how it was read: columns and tables that are not used, and the like."""
 
 
 class Reader(Protocol):
@@ -125,13 +137,16 @@ def readable(name: str) -> str:
 
 
 def innermost(root: Path) -> Path:
-    """``root``, or the only folder in it when there is nothing else, and so on: archives often wrap their content."""
+    """``root``, or the only folder in it when there is nothing else, and so on: archives often wrap their content.
+
+    Documents about the data (readme, licence) are nothing else.
+    """
     while True:
         only = None
         try:
             with os.scandir(root) as entries:
                 for entry in entries:
-                    if is_clutter(entry.name):
+                    if is_clutter(entry.name) or (entry.is_file() and _is_document(entry.name)):
                         continue
                     if only is not None or not entry.is_dir():
                         return root
@@ -141,6 +156,11 @@ def innermost(root: Path) -> Path:
         if only is None:
             return root
         root = only
+
+
+def _is_document(name: str) -> bool:
+    stem, _, suffix = name.lower().rpartition(".")
+    return suffix in ("md", "pdf", "html", "rst") or (stem or suffix) in ("readme", "license", "licence", "citation")
 
 
 def class_names(values: set[str] | set[int]) -> tuple[list[str | int], tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """CIFAR-10's binary version: records of one label byte and 32 x 32 pixels in three planes (Krizhevsky 2009)."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,12 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
             raise DataError(f"{root / file}: label {labels.max()} where there are {len(classes)} classes.")
         split = ("test" if _is_test(file) else "train") if own_splits else ""
         entries += [Entry(file, row, int(label), split) for row, label in enumerate(labels)]
-    return Listing(entries, classes)
+    doubled = [name for name, times in Counter(file.rsplit("/", 1)[-1] for file in batches).items() if times > 1]
+    if doubled:
+        raise DataError(
+            f"{root} holds {doubled[0]} more than once; its pictures would count twice. Keep one of the copies."
+        )
+    return Listing(entries, classes, ignored=[file for file in walk_files(root) if file not in batches])
 
 
 class CifarReader:

@@ -2,11 +2,12 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from gan_core.errors import DataError
 from pipelines.data.drawing import SUFFIX
+from pipelines.data.readers.annotations import find_annotations
 from pipelines.data.readers.base import (
     Entry,
     FileReader,
@@ -19,6 +20,8 @@ from pipelines.data.readers.base import (
     split_name,
     walk_files,
 )
+from pipelines.data.readers.labels import label_places, same_text
+from pipelines.data.readers.layout import Place, own_side, read_layout
 
 log = logging.getLogger(__name__)
 
@@ -32,34 +35,61 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     """Every file that is meant to be a picture, even if it turns out to be broken; other files are left aside.
 
     Drawings (SVG) are pictures where there are no others: beside photographs such a file is a logo, or the like.
-    Folders named train, test, val at the top are splits. Below, the first folder of a path is its class; with fewer
-    than two classes, or with pictures outside them, there are no labels.
+    Splits and classes are read off the folders, see :mod:`pipelines.data.readers.layout`. Classes are those of the train
+    split; with fewer than two, or with pictures outside of them, there are no labels. Another split may have none of them:
+    then a table in it may give its labels (as in Tiny ImageNet), or its pictures have none.
     """
-    inner = innermost(root)
-    prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
-    files, others = partition(inner, walk_files(inner))
+    files, others = partition(root, walk_files(root))
     if not files:
         files = [file for file in others if file.lower().endswith(SUFFIX)]
         others = [file for file in others if not file.lower().endswith(SUFFIX)]
-    splits = own_splits(files)
-    below = [file.split("/", 1)[1] if splits else file for file in files]
-    owners = {path.split("/", 1)[0] if "/" in path else None for path in below}
-    classes = tuple(sorted(owner for owner in owners if owner is not None))
-    if None in owners and len(classes) > 1:
-        stray = files[[("/" in path) for path in below].index(False)]
-        log.warning("%s: pictures lie both in and outside of class folders (%s); taken as unlabelled.", root, stray)
-    if None in owners or len(classes) < 2:
-        classes = ()
-    place = {name: position for position, name in enumerate(classes)}
+    layout = read_layout(files)
+    classes, labels = _labels(root, files, layout.places)
+    others_used: set[str] = set()
+    notes: list[str] = []
+    for split in sorted({place.split for place in layout.places} - {"train"}) if classes else ():
+        members = [file for file, place in zip(files, layout.places, strict=True) if place.split == split]
+        if any(labels[file] >= 0 for file in members):
+            continue
+        if annotated := find_annotations(root, others, members, split, classes):
+            labels.update(annotated.labels)
+            others_used.add(annotated.table)
+            notes.append(f"labels of the {split} split come from {annotated.table}")
     entries = [
-        Entry(
-            prefix + file,
-            label=place[path.split("/", 1)[0]] if classes else -1,
-            split=(split_name(file.split("/", 1)[0]) or "") if splits else "",
-        )
-        for file, path in zip(files, below, strict=True)
+        Entry(file, label=labels[file], split=place.split) for file, place in zip(files, layout.places, strict=True)
     ]
-    return Listing(mixed(entries), classes, ignored=[prefix + file for file in others])
+    return Listing(
+        mixed(entries),
+        classes,
+        ignored=[file for file in others if file not in others_used],
+        unclear=layout.unclear,
+        configurations=layout.configurations,
+        notes=tuple(notes),
+    )
+
+
+def _labels(root: Path, files: Sequence[str], places: Sequence[Place]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes, and of each picture its position among them, -1 without."""
+    none: tuple[tuple[str, ...], dict[str, int]] = ((), dict.fromkeys(files, -1))
+    kept = {place.side for place in places if place.split in ("train", "")}
+    if "" in kept:
+        if len(kept) > 2:
+            stray = next(file for file, place in zip(files, places, strict=True) if not place.side)
+            log.warning("%s: pictures lie both in and outside of class folders (%s); taken as unlabelled.", root, stray)
+        return none
+    known = {same_text(side) for side in kept}
+    if len(known) < 2:
+        return none
+    for split in sorted({place.split for place in places} - {"train", ""}):
+        there = {place.side for place in places if place.split == split} - {""}
+        new = sorted(side for side in there if same_text(side) not in known)
+        # With no class of the train split it has a folder such as "images", of pictures that nobody has labelled.
+        if len(new) < len(there):
+            kept |= there
+            if new:
+                log.warning("%s: the %s split has %s, and the train split does not.", root, split, ", ".join(new[:6]))
+    position, classes = label_places(kept)
+    return classes, {file: position.get(place.side, -1) for file, place in zip(files, places, strict=True)}
 
 
 def open_reader(root: Path, note: SourceNote) -> FileReader:
@@ -67,16 +97,11 @@ def open_reader(root: Path, note: SourceNote) -> FileReader:
     return FileReader(root)
 
 
-def own_splits(files: Iterable[str]) -> bool:
-    """Whether every path starts with a split's folder, one of which is the train split."""
-    tops = {split_name(file.split("/", 1)[0]) if "/" in file else None for file in files}
-    return None not in tops and "train" in tops and len(tops) > 1
-
-
 def bare_folders(root: Path, files: Sequence[str]) -> list[str]:
     """Folders that lie where classes do (at the top, or in a split's folder) and hold none of the pictures ``files``.
 
-    Where pictures lie at the top themselves no folder is a class, and none is bare.
+    Where pictures lie at the top themselves no folder is a class, and none is bare; beside trainA, trainB and the like no
+    other folder is one.
     """
     inner = innermost(root)
     prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
@@ -85,6 +110,8 @@ def bare_folders(root: Path, files: Sequence[str]) -> list[str]:
         return []
     names = _folders(inner)
     there = {way[0] for way in parts}
+    if any(own_side(name) for name in there):
+        return [prefix + name for name in names if name not in there and own_side(name)]
     bare = [name for name in names if name not in there]
     tops = [split_name(name) for name in names]
     if None in tops or "train" not in tops:

@@ -6,36 +6,43 @@ from pathlib import Path
 import numpy as np
 
 from gan_core.errors import DataError
-from pipelines.data.readers.base import Entry, Listing, SourceNote, class_names, split_name, walk_files
+from pipelines.data.readers.base import Entry, Listing, SourceNote, class_names, walk_files
+from pipelines.data.readers.layout import file_splits
 
-_IMAGES = re.compile(r"^(?P<before>.*?)images(?P<gap>[-._]?)idx[34](?P<end>[-._]ubyte)?$")
+_IMAGES = re.compile(r"(?P<before>.*?)images(?P<gap>[-._]?)idx[34](?P<end>[-._]ubyte)?")
 _UINT8 = 8
 
 
 def matches(root: Path) -> bool:
     """Whether the folder holds IDX files of pictures."""
-    return any(_IMAGES.match(file) for file in walk_files(root))
+    return any(_IMAGES.fullmatch(file) for file in walk_files(root))
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
     """Every row of every picture file, labelled by the label file beside it where there is one."""
-    found: list[tuple[str, str, int, np.ndarray | None]] = []
-    for file in walk_files(root):
-        if match := _IMAGES.match(file):
+    found: list[tuple[str, int, np.ndarray | None]] = []
+    stems, used = [], set()
+    files = [*walk_files(root)]
+    for file in files:
+        if match := _IMAGES.fullmatch(file):
             count = len(read_idx(root / file))
             labels = None
             beside = f"{match['before']}labels{match['gap']}idx1{match['end'] or ''}"
+            used |= {file, beside}
             if (root / beside).is_file():
                 labels = read_idx(root / beside)
                 if len(labels) != count:
                     raise DataError(f"{root / beside} holds {len(labels)} labels for the {count} pictures of {file}.")
-            first_word = re.split(r"[-._/]", match["before"].rsplit("/", 1)[-1])[0]
-            found.append((file, split_name(first_word) or "", count, labels))
-    if any(labels is None for *_, labels in found) and any(labels is not None for *_, labels in found):
-        raise DataError(f"{root}: some IDX picture files have a label file and some have none.")
+            stems.append(match["before"] or file)
+            found.append((file, count, labels))
     # A source of one file has no split of its own, whatever the file is called.
-    own_splits = len({split for _, split, *_ in found}) > 1
-    labelled = found[0][3] is not None
+    splits = file_splits([file for file, *_ in found], stems)
+    labelled = any(labels is not None for *_, labels in found)
+    without = [file for file, _, labels in found if labels is None and splits.by_file[file] in ("", "train")]
+    if labelled and without:
+        raise DataError(
+            f"{root}: {without[0]} has no label file, and others have one. Add it, or take the others away."
+        )
     if labelled:
         present = {int(value) for *_, labels in found if labels is not None for value in np.unique(labels)}
         if note.classes:
@@ -51,12 +58,13 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
             file,
             row,
             place[int(labels[row])] if labels is not None else -1,
-            (split or "train") if own_splits else "",
+            splits.by_file[file],
         )
-        for file, split, count, labels in found
+        for file, count, labels in found
         for row in range(count)
     ]
-    return Listing(entries, names if labelled else ())
+    others = [file for file in files if file not in used]
+    return Listing(entries, names if labelled else (), ignored=others, unclear=splits.unclear)
 
 
 class IdxReader:

@@ -1,15 +1,19 @@
 """Parquet files of pictures: Hugging Face's ``struct<bytes, path>``, or a plain column of bytes."""
 
 import json
-import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gan_core.errors import DataError
 from gan_core.pictures import PictureError
-from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, class_names, split_name, walk_files
+from pipelines.data.names import MAX_CLASS_LETTERS
+from pipelines.data.readers.base import MAX_FILE_BYTES, Entry, Listing, Reject, SourceNote, split_name, walk_files
+from pipelines.data.readers.labels import HIDDEN, label_places
+from pipelines.data.readers.layout import file_splits
 
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "fine_label")
 
@@ -19,41 +23,155 @@ def matches(root: Path) -> bool:
     return any(_image_columns(_open(root / file).schema_arrow) for file in _files(root))
 
 
+@dataclass(frozen=True)
+class _File:
+    """What a file says of its rows."""
+
+    file: str
+    labels: list[str | None]
+    """As text; None where it is null, or there is no column."""
+    splits: list[str]
+    """Empty where no column says them."""
+    label_column: str | None
+    text: bool
+    """Whether labels are words; else numbers."""
+    unused: tuple[str, ...]
+
+
+class _Row(NamedTuple):
+    file: str
+    row: int
+    label: str | None
+    split: str
+
+
 def list_pictures(root: Path, note: SourceNote) -> Listing:
-    """Every row of every file; splits from a column ``split`` or from file names that start with one."""
-    found: list[tuple[str, list[object], list[str]]] = []
-    labelled = True
-    classes: tuple[str, ...] = note.classes
-    for file in _files(root):
-        parquet = _open(root / file)
-        schema = parquet.schema_arrow
-        image_column(root / file, schema, note.image_column)
-        label = _label_column(root / file, schema, note.label_column)
-        columns = [name for name in (label, "split") if name and name in schema.names]
-        table = parquet.read(columns=columns, use_threads=False) if columns else None
-        rows = parquet.metadata.num_rows
-        labels = table[label].to_pylist() if table is not None and label else [None] * rows
-        labelled = labelled and label is not None
-        if label and not classes:
-            classes = _names_in_metadata(schema, label)
-        if table is not None and "split" in columns:
-            splits = [split_name(str(value)) or "" for value in table["split"].to_pylist()]
-        else:
-            splits = [split_name(re.split(r"[-._]", file.rsplit("/", 1)[-1])[0]) or ""] * rows
-        found.append((file, labels, splits))
-    own_splits = len({split for *_, splits in found for split in splits}) > 1
-    place, names = _places(root, found, classes) if labelled else ({}, ())
+    """Every row of every file.
+
+    Splits come from a column ``split`` or from the names of files and folders, as the Hugging Face hub gives them:
+    ``default/train/0000.parquet``, ``data/train-00000-of-00002-HASH.parquet``. Where no row of a split other than train has a
+    label, or all have -1, nobody gives them.
+    """
+    paths = _files(root)
+    by_name = file_splits(paths, [path.removesuffix(".parquet") for path in paths])
+    found, classes = [], note.classes
+    named_by = ""
+    for path in paths:
+        schema = _open(root / path).schema_arrow
+        found.append(_read(root, path, note, by_name.by_file[path]))
+        names = _names_in_metadata(schema, found[-1].label_column)
+        if names and not note.classes:
+            if classes and names != classes:
+                raise DataError(
+                    f"{root}: {named_by} and {path} name their classes differently ({', '.join(classes[:4])}, ... and "
+                    f"{', '.join(names[:4])}, ...); they are two data sets. Give the files of one of them."
+                )
+            classes, named_by = names, path
+    splits = [split for part in found for split in part.splits or [by_name.by_file[part.file]] * len(part.labels)]
+    unclear = "" if all(part.splits for part in found) else by_name.unclear
+    there = set(splits)
+    if len(there) < 2 or there == {"", "train"}:
+        splits = [""] * len(splits)  # one split is none
+    elif not unclear and "" in there:
+        unclear = (
+            "Some of its files say the splits of their rows, and others do not. Add a column 'split', or name them."
+        )
+    elif not unclear and "train" not in there:
+        unclear = f"Its rows are of the splits {', '.join(sorted(there))}, and none is of the train split. Add it."
+    places = [(part.file, row, value) for part in found for row, value in enumerate(part.labels)]
+    rows = [_Row(*place, split) for place, split in zip(places, splits, strict=True)]
+    labelled = [part for part in found if part.label_column]
+    unlabelled = [part.file for part in found if not part.label_column and by_name.by_file[part.file] in ("", "train")]
+    if labelled and unlabelled:
+        raise DataError(
+            f"{root}: {unlabelled[0]} has no column of labels, and {labelled[0].file} has. See --label-column."
+        )
+    if labelled:
+        entries, rejects, names = _entries(root, rows, classes, text=any(part.text for part in labelled))
+    else:
+        entries, rejects, names = [Entry(row.file, row.row, split=row.split) for row in rows], [], ()
+    unused = sorted({name for part in found for name in part.unused})
+    notes = (f"columns that are not used: {', '.join(unused[:8])}",) if unused else ()
+    others = [file for file in walk_files(root) if file not in set(paths)]
+    return Listing(entries, names, rejects, others, unclear=unclear, notes=notes)
+
+
+def _read(root: Path, file: str, note: SourceNote, by_name: str) -> _File:
+    """Labels and splits of a file's rows; no splits where it has no such column."""
+    parquet = _open(root / file)
+    schema = parquet.schema_arrow
+    image = image_column(root / file, schema, note.image_column)
+    label = _label_column(root / file, schema, note.label_column)
+    columns = [name for name in (label, "split") if name and name in schema.names]
+    _check_sizes(root / file, parquet, columns)
+    table = parquet.read(columns=columns, use_threads=False) if columns else None
+    rows = parquet.metadata.num_rows
+    labels = (
+        [_label(root / file, row, value) for row, value in enumerate(table[label].to_pylist())]
+        if table and label
+        else []
+    )
+    splits = []
+    if table is not None and "split" in columns:
+        for row, value in enumerate(table["split"].to_pylist()):
+            split = split_name(str(value))
+            if split is None:
+                raise DataError(
+                    f"{root / file}, row {row}: '{value}' in the column 'split' is none of train, test, validation."
+                )
+            if by_name not in ("", "train", split):
+                raise DataError(
+                    f"{root / file}, row {row}: the column 'split' says {split}, and the file's name {by_name}."
+                )
+            splits.append(split)
+    unused = tuple(name for name in schema.names if name not in (image, *columns))
+    text = label is not None and not pa.types.is_primitive(schema.field(label).type)
+    return _File(file, labels or [None] * rows, splits, label, text, unused)
+
+
+def _label(path: Path, row: int, value: object) -> str | None:
+    """A label as text: a number with a point is the whole number that it is; not a number (NaN) is none."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, (int, str)):
+        return str(value)
+    raise DataError(
+        f"{path}, row {row}: a label is text or a whole number, one a picture, and not {str(value)[:60]!r}. See --label-column."
+    )
+
+
+def _entries(
+    root: Path, rows: list[_Row], classes: tuple[str, ...], *, text: bool
+) -> tuple[list[Entry], list[Reject], tuple[str, ...]]:
+    """Entries with labels; without them of a split that has none. Rejects, and the classes."""
+    given: dict[str, set[str | None]] = {}
+    for row in rows:
+        given.setdefault(row.split, set()).add(row.label)
+    numbered = bool(classes) and not text
+    hidden_is_class = not numbered and HIDDEN in given.get("train", set()) | given.get("", set())
+    none = {None} if hidden_is_class else {None, HIDDEN}
+    hidden = {split for split, labels in given.items() if split not in ("", "train") and labels <= none}
+    labelled = [
+        row
+        for row in rows
+        if row.split not in hidden and row.label is not None and not (numbered and row.label == HIDDEN)
+    ]
+    position, names = _positions(root, labelled, classes, text=text)
     entries, rejects = [], []
-    for file, labels, splits in found:
-        for row, (value, split) in enumerate(zip(labels, splits, strict=True)):
-            part = (split or "train") if own_splits else ""
-            if not labelled:
-                entries.append(Entry(file, row, split=part))
-            elif value is None:
-                rejects.append(Reject(f"{file}#{row}", "no-label", "null in the label column"))
-            else:
-                entries.append(Entry(file, row, place[value], part))
-    return Listing(entries, names, rejects)
+    for row in rows:
+        if row.split in hidden:
+            entries.append(Entry(row.file, row.row, split=row.split))
+        elif row.label is None:
+            rejects.append(Reject(f"{row.file}#{row.row}", "no-label", "null in the label column"))
+        elif numbered and row.label == HIDDEN:
+            rejects.append(
+                Reject(f"{row.file}#{row.row}", "no-label", "-1 in the label column, which stands for no label")
+            )
+        else:
+            entries.append(Entry(row.file, row.row, position[row.label], row.split))
+    return entries, rejects, names
 
 
 def image_column(path: Path, schema: pa.Schema, wanted: str | None = None) -> str:
@@ -101,6 +219,8 @@ class ParquetReader:
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
             raise PictureError("missing", "null in the picture column")
+        if len(content) > MAX_FILE_BYTES:
+            raise PictureError("too-many-bytes", f"more than {MAX_FILE_BYTES} bytes in one row")
         return content
 
 
@@ -142,25 +262,44 @@ def _label_column(path: Path, schema: pa.Schema, wanted: str | None) -> str | No
     return next((lowered[name] for name in _LABEL_COLUMNS if name in lowered), None)
 
 
-def _names_in_metadata(schema: pa.Schema, label: str) -> tuple[str, ...]:
+def _names_in_metadata(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
     """Class names that Hugging Face ``datasets`` leaves in the schema's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()
 
 
-def _places(
-    root: Path, found: list[tuple[str, list[object], list[str]]], classes: tuple[str, ...]
-) -> tuple[dict[object, int], tuple[str, ...]]:
-    present = {value for _, labels, _ in found for value in labels if value is not None}
-    if not all(isinstance(value, (int, str)) for value in present):
-        raise DataError(f"{root}: labels must be text or whole numbers, one a picture. See --label-column.")
-    if classes and all(isinstance(value, int) and 0 <= value < len(classes) for value in present):
-        return {position: position for position in range(len(classes))}, classes
-    if classes and not present <= set(classes):
-        raise DataError(f"{root}: labels do not fit the class names {', '.join(classes)}.")
-    ordered, names = class_names({str(value) for value in present})
-    by_text = {text: position for position, text in enumerate(ordered)}
-    return {value: by_text[str(value)] for value in present}, names
+def _check_sizes(path: Path, parquet: pq.ParquetFile, columns: list[str]) -> None:
+    """Raise DataError where a column of labels holds long texts, before it is read."""
+    metadata = parquet.metadata
+    longest = MAX_CLASS_LETTERS * 8
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(index)
+            if (
+                chunk.path_in_schema in columns
+                and chunk.total_uncompressed_size > longest * max(1, chunk.num_values) + 2**20
+            ):
+                raise DataError(
+                    f"{path}: the column '{chunk.path_in_schema}' holds {chunk.total_uncompressed_size >> 20} MiB for "
+                    f"{chunk.num_values} rows, which is no label. Choose another with --label-column."
+                )
+
+
+def _positions(
+    root: Path, rows: list[_Row], classes: tuple[str, ...], *, text: bool
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The class of each label, and the classes: those given, which numbers count from 0, or what the labels themselves say."""
+    values = {row.label for row in rows if row.label is not None}
+    known = {name: position for position, name in enumerate(classes if text else map(str, range(len(classes))))}
+    strange = next((row for row in rows if row.label not in known), None)
+    if classes and strange is not None:
+        raise DataError(
+            f"{root / strange.file}, row {strange.row}: the label '{str(strange.label)[:60]}' fits none of the {len(classes)} "
+            f"classes ({', '.join(classes[:6])}). Mend it, or choose another column with --label-column."
+        )
+    if classes and not text:
+        return known, classes
+    return label_places(values, numbers=True)

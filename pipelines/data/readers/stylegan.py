@@ -7,6 +7,7 @@ from typing import Any
 from gan_core.errors import DataError
 from pipelines.data.readers.base import Entry, FileReader, Listing, Reject, SourceNote, innermost, partition, walk_files
 from pipelines.data.readers.folder import mixed
+from pipelines.data.readers.layout import read_layout
 
 _LABELS = "dataset.json"
 
@@ -18,7 +19,7 @@ def matches(root: Path) -> bool:
         return False
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and "labels" in content
 
@@ -30,28 +31,59 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     path = inner / _LABELS
     try:
         labels: Any = json.loads(path.read_text(encoding="utf-8"))["labels"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is not a StyleGAN label file: {error}.") from error
     files = [file for file in walk_files(inner) if file != _LABELS]
+    meant, others = partition(inner, files)
+    layout = read_layout(meant)
+    splits = {file: place.split for file, place in zip(meant, layout.places, strict=True)}
     if labels is None:
-        meant, others = partition(inner, files)
-        return Listing(mixed([Entry(prefix + file) for file in meant]), ignored=[prefix + file for file in others])
-    try:
-        given = {str(file).replace("\\", "/"): int(label) for file, label in labels}
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: labels must be pairs of a path and a whole number ({error}).") from error
-    if not given or min(given.values()) < 0:
+        entries = [Entry(prefix + file, split=splits[file]) for file in meant]
+        return Listing(mixed(entries), ignored=[prefix + file for file in others], unclear=layout.unclear)
+    given = _given(path, labels)
+    there = set(files)
+    # Where no picture of a split has a label, nobody gives them.
+    labelled = {splits[file] for file, label in given.items() if label >= 0 and file in splits}
+    hidden = {split for split in set(splits.values()) - {"", "train"} if split not in labelled}
+    for file, label in given.items():
+        if label < 0 and splits.get(file) not in hidden:
+            raise DataError(
+                f"{path} gives {file} the label {label}; labels must be whole numbers from 0, or null for none."
+            )
+    highest = max((label for label in given.values()), default=-1)
+    if highest < 0:
         raise DataError(f"{path}: labels must be whole numbers from 0; write null for none.")
-    highest = max(given.values())
     classes = note.classes or tuple(str(label) for label in range(highest + 1))
     if highest >= len(classes):
-        raise DataError(f"{path}: label {highest} where source.json names {len(classes)} classes.")
-    there = set(files)
-    unnamed, others = partition(inner, [file for file in files if file not in given])
+        file = next(file for file, label in given.items() if label == highest)
+        raise DataError(f"{path} gives {file} the label {highest} where source.json names {len(classes)} classes.")
+    unnamed = [file for file in meant if file not in given and splits[file] not in hidden]
     rejects = [Reject(prefix + file, "no-label", f"not in {_LABELS}") for file in unnamed]
     rejects += [Reject(prefix + file, "missing", f"named in {_LABELS}") for file in sorted(given) if file not in there]
-    entries = [Entry(prefix + file, label=given[file]) for file in files if file in given]
-    return Listing(mixed(entries), classes, rejects, [prefix + file for file in others])
+    entries = [
+        Entry(prefix + file, label=-1 if splits.get(file) in hidden else given[file], split=splits.get(file, ""))
+        for file in files
+        if splits.get(file) in hidden or file in given
+    ]
+    others = [file for file in others if file not in given]
+    return Listing(mixed(entries), classes, rejects, [prefix + file for file in others], unclear=layout.unclear)
+
+
+def _given(path: Path, labels: Any) -> dict[str, int]:
+    """Labels by picture; raises DataError for anything but pairs of a path and a whole number, one for each picture."""
+    given: dict[str, int] = {}
+    try:
+        pairs = [(str(file).replace("\\", "/"), label) for file, label in labels]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: labels must be pairs of a path and a whole number ({error}).") from error
+    for file, label in pairs:
+        if not isinstance(label, int) or isinstance(label, bool):
+            raise DataError(
+                f"{path} gives {file} the label {str(label)[:60]}; a label is a whole number, one a picture."
+            )
+        if given.setdefault(file, label) != label:
+            raise DataError(f"{path} gives {file} two labels, {given[file]} and {label}. Remove one of them.")
+    return given
 
 
 def open_reader(root: Path, note: SourceNote) -> FileReader:

@@ -1,13 +1,12 @@
-"""Pictures with a table beside them (CSV, TSV, Parquet, or text as CelebA's): of labels, or of attributes."""
+"""Pictures with tables beside them (CSV, TSV, JSON lines, Parquet, or text as CelebA's): of labels, or of attributes.
 
-import csv
-import io
+One table lies beside the pictures, or each split has one: ``train.csv`` and ``test.csv``, or ``train/metadata.csv`` and
+``test/metadata.csv``.
+"""
+
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gan_core.errors import DataError, nearest
 from pipelines.data.readers.base import (
@@ -16,36 +15,31 @@ from pipelines.data.readers.base import (
     Listing,
     Reject,
     SourceNote,
-    class_names,
     innermost,
     is_clutter,
-    partition,
-    split_name,
-    walk_files,
 )
 from pipelines.data.readers.folder import mixed
+from pipelines.data.readers.labels import HIDDEN, are_numbers, attribute_value, label_places, whole
+from pipelines.data.readers.layout import split_in
+from pipelines.data.readers.rows import Assigned, Source, assign
+from pipelines.data.readers.tabular import TABLES, TEXT, column_names, read_rows, without_header
 
-_TABLES = (".csv", ".tsv", ".parquet")
-_TEXT = ".txt"
-"""Columns apart by spaces. A line with the number of rows may come first; the column of file names may have no name."""
-_HOLDS = {"1": 1, "-1": 0, "0": 0}
 # What such columns are usually called, most telling first.
-_IMAGE_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "image_path", "image", "img", "image_id", "id")
+_IMAGE_COLUMNS = (
+    *("file_name", "filename", "file", "path", "filepath", "image_path", "image", "img", "image_id", "id"),
+    *("image_name", "image_file", "img_name", "file_path"),
+)
 _LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name", "label_name", "species", "breed")
 
 
 def matches(root: Path) -> bool:
-    """Whether exactly one table with recognisable columns lies beside the pictures."""
-    path = find_table(root)
-    if path is None:
-        return False
-    columns = column_names(path)
-    return _guess(columns, _IMAGE_COLUMNS) is not None and _guess(columns, _LABEL_COLUMNS) is not None
+    """Whether a table with recognisable columns lies beside the pictures, or one for each split."""
+    return bool(_label_tables(root))
 
 
 def find_table(root: Path) -> Path | None:
     """The only table at the top of ``root``; None when there is none or several."""
-    found = _tables(root)
+    found = _tables(innermost(root))
     return found[0] if len(found) == 1 else None
 
 
@@ -53,10 +47,10 @@ def find_attributes(root: Path, wanted: Sequence[str] = ()) -> Path | None:
     """The only table of attributes (of those ``wanted``, where it has one) at the top of ``root``; None when there is none
     or several."""
     found = []
-    for path in _tables(root, (*_TABLES, _TEXT)):
+    for path in _tables(innermost(root), (*TABLES, TEXT)):
         try:
             _, names = _attribute_columns(path, wanted)
-            if names and all(row[0] in _HOLDS for row in _rows(path, names[:1])):
+            if names and all(attribute_value(row[0]) is not None for row in read_rows(path, names[:1])):
                 found.append(path)
         except DataError:  # a text that is no table; see why_no_attributes
             continue
@@ -65,14 +59,15 @@ def find_attributes(root: Path, wanted: Sequence[str] = ()) -> Path | None:
 
 def why_no_attributes(root: Path, wanted: Sequence[str] = ()) -> str | None:
     """What keeps a table at the top of ``root`` that names files from being one of attributes; None when there is none."""
-    for path in _tables(root, (*_TABLES, _TEXT)):
+    for path in _tables(innermost(root), (*TABLES, TEXT)):
         # A text may be anything, unless it begins with its number of rows as CelebA's does, or holds attributes too.
-        certain = path.suffix.lower() != _TEXT or path.read_bytes()[:20].split(b"\n")[0].strip().isdigit()
+        certain = path.suffix.lower() != TEXT or path.read_bytes()[:20].split(b"\n")[0].strip().isdigit()
         try:
             image, names = _attribute_columns(path, wanted)
-            for file, *values in _rows(path, [image, *names]) if names else []:
-                strange = next((place for place, value in enumerate(values) if value not in _HOLDS), None)
-                if strange is not None and (certain or any(value in _HOLDS for value in values)):
+            for file, *values in read_rows(path, [image, *names]) if names else []:
+                held = [attribute_value(value) for value in values]
+                if None in held and (certain or any(value is not None for value in held)):
+                    strange = held.index(None)
                     return _no_attribute(path, file, names[strange], values[strange])
         except DataError as error:
             if certain:
@@ -85,59 +80,166 @@ def _attribute_columns(table: Path, wanted: Sequence[str]) -> tuple[str, list[st
     where the table names no files."""
     columns = column_names(table)
     image = _guess(columns, _IMAGE_COLUMNS)
-    others = [name for name in columns if name not in (image, "split")]
+    others = [name for name in columns if name and name not in (image, "split")]
     return image or "", [name for name in others if name in wanted] or others if image else []
 
 
 def why_unused(root: Path) -> str | None:
     """Why what lies at the top of ``root`` and looks like a label table is none; None when nothing does."""
-    if not matches(root) and (attributes := find_attributes(root)) is not None:
-        return f"{attributes.name} looks like a table of attributes; to use it, set ingest.kind to domains."
-    found = _tables(root)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        return f"{names} may all hold labels; none of them is used. Name the one that does with --labels FILE."
-    if not found or matches(root):
+    if matches(root):
         return None
-    columns = ", ".join(column_names(found[0]))
+    if (attributes := find_attributes(root)) is not None:
+        return f"{attributes.name} looks like a table of attributes; to use it, set ingest.kind to domains."
+    inner = innermost(root)
+    within = [path for folder in _split_folders(inner) for path in _tables(folder)]
+    found = _tables(inner) or within
+    if len(found) > 1:
+        names = ", ".join(path.relative_to(inner).as_posix() for path in found[:6])
+        return (
+            f"{names} may all hold labels; none of them is used. Name the one that does with --labels FILE, or call one for "
+            "each split train.csv, test.csv, with equal columns in them."
+        )
+    if not found:
+        return None
+    columns = column_names(found[0])
+    if picture := without_header(columns):
+        return (
+            f"{found[0].name} is not used: its first line names the picture {picture}, and should name the columns. Write a "
+            "first line such as file,label."
+        )
     return (
-        f"{found[0].name} is not used: its columns ({columns}) are not called what file names and labels usually are. "
-        "If it holds labels, name them with --image-column and --label-column."
+        f"{found[0].name} is not used: its columns ({', '.join(columns)}) are not called what file names and labels usually "
+        "are. If it holds labels, name them with --image-column and --label-column."
     )
 
 
-def _tables(root: Path, suffixes: tuple[str, ...] = _TABLES) -> list[Path]:
+def _tables(folder: Path, suffixes: tuple[str, ...] = TABLES) -> list[Path]:
+    names = [name for name in os.listdir(folder) if name.lower().endswith(suffixes) and not is_clutter(name)]
+    return [folder / name for name in sorted(names) if (folder / name).is_file()]
+
+
+def _split_folders(inner: Path) -> list[Path]:
+    return sorted(
+        path for path in inner.iterdir() if path.is_dir() and not is_clutter(path.name) and split_in(path.name)
+    )
+
+
+def _label_tables(root: Path) -> list[Source]:
+    """The tables of labels: the only one at the top, or one for each split at the top or in the splits' folders."""
     inner = innermost(root)
-    names = [name for name in os.listdir(inner) if name.lower().endswith(suffixes) and not is_clutter(name)]
-    return [inner / name for name in sorted(names) if (inner / name).is_file()]
+    top = _tables(inner)
+    if len(top) == 1 and _has_labels(top[0]):
+        return [Source(top[0])]
+    by_split: dict[str, list[Path]] = {}
+    named = [(path, split_in(path.stem)) for path in top]
+    if len(top) < 2 or not any(found for _, found in named):
+        named = [(path, split_in(folder.name)) for folder in _split_folders(inner) for path in _tables(folder)]
+    for path, found in named:
+        if found is not None and _has_labels(path, whole=False):
+            by_split.setdefault(found[0], []).append(path)
+    chosen = {split: _metadata(paths) for split, paths in by_split.items()}
+    if "train" not in chosen or not all(chosen.values()):
+        return []
+    return [Source(path, split) for split, path in sorted(chosen.items()) if path is not None]
+
+
+def _metadata(paths: list[Path]) -> Path | None:
+    """The table of a split: the only one, or the one called metadata."""
+    called = [path for path in paths if path.stem.lower() == "metadata"]
+    return paths[0] if len(paths) == 1 else called[0] if len(called) == 1 else None
+
+
+def _has_labels(table: Path, *, whole: bool = True) -> bool:
+    """Whether columns of file names and labels are recognised; a table that is not ``whole`` has none, or raises DataError."""
+    try:
+        columns = column_names(table)
+    except DataError:
+        if whole:
+            raise
+        return False
+    return _guess(columns, _IMAGE_COLUMNS) is not None and _guess(columns, _LABEL_COLUMNS) is not None
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
     """Every file that is no table, labelled by the row that names it (by path, else by unique file name, with or
-    without suffix). A column ``split`` is followed. Pictures without a row and rows without a file are rejects.
+    without suffix).
+
+    The split of a picture is what a column ``split``, the table of its split, or its folder says. Pictures without a row and
+    rows without a file are rejects; but where a whole split other than train has no labels, nobody gives them.
 
     A table named by the user that has no column of labels is one of attributes, see :func:`list_attributes`.
     """
     if holds_attributes(root, note):
         return list_attributes(root, note)
-    table = table_of(root, note)
-    columns = column_names(table)
-    image = _column(table, columns, note.image_column, _IMAGE_COLUMNS, "--image-column")
-    label = _column(table, columns, note.label_column, _LABEL_COLUMNS, "--label-column")
-    labels, rejects, others = _assigned(root, table, image, [label])
-    ordered, names = class_names({value for (value,), _ in labels.values()})
+    sources = [Source(table_of(root, note))] if note.labels else _label_tables(root)
+    if not sources:
+        sources = [Source(table_of(root, note))]
+    notes = []
+    for source in sources:
+        columns = column_names(source.table)
+        source.image = _column(source.table, columns, note.image_column, _IMAGE_COLUMNS, "--image-column")
+        source.columns = (_column(source.table, columns, note.label_column, _LABEL_COLUMNS, "--label-column"),)
+        notes += _unused(source, columns)
+    assigned = assign(root, sources)
+    entries, rejects, classes = _labelled(assigned, note)
+    rejects = sorted([*assigned.rejects, *rejects], key=lambda reject: reject.source)
+    return Listing(
+        mixed(entries), classes, rejects, assigned.others, unclear=assigned.unclear, notes=(*notes, *assigned.notes)
+    )
+
+
+def _labelled(assigned: Assigned, note: SourceNote) -> tuple[list[Entry], list[Reject], tuple[str, ...]]:
+    """Entries with their labels. Where a split other than train has no label, or none but -1, its pictures have none."""
+    rows = {file: (value, row) for file, row in assigned.rows.items() for value in row.values}
+    if any(value.lower() == "nan" for value, _ in rows.values()) and are_numbers(
+        value for value, _ in rows.values() if value.lower() not in ("", "nan")
+    ):
+        # As pandas and others write that there is no number.
+        rows = {file: ("" if value.lower() == "nan" else value, row) for file, (value, row) in rows.items()}
+    splits: dict[str, set[str]] = {}
+    for value, row in rows.values():
+        splits.setdefault(row.split, set()).add(whole(value))
+    trained = splits.get("train", set()) | splits.get("", set())
+    hidden = {
+        split
+        for split in {*splits, *(split for _, split in assigned.unnamed)} - {"train", ""}
+        if splits.get(split, set()) <= ({""} if HIDDEN in trained else {"", HIDDEN})
+    }
+    entries, rejects, values = [], [], {}
+    for file, (value, row) in rows.items():
+        if row.split in hidden:
+            entries.append(Entry(file, split=row.split))
+        elif not value:
+            rejects.append(Reject(file, "no-label", f"no label in {row.table.name}"))
+        else:
+            values[file] = value
+    for file, split in assigned.unnamed:
+        if split in hidden:
+            entries.append(Entry(file, split=split))
+        else:
+            rejects.append(Reject(file, "no-label", f"no label in {', '.join(assigned.tables)}"))
     if note.classes:
-        if any(not name.isdigit() or int(name) >= len(note.classes) for name in names):
-            raise DataError(f"{table}: labels {', '.join(names)} do not fit the {len(note.classes)} classes named.")
-        ordered, names = [str(position) for position in range(len(note.classes))], note.classes
-    place = {value: position for position, value in enumerate(ordered)}
-    entries = [Entry(file, label=place[value], split=part) for file, ((value,), part) in labels.items()]
-    return Listing(mixed(entries), names, sorted(rejects, key=lambda reject: reject.source), others)
+        for file, value in values.items():
+            if not whole(value).isdigit() or int(whole(value)) >= len(note.classes):
+                raise DataError(
+                    f"{rows[file][1].table}: the label '{value}' of {file} fits none of the {len(note.classes)} classes that "
+                    "source.json names. Mend the label, or remove the names."
+                )
+        position, classes = {value: int(whole(value)) for value in values.values()}, note.classes
+    else:
+        position, classes = label_places(values.values(), numbers=True)
+    entries += [Entry(file, label=position[value], split=rows[file][1].split) for file, value in values.items()]
+    return entries, rejects, classes
+
+
+def _unused(source: Source, columns: Sequence[str]) -> list[str]:
+    others = [name for name in columns if name and name not in (source.image, *source.columns, "split")]
+    return [f"{source.table.name} has columns that are not used: {', '.join(others[:8])}"] if others else []
 
 
 def holds_attributes(root: Path, note: SourceNote, *, wanted: bool = False) -> bool:
     """Whether the table is one of attributes: it has no column of labels, or attributes are ``wanted`` of it."""
-    if note.format != "table" or note.label_column is not None:
+    if note.format != "table" or note.label_column is not None or (not note.labels and len(_label_tables(root)) > 1):
         return False
     columns = column_names(table_of(root, note))
     named = note.image_column in columns or _guess(columns, _IMAGE_COLUMNS) is not None
@@ -145,7 +247,8 @@ def holds_attributes(root: Path, note: SourceNote, *, wanted: bool = False) -> b
 
 
 def list_attributes(root: Path, note: SourceNote, wanted: Sequence[str] = ()) -> Listing:
-    """Every file that the table names, with the attributes that hold of it (1 in their columns; -1 or 0 where they do not).
+    """Every file that the table names, with the attributes that hold of it (1 or true in their columns; -1, 0 or false where
+    they do not).
 
     Args:
         root: the raw data.
@@ -158,22 +261,37 @@ def list_attributes(root: Path, note: SourceNote, wanted: Sequence[str] = ()) ->
     table = table_of(root, note)
     columns = column_names(table)
     image = _column(table, columns, note.image_column, _IMAGE_COLUMNS, "--image-column")
-    known = [name for name in columns if name not in (image, "split")]
+    known = [name for name in columns if name and name not in (image, "split")]
     for name in wanted:
         if name not in known:
             raise DataError(
                 f"{table} has no attribute '{name}' (ingest.attributes).{nearest(name, known)} It has {', '.join(known)}."
             )
     names = tuple(wanted) or tuple(known)
-    assigned, rejects, others = _assigned(root, table, image, names)
+    source = Source(table, image=image, columns=names)
+    assigned = assign(root, [source])
     entries = []
-    for file, (values, split) in assigned.items():
-        strange = next((place for place, value in enumerate(values) if value not in _HOLDS), None)
-        if strange is not None:
-            raise DataError(_no_attribute(table, file, names[strange], values[strange]))
-        entries.append(Entry(file, split=split, attributes=bytes(_HOLDS[value] for value in values)))
-    rejects = sorted(rejects, key=lambda reject: reject.source)
-    return Listing(mixed(entries), rejects=rejects, ignored=others, attributes=names)
+    for file, row in assigned.rows.items():
+        held = [attribute_value(value) for value in row.values]
+        if None in held:
+            strange = held.index(None)
+            raise DataError(_no_attribute(table, file, names[strange], row.values[strange]))
+        entries.append(Entry(file, split=row.split, attributes=bytes(value for value in held if value is not None)))
+    given = {row.split for row in assigned.rows.values()}
+    rejects = list(assigned.rejects)
+    for file, split in assigned.unnamed:
+        if split in given or split in ("", "train"):
+            rejects.append(Reject(file, "no-label", f"no label in {table.name}"))
+        else:
+            entries.append(Entry(file, split=split))
+    return Listing(
+        mixed(entries),
+        rejects=sorted(rejects, key=lambda reject: reject.source),
+        ignored=assigned.others,
+        attributes=names,
+        unclear=assigned.unclear,
+        notes=tuple(assigned.notes),
+    )
 
 
 def _no_attribute(table: Path, file: str, column: str, value: str) -> str:
@@ -192,138 +310,17 @@ def table_of(root: Path, note: SourceNote) -> Path:
     return table
 
 
-def _assigned(
-    root: Path, table: Path, image: str, columns: Sequence[str]
-) -> tuple[dict[str, tuple[tuple[str, ...], str]], list[Reject], list[str]]:
-    """By file, the values of its row and its split; rows and pictures without the other; files that are no pictures."""
-    split = "split" if "split" in column_names(table) else None
-    rows = _rows(table, [image, *columns, *([split] if split else [])])
-    inside = table.parent.relative_to(root).as_posix()
-    prefix = "" if inside == "." else inside + "/"
-    files = [file for file in walk_files(root) if Path(file).suffix.lower() not in _TABLES and root / file != table]
-    lookup = _lookup(files)
-    assigned: dict[str, tuple[tuple[str, ...], str]] = {}
-    rejects = []
-    for name, *row in rows:
-        key = name.replace("\\", "/").removeprefix("./")
-        file = lookup.get(prefix + key) or lookup.get(key)
-        values, part = tuple(row[: len(columns)]), _split(table, row[-1]) if split else ""
-        if file is None:
-            rejects.append(Reject(prefix + key, "missing", f"named in {table.name}"))
-        elif any(values) or len(columns) > 1:
-            before = assigned.get(file, (values, ""))[0]
-            for column, one, two in zip(columns, before, values, strict=True):
-                if one != two:
-                    what = "two labels" if len(columns) == 1 else f"two values of '{column}'"
-                    raise DataError(f"{table} gives {file} {what}, '{one}' and '{two}'.")
-            assigned[file] = (values, part)
-    unnamed, others = partition(root, [file for file in files if file not in assigned])
-    rejects += [Reject(file, "no-label", f"no label in {table.name}") for file in unnamed]
-    return assigned, rejects, others
-
-
 def open_reader(root: Path, note: SourceNote) -> FileReader:
     """A reader of files."""
     return FileReader(root)
 
 
-def column_names(table: Path) -> list[str]:
-    """The columns of a table; raises DataError when it has none."""
-    if table.suffix.lower() == ".parquet":
-        return list(_schema(table).names)
-    header = next(_lines(table), None)
-    if not header:
-        raise DataError(f"{table} is empty; its first line must name the columns.")
-    return header
-
-
-def _schema(table: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(table)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{table} cannot be read as Parquet: {error}") from error
-
-
-def _lines(table: Path) -> Iterator[list[str]]:
-    """The rows of a table that is text; raises DataError, with the line, for what is no text or no table."""
-    content = table.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{table}, line {line}: this is not UTF-8 (byte {content[error.start]:#04x}). Save the table as UTF-8."
-        ) from error
-    if table.suffix.lower() == _TEXT:
-        yield from _spaced(table, text)
-        return
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
-    try:
-        yield from rows
-    except csv.Error as error:
-        raise DataError(
-            f"{table}, line {rows.line_num}: {error}. Mend the line, and save the table as UTF-8."
-        ) from error
-
-
-def _spaced(table: Path, text: str) -> Iterator[list[str]]:
-    """The rows of a table in the way of CelebA's list_attr (Liu et al. 2015), the column of file names named."""
-    rows = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    announced = None
-    if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal():
-        announced = int(rows.pop(0)[1][0])
-    if not rows:
-        return
-    _, header = rows.pop(0)
-    if announced is not None and announced != len(rows):
-        raise DataError(f"{table} announces {announced} rows and holds {len(rows)}; it is cut off, or joined of two.")
-    if rows and len(rows[0][1]) == len(header) + 1:
-        header = [_IMAGE_COLUMNS[0], *header]
-    yield header
-    for number, row in rows:
-        if len(row) != len(header):
-            raise DataError(f"{table}, line {number}: {len(row)} values where there are {len(header)} columns.")
-        yield row
-
-
-def _rows(table: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The wanted columns as text; a missing value is empty text. Raises DataError where two columns have the name of one."""
-    header = [name.strip() for name in column_names(table)]
-    for name in columns:
-        if header.count(name.strip()) > 1:
-            raise DataError(f"{table} has {header.count(name.strip())} columns '{name.strip()}'. Rename or remove one.")
-    if table.suffix.lower() == ".parquet":
-        try:
-            read = pq.read_table(table, columns=list(columns), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{table} cannot be read as Parquet: {error}") from error
-        lists = [read[name].to_pylist() for name in columns]
-        return [tuple("" if value is None else str(value) for value in row) for row in zip(*lists, strict=True)]
-    header, *rows = _lines(table)
-    places = [header.index(name) for name in columns]
-    return [tuple(row[place].strip() if place < len(row) else "" for place in places) for row in rows if row]
-
-
-def _lookup(files: Sequence[str]) -> dict[str, str]:
-    """Files by path, by file name and by file name without suffix; ambiguous short names lead nowhere."""
-    lookup: dict[str, str] = {}
-    for shorten in (lambda file: Path(file).stem, lambda file: Path(file).name):
-        seen: dict[str, list[str]] = {}
-        for file in files:
-            seen.setdefault(shorten(file), []).append(file)
-        lookup.update({short: owners[0] for short, owners in seen.items() if len(owners) == 1})
-    lookup.update({file: file for file in files})
-    return lookup
-
-
-def _split(table: Path, value: str) -> str:
-    split = split_name(value)
-    if split is None:
-        raise DataError(f"{table}: '{value}' in the column 'split' is none of train, test, validation.")
-    return split
-
-
 def _column(table: Path, columns: list[str], wanted: str | None, usual: Sequence[str], option: str) -> str:
+    if picture := without_header(columns):
+        raise DataError(
+            f"{table}: its first line names the picture {picture}, and should name the columns. Write a first line such as "
+            "file,label."
+        )
     if wanted is not None:
         if wanted not in columns:
             raise DataError(f"{table} has no column '{wanted}'; it has {', '.join(columns)}. Name one with {option}.")

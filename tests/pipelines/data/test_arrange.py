@@ -261,7 +261,7 @@ def test_a_domain_whose_pictures_are_all_broken_is_empty(tmp_path: Path) -> None
         prepared(raw, tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["auto", "unpaired", "paired"])
+@pytest.mark.parametrize("kind", ["auto", "unpaired", "paired", "unlabelled", "labelled", "domains"])
 @pytest.mark.parametrize(("name", "told"), [("stray.png", r"stray\.png"), ("extra/deeper/1.png", "extra")])
 def test_what_lies_beside_train_a_and_train_b_is_named(tmp_path: Path, kind: str, name: str, told: str) -> None:
     raw = cyclegan(tmp_path / "raw", trainA=2, trainB=2, testA=1, testB=1)
@@ -270,7 +270,12 @@ def test_what_lies_beside_train_a_and_train_b_is_named(tmp_path: Path, kind: str
         DataError, match=rf": {told} lies beside folders such as trainA and trainB, which are two domains"
     ):
         prepared(raw, tmp_path / "out", kind=kind)
-    assert prepared(raw, tmp_path / "out", kind="unlabelled")[0].splits == {"train": 7}
+
+
+def test_splits_of_two_domains_stay_splits_whatever_the_pictures_are_taken_for(tmp_path: Path) -> None:
+    raw = cyclegan(tmp_path / "raw", trainA=2, trainB=2, testA=1, testB=1)
+    for settings in ({"kind": "unlabelled"}, {"kind": "labelled"}, {"kind": "paired", "pairs": "edges"}):
+        assert prepared(raw, tmp_path / "out", **settings)[0].splits == {"train": 4, "test": 2}
 
 
 @pytest.mark.parametrize("kind", ["labelled", "unpaired", "domains"])
@@ -418,8 +423,8 @@ def test_columns_that_are_no_attributes_do_not_matter_where_others_are_chosen(tm
     with pytest.raises(DataError, match="gives 0.png 'red' in the column 'Colour'.* choose columns of attributes with"):
         prepared(raw, tmp_path / "out", kind="domains")
     assert prepared(raw, tmp_path / "out", kind="domains", attributes=("Young",))[0].attributes == ("Young",)
-    (raw / "attributes.csv").write_text(CSV.replace("0.png,1,0,1", "0.png,1,0,yes"))
-    with pytest.raises(DataError, match="gives 0.png 'yes' in the column 'Young'"):
+    (raw / "attributes.csv").write_text(CSV.replace("0.png,1,0,1", "0.png,1,0,maybe"))
+    with pytest.raises(DataError, match="gives 0.png 'maybe' in the column 'Young'"):
         prepared(raw, tmp_path / "out", kind="domains", attributes=("Young",))
 
 

@@ -234,9 +234,9 @@ def test_too_many_rejects_fail_with_share_limit_reasons_and_list(tmp_path: Path)
     with pytest.raises(DataError) as caught:
         ingest(raw, out, IngestSettings(size=(8, 8), max_reject_share=0.05), name="pets")
     message = str(caught.value)
-    assert "6 of 70 pictures (8.57%)" in message
+    assert "4 of 70 pictures (5.71%) cannot be used" in message
     assert "max_reject_share (5.00%)" in message
-    assert "2 duplicate, 1 " in message
+    assert "duplicate" not in message
     listing = tmp_path / "out.rejects.csv"
     assert str(listing) in message
     assert len(rejects(listing)) == 6
@@ -245,6 +245,47 @@ def test_too_many_rejects_fail_with_share_limit_reasons_and_list(tmp_path: Path)
     # Once the limit allows it, the old list goes.
     ingest(raw, out, IngestSettings(size=(8, 8), max_reject_share=0.1), name="pets")
     assert not listing.exists()
+
+
+def test_duplicates_are_no_damage_and_have_a_limit_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw, out = pets(tmp_path / "raw"), tmp_path / "out"
+    for index in range(4):
+        write(raw / "dog" / f"copy-{index}.png", png(index))  # of cats
+    info = ingest(raw, out, IngestSettings(size=(8, 8), max_reject_share=0.0), name="pets")
+    assert (info.splits, info.rejects) == ({"train": 10}, {"duplicate": 4})
+    assert "4 of 14 pictures put aside (4 duplicate)" in caplog.text
+    assert "4 of the duplicates have another label than the picture that stays" in caplog.text
+    with pytest.raises(
+        DataError, match=r"4 of 14 pictures \(28\.57%\) are duplicates, above ingest\.max_duplicate_share \(25\.00%\)"
+    ):
+        ingest(raw, out, IngestSettings(size=(8, 8), max_duplicate_share=0.25), name="pets")
+
+
+def test_a_test_picture_that_is_a_training_picture_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = tmp_path / "raw"
+    for name in ("train/1.png", "train/2.png", "test/2.png", "test/3.png"):
+        write(raw / name, png(int(Path(name).stem)))
+    ingest(raw, tmp_path / "out", SMALL, name="x")
+    assert (
+        "1 pictures of the test split are equal to training pictures (test/2.png and train/2.png, ...)" in caplog.text
+    )
+
+
+def test_what_was_found_is_said_before_anything_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw"
+    pets(raw / "train", each=3)
+    write(raw / "test" / "cat" / "1.png", png(99))
+    write(raw / "notes.txt", b"about the pictures")
+    monkeypatch.setattr(module, "convert", lambda spec: 1 / 0)
+    with caplog.at_level("INFO"), pytest.raises(ZeroDivisionError):
+        ingest(raw, tmp_path / "out", SMALL, name="x")
+    assert "x: train: 6 pictures; 2 classes: cat 3, dog 3\n" in caplog.text
+    assert "x: test: 1 picture; 2 classes: cat 1, dog 0\n" in caplog.text
+    assert "x: not used: 1 file (1 .txt)" in caplog.text
 
 
 def test_a_folder_with_nothing_usable_is_a_clear_error_whatever_the_limit(tmp_path: Path) -> None:
@@ -375,6 +416,7 @@ def test_more_than_one_worker_without_a_cluster_is_a_clear_error(tmp_path: Path,
         ({"fit": "corp"}, "Did you mean 'crop'"),
         ({"test_share": 1.0}, "test_share"),
         ({"max_reject_share": 1.5}, "max_reject_share"),
+        ({"max_duplicate_share": -0.1}, "max_duplicate_share"),
         ({"shard_pictures": 0}, "shard_pictures"),
         ({"workers": 0}, "workers"),
         ({"chanels": 1}, "Did you mean 'channels'"),

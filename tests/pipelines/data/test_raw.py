@@ -536,6 +536,6 @@ def test_the_command_says_what_came_in(tmp_path: Path, checkout: Path, monkeypat
     write(source / "readme.txt", b"about the pictures")
     done = CliRunner().invoke(data, ["add", "mine", str(source), "--replace"], catch_exceptions=False)
     assert "mine: 10 pictures" in done.output
-    assert "1 other file is no picture and not used." in done.output
+    assert "  no splits of its own: 10 pictures; 2 classes: cat 5, dog 5\n  not used: 1 file (1 .txt)" in done.output
     done = CliRunner().invoke(data, ["fetch", "digits"], catch_exceptions=False)
     assert "data/raw/digits: 1797 pictures (idx, 10 classes)" in done.output

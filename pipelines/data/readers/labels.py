@@ -1,0 +1,66 @@
+"""Labels as people write them, and the classes that they mean: one class for one number, one for one word."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from decimal import Decimal
+
+HIDDEN = "-1"
+"""What many data sets give for the label of a picture whose label nobody is to see."""
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
+_HOLDS = {"true": 1, "yes": 1, "false": 0, "no": 0}
+
+
+def same_text(text: str) -> str:
+    """Equal for texts that look the same: macOS composes accents in another way (NFD) than the rest (NFC)."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def label_places(values: Iterable[str], *, numbers: bool = False) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Classes in a fixed order.
+
+    Args:
+        values: labels as they are written; not empty ones.
+        numbers: where all of them are numbers, they sort as numbers, and 1, 1.0 and 01 are one class.
+
+    Returns:
+        The position of each value's class, and the names of the classes. A class that is written in one way has that name;
+        a whole number that is written in several, or with a decimal point, is written as a whole number.
+    """
+    spellings: dict[object, list[str]] = {}
+    texts = sorted(set(values))
+    numeric = numbers and are_numbers(texts)
+    for text in texts:
+        spellings.setdefault(Decimal(text) if numeric else same_text(text), []).append(text)
+    ordered = sorted(spellings) if numeric else sorted(spellings, key=lambda key: spellings[key][0])  # type: ignore[type-var]
+    position = {text: place for place, key in enumerate(ordered) for text in spellings[key]}
+    return position, tuple(_name(key, spellings[key]) for key in ordered)
+
+
+def are_numbers(values: Iterable[str]) -> bool:
+    """Whether all of them are numbers, with or without a decimal point."""
+    return all(_NUMBER.fullmatch(value.strip()) for value in values)
+
+
+def whole(value: str) -> str:
+    """A label written with a decimal point, ``3.0``, as the whole number that it is; any other as it is."""
+    if _NUMBER.fullmatch(value) and "." in value and (number := Decimal(value)) == number.to_integral_value():
+        return str(int(number))
+    return value
+
+
+def attribute_value(text: str) -> int | None:
+    """1 where an attribute holds (1, 1.0, true, yes), 0 where it does not (-1, 0, false, no); None for anything else."""
+    text = text.strip().lower()
+    if text in _HOLDS:
+        return _HOLDS[text]
+    if not _NUMBER.fullmatch(text):
+        return None
+    return {Decimal(1): 1, Decimal(0): 0, Decimal(-1): 0}.get(Decimal(text))
+
+
+def _name(key: object, spellings: list[str]) -> str:
+    if isinstance(key, Decimal) and key == key.to_integral_value():
+        return spellings[0] if len(spellings) == 1 and "." not in spellings[0] else str(int(key))
+    return spellings[0]

@@ -1,0 +1,142 @@
+"""Which picture a row of a table is about, and which split both of them are in."""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gan_core.errors import DataError
+from gan_core.pictures import SUFFIXES
+from pipelines.data.readers.base import Reject, partition, split_name, walk_files
+from pipelines.data.readers.layout import read_layout, split_in
+from pipelines.data.readers.tabular import TABLES, column_names, read_rows
+
+
+@dataclass
+class Source:
+    """A table, and what of it is to be read."""
+
+    table: Path
+    split: str = ""
+    """Of all its rows; empty where a column or the pictures' folders say it."""
+    image: str = ""
+    """Its column of file names."""
+    columns: tuple[str, ...] = ()
+    """Its columns of labels or attributes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a table says of one picture."""
+
+    values: tuple[str, ...]
+    split: str
+    table: Path
+
+
+@dataclass
+class Assigned:
+    """Pictures and what tables say of them."""
+
+    tables: list[str]
+    """Names of the tables."""
+    rows: dict[str, Row] = field(default_factory=dict)
+    """By picture."""
+    unnamed: list[tuple[str, str]] = field(default_factory=list)
+    """Pictures that no table names, with the split of their folders."""
+    rejects: list[Reject] = field(default_factory=list)
+    """Rows without a picture."""
+    others: list[str] = field(default_factory=list)
+    """Files that are no pictures, and tables that are not used."""
+    unclear: str = ""
+    """Why the folders' splits may mean two things, where nothing else says the splits."""
+    notes: list[str] = field(default_factory=list)
+
+
+def assign(root: Path, sources: Sequence[Source]) -> Assigned:
+    """Give each picture below ``root`` its row.
+
+    A row names a picture by its path (from the table's folder or from the top), else by a file name, with or without suffix,
+    that one picture has alone; of a table of one split, among the pictures that lie in no other split. Letters with accents
+    may be composed differently in the table and in the file's name.
+
+    Raises:
+        DataError: two rows say two things of one picture, or a row puts a picture of the test folder into the train split.
+    """
+    used = {source.table for source in sources}
+    files = [file for file in walk_files(root) if root / file not in used]
+    tables = [file for file in files if Path(file).suffix.lower() in TABLES]
+    files = [file for file in files if Path(file).suffix.lower() not in TABLES]
+    meant = [file for file in files if Path(file).suffix.lower() in SUFFIXES] or files
+    layout = read_layout(meant)
+    folder_split = {file: place.split for file, place in zip(meant, layout.places, strict=True)}
+    result = Assigned([source.table.name for source in sources])
+    said_split = bool(sources)
+    for source in sources:
+        has_split = "split" in column_names(source.table)
+        said_split = said_split and (has_split or bool(source.split))
+        scope = source.split or _scope(source, set(folder_split.values()))
+        find = _finder([file for file in files if not scope or folder_split.get(file, "") in ("", scope)])
+        inside = source.table.parent.relative_to(root).as_posix()
+        prefix = "" if inside == "." else inside + "/"
+        for name, *row in read_rows(source.table, [source.image, *source.columns, *(["split"] if has_split else [])]):
+            key = name.replace("\\", "/").removeprefix("./")
+            file = find(prefix + key) or find(key)
+            if file is None:
+                result.rejects.append(Reject(prefix + key, "missing", f"named in {source.table.name}"))
+                continue
+            split = _split(source.table, row[-1]) if has_split else source.split
+            own = folder_split.get(file, "")
+            if split and own not in ("", "train", split):
+                raise DataError(
+                    f"{source.table} puts {file} into the {split} split, and its folder says {own}. Mend the one that is wrong."
+                )
+            _add(result, file, Row(tuple(row[: len(source.columns)]), split or own, source.table), source.columns)
+    pictures, others = partition(root, [file for file in files if file not in result.rows])
+    result.unnamed = [(file, folder_split.get(file, "")) for file in pictures]
+    result.others = sorted([*tables, *others])
+    if tables:
+        result.notes.append(f"tables that are not used: {', '.join(tables[:6])}")
+    result.unclear = "" if said_split else layout.unclear
+    return result
+
+
+def _add(result: Assigned, file: str, row: Row, columns: Sequence[str]) -> None:
+    before = result.rows.setdefault(file, row)
+    if before is row:
+        return
+    between = str(row.table) if row.table == before.table else f"{before.table} and {row.table}"
+    for column, one, two in zip(columns, before.values, row.values, strict=True):
+        if one != two:
+            what = "two labels" if len(columns) == 1 else f"two values of '{column}'"
+            raise DataError(f"{between} give {file} {what}, '{one}' and '{two}'. Remove one of the rows.")
+    if before.split != row.split:
+        raise DataError(
+            f"{between} put {file} into two splits, {before.split} and {row.split}. Remove one of the rows."
+        )
+
+
+def _scope(source: Source, splits: set[str]) -> str:
+    """The split that a lone table is called after (``train.csv``), where pictures lie in folders of splits."""
+    named = split_in(source.table.stem)
+    return named[0] if named and named[0] in splits else ""
+
+
+def _finder(files: Sequence[str]) -> Callable[[str], str | None]:
+    """A look-up of files by path, by file name and by file name without suffix; ambiguous short names lead nowhere."""
+    exact: dict[str, str] = {}
+    composed: dict[str, str] = {}
+    for lookup, spell in ((exact, str), (composed, lambda text: unicodedata.normalize("NFC", text))):
+        for shorten in (lambda file: Path(file).stem, lambda file: Path(file).name, str):
+            seen: dict[str, list[str]] = {}
+            for file in files:
+                seen.setdefault(spell(shorten(file)), []).append(file)
+            lookup.update({short: owners[0] for short, owners in seen.items() if len(owners) == 1})
+    return lambda name: exact.get(name) or composed.get(unicodedata.normalize("NFC", name))
+
+
+def _split(table: Path, value: str) -> str:
+    split = split_name(value)
+    if split is None:
+        raise DataError(f"{table}: '{value}' in the column 'split' is none of train, test, validation.")
+    return split
