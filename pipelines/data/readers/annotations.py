@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from gan_core.errors import DataError
-from pipelines.data.readers.base import MAX_FILE_BYTES
+from gan_core.images.files import MAX_FILE_BYTES
 from pipelines.data.readers.labels import same_text
 from pipelines.data.readers.layout import split_in
 from pipelines.data.readers.tabular import TEXT, cells

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gan_core.errors import DataError
+from gan_core.images.files import MAX_FILE_BYTES
 from gan_core.pictures import PictureError
 from pipelines.data.names import MAX_CLASS_LETTERS
-from pipelines.data.readers.base import MAX_FILE_BYTES, Entry, Listing, Reject, SourceNote, split_name, walk_files
+from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, split_name, walk_files
 from pipelines.data.readers.labels import HIDDEN, label_places
 from pipelines.data.readers.layout import file_splits
 

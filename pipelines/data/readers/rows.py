@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gan_core.errors import DataError
-from gan_core.pictures import SUFFIXES
+from gan_core.images.files import SUFFIXES
 from pipelines.data.readers.base import Reject, partition, split_name, walk_files
 from pipelines.data.readers.layout import read_layout, split_in
 from pipelines.data.readers.tabular import TABLES, column_names, read_rows

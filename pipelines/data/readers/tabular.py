@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gan_core.errors import DataError
-from gan_core.pictures import SUFFIXES
+from gan_core.images.files import SUFFIXES
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT = ".txt"
