@@ -16,6 +16,10 @@ class DataError(GantryError):
     """A data set is missing, empty, unreadable or does not fit what was asked of it."""
 
 
+class DamagedFileError(GantryError, ValueError):
+    """A file that Gantry wrote does not hold what Gantry writes."""
+
+
 class FetchError(GantryError):
     """A download failed at every address, or its content is not what was expected."""
 

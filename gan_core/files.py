@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from gan_core.errors import DamagedFileError
+
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _STALE_SECONDS = 60.0
 _LOG = logging.getLogger(__name__)
@@ -181,8 +183,16 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file (UTF-8)."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file (UTF-8).
+
+    Raises:
+        DamagedFileError: it holds something else; a ValueError too.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        why = "it nests too deeply" if isinstance(error, RecursionError) else error
+        raise DamagedFileError(f"{path} is damaged, it is no JSON ({why}). Restore it, or remove it.") from None
 
 
 def sha256_file(path: Path | str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.errors import StageError, nearest
-from pipelines.stages.project import open_project
+from pipelines.stages.project import explain_dvc_error, open_project
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def read_plan(root: Path | str, targets: Sequence[str] = ()) -> list[Node]:
             wanted = [by_name[target] for target in targets] or list(known)
             plan = plan_repro(get_active_graph(repo.index.graph), wanted)
         except DvcException as error:
-            raise StageError(f"{root / PROJECT_FILE}: {error}") from error
+            raise StageError(f"{root / PROJECT_FILE}: {explain_dvc_error(error)}") from error
         return [
             Node(
                 name=stage.name if isinstance(stage, PipelineStage) else Path(stage.path).relative_to(root).as_posix(),

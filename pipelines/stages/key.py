@@ -6,7 +6,7 @@ from typing import Any
 
 from gan_core.errors import StageError, nearest
 from gan_core.files import sha256_json
-from pipelines.stages.project import open_project
+from pipelines.stages.project import explain_dvc_error, open_project
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
             names = [known.name for known in repo.index.stages if getattr(known, "name", None)]
             raise StageError(f"There is no stage '{name}' in {root / 'dvc.yaml'}.{nearest(name, names)}") from None
         except DvcException as error:
-            raise StageError(f"{root / 'dvc.yaml'}: {error}") from error
+            raise StageError(f"{root / 'dvc.yaml'}: {explain_dvc_error(error)}") from error
         dependencies: dict[str, str] = {}
         parameters: dict[str, dict[str, Any]] = {}
         for dep in stage.deps:
@@ -77,7 +77,7 @@ def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
                 else:
                     dependencies[place] = dep.get_hash().value
             except DvcException as error:
-                raise StageError(f"Stage '{name}' needs {place}: {error}") from error
+                raise StageError(f"Stage '{name}' needs {place}: {explain_dvc_error(error)}") from error
         return StageDefinition(
             name=name,
             command=(stage.cmd,) if isinstance(stage.cmd, str) else tuple(stage.cmd),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gan_core.errors import StageError
+from gan_core.errors import DamagedFileError, StageError
 from gan_core.files import link_or_copy, read_json, replacing, sha256_json, write_json
 from pipelines.stages.alive import identity, kin_to_watch, lives
 
@@ -165,7 +165,7 @@ def _holder(lock: Path) -> dict:
     """What the holder of ``lock`` wrote of itself; empty when it has not come to it yet."""
     try:
         return read_json(lock)
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, DamagedFileError):
         return {}
 
 

@@ -22,8 +22,8 @@ def _no_store_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"3\n", r"expected sections .*, got 3"),
         (b"train: {steps: 3\n", r"is not YAML: "),
         ("data: {name: m\u00f6wen}\n".encode("latin-1"), r"is not UTF-8 .* Save it as UTF-8"),
-        (b"train: {}\ndata: {}\ntrain: {}\n", r"'train' stands twice, in line 1 and in line 3. Keep one"),
-        (b"train:\n  steps: 1\n  steps: 2\n", r"'steps' stands twice, in line 2 and in line 3"),
+        (b"train: {}\ndata: {}\ntrain: {}\n", r"'train' appears twice, in line 1 and in line 3. Keep one"),
+        (b"train:\n  steps: 1\n  steps: 2\n", r"'steps' appears twice, in line 2 and in line 3"),
     ],
 )
 def test_what_is_no_mapping_of_sections_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -32,6 +32,56 @@ def test_what_is_no_mapping_of_sections_is_refused(tmp_path: Path, content: byte
     with pytest.raises(SettingsError, match=message) as error:
         read_params(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "model: !!python/object/apply:os.system [echo]\n",
+            r"line 1: the tag !!python/object/apply:os.system is no kind",
+        ),
+        ("model:\n  family: !mine dcgan\n", r"line 2: the tag !mine is no kind of setting. Remove it"),
+        ("data: {name: !!binary aGFsbG8=}\n", r"line 1: the tag !!binary is no kind"),
+        ("tune: !!set {a, b}\n", r"line 1: the tag !!set is no kind"),
+        ("data:\n  name: 2024-06-01\n", r"line 2: 2024-06-01 is a date in YAML, .* Put it in quotes"),
+        ("data: {name: 2024-13-45}\n", r"line 1: 2024-13-45 is a date in YAML"),
+        ("train: {seed: 010}\n", r"line 1: YAML 1.1 and YAML 1.2 read 010 as different numbers"),
+        ("train: {seed: 1:30}\n", r"line 1: YAML 1.1 and YAML 1.2 read 1:30 as different numbers"),
+        (f"train: {{seed: {'9' * 10_000}}}\n", r"line 1: 9{20}\.\.\. \(10,000 characters\) is no number"),
+        ("[" * 50_000, r"nested too deeply"),
+        ("{a: " * 5_000, r"nested too deeply"),
+        ("a: &a [*a]\n", r"line 1: this anchor contains an alias of itself"),
+        ("a: \0\n", r"is not YAML: "),
+        ("train:\n\tsteps: 1\n", r"is not YAML: "),
+        ("x: '" + "a" * (1 << 20) + "'\n", r"1,048,576 are the most"),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_what_no_setting_can_be_is_refused_with_its_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match=message) as error:
+        read_params(path)
+    assert str(error.value).startswith(str(path))
+    assert len(str(error.value)) < 600
+
+
+def test_aliases_of_aliases_are_counted_before_they_are_written_out(tmp_path: Path) -> None:
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
+    path = tmp_path / "params.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(
+        SettingsError, match=r"line \d: with its aliases written out, this holds more than 100,000 values"
+    ):
+        read_params(path)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("train: {steps: 1, seed: 0, rate: 0.5, other: 1_000}\n", encoding="utf-8-sig")
+    assert read_params(path) == {"train": {"steps": 1, "seed": 0, "rate": 0.5, "other": 1000}}
 
 
 def test_anchors_and_merges_are_no_repetitions(tmp_path: Path) -> None:
