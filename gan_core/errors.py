@@ -20,6 +20,18 @@ class DamagedFileError(GantryError, ValueError):
     """A file that Gantry wrote does not hold what Gantry writes."""
 
 
+class PictureError(DataError):
+    """One picture cannot be used. ``reason`` is one of a few words that rejects are counted by."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
 class FetchError(GantryError):
     """A download failed at every address, or its content is not what was expected."""
 

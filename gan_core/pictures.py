@@ -1,9 +1,9 @@
 """From the bytes of any picture to uint8 pixels of a wanted shape, and back to PNG.
 
-Pixels are taken as stored: no colour management, the first frame of an animation, 16-bit values scaled to 8 bits.
+Pixels are taken as stored: no colour management, the first frame of an animation, 16-bit values scaled to 8 bits. Where Pillow
+reads other pixels than a file says, :mod:`gan_core.images.corrections` puts them right.
 """
 
-import io
 import logging
 import struct
 import zlib
@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gan_core.errors import DataError
+from gan_core.errors import DataError, PictureError
+from gan_core.images.corrections import corrected, describe_unread, open_corrected, to_8_bits
 
 log = logging.getLogger(__name__)
 
@@ -57,18 +58,6 @@ _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 # A JPEG is read at a reduced size, and any picture box-reduced, only down to these multiples of the wanted size.
 _READING_GAP = 2
 _REDUCING_GAP = 3.0
-
-
-class PictureError(DataError):
-    """One picture cannot be used. ``reason`` is one of a few words that rejects are counted by."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
-        return type(self), (self.reason, self.detail)
 
 
 def decode(content: bytes, channels: int) -> np.ndarray:
@@ -152,7 +141,7 @@ def open_picture(
                 picture.draft(None, (columns * _READING_GAP, rows * _READING_GAP))
             picture.load()
             turn = _turn(picture)
-            upright = in_channels(picture, channels)
+            upright = in_channels(corrected(picture, content), channels)
             if turn is not None:
                 upright = upright.transpose(turn)
         except PictureError:
@@ -175,9 +164,11 @@ def _opened(content: bytes, max_pixels: int) -> Image.Image:
     if not content:
         raise PictureError("empty", "the file has no content")
     try:
-        picture = Image.open(io.BytesIO(content), formats=FORMATS)
+        picture = open_corrected(content, FORMATS)
+    except PictureError:
+        raise
     except UnidentifiedImageError:
-        raise PictureError("not-an-image", "no known picture format, or its header is broken") from None
+        raise describe_unread(content) from None
     except Image.DecompressionBombError as error:
         raise PictureError("too-many-pixels", str(error)) from error
     except MemoryError as error:
@@ -239,8 +230,12 @@ def too_much_memory() -> PictureError:
 def _broken(error: Exception) -> PictureError:
     """The reject for what Pillow's readers raise on a broken file: nearly anything (struct.error, zlib.error, ...)."""
     words = f"{type(error).__name__}: {error}"
-    truncated = isinstance(error, EOFError) or "truncated" in words.lower() or "premature" in words.lower()
-    return PictureError("truncated" if truncated else "corrupt", " ".join(words.split())[:200])
+    lower = words.lower()
+    if isinstance(error, EOFError) or "truncated" in lower or "premature" in lower:
+        reason = "truncated"
+    else:
+        reason = "unsupported" if "unsupported" in lower or "not supported" in lower else "corrupt"
+    return PictureError(reason, " ".join(words.split())[:200])
 
 
 def in_channels(picture: Image.Image, channels: int) -> Image.Image:
@@ -253,7 +248,7 @@ def in_channels(picture: Image.Image, channels: int) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = _to_8_bits(picture)
     elif picture.mode in ("LAB", "HSV"):
-        raise PictureError("unsupported", f"colour mode {picture.mode}")
+        raise PictureError("unsupported", f"pixels in the colour space {picture.mode}; convert them to sRGB")
     if picture.has_transparency_data and channels < 4:
         clear = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear)
@@ -274,12 +269,14 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture)
     if picture.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise PictureError("unsupported", "floating-point pixels outside 0..1")
+            raise PictureError(
+                "unsupported", "floating-point pixels outside 0..1: what is white is not known; scale them"
+            )
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    wide = values.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
-        raise PictureError("unsupported", "32-bit pixels outside 0..65535")
-    return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if values.min() < 0 or values.max() > 65535:
+        low, high = values.min(), values.max()
+        raise PictureError("unsupported", f"whole numbers from {low} to {high}, where 0..65535 are read; scale them")
+    return Image.fromarray(to_8_bits(values))
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int], mode: Fit) -> Image.Image:
