@@ -318,7 +318,9 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
     """
     try:
         shape = ImageShape(**info["shape"])
-        family = build_family(info["family"], family_config(info["family"], info["config"], where="config"), shape)
+        kind = FAMILIES.get(info["family"])
+        config = {**(kind.older_settings(info["config"]) if kind else {}), **info["config"]}
+        family = build_family(info["family"], family_config(info["family"], config, where="config"), shape)
         family.class_shares = tuple(float(share) for share in info.get("class_shares", ()))
         if family.class_shares and len(family.class_shares) != shape.classes:
             raise ValueError(f"{len(family.class_shares)} class_shares for {shape.classes} classes")

@@ -226,6 +226,14 @@ class Family:
         """
         return []
 
+    @classmethod
+    def older_settings(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Settings that describe the networks of an edition that did not know them, where today's default is another.
+
+        They hold for what ``saved``, the family's settings in an exported generator or a checkpoint, leaves out.
+        """
+        return {}
+
     def run(self, name: str) -> Callable[..., Tensor]:
         """The network ``name`` to be called in a loss, compiled where that was asked for.
 

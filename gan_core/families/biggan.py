@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gan_core import randomness
 from gan_core.augment.diffaugment import NUMBERS, diffaugment
 from gan_core.batch_norm import BatchNorm2d
-from gan_core.config import check, check_below_one, check_least
+from gan_core.config import check, check_below_one, check_choice, check_least
 from gan_core.errors import SettingsError
 from gan_core.families.base import Batch, ImageShape, Losses, Phase
 from gan_core.families.biggan_layers import (
@@ -76,6 +76,9 @@ class BigGanConfig:
     """Unit of the feature maps' numbers ("ch" in the paper's tables)."""
     attention: int = 0
     """Resolution, in pixels, of the maps that self-attention is applied to in both networks; 0: none."""
+    attention_values: int = 2
+    """What the channels of the attended maps are divided by for attention's values: 2 as in the authors' networks, or 8 as
+    in SAGAN's text and in networks of this project's earlier editions."""
     shared_embedding: int = 0
     """Length of the one class embedding that all conditional batch norms project; 0: each has an embedding of its own."""
     hierarchical: bool = False
@@ -102,6 +105,7 @@ class BigGanConfig:
         check_least(self, 1, "latent", "width", "orthogonal_every", "gradient_penalty_every", "consistency_every")
         check_least(self, 0, "attention", "shared_embedding", "orthogonal", "gradient_penalty", "consistency")
         check_below_one(self, "slope")
+        check_choice(self, (2, 8), "attention_values")
         check(
             self.shared_embedding > 0 or not self.hierarchical,
             "hierarchical: needs a class embedding to join z's chunks with; set shared_embedding, to 128 for instance.",
@@ -159,7 +163,9 @@ class Generator(nn.Module):
             UpBlock(inputs, outputs, condition, shape.classes) for inputs, outputs in itertools.pairwise(widths)
         )
         self.resolution = config.attention
-        self.attention = Attention(widths[config.attention.bit_length() - 3]) if config.attention else None
+        self.attention: Attention | None = None
+        if config.attention:
+            self.attention = Attention(widths[config.attention.bit_length() - 3], config.attention_values)
         self.normalise = BatchNorm2d(widths[-1])
         self.picture = SpectralConv2d(widths[-1], shape.channels)
 
@@ -189,7 +195,9 @@ class Discriminator(nn.Module):
         )
         # Behind the first block whose maps have the resolution asked for; no block, when none is.
         self.attends = shape.height.bit_length() - config.attention.bit_length() - 1 if config.attention else -1
-        self.attention = Attention(widths[self.attends + 1]) if config.attention else None
+        self.attention: Attention | None = None
+        if config.attention:
+            self.attention = Attention(widths[self.attends + 1], config.attention_values)
         self.judge = SpectralLinear(widths[-1], 1)
         self.classes = SpectralEmbedding(shape.classes, widths[-1])
 
@@ -229,6 +237,11 @@ class BigGan(NoiseFamily):
         super().__init__(config, shape)
         self.need_labels()
         self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
+
+    @classmethod
+    def older_settings(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :meth:`Family.older_settings`: attention's values had an eighth of the channels."""
+        return {"attention_values": 8} if saved.get("attention") else {}
 
     def penalties(self) -> tuple[Phase, ...]:
         """See :meth:`Family.penalties`: those that have a weight."""

@@ -128,16 +128,18 @@ class ConditionalNorm(nn.Module):
 class Attention(nn.Module):
     """Self-attention over positions (Zhang et al. 2019, section 3), keys and values at half the resolution.
 
-    Its output is weighed by a learnt gate that starts at 0: at first the maps pass unchanged.
+    Queries and keys have an eighth of the channels, values a share of their own. The output is weighed by a learnt gate
+    that starts at 0: at first the maps pass unchanged.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, values: int) -> None:
+        """``values``: what the maps' ``channels`` are divided by for the values."""
         super().__init__()
-        small = max(channels // 8, 1)
+        small, wide = max(channels // 8, 1), max(channels // values, 1)
         self.queries = SpectralConv2d(channels, small, 1, bias=False)
         self.keys = SpectralConv2d(channels, small, 1, bias=False)
-        self.values = SpectralConv2d(channels, small, 1, bias=False)
-        self.output = SpectralConv2d(small, channels, 1, bias=False)
+        self.values = SpectralConv2d(channels, wide, 1, bias=False)
+        self.output = SpectralConv2d(wide, channels, 1, bias=False)
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, maps: Tensor) -> Tensor:

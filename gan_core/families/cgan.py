@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from gan_core.config import check_least
-from gan_core.convolution import Conv2d
 from gan_core.errors import SettingsError
 from gan_core.families import dcgan
 from gan_core.families.base import ImageShape
@@ -80,7 +79,7 @@ class Concatenating(nn.Module):
         self.size = (1, shape.height, shape.width)
         self.classes = nn.Embedding(shape.classes, shape.height * shape.width)
         self.network = dcgan.Discriminator(config, shape)
-        self.network.layers[0] = Conv2d(shape.channels + 1, config.width, 4, stride=2, padding=1)
+        self.network.layers[0] = dcgan.halving(shape.channels + 1, config.width, config.kernel, bias=True)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Logits (N,) for ``images`` said to be of the classes ``labels`` (N,)."""

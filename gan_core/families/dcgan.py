@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_core.batch_norm import BatchNorm2d
-from gan_core.config import check_below_one, check_least
+from gan_core.config import check_below_one, check_choice, check_least
 from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.families.base import ImageShape
 from gan_core.families.noise import NoiseFamily
@@ -42,6 +42,8 @@ class DcganConfig:
     """Distribution of z: uniform in [-1, 1] as in the paper (section 4.1, figure 1), or N(0, 1)."""
     width: int = 128
     """Feature maps nearest the picture; doubled at each halving of the resolution (figure 1: 128 to 1024 at 64 px)."""
+    kernel: int = 4
+    """Side of every strided convolution's kernel: 4 as in the authors' Torch networks, or 5 as in the paper's figure 1."""
     slope: float = 0.2
     """Leak slope of every leaky ReLU in the discriminator."""
     loss: Literal["non-saturating", "minimax"] = "non-saturating"
@@ -51,7 +53,19 @@ class DcganConfig:
 
     def __post_init__(self) -> None:
         check_least(self, 1, "latent", "width")
+        check_choice(self, (4, 5), "kernel")
         check_below_one(self, "slope")
+
+
+def halving(inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> Conv2d:
+    """A convolution to half the size."""
+    return Conv2d(inputs, outputs, kernel, stride=2, padding=(kernel - 1) // 2, bias=bias)
+
+
+def doubling(inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> ConvTranspose2d:
+    """A fractionally strided convolution to twice the size."""
+    padding = (kernel - 1) // 2
+    return ConvTranspose2d(inputs, outputs, kernel, stride=2, padding=padding, output_padding=kernel % 2, bias=bias)
 
 
 class Generator(nn.Module):
@@ -67,11 +81,11 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
         for inputs, outputs in itertools.pairwise(widths):
             layers += [
-                ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
+                doubling(inputs, outputs, config.kernel),
                 BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]
-        layers += [ConvTranspose2d(widths[-1], shape.channels, 4, stride=2, padding=1), nn.Tanh()]
+        layers += [doubling(widths[-1], shape.channels, config.kernel, bias=True), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -88,12 +102,12 @@ class Discriminator(nn.Module):
         count = shape.halvings("dcgan", LARGEST)
         widths = [config.width * 2**power for power in range(count)]
         layers: list[nn.Module] = [
-            Conv2d(shape.channels, widths[0], 4, stride=2, padding=1),
+            halving(shape.channels, widths[0], config.kernel, bias=True),
             nn.LeakyReLU(config.slope, inplace=True),
         ]
         for inputs, outputs in itertools.pairwise(widths):
             layers += [
-                Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
+                halving(inputs, outputs, config.kernel),
                 BatchNorm2d(outputs),
                 nn.LeakyReLU(config.slope, inplace=True),
             ]

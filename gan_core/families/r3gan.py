@@ -49,6 +49,9 @@ class R3ganConfig:
     """Maps of a block at most, a multiple of 8."""
     blocks: int = 2
     """Residual blocks at each resolution."""
+    always_project: bool = False
+    """Whether every change of resolution has a 1x1 convolution, as in networks of this project's earlier editions. The
+    paper's has one only where the number of maps changes."""
     slope: float = 0.2
     """Leak slope of every leaky ReLU."""
     loss: str = "relativistic"
@@ -92,6 +95,11 @@ def _pointwise(inputs: int, outputs: int, *, bias: bool = False) -> nn.Conv2d:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def _projection(inputs: int, outputs: int, config: R3ganConfig) -> list[nn.Module]:
+    """What changes the number of maps between two resolutions: nothing where it stays the same."""
+    return [_pointwise(inputs, outputs)] if config.always_project or inputs != outputs else []
 
 
 class Block(nn.Module):
@@ -141,7 +149,7 @@ class Generator(nn.Module):
         self.stages = nn.ModuleList(_blocks(width, config, len(widths)) for width in widths)
         # The convolution sees a quarter of the pixels when it comes first; the two commute.
         self.transitions = nn.ModuleList(
-            nn.Sequential(_pointwise(inputs, outputs), Upsample(outputs))
+            nn.Sequential(*_projection(inputs, outputs, config), Upsample(outputs))
             for inputs, outputs in itertools.pairwise(widths)
         )
         self.picture = _pointwise(widths[-1], shape.channels)
@@ -166,7 +174,7 @@ class Discriminator(nn.Module):
         self.picture = _pointwise(shape.channels, widths[0])
         self.stages = nn.ModuleList(_blocks(width, config, len(widths)) for width in widths)
         self.transitions = nn.ModuleList(
-            nn.Sequential(Downsample(inputs), _pointwise(inputs, outputs))
+            nn.Sequential(Downsample(inputs), *_projection(inputs, outputs, config))
             for inputs, outputs in itertools.pairwise(widths)
         )
         last = widths[-1]
@@ -246,6 +254,11 @@ class R3gan(NoiseFamily):
             reason = f"the preset's is for the paper's batch of {theirs}, and is taken by the inverse of the batch"
             chosen += [(name, PRESETS[resolution][name] * theirs / batch, reason) for name in ("gamma", "final_gamma")]
         return chosen
+
+    @classmethod
+    def older_settings(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :meth:`Family.older_settings`."""
+        return {"always_project": True}
 
     def penalties(self) -> tuple[Phase, ...]:
         """See :meth:`Family.penalties`: R1 and R2."""

@@ -143,7 +143,7 @@ class Trainer:
             config,
             self.directory,
             settings=settings,
-            defaults=_decisive(TrainConfig(), type(family_config)()),
+            defaults=_defaults(family_name, family_config),
             world=self.world,
             elsewhere=Path(resume_from) if resume_from else None,
         )
@@ -437,6 +437,15 @@ def _decisive(config: TrainConfig, family_config: Any) -> dict[str, Any]:
     """The settings, by dotted name, that what a step computes depends on."""
     train = {f"train.{key}": value for key, value in as_dict(config).items() if key not in FREE_TO_CHANGE}
     return {**train, **{f"model.{key}": value for key, value in as_dict(family_config).items()}}
+
+
+def _defaults(family_name: str, family_config: Any) -> dict[str, Any]:
+    """What the settings were, by dotted name, in a checkpoint of an edition that did not know them."""
+    older = FAMILIES[family_name].older_settings(as_dict(family_config))
+    return {
+        **_decisive(TrainConfig(), type(family_config)()),
+        **{f"model.{name}": value for name, value in older.items()},
+    }
 
 
 @contextlib.contextmanager

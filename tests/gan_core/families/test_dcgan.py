@@ -59,6 +59,17 @@ def test_the_papers_network_for_64_pixels() -> None:
     assert all(layer.stride == (2, 2) for layer in [*ups, *downs])
 
 
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 24, 20)], ids=str)
+def test_kernels_may_be_those_of_the_papers_figure(shape: tuple[int, int, int]) -> None:
+    """Figure 1 has 5x5."""
+    family = make(*shape, kernel=5)
+    images = family.sample(3, seed=0)
+    assert images.shape == (3, *shape)
+    assert family.networks["discriminator"](images).shape == (3,)
+    with pytest.raises(SettingsError, match=r"kernel: must be 4 or 5, got 3"):
+        make(*shape, kernel=3)
+
+
 def test_the_defaults_are_the_papers() -> None:
     config = DcganConfig()
     assert (config.latent, config.prior, config.width, config.slope) == (100, "uniform", 128, 0.2)

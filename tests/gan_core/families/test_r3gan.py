@@ -37,6 +37,13 @@ def test_there_is_no_normalisation_and_the_networks_mirror_each_other() -> None:
     assert all(len(stage) == 2 for network in networks.values() for stage in network.stages)
 
 
+def test_a_change_of_resolution_has_a_convolution_only_where_the_number_of_maps_changes() -> None:
+    networks = small("r3gan", 32, 1, 0, width=16, width_max=32).networks
+    for side, changes in (("generator", [False, False, True]), ("discriminator", [True, False, False])):
+        found = [any(isinstance(m, nn.Conv2d) for m in transition) for transition in networks[side].transitions]
+        assert found == changes
+
+
 def test_activations_keep_their_variance_from_z_to_the_picture_and_back() -> None:
     torch.manual_seed(0)
     family = build_family(
