@@ -22,7 +22,16 @@ log = logging.getLogger(__name__)
 _UTF8_FLAG = 0x800
 _UNICODE_PATH = 0x7075
 """Info-ZIP's extra field: the name in UTF-8, with a checksum of the name that it stands for."""
-_JAPANESE = ("HIRAGANA", "KATAKANA", "CJK", "FULLWIDTH", "IDEOGRAPHIC", "HALFWIDTH")
+_KNOWN = {
+    "cp932": (
+        *("HIRAGANA", "KATAKANA", "CJK", "IDEOGRAPHIC", "FULLWIDTH DIGIT", "FULLWIDTH LATIN"),
+        *("FULLWIDTH LEFT PARENTHESIS", "FULLWIDTH RIGHT PARENTHESIS"),
+    ),
+    "cp437": ("LATIN",),
+    "latin-1": ("LATIN",),
+}
+"""Encodings, and how the names of those characters begin that people write in them. What reads as one of them alone is of it;
+a few short names may read as two, and then nobody can tell."""
 
 
 class ZipMember(NamedTuple):
@@ -40,8 +49,8 @@ def zip_members(zipped: zipfile.ZipFile, archive: Path, encoding: str | None = N
     Args:
         zipped: opened for reading, without a ``metadata_encoding``.
         archive: where it lies, for messages.
-        encoding: of names that do not say theirs. None: UTF-8 where all of them are, else cp932 where they read as Japanese,
-            else cp437 where they read as Latin; a warning says which, unless it is UTF-8.
+        encoding: of names that do not say theirs. None: UTF-8 where all of them are, else cp932 where they read as Japanese
+            alone, or cp437 where they read as Latin alone; a warning says which, unless it is UTF-8.
 
     Raises:
         DataError: a name leads out of the archive, is not of the encoding, or no encoding can be told.
@@ -68,21 +77,24 @@ def decode_names(
         names: as they lie in the archive.
         archive: where it lies, for messages.
         encoding: theirs, where it is known.
-        usual: what they may be where they are not UTF-8; the first that they read as in its own script is taken.
+        usual: what such an archive may be in where it is not UTF-8, if nothing else reads as well.
 
     Raises:
         DataError: a name is not of the encoding, or no encoding can be told.
     """
     if encoding is not None:
         return [_decoded(name, archive, encoding) for name in names]
-    chosen = next((known for known in ("utf-8", *usual) if _reads_as(names, known)), None)
-    if chosen is None:
+    readings = ["utf-8"] if _reads_as(names, "utf-8") else [known for known in _KNOWN if _reads_as(names, known)]
+    chosen = readings[0] if len(readings) == 1 else None
+    if chosen is None or chosen not in ("utf-8", *usual):
         strange = next(name for name in names if not _reads_as([name], "utf-8"))
         shown = strange.decode("ascii", errors="backslashreplace")
+        may_be = " or ".join(f"'{strange.decode(known)}' ({known})" for known in readings)
+        may_be = f"; it may be {may_be}" if may_be else ""
         raise DataError(
-            f"{archive}: the name {shown} is not UTF-8, and does not say what it is. Give the encoding of the names with "
-            "gantry data add --encoding NAME (gbk, cp1252, ...), or unpack the archive and rename the files (convmv does "
-            "many at once)."
+            f"{archive}: the name {shown} is not UTF-8, and does not say what it is{may_be}. "
+            "Give the encoding of the names with gantry data add --encoding NAME (gbk, cp1252, ...), or unpack the archive and "
+            "rename the files (convmv does many at once)."
         )
     texts = [name.decode(chosen) for name in names]
     if chosen != "utf-8":
@@ -139,22 +151,14 @@ def _decoded(name: bytes, archive: Path, encoding: str) -> str:
 
 
 def _reads_as(names: Sequence[bytes], encoding: str) -> bool:
-    """Whether all names are of ``encoding`` and, but for UTF-8, of the script that it is for.
-
-    Accented letters of western encodings pass for cp932 now and then: with the ASCII letter behind it, such a letter makes
-    a character. In Japanese most characters have a second byte that is no ASCII letter.
-    """
+    """Whether all names are of ``encoding`` and, but for UTF-8, all that is not ASCII is of the script that it is for."""
     try:
-        texts = [name.decode(encoding) for name in names]
+        strange = {character for name in names for character in name.decode(encoding) if not character.isascii()}
     except UnicodeDecodeError:
         return False
-    strange = [character for text in texts for character in text if not character.isascii()]
-    if encoding == "cp437":
-        return all(unicodedata.name(character, "").startswith("LATIN") for character in strange)
-    if encoding != "cp932":
+    if encoding == "utf-8":
         return True
-    if not all(unicodedata.name(character, "").startswith(_JAPANESE) for character in strange):
-        return False
-    codes = [character.encode("cp932") for character in strange]
-    certain = sum(len(code) == 2 and not code[1:].isalpha() for code in codes)  # bytes.isalpha: an ASCII letter
-    return 2 * certain > len(codes)
+    written = [unicodedata.name(character, "") for character in strange]
+    # Full-width letters alone are none: they are what cp932 makes of an accented letter before another letter.
+    telling = encoding != "cp932" or any(name.startswith(("HIRAGANA", "KATAKANA", "CJK")) for name in written)
+    return telling and all(name.startswith(_KNOWN[encoding]) for name in written)

@@ -39,6 +39,7 @@ def names_in(path: Path, encoding: str | None = None) -> list[str]:
         ("utf-8", ["猫/写真.png", "café/1.png", "cafe\u0301/2.png"], False),
         ("cp932", ["猫/写真.png", "ネコ/表.png", "plain/ソ.png"], True),  # 表 and ソ have a backslash for a second byte
         ("cp437", ["café/1.png", "Müller/2.png", "été/3.png"], True),
+        ("cp437", ["année.png"], True),
     ],
 )
 def test_names_that_do_not_say_their_encoding_are_read_in_it(
@@ -50,6 +51,21 @@ def test_names_that_do_not_say_their_encoding_are_read_in_it(
     with zipfile.ZipFile(path) as zipped:
         for member in zip_members(zipped, path):
             assert zipped.read(member.info).decode() == member.name
+
+
+@pytest.mark.parametrize(
+    ("raw", "readings"),
+    [
+        ("猫.png".encode("cp932"), r"'猫\.png' \(cp932\) or 'öL\.png' \(cp437\)"),
+        ("Größe.png".encode("cp437"), r"\(cp932\) or 'Größe\.png' \(cp437\)"),
+        ("été_x.png".encode("latin-1"), r"\(cp932\) or 'été_x\.png' \(latin-1\)"),
+        ("Straß.png".encode("cp437"), r"'Straß\.png' \(cp437\) or 'Straá\.png' \(latin-1\)"),
+    ],
+    ids=["kanji", "cp437", "latin-1", "sharp s"],
+)
+def test_names_that_read_well_in_two_ways_are_not_guessed(tmp_path: Path, raw: bytes, readings: str) -> None:
+    with pytest.raises(DataError, match="is not UTF-8, and does not say what it is; it may be .*" + readings):
+        names_in(zip_of(tmp_path / "z.zip", {raw: b""}))
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])

@@ -39,7 +39,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     splits = file_splits([file for file, *_ in found], stems)
     labelled = any(labels is not None for *_, labels in found)
     without = [file for file, _, labels in found if labels is None and splits.by_file[file] in ("", "train")]
-    if labelled and without:
+    if labelled and without and not splits.unclear:
         raise DataError(
             f"{root}: {without[0]} has no label file, and others have one. Add it, or take the others away."
         )

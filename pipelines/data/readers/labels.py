@@ -26,7 +26,7 @@ def label_places(values: Iterable[str], *, numbers: bool = False) -> tuple[dict[
 
     Returns:
         The position of each value's class, and the names of the classes. A class that is written in one way has that name;
-        a whole number that is written in several, or with a decimal point, is written as a whole number.
+        one that is written in several is called after the whole number (as is one with a decimal point), or in NFC.
     """
     spellings: dict[object, list[str]] = {}
     texts = sorted(set(values))
@@ -63,4 +63,4 @@ def attribute_value(text: str) -> int | None:
 def _name(key: object, spellings: list[str]) -> str:
     if isinstance(key, Decimal) and key == key.to_integral_value():
         return spellings[0] if len(spellings) == 1 and "." not in spellings[0] else str(int(key))
-    return spellings[0]
+    return spellings[0] if len(spellings) == 1 else same_text(spellings[0])

@@ -239,7 +239,9 @@ def _unused(source: Source, columns: Sequence[str]) -> list[str]:
 
 def holds_attributes(root: Path, note: SourceNote, *, wanted: bool = False) -> bool:
     """Whether the table is one of attributes: it has no column of labels, or attributes are ``wanted`` of it."""
-    if note.format != "table" or note.label_column is not None or (not note.labels and len(_label_tables(root)) > 1):
+    if note.format != "table" or note.label_column is not None:
+        return False
+    if not note.labels and any(source.split for source in _label_tables(root)):
         return False
     columns = column_names(table_of(root, note))
     named = note.image_column in columns or _guess(columns, _IMAGE_COLUMNS) is not None

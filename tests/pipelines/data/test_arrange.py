@@ -278,6 +278,18 @@ def test_splits_of_two_domains_stay_splits_whatever_the_pictures_are_taken_for(t
         assert prepared(raw, tmp_path / "out", **settings)[0].splits == {"train": 4, "test": 2}
 
 
+def test_folders_without_a_picture_beside_two_domains_do_not_matter(tmp_path: Path) -> None:
+    raw = cyclegan(tmp_path / "raw", trainA=2, trainB=2, testA=1, testB=1)
+    for name in ("__pycache__/x.pyc", ".git/HEAD", "__MACOSX/trainA/._0.png", "docs/readme.txt"):
+        write(raw / name, b"no picture")
+    (raw / "empty").mkdir()
+    for kind in ("auto", "unpaired", "domains"):
+        assert prepared(raw, tmp_path / "out", kind=kind)[0].splits == {"train": 4, "test": 2}
+    (raw / "valA").mkdir()
+    with pytest.raises(DataError, match="no picture in valA, and each folder is a domain"):
+        prepared(raw, tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["labelled", "unpaired", "domains"])
 def test_a_picture_beside_class_folders_is_named(tmp_path: Path, kind: str) -> None:
     raw = pets(tmp_path / "raw", each=2)

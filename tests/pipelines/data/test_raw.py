@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from gan_core.errors import DataError, FetchError
+from gan_core.errors import DataError, FetchError, SettingsError
 from gan_core.fetch import Derived
 from pipelines.data.cli import data
 from pipelines.data.raw import add, fetch_public
@@ -29,6 +29,7 @@ from pipelines.data.readers import list_pictures, open_reader, read_note
 from pipelines.data.readers.base import SourceNote
 from pipelines.data.readers.idx import read_idx, write_idx
 from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
+from tests.gan_core.test_archive_names import zip_of
 from tests.pipelines.data.samples import pets, png, without_privileges, write
 
 
@@ -313,7 +314,9 @@ def test_a_name_that_is_taken_needs_replace(tmp_path: Path, checkout: Path) -> N
     assert add("mine", str(tmp_path / "b"), root=checkout, replace=True).pictures == 6
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b", "con.dvc", "dvc.yaml"])
+@pytest.mark.parametrize(
+    "name", ["../up", "..", "a/b", "", ".hidden", "a b", "con.dvc", "dvc.yaml", "pets\n", "n" * 300, "-rf", "con"]
+)
 def test_a_name_must_be_a_plain_folder_name(checkout: Path, name: str) -> None:
     with pytest.raises(DataError, match="cannot be a dataset's name"):
         add(name, ".", root=checkout)
@@ -520,6 +523,44 @@ def test_an_archive_that_does_not_fit_the_disk_is_refused_before_it_fills_it(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(DataError, match="do not fit"):
         add("mine", str(zipped(pets(tmp_path / "p"), tmp_path / "p.zip")), root=checkout)
+
+
+# Limits and encodings
+
+
+def test_the_limits_of_unpacking_come_from_params_yaml(tmp_path: Path, checkout: Path) -> None:
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for index in range(70):
+            packed.writestr(f"{index}.bmp", bytes(2**20))
+    write(checkout / "params.yaml", b"data: {name: mine, max_unpacked_ratio: 50}\nmodel: {}\n")
+    with pytest.raises(DataError, match=r"more than 50 times its own size .* data\.max_unpacked_ratio"):
+        add("mine", str(archive), root=checkout)
+    write(checkout / "params.yaml", b"data: {max_unpacked_ratio: -1}")
+    with pytest.raises(SettingsError, match=r"data\.max_unpacked_ratio: must be above 0"):
+        add("mine", str(archive), root=checkout)
+    assert list((checkout / "data/raw").iterdir()) == []
+
+
+def test_a_gzip_of_idx_unpacks_within_the_limits(tmp_path: Path, checkout: Path) -> None:
+    source = tmp_path / "idx"
+    write(source / "train-images-idx3-ubyte.gz", gzip.compress(bytes(2**27)))
+    with pytest.raises(DataError, match=r"ubyte\.gz is refused: it unpacks to 6\d\.0 MiB or more, more than 100 times"):
+        add("mine", str(source), root=checkout)
+    assert list((checkout / "data/raw").iterdir()) == []
+
+
+def test_class_names_in_shift_jis_come_out_right(
+    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zip_of(tmp_path / "pets.zip", {f"{pet}/写真.png".encode("cp932"): png(n) for n, pet in enumerate("猫犬")})
+    assert add("mine", str(archive), root=checkout).classes == ("犬", "猫")
+    archive = zip_of(tmp_path / "pets.zip", {f"{pet}/1.png".encode("gbk"): png(n) for n, pet in enumerate("猫鸟")})
+    with pytest.raises(DataError, match=r"pets\.zip: the name .* is not UTF-8.*--encoding"):
+        add("other", str(archive), root=checkout)
+    monkeypatch.chdir(checkout)
+    done = CliRunner().invoke(data, ["add", "other", str(archive), "--encoding", "gbk"], catch_exceptions=False)
+    assert "猫 1, 鸟 1" in done.output
 
 
 # The command line

@@ -1,0 +1,252 @@
+"""Label tables as spreadsheets, pandas and data sets write them: no label is lost, and none is made up."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gan_core.errors import DataError
+from pipelines.data.arrange import arrange
+from pipelines.data.findings import findings
+from pipelines.data.readers import detect, read_note, write_note
+from pipelines.data.readers.base import Listing, SourceNote
+from pipelines.data.readers.labels import attribute_value, label_places
+from pipelines.data.readers.table import why_unused
+from tests.pipelines.data.samples import png, write
+
+
+def pictures(root: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        write(root / name, png(number))
+    return root
+
+
+def table(root: Path, content: str | bytes, name: str = "labels.csv") -> Path:
+    return write(root / name, content.encode() if isinstance(content, str) else content)
+
+
+def read(root: Path, kind: str = "auto") -> Listing:
+    return arrange(root, read_note(root), kind=kind)[1]  # type: ignore[arg-type]
+
+
+def found(root: Path, kind: str = "auto") -> dict[str, tuple[str, str]]:
+    """Class and split by picture."""
+    listing = read(root, kind)
+    return {e.file: (listing.classes[e.label] if e.label >= 0 else "", e.split) for e in listing.entries}
+
+
+AB = {"a.png": ("cat", ""), "b.png": ("dog", "")}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.csv", "file,label\na.png,cat\nb.png,dog\n"),
+        ("labels.csv", "file;label\na.png;cat\nb.png;dog\n"),
+        ("labels.csv", "file\tlabel\na.png\tcat\nb.png\tdog\n"),
+        ("labels.csv", "file|label\na.png|cat\nb.png|dog\n"),
+        ("labels.tsv", "file\tlabel\na.png\tcat\nb.png\tdog\n"),
+        ("labels.tsv", "file,label\na.png,cat\nb.png,dog\n"),
+        ("labels.csv", "sep=;\nfile;label\na.png;cat\nb.png;dog\n"),
+        (
+            "labels.csv",
+            "file,label,,\r\na.png,cat,,\r\nb.png,dog,,\r\n,,,\r\n,,,\r\n",
+        ),  # Excel's trailing cells and rows
+        ("labels.csv", "\ufefffile,label\na.png,cat\nb.png,dog\n"),
+        ("labels.csv", "file,label\na.png,cat\nb.png,dog\n".encode("utf-16")),
+        ("labels.csv", " file , label \n a.png , cat \n b.png , dog \n"),
+        ("labels.csv", 'file,label,note\n"a.png",cat,"one, and two"\nb.png,dog,\n'),
+        ("labels.csv", "\nfile,label\n\na.png,cat\n\nb.png,dog\n"),
+        (
+            "labels.jsonl",
+            '{"file_name": "a.png", "label": "cat"}\n\n{"file_name": "b.png", "label": "dog", "n": [1]}\n',
+        ),
+    ],
+)
+def test_the_ways_to_write_a_table(tmp_path: Path, name: str, content: str | bytes) -> None:
+    table(pictures(tmp_path, "a.png", "b.png"), content, name)
+    assert detect(tmp_path) == "table"
+    assert found(tmp_path) == AB
+    assert read(tmp_path).rejects == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["0", "0.0", "10.0", "2.0"], ("0", "2", "10")),
+        (["1", "01", "2"], ("1", "2")),
+        (["01", "02", "10"], ("01", "02", "10")),  # written in one way, they keep it
+        (["-1", "1"], ("-1", "1")),
+        (["1.5", "10", "2"], ("1.5", "2", "10")),
+        (["1.0", "a"], ("1.0", "a")),
+        (["caf\u00e9", "cafe\u0301", "b"], ("b", "caf\u00e9")),
+    ],
+)
+def test_labels_that_mean_the_same_are_one_class(tmp_path: Path, labels: list[str], classes: tuple[str, ...]) -> None:
+    pictures(tmp_path, *(f"{number}.png" for number in range(len(labels))))
+    rows = "".join(f"{number}.png,{label}\n" for number, label in enumerate(labels))
+    table(tmp_path, f"file,label\n{rows}")
+    assert read(tmp_path).classes == classes
+    position, names = label_places(labels, numbers=True)
+    assert names == classes
+    assert {label for label in labels} == set(position)
+
+
+def test_pandas_missing_number_is_no_label_and_the_word_is_one(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png", "c.png")
+    for label, classes in (("1", ("0", "1")), ("rye", ("0", "nan", "rye"))):
+        table(tmp_path, f"file,label\na.png,0\nb.png,nan\nc.png,{label}\n")
+        assert read(tmp_path).classes == classes
+    path = tmp_path / "labels.parquet"
+    (tmp_path / "labels.csv").unlink()
+    pq.write_table(pa.table({"file": ["a.png", "b.png", "c.png"], "label": [0.0, float("nan"), 1.0]}), path)
+    listing = read(tmp_path)
+    assert (listing.classes, [reject.source for reject in listing.rejects]) == (("0", "1"), ["b.png"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "a.png,cat\nb.png,dog\n",
+            r"labels\.csv: its first line names the picture a\.png, and should name the columns",
+        ),
+        ("file,label\na.png,cat,black\n", r"labels\.csv, line 2: 3 cells where there are 2 columns. Put a cell"),
+        ("file,label\n\na.png,cat\nb.png,cat\na.png,dog\n", r"labels\.csv gives? a\.png two labels, 'cat' and 'dog'"),
+        ("file,label,split\na.png,cat,train\na.png,cat,test\n", r"put a\.png into two splits, train and test"),
+        ("file,label,split\na.png,cat,extra\n", "'extra' in the column 'split' is none of train, test, validation"),
+    ],
+)
+def test_a_table_that_cannot_be_right_is_named_with_the_place(tmp_path: Path, content: str, message: str) -> None:
+    table(pictures(tmp_path, "a.png", "b.png"), content)
+    write_note(tmp_path, SourceNote(format="table", labels="labels.csv"))
+    with pytest.raises(DataError, match=message):
+        read(tmp_path)
+
+
+def test_a_missing_header_is_said_where_the_table_was_not_named(tmp_path: Path) -> None:
+    table(pictures(tmp_path, "a.png", "b.png"), "a.png,cat\nb.png,dog\n")
+    assert "its first line names the picture a.png, and should name the columns" in (why_unused(tmp_path) or "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"file_name": "a.png", "label": ["cat"]}', "line 1: the column 'label' holds list, where one text or number"),
+        ('{"file_name": "a.png", "label": "cat"}\nx', "line 2: this is not JSON"),
+        ('["a.png", "cat"]', "line 1: expected an object"),
+        ("[" * 100_000, "line 1: this is not JSON"),
+    ],
+)
+def test_json_lines_that_are_none_are_named(tmp_path: Path, content: str, message: str) -> None:
+    table(pictures(tmp_path, "a.png"), content, "labels.jsonl")
+    write_note(tmp_path, SourceNote(format="table", labels="labels.jsonl"))
+    with pytest.raises(DataError, match=rf"labels\.jsonl, {message}"):
+        read(tmp_path)
+
+
+def test_names_composed_in_two_ways_are_matched(tmp_path: Path) -> None:
+    pictures(tmp_path, "cafe\u0301.png", "na\u00efve/1.png")
+    table(tmp_path, "file,label\ncaf\u00e9.png,cat\nnai\u0308ve/1.png,dog\n")
+    assert found(tmp_path) == {"cafe\u0301.png": ("cat", ""), "na\u00efve/1.png": ("dog", "")}
+
+
+# Splits
+
+SPLIT = {"train/1.png": ("cat", "train"), "train/2.png": ("dog", "train"), "test/1.png": ("dog", "test")}
+METADATA = ("file_name,label,caption\n1.png,cat,one\n2.png,dog,two\n", "file_name,label,caption\n1.png,dog,three\n")
+
+
+@pytest.mark.parametrize("wrapped", ["", "data/"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_the_image_folder_convention(tmp_path: Path, wrapped: str, suffix: str) -> None:
+    pictures(tmp_path / wrapped, *SPLIT)
+    for split, content in zip(("train", "test"), METADATA, strict=True):
+        header, *rows = [line.split(",") for line in content.split()]
+        records = [dict(zip(header, row, strict=True)) for row in rows]
+        path = tmp_path / wrapped / split / f"metadata.{suffix}"
+        if suffix == "csv":
+            path.write_text(content)
+        elif suffix == "jsonl":
+            path.write_text("\n".join(json.dumps(record) for record in records))
+        else:
+            pq.write_table(pa.Table.from_pylist(records), path)
+    assert found(tmp_path) == {wrapped + name: value for name, value in SPLIT.items()}
+    assert f"metadata.{suffix} has columns that are not used: caption" in findings("labelled", read(tmp_path))
+
+
+def test_a_table_for_each_split_at_the_top(tmp_path: Path) -> None:
+    pictures(tmp_path, *SPLIT)
+    table(tmp_path, "id,label\n1,cat\n2,dog\n", "train.csv")
+    table(tmp_path, "id,label\n1,dog\n", "test_labels.csv")
+    table(tmp_path, "id,label\n1,cat\n", "sample_submission.csv")
+    assert found(tmp_path) == SPLIT
+    assert "tables that are not used: sample_submission.csv" in findings("labelled", read(tmp_path))
+
+
+def test_the_hidden_labels_of_a_competition(tmp_path: Path) -> None:
+    pictures(tmp_path, *SPLIT)
+    table(tmp_path, "id,label\n1,cat\n2,dog\n", "train.csv")
+    labelled = {name: value for name, value in SPLIT.items() if value[1] == "train"}
+    assert found(tmp_path) == labelled
+    for content in ("id\n1\n", "id,label\n1,\n", "id,label\n1,-1\n", "id,label\n1,-1.0\n"):
+        table(tmp_path, content, "test.csv")
+        assert found(tmp_path) == labelled
+        assert "1 pictures of the test split have no label and are left out" in read(tmp_path).notes[-1]
+        assert found(tmp_path, "unlabelled")["test/1.png"] == ("", "test")
+
+
+def test_one_table_for_all_keeps_the_splits_of_the_folders(tmp_path: Path) -> None:
+    pictures(tmp_path, *SPLIT)
+    rows = "".join(f"{name},{label}\n" for name, (label, _) in SPLIT.items())
+    table(tmp_path, f"file,label\n{rows}")
+    assert found(tmp_path) == SPLIT
+
+
+def test_a_column_may_split_the_train_folder_further_but_not_take_from_the_test_folder(tmp_path: Path) -> None:
+    pictures(tmp_path, *SPLIT)
+    table(tmp_path, "file,label,split\ntrain/1.png,cat,train\ntrain/2.png,dog,val\ntest/1.png,dog,test\n")
+    assert found(tmp_path)["train/2.png"] == ("dog", "validation")
+    table(tmp_path, "file,label,split\ntrain/1.png,cat,train\ntrain/2.png,dog,train\ntest/1.png,dog,train\n")
+    with pytest.raises(DataError, match=r"puts test/1\.png into the train split, and its folder says test"):
+        read(tmp_path)
+
+
+def test_a_name_in_the_table_of_one_split_is_no_picture_of_another(tmp_path: Path) -> None:
+    pictures(tmp_path, "train/1.png", "train/2.png", "test/3.png")
+    table(tmp_path, "id,label\n1,cat\n2,dog\n3,cat\n", "train.csv")
+    listing = read(tmp_path)
+    assert {entry.file for entry in listing.entries} == {"train/1.png", "train/2.png"}
+    assert [(reject.source, reject.reason) for reject in listing.rejects] == [("3", "missing")]
+
+
+def test_folders_that_may_mean_two_things_are_refused_unless_the_table_says_the_splits(tmp_path: Path) -> None:
+    pictures(tmp_path, "train/1.png", "test/2.png", "extra/3.png")
+    table(tmp_path, "file,label\n1,cat\n2,dog\n3,cat\n")
+    with pytest.raises(DataError, match="test, train are splits, and extra beside them belongs to none"):
+        read(tmp_path)
+    table(tmp_path, "file,label,split\n1,cat,train\n2,dog,test\n3,cat,train\n")
+    assert found(tmp_path)["extra/3.png"] == ("cat", "train")
+
+
+# Attributes
+
+
+@pytest.mark.parametrize(
+    "values", [("1", "-1"), ("1.0", "-1.0"), ("1", "0"), ("True", "False"), ("true", "no"), ("1.0", "0.0")]
+)
+def test_the_ways_to_write_an_attribute(tmp_path: Path, values: tuple[str, str]) -> None:
+    yes, no = values
+    pictures(tmp_path, "a.png", "b.png")
+    table(tmp_path, f"file,Smiling,Young\na.png,{yes},{no}\nb.png,{no},{yes}\n", "attributes.csv")
+    listing = read(tmp_path, "domains")
+    assert listing.attributes == ("Smiling", "Young")
+    assert {entry.file: [*entry.attributes] for entry in listing.entries} == {"a.png": [1, 0], "b.png": [0, 1]}
+    assert findings("domains", listing)[0] == "no splits of its own: 2 pictures; 2 attributes: Smiling 1, Young 1"
+
+
+@pytest.mark.parametrize("text", ["2", "", "nan", "maybe", "1e0", "\u0661"])
+def test_what_is_no_attribute(text: str) -> None:
+    assert attribute_value(text) is None
