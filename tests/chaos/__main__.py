@@ -51,9 +51,9 @@ class _Running:
 
 def load_cases() -> dict[str, Case]:
     """Every case by its name, in the order of the table."""
-    from tests.chaos import case_flow, case_ray, case_servers, case_stages
+    from tests.chaos import case_disk, case_flow, case_leaks, case_ray, case_servers, case_stages
 
-    modules = [case_stages, case_servers, case_ray, case_flow]
+    modules = [case_stages, case_disk, case_servers, case_ray, case_flow, case_leaks]
     return every([case for module in modules for case in module.cases()])
 
 

@@ -210,6 +210,7 @@ class Fork(_Process):
     ) -> None:
         place.scratch.mkdir(exist_ok=True)
         self._log, self._plan = Path(tempfile.mkdtemp(prefix="fork-", dir=place.scratch)) / "output", plan
+        self._status: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -249,13 +250,20 @@ class Fork(_Process):
                 atexit._run_exitfuncs()
             os._exit(status)
 
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status is not None
+
     def wait(self, seconds: float = 120) -> Ended:
         """Wait for its end; after ``seconds`` everything below it is killed, which is a failure."""
         deadline = time.monotonic() + seconds
         while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return Ended(status=os.waitstatus_to_exitcode(status), output=self.output(), acted=self.acted())
+            if self.ended():
+                assert self._status is not None
+                return Ended(status=self._status, output=self.output(), acted=self.acted())
             if time.monotonic() > deadline:
                 kill(self.family())
                 os.waitpid(self.pid, 0)

@@ -1,0 +1,82 @@
+"""The disk is really full: ``var`` and ``outputs`` on a small file system, which covers what is written outside Python, too."""
+
+import random
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from tests.chaos.case import Case, NotHere, Suite
+from tests.chaos.case_stages import check_rerun
+from tests.chaos.checks import age
+from tests.chaos.place import STAGES, Place, orphans
+
+_ROOM = {"ingest": 2_500, "tune": 300, "train": 4_000, "evaluate": 1_500, "register": 2_500}
+"""Kilobytes that a stage needs at most in ``var``: somewhere below, it fails."""
+
+
+def cases() -> list[Case]:
+    """One for each stage; the size of the file system is the random number."""
+    return [
+        Case(name=f"no-room-{stage}", run=partial(without_room, stage=stage), small=stage == "train")
+        for stage in STAGES
+    ]
+
+
+def without_room(suite: Suite, numbers: random.Random, *, stage: str) -> None:
+    """Run the stage where there is too little room; it says so, and goes on once there is more."""
+    with suite.unbroken.before[stage].copy() as place, _small(place) as disk:
+        used = disk.used()
+        disk.resize(used + numbers.randint(20, _ROOM[stage]))
+        first = place.stage(stage)
+        suite.notes.append(f"{disk.size - used} kB, status {first.status}")
+        left = orphans()
+        assert not left, f"still running: {'; '.join(left)}"
+        if first.status:
+            assert "Traceback" not in first.output, f"a traceback:\n{first.output[-3000:]}"
+            full = ("no space left", "disk is full", "disk full", "no room")
+            assert any(words in first.output.lower() for words in full), (
+                f"does not say that the disk is full:\n{first.output[-2000:]}"
+            )
+        disk.resize(used + 200_000)
+        age(place)
+        check_rerun(suite, place, stage)
+
+
+class _Disk:
+    """A file system in memory over a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.size = folder, 0
+
+    def used(self) -> int:
+        """Kilobytes in use."""
+        line = subprocess.run(["df", "-k", str(self._folder)], capture_output=True, text=True, check=True).stdout
+        return int(line.splitlines()[-1].split()[2])
+
+    def resize(self, kilobytes: int) -> None:
+        """Make it as large."""
+        self.size = kilobytes
+        subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(self._folder)], check=True)
+
+
+@contextmanager
+def _small(place: Place) -> Iterator[_Disk]:
+    """The checkout's ``var`` on a file system of its own, for the length of the block."""
+    var = place.root / "var"
+    kept = place.root.parent / "var-before"
+    if var.exists():
+        var.rename(kept)
+    var.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(var)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        raise NotHere(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        if kept.exists():
+            subprocess.run(["cp", "-a", f"{kept}/.", str(var)], check=True)
+        yield _Disk(var)
+    finally:
+        subprocess.run(["umount", "-l", str(var)], check=True)

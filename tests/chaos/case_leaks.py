@@ -1,0 +1,158 @@
+"""Long runs: memory, threads, file handles, temporary files and ``var`` stay flat."""
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.chaos.case import Case, Suite
+from tests.chaos.place import Place, orphans, set_params
+
+FLOW_RUNS, FLOW_RUNS_SMALL = 50, 5
+STEPS, STEPS_SMALL = 20_000, 2_000
+WARM_SHARE = 0.4
+"""Share of a long run in which caches fill up; what counts comes after it."""
+MEMORY_SHARE = 0.02
+"""By how much of itself the memory may still grow afterwards: the noise of the allocator."""
+VAR_BYTES = 200_000
+"""By how much ``var`` may grow with each run of the flow: its log lines and states in Prefect's database, one event log."""
+
+
+def cases() -> list[Case]:
+    """Many runs of the flow in one process, and many steps of training."""
+    return [
+        Case(name="leaks-steps", run=many_steps, seconds=1800),
+        Case(name="leaks-flow", run=many_runs, seconds=3600),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What a process holds at one moment."""
+
+    memory: int
+    """Resident bytes that belong to it alone."""
+    threads: int
+    handles: int
+
+
+def sample(process: psutil.Process) -> Sample:
+    """What ``process`` holds now."""
+    with process.oneshot():
+        return Sample(memory=process.memory_full_info().uss, threads=process.num_threads(), handles=process.num_fds())
+
+
+def check_flat(samples: Sequence[Sample]) -> str:
+    """Raise AssertionError unless memory, threads and handles are flat after the warm part; return what was found."""
+    late = samples[int(len(samples) * WARM_SHARE) :]
+    assert len(late) >= 3, f"{len(samples)} samples are too few"
+    third = max(1, len(late) // 3)
+    first, last = late[:third], late[-third:]
+    grown = {
+        name: statistics.median(getattr(s, name) for s in last) - statistics.median(getattr(s, name) for s in first)
+        for name in ("memory", "threads", "handles")
+    }
+    level = statistics.median(s.memory for s in first)
+    counts = f"threads {grown['threads']:+.0f}, handles {grown['handles']:+.0f}"
+    said = f"memory {level / 1e6:.0f} MB {grown['memory'] / 1e6:+.1f}, {counts}"
+    assert grown["memory"] <= max(MEMORY_SHARE * level, 8e6), f"memory grows: {said}"
+    assert grown["threads"] <= 0, f"threads grow: {said}"
+    assert grown["handles"] <= 0, f"handles grow: {said}"
+    return said
+
+
+def many_steps(suite: Suite, numbers: random.Random) -> None:
+    """The train stage for many steps, looked at from outside."""
+    steps = STEPS_SMALL if suite.small else STEPS
+    with suite.unbroken.before["train"].copy() as place:
+        every = max(20, steps // 40)
+        set_params(
+            place, train={"steps": steps, "log_every": every // 2, "checkpoint_every": every, "sample_every": every}
+        )
+        stage = place.begin_stage("train")
+        samples, seen = [], 0
+        while not stage.ended():
+            rows = _rows(place)
+            if rows > seen:
+                seen = rows
+                for process in _worker(stage.family()):
+                    samples.append(sample(process))
+            time.sleep(0.02)
+        ended = stage.wait(60)
+        assert ended.status == 0, f"training ended with {ended.status}:\n{ended.output[-2000:]}"
+        suite.notes.append(f"{steps} steps, {len(samples)} samples, {check_flat(samples)}")
+        kept = list((place.root / "var/work/train").glob("*/checkpoints/step-*"))
+        assert len(kept) <= 3, f"{len(kept)} checkpoints are kept"
+        check_no_temporaries(place)
+    left = orphans()
+    assert not left, f"still running: {'; '.join(left)}"
+
+
+def _rows(place: Place) -> int:
+    paths = (place.root / "var/work/train").glob("*/curves.jsonl")
+    return sum(path.read_bytes().count(b"\n") for path in paths)
+
+
+def _worker(family: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """The process that trains: the guard's child."""
+    return list(family[1:2])
+
+
+def check_no_temporaries(place: Place) -> None:
+    """The folder for temporary files is empty."""
+    left = [path.name for path in Path(place.environment["TMPDIR"]).iterdir()]
+    assert not left, f"temporary files are left: {', '.join(sorted(left)[:5])}"
+
+
+RUNNER = """
+import json, os, sys, threading
+from pathlib import Path
+import pipelines.cli
+import psutil
+from pipelines.flow.cli import run_pipeline
+from pipelines.flow.server import server
+
+root, runs, stages = Path.cwd(), int(sys.argv[1]), sys.argv[2:]
+with server(root, lasting=True):
+    for _ in range(runs):
+        run_pipeline(root, stages, None, {})
+        me = psutil.Process()
+        held = [me.memory_full_info().uss, me.num_threads(), me.num_fds()]
+        var = sum(path.stat().st_size for path in (root / "var").rglob("*") if path.is_file())
+        with open(sys.argv[0] + ".json", "a") as file:
+            file.write(json.dumps({"held": held, "var": var}) + "\\n")
+"""
+
+
+def many_runs(suite: Suite, numbers: random.Random) -> None:
+    """One process runs the flow again and again; every stage is cached after the first."""
+    runs = FLOW_RUNS_SMALL if suite.small else FLOW_RUNS
+    stages = ["ingest"] if suite.small else []
+    with suite.unbroken.after.copy() as place:
+        script = place.scratch / "runner.py"
+        place.scratch.mkdir(exist_ok=True)
+        script.write_text(RUNNER, encoding="utf-8")
+        place.environment.pop("GANTRY_PIPELINE_RUN", None)
+        ended = place.command("python", str(script), str(runs), *stages, GANTRY_CHAOS_LOCAL="1").wait(60 * runs + 300)
+        assert ended.status == 0, f"a run ended with {ended.status}:\n{ended.output[-3000:]}"
+        lines = Path(f"{script}.json").read_text(encoding="utf-8").splitlines()
+        rows = [_parse(line) for line in lines]
+        said = check_flat([Sample(memory=m, threads=t, handles=h) for (m, t, h), _ in rows])
+        late = [var for _, var in rows[int(len(rows) * WARM_SHARE) :]]
+        each = (late[-1] - late[0]) / max(1, len(late) - 1)
+        suite.notes.append(f"{runs} runs, {said}, var {each / 1000:+.0f} kB a run")
+        assert each <= VAR_BYTES, f"var grows by {each / 1000:.0f} kB with each run"
+        check_no_temporaries(place)
+    left = orphans()
+    assert not left, f"still running: {'; '.join(left)}"
+
+
+def _parse(line: str) -> tuple[tuple[int, int, int], int]:
+    row = json.loads(line)
+    memory, threads, handles = row["held"]
+    return (memory, threads, handles), row["var"]
