@@ -20,8 +20,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+import psutil
+
 from tests.chaos import local
 from tests.chaos.case import Case, NotHere, Suite, every, prepare
+from tests.chaos.place import adopt_orphans, kill, orphans_now
 
 SEEDS = tuple(range(1, 21))
 ROOT = Path(__file__).parents[2]
@@ -89,8 +92,6 @@ def begin(suite: Suite, case: Case, seed: int) -> tuple[int, _Running]:
 
 def _be(suite: Suite, case: Case, seed: int, result: Path) -> None:
     """Be the process of one run; never returns."""
-    from tests.chaos.place import adopt_orphans, kill, orphans_now
-
     verdict, trouble = "passed", ""
     try:
         os.setpgid(0, 0)
@@ -141,10 +142,6 @@ def run_all(suite: Suite, runs: Sequence[tuple[Case, int]], lanes: int) -> list[
 
 
 def _kill_tree(pid: int) -> None:
-    import psutil
-
-    from tests.chaos.place import kill
-
     kill(psutil.Process(pid).children(recursive=True))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -192,6 +189,8 @@ def main() -> int:
         return 0 if chosen else 2
     seeds = (given.seed,) if given.seed is not None else SEEDS[:1] if given.small else SEEDS[: given.times]
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing is left behind
+    adopt_orphans()
     import_everything()
     from gan_core.data import user_cache_dir
     from gan_core.files import write_json
@@ -203,6 +202,7 @@ def main() -> int:
         print(f"prepared in {time.monotonic() - began:.0f} s", flush=True)
         outcomes = run_all(suite, [(case, seed) for case in chosen for seed in seeds], given.lanes)
     finally:
+        kill(orphans_now())
         shutil.rmtree(folder, ignore_errors=True)
     took = time.monotonic() - began
     write_json(RESULT, {"seconds": round(took), "runs": [vars(outcome) for outcome in outcomes]})

@@ -14,7 +14,7 @@ from tests.chaos.case import Case, Suite
 from tests.chaos.place import Place, orphans, set_params
 
 FLOW_RUNS, FLOW_RUNS_SMALL = 50, 5
-STEPS, STEPS_SMALL = 20_000, 2_000
+STEPS, STEPS_SMALL = 20_000, 1_000
 WARM_SHARE = 0.4
 """Share of a long run in which caches fill up; what counts comes after it."""
 MEMORY_SHARE = 0.02
@@ -72,7 +72,14 @@ def many_steps(suite: Suite, numbers: random.Random) -> None:
     with suite.unbroken.before["train"].copy() as place:
         every = max(20, steps // 40)
         set_params(
-            place, train={"steps": steps, "log_every": every // 2, "checkpoint_every": every, "sample_every": every}
+            place,
+            train={
+                "steps": steps,
+                "batch": 4,
+                "log_every": every // 2,
+                "checkpoint_every": every,
+                "sample_every": every,
+            },
         )
         stage = place.begin_stage("train")
         samples, seen = [], 0

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-CPUS = os.cpu_count() or 1
-"""Of the cluster that there is not: threads of the trainer, as many as a real one here gives its only worker."""
+VARIABLE = "GANTRY_CHAOS_LOCAL"
+"""Switches it on in other processes, and says how many cores the cluster that there is not has: threads of the trainer."""
 
 
 def _no_cluster(module: ModuleType) -> None:
@@ -27,7 +27,7 @@ def _in_this_process(module: ModuleType) -> None:
     import ray.train
 
     original = ray.train.ScalingConfig
-    ray.cluster_resources = lambda: {"CPU": float(CPUS)}
+    ray.cluster_resources = lambda: {"CPU": float(os.environ.get(VARIABLE, "1"))}
     # Ray's local mode is asked for by no workers.
     ray.train.ScalingConfig = lambda num_workers, **options: original(num_workers=0)  # type: ignore[assignment,misc]
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -122,6 +122,7 @@ def make_template(folder: Path, weights: Path) -> Place:
         **newcomer(folder / "template" / "cache"),
         "GANTRY_WEIGHTS_DIR": str(weights),
         "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "DVC_NO_ANALYTICS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
