@@ -1,10 +1,13 @@
 """The way to MLflow: how to connect, and what its errors mean. MLflow is imported on first use (seconds)."""
 
+import contextlib
 import fcntl
 import logging
 import os
 import re
+import sqlite3
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_core.errors import TrackingError
+from gan_core.files import replacing
 from pipelines.redaction import redact
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ _REFUSALS = {
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
+_MAKING_SECONDS = 60.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -82,10 +87,40 @@ def connect(uri: str, *, make: bool = True) -> "MlflowClient":
         )
     database.parent.mkdir(parents=True, exist_ok=True)
     with _locked(database.with_name(f".{database.name}.lock")), quiet("mlflow"):
+        if _is_unfinished(database):
+            _make_database(database)
         client = MlflowClient(uri, uri)
         # The registry has a store of its own over the same file; opening it makes its tables.
         client.search_registered_models(max_results=1)
     return client
+
+
+def _is_unfinished(database: Path) -> bool:
+    """Whether there is no database, or one whose making was cut short: MLflow makes an experiment last of all.
+
+    One that was written to a moment ago may be in the making, by a server say, and is left alone.
+    """
+    if not database.exists():
+        return True
+    if time.time() - database.stat().st_mtime < _MAKING_SECONDS:
+        return False
+    with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+        try:
+            return opened.execute("SELECT 1 FROM experiments").fetchone() is None
+        except sqlite3.OperationalError as error:  # anything else (locked, no database at all) is for MLflow to say
+            return "no such table" in str(error)
+        except sqlite3.DatabaseError:
+            return False
+
+
+def _make_database(database: Path) -> None:
+    """Make MLflow's database whole or not at all: one that a kill cuts short could never be opened again."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    _LOG.info("Making the tracking database %s.", database)
+    with replacing(database) as temporary:
+        store = SqlAlchemyStore(f"{SQLITE}{temporary}", str(database.parent / "mlartifacts"))
+        store.engine.dispose()
 
 
 def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:

@@ -1,11 +1,19 @@
 """Connecting to MLflow: what an error says, and what a question leaves behind."""
 
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+
 import pytest
 
 from gan_core.errors import TrackingError
 from pipelines.registry.promote import promote, rollback
 from pipelines.tracking import find_run
-from pipelines.tracking.store import connect, reaching, short, shown
+from pipelines.tracking.store import _is_unfinished, connect, reaching, short, shown
+from tests.pipelines.toy import wait_for
+from tests.pipelines.tracking.database import copy_of
 
 AWAY = "http://127.0.0.1:9"
 
@@ -64,3 +72,32 @@ def test_a_question_makes_no_database(tmp_path, monkeypatch):
             ask("digits", tracking_uri=uri)
     assert find_run(uri, "gantry", "key") is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_whose_making_was_killed_is_made_again(tmp_path):
+    """MLflow makes its tables one after the other, and never opens a database again that has some of them."""
+    database = tmp_path / "mlflow.db"
+    code = f"from pipelines.tracking.store import connect; connect('sqlite:///{database}')"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(path.stat().st_size for path in tmp_path.rglob("mlflow.db")), 90, "the first table")
+    process.kill()
+    process.wait()
+    connect(f"sqlite:///{database}").search_experiments()
+    assert database.is_file()
+
+
+def test_a_database_that_was_left_half_made_is_made_again_once_nobody_can_be_at_it(tmp_path):
+    database = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(database)) as half:
+        half.execute("CREATE TABLE evaluation_datasets (x)")
+        half.commit()
+    assert not _is_unfinished(database), "a server may be making it"
+    os.utime(database, (0, 0))
+    assert connect(f"sqlite:///{database}").search_experiments()
+
+
+def test_a_database_that_is_whole_is_never_made_again(template, tmp_path):
+    uri = copy_of(template, tmp_path)
+    connect(uri).create_experiment("kept")
+    os.utime(tmp_path / "mlflow.db", (0, 0))
+    assert connect(uri).get_experiment_by_name("kept")
