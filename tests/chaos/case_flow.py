@@ -56,7 +56,7 @@ def breaking(suite: Suite, numbers: random.Random, *, faults: tuple[str, ...]) -
             time.sleep(numbers.uniform(0, 2))
             suite.notes.append(f"{fault} in {stage}")
             _break(run, fault)
-            ended = run.wait(120)
+            ended = run.wait(RUN_SECONDS)
             if fault in ("prefect", "repro", "stage", "guard"):
                 _check_message(ended.output, fault, ended.status)
             left = orphans()
