@@ -396,7 +396,10 @@ def _note(folder: Path, table: str | None, image_column: str | None, label_colum
         return SourceNote(format="table", labels=table, image_column=image_column, label_column=label_column)
     detected = readers.detect(folder)
     if detected == "folder" and (image_column or label_column) and not holds_idx(folder):
+        by_split = SourceNote(format="table", image_column=image_column, label_column=label_column)
         found = readers.table.find_table(folder)
+        if found is None and readers.table.matches(folder, by_split):
+            return by_split
         if found is None:
             raise DataError("--image-column and --label-column need a label table: name it with --labels FILE.")
         inside = found.relative_to(folder).as_posix()

@@ -58,10 +58,18 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     listing: Listing = READERS[note.format].list_pictures(root, note)
     if not listing.entries and not listing.rejects:
         others = f", only {kinds(listing.ignored)}" if listing.ignored else ""
-        raise DataError(
-            f"{root} holds no picture{others} (read as '{note.format}'). Add pictures with: gantry data add NAME PATH"
-        )
+        raise DataError(f"{root} holds no picture{others} (read as '{note.format}'). {_hint(listing.ignored)}")
     return listing
+
+
+def _hint(files: list[str]) -> str:
+    """What to do with files that hold pictures in a form that is not read."""
+    suffixes = {Path(file).suffix.lower() for file in files}
+    if ".arrow" in suffixes:
+        return "Write each split as Parquet first, with datasets' load_from_disk(PATH)['train'].to_parquet('train.parquet')."
+    if suffixes & {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}:
+        return "Unpack the archives in it, and give the folder."
+    return "Add pictures with: gantry data add NAME PATH"
 
 
 def open_reader(root: Path, note: SourceNote) -> Reader:

@@ -8,7 +8,7 @@ from decimal import Decimal
 HIDDEN = "-1"
 """What many data sets give for the label of a picture whose label nobody is to see."""
 
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?\d{1,50}(\.\d{0,50})?", re.ASCII)
 _HOLDS = {"true": 1, "yes": 1, "false": 0, "no": 0}
 
 

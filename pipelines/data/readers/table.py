@@ -32,9 +32,12 @@ _IMAGE_COLUMNS = (
 _LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name", "label_name", "species", "breed")
 
 
-def matches(root: Path) -> bool:
-    """Whether a table with recognisable columns lies beside the pictures, or one for each split."""
-    return bool(_label_tables(root))
+def matches(root: Path, note: SourceNote | None = None) -> bool:
+    """Whether a table with recognisable columns lies beside the pictures, or one for each split.
+
+    Recognisable are usual names, and those that ``note`` gives.
+    """
+    return bool(_label_tables(root, note))
 
 
 def find_table(root: Path) -> Path | None:
@@ -124,18 +127,18 @@ def _split_folders(inner: Path) -> list[Path]:
     )
 
 
-def _label_tables(root: Path) -> list[Source]:
+def _label_tables(root: Path, note: SourceNote | None = None) -> list[Source]:
     """The tables of labels: the only one at the top, or one for each split at the top or in the splits' folders."""
     inner = innermost(root)
     top = _tables(inner)
-    if len(top) == 1 and _has_labels(top[0]):
+    if len(top) == 1 and _has_labels(top[0], note):
         return [Source(top[0])]
     by_split: dict[str, list[Path]] = {}
     named = [(path, split_in(path.stem)) for path in top]
     if len(top) < 2 or not any(found for _, found in named):
         named = [(path, split_in(folder.name)) for folder in _split_folders(inner) for path in _tables(folder)]
     for path, found in named:
-        if found is not None and _has_labels(path, whole=False):
+        if found is not None and _has_labels(path, note, whole=False):
             by_split.setdefault(found[0], []).append(path)
     chosen = {split: _metadata(paths) for split, paths in by_split.items()}
     if "train" not in chosen or not all(chosen.values()):
@@ -149,7 +152,7 @@ def _metadata(paths: list[Path]) -> Path | None:
     return paths[0] if len(paths) == 1 else called[0] if len(called) == 1 else None
 
 
-def _has_labels(table: Path, *, whole: bool = True) -> bool:
+def _has_labels(table: Path, note: SourceNote | None, *, whole: bool = True) -> bool:
     """Whether columns of file names and labels are recognised; a table that is not ``whole`` has none, or raises DataError."""
     try:
         columns = column_names(table)
@@ -157,7 +160,11 @@ def _has_labels(table: Path, *, whole: bool = True) -> bool:
         if whole:
             raise
         return False
-    return _guess(columns, _IMAGE_COLUMNS) is not None and _guess(columns, _LABEL_COLUMNS) is not None
+    image, label = (note.image_column, note.label_column) if note else (None, None)
+    return all(
+        given in columns if given else _guess(columns, usual) is not None
+        for given, usual in ((image, _IMAGE_COLUMNS), (label, _LABEL_COLUMNS))
+    )
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
@@ -171,7 +178,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     """
     if holds_attributes(root, note):
         return list_attributes(root, note)
-    sources = [Source(table_of(root, note))] if note.labels else _label_tables(root)
+    sources = [Source(table_of(root, note))] if note.labels else _label_tables(root, note)
     if not sources:
         sources = [Source(table_of(root, note))]
     notes = []
@@ -219,13 +226,14 @@ def _labelled(assigned: Assigned, note: SourceNote) -> tuple[list[Entry], list[R
         else:
             rejects.append(Reject(file, "no-label", f"no label in {', '.join(assigned.tables)}"))
     if note.classes:
+        numbers = {str(number): number for number in range(len(note.classes))}
         for file, value in values.items():
-            if not whole(value).isdigit() or int(whole(value)) >= len(note.classes):
+            if whole(value) not in numbers:
                 raise DataError(
                     f"{rows[file][1].table}: the label '{value}' of {file} fits none of the {len(note.classes)} classes that "
                     "source.json names. Mend the label, or remove the names."
                 )
-        position, classes = {value: int(whole(value)) for value in values.values()}, note.classes
+        position, classes = {value: numbers[whole(value)] for value in values.values()}, note.classes
     else:
         position, classes = label_places(values.values(), numbers=True)
     entries += [Entry(file, label=position[value], split=rows[file][1].split) for file, value in values.items()]
@@ -241,7 +249,7 @@ def holds_attributes(root: Path, note: SourceNote, *, wanted: bool = False) -> b
     """Whether the table is one of attributes: it has no column of labels, or attributes are ``wanted`` of it."""
     if note.format != "table" or note.label_column is not None:
         return False
-    if not note.labels and any(source.split for source in _label_tables(root)):
+    if not note.labels and any(source.split for source in _label_tables(root, note)):
         return False
     columns = column_names(table_of(root, note))
     named = note.image_column in columns or _guess(columns, _IMAGE_COLUMNS) is not None

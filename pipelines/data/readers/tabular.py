@@ -159,7 +159,14 @@ def _separator(table: Path, text: str) -> tuple[str, str, int]:
         return first[4], text.split("\n", 1)[-1], 1
     usual = "\t" if table.suffix.lower() == ".tsv" else ","
     candidates = (usual, *(separator for separator in _SEPARATORS if separator != usual))
-    return max(candidates, key=lambda separator: len(next(csv.reader([first], delimiter=separator), []))), text, 0
+    return max(candidates, key=lambda separator: _cells(first, separator)), text, 0
+
+
+def _cells(line: str, separator: str) -> int:
+    try:
+        return len(next(csv.reader([line], delimiter=separator), []))
+    except csv.Error:  # which reading the table is going to say
+        return 0
 
 
 def _spaced(table: Path, text: str) -> Iterator[tuple[int, list[str]]]:

@@ -16,6 +16,7 @@ from pipelines.data.findings import findings
 from pipelines.data.readers import read_note, write_note
 from pipelines.data.readers.base import Listing, SourceNote
 from pipelines.data.readers.idx import write_idx
+from pipelines.data.readers.layout import read_layout, split_in
 from tests.pipelines.data.samples import png, write
 
 
@@ -391,3 +392,41 @@ def test_brackets_without_end_are_no_labels(tmp_path: Path) -> None:
     pictures(tmp_path, ["a.png"])
     write(tmp_path / "dataset.json", b'{"labels": ' + b"[" * 100_000)
     assert found(tmp_path) == {"": {"": 1}}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("train/data-00000-of-00001.arrow", "to_parquet"), ("train.zip", "Unpack the archives in it")]
+)
+def test_forms_that_are_not_read_come_with_what_to_do(tmp_path: Path, name: str, hint: str) -> None:
+    write(tmp_path / name, b"no picture")
+    with pytest.raises(DataError, match=f"holds no picture, only 1 file .*{hint}"):
+        read(tmp_path)
+
+
+def test_any_paths_have_a_place_each() -> None:
+    names = [
+        "train",
+        "test",
+        "val",
+        "cat",
+        "dog",
+        "images",
+        "trainA",
+        "testB",
+        "train_a",
+        "x1",
+        "seg_train",
+        "README.md",
+    ]
+    random = np.random.default_rng(0)
+    for _ in range(3000):
+        paths = {"/".join(random.choice(names, random.integers(1, 5))) for _ in range(random.integers(1, 9))}
+        files = sorted(f"{path}.png" for path in paths)
+        layout = read_layout(files)
+        assert len(layout.places) == len(files)
+        for file, place in zip(files, layout.places, strict=True):
+            assert file.endswith(place.name)
+            if place.split and not layout.unclear:
+                assert any((said := split_in(part)) and said[0] == place.split for part in file.split("/")[:-1])
+        splits = {place.split for place in layout.places}
+        assert splits == {""} or "train" in splits

@@ -525,6 +525,19 @@ def test_an_archive_that_does_not_fit_the_disk_is_refused_before_it_fills_it(
         add("mine", str(zipped(pets(tmp_path / "p"), tmp_path / "p.zip")), root=checkout)
 
 
+def test_a_table_for_each_split_with_named_columns(tmp_path: Path, checkout: Path) -> None:
+    source = tmp_path / "pictures"
+    for number, split in enumerate(("train", "test")):
+        for pet in ("cat", "dog"):
+            write(source / split / f"{pet}.png", png(10 * number + len(pet) + ord(pet[0])))
+        write(source / split / "list.csv", b"photo,kind\ncat.png,tabby\ndog.png,poodle\n")
+    came = add("mine", str(source), root=checkout, image_column="photo", label_column="kind")
+    assert came.found == (
+        "train: 2 pictures; 2 classes: poodle 1, tabby 1",
+        "test: 2 pictures; 2 classes: poodle 1, tabby 1",
+    )
+
+
 # Limits and encodings
 
 

@@ -153,6 +153,21 @@ def test_names_composed_in_two_ways_are_matched(tmp_path: Path) -> None:
     assert found(tmp_path) == {"cafe\u0301.png": ("cat", ""), "na\u00efve/1.png": ("dog", "")}
 
 
+def test_endless_cells_and_numbers_are_errors_with_their_place(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png")
+    for content, message in (
+        ("file,label," + "x" * 200_000 + "\na.png,cat\n", r"labels\.csv, line 1: field larger than field limit"),
+        (f"file,label\na.png,{'9' * 5000}.0\nb.png,1\n", "a class name has 5002 letters, more than 200"),
+        ("file,label\na.png,\u00b2\nb.png,1\n", r"the label '²' of a\.png fits none of the 2 classes"),
+    ):
+        table(tmp_path, content)
+        write_note(
+            tmp_path, SourceNote(format="table", labels="labels.csv", classes=("x", "y") if "²" in content else ())
+        )
+        with pytest.raises(DataError, match=message):
+            read(tmp_path)
+
+
 # Splits
 
 SPLIT = {"train/1.png": ("cat", "train"), "train/2.png": ("dog", "train"), "test/1.png": ("dog", "test")}
@@ -184,6 +199,15 @@ def test_a_table_for_each_split_at_the_top(tmp_path: Path) -> None:
     table(tmp_path, "id,label\n1,cat\n", "sample_submission.csv")
     assert found(tmp_path) == SPLIT
     assert "tables that are not used: sample_submission.csv" in findings("labelled", read(tmp_path))
+
+
+def test_columns_of_the_tables_of_splits_may_be_named(tmp_path: Path) -> None:
+    pictures(tmp_path, *SPLIT)
+    for split, rows in (("train", "1.png,cat\n2.png,dog\n"), ("test", "1.png,dog\n")):
+        table(tmp_path, f"photo,kind\n{rows}", f"{split}/list.csv")
+    assert set(found(tmp_path).values()) == {("", "train"), ("", "test")}
+    write_note(tmp_path, SourceNote(format="table", image_column="photo", label_column="kind"))
+    assert found(tmp_path) == SPLIT
 
 
 def test_the_hidden_labels_of_a_competition(tmp_path: Path) -> None:
