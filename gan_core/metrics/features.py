@@ -141,7 +141,8 @@ def count_of(source: Source, wanted: int | None) -> int:
     )
     if available is not None and available < wanted:
         raise DataError(
-            f"{source.name} has {available} pictures, fewer than the {wanted} asked for. Ask for {available} at most."
+            f"{source.name} has {available} {'picture' if available == 1 else 'pictures'}, fewer than the {wanted} asked for. "
+            + (f"Ask for {available} at most." if available > 1 else "It takes 2 or more to measure.")
         )
     return wanted
 

@@ -38,7 +38,7 @@ class Moments:
     def mean(self) -> np.ndarray:
         """Mean, float64 (features,). Raises DataError when there are no rows."""
         if self.n == 0:
-            raise DataError("No features yet: there is no mean of nothing.")
+            raise DataError("There are no features yet, and so no mean of them. Add some first.")
         if not self._folded:
             return self._rows().mean(0)
         self._fold()

@@ -15,6 +15,7 @@ from gan_core.pictures import Fit, PictureError
 from pipelines.data import readers
 from pipelines.data.pairs import Pairing, prepare_pair
 from pipelines.data.readers.base import Entry, Reject, SourceNote
+from pipelines.data.rejects import refuse_endless
 from pipelines.data.shards import write_part
 
 
@@ -30,6 +31,8 @@ class RunSpec:
     channels: int
     fit: Fit
     digest_contents: bool
+    most_ended: int
+    """How many pictures may end their decoder before ingestion gives up."""
     pairing: Pairing | None = None
     refused: Mapping[int, PictureError] = field(default_factory=dict)
     """By position, pictures that are put aside unread, and why: they have ended a worker."""
@@ -56,6 +59,9 @@ def convert(spec: RunSpec) -> Converted:
     """Convert one run of pictures into its part file, in a worker with limits (:mod:`gan_core.images.bounded`).
 
     A picture that ends the worker is put aside, and the run is made again without it.
+
+    Raises:
+        DataError: too many pictures do that; or the worker ended at no picture.
     """
     ended: Counter[int] = Counter()
     while True:
@@ -68,6 +74,8 @@ def convert(spec: RunSpec) -> Converted:
             if error.item == bounded.NO_ITEM:
                 raise DataError(f"The process that converts pictures of {spec.raw} ended: {error.detail}.") from error
             refused = {**spec.refused, error.item: PictureError(error.reason, error.detail)}
+            ends = [Reject(spec.entries[at].source, end.reason, end.detail) for at, end in refused.items()]
+            refuse_endless(ends, spec.most_ended, spec.raw)
             spec = replace(spec, refused=refused)
 
 

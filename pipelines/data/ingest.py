@@ -30,7 +30,7 @@ from pipelines.data.findings import findings
 from pipelines.data.mapping import Mapper, map_here
 from pipelines.data.pairs import DERIVED, Pairing, Pairs, Side
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
-from pipelines.data.rejects import DUPLICATE, Limits, refuse_too_many, rejects_table
+from pipelines.data.rejects import DUPLICATE, ENDED, Limits, most_ended, refuse_endless, refuse_too_many, rejects_table
 from pipelines.data.shards import Piece, ShardSpec, shard_name, write_shard
 
 log = logging.getLogger(__name__)
@@ -216,6 +216,7 @@ def _runs(
             fit=settings.fit,
             digest_contents=hold_out,
             pairing=settings.pairing,
+            most_ended=most_ended(len(entries), settings.max_reject_share),
         )
         for start in range(0, len(entries), _RUN)
     ]
@@ -226,10 +227,13 @@ def _has_splits(entries: Sequence[Entry]) -> bool:
 
 
 def _convert_all(specs: Sequence[RunSpec], mapper: Mapper, total: int, name: str) -> list[Converted]:
-    results = []
+    results: list[Converted] = []
+    ended: list[Reject] = []
     with progress_bar(f"ingest {name}", total, unit="picture") as bar:
         for spec, result in zip(specs, mapper(convert, specs), strict=True):
             results.append(result)
+            ended += [reject for reject in result.rejects if reject.reason in ENDED]
+            refuse_endless(ended, spec.most_ended, spec.raw)
             bar.update(len(spec.entries))
     return results
 

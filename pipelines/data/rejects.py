@@ -18,6 +18,12 @@ DUPLICATE = "duplicate"
 """The reason of a picture that is there once more; every other reason is damage."""
 
 
+ENDED = ("too-slow", "crashed")
+"""The reasons of a picture that has ended its decoder's process."""
+_ENDED_AT_LEAST = 10
+"""So many pictures may do that in any data set, before ingestion gives up."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Shares of all pictures, in [0, 1], that may be put aside."""
@@ -26,6 +32,21 @@ class Limits:
     """``ingest.max_reject_share``: of those that cannot be used."""
     duplicates: float
     """``ingest.max_duplicate_share``: of those that are there twice, of which one stays."""
+
+
+def most_ended(total: int, share: float) -> int:
+    """How many of ``total`` pictures may end their decoder where the ``share`` of rejects is allowed."""
+    return max(_ENDED_AT_LEAST, int(share * total))
+
+
+def refuse_endless(rejects: Sequence[Reject], most: int, raw: Path) -> None:
+    """Raise DataError where more than ``most`` pictures, the ``rejects``, have ended their decoder: each may take minutes."""
+    if len(rejects) > most:
+        told = "; ".join(f"{reject.source} ({reject.reason}: {reject.detail})" for reject in rejects[:5])
+        raise DataError(
+            f"{raw}: {len(rejects)} pictures have ended their decoder, and ingestion gives up: {told}. They may be made to do "
+            "so, or the machine lacks memory. Remove them, or raise ingest.max_reject_share in params.yaml."
+        )
 
 
 def refuse_too_many(rejects: Sequence[Reject], total: int, limits: Limits, out: Path, raw: Path) -> None:

@@ -104,6 +104,8 @@ def test_a_broken_picture_is_left_out_named_and_in_the_protocol(tmp_path: Path) 
         run(folder, other, *FAST)
 
 
+@pytest.mark.weights
+@pytest.mark.usefixtures("weights_file")
 def test_one_picture_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="a: 1 picture is too few to measure; it takes 2 or more"):
         run(write_folder(tmp_path / "a", blobs(1)), write_folder(tmp_path / "b", blobs(3)), *FAST)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gan_core.errors import DataError
 from gan_core.images import bounded
 from gan_core.pictures import PictureError
 from pipelines.data.drawing import LONGER_SIDE, MAX_DEPTH, draw, self_contained
@@ -104,7 +105,8 @@ def test_a_drawing_that_shows_another_file_is_put_aside(
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
-    bounded.close_workers()  # one that starts here has this as its current folder
+    if "{file}" not in body:
+        bounded.close_workers()  # one that starts here has this as its current folder
     file, pipe = tmp_path / "secret.png", tmp_path / "pipe"
     up = os.path.relpath(file, tmp_path / "here" / "deeper")
     with pytest.raises(PictureError, match="external-reference: .* which is not part of the file; embed it"):
@@ -256,3 +258,17 @@ def test_a_drawing_that_ends_its_worker_costs_ingestion_that_drawing_alone(tmp_p
     assert info.splits == {"train": 5}
     assert info.rejects == {"crashed": 1, "external-reference": 1}
     assert "bomb.svg,crashed,the decoder crashed (SIGSEGV)" in (tmp_path / "out/rejects.csv").read_text()
+
+
+def test_ingestion_gives_up_where_drawing_after_drawing_ends_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.data.rejects._ENDED_AT_LEAST", 1)
+    for index in range(5):
+        write(tmp_path / "raw" / f"{index:02d}.svg", bombs()["masks"][0])
+    words = (
+        r"raw: 2 pictures have ended their decoder, and ingestion gives up: .*\.svg \(crashed: .*Remove them, or raise"
+    )
+    with pytest.raises(DataError, match=words):
+        ingest(tmp_path / "raw", tmp_path / "out", IngestSettings(), name="x")
+    assert not (tmp_path / "out").exists()
