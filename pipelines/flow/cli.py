@@ -4,12 +4,11 @@ import asyncio
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 import webbrowser
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,11 @@ import click
 from gan_core.errors import GantryError, StageError
 from pipelines.flow.outcome import made
 from pipelines.flow.schedule import check_schedule
-from pipelines.flow.server import PORT, START_SECONDS, free_port, healthy, is_gone, server
+from pipelines.flow.server import PORT, is_gone, server
+from pipelines.flow.web import USER, auth_file, listen, own_auth, own_server, sign_in_page
 from pipelines.flow.workspace import alone, check_checkout, check_revision, parse_override, remove_abandoned
 from pipelines.params import project_tracking_uri
-from pipelines.stages.alive import STOPS, enter_guard, guarded
+from pipelines.stages.alive import STOPS, enter_guard
 from pipelines.stages.work import var_directory
 from pipelines.tracking.store import MLFLOW_PORT, shown
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("pipelines")
 PORTS = click.IntRange(1, 65535)
+MLFLOW_HOSTS = ("127.0.0.1", "localhost", "[[]::1]")
+"""Names of this machine that MLflow's pages answer to, as its patterns write them."""
 SERVER_SECONDS = 10.0
 """How often a schedule asks whether its server is there."""
 
@@ -196,71 +198,74 @@ async def _until_gone(url: str | None) -> None:
 @click.command()
 @click.option("--mlflow-port", type=PORTS, default=MLFLOW_PORT, show_default=True)
 @click.option("--prefect-port", type=PORTS, default=PORT, show_default=True)
-@click.option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
+@click.option("--open", "open_browser", is_flag=True, help="Open both in the browser, signed in.")
 def ui(mlflow_port: int, prefect_port: int, open_browser: bool) -> None:
-    """Show the runs: MLflow's and Prefect's pages on this machine, until Ctrl-C."""
+    """Show the runs: MLflow's and Prefect's pages on this machine, until Ctrl-C.
+
+    The pages ask for a password, for every user of the machine can reach them: it is in var/prefect/auth.
+    """
     root = _checkout()
     enter_guard(grace=10.0)
     _log_to_terminal()
     with ExitStack() as stack:
-        pages, elsewhere = {"MLflow": _mlflow_page(root, mlflow_port, stack)}, "PREFECT_API_URL" in os.environ
+        pages, elsewhere = [_mlflow_page(root, mlflow_port, stack)], "PREFECT_API_URL" in os.environ
         while True:
             with server(root, port=prefect_port, lasting=True, guest=True) as url:
-                pages["Prefect"] = url.removesuffix("/api")
-                for what, page in pages.items():
-                    click.echo(f"{what + ':':9}{page}")
-                    if open_browser:
-                        webbrowser.open(page)
-                click.echo("Ctrl-C ends both.")
+                auth = None if elsewhere else own_auth(root)
+                pages.append(Page(title="Prefect", address=url.removesuffix("/api"), own=not elsewhere))
+                _show(root, pages, open_browser)
+                click.echo("Ctrl-C ends what was started here.")
                 # One that the environment names may be away and come back: it stays the one.
-                while elsewhere or not is_gone(url):
+                while elsewhere or not is_gone(url, auth):
                     time.sleep(SERVER_SECONDS)
-            pages = {}
+            pages = []
             click.echo("The Prefect server has ended, with the run that kept it perhaps; starting another.")
 
 
-def _mlflow_page(root: Path, port: int, stack: ExitStack) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Pages to look at."""
+
+    title: str
+    address: str
+    own: bool
+    """Whether they are this checkout's, which ask for its password."""
+
+
+def _show(root: Path, pages: Sequence[Page], open_browser: bool) -> None:
+    """Say where pages are and how to sign in; open them, if ``open_browser``."""
+    for page in pages:
+        click.echo(f"{page.title + ':':9}{page.address}")
+    if any(page.own for page in pages):
+        click.echo(
+            f"Sign in   as {USER}; {auth_file(root)} holds the password, as {USER}:PASSWORD. Prefect's page asks for that "
+            "whole line. Or: gantry ui --open."
+        )
+    for page in pages if open_browser else ():
+        target = sign_in_page(root, page.title.lower(), page.address).as_uri() if page.own else page.address
+        webbrowser.open(target)
+
+
+def _mlflow_page(root: Path, port: int, stack: ExitStack) -> Page:
     """Where MLflow's pages are: a tracking server's own, or those of a process started here on the checkout's store."""
     uri = project_tracking_uri(root)
     if uri is None:
         raise StageError("params.yaml has no track.uri: there is no MLflow store to show.")
     if uri.startswith(("http://", "https://")):
-        return shown(uri)
-    if free_port(port) != port:
-        raise StageError(f"Port {port} of this machine is taken. Choose another with --mlflow-port.")
-    log = var_directory(root) / "mlflow-ui.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"]
+        return Page(title="MLflow", address=shown(uri), own=False)
     environment = {
         **os.environ,
         # Not among the arguments, which every user of the machine can read: a database's URI may hold a password.
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # A second check of who asks, behind that of pipelines.flow.door.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*MLFLOW_HOSTS, *(f"{host}:*" for host in MLFLOW_HOSTS)]),
     }
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            guarded([*command, "--port", str(port), "--workers", "1"]),
-            cwd=root,
-            stdout=output,
-            stderr=output,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
-    stack.callback(_end, process)
-    page = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + START_SECONDS
-    while not healthy(page):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise StageError(f"MLflow's pages did not start. Their log is {log}.")
-        time.sleep(0.2)
-    return page
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGTERM)
-    process.wait()
+    listening = listen(port, only=True)
+    log = var_directory(root) / "mlflow-ui.log"
+    started = stack.enter_context(own_server("mlflow", root, listening, environment, log))
+    return Page(title="MLflow", address=started.address, own=True)
 
 
 def summary(results: Iterable["StageResult"]) -> str:

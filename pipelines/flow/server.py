@@ -6,27 +6,19 @@ This module imports nothing of Prefect, whose settings are read once, when it is
 import contextlib
 import logging
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gan_core.errors import StageError
 from gan_core.files import read_json, write_json
-from pipelines.stages.alive import guarded, identity, lives
+from pipelines.flow.web import START_SECONDS, address_of, listen, own_auth, own_server, private_folder, whose
+from pipelines.stages.alive import lives
 from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
 
-START_SECONDS = 120.0
-"""Two busy cores need 16 s and more; Prefect's own limit of 20 s is too tight there."""
 PORT = 4200
 _LASTING, _PASSING = "server.json", "run-server.json"
 """Notes of servers: of one that lasts as long as a person wants, and of one that ends with a run."""
@@ -39,6 +31,8 @@ def prefect_environment(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(START_SECONDS)),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # Prefect would start a server without a password where it is told of none.
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         # What Gantry says in a run belongs to the run's log.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipelines",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -53,7 +47,8 @@ def server(root: Path, *, port: int | None = None, lasting: bool = False, guest:
 
     In turn: the one that PREFECT_API_URL names; the one that ``gantry ui`` or ``gantry serve`` keeps in this checkout; for
     a ``guest`` also that of a run in progress; one of its own on loopback, ended with the block and with this process,
-    however that ends.
+    however that ends. One of this checkout asks for its password (:func:`pipelines.flow.web.own_auth`), which the
+    environment has for the length of the block.
 
     Args:
         root: the checkout.
@@ -64,17 +59,20 @@ def server(root: Path, *, port: int | None = None, lasting: bool = False, guest:
     Raises:
         StageError: the port is taken, or the server did not start; names its log.
     """
-    before = {name: os.environ.get(name) for name in (*prefect_environment(root), "PREFECT_API_URL")}
-    os.environ.update(prefect_environment(root))
+    defaults = prefect_environment(root)
+    before = {name: os.environ.get(name) for name in (*defaults, "PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
+    os.environ.update(defaults)
+    private_folder(var_directory(root) / "prefect")
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     try:
-        url = before["PREFECT_API_URL"] or _kept(_LASTING, root) or (_kept(_PASSING, root) if guest else None)
-        if url:
-            os.environ["PREFECT_API_URL"] = url
+        if named := before["PREFECT_API_URL"]:
+            yield named
+        elif url := _kept(_LASTING, root) or (_kept(_PASSING, root) if guest else None):
+            os.environ |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": own_auth(root)}
             yield url
         else:
             with _own(root, port, lasting) as url:
-                os.environ["PREFECT_API_URL"] = url
+                os.environ |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": own_auth(root)}
                 yield url
     finally:
         for name, value in before.items():
@@ -84,17 +82,15 @@ def server(root: Path, *, port: int | None = None, lasting: bool = False, guest:
                 os.environ[name] = value
 
 
-def healthy(url: str) -> bool:
-    """Whether a Prefect API, or MLflow's pages, answer at ``url``."""
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+def is_gone(url: str, auth: str | None = None) -> bool:
+    """Whether the server at ``url`` is there no more; one that answers late on a busy machine still is.
 
-
-def is_gone(url: str) -> bool:
-    """Whether nothing listens at ``url`` any more; what answers late on a busy machine is still there."""
+    Args:
+        url: of its API.
+        auth: the password of a server of this checkout: then another server in its place does not count.
+    """
+    if auth is not None:
+        return whose(url.removesuffix("/api"), auth) in ("nobody's", "another's")
     place = urllib.parse.urlsplit(url)
     try:
         port = place.port or (443 if place.scheme == "https" else 80)
@@ -106,22 +102,12 @@ def is_gone(url: str) -> bool:
     return False
 
 
-def free_port(preferred: int) -> int:
-    """``preferred`` where nothing listens there on loopback, otherwise any free port."""
-    for port in (preferred, 0):
-        with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return probe.getsockname()[1]
-    raise StageError("No port is free on 127.0.0.1.")
-
-
 def _kept(name: str, root: Path) -> str | None:
     """The address of the server that the note ``name`` in this checkout tells of, where it runs."""
     with contextlib.suppress(FileNotFoundError):
         note = read_json(var_directory(root) / "prefect" / name)
-        if lives(note["process"]) and healthy(note["url"]):
+        # The note may be of another machine that shares the checkout: here the same address is a stranger's.
+        if lives(note["process"]) and whose(note["url"].removesuffix("/api"), own_auth(root)) == "ours":
             LOG.info("Using the Prefect server at %s.", note["url"])
             return note["url"]
     return None
@@ -129,35 +115,24 @@ def _kept(name: str, root: Path) -> str | None:
 
 @contextmanager
 def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
-    home = Path(os.environ["PREFECT_HOME"])
-    wanted, port = port, free_port(PORT if port is None else port)
-    if wanted not in (None, port):  # whoever answers there would be taken for the server that is started below
-        raise StageError(
-            f"Port {wanted} of this machine is taken. Choose another: --port of gantry serve, --prefect-port of gantry ui."
-        )
-    url = f"http://127.0.0.1:{port}/api"
-    log = home / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    # The page that it serves has to know the address that the browser is to ask.
-    environment = {**os.environ, "PREFECT_UI_API_URL": url, "PREFECT_SERVER_UI_API_URL": url}
-    LOG.info("Starting a Prefect server of this checkout at http://127.0.0.1:%d (log: %s).", port, log)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            guarded(command), stdout=output, stderr=output, env=environment, start_new_session=True
-        )
-    note = {"url": url, "process": identity(process.pid)}
-    place = var_directory(root) / "prefect" / (_LASTING if lasting else _PASSING)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while process.poll() is not None or not healthy(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise StageError(f"The Prefect server did not start on port {port}. Its log is {log}.")
-            time.sleep(0.2)
-        write_json(place, note)
-        yield url
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            if read_json(place) == note:  # another may have written its own meanwhile
-                place.unlink()
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+    log = Path(os.environ["PREFECT_HOME"]) / "server.log"
+    listening = listen(PORT if port is None else port, only=port is not None)
+    address = address_of(listening)
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "PREFECT_API_KEY"},
+        "PREFECT_SERVER_API_AUTH_STRING": own_auth(root),
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": address,
+        # The page asks the server that it came from, by whatever name and through whatever tunnel.
+        "PREFECT_SERVER_UI_API_URL": "/api",
+    }
+    LOG.info("Starting a Prefect server of this checkout at %s (log: %s).", address, log)
+    with own_server("prefect", root, listening, environment, log) as started:
+        note = {"url": f"{address}/api", "process": started.process}
+        place = var_directory(root) / "prefect" / (_LASTING if lasting else _PASSING)
+        try:
+            write_json(place, note)
+            yield note["url"]
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if read_json(place) == note:  # another may have written its own meanwhile
+                    place.unlink()

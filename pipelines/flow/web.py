@@ -1,0 +1,216 @@
+"""A web server of Prefect or MLflow on this machine, for the owner of a checkout alone.
+
+- Its password is the checkout's own: made once, in ``var/prefect/auth``, which the owner alone may read, and passed on
+  by the environment. :mod:`pipelines.flow.door` asks for it.
+- Its port is taken before it is started, and it inherits the socket. Nobody can come in between.
+- It proves that it is this checkout's server by an answer that takes the password to compute, and that says nothing of it.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Literal
+
+from gan_core.errors import StageError
+from pipelines.flow.door import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
+from pipelines.redaction import keep_secret
+from pipelines.stages.alive import guarded, identity
+from pipelines.stages.work import var_directory
+
+START_SECONDS = 120.0
+"""Two busy cores need 16 s and more to start Prefect's server."""
+HOSTS = ("127.0.0.1", "::1")
+"""Where to listen: the first that this machine has."""
+USER = "gantry"
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""This machine is never asked through a proxy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A server that runs and has proved to be this checkout's."""
+
+    address: str
+    """Such as http://127.0.0.1:4200."""
+    process: str
+    """The process that keeps it, as :func:`pipelines.stages.alive.identity` names it."""
+
+
+def own_auth(root: Path) -> str:
+    """``user:password`` of the servers of the checkout at ``root``, made when there is none that only its owner can read.
+
+    Raises:
+        OSError: the file can be neither read nor written; names it.
+    """
+    path = auth_file(root)
+    private_folder(path.parent)
+    with contextlib.suppress(FileNotFoundError):
+        # One that others could read once is no secret any more.
+        if not stat.S_IMODE(path.stat().st_mode) & 0o077 and (auth := path.read_text(encoding="ascii").strip()):
+            return _known(auth)
+        path.unlink()
+    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(f"{USER}:{secrets.token_urlsafe(32)}\n")
+    try:
+        with contextlib.suppress(FileExistsError):  # another process was first: its password counts
+            os.link(made, path)
+        return _known(path.read_text(encoding="ascii").strip())
+    finally:
+        made.unlink()
+
+
+def _known(auth: str) -> str:
+    keep_secret(auth)
+    keep_secret(auth.partition(":")[2])
+    return auth
+
+
+def auth_file(root: Path) -> Path:
+    """Where the password of the checkout's servers is."""
+    return var_directory(root) / "prefect" / "auth"
+
+
+def private_folder(path: Path) -> Path:
+    """Make ``path`` a folder that nobody but its owner can look into."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def sign_in_page(root: Path, name: str, address: str) -> Path:
+    """A file that leads a browser to the pages at ``address``, signed in. Only the owner can read it: it holds the password.
+
+    A browser is given the file, not the address, which every user could read among the browser's arguments.
+    """
+    user, _, password = own_auth(root).partition(":")
+    target = address.replace("://", f"://{user}:{urllib.parse.quote(password)}@", 1) + SIGN_IN_PATH
+    path = auth_file(root).with_name(f"sign-in-{name}.html")
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(f'<!doctype html><title>{name}</title><meta http-equiv="refresh" content="0; url={target}">\n')
+    return path
+
+
+def listen(preferred: int, *, only: bool = False, hosts: tuple[str, ...] = HOSTS) -> socket.socket:
+    """A socket that listens on loopback: at ``preferred``, or where that is taken, and not ``only`` it will do, at any port.
+
+    Raises:
+        StageError: the port is taken, or this machine has no loopback address.
+    """
+    for host in hosts:
+        for port in (preferred,) if only else (preferred, 0):
+            listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.bind((host, port))
+                # Two sockets may be bound to a port; only one may listen.
+                listening.listen(128)
+            except OSError as error:
+                listening.close()
+                if error.errno in _NO_SUCH_ADDRESS:
+                    break
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+                continue
+            return listening
+        else:
+            raise StageError(
+                f"Port {preferred} of this machine is taken or not yours to use. Choose another: --port of gantry serve, "
+                "--prefect-port and --mlflow-port of gantry ui."
+            )
+    raise StageError(f"This machine has no loopback address ({', '.join(hosts)}): bring its loopback interface up.")
+
+
+def address_of(listening: socket.socket) -> str:
+    """The address of a listening socket: ``http://127.0.0.1:4200``."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def own_server(
+    app: Literal["prefect", "mlflow"],
+    root: Path,
+    listening: socket.socket,
+    environment: Mapping[str, str],
+    log: Path,
+) -> Iterator[Server]:
+    """A server of this checkout on a listening socket, which it takes over; ended with the block and with this process.
+
+    Args:
+        app: whose.
+        root: the checkout, its working directory.
+        listening: from :func:`listen`.
+        environment: all of its environment but the password.
+        log: where its output goes.
+
+    Raises:
+        StageError: it did not start; names its log.
+    """
+    auth = own_auth(root)
+    address = address_of(listening)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pipelines.flow.door", app, str(listening.fileno())]
+    with listening, log.open("ab") as output:
+        process = subprocess.Popen(
+            guarded(command),
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**environment, AUTH_VARIABLE: auth},
+            pass_fds=(listening.fileno(),),
+            start_new_session=True,
+        )
+    try:
+        kept = identity(process.pid)
+        deadline = time.monotonic() + START_SECONDS
+        while process.poll() is not None or whose(address, auth) != "ours":
+            if process.poll() is not None or time.monotonic() > deadline:
+                why = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} s"
+                raise StageError(f"The {TITLES[app]} server at {address} {why} while it started. Its log is {log}.")
+            time.sleep(0.2)
+        yield Server(address=address, process=kept)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+TITLES = {"prefect": "Prefect", "mlflow": "MLflow"}
+
+
+def whose(address: str, auth: str) -> Literal["ours", "another's", "silent", "nobody's"]:
+    """Who answers at ``address``: the server that knows ``auth``, another one, nothing in time, or nothing at all.
+
+    The password is not sent.
+    """
+    nonce = secrets.token_hex(16)
+    port = urllib.parse.urlsplit(address).port or 80
+    try:
+        with _DIRECT.open(f"{address}{PROOF_PATH}?nonce={nonce}", timeout=5) as answer:
+            said = answer.read(1000).decode("latin-1")
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ConnectionRefusedError):
+            return "nobody's"
+        return "another's" if hasattr(error, "code") else "silent"
+    except HTTPException:
+        return "another's"
+    return "ours" if secrets.compare_digest(said.encode(), proof(auth, port, nonce).encode()) else "another's"
