@@ -65,11 +65,13 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from pipelines.flow.server import free_port, server
+def _prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    from pipelines.flow.server import server
+    from pipelines.flow.web import own_auth
 
-    with server(tmp_path_factory.mktemp("prefect"), port=free_port(0)) as url:
-        yield url
+    root = tmp_path_factory.mktemp("prefect")
+    with server(root) as url:
+        yield url, own_auth(root)
         # What Prefect still has to send would be tried for a minute against a server that is gone.
         from pipelines.flow.flow import flush
 
@@ -77,10 +79,12 @@ def _prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def prefect_api(_prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of the session's Prefect server, with this process set to use it."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+def prefect_api(_prefect_server: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the session's Prefect server, with this process and its children set to use it."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    monkeypatch.setenv("PREFECT_API_URL", _prefect_server)
-    with temporary_settings({PREFECT_API_URL: _prefect_server}):
-        yield _prefect_server
+    url, auth = _prefect_server
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", auth)
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}):
+        yield url

@@ -1,5 +1,6 @@
 """Pictures into pictures, the whole chain for real through Prefect and DVC: Pix2Pix, then the other families (slower)."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -59,13 +60,18 @@ def goes_through_the_flow(checkout: Path, environment: dict[str, str]) -> None:
     assert "Running stage" not in run(["dvc", "repro"], checkout, environment)
 
 
+def prefect_variables() -> dict[str, str]:
+    """What leads a command to the session's Prefect server."""
+    return {name: os.environ[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
+
+
 pytestmark = [pytest.mark.end_to_end, pytest.mark.ray, pytest.mark.prefect, pytest.mark.weights]
 
 
 def test_pix2pix_goes_from_a_folder_of_pairs_to_a_version_that_translates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str, ray_cluster: str
 ) -> None:
-    environment = {**newcomer(tmp_path / "cache"), "PREFECT_API_URL": prefect_api, "RAY_ADDRESS": ray_cluster}
+    environment = {**newcomer(tmp_path / "cache"), **prefect_variables(), "RAY_ADDRESS": ray_cluster}
     checkout = clone(tmp_path / "gantry", PARAMS, environment)
     write(tmp_path / "pairs/outline", 255 - coloured(32, "red", 0))
     write(tmp_path / "pairs/picture", coloured(31, "red", 0))  # one outline is without its picture
@@ -126,7 +132,7 @@ def test_pix2pix_goes_from_a_folder_of_pairs_to_a_version_that_translates(
 def test_the_other_families_go_the_same_way(
     tmp_path: Path, prefect_api: str, ray_cluster: str, family: str, kind: str, model: dict
 ) -> None:
-    environment = {**newcomer(tmp_path / "cache"), "PREFECT_API_URL": prefect_api, "RAY_ADDRESS": ray_cluster}
+    environment = {**newcomer(tmp_path / "cache"), **prefect_variables(), "RAY_ADDRESS": ray_cluster}
     names = ["red", "blue"] if kind == "unpaired" else list(COLOURS)
     searched = {"trials": 2, "steps": 4, "report_every": 2, "samples": 8, "features": 64, "space": "auto"}
     params = {

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 import time
 import webbrowser
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,8 @@ import click
 from gan_core.errors import GantryError, StageError
 from pipelines.flow.outcome import made
 from pipelines.flow.schedule import check_schedule
-from pipelines.flow.server import PORT, is_gone, server
+from pipelines.flow.server import PORT, answering, is_gone, server
+from pipelines.flow.submitted import Served
 from pipelines.flow.web import USER, auth_file, listen, own_auth, own_server, sign_in_page
 from pipelines.flow.workspace import alone, check_checkout, check_revision, parse_override, remove_abandoned
 from pipelines.params import project_tracking_uri
@@ -77,25 +77,21 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
             stack.enter_context(alone(root))
         url = stack.enter_context(server(root))
         # Prefect reads its settings when it is imported: not before the server is known.
-        from pipelines.flow.flow import PipelineError, flush, mark_crashed, pipeline
+        from pipelines.flow.flow import PipelineError, flush, mark_crashed, pipeline_of
 
         LOGGER.removeHandler(handler)
         stack.callback(flush)
-        mark_crashed(root)
+        auth = None if elsewhere else own_auth(root)
+        with answering(url, auth, "does not answer."):
+            mark_crashed(root)
         remove_abandoned(root)
+        going_on = "went away during the run. Stages that had ended stay done: the same command goes on from there."
         try:
-            state = pipeline(str(root), stages, revision, overrides, return_state=True)
+            with answering(url, auth, going_on):
+                state: Any = pipeline_of(root)(stages, revision, overrides, return_state=True)
         except KeyboardInterrupt:
             click.echo("Ended. The stage that was running resumes where it was when it is run again.", err=True)
             raise
-        except Exception as error:
-            if not is_gone(url):
-                raise
-            named = "PREFECT_API_URL names it: start it, or unset that. " if elsewhere else ""
-            raise StageError(
-                f"The Prefect server at {url} went away during the run ({type(error).__name__}). {named}Stages that had ended "
-                "stay done: the same command goes on from there."
-            ) from error
         if state.is_cancelled():
             raise StageError(state.message or "The run was cancelled.")
         outcome: Any = state.result(raise_on_failure=False)
@@ -134,30 +130,36 @@ def serve(
     enter_guard(grace=30.0)
     handler = _log_to_terminal()
     elsewhere = "PREFECT_API_URL" in os.environ
-    with server(root, port=port, lasting=True) as url:
+    with ExitStack() as stack:
+        url = stack.enter_context(server(root, port=port, lasting=True))
+        auth = None if elsewhere else own_auth(root)
         from prefect.flows import EntrypointType
         from prefect.runner import Runner
         from prefect.schedules import Cron
 
-        from pipelines.flow.flow import mark_crashed, pipeline
+        from pipelines.flow.flow import mark_crashed, pipeline_of
 
         LOGGER.removeHandler(handler)
+        stack.enter_context(answering(url, auth, "does not answer."))
         mark_crashed(root)
         remove_abandoned(root)
         runner = Runner(name=name, limit=limit, pause_on_shutdown=True)
+        # By default in the machine's folder for temporary files, where the first user who serves anything owns it.
+        runner._tmp_dir = var_directory(root) / "prefect" / "runner" / str(os.getpid())
         runner.add_flow(
-            pipeline,
+            # Runner starts this flow itself, with its checkout, whatever the server says of where its code is.
+            pipeline_of(root, Served(revision=revision, overrides=overrides)),
             name=name,
             schedule=Cron(cron, timezone=timezone),
-            parameters={"checkout": str(root), "revision": revision, "overrides": overrides},
+            parameters={"revision": revision, "overrides": overrides},
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {url.removesuffix('/api')}. Ctrl-C ends it.")
         # A server that the environment names may be away and come back; nobody starts one of this checkout again.
-        asyncio.run(_serve(runner, None if elsewhere else url))
+        asyncio.run(_serve(runner, None if elsewhere else url, auth))
 
 
-async def _serve(runner: "Runner", url: str | None = None) -> None:
+async def _serve(runner: "Runner", url: str | None = None, auth: str | None = None) -> None:
     """Run what is due until a signal says to end; then end what runs, while there still is a server to tell of it.
 
     Raises:
@@ -171,7 +173,7 @@ async def _serve(runner: "Runner", url: str | None = None) -> None:
         # After the runner has set its own, which does not wait for the runs that it ends.
         loop.add_signal_handler(number, ending.set)
     waiting = asyncio.create_task(ending.wait())
-    gone = asyncio.create_task(_until_gone(url))
+    gone = asyncio.create_task(_until_gone(url, auth))
     await asyncio.wait((serving, waiting, gone), return_when=asyncio.FIRST_COMPLETED)
     if gone.done():
         serving.cancel()
@@ -187,12 +189,12 @@ async def _serve(runner: "Runner", url: str | None = None) -> None:
     await serving
 
 
-async def _until_gone(url: str | None) -> None:
+async def _until_gone(url: str | None, auth: str | None = None) -> None:
     """Return when a server was gone three times in a row; never without one to ask."""
     missed = 0
     while url is None or missed < 3:
         await asyncio.sleep(SERVER_SECONDS)
-        missed = missed + 1 if url is not None and await asyncio.to_thread(is_gone, url) else 0
+        missed = missed + 1 if url is not None and await asyncio.to_thread(is_gone, url, auth) else 0
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The flow ``pipeline``: one Prefect task for each stage of DVC's graph, in DVC's order.
+"""The flow of a checkout: one Prefect task for each stage of DVC's graph, in DVC's order.
 
 A task starts ``dvc repro --single-item STAGE`` and passes its lines to the run's log. Its state is called ``Ran`` or
 ``Cached``, as DVC decides; a failed stage ends the flow with the stage's last lines.
@@ -6,10 +6,10 @@ A task starts ``dvc repro --single-item STAGE`` and passes its lines to the run'
 
 import contextlib
 import logging
+import re
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -19,12 +19,12 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect import flow, get_run_logger, task
+from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectException
-from prefect.logging.handlers import APILogWorker
+from prefect.logging.handlers import APILogWorker, PrefectConsoleHandler
 from prefect.runtime import flow_run as current_run
 from prefect.states import Cancelled, Completed, Failed, State
 
@@ -33,13 +33,17 @@ from pipelines.cluster import offer_cluster
 from pipelines.flow import owner
 from pipelines.flow.artifacts import publish_artifacts
 from pipelines.flow.graph import Node, read_plan
-from pipelines.flow.process import OvertimeError, StoppedError, last_lines, stream
+from pipelines.flow.output import StageOutput, output_file
+from pipelines.flow.process import OvertimeError, StoppedError, stream
 from pipelines.flow.settings import FlowSettings, load_flow_settings
+from pipelines.flow.submitted import Served, settle
 from pipelines.flow.workspace import Workspace, checkout_workspace, dvc, has_remote, worktree_workspace
 from pipelines.redaction import redact, redact_logs
+from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
 
+FLOW_NAME = "pipeline"
 CANCEL_SECONDS = 3.0
 """How often a run asks the server whether somebody cancelled it."""
 HINTS = (
@@ -55,14 +59,12 @@ SKIPPED = ("didn't change, skipping", "is cached - skipping run")
 """What DVC says of a stage that it need not run."""
 
 
-def _without_empty_traceback(record: logging.LogRecord) -> bool:
-    """Prefect logs a failed attempt with the traceback of the exception that there is not: as ``NoneType: None``."""
-    if record.exc_info and record.exc_info[0] is None:
-        record.exc_info = None
-    return True
+def _told_once(record: logging.LogRecord) -> bool:
+    """Pass over what Prefect says of a failed task just before it says how the task finished."""
+    return not (record.levelno >= logging.ERROR and str(record.msg).startswith("Task run failed with state"))
 
 
-logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
+logging.getLogger("prefect.task_runs").addFilter(_told_once)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,44 +85,71 @@ class PipelineError(StageError):
         self.results = list(results)
 
 
-@flow(name="pipeline", persist_result=False, validate_parameters=True)
-def pipeline(
-    checkout: str,
-    stages: list[str] | None = None,
-    revision: str | None = None,
-    overrides: dict[str, Any] | None = None,
-) -> list[StageResult] | State:
-    """Run the pipeline.
+def pipeline_of(checkout: Path, served: Served | None = None) -> Flow[..., Any]:
+    """The flow of the checkout at ``checkout``: no parameter of the flow can name another.
 
     Args:
-        checkout: absolute path of the Gantry checkout.
-        stages: run these and what they need; all of dvc.yaml when empty.
-        revision: run this commit in a worktree of its own; without it, run in the checkout as it is.
-        overrides: values of params.yaml by dotted name, for this run; needs ``revision``.
+        checkout: a Gantry checkout.
+        served: what ``gantry serve`` fixed. Runs then come from clients of the Prefect server, who may not ask for everything
+            (:mod:`pipelines.flow.submitted`); None for the runs of a command.
+
+    The flow's parameters are
+
+    - stages: run these and what they need; all of dvc.yaml when empty;
+    - revision: run this commit in a worktree of its own; without it, run in the checkout as it is, or, when served, the
+      revision that is served;
+    - overrides: values of params.yaml by dotted name, for this run; needs a revision.
 
     A run that fails ends in a Failed state whose result is the error: a PipelineError, or a GantryError that says why it
     could not start.
     """
+    root = checkout.resolve()
+
+    # A function in a function travels by value to the process of a scheduled run, and the checkout with it.
+    @flow(name=FLOW_NAME, persist_result=False, validate_parameters=True)
+    def pipeline(
+        stages: list[str] | None = None, revision: str | None = None, overrides: dict[str, Any] | None = None
+    ) -> list[StageResult] | State:
+        return run_flow(root, served, stages or [], revision, overrides or {})
+
+    return pipeline
+
+
+def run_flow(
+    root: Path, served: Served | None, stages: Sequence[str], revision: str | None, overrides: Mapping[str, Any]
+) -> list[StageResult] | State:
+    """What the flow of :func:`pipeline_of` does."""
     redact_logs()  # a scheduled run is a process of Prefect's, not of the command line
-    root = Path(checkout).resolve()
     with get_client(sync_client=True) as client:
         owner.sign(client, client.read_flow_run(_run_id()), root)
     try:
-        return _run(root, stages or [], revision, overrides or {})
+        if served is not None:
+            asked = revision
+            revision, overrides = settle(served, revision, overrides)
+            return _run(root, stages, revision, overrides, from_client=asked not in (None, served.revision))
+        return _run(root, stages, revision, overrides)
     except GantryError as error:
-        # Errors that a user is meant to see, without a traceback.
-        get_run_logger().error(str(error))
-        return Failed(message=redact(str(error)), data=error)
+        # Errors that a user is meant to see, without a traceback. A command tells it at its own end, and once is enough.
+        _keep_off_terminal("told_by_command")
+        get_run_logger().error(str(error), extra={"told_by_command": served is None})
+        return Failed(message=redact(str(error).splitlines()[0]), data=error)
 
 
 def _run(
-    root: Path, stages: Sequence[str], revision: str | None, overrides: Mapping[str, Any]
+    root: Path,
+    stages: Sequence[str],
+    revision: str | None,
+    overrides: Mapping[str, Any],
+    *,
+    from_client: bool = False,
 ) -> list[StageResult] | State:
     if overrides and not revision:
         raise StageError("Overrides are for runs of a revision: in the checkout, params.yaml says what is run.")
     with contextlib.ExitStack() as stack:
         if revision:
-            place = worktree_workspace(root, revision=revision, overrides=overrides, name=run_name())
+            place = worktree_workspace(
+                root, revision=revision, overrides=overrides, name=run_name(), from_client=from_client
+            )
             workspace = stack.enter_context(place)
         else:
             workspace = checkout_workspace(root)
@@ -134,54 +163,97 @@ def _run(
 
 
 def run_name() -> str:
-    """Names the current flow run: what Prefect calls it, and enough of its id to be the only one."""
-    return f"{current_run.get_name()}-{str(_run_id())[:8]}"
+    """Names the current flow run: what Prefect calls it, and enough of its id to be the only one.
+
+    It becomes the name of a folder and of a DVC experiment, and a client of the server may call a run anything.
+    """
+    called = re.sub(r"[^A-Za-z0-9]+", "-", current_run.get_name() or "")[:60].strip("-")
+    return f"{called or 'run'}-{str(_run_id())[:8]}"
 
 
 def _run_id() -> UUID:
     return UUID(current_run.get_id())
 
 
+def _keep_off_terminal(mark: str) -> None:
+    """Have Prefect's terminal handler pass over log records with the attribute ``mark``; its server gets them."""
+    for name in ("", "prefect"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.addFilter(lambda record: not getattr(record, mark, False))
+
+
 def _run_plan(
     workspace: Workspace, plan: Sequence[Node], settings: FlowSettings, stop: threading.Event
 ) -> list[StageResult] | State:
     results: list[StageResult] = []
+    var = var_directory(workspace.root, workspace.environment)
     for node in plan:
         began = time.monotonic()
+        retries = settings.retries if node.is_stage else 0
         attempt = run_node.with_options(
             name=node.name,
             task_run_name=node.name,
-            retries=settings.retries if node.is_stage else 0,
+            retries=retries,
             retry_delay_seconds=settings.retry_delay_s,
         )
-        state = attempt(workspace, node, settings.timeout_s.get(node.name), stop, return_state=True)
+        # What the task says of its stage stays in this process; the state of a task is for a line.
+        attempts = Attempts(most=1 + retries, path=output_file(var, run_name(), node.name))
+        state = attempt(workspace, node, settings.timeout_s.get(node.name), stop, attempts, return_state=True)
         results.append(
             StageResult(stage=node.name, state=state.name or state.type.value, seconds=time.monotonic() - began)
         )
         if state.is_cancelled() or stop.is_set():
             return Cancelled(message=f"Cancelled in stage '{node.name}'.")
         if not state.is_completed():
-            raise PipelineError(state.message or f"Stage '{node.name}' failed.", results)
+            raise PipelineError(attempts.error or state.message or f"Stage '{node.name}' failed.", results)
     if workspace.experiment:
         record.with_options(task_run_name="record")(workspace)
     return results
 
 
+class Attempts:
+    """The attempts at one stage; no dataclass, which Prefect may hand to a task as a copy.
+
+    Args:
+        most: how many there may be.
+        path: where the output of all of them is kept.
+    """
+
+    def __init__(self, *, most: int, path: Path) -> None:
+        self.most, self.path = most, path
+        self.made = 0
+        self.error: str | None = None
+        """Why the last one failed, in full."""
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_node(workspace: Workspace, node: Node, timeout_s: float | None, stop: threading.Event) -> State:
+def run_node(
+    workspace: Workspace, node: Node, timeout_s: float | None, stop: threading.Event, attempts: Attempts
+) -> State:
     """Run one stage, or bring one data source up to date, as DVC finds necessary."""
     logger = get_run_logger()
-    lines: deque[str] = deque(maxlen=200)
     skipped = False
+    attempts.made += 1
 
-    def on_line(line: str) -> None:
-        nonlocal skipped
-        lines.append(line)
-        skipped = skipped or any(words in line for words in SKIPPED)
+    def pass_on(line: str) -> None:
         if not line.strip().startswith(HINTS):
             logger.info(line)
 
+    def on_line(line: str) -> None:
+        nonlocal skipped
+        skipped = skipped or any(words in line for words in SKIPPED)
+        output.add(line)
+
+    def failed(name: str, what: str, why: str) -> State:
+        attempts.error = "\n".join(filter(None, [f"Stage '{node.name}' {what}", why, output.place()]))
+        if attempts.made < attempts.most:  # the last one is told at the end
+            logger.warning("Attempt %d of %d: %s", attempts.made, attempts.most, attempts.error)
+        return Failed(name=name, message=f"Stage '{node.name}' {what}")
+
+    output = StageOutput(pass_on, attempts.path)
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", node.name]
+    status: int | None = None
     try:
         status = stream(
             command,
@@ -194,9 +266,11 @@ def run_node(workspace: Workspace, node: Node, timeout_s: float | None, stop: th
     except StoppedError:
         return Cancelled(message="Its processes were ended.")
     except OvertimeError as error:
-        return Failed(name="TimedOut", message=f"Stage '{node.name}': {error} Last lines:\n{last_lines(lines)}")
+        return failed("TimedOut", str(error), "")
+    finally:
+        output.end(failed=bool(status))
     if status:
-        return Failed(message=f"Stage '{node.name}' failed (status {status}). Last lines:\n{last_lines(lines)}")
+        return failed("Failed", f"failed (status {status}).", output.error())
     publish_artifacts(workspace.root, node.outs)
     return Completed(name="Cached" if skipped else "Ran")
 
@@ -250,7 +324,7 @@ def _watch_for_cancelling() -> Iterator[threading.Event]:
 
 def mark_crashed(checkout: Path) -> list[str]:
     """Mark the flow runs of ``checkout`` whose process was killed as crashed; returns their names."""
-    return owner.mark_crashed(pipeline.name, checkout)
+    return owner.mark_crashed(FLOW_NAME, checkout)
 
 
 def flush(seconds: float = 20.0) -> None:

@@ -1,6 +1,7 @@
 """Flow runs whose process is gone: a killed one cannot say so itself, and would stay Running for ever."""
 
 import logging
+import re
 from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -14,6 +15,8 @@ from pipelines.stages.alive import identity, lives
 
 LOG = logging.getLogger(__name__)
 
+_IDENTITY = re.compile(r".+:\d+:\d+")
+"""What :func:`pipelines.stages.alive.identity` makes."""
 OWNER = "gantry.owner"
 CHECKOUT = "gantry.checkout"
 
@@ -36,7 +39,10 @@ def mark_crashed(flow_name: str, checkout: Path) -> list[str]:
         marked = []
         for run in runs:
             owner = run.labels.get(OWNER)
-            if run.labels.get(CHECKOUT) != str(checkout) or not isinstance(owner, str) or lives(owner):
+            if run.labels.get(CHECKOUT) != str(checkout) or not isinstance(owner, str):
+                continue
+            # A client of the server may write any label.
+            if not _IDENTITY.fullmatch(owner) or lives(owner):
                 continue
             message = f"Its process ({owner.rsplit(':', 1)[0]}) was killed."
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)

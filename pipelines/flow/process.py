@@ -8,7 +8,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -93,7 +92,7 @@ def _pass_on_lines(
         if stop is not None and stop.is_set():
             raise StoppedError("Stopped on request.")
         if deadline is not None and time.monotonic() > deadline:
-            raise OvertimeError(f"Took longer than its limit of {timeout_s:g} s.")
+            raise OvertimeError(f"took longer than its limit of {timeout_s:g} s.")
         if select.select([process.stdout], [], [], 0.2)[0]:
             content = os.read(process.stdout.fileno(), 1 << 16)
             if not content:
@@ -175,8 +174,3 @@ class _Lines:
         text = _ESCAPES.sub("", line.decode("utf-8", "replace")).rstrip()
         if text:
             self._on_line(redact(text))
-
-
-def last_lines(lines: deque[str], count: int = 15) -> str:
-    """The last lines of an output, for a message."""
-    return "\n".join(list(lines)[-count:])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from pipelines.flow.web import START_SECONDS, address_of, listen, own_auth, own_server, private_folder, whose
 from pipelines.stages.alive import lives
@@ -100,6 +101,46 @@ def is_gone(url: str, auth: str | None = None) -> bool:
     except OSError:
         return False
     return False
+
+
+@contextmanager
+def answering(url: str, auth: str | None, trouble: str) -> Iterator[None]:
+    """Turn what Prefect's client raises in the block, where its server does not answer or refuses, into a StageError.
+
+    Args:
+        url: of the server's API.
+        auth: its password, where it is a server of this checkout; None for one that PREFECT_API_URL names.
+        trouble: what has become of a server that does not answer, for the message.
+    """
+    try:
+        yield
+    except GantryError:
+        raise
+    except Exception as error:
+        named = "" if auth else " PREFECT_API_URL names it: start it, or unset that."
+        for cause in _causes(error):
+            status = getattr(getattr(cause, "response", None), "status_code", None)
+            if status in (401, 403):
+                remedy = "its password is in the checkout" if auth else "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+                raise StageError(f"The Prefect server at {url} refuses this client ({status}): {remedy}.") from error
+            if status is not None:
+                raise StageError(f"The Prefect server at {url} answers with an error ({status}).{named}") from error
+            if _of_connection(cause) or is_gone(url, auth):
+                raise StageError(f"The Prefect server at {url} {trouble} ({type(cause).__name__}){named}") from error
+        raise
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from, and those that it groups."""
+    yield error
+    for below in (error.__cause__, *getattr(error, "exceptions", ())):
+        if below is not None:
+            yield from _causes(below)
+
+
+def _of_connection(error: BaseException) -> bool:
+    """Whether a client could not reach a server. Prefect and what it asks with are imported by whoever raised it."""
+    return isinstance(error, ConnectionError) or type(error).__module__.partition(".")[0] in ("httpx", "httpcore")
 
 
 def _kept(name: str, root: Path) -> str | None:

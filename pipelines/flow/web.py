@@ -33,6 +33,8 @@ from pipelines.stages.work import var_directory
 
 START_SECONDS = 120.0
 """Two busy cores need 16 s and more to start Prefect's server."""
+ANSWER_SECONDS = 5.0
+"""How long an answer that proves whose a server is may take."""
 HOSTS = ("127.0.0.1", "::1")
 """Where to listen: the first that this machine has."""
 USER = "gantry"
@@ -204,7 +206,7 @@ def whose(address: str, auth: str) -> Literal["ours", "another's", "silent", "no
     nonce = secrets.token_hex(16)
     port = urllib.parse.urlsplit(address).port or 80
     try:
-        with _DIRECT.open(f"{address}{PROOF_PATH}?nonce={nonce}", timeout=5) as answer:
+        with _DIRECT.open(f"{address}{PROOF_PATH}?nonce={nonce}", timeout=ANSWER_SECONDS) as answer:
             said = answer.read(1000).decode("latin-1")
     except OSError as error:
         reason = getattr(error, "reason", error)

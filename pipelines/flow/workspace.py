@@ -9,6 +9,7 @@ import datetime
 import fcntl
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
 
+PREFECT_SECRETS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_KEY")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
@@ -48,7 +51,7 @@ def checkout_workspace(root: Path) -> Workspace:
 
 @contextmanager
 def worktree_workspace(
-    checkout: Path, *, revision: str, overrides: Mapping[str, Any], name: str
+    checkout: Path, *, revision: str, overrides: Mapping[str, Any], name: str, from_client: bool = False
 ) -> Iterator[Workspace]:
     """A worktree of ``revision`` with parameters overridden and its data in place; removed with the block.
 
@@ -57,12 +60,13 @@ def worktree_workspace(
         revision: a branch, tag or commit; uncommitted changes of the checkout are not in it.
         overrides: values by dotted name in params.yaml.
         name: of the worktree and of the experiment.
+        from_client: whether a client of the Prefect server chose the revision: see :func:`find_commit`.
 
     Raises:
         StageError: no such revision, or the data of that commit is neither in the cache nor on a remote.
         SettingsError: an override that names no setting, or an impossible value.
     """
-    with _worktree(checkout, revision, overrides, name) as (root, environment):
+    with _worktree(checkout, revision, overrides, name, from_client=from_client) as (root, environment):
         bring_data(root, environment)
         yield Workspace(root=root, environment=environment, experiment=name)
 
@@ -78,20 +82,69 @@ def check_revision(checkout: Path, revision: str, overrides: Mapping[str, Any]) 
         check_stages(root)
 
 
+def find_commit(checkout: Path, revision: str, *, from_client: bool = False) -> str:
+    """The id of the commit that git knows as ``revision`` in the repository of ``checkout``.
+
+    Args:
+        checkout: the checkout.
+        revision: a branch, tag or commit. It is never taken for an option of git.
+        from_client: whether a client of the Prefect server named it. Then it has to be on a branch or tag of the repository
+            or before its HEAD: a fetched commit of somebody else's is among its objects, too.
+
+    Raises:
+        StageError: there is no repository, it cannot be read, or it has no such commit.
+    """
+    repository_prefix(checkout)
+    commit = git(
+        checkout, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", check=False
+    )
+    if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+        raise StageError(f"There is no revision '{revision}' in {checkout}: name a branch, a tag or a commit.")
+    if from_client:
+        holders = git(checkout, "for-each-ref", "--count=1", "--contains", commit, "refs/heads", "refs/tags")
+        if not holders and git(checkout, "merge-base", commit, "HEAD", check=False) != commit:
+            raise StageError(
+                f"The revision '{revision}' is on no branch or tag of {checkout}: a run through the Prefect server may not "
+                "have it."
+            )
+    return commit
+
+
+def repository_prefix(checkout: Path) -> Path:
+    """Where ``checkout`` is in its git repository: ``.`` at its root.
+
+    Raises:
+        StageError: there is no repository, or git cannot read it (says why).
+    """
+    try:
+        return Path(git(checkout, "rev-parse", "--show-prefix") or ".")
+    except StageError as error:
+        if "not a git repository" not in str(error):
+            raise
+        raise StageError(
+            f"{checkout} is in no git repository, so there is no revision to run. Make one (git init, git add -A, git commit), "
+            "or run the folder as it is: gantry run."
+        ) from None
+
+
 @contextmanager
 def _worktree(
-    checkout: Path, revision: str, overrides: Mapping[str, Any], name: str
+    checkout: Path, revision: str, overrides: Mapping[str, Any], name: str, *, from_client: bool = False
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """A worktree with checked settings and without data, and the environment of what is run in it."""
-    commit = git(checkout, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
-    if not commit:
-        raise StageError(f"There is no revision '{revision}' in {checkout}: name a branch, a tag or a commit.")
+    commit = find_commit(checkout, revision, from_client=from_client)
     remove_abandoned(checkout)
     holder = var_directory(checkout) / "worktrees" / name
     claim(holder)
-    root = holder / "tree"
+    tree = holder / "tree"
+    # The checkout may be a subfolder of a larger repository.
+    root = tree / repository_prefix(checkout)
     try:
-        git(checkout, "worktree", "add", "--detach", str(root), commit)
+        git(checkout, "worktree", "add", "--detach", str(tree), commit)
+        if not (root / "dvc.yaml").is_file():
+            raise StageError(
+                f"Revision '{revision}' has no {root.relative_to(tree) / 'dvc.yaml'}: it is no Gantry checkout."
+            )
         LOG.info("Worktree of %s at %s.", commit[:12], root)
         environment = {
             **_environment(),
@@ -124,7 +177,17 @@ def _remove(checkout: Path, holder: Path) -> None:
 
 def _environment() -> dict[str, str]:
     """The environment of a stage: this interpreter's commands first, and nothing that belongs to another run."""
-    foreign = ("PREFECT__", "DVC_STAGE", "DVC_ROOT", "MLFLOW_RUN_ID", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    # A stage has nothing to ask of the Prefect server.
+    foreign = (
+        "PREFECT__",
+        *PREFECT_SECRETS,
+        "DVC_STAGE",
+        "DVC_ROOT",
+        "MLFLOW_RUN_ID",
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+    )
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

@@ -19,7 +19,7 @@ Path("pids.new").rename(f"{target}.pids")
 print(f"making {target} in run {os.environ.get('GANTRY_PIPELINE_RUN')}", flush=True)
 time.sleep(float(says[f"seconds_{target}"]))
 if says["fail"] == target:
-    print(f"the trouble with {target}", flush=True)
+    print(f"error: the trouble with {target}", flush=True)
     sys.exit(5)
 child.kill()
 Path(target).write_text(Path(source).read_text() + f"{target}\\n")

@@ -75,7 +75,7 @@ def test_a_schedule_whose_server_has_ended_says_so(monkeypatch):
 
     monkeypatch.setattr(cli, "SERVER_SECONDS", 0.01)
     gone = [False, True, False, True, True, True]
-    monkeypatch.setattr(cli, "is_gone", lambda url: gone.pop(0))
+    monkeypatch.setattr(cli, "is_gone", lambda url, auth: gone.pop(0))
     with pytest.raises(StageError, match="server at http://gone/api has ended, so nothing is scheduled"):
         asyncio.run(cli._serve(Runner(), "http://gone/api"))
     assert gone == [], "a server that is started again at once is not gone"
@@ -88,7 +88,11 @@ def test_a_run_whose_server_goes_away_says_how_to_go_on(flow_project, monkeypatc
         raise ConnectionError("All connection attempts failed")
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    for name, stand_in in {"pipeline": away, "mark_crashed": lambda root: [], "flush": lambda: None}.items():
+    for name, stand_in in {
+        "pipeline_of": lambda root: away,
+        "mark_crashed": lambda root: [],
+        "flush": lambda: None,
+    }.items():
         monkeypatch.setattr(flow, name, stand_in)
     with pytest.raises(StageError, match=r"server at http://127.0.0.1:9/api went away .*PREFECT_API_URL names it"):
         cli.run_pipeline(flow_project, [], None, {})

@@ -15,9 +15,10 @@ pytestmark = pytest.mark.prefect
 FLOW = """
 import sys
 from pipelines.flow import process
-from pipelines.flow.flow import pipeline
+from pathlib import Path
+from pipelines.flow.flow import pipeline_of
 process.GRACE_SECONDS = 1.0
-pipeline(sys.argv[1])
+pipeline_of(Path(sys.argv[1]))()
 """
 PARAMS_SLOW = "fail: none\nseconds_a: 300\nseconds_b: 0\n"
 
@@ -29,9 +30,9 @@ def no_grace(monkeypatch):
 
 
 def _run(root, **parameters):
-    from pipelines.flow.flow import pipeline
+    from pipelines.flow.flow import pipeline_of
 
-    return pipeline(str(root), return_state=True, **parameters)
+    return pipeline_of(root)(return_state=True, **parameters)
 
 
 def _pids(root, target) -> list[int]:
@@ -78,9 +79,18 @@ def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(pre
     assert state.is_failed()
     error = state.result(raise_on_failure=False)
     assert isinstance(error, PipelineError)
-    assert "Stage 'first' failed" in str(error)
-    assert "the trouble with a" in str(error)
-    assert "NoneType" not in capfd.readouterr().err, "a traceback of no exception"
+    whole = next((flow_project / "var" / "logs").glob("*/first.log"))
+    assert str(error).splitlines() == [
+        "Stage 'first' failed (status 255).",
+        "the trouble with a",
+        f"Its whole output is in {whole}.",
+    ]
+    assert state.message == "Stage 'first' failed (status 255)."
+    assert whole.read_text().count("the trouble with a") == 2, "of each attempt"
+    said = capfd.readouterr().err
+    assert said.count("the trouble with a") == 1, "the last attempt's is for the end of the command"
+    assert "Attempt 1 of 2" in said
+    assert "NoneType" not in said, "a traceback of no exception"
     assert [(result.stage, result.state) for result in error.results] == [("first", "Failed")]
     assert not (flow_project / "b.pids").exists(), "a stage was run after one that failed"
     assert not running(_pids(flow_project, "a")[1]), "the failed stage's child was left behind"
@@ -91,14 +101,15 @@ def test_neither_the_log_nor_the_state_of_a_run_holds_a_secret(prefect_api, flow
 
     monkeypatch.setenv("GANTRY_TRACKING_URI", "http://me:s3cr3t-word@127.0.0.1:9")
     stages = flow_project / "stages.py"
-    tells = 'print("trouble at", os.environ["GANTRY_TRACKING_URI"], flush=True)'
-    stages.write_text(stages.read_text().replace('print(f"the trouble with {target}", flush=True)', tells))
+    tells = 'print("error: trouble at", os.environ["GANTRY_TRACKING_URI"], flush=True)'
+    stages.write_text(stages.read_text().replace('print(f"error: the trouble with {target}", flush=True)', tells))
     params = flow_project / "params.yaml"
     params.write_text(params.read_text().replace("fail: none", "fail: a") + "flow: {retries: 0}\n")
     state = _run(flow_project)
     assert state.is_failed()
-    assert "trouble at http://127.0.0.1:9" in state.message
-    assert "s3cr3t" not in state.message + str(state.result(raise_on_failure=False))
+    error = str(state.result(raise_on_failure=False))
+    assert "trouble at http://127.0.0.1:9" in error
+    assert "s3cr3t" not in state.message + error
     with get_client(sync_client=True) as client:
         run_id = state.state_details.flow_run_id
         wait_for(

@@ -1,41 +1,44 @@
 """Which Prefect server a command uses, and what it leaves of the environment."""
 
-import http.server
+import base64
+import json
 import os
-import socket
-import threading
+import urllib.error
+import urllib.request
 from contextlib import nullcontext
 
 import pytest
 
 from gan_core.errors import StageError
 from gan_core.files import write_json
-from pipelines.flow.server import free_port, healthy, is_gone, prefect_environment, server
+from pipelines.flow.door import proof
+from pipelines.flow.server import answering, is_gone, prefect_environment, server
+from pipelines.flow.web import address_of, listen, own_auth
 from pipelines.stages.alive import identity
+from tests.pipelines.flow.test_web import answering as answering_with
 
 
 @pytest.fixture
-def answering():
-    """The API address of something that answers as a Prefect server does."""
+def ours(tmp_path):
+    """The API address of something that answers as a server of the checkout ``tmp_path`` does."""
 
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/api/health" else 404)
-            self.end_headers()
+    def answer(path: str) -> tuple[int, str]:
+        return 200, proof(own_auth(tmp_path), int(address.rpartition(":")[2]), path.partition("nonce=")[2])
 
-        def log_message(self, *words: object) -> None:
-            pass
+    with answering_with(answer) as address:
+        yield f"{address}/api"
 
-    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{listening.server_port}/api"
-    listening.shutdown()
-    listening.server_close()
+
+@pytest.fixture
+def strangers():
+    """The API address of another checkout's server: it answers whatever is asked that all is well."""
+    with answering_with(lambda path: (200, "true")) as address:
+        yield f"{address}/api"
 
 
 @pytest.fixture(autouse=True)
 def _no_server_named(monkeypatch):
-    for name in ("PREFECT_API_URL", "PREFECT_HOME", "GANTRY_VAR"):
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME", "GANTRY_VAR"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -45,50 +48,83 @@ def test_the_server_that_the_environment_names_is_used(tmp_path, monkeypatch):
         assert url == os.environ["PREFECT_API_URL"] == "http://elsewhere/api"
 
 
-def test_a_server_that_lasts_in_this_checkout_is_used(tmp_path, answering):
-    write_json(tmp_path / "var" / "prefect" / "server.json", {"url": answering, "process": identity()})
+def test_a_server_that_lasts_in_this_checkout_is_used_with_its_password(tmp_path, ours):
+    write_json(tmp_path / "var" / "prefect" / "server.json", {"url": ours, "process": identity()})
     with server(tmp_path) as url:
-        assert url == answering
-        assert os.environ["PREFECT_API_URL"] == answering
+        assert url == ours
+        assert os.environ["PREFECT_API_URL"] == ours
+        assert os.environ["PREFECT_API_AUTH_STRING"] == own_auth(tmp_path)
         assert os.environ["PREFECT_HOME"] == str(tmp_path / "var" / "prefect")
-    assert "PREFECT_API_URL" not in os.environ
-    assert "PREFECT_HOME" not in os.environ
+    assert not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"} & set(os.environ)
+
+
+def test_a_note_that_leads_to_a_strangers_server_is_passed_over(tmp_path, strangers, monkeypatch):
+    """Of a checkout that several machines share: the process of the note is on another one."""
+    note = {"url": strangers, "process": "another-machine:1:1"}
+    write_json(tmp_path / "var" / "prefect" / "server.json", note)
+    monkeypatch.setattr("pipelines.flow.server._own", lambda *_: nullcontext("http://own/api"))
+    with server(tmp_path) as url:
+        assert url == "http://own/api"
 
 
 @pytest.mark.parametrize("guest", [True, False])
-def test_a_runs_server_serves_who_only_looks(tmp_path, answering, monkeypatch, guest):
+def test_a_runs_server_serves_who_only_looks(tmp_path, ours, monkeypatch, guest):
     """It ends with its run: another run has one of its own."""
-    write_json(tmp_path / "var" / "prefect" / "run-server.json", {"url": answering, "process": identity()})
+    write_json(tmp_path / "var" / "prefect" / "run-server.json", {"url": ours, "process": identity()})
     if not guest:
         monkeypatch.setattr("pipelines.flow.server._own", lambda *_: nullcontext("http://own/api"))
     with server(tmp_path, guest=guest) as url:
-        assert url == (answering if guest else "http://own/api")
+        assert url == (ours if guest else "http://own/api")
 
 
-def test_gone_is_what_refuses_and_not_what_is_slow(answering):
-    assert not is_gone(answering)
-    assert is_gone(f"http://127.0.0.1:{free_port(0)}/api")
-    with socket.create_server(("127.0.0.1", 0), backlog=1) as silent:
-        assert not is_gone(f"http://127.0.0.1:{silent.getsockname()[1]}/api")
+def test_gone_is_what_refuses_or_is_anothers_and_not_what_is_slow(tmp_path, ours, strangers, monkeypatch):
+    auth = own_auth(tmp_path)
+    assert not is_gone(ours, auth)
+    assert is_gone(strangers, auth)
+    assert not is_gone(strangers), "one that the environment names has to prove nothing"
+    with listen(0) as closed:
+        nobody = f"{address_of(closed)}/api"
+    assert is_gone(nobody)
+    assert is_gone(nobody, auth)
+    monkeypatch.setattr("pipelines.flow.web.ANSWER_SECONDS", 0.2)
+    with listen(0) as silent:
+        assert not is_gone(f"{address_of(silent)}/api")
+        assert not is_gone(f"{address_of(silent)}/api", auth)
 
 
-def test_health_is_asked_for_and_not_assumed(answering):
-    assert healthy(answering)
-    assert not healthy(answering.replace("/api", "/other"))
-    assert not healthy(f"http://127.0.0.1:{free_port(0)}/api")
-
-
-def test_a_taken_port_is_not_offered(answering):
-    port = int(answering.split(":")[2].removesuffix("/api"))
-    assert free_port(port) != port
-
-
-def test_whoever_answers_on_the_port_is_not_taken_for_the_checkouts_own(tmp_path, answering):
-    port = int(answering.split(":")[2].removesuffix("/api"))
-    message = rf"Port {port} of this machine is taken. Choose another: --port"
+def test_whoever_answers_on_the_port_is_not_taken_for_the_checkouts_own(tmp_path, strangers):
+    port = int(strangers.split(":")[2].removesuffix("/api"))
+    message = rf"Port {port} of this machine is taken or not yours to use. Choose another: --port"
     with pytest.raises(StageError, match=message), server(tmp_path, port=port, lasting=True):
         pass
     assert not (tmp_path / "var" / "prefect" / "server.json").exists()
+
+
+def test_a_server_that_refuses_fails_or_is_away_is_one_error():
+    import httpx
+
+    def answered(status: int) -> httpx.HTTPStatusError:
+        request = httpx.Request("GET", "http://elsewhere/api")
+        return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+
+    url = "http://elsewhere/api"
+    for error, message in (
+        (answered(401), r"at http://elsewhere/api refuses this client \(401\): set PREFECT_API_AUTH_STRING"),
+        (answered(500), r"at http://elsewhere/api answers with an error \(500\). PREFECT_API_URL names it"),
+        (
+            httpx.ConnectError("All connection attempts failed"),
+            r"at http://elsewhere/api does not answer. \(ConnectError\)",
+        ),
+        (ExceptionGroup("of a runner", [ConnectionResetError()]), r"does not answer. \(ConnectionResetError\)"),
+    ):
+        with pytest.raises(StageError, match=message), answering(url, None, "does not answer."):
+            raise error
+
+
+@pytest.mark.parametrize("error", [StageError("a stage failed"), ZeroDivisionError("a fault of ours")])
+def test_an_error_of_something_else_is_no_error_of_the_server(error, strangers):
+    with pytest.raises(type(error), match=str(error)), answering(strangers, None, "does not answer."):
+        raise error
 
 
 def test_prefect_is_kept_inside_the_checkout_and_silent(tmp_path, monkeypatch):
@@ -98,3 +134,52 @@ def test_prefect_is_kept_inside_the_checkout_and_silent(tmp_path, monkeypatch):
     assert int(environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]) >= 60
     monkeypatch.setenv("PREFECT_HOME", "/somewhere")
     assert prefect_environment(tmp_path)["PREFECT_HOME"] == "/somewhere"
+
+
+@pytest.mark.prefect
+def test_a_server_of_a_checkout_is_closed_to_strangers_and_other_pages(prefect_api):
+    """What let any user of the machine, and any web page, run code as the owner of a schedule."""
+    order = f"{prefect_api}/deployments/00000000-0000-0000-0000-000000000000/create_flow_run"
+
+    def status(url: str, **headers: str) -> int:
+        sent = {"Content-Type": "application/json", **{name.title(): value for name, value in headers.items()}}
+        request = urllib.request.Request(url, json.dumps({"parameters": {"checkout": "/mine"}}).encode(), sent)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    known = "Basic " + base64.b64encode(os.environ["PREFECT_API_AUTH_STRING"].encode()).decode()
+    assert status(order) == 401
+    assert status(order, authorization="Basic bm86bm8=") == 401
+    assert status(order, authorization=known, host="evil.example") == 403
+    assert status(order, authorization=known, origin="http://evil.example") == 403
+    assert status(order, authorization=known, origin="null") == 403
+    assert status(order, authorization=known) == 404, "the owner is let in, and there is no such deployment"
+
+
+@pytest.mark.prefect
+def test_a_server_of_a_checkout_answers_on_loopback_alone_and_tells_no_password(prefect_api):
+    import psutil
+
+    port = int(prefect_api.split(":")[2].removesuffix("/api"))
+    listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.laddr.port == port]
+    assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
+    password = os.environ["PREFECT_API_AUTH_STRING"].partition(":")[2]
+    for process in psutil.process_iter(["cmdline"]):
+        assert password not in " ".join(process.info["cmdline"] or [])
+
+
+@pytest.mark.prefect
+def test_a_socket_without_the_password_is_closed(prefect_api):
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
+    from websockets.sync.client import connect
+
+    url = prefect_api.replace("http", "ws", 1) + "/events/out"
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(url, origin="http://evil.example", subprotocols=["prefect"])
+    with connect(url, subprotocols=["prefect"]) as socket_:
+        socket_.send(json.dumps({"type": "auth", "token": "a guess"}))
+        with pytest.raises(ConnectionClosed):
+            socket_.recv(timeout=20)

@@ -15,8 +15,11 @@ from pipelines.flow.workspace import (
     apply_overrides,
     check_checkout,
     check_raw_data,
+    check_revision,
     check_settings,
+    checkout_workspace,
     dvc,
+    find_commit,
     git,
     parse_override,
     remove_abandoned,
@@ -101,6 +104,75 @@ def test_data_that_is_not_in_the_cache_comes_from_the_remote_or_is_an_error(data
 def test_an_unknown_revision_is_an_error(data_project):
     with pytest.raises(StageError, match="no revision 'mian'"), _worktree(data_project, revision="mian"):
         pass
+
+
+def test_a_revision_is_never_an_option_of_git(data_project, tmp_path):
+    for revision in ("--upload-pack=touch mine", "--help", "-h", "^main", "--git-dir"):
+        with pytest.raises(StageError, match="There is no revision"):
+            find_commit(data_project, revision)
+
+
+def test_a_client_has_commits_of_branches_tags_and_head_alone(data_project):
+    """Among a repository's objects are also commits that somebody else has pushed or that were fetched to look at."""
+    tree = git(data_project, "rev-parse", "HEAD^{tree}")
+    strangers = git(data_project, "commit-tree", "-m", "not on a branch", tree)
+    git(data_project, "update-ref", "refs/pull/1/head", strangers)
+    assert find_commit(data_project, strangers) == strangers
+    for name in (strangers, strangers[:12], "refs/pull/1/head"):
+        with pytest.raises(StageError, match="is on no branch or tag"):
+            find_commit(data_project, name, from_client=True)
+    head = git(data_project, "rev-parse", "HEAD")
+    assert find_commit(data_project, "main", from_client=True) == head
+    assert find_commit(data_project, "HEAD~1", from_client=True) == git(data_project, "rev-parse", "HEAD~1")
+    git(data_project, "tag", "seen", strangers)
+    assert find_commit(data_project, strangers, from_client=True) == strangers
+
+
+def test_a_checkout_may_be_a_subfolder_of_a_larger_repository(flow_template, tmp_path):
+    larger = tmp_path / "larger"
+    project = larger / "gans" / "project"
+    shutil.copytree(flow_template, project, ignore=shutil.ignore_patterns(".git"))
+    shutil.rmtree(project / ".dvc")
+    (larger / "README").write_text("more\n")
+    run_command("git", "init", "-q", "-b", "main", cwd=larger)
+    run_dvc("init", "-q", "--subdir", cwd=project)
+    run_command("git", "add", "-A", cwd=larger)
+    run_command("git", "commit", "-qm", "both", cwd=larger)
+    check_revision(project, "main", {})
+    with _worktree(project, overrides={"seconds_b": 0.5}) as workspace:
+        assert workspace.root.is_relative_to(project / "var")
+        assert workspace.root.parts[-2:] == ("gans", "project")
+        dvc(workspace.root, workspace.environment, "repro", "-q")
+        assert (workspace.root / "b").read_text() == "raw\na\nb\n"
+        dvc(workspace.root, {**workspace.environment, **environment()}, "exp", "save", "-n", "night")
+    assert "night" in run_dvc("exp", "list", "--name-only", cwd=project).stdout
+    assert not list((project / "var" / "worktrees").iterdir())
+    assert "worktrees" not in git(larger, "worktree", "list")
+
+
+def test_without_a_repository_the_remedy_is_to_make_one(flow_project):
+    shutil.rmtree(flow_project / ".git")
+    with pytest.raises(StageError, match=r"is in no git repository.*git init"), _worktree(flow_project):
+        pass
+
+
+def test_a_repository_that_git_cannot_read_is_told_in_gits_words(flow_project):
+    (flow_project / ".git" / "config").write_text("nonsense\n")
+    with pytest.raises(StageError, match="bad config"), _worktree(flow_project):
+        pass
+
+
+def test_a_revision_from_before_the_checkout_was_one_is_an_error(data_project):
+    run_command("git", "rm", "-q", "dvc.yaml", cwd=data_project)
+    run_command("git", "commit", "-qm", "none", cwd=data_project)
+    with pytest.raises(StageError, match=r"has no dvc\.yaml"), _worktree(data_project):
+        pass
+    assert not list((data_project / "var" / "worktrees").iterdir())
+
+
+def test_a_stage_is_not_given_the_password_of_the_prefect_server(flow_project, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "gantry:secret")
+    assert "gantry:secret" not in checkout_workspace(flow_project).environment.values()
 
 
 def test_the_worktree_of_a_killed_run_is_removed_by_the_next(data_project):

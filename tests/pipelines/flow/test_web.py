@@ -1,0 +1,175 @@
+"""A checkout's own web servers: their password, their port, and how they prove whose they are."""
+
+import http.server
+import os
+import socket
+import stat
+import threading
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+from gan_core.errors import StageError
+from pipelines.flow.door import PROOF_PATH, proof
+from pipelines.flow.web import USER, address_of, auth_file, listen, own_auth, own_server, sign_in_page, whose
+from pipelines.redaction import redact
+
+
+@contextmanager
+def answering(answer):
+    """The address of a server that answers each request with ``answer(path)``: status and text."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, text = answer(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.server_port}"
+    listening.shutdown()
+    listening.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _no_var(monkeypatch):
+    monkeypatch.delenv("GANTRY_VAR", raising=False)
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_password_is_made_once_and_only_its_owner_can_read_it(tmp_path):
+    before = os.umask(0)
+    try:
+        auth = own_auth(tmp_path)
+    finally:
+        os.umask(before)
+    assert own_auth(tmp_path) == auth
+    assert auth.startswith(f"{USER}:")
+    assert len(auth) > 40
+    assert mode(auth_file(tmp_path)) == 0o600
+    assert mode(auth_file(tmp_path).parent) == 0o700
+    assert own_auth(tmp_path / "other") != auth
+    assert [path.name for path in auth_file(tmp_path).parent.iterdir()] == ["auth"]
+
+
+def test_a_password_that_others_could_read_is_replaced(tmp_path):
+    auth = own_auth(tmp_path)
+    auth_file(tmp_path).chmod(0o644)
+    assert own_auth(tmp_path) != auth
+    assert mode(auth_file(tmp_path)) == 0o600
+
+
+def test_the_password_is_removed_from_whatever_is_printed(tmp_path):
+    password = own_auth(tmp_path).partition(":")[2]
+    assert password not in redact(f"asked with {password}")
+
+
+def test_the_way_to_sign_in_is_a_file_that_only_its_owner_can_read(tmp_path):
+    page = sign_in_page(tmp_path, "prefect", "http://127.0.0.1:4200")
+    user, _, password = own_auth(tmp_path).partition(":")
+    assert f"http://{user}:{password}@127.0.0.1:4200/gantry/sign-in" in page.read_text()
+    assert mode(page) == 0o600
+
+
+def test_a_taken_port_is_left_alone_unless_it_has_to_be_that_one():
+    with listen(0) as first:
+        port = first.getsockname()[1]
+        with listen(port) as second:
+            assert second.getsockname()[1] not in (0, port)
+        with pytest.raises(StageError, match=f"Port {port} of this machine is taken"):
+            listen(port, only=True)
+
+
+def test_nobody_comes_between_the_choice_of_a_port_and_the_start_of_its_server():
+    """A port that was only looked at, or only bound, is another's as soon as that one listens."""
+    with listen(0) as held, socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            stranger.bind(held.getsockname())
+
+
+def test_many_at_once_get_a_port_each():
+    found: list[socket.socket] = []
+    threads = [threading.Thread(target=lambda: found.append(listen(4200))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({one.getsockname()[1] for one in found}) == 20
+    for one in found:
+        one.close()
+
+
+def test_a_machine_without_the_first_address_listens_on_the_next():
+    with listen(0, hosts=("192.0.2.1", "127.0.0.1")) as listening:  # an address kept for documentation: nobody's
+        assert address_of(listening).startswith("http://127.0.0.1:")
+    with pytest.raises(StageError, match="no loopback address"):
+        listen(0, hosts=("192.0.2.1",))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="this machine has no IPv6")
+def test_an_address_of_ipv6_is_written_in_brackets():
+    with listen(0, hosts=("::1",)) as listening:
+        assert address_of(listening) == f"http://[::1]:{listening.getsockname()[1]}"
+
+
+def test_a_stranger_that_takes_any_password_is_not_taken_for_ours():
+    for answer in ((200, "true"), (200, ""), (404, "no"), (200, "x" * 5000)):
+        with answering(lambda path, answer=answer: answer) as address:
+            assert whose(address, "gantry:secret") == "another's"
+
+
+def test_a_stranger_that_passes_the_question_on_is_not_taken_for_ours():
+    def ours(path: str) -> tuple[int, str]:
+        return 200, proof("gantry:secret", int(real.rpartition(":")[2]), path.partition("nonce=")[2])
+
+    def pass_on(path: str) -> tuple[int, str]:
+        with urllib.request.urlopen(f"{real}{path}", timeout=5) as answer:
+            return 200, answer.read().decode()
+
+    with answering(ours) as real, answering(pass_on) as address:
+        assert whose(real, "gantry:secret") == "ours"
+        assert whose(real, "gantry:other") == "another's"
+        assert whose(address, "gantry:secret") == "another's"
+
+
+def test_the_password_is_not_sent_to_whoever_is_asked():
+    seen = []
+    with answering(lambda path: (seen.append(path), (200, "no"))[1]) as address:
+        whose(address, "gantry:secret")
+    assert seen[0].startswith(PROOF_PATH)
+    assert "secret" not in seen[0]
+
+
+def test_an_answer_that_is_late_and_nobody_at_all_are_told_apart(monkeypatch):
+    with listen(0) as silent:
+        address = address_of(silent)
+        monkeypatch.setattr("pipelines.flow.web.ANSWER_SECONDS", 0.2)
+        assert whose(address, "gantry:secret") == "silent"
+    assert whose(address, "gantry:secret") == "nobody's"
+
+
+def test_this_machine_is_not_asked_through_a_proxy(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
+    with answering(lambda path: (200, "no")) as address:
+        assert whose(address, "gantry:secret") == "another's"
+
+
+def test_a_server_that_ends_while_it_starts_is_an_error_with_its_log(tmp_path):
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": "nonsense://"}
+    log = tmp_path / "page.log"
+    with (
+        pytest.raises(StageError, match=rf"MLflow server at .* ended while it started. Its log is {log}"),
+        own_server("mlflow", tmp_path, listen(0), environment, log),
+    ):
+        pass
+    assert "nonsense" in log.read_text()
