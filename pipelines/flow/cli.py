@@ -1,6 +1,7 @@
 """``gantry run``, ``gantry serve`` and ``gantry ui``."""
 
 import asyncio
+import atexit
 import logging
 import os
 import time
@@ -154,7 +155,8 @@ def serve(
             parameters={"revision": revision, "overrides": overrides},
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {url.removesuffix('/api')}. Ctrl-C ends it.")
+        pages = url.removesuffix("/api") + (" (gantry ui --open signs in)" if auth else "")
+        click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {pages}. Ctrl-C ends it.")
         # A server that the environment names may be away and come back; nobody starts one of this checkout again.
         asyncio.run(_serve(runner, None if elsewhere else url, auth))
 
@@ -244,8 +246,12 @@ def _show(root: Path, pages: Sequence[Page], open_browser: bool) -> None:
             "whole line. Or: gantry ui --open."
         )
     for page in pages if open_browser else ():
-        target = sign_in_page(root, page.title.lower(), page.address).as_uri() if page.own else page.address
-        webbrowser.open(target)
+        if page.own:
+            signed_in = sign_in_page(root, page.title.lower(), page.address)
+            atexit.register(signed_in.unlink, missing_ok=True)
+            webbrowser.open(signed_in.as_uri())
+        else:
+            webbrowser.open(page.address)
 
 
 def _mlflow_page(root: Path, port: int, stack: ExitStack) -> Page:

@@ -1,6 +1,7 @@
 """``gantry run`` and ``gantry serve`` as commands, on a real Prefect server."""
 
 import asyncio
+import json
 import signal
 import sys
 from contextlib import suppress
@@ -12,7 +13,7 @@ from gan_core.errors import GantryError, SettingsError, StageError
 from pipelines.flow import cli
 from pipelines.flow.cli import run, serve, summary
 from pipelines.flow.flow import StageResult
-from tests.pipelines.toy import dvc, start, wait_for
+from tests.pipelines.toy import dvc, make_project, start, wait_for
 from tests.pipelines.toy import run as run_command
 
 GANTRY = (sys.executable, "-c", "from pipelines.cli import main; main()")
@@ -117,9 +118,22 @@ def test_gantry_run_says_what_ran_and_ends_with_a_message_when_a_stage_fails(pre
     assert done.returncode == 1
     assert "first   Cached" in done.stdout
     assert "second  Failed" in done.stdout
-    assert "error: Stage 'second' failed" in done.stdout
-    assert "the trouble with b" in done.stdout.splitlines()[-2:][0] + done.stdout.splitlines()[-1]
+    told = done.stdout.splitlines()[-3:]
+    assert told[:2] == ["error: Stage 'second' failed (status 255).", "the trouble with b"]
+    assert told[2].startswith(f"Its whole output is in {flow_project / 'var' / 'logs'}")
+    assert done.stdout.count("the trouble with b") == 1, "an error is told once"
     assert "Traceback" not in done.stdout
+
+
+def _order(client, deployment, parameters) -> str:
+    """Why a run that is ordered with ``parameters``, and with no check of them by the server, fails."""
+    order = {"parameters": parameters, "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
+    answer = client.request("POST", f"/deployments/{deployment}/create_flow_run", json=order)
+    run = answer.json()["id"]
+    wait_for(lambda: client.read_flow_run(run).state.is_final(), 90, f"the end of the run with {parameters}")
+    state = client.read_flow_run(run).state
+    assert not state.is_completed(), f"{parameters} were taken"
+    return state.message
 
 
 @pytest.mark.prefect
@@ -130,6 +144,19 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
     from prefect.exceptions import ObjectNotFound
 
     name = flow_project.parent.name
+    mine = flow_project.parent / "ran"
+    another = make_project(
+        flow_project.parent / "another",
+        {"dvc.yaml": f"stages:\n  mine:\n    cmd: touch {mine}\n    outs: [{mine}]\n", "params.yaml": "{}\n"},
+    )
+    refused = {
+        json.dumps({"checkout": str(another)}): "checkout",
+        json.dumps({"checkout": str(another), "revision": None}): "checkout",
+        json.dumps({"revision": "--upload-pack=touch ran"}): "cannot have the revision",
+        json.dumps({"overrides": {"seconds_b": 0.7}}): "cannot set 'seconds_b'",
+        json.dumps({"overrides": {"track.uri": "http://evil.example"}}): "cannot set 'track.uri'",
+        json.dumps({"stages": ["mine"]}): "There is no stage 'mine'",
+    }
     command = (*GANTRY, "serve", "--cron", "0 3 * * *", "--name", name, "--set", "seconds_b=0.5")
     process = start(*command, cwd=flow_project, PREFECT_API_URL=prefect_api)
     try:
@@ -153,7 +180,10 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
             ordered = client.create_flow_run_from_deployment(deployment).id
             wait_for(lambda: client.read_flow_run(ordered).state.is_final(), 120, "the end of the run")
             finished = client.read_flow_run(ordered)
-        assert finished.state.is_completed(), finished.state.message
+            assert finished.state.is_completed(), finished.state.message
+            for asked, why in refused.items():
+                assert why in _order(client, deployment, json.loads(asked))
+        assert not mine.exists(), "a client chose what code runs"
     finally:
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)

@@ -70,7 +70,7 @@ def test_stages_run_once_in_dvcs_order_and_are_cached_after_that(prefect_api, fl
     assert [result.stage for result in state.result()] == ["first"]
 
 
-def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(prefect_api, flow_project, capfd):
+def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(prefect_api, flow_project, caplog):
     from pipelines.flow.flow import PipelineError
 
     params = flow_project / "params.yaml"
@@ -87,10 +87,14 @@ def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(pre
     ]
     assert state.message == "Stage 'first' failed (status 255)."
     assert whole.read_text().count("the trouble with a") == 2, "of each attempt"
-    said = capfd.readouterr().err
-    assert said.count("the trouble with a") == 1, "the last attempt's is for the end of the command"
-    assert "Attempt 1 of 2" in said
-    assert "NoneType" not in said, "a traceback of no exception"
+    (first,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert first.startswith("Attempt 1 of 2: Stage 'first' failed (status 255).\nthe trouble with a\n")
+    # Once by the flow, for the server's log: the command tells it on the terminal, at its own end.
+    (last,) = [
+        record for record in caplog.records if "trouble with a" in record.getMessage() and record.levelname == "ERROR"
+    ]
+    assert last.told_by_command
+    assert "NoneType" not in caplog.text, "a traceback of no exception"
     assert [(result.stage, result.state) for result in error.results] == [("first", "Failed")]
     assert not (flow_project / "b.pids").exists(), "a stage was run after one that failed"
     assert not running(_pids(flow_project, "a")[1]), "the failed stage's child was left behind"
@@ -116,6 +120,23 @@ def test_neither_the_log_nor_the_state_of_a_run_holds_a_secret(prefect_api, flow
             lambda: "trouble at http://127.0.0.1:9" in _logs(client, run_id), 30, "the log's arrival at the server"
         )
         assert "s3cr3t" not in _logs(client, run_id)
+
+
+def test_the_name_of_a_run_leads_nowhere_whatever_a_client_calls_it(monkeypatch):
+    """It names a folder, which is removed at the end, and a DVC experiment."""
+    from pipelines.flow.flow import run_name
+
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "0d1e2f30-0000-0000-0000-000000000000")
+    for called, name in {
+        "../../../etc": "etc-0d1e2f30",
+        "--help": "help-0d1e2f30",
+        "a\nb; rm -rf /": "a-b-rm-rf-0d1e2f30",
+        "..": "run-0d1e2f30",
+        "quick-fox": "quick-fox-0d1e2f30",
+        "x" * 300: "x" * 60 + "-0d1e2f30",
+    }.items():
+        monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__NAME", called)
+        assert run_name() == name
 
 
 def test_a_stage_that_takes_too_long_is_ended(prefect_api, flow_project):

@@ -1,10 +1,12 @@
 """A checkout's own web servers: their password, their port, and how they prove whose they are."""
 
+import base64
 import http.server
 import os
 import socket
 import stat
 import threading
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
@@ -173,3 +175,35 @@ def test_a_server_that_ends_while_it_starts_is_an_error_with_its_log(tmp_path):
     ):
         pass
     assert "nonsense" in log.read_text()
+
+
+def test_mlflows_pages_show_the_store_to_who_has_the_password_alone(tmp_path):
+    from pipelines.tracking.store import connect, ensure_experiment
+
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    ensure_experiment(connect(store), store, "digits")
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": store,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    with own_server("mlflow", tmp_path, listen(0), environment, tmp_path / "page.log") as page:
+        known = "Basic " + base64.b64encode(own_auth(tmp_path).encode()).decode()
+        search = f"{page.address}/ajax-api/2.0/mlflow/experiments/search?max_results=5"
+
+        def ask(url: str, **headers: str) -> tuple[int, str]:
+            try:
+                with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+                    return answer.status, answer.read().decode()
+            except urllib.error.HTTPError as error:
+                return error.code, error.read().decode()
+
+        assert ask(search)[0] == 401
+        assert ask(f"{page.address}/health")[0] == 401
+        assert ask(search, Authorization=known, Host="evil.example")[0] == 403
+        assert ask(search, Authorization=known, Origin="http://evil.example")[0] == 403
+        status, text = ask(search, Authorization=known)
+        assert (status, "digits" in text) == (200, True)
+        assert "<title>MLflow" in ask(page.address, Authorization=known)[1]
+    assert whose(page.address, own_auth(tmp_path)) == "nobody's"
