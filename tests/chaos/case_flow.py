@@ -21,7 +21,7 @@ VICTIMS = {
     "repro": "dvc repro",
     "stage": "gantry stage",
     "guard": "pipelines.stages.alive",
-    "prefect": "prefect server start",
+    "prefect": "pipelines.flow.door prefect",
 }
 """What a command line holds, by the name of the case."""
 RUN_SECONDS = 400.0
@@ -85,7 +85,7 @@ def _break(run: Command, fault: str) -> None:
 def _check_message(output: str, fault: str, status: int) -> None:
     if status:
         assert "Traceback" not in output, f"a traceback after {fault} was killed:\n{output[-4000:]}"
-        assert "Error: " in output, f"no error is named after {fault} was killed:\n{output[-2000:]}"
+        assert "error: " in output.lower(), f"no error is named after {fault} was killed:\n{output[-2000:]}"
 
 
 def _in_order(numbers: random.Random, count: int) -> list[str]:
