@@ -83,12 +83,12 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
         LOGGER.removeHandler(handler)
         stack.callback(flush)
         auth = None if elsewhere else own_auth(root)
-        with answering(url, auth, "does not answer."):
+        with answering(url, auth):
             mark_crashed(root)
         remove_abandoned(root)
-        going_on = "went away during the run. Stages that had ended stay done: the same command goes on from there."
+        going_on = " Stages that had ended stay done: the same command goes on from there."
         try:
-            with answering(url, auth, going_on):
+            with answering(url, auth, "went away during the run", going_on):
                 state: Any = pipeline_of(root)(stages, revision, overrides, return_state=True)
         except KeyboardInterrupt:
             click.echo("Ended. The stage that was running resumes where it was when it is run again.", err=True)
@@ -141,7 +141,7 @@ def serve(
         from pipelines.flow.flow import mark_crashed, pipeline_of
 
         LOGGER.removeHandler(handler)
-        stack.enter_context(answering(url, auth, "does not answer."))
+        stack.enter_context(answering(url, auth))
         mark_crashed(root)
         remove_abandoned(root)
         runner = Runner(name=name, limit=limit, pause_on_shutdown=True)

@@ -104,13 +104,14 @@ def is_gone(url: str, auth: str | None = None) -> bool:
 
 
 @contextmanager
-def answering(url: str, auth: str | None, trouble: str) -> Iterator[None]:
+def answering(url: str, auth: str | None, trouble: str = "does not answer", then: str = "") -> Iterator[None]:
     """Turn what Prefect's client raises in the block, where its server does not answer or refuses, into a StageError.
 
     Args:
         url: of the server's API.
         auth: its password, where it is a server of this checkout; None for one that PREFECT_API_URL names.
         trouble: what has become of a server that does not answer, for the message.
+        then: how to go on.
     """
     try:
         yield
@@ -126,7 +127,9 @@ def answering(url: str, auth: str | None, trouble: str) -> Iterator[None]:
             if status is not None:
                 raise StageError(f"The Prefect server at {url} answers with an error ({status}).{named}") from error
             if _of_connection(cause) or is_gone(url, auth):
-                raise StageError(f"The Prefect server at {url} {trouble} ({type(cause).__name__}){named}") from error
+                raise StageError(
+                    f"The Prefect server at {url} {trouble} ({type(cause).__name__}).{named}{then}"
+                ) from error
         raise
 
 
