@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from gan_core.errors import GantryError, SettingsError, StageError
 from pipelines.flow import cli
 from pipelines.flow.cli import run, serve, summary
-from pipelines.flow.flow import StageResult
+from pipelines.flow.flow import StageResult, pipeline_of
 from tests.pipelines.toy import dvc, make_project, start, wait_for
 from tests.pipelines.toy import run as run_command
 
@@ -125,9 +125,13 @@ def test_gantry_run_says_what_ran_and_ends_with_a_message_when_a_stage_fails(pre
 
 
 def _order(client, deployment, parameters) -> str:
-    """The id of a run that is ordered with ``parameters``, with no check of them by the server."""
+    """The id of a run that is ordered with ``parameters``; the client asks the server not to check them."""
     order = {"parameters": parameters, "enforce_parameter_schema": False, "state": {"type": "SCHEDULED"}}
     return client.request("POST", f"/deployments/{deployment}/create_flow_run", json=order).json()["id"]
+
+
+def test_the_checkout_is_no_parameter_of_its_flow(flow_project):
+    assert set(pipeline_of(flow_project).parameters.properties) == {"stages", "revision", "overrides"}
 
 
 @pytest.mark.prefect
@@ -135,7 +139,7 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
     from prefect.client.schemas.sorting import FlowRunSort
-    from prefect.exceptions import ObjectNotFound
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
     name = flow_project.parent.name
     mine = flow_project.parent / "ran"
@@ -144,7 +148,6 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
         {"dvc.yaml": f"stages:\n  mine:\n    cmd: touch {mine}\n    outs: [{mine}]\n", "params.yaml": "{}\n"},
     )
     refused = [
-        ({"checkout": str(another)}, "checkout"),
         ({"revision": "--upload-pack=touch ran"}, "cannot have the revision"),
         ({"overrides": {"track.uri": "http://evil.example"}}, "cannot set 'track.uri'"),
     ]
@@ -172,6 +175,9 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
             wait_for(lambda: client.read_flow_run(ordered).state.is_final(), 120, "the end of the run")
             finished = client.read_flow_run(ordered)
             assert finished.state.is_completed(), finished.state.message
+            foreign = {"parameters": {"checkout": str(another)}}
+            with pytest.raises(PrefectHTTPStatusError, match="409"):
+                client.request("POST", f"/deployments/{deployment}/create_flow_run", json=foreign)
             orders = [(_order(client, deployment, asked), asked, why) for asked, why in refused]
             for run, asked, why in orders:
                 wait_for(lambda run=run: client.read_flow_run(run).state.is_final(), 120, f"the end of {asked}")
