@@ -8,6 +8,7 @@ import click
 
 from gan_core.errors import GantryError
 from gan_core.files import what_failed
+from pipelines.proxies import without_proxy
 from pipelines.redaction import redact_output
 
 # Nothing that Gantry starts reports home; a user who wants it sets the variable.
@@ -21,6 +22,7 @@ for _name, _value in {
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
 }.items():
     os.environ.setdefault(_name, _value)
+os.environ.update(without_proxy(os.environ))
 
 COMMANDS = {
     "demo": ("pipelines.demo:demo", "The whole pipeline on Fashion-MNIST."),

@@ -5,6 +5,7 @@ whose path they find in GANTRY_CLUSTER. A stage that needs Ray (:func:`cluster`)
 address. A run in which no stage needs Ray starts none.
 """
 
+import atexit
 import logging
 import os
 import shutil
@@ -15,13 +16,22 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-import psutil
-
-from gan_core.errors import StageError
+from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
+from pipelines.local_ray import (
+    LOOPBACK,
+    Watch,
+    core_processes,
+    new_token,
+    private_environment,
+    private_ray,
+    session_folder,
+)
+from pipelines.redaction import redact_output
 from pipelines.stages.alive import guarded
 from pipelines.stages.owned import abandoned, claim
 from pipelines.stages.work import var_directory
@@ -29,12 +39,9 @@ from pipelines.stages.work import var_directory
 LOG = logging.getLogger(__name__)
 
 START_SECONDS = 300.0
-_STARTS = 4
+_STARTS = 2
 _LARGEST_LOG = 1 << 20
-# session_2026-11-23_18-29-08_412881_1234567/sockets/plasma_store.4294967295 and a slash before it
-_LONGEST_BELOW = 78
-_LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
-_KEPT_SESSIONS = 3
+_RESUMES = "What was done is kept: run the stage again, and it resumes where it stopped."
 
 
 @contextmanager
@@ -50,7 +57,8 @@ def cluster(*, root: Path | str = ".", num_cpus: int | None = None, log_to_drive
         log_to_driver: whether what the workers print appears here.
 
     Raises:
-        StageError: the cluster that was named or offered cannot be reached; says which and what to do.
+        StageError: the cluster that was named or offered cannot be reached, a local one did not start, or what the block
+            needs of it died; says which and what to do.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -58,21 +66,69 @@ def cluster(*, root: Path | str = ".", num_cpus: int | None = None, log_to_drive
     if ray.is_initialized():
         yield ray.get_runtime_context().gcs_address
         return
-    address = os.environ.get("RAY_ADDRESS") or _offered()
-    try:
-        if address:
-            ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.WARNING)
-        else:
-            _start_local(Path(root), num_cpus, log_to_driver)
-    except ConnectionError as error:
-        remedy = "Start it, or unset RAY_ADDRESS for a local one"
-        if not os.environ.get("RAY_ADDRESS"):
+    named = os.environ.get("RAY_ADDRESS")
+    with ExitStack() as stack:
+        if named:
+            processes = _connect(
+                named, log_to_driver, "Start it, check RAY_AUTH_TOKEN, or unset RAY_ADDRESS for a local one"
+            )
+        elif offer := _offered():
+            stack.enter_context(private_ray(os.environ["RAY_AUTH_TOKEN"]))
             remedy = "It belongs to this run, which starts another where the stage is run again"
-        raise StageError(f"The Ray cluster at {address} cannot be reached: {error}. {remedy}.") from error
+            processes = _connect(offer["address"], log_to_driver, remedy, offer["processes"])
+        else:
+            processes = stack.enter_context(_local(root, num_cpus, log_to_driver, new_token()))
+        watch = Watch(processes)
+        try:
+            with watch:
+                yield ray.get_runtime_context().gcs_address
+        except (KeyboardInterrupt, Exception) as error:
+            if (explained := _explained(error, watch.look())) is None:
+                raise
+            raise explained from error
+        finally:
+            if watch.look():
+                atexit.unregister(ray._private.worker.shutdown)
+                atexit.register(_end_at_once)
+            else:
+                ray.shutdown()
+
+
+def _end_at_once() -> None:
+    """End a process that was connected to a cluster that died: Ray's own end waits for the dead, and crashes (signal 11)."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
+
+
+def _explained(error: BaseException, died: str | None) -> StageError | None:
+    """Where the reason of ``error`` is that something of Ray died, a StageError that says so; else None."""
+    import ray
+
+    if died:
+        reason = "The system's log (dmesg) says whether it was for want of memory."
+        return StageError(f"The Ray cluster of this run died: its {died} is gone. {reason} {_RESUMES}")
+    if isinstance(error, ray.exceptions.RayError) and not isinstance(error, (GantryError, ray.exceptions.RayTaskError)):
+        return StageError(f"A process of the Ray cluster died ({_first_line(error)}). {_RESUMES}")
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _connect(
+    address: str, log_to_driver: bool, remedy: str, processes: Mapping[str, str] | None = None
+) -> Mapping[str, str]:
+    """Connect to a cluster; gives ``processes``, which to watch."""
+    import ray
+
     try:
-        yield ray.get_runtime_context().gcs_address
-    finally:
-        ray.shutdown()
+        ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.WARNING)
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise StageError(f"The Ray cluster at {address} cannot be reached: {_first_line(error)}. {remedy}.") from error
+    return processes or {}
 
 
 @contextmanager
@@ -91,17 +147,17 @@ def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[s
         return
     var = var_directory(root, environment)
     with _place(var) as place:
-        # A local Ray turns its token on by itself; whoever connects to it has to be told.
-        auth = {"RAY_AUTH_MODE": environment.get("RAY_AUTH_MODE", "token")}
+        # A token of its own: with it a stage comes in, and nobody else does.
+        private = private_environment(new_token())
         ended = threading.Event()
         keeper = threading.Thread(
             target=_keep,
-            args=(root, place, var / "ray.log", {**environment, **auth}, ended),
+            args=(root, place, var / "ray.log", {**environment, **private}, ended),
             name="cluster-keeper",
         )
         keeper.start()
         try:
-            yield {"GANTRY_CLUSTER": str(place), **auth}
+            yield {"GANTRY_CLUSTER": str(place), **private}
         finally:
             ended.set()
             keeper.join()
@@ -170,8 +226,12 @@ def _run_until(ended: threading.Event, root: Path, place: Path, log: Path, envir
     return status
 
 
-def _offered() -> str | None:
-    """Ask for the cluster that the flow offers; its address, or None where no flow offers one."""
+def _offered() -> dict[str, Any] | None:
+    """Ask for the cluster that the flow offers; its address and its processes, or None where no flow offers one.
+
+    That its processes live proves that it is ours: no other can listen where its control store does. (The token would prove
+    nothing: a cluster without one takes any.)
+    """
     folder = os.environ.get("GANTRY_CLUSTER")
     if not folder or not Path(folder).is_dir():
         return None
@@ -179,23 +239,30 @@ def _offered() -> str | None:
     token = uuid.uuid4().hex
     write_json(place / "wanted", token)
     deadline = time.monotonic() + START_SECONDS
-    while not (place / "address").exists():
+    while True:
+        with suppress(FileNotFoundError):  # the one that keeps it removes the note of one that died
+            offer = read_json(place / "address")
+            if not Watch(offer["processes"]).look():
+                return offer
         if (place / "failed").exists() and (note := read_json(place / "failed"))["asking"] == token:
             raise StageError(f"The Ray cluster of this run did not start: {note['why']}.")
         if time.monotonic() > deadline:
             raise StageError(f"The Ray cluster of this run did not start within {START_SECONDS:.0f} s.")
         time.sleep(0.1)
-    return read_json(place / "address")
 
 
-def _start_local(root: Path, num_cpus: int | None, log_to_driver: bool) -> None:
-    """Start Ray on this machine. Ray guards it with a token in the user's home, and keeps its dashboard on loopback."""
+@contextmanager
+def _local(root: Path | str, num_cpus: int | None, log_to_driver: bool, token: str) -> Iterator[dict[str, str]]:
+    """Start Ray on this machine, reachable by its owner alone, for the length of the block; yields its core processes."""
+    folder = session_folder(var_directory(root) / "ray")
+    with private_ray(token):
+        _start_local(folder, num_cpus, log_to_driver)
+        yield core_processes()
+
+
+def _start_local(folder: str, num_cpus: int | None, log_to_driver: bool) -> None:
     import ray
 
-    # Ray starts its workers at niceness 15: beside anything else that computes, training would stand still.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # Ray tells by a warning that its token authentication is on, which is what we want.
-    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     for attempt in range(1, _STARTS + 1):
         try:
             ray.init(
@@ -203,45 +270,43 @@ def _start_local(root: Path, num_cpus: int | None, log_to_driver: bool) -> None:
                 num_cpus=num_cpus,
                 log_to_driver=log_to_driver,
                 logging_level=logging.WARNING,
-                _temp_dir=_session_folder(var_directory(root) / "ray"),
+                _node_ip_address=LOOPBACK,
+                _temp_dir=folder,
             )
             return
         except Exception as error:
-            # Ray gives a node half a minute to register, which a busy machine may not make, and says so only in words.
-            if "timed out during startup" not in str(error) or attempt == _STARTS:
+            # That a node took longer to register than it may, Ray says only in words.
+            if "timed out during startup" not in str(error):
                 raise
-            LOG.warning("Ray did not start within its own limit (attempt %d of %d); trying again.", attempt, _STARTS)
             ray.shutdown()
-
-
-def _session_folder(wanted: Path) -> str | None:
-    """``wanted``, freed of old sessions' logs, or None (Ray's own choice) where its path is too long for a socket."""
-    if len(os.fsencode(wanted)) + _LONGEST_BELOW > _LONGEST_SOCKET:
-        LOG.info("The path %s is too long for Ray's sockets; Ray uses its own folder for temporary files.", wanted)
-        return None
-    wanted.mkdir(parents=True, exist_ok=True)
-    sessions = sorted(path for path in wanted.glob("session_2*") if path.is_dir() and not path.is_symlink())
-    for session in sessions[:-_KEPT_SESSIONS]:
-        _remove_session(session)
-    return str(wanted)
-
-
-def _remove_session(session: Path) -> None:
-    # The name ends with the number of the process that started it.
-    owner = session.name.rpartition("_")[2]
-    if owner.isdigit() and not psutil.pid_exists(int(owner)):
-        shutil.rmtree(session, ignore_errors=True)
+            if attempt == _STARTS:
+                raise StageError(
+                    f"Ray did not start within its limit, {_STARTS} times: this machine is too busy or short of memory. Try "
+                    "again later, or raise RAY_raylet_start_wait_time_s (seconds) in the environment. Ray's logs are in "
+                    f"{folder}/session_latest/logs."
+                ) from error
+            LOG.warning("Ray did not start within its own limit (attempt %d of %d); trying again.", attempt, _STARTS)
 
 
 def main() -> None:
     """``python -m pipelines.cluster FOLDER CHECKOUT``: keep a local cluster and leave its address in FOLDER."""
     place, root = Path(sys.argv[1]), Path(sys.argv[2])
-    os.environ.pop("GANTRY_CLUSTER", None)
+    redact_output()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    with cluster(root=root, log_to_driver=False) as address:
-        write_json(place / "address", address)
-        while True:
-            time.sleep(3600)
+    with _local(root, None, False, os.environ["RAY_AUTH_TOKEN"]) as processes:
+        import ray
+
+        write_json(place / "address", {"address": ray.get_runtime_context().gcs_address, "processes": processes})
+        watch = Watch(processes)
+        try:
+            while not watch.look():
+                time.sleep(0.5)
+        finally:
+            if not watch.look():
+                ray.shutdown()
+    print(f"The Ray cluster died: its {watch.died} is gone.", file=sys.stderr, flush=True)
+    os._exit(1)  # the guard ends what is left; Ray's own end would wait for the dead
 
 
 if __name__ == "__main__":

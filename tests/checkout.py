@@ -38,11 +38,21 @@ def run(command: list[str], where: Path, environment: dict[str, str], timeout: f
 
 
 def newcomer(cache: Path) -> dict[str, str]:
-    """The environment of a newcomer: this interpreter's commands, caches of its own."""
-    foreign = ("GANTRY_CACHE", *URI_VARIABLES, "RAY_ADDRESS", "PREFECT_", "DVC_")
+    """The environment of a newcomer: this interpreter's commands, caches of its own, a home that is empty."""
+    foreign = ("GANTRY_CACHE", *URI_VARIABLES, "RAY_ADDRESS", "PREFECT_", "DVC_", "XDG_", "MPLCONFIGDIR")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**kept, "PATH": path, "GANTRY_CACHE_DIR": str(cache)}
+    home = cache / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    # Python's own packages of the user are found from the home.
+    return {
+        **kept,
+        "PATH": path,
+        "GANTRY_CACHE_DIR": str(cache / "gantry"),
+        "HOME": str(home),
+        "PYTHONNOUSERSITE": "1",
+        "DVC_NO_ANALYTICS": "1",
+    }
 
 
 def clone(root: Path, params: Mapping[str, Any], environment: dict[str, str]) -> Path:

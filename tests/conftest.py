@@ -31,6 +31,12 @@ def _quiet_threads() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_prefect(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prefect makes a folder in the home as soon as it is imported, unless it is given another."""
+    os.environ.setdefault("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Derived caches go to the test's own folder, so that no test sees another's; weights stay in the user's cache."""

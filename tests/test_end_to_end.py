@@ -87,6 +87,11 @@ def test_every_stage_runs_and_leaves_its_results(checkout: Path, first_run: str)
     assert set(best) == set(PARAMS["tune"]["space"])
 
 
+def test_nothing_is_written_to_the_home(environment: dict[str, str], first_run: str) -> None:
+    home = Path(environment["HOME"])
+    assert sorted(str(path.relative_to(home)) for path in home.rglob("*")) == []
+
+
 def test_a_second_run_runs_no_stage(checkout: Path, environment: dict[str, str], first_run: str) -> None:
     lock = (checkout / "dvc.lock").read_bytes()
     output = run(["dvc", "repro"], checkout, environment)

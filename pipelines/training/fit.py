@@ -1,6 +1,7 @@
 """Ray Train around gan_core's trainer."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import CheckpointError, StageError
 from gan_core.generator import load_generator
 from gan_core.training.checkpoint import damage, list_checkpoints
+from pipelines.local_ray import LOOPBACK
 from pipelines.progress import say
 from pipelines.settings import Settings
 from pipelines.training.progress import Progress
@@ -38,6 +40,8 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from pipelines.training.rendezvous import LocalTorchConfig
+
     least, most = settings.train.workers
     use_gpu, cpus = share(least, most, ray.cluster_resources())
     name = work.name
@@ -61,10 +65,16 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     )
     if resumed := newest_step((work / CHECKPOINTS, uploads)):
         say("train", f"resumed at step {resumed}, from the newest checkpoint of a run that was stopped")
+    # A worker that waits for one that is gone cannot leave the group: half a minute by default before it is ended.
+    os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")
+    on_this_machine = ray.get_runtime_context().gcs_address.startswith(f"{LOOPBACK}:")
+    meeting = (
+        LocalTorchConfig(timeout_s=PATIENCE, folder=job.work) if on_this_machine else TorchConfig(timeout_s=PATIENCE)
+    )
     trainer = TorchTrainer(
         work_as_one,
         train_loop_config=dataclasses.asdict(job),
-        torch_config=TorchConfig(timeout_s=PATIENCE),
+        torch_config=meeting,
         scaling_config=ScalingConfig(
             num_workers=least if least == most else (least, most),  # type: ignore[arg-type]
             use_gpu=use_gpu,
@@ -82,7 +92,13 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     with Progress(work / CURVES, settings.train.steps):
         try:
             trainer.fit()
+        except ray.exceptions.RayActorError as error:
+            raise StageError(
+                f"Ray Train's controller died ({_first_line(error)}). Checkpoints stay in {work}; running the stage again "
+                "resumes from them."
+            ) from error
         except ray.train.TrainingFailedError as error:
+            raise_handed_over(work / FAILURE)
             raise StageError(
                 f"Ray Train gave up (train.max_failures is {settings.train.max_failures}): {_last_line(error)} "
                 f"Checkpoints stay in {work}; running the stage again resumes from them."
@@ -132,6 +148,10 @@ def newest_step(places: Iterable[Path]) -> int:
     newest = sorted(found, key=lambda path: path.name, reverse=True)
     whole = next((path for path in newest if damage(path) is None), None)
     return int(whole.name.removeprefix("step-")) if whole else 0
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _last_line(error: BaseException) -> str:

@@ -95,6 +95,8 @@ def work_as_one(values: dict[str, Any]) -> None:
     torch.set_num_threads(job.threads)
     settings = parse_settings(job.settings)
     directory = Path(job.work)
+    if (directory / FAILURE).exists():  # by Ray's second attempt: it would end in the same way
+        return
     rank = ray.train.get_context().get_world_rank()
     if rank > 0:
         _train(job, settings, directory, None)
@@ -123,7 +125,7 @@ def _only_trainer(path: Path, patience: float = 60.0) -> Iterator[None]:
 
 def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None:
     device = ray.train.torch.get_device()  # type: ignore[attr-defined]
-    with _handed_over(directory / FAILURE, ray.train.get_context().get_world_rank()):
+    with handed_over(directory / FAILURE, ray.train.get_context().get_world_size()):
         trainer = Trainer(
             settings.model.family,
             settings.model.config,
@@ -140,13 +142,18 @@ def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None
 
 
 @contextmanager
-def _handed_over(path: Path, rank: int) -> Iterator[None]:
-    """Leave a GantryError in ``path`` for the driver: it is the same on every worker and after every restart."""
+def handed_over(path: Path, workers: int) -> Iterator[None]:
+    """Leave a GantryError in ``path`` for the driver: no restart of the workers would mend it.
+
+    With several ``workers`` it is raised as well, so that Ray ends the others: those that did not meet it would wait for
+    this one for hours.
+    """
     try:
         yield
     except GantryError as error:
-        if rank == 0:
-            write_json(path, {"kind": type(error).__name__, "message": str(error)})
+        write_json(path, {"kind": type(error).__name__, "message": str(error)})
+        if workers > 1:
+            raise
 
 
 def raise_handed_over(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The tune stage: prepared data in; the best settings, a leaderboard and a plot of the search out."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def plot_search(table: pd.DataFrame, space: Mapping[str, Range], path: Path) -> 
 
     A setting that is searched on a log scale is shown on one.
     """
+    # Its list of fonts, which it otherwise keeps in two places of the home.
+    os.environ.setdefault("MPLCONFIGDIR", str(user_cache_dir() / "matplotlib"))
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,10 +1,11 @@
 """A toy DVC project in git: stages that are a line of Python each, for tests of what runs stages."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
@@ -14,11 +15,10 @@ CHECKOUT = Path(__file__).parents[2]
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a command in a toy project: this checkout's packages, this interpreter's commands."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("GANTRY_", "MLFLOW_TRACKING_URI", "DVC_", "RAY_ADDRESS", "GIT_"))
-    }
+    foreign = ["GANTRY_", "MLFLOW_TRACKING_URI", "DVC_", "RAY_ADDRESS", "RAY_AUTH_", "GIT_"]
+    if "PREFECT_API_URL" not in os.environ:
+        foreign.append("PREFECT_HOME")  # a server of the project's own keeps everything in the project
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(tuple(foreign))}
     return {
         **kept,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -79,6 +79,16 @@ def wait_for(condition: Callable[[], object], seconds: float = 30.0, what: str =
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true in {seconds} s"
         time.sleep(0.05)
+
+
+def listeners(pids: Iterable[int]) -> list[tuple[str, int]]:
+    """Addresses and ports at which the living among these processes listen for TCP connections."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            connections = psutil.Process(pid).net_connections(kind="tcp")
+            found += [tuple(one.laddr) for one in connections if one.status == psutil.CONN_LISTEN]
+    return found
 
 
 def running(pid: int) -> bool:

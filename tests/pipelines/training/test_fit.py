@@ -1,5 +1,6 @@
 """Ray Train around the trainer: survives a killed worker without changing a byte, and hands over clear errors."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,23 +12,24 @@ import pytest
 import torch
 
 from gan_core.data import PreparedDataset
-from gan_core.errors import SettingsError, TrainingDivergedError
+from gan_core.errors import DataError, SettingsError, StageError, TrainingDivergedError
 from gan_core.training.checkpoint import save_checkpoint
 from gan_core.training.trainer import Trainer
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves
 from pipelines.training.fit import fit, is_exported, newest_step, share
-from pipelines.training.worker import CURVES, GENERATOR, _handed_over, raise_handed_over
+from pipelines.training.worker import CHECKPOINTS, CURVES, GENERATOR, handed_over, raise_handed_over
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
+from tests.pipelines.toy import listeners, wait_for
 
 
 class Killer(threading.Thread):
-    """Kills the training worker once it has written so many rows of metrics."""
+    """Kills the training worker, or another process of Ray's, once so many rows of metrics were written."""
 
-    def __init__(self, curves: Path, rows: int) -> None:
+    def __init__(self, curves: Path, rows: int, kind: str = "RayTrainWorker") -> None:
         super().__init__(daemon=True)
-        self._curves, self._rows = curves, rows
+        self._curves, self._rows, self._kind = curves, rows, kind
         self.killed: list[int] = []
 
     def run(self) -> None:
@@ -35,7 +37,7 @@ class Killer(threading.Thread):
         while time.monotonic() < deadline and len(read_curves(self._curves)) < self._rows:
             time.sleep(0.05)
         for process in psutil.Process().children(recursive=True):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
+            if self._kind in " ".join(process.cmdline()):
                 os.kill(process.pid, signal.SIGKILL)
                 self.killed.append(process.pid)
 
@@ -135,11 +137,81 @@ def test_the_newest_whole_checkpoint_says_where_a_run_is_resumed(tmp_path: Path)
     assert newest_step(places) == 40
 
 
-def test_an_error_of_the_trainer_is_handed_over_by_rank_0(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_the_trainer_is_handed_over_by_any_worker(tmp_path: Path, workers: int) -> None:
     raise_handed_over(tmp_path / "none")
-    for rank in (1, 0):
-        with _handed_over(tmp_path / f"failure-{rank}", rank):
-            raise TrainingDivergedError("it cannot be saved")
-    raise_handed_over(tmp_path / "failure-1")
+    # A single worker may end in peace; of several, one that only ended would leave the others waiting for it.
+    ending = pytest.raises(TrainingDivergedError) if workers > 1 else contextlib.nullcontext()
+    with ending, handed_over(tmp_path / "failure", workers):
+        raise TrainingDivergedError("it cannot be saved")
     with pytest.raises(TrainingDivergedError, match="it cannot be saved"):
-        raise_handed_over(tmp_path / "failure-0")
+        raise_handed_over(tmp_path / "failure")
+
+
+@pytest.mark.ray
+def test_an_error_of_one_worker_alone_ends_the_others_and_none_listens_to_strangers(
+    tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_fails(values: dict) -> None:
+        import time
+        from pathlib import Path
+
+        import ray.train
+        import torch.distributed as dist
+
+        from gan_core.errors import DataError
+        from pipelines.training.worker import FAILURE, handed_over
+
+        work, context = Path(values["work"]), ray.train.get_context()
+        if (work / FAILURE).exists():
+            return
+        with handed_over(work / FAILURE, context.get_world_size()):
+            dist.barrier()
+            if context.get_world_rank() == 1:
+                (work / "together").touch()
+                while not (work / "seen").exists():
+                    time.sleep(0.1)
+                raise DataError("there is no data here")
+            dist.barrier()
+
+    monkeypatch.setattr("pipelines.training.fit.work_as_one", one_fails)
+    data = write_prepared(tmp_path / "data", blobs(64))
+    work = tmp_path / "work" / "key"
+    work.mkdir(parents=True)
+    seen: list[tuple[str, int]] = []
+
+    def look() -> None:
+        wait_for((work / "together").exists, 180, "the meeting of the workers")
+        seen.extend(listeners(child.pid for child in psutil.Process().children(recursive=True)))
+        (work / "seen").touch()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    settings = small_settings(train__steps=20, train__num_workers=2, train__max_failures=1)
+    with pytest.raises(DataError, match="there is no data here"):
+        fit(work, data, settings, run_key="key", run_name="train", track=None)
+    took = time.time() - (work / "seen").stat().st_mtime
+    looking.join()
+    assert seen
+    assert {ip for ip, _ in seen} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert took < 120, "the other worker waited for the one that failed"
+    assert not list(work.glob("rendezvous-*"))
+
+
+@pytest.mark.ray
+def test_a_killed_controller_is_one_clear_error_and_the_stage_goes_on_when_run_again(
+    tmp_path: Path, ray_cluster: str
+) -> None:
+    data = write_prepared(tmp_path / "data", blobs(64))
+    settings = small_settings(train__steps=300, train__log_every=10, train__checkpoint_every=20)
+    work = tmp_path / "work" / "key"
+    work.mkdir(parents=True)
+    killer = Killer(work / CURVES, rows=4, kind="TrainController")
+    killer.start()
+    with pytest.raises(StageError, match=r"controller died .* running the stage again resumes from them"):
+        fit(work, data, settings, run_key="key", run_name="train", track=None)
+    killer.join()
+    assert newest_step([work / CHECKPOINTS]) >= 20
+    fit(work, data, settings, run_key="key", run_name="train", track=None)
+    steps = list(read_curves(work / CURVES)["step"])
+    assert steps == list(range(10, 301, 10))

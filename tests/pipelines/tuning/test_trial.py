@@ -32,6 +32,7 @@ def test_the_objective_is_the_mean_fid_of_the_directions(tmp_path: Path, monkeyp
         "threads": 1,
     }
     monkeypatch.setattr(Trial, "trial_id", "search_1")
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "results"))
     values = {"train.generator_lr": 3e-4}
     trial = Trial({**values, "job": job})
     result = trial.step()
