@@ -8,7 +8,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Tests run side by side; those that start a cluster or a server are one group, one after the other.
 BESIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo test test-fast lint types contract chaos bench lock clean
+.PHONY: help demo test test-fast lint types contract chaos fuzz bench lock clean
 help:           ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -42,6 +42,9 @@ contract: $(VENV)/.ready  ## gan_core imports nothing of pipelines
 
 chaos: $(VENV)/.ready  ## faults on purpose, a table on stdout and JSON in var/chaos.json; CASES="kill-*" TIMES=5 choose
 	@$(BIN)/python -m tests.chaos $(if $(CASES),--cases "$(CASES)") $(if $(TIMES),--times $(TIMES)) $(if $(SMALL),--small --lanes 2)
+
+fuzz: $(VENV)/.ready  ## broken and hostile pictures, archives, tables and Parquet; INPUTS=100000 of each, SEED=1 others
+	@$(BIN)/python -m tests.fuzz $(if $(INPUTS),--inputs $(INPUTS)) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.ready  ## measured ratios, a table on stdout and JSON in var/bench.json
 	@$(BIN)/python -m tests.bench

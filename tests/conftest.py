@@ -6,8 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import pipelines.cli  # noqa: F401  switches telemetry off before anything is imported
+
+# The same examples each time, on any machine, however busy it is; what was found is kept as a test, not in a folder.
+settings.register_profile(
+    "gantry",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("gantry")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # What a damaged or locked archive makes its reader raise: bzip2 and gzip an OSError, zip a RuntimeError where it wants a
-# password or another program, UnicodeDecodeError where a name is not what it says.
+# password or another program, a ValueError where a number or a name in a header is none.
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -35,7 +35,8 @@ _BROKEN = (
     EOFError,
     OSError,
     RuntimeError,
-    UnicodeDecodeError,
+    ValueError,
+    OverflowError,
 )
 _REMEDIES = {
     errno.EACCES: "Make it readable, or take it out",
@@ -56,7 +57,7 @@ def is_archive(path: Path) -> bool:
             return True
         with tarfile.open(path, tarinfo=BoundedTarInfo):
             return True
-    except DataError:
+    except (DataError, ValueError, OverflowError):
         return True  # a tar whose first header is hostile, as unpacking is going to say
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError):  # cut off, or damaged, before the first member
         return False

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gan_core.errors import DataError
+from gan_core.images import bounded
 from gan_core.images.files import MAX_FILE_BYTES
 from gan_core.pictures import PictureError
 from pipelines.data.names import MAX_CLASS_LETTERS
@@ -16,6 +17,8 @@ from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, spli
 from pipelines.data.readers.labels import HIDDEN, label_places
 from pipelines.data.readers.layout import file_splits
 
+# What pyarrow raises where the bytes between the parts of a file are not what they say.
+_DAMAGED = (pa.ArrowException, OSError)
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "fine_label")
 
 
@@ -104,17 +107,24 @@ def _read(root: Path, file: str, note: SourceNote, by_name: str) -> _File:
     image = image_column(root / file, schema, note.image_column)
     label = _label_column(root / file, schema, note.label_column)
     columns = [name for name in (label, "split") if name and name in schema.names]
-    _check_sizes(root / file, parquet, columns)
-    table = parquet.read(columns=columns, use_threads=False) if columns else None
+    if columns:
+        _check_sizes(root / file, columns)
+    try:
+        table = parquet.read(columns=columns, use_threads=False) if columns else None
+        values = {name: table[name].to_pylist() for name in columns} if table is not None else {}
+    except _DAMAGED as error:
+        raise DataError(f"{root / file} is damaged ({_short(error)}). Get it again.") from error
+    except OverflowError as error:  # a time before year 1, or after year 9999
+        raise DataError(
+            f"{root / file}: the column '{label}' holds no labels ({error}). Choose another with --label-column."
+        ) from error
     rows = parquet.metadata.num_rows
-    labels = (
-        [_label(root / file, row, value) for row, value in enumerate(table[label].to_pylist())]
-        if table and label
-        else []
-    )
+    if rows != sum(parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)):
+        raise DataError(f"{root / file} is damaged (it says {rows} rows, and its parts other numbers). Get it again.")
+    labels = [_label(root / file, row, value) for row, value in enumerate(values.get(label or "", []))]
     splits = []
-    if table is not None and "split" in columns:
-        for row, value in enumerate(table["split"].to_pylist()):
+    if "split" in columns:
+        for row, value in enumerate(values["split"]):
             split = split_name(str(value))
             if split is None:
                 raise DataError(
@@ -178,6 +188,10 @@ def _entries(
 def image_column(path: Path, schema: pa.Schema, wanted: str | None = None) -> str:
     """The column that holds the pictures."""
     found = _image_columns(schema)
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise DataError(
+            f"{path} has several columns called '{twice[0]}'. Give each a name of its own, and write it again."
+        )
     if wanted is not None and wanted in found:
         return wanted
     if wanted is not None or not found:
@@ -211,11 +225,18 @@ class ParquetReader:
             for group in range(metadata.num_row_groups):
                 self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
             self._file, self._group = entry.file, -1
-        group = next(g for g in range(len(self._starts) - 1) if entry.row < self._starts[g + 1])
+        group = next((g for g in range(len(self._starts) - 1) if entry.row < self._starts[g + 1]), -1)
+        if group < 0:
+            raise PictureError("corrupt", "the file says that it has more rows than it has")
         if group != self._group:
-            table = self._parquet.read_row_group(group, columns=[self._name], use_threads=False)
+            try:
+                table = self._parquet.read_row_group(group, columns=[self._name], use_threads=False)
+            except _DAMAGED as error:
+                raise PictureError("corrupt", f"row group {group} of the file is damaged: {_short(error)}") from error
             self._column, self._group = table[self._name], group
         assert self._column is not None  # read above
+        if entry.row - self._starts[group] >= len(self._column):
+            raise PictureError("corrupt", f"row group {group} has fewer rows than the file says")
         value = self._column[entry.row - self._starts[group]].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
@@ -228,6 +249,10 @@ class ParquetReader:
 def open_reader(root: Path, note: SourceNote) -> ParquetReader:
     """A reader of rows."""
     return ParquetReader(root, note.image_column)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
 
 
 def _files(root: Path) -> list[str]:
@@ -272,21 +297,34 @@ def _names_in_metadata(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
         return ()
 
 
-def _check_sizes(path: Path, parquet: pq.ParquetFile, columns: list[str]) -> None:
-    """Raise DataError where a column of labels holds long texts, before it is read."""
-    metadata = parquet.metadata
+def _check_sizes(path: Path, columns: list[str]) -> None:
+    """Raise DataError where a column of labels holds long texts, before it is read, or where the file is damaged.
+
+    In a worker: of what some damaged files say of a column's size pyarrow ends the process.
+    """
+    try:
+        oversized = bounded.call(_oversized, path, columns)
+    except bounded.WorkerEndedError as error:
+        raise DataError(f"{path} is damaged: what it says of its columns cannot be read. Get it again.") from error
+    if oversized is not None:
+        name, size, rows = oversized
+        raise DataError(
+            f"{path}: the column '{name}' holds {size >> 20} MiB for {rows} rows, which is no label. Choose another with "
+            "--label-column."
+        )
+
+
+def _oversized(path: Path, columns: list[str]) -> tuple[str, int, int] | None:
+    """The first of ``columns`` that is too large for labels, its bytes and its rows; None where there is none."""
+    metadata = _open(path).metadata
     longest = MAX_CLASS_LETTERS * 8
     for group in range(metadata.num_row_groups):
         for index in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(index)
-            if (
-                chunk.path_in_schema in columns
-                and chunk.total_uncompressed_size > longest * max(1, chunk.num_values) + 2**20
-            ):
-                raise DataError(
-                    f"{path}: the column '{chunk.path_in_schema}' holds {chunk.total_uncompressed_size >> 20} MiB for "
-                    f"{chunk.num_values} rows, which is no label. Choose another with --label-column."
-                )
+            size, rows = chunk.total_uncompressed_size, chunk.num_values
+            if chunk.path_in_schema in columns and size > longest * max(1, rows) + 2**20:
+                return chunk.path_in_schema, size, rows
+    return None
 
 
 def _positions(

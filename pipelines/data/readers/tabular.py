@@ -46,9 +46,9 @@ def read_rows(table: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     if table.suffix.lower() == ".parquet":
         try:
             read = pq.read_table(table, columns=list(columns), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+            lists = [read[name].to_pylist() for name in columns]
+        except (pa.ArrowException, OSError, OverflowError) as error:  # a time before year 1, or after year 9999
             raise DataError(f"{table} cannot be read as Parquet: {error}") from error
-        lists = [read[name].to_pylist() for name in columns]
         rows = enumerate(zip(*lists, strict=True), 1)
         return [
             tuple(_text(table, f"row {number}", n, v) for n, v in zip(columns, row, strict=True))
