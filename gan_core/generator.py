@@ -289,7 +289,24 @@ def load_generator(directory: Path | str, device: str | torch.device = "cpu") ->
     return Generator(family, info, _digest(info, sha256_file(newest.path / checkpoints.TENSORS)))
 
 
+def generator_digest(directory: Path | str) -> str:
+    """The :attr:`Generator.digest` of an exported generator, without building it.
+
+    Raises:
+        CheckpointError: the folder holds none, or its weights are not what the description says.
+    """
+    info, weights = _described(Path(directory))
+    return _digest(info, weights)
+
+
 def _exported(directory: Path, device: torch.device) -> Generator:
+    info, digest = _described(directory)
+    family = _rebuilt(info, load_file(directory / WEIGHTS), directory / DESCRIPTION).to(device)
+    return Generator(family, info, _digest(info, digest))
+
+
+def _described(directory: Path) -> tuple[dict[str, Any], str]:
+    """The description of an exported generator, and the SHA-256 of its weights, which the description has too."""
     described, weights = directory / DESCRIPTION, directory / WEIGHTS
     try:
         info = read_json(described)
@@ -300,11 +317,10 @@ def _exported(directory: Path, device: torch.device) -> Generator:
     digest = sha256_file(weights) if weights.is_file() else None
     if digest is None or digest != info.get("weights_sha256"):
         raise CheckpointError(f"{weights} is missing or damaged, or {DESCRIPTION} belongs to others; {_AGAIN}.")
-    family = _rebuilt(info, load_file(weights), described).to(device)
-    return Generator(family, info, _digest(info, digest))
+    return info, digest
 
 
-def _digest(info: dict[str, Any], weights: str | None) -> str:
+def _digest(info: dict[str, Any], weights: str) -> str:
     made_by = {key: info[key] for key in ("family", "config", "shape", "class_shares") if key in info}
     return sha256_json({**made_by, "weights_sha256": weights})
 

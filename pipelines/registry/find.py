@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from gan_core.errors import TrackingError
 from gan_core.generator import DESCRIPTION
 from gan_core.training.checkpoint import STATE, list_checkpoints
-from pipelines.registry.promote import CHAMPION
+from pipelines.registry.champion import CHAMPION
+from pipelines.registry.contents import generator_below, version_files
 from pipelines.registry.register import CHALLENGER
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
 from pipelines.tracking.store import connect, is_refusal, reaching, shown
@@ -32,6 +32,7 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
 
     Raises:
         TrackingError: there is no such generator; says what was looked for and where.
+        CheckpointError: a file of the registered version is not what was registered.
     """
     if not model.strip():
         raise TrackingError("The name of the model is empty; is a variable not set that it was to come from?")
@@ -62,7 +63,7 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
             f"There is no folder '{model}', and nothing says where registered models are: run this in the checkout, or set "
             "GANTRY_TRACKING_URI."
         )
-    with TemporaryDirectory(prefix="gantry-generator-") as temporary:
+    with ExitStack() as open_files:
         with reaching(tracking_uri):
             client = connect(tracking_uri, make=False)
             version = _version(client, model.removeprefix("models:/"))
@@ -71,8 +72,8 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
                     f"There is no generator '{model}': no folder of that name, and at {shown(tracking_uri)} no registered "
                     "model, version, alias or run. Write NAME, NAME/VERSION, NAME@ALIAS, a run's id or a folder."
                 )
-            folder = _download(version, Path(temporary))
-        yield folder
+            files = open_files.enter_context(version_files(version, tracking_uri))
+        yield generator_below(files, version)
 
 
 def is_registered(name: str, version: str, *, tracking_uri: str) -> bool:
@@ -140,13 +141,3 @@ def _of_run(client: "MlflowClient", run: str) -> "ModelVersion | None":
             )
         run = tags.get("mlflow.parentRunId", "")
     return None
-
-
-def _download(version: "ModelVersion", place: Path) -> Path:
-    import mlflow
-
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(place)))
-    found = sorted(folder.rglob(DESCRIPTION))
-    if not found:
-        raise TrackingError(f"Version {version.version} of '{version.name}' holds no generator; was it made by Gantry?")
-    return found[0].parent

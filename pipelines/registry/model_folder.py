@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import gan_core
-from gan_core.files import read_json
+from gan_core.files import read_json, write_json
 from gan_core.generator import Generator, load_generator
+from gan_core.manifest import write_manifest
 from pipelines.registry.card import example_target, model_card
+from pipelines.registry.contents import METRICS
 from pipelines.tracking.store import quiet
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "pandas")
@@ -84,8 +86,8 @@ def write_model(
     example: bytes | None,
     model_id: str,
     run_id: str | None,
-) -> None:
-    """Write the model folder ``target``, its card included.
+) -> str:
+    """Write the model folder ``target``, its card, figures and manifest included; returns the manifest's digest.
 
     Args:
         target: a folder that does not exist.
@@ -129,3 +131,5 @@ def write_model(
         shutil.copyfile(source, target / file)
     text = model_card(name=name, generator=generator, figure=figure, figures=figures, tags=tags, files=card)
     (target / "README.md").write_text(text, encoding="utf-8")
+    write_json(target / METRICS, {"fid": figure, "figures": list(figures)})
+    return write_manifest(target)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gan_core.config import as_dict, build
+from gan_core.config import build
 from gan_core.errors import TrackingError
 from gan_core.files import read_json
-from gan_core.metrics.protocol import Protocol
+from gan_core.metrics.protocol import Figure
 from pipelines.registry.card import version_description
+from pipelines.registry.contents import MANIFEST_TAG, figure_tags
 from pipelines.registry.model_folder import write_model
 from pipelines.tracking.store import (
     KEY_TAG,
@@ -33,10 +34,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER = "challenger"
-STAGE_KEY, FIGURE, VALUE = "gantry.stage_key", "gantry.figure", "gantry.value"
-LOW, HIGH = "gantry.low", "gantry.high"
-"""Ends of the figure's 95 % interval; tags that a version may lack."""
-PROTOCOL, PROTOCOL_DIGEST = "gantry.protocol", "gantry.protocol_digest"
+STAGE_KEY = "gantry.stage_key"
 _LOG = logging.getLogger(__name__)
 
 
@@ -122,6 +120,19 @@ def register_generator(
     )
 
 
+def _measured(figure: Mapping[str, Any], generator_dir: Path) -> Figure:
+    """The figure, checked; raises TrackingError where its value is no number and SettingsError where it is no figure."""
+    value = figure.get("value")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TrackingError(
+            f"The {figure.get('name')} of {generator_dir} is {value}: nothing could be compared with it, so it is not "
+            "registered. Look at the pictures (outputs/evaluate/samples.png): the generator makes none of use, or they are "
+            "too few. Train longer or with other settings, or raise evaluate.samples."
+        )
+    known = {name: of for name, of in figure.items() if name not in ("protocol_digest", "stamp")}
+    return build(Figure, known, where="figure")
+
+
 def _ensure_model(client: "MlflowClient", name: str) -> None:
     try:
         client.create_registered_model(name, description="Generators trained by Gantry.")
@@ -152,23 +163,14 @@ def _create(
     tags: dict[str, str],
     written: dict[str, Any],
 ) -> "ModelVersion":
-    protocol = build(Protocol, figure["protocol"], where="figure.protocol")
     lineage = {**tags, "gantry.run": run_id, "gantry.generator": str(figure["generator_digest"])}
-    tags = {
-        **lineage,
-        FIGURE: str(figure["name"]),
-        VALUE: repr(float(figure["value"])),
-        PROTOCOL: json.dumps(as_dict(protocol), sort_keys=True),
-        PROTOCOL_DIGEST: protocol.digest,
-    }
-    if figure.get("low") is not None and figure.get("high") is not None:
-        tags |= {LOW: repr(float(figure["low"])), HIGH: repr(float(figure["high"]))}
+    tags = {**lineage, **figure_tags(_measured(figure, generator_dir))}
     logged = client.create_logged_model(
         experiment_id, name=re.sub(r"[/:.%\"']", "-", name), source_run_id=run_id, tags=tags, model_type="generator"
     )
     with tempfile.TemporaryDirectory(prefix="gantry-model-") as temporary:
         folder = Path(temporary) / "model"
-        write_model(
+        tags[MANIFEST_TAG] = write_model(
             folder,
             generator_dir=generator_dir,
             name=name,

@@ -1,13 +1,16 @@
 """A tiny generator and a fresh registry for the registry tests."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.generator import save_generator
+from gan_core.generator import generator_digest, save_generator
+from gan_core.manifest import write_manifest
 from gan_core.metrics.protocol import Figure, Protocol
 from pipelines.registry.register import Registered, register_generator
 from tests.pipelines.tracking.database import copy_of, make_template
@@ -61,7 +64,9 @@ def register(uri: str, generator_dir: Path) -> Callable[..., Registered]:
         tags = {"gantry.stage_key": stage_key or f"key-{fid}-{len(protocol or {})}", "gantry.git_commit": "abc"}
         measured = dataclasses.replace(PROTOCOL, **(protocol or {}))
         low, high = interval
-        figure = Figure(name="fid", value=fid, protocol=measured, generator_digest="f" * 64, low=low, high=high)
+        made = changes.get("generator_dir", generator_dir)
+        digest = generator_digest(made) if (made / "generator.json").is_file() else "f" * 64
+        figure = Figure(name="fid", value=fid, protocol=measured, generator_digest=digest, low=low, high=high)
         settings = {
             "generator_dir": generator_dir,
             "name": "digits",
@@ -73,3 +78,22 @@ def register(uri: str, generator_dir: Path) -> Callable[..., Registered]:
         return register_generator(**{**settings, **changes})
 
     return call
+
+
+def artifacts(client: MlflowClient, version: str) -> Path:
+    """Where the files of a version of ``digits`` lie."""
+    return Path(client.get_model_version("digits", version).source.removeprefix("file://"))
+
+
+def seal(client: MlflowClient, version: str) -> None:
+    """Make the manifest and its tag fit files that a test has changed, as only who writes both can."""
+    client.set_model_version_tag("digits", version, "gantry.manifest", write_manifest(artifacts(client, version)))
+
+
+def refigure(client: MlflowClient, version: str, change: Callable[[dict], None]) -> None:
+    """Change the figure that a version is compared by."""
+    path = artifacts(client, version) / "metrics.json"
+    values = json.loads(path.read_text())
+    change(values["fid"])
+    path.write_text(json.dumps(values))
+    seal(client, version)

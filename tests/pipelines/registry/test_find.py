@@ -1,5 +1,7 @@
 """A generator is found by whatever a person calls it: a folder, a registered model, a version, an alias, a run."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from gan_core.errors import TrackingError
@@ -43,12 +45,18 @@ def test_a_trials_run_is_not_taken_for_the_generator_that_was_registered_above_i
         digest(trial, uri)
 
 
-def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, monkeypatch):
+def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, generator_dir, monkeypatch):
     register(fid=20.0)
     promote("digits", tracking_uri=uri)
     register(fid=10.0)
     chosen = []
-    monkeypatch.setattr("pipelines.registry.find._download", lambda version, place: chosen.append(version) or place)
+
+    @contextmanager
+    def noted(version, tracking_uri):
+        chosen.append(version)
+        yield generator_dir
+
+    monkeypatch.setattr("pipelines.registry.find.version_files", noted)
     with generator_folder("digits", tracking_uri=uri):
         pass
     assert [str(version.version) for version in chosen] == ["1"]

@@ -2,23 +2,27 @@
 
 import dataclasses
 import json
-import threading
+import shutil
 
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from gan_core.errors import TrackingError
+from gan_core.errors import CheckpointError, TrackingError
 from gan_core.metrics.protocol import Figure
 from pipelines.registry import cli
-from pipelines.registry import promote as promoting
+from pipelines.registry.ledger import Move
 from pipelines.registry.promote import history, promote, rollback
-from tests.pipelines.registry.conftest import PROTOCOL
+from tests.pipelines.registry.conftest import PROTOCOL, artifacts, refigure, seal
 
 
 @pytest.fixture
 def client(uri):
     return MlflowClient(uri, uri)
+
+
+def moves(uri: str) -> list[Move]:
+    return history("digits", tracking_uri=uri).moves()
 
 
 def champion(client: MlflowClient) -> str | None:
@@ -32,7 +36,7 @@ def test_the_first_challenger_becomes_champion(register, client, uri):
     assert (move.version, move.previous, move.forced) == ("1", None, False)
     assert champion(client) == "1"
     assert promote("digits", tracking_uri=uri) is None  # it is champion already
-    assert len(history("digits", tracking_uri=uri)) == 1
+    assert len(moves(uri)) == 1
 
 
 def test_a_lower_fid_by_the_same_protocol_is_promoted(register, client, uri):
@@ -45,17 +49,83 @@ def test_a_lower_fid_by_the_same_protocol_is_promoted(register, client, uri):
     assert champion(client) == "2"
 
 
-@pytest.mark.parametrize("fid", [30.0, 31.0, float("nan")])
+@pytest.mark.parametrize("fid", [30.0, 31.0])
 def test_a_fid_that_is_not_lower_is_not_promoted(register, client, uri, fid):
     register(30.0, stage_key="first")
     promote("digits", tracking_uri=uri)
-    second = register(31.0, stage_key="second").version
-    # Registering refuses what is no number; an earlier edition did not.
-    client.set_model_version_tag("digits", second, "gantry.value", repr(fid))
+    register(fid, stage_key="second")
     with pytest.raises(TrackingError, match=r"not better than the champion.*against 30\.0000.*--force --reason"):
         promote("digits", tracking_uri=uri)
     assert champion(client) == "1"
-    assert len(history("digits", tracking_uri=uri)) == 1
+    assert len(moves(uri)) == 1
+
+
+@pytest.mark.parametrize("tag", ["-5.0", "abc", "nan", ""])
+def test_the_gate_reads_the_figure_in_the_versions_files_and_no_tag(register, client, uri, tag):
+    register(30.0)
+    promote("digits", tracking_uri=uri)
+    second = register(31.0).version
+    client.set_model_version_tag("digits", second, "gantry.value", tag)
+    with pytest.raises(TrackingError, match=r"fid 31\.0000 against 30\.0000"):
+        promote("digits", tracking_uri=uri)
+
+
+FIGURES = {
+    "no number": (lambda fid: fid.update(value=float("nan")), r"fid\.value: expected a finite number, got nan"),
+    "infinity": (lambda fid: fid.update(value=float("-inf")), r"fid\.value: expected a finite number, got -inf"),
+    "text": (lambda fid: fid.update(value="abc"), r"fid\.value: expected a finite number, got 'abc'"),
+    "no protocol": (lambda fid: fid.pop("protocol"), r"Missing setting 'fid\.protocol'"),
+    "an interval without an end": (lambda fid: fid.update(low=float("inf")), r"fid\.low"),
+    "another generator's": (lambda fid: fid.update(generator_digest="a" * 64), "has the figure of another generator"),
+    "a later edition's": (lambda fid: fid["protocol"].update(new=1), r"Unknown setting 'fid\.protocol\.new'"),
+}
+
+
+@pytest.mark.parametrize("which", ["1", "2"], ids=["the champion's", "the challenger's"])
+@pytest.mark.parametrize("harm", FIGURES)
+def test_a_figure_that_nothing_can_be_compared_with_is_refused_by_name(register, client, uri, harm, which):
+    register(30.0)
+    promote("digits", tracking_uri=uri)
+    register(20.0)
+    change, said = FIGURES[harm]
+    refigure(client, which, change)
+    with pytest.raises(TrackingError, match=rf"(?i)version {which} .*{said}.*--measure"):
+        promote("digits", tracking_uri=uri)
+    assert champion(client) == "1"
+    assert promote("digits", tracking_uri=uri, force=True, reason="seen").version == "2"
+
+
+def test_the_first_champion_needs_a_figure_too(register, client, uri):
+    register(30.0)
+    refigure(client, "1", lambda fid: fid.update(value=float("nan")))
+    with pytest.raises(TrackingError, match="expected a finite number"):
+        promote("digits", tracking_uri=uri)
+    assert promote("digits", tracking_uri=uri, measure=lambda version: measured()).version == "1"
+
+
+def test_a_version_of_an_earlier_edition_is_measured_where_that_is_asked_for(register, client, uri):
+    """It keeps its figure in tags alone, and no sums of its files."""
+    for fid in (30.0, 20.0):
+        register(fid)
+    promote("digits", tracking_uri=uri, version="1")
+    for name in ("metrics.json", "gantry-manifest.json"):
+        (artifacts(client, "2") / name).unlink()
+    client.delete_model_version_tag("digits", "2", "gantry.manifest")
+    with pytest.raises(TrackingError, match=r"Version 2 of 'digits' has no metrics\.json .*--version 2 --measure"):
+        promote("digits", tracking_uri=uri)
+    figure = measured(value=10.0, protocol=PROTOCOL)
+    assert promote("digits", tracking_uri=uri, measure=lambda version: figure).version == "2"
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("file", ["metrics.json", "MLmodel", "artifacts/generator/generator.json", "code/torch.py"])
+def test_a_version_whose_files_were_changed_is_not_promoted(register, client, uri, file, force):
+    register(30.0)
+    path = artifacts(client, "1") / file
+    path.write_text((path.read_text() if path.exists() else "") + " ")
+    with pytest.raises(CheckpointError, match=rf"{file} was (changed|added)\. It is not what was registered"):
+        promote("digits", tracking_uri=uri, force=force, reason="wanted")
+    assert champion(client) is None
 
 
 def test_whether_a_lower_fid_is_lower_by_more_than_noise_is_kept(register, client, uri):
@@ -79,17 +149,8 @@ def test_whether_a_lower_fid_is_lower_by_more_than_noise_is_kept(register, clien
     unknown = promote("digits", tracking_uri=uri)
     assert unknown.within_noise is None
     assert "noise" not in unknown.found
-    assert history("digits", tracking_uri=uri) == [first, within, clear, unknown]
+    assert moves(uri) == [first, within, clear, unknown]
     assert champion(client) == "4"
-
-
-def test_a_ledger_that_an_earlier_edition_wrote_is_read(register, client, uri):
-    register(30.0)
-    promote("digits", tracking_uri=uri)
-    ((tag, entry),) = ((k, v) for k, v in client.get_registered_model("digits").tags.items() if "ledger" in k)
-    old = {name: value for name, value in json.loads(entry).items() if name not in ("found", "within_noise")}
-    client.set_registered_model_tag("digits", tag, json.dumps(old))
-    assert rollback("digits", tracking_uri=uri).version is None
 
 
 def test_another_protocol_is_refused_and_each_difference_named(register, client, uri):
@@ -168,7 +229,8 @@ def test_a_champion_of_the_time_that_measuring_takes_is_not_run_over(register, c
 def test_a_champion_without_a_figure_is_measured_where_that_is_asked_for(register, client, uri):
     register(10.0)
     promote("digits", tracking_uri=uri)
-    client.delete_model_version_tag("digits", "1", "gantry.value")
+    (artifacts(client, "1") / "metrics.json").unlink()
+    seal(client, "1")
     register(20.0, protocol=GROWN)
     with pytest.raises(TrackingError, match="carries no measured figure .*gantry promote digits --version 2 --measure"):
         promote("digits", tracking_uri=uri)
@@ -190,7 +252,7 @@ def test_force_passes_the_gates_with_a_reason_only(register, client, uri):
     move = promote("digits", tracking_uri=uri, force=True, reason="the old one copies")
     assert champion(client) == "2"
     assert (move.forced, move.reason) == (True, "the old one copies")
-    assert history("digits", tracking_uri=uri)[-1] == move
+    assert moves(uri)[-1] == move
 
 
 def test_rollback_undoes_move_after_move_down_to_no_champion(register, client, uri):
@@ -203,7 +265,7 @@ def test_rollback_undoes_move_after_move_down_to_no_champion(register, client, u
         assert champion(client) == expected
     with pytest.raises(TrackingError, match="no champion to roll back"):
         rollback("digits", tracking_uri=uri)
-    kinds = [(move.kind, move.version) for move in history("digits", tracking_uri=uri)]
+    kinds = [(move.kind, move.version) for move in moves(uri)]
     assert kinds == [
         ("promote", "1"),
         ("promote", "2"),
@@ -232,71 +294,6 @@ def test_a_champion_set_by_hand_is_not_guessed_about(register, client, uri):
         rollback("digits", tracking_uri=uri)
 
 
-def test_a_move_cut_short_does_not_mislead_a_rollback(register, client, uri, monkeypatch):
-    for fid in (30.0, 20.0):
-        register(fid)
-        promote("digits", tracking_uri=uri)
-    register(10.0)
-
-    class KilledError(Exception):
-        pass
-
-    def killed(*_):
-        raise KilledError
-
-    # Killed between the ledger and the alias.
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "set_registered_model_alias", killed)
-        with pytest.raises(KilledError):
-            promote("digits", tracking_uri=uri)
-    assert champion(client) == "2"
-    assert rollback("digits", tracking_uri=uri).version == "1"
-
-
-@pytest.mark.parametrize("versions", [1, 2])
-def test_a_rollback_that_was_cut_short_is_done_again(register, client, uri, monkeypatch, versions):
-    for fid in (30.0, 20.0)[:versions]:
-        register(fid)
-        promote("digits", tracking_uri=uri)
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "set_registered_model_alias", killed)
-        patch.setattr(MlflowClient, "delete_registered_model_alias", killed)
-        with pytest.raises(KeyboardInterrupt):
-            rollback("digits", tracking_uri=uri)
-    assert champion(client) == str(versions)
-    assert rollback("digits", tracking_uri=uri).version == (None if versions == 1 else "1")
-    assert champion(client) == (None if versions == 1 else "1")
-
-
-def test_two_promotions_at_once_both_stand_in_the_ledger(register, client, uri, monkeypatch):
-    for fid in (30.0, 20.0, 10.0):
-        register(fid)
-    promote("digits", tracking_uri=uri, version="1")
-    meet, real = threading.Barrier(2), promoting._carry_out
-
-    def together(*arguments):
-        meet.wait(30)
-        real(*arguments)
-
-    monkeypatch.setattr(promoting, "_carry_out", together)
-    threads = [
-        threading.Thread(target=promote, args=("digits",), kwargs={"tracking_uri": uri, "version": version})
-        for version in ("2", "3")
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    monkeypatch.undo()
-    assert {move.version for move in history("digits", tracking_uri=uri)} == {"1", "2", "3"}
-    assert champion(client) in ("2", "3")
-    assert rollback("digits", tracking_uri=uri).version == "1"
-
-
 def test_what_is_not_there_is_named(register, client, uri):
     with pytest.raises(TrackingError, match=r"no registered model 'digits'.*register\.name"):
         promote("digits", tracking_uri=uri)
@@ -310,23 +307,17 @@ def test_what_is_not_there_is_named(register, client, uri):
         promote("digits", tracking_uri=uri)
 
 
-def test_a_version_without_a_figure_needs_force(register, client, uri):
+def test_a_version_without_a_figure_needs_force(register, client, uri, tmp_path):
     register(30.0)
     promote("digits", tracking_uri=uri)
-    client.create_model_version("digits", source=client.get_model_version("digits", "1").source)
+    folder = artifacts(client, "1")
+    shutil.copytree(folder, tmp_path / "imported")
+    for name in ("metrics.json", "gantry-manifest.json"):
+        (tmp_path / "imported" / name).unlink()
+    client.create_model_version("digits", source=(tmp_path / "imported").as_uri())
     with pytest.raises(TrackingError, match="carries no measured figure"):
         promote("digits", tracking_uri=uri, version="2")
     assert promote("digits", tracking_uri=uri, version="2", force=True, reason="imported").version == "2"
-
-
-def test_a_protocol_of_another_edition_is_not_compared(register, client, uri):
-    register(30.0)
-    promote("digits", tracking_uri=uri)
-    register(20.0)
-    protocol = json.loads(client.get_model_version("digits", "1").tags["gantry.protocol"])
-    client.set_model_version_tag("digits", "1", "gantry.protocol", json.dumps({**protocol, "new": 1}))
-    with pytest.raises(TrackingError, match="another edition of Gantry"):
-        promote("digits", tracking_uri=uri)
 
 
 def test_the_command_line_promotes_and_rolls_back(register, uri, monkeypatch):
@@ -341,10 +332,11 @@ def test_the_command_line_promotes_and_rolls_back(register, uri, monkeypatch):
     assert "champion already" in told.output
     told = CliRunner().invoke(cli.rollback, ["digits", "--reason", "wrong data"])
     assert told.output == "digits: champion is now no version, was version 1 (wrong data).\n"
-    first, second = CliRunner().invoke(cli.ledger, ["digits"]).output.splitlines()
+    first, second, now = CliRunner().invoke(cli.ledger, ["digits"]).output.splitlines()
     assert "promote   none -> 1" in first
     assert "rollback  1 -> none" in second
     assert second.endswith("wrong data")
+    assert now == "Champion now: none."
     told = CliRunner().invoke(cli.ledger, ["digits", "--json"]).output
     assert [move["kind"] for move in json.loads(told)] == ["promote", "rollback"]
 

@@ -22,6 +22,7 @@ from gan_core.generator import load_generator, save_generator
 from pipelines.registry import register as registering
 from pipelines.tracking import RunLog, find_run, sync
 from pipelines.tracking.store import ensure_experiment, run_page
+from tests.pipelines.registry.conftest import artifacts
 
 
 @pytest.fixture
@@ -39,10 +40,6 @@ def load(uri, monkeypatch):
     mlflow.set_tracking_uri(uri)
     yield mlflow.pyfunc.load_model
     mlflow.set_tracking_uri(before)
-
-
-def artifacts(client: MlflowClient, version: str) -> Path:
-    return Path(client.get_model_version("digits", version).source.removeprefix("file://"))
 
 
 def test_a_version_is_loaded_by_its_alias_and_makes_the_generators_pictures(register, load, generator_dir):
