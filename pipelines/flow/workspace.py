@@ -172,7 +172,10 @@ def remove_abandoned(checkout: Path) -> None:
 def _remove(checkout: Path, holder: Path) -> None:
     git(checkout, "worktree", "remove", "--force", str(holder / "tree"), check=False)
     shutil.rmtree(holder, ignore_errors=True)
-    git(checkout, "worktree", "prune", check=False)
+    try:
+        git(checkout, "worktree", "prune")
+    except StageError as error:  # the run itself has ended, well or not: this is no reason to say otherwise
+        LOG.warning("git still lists the worktree %s, which is gone: %s", holder / "tree", error)
 
 
 def _environment() -> dict[str, str]:

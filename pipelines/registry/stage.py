@@ -9,12 +9,13 @@ from pyarrow.parquet import ParquetFile
 
 from gan_core.data import PreparedDataset
 from gan_core.files import read_json, write_json
+from pipelines.git import current_commit
 from pipelines.progress import say
 from pipelines.registry.register import register_generator
 from pipelines.settings import Settings
 from pipelines.stages.context import StageContext
 from pipelines.tracking import find_run, sync
-from pipelines.tracking.stage import TRACK, git_commit, stage_run
+from pipelines.tracking.stage import TRACK, stage_run
 
 RESULT = "registered.json"
 
@@ -50,7 +51,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                 "gantry.pipeline_run": context.pipeline_run,
                 "gantry.dataset": description["dataset"],
                 "gantry.data": settings.data.name,
-                "gantry.git_commit": git_commit(root),
+                **current_commit(root).tags,
                 "gantry.dvc_lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "none",
             },
             card={

@@ -2,13 +2,14 @@
 
 import datetime
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gan_core.data import DATASET_FILE
+from pipelines.git import current_commit
+from pipelines.progress import say
 from pipelines.settings import Settings
 from pipelines.stages.context import StageContext
 from pipelines.tracking.runlog import STAGE_TAG, RunLog
@@ -27,8 +28,10 @@ def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
     directory = context.var / TRACK
     with Shipper(directory, tracking_uri=settings.track.uri, experiment=settings.track.experiment):
         started = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-        commit = git_commit(context.root)
-        tags = {"gantry.git_commit": commit, "gantry.data": settings.data.name}
+        commit = current_commit(context.root)
+        if commit.warning:
+            say(context.name, commit.warning)
+        tags = {**commit.tags, "gantry.data": settings.data.name}
         with (
             RunLog(directory, key=context.pipeline_run, name=f"{settings.data.name} {started}", tags=tags) as pipeline,
             RunLog(
@@ -61,13 +64,3 @@ def dataset_inputs(root: Path) -> dict[str, str]:
         return {}
     outs: list[dict[str, Any]] = yaml.safe_load(tracked.read_text(encoding="utf-8"))["outs"]
     return {name: outs[0]["md5"]}
-
-
-def git_commit(root: Path) -> str:
-    """The commit of the checkout, with ``+changes`` when files differ from it; ``none`` outside git."""
-    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if head.returncode:
-        return "none"
-    status: list[str | Path] = ["git", "-C", root, "status", "--porcelain", "--untracked-files=no"]
-    changed = subprocess.run(status, capture_output=True, text=True, check=False)
-    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
