@@ -1,16 +1,21 @@
 """An exported generator: a folder with ``generator.json`` and ``generator.safetensors``, without any pickle."""
 
+import itertools
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from gan_core.config import as_dict
+from gan_core.config import as_dict, build
 from gan_core.errors import CheckpointError, SettingsError
-from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family, family_config
+from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family, family_config, sketch_family
 from gan_core.families.noise import NoiseFamily
 from gan_core.families.translation import TranslationFamily
 from gan_core.files import open_to_others, read_json, replacing, sha256_file, sha256_json, write_json
@@ -22,6 +27,9 @@ DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
 _AGAIN = "export or download the generator again"
 SAMPLE_BATCH = 64
 """Pictures made at once; the trainer makes as many, so that its FID is the exported generator's."""
+_LARGEST_DESCRIPTION = 64 << 20
+_MOST_TENSORS = 100_000
+"""Parameters of a family's networks; the largest has hundreds."""
 _PIXELS = 2**20
 """Pixels translated at once: 64 pictures of 128x128, or one of 1024x1024."""
 
@@ -267,26 +275,41 @@ def save_generator(
 def load_generator(directory: Path | str, device: str | torch.device = "cpu") -> Generator:
     """Load an exported generator, or the averaged one of a checkpoint or of the newest checkpoint in a folder.
 
+    Of a folder of checkpoints the newest is taken that holds a generator; those passed over are named in the log.
+
     Raises:
-        CheckpointError: the folder is none of these, or its weights are not whole or not what the description says.
+        CheckpointError: the folder is none of these, or its weights are not whole, not finite, or not what the description
+            says.
         SettingsError: the description has settings that this edition's family does not know.
     """
     directory = Path(directory)
     if (directory / DESCRIPTION).is_file():
         return _exported(directory, torch.device(device))
-    whole = checkpoints.load_checkpoint(directory) if (directory / checkpoints.STATE).is_file() else None
-    newest = whole or checkpoints.latest_checkpoint(directory)
-    if newest is None:
-        raise CheckpointError(
-            f"{directory} holds no exported generator ({DESCRIPTION} is missing) and no whole checkpoint."
-        )
-    info = {**newest.state["generator"], "step": newest.step}
+    if (directory / checkpoints.STATE).is_file():
+        return _averaged(checkpoints.load_checkpoint(directory), torch.device(device))
+    reason = "no whole checkpoint"
+    for found in checkpoints.whole_checkpoints([directory]):
+        try:
+            return _averaged(found, torch.device(device))
+        except CheckpointError as error:
+            checkpoints.pass_over(found.path, str(error).rstrip("."))
+            reason = "no checkpoint that holds a generator"
+    raise CheckpointError(f"{directory} holds no exported generator ({DESCRIPTION} is missing) and {reason}.")
+
+
+def _averaged(found: checkpoints.Checkpoint, device: torch.device) -> Generator:
+    """The averaged generator of a checkpoint; raises CheckpointError where it holds none."""
+    described = found.state.get("generator")
+    where = found.path / checkpoints.STATE
+    if not isinstance(described, dict):
+        raise CheckpointError(f"{where} describes no generator.")
+    info = {**described, "step": found.step}
     prefix = "averaged."
-    tensors = {name.removeprefix(prefix): t for name, t in newest.tensors.items() if name.startswith(prefix)}
-    family = _rebuilt(info, tensors, newest.path / checkpoints.STATE).to(torch.device(device))
+    tensors = {name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)}
+    family = _rebuilt(info, tensors, where).to(device)
     # A checkpoint holds averaged weights as training left them.
     family.settle(family.networks)
-    return Generator(family, info, _digest(info, sha256_file(newest.path / checkpoints.TENSORS)))
+    return Generator(family, info, _digest(info, sha256_file(found.path / checkpoints.TENSORS)))
 
 
 def generator_digest(directory: Path | str) -> str:
@@ -301,7 +324,12 @@ def generator_digest(directory: Path | str) -> str:
 
 def _exported(directory: Path, device: torch.device) -> Generator:
     info, digest = _described(directory)
-    family = _rebuilt(info, load_file(directory / WEIGHTS), directory / DESCRIPTION).to(device)
+    weights = directory / WEIGHTS
+    try:
+        tensors = checkpoints.read_tensors(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights}: {error}; {_AGAIN}.") from error
+    family = _rebuilt(info, tensors, directory / DESCRIPTION).to(device)
     return Generator(family, info, _digest(info, digest))
 
 
@@ -309,6 +337,8 @@ def _described(directory: Path) -> tuple[dict[str, Any], str]:
     """The description of an exported generator, and the SHA-256 of its weights, which the description has too."""
     described, weights = directory / DESCRIPTION, directory / WEIGHTS
     try:
+        if described.stat().st_size > _LARGEST_DESCRIPTION:
+            raise ValueError(f"it is larger than {_LARGEST_DESCRIPTION >> 20} MiB")
         info = read_json(described)
     except ValueError as error:
         raise CheckpointError(f"{described} is damaged ({error}); {_AGAIN}.") from error
@@ -329,14 +359,25 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
     """The family that ``info`` describes with its generators alone, in evaluation mode, their weights from ``tensors``.
 
     Raises:
-        CheckpointError: ``info``, from the file ``where``, describes no family, or another than the weights are of.
+        CheckpointError: ``info``, from the file ``where``, describes no family, or another than the weights are of, or the
+            weights are not finite.
         SettingsError: it names a family or a setting that this edition does not know.
     """
+    wrong = _strange(info)
+    if wrong:
+        raise CheckpointError(f"{where} is damaged ({wrong}); {_AGAIN}.")
     try:
-        shape = ImageShape(**info["shape"])
+        try:
+            shape = build(ImageShape, info["shape"], where="shape")
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
         kind = FAMILIES.get(info["family"])
-        config = {**(kind.older_settings(info["config"]) if kind else {}), **info["config"]}
-        family = build_family(info["family"], family_config(info["family"], config, where="config"), shape)
+        written = {**(kind.older_settings(info["config"]) if kind else {}), **info["config"]}
+        config = family_config(info["family"], written, where="config")
+        # What is described is built without memory first: a few bytes can describe terabytes.
+        with _few_parameters():
+            _refuse_others(sketch_family(info["family"], config, shape), tensors)
+        family = build_family(info["family"], config, shape)
         family.class_shares = tuple(float(share) for share in info.get("class_shares", ()))
         if family.class_shares and len(family.class_shares) != shape.classes:
             raise ValueError(f"{len(family.class_shares)} class_shares for {shape.classes} classes")
@@ -347,8 +388,71 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
             network.eval()
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
-    # What wrong values make of a family is up to its networks; other weights are torch's RuntimeError.
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except Exception as error:  # what wrong values make of a family is up to its networks
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise CheckpointError(f"{where} does not describe the weights beside it ({reason}); {_AGAIN}.") from error
+    broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if broken:
+        raise CheckpointError(
+            f"The weights that {where} describes hold NaN or infinity ({broken}): no picture comes of them. Training "
+            f"diverged, or the file was changed; {_AGAIN}."
+        )
     return family
+
+
+def _strange(info: Mapping[str, Any]) -> str | None:
+    """Which value of a description is of another kind than those that use it expect; None where none is."""
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "family": str,
+        "config": dict,
+        "shape": dict,
+        "dataset": str,
+        "step": int,
+    }
+    for name, kind in kinds.items():
+        if name in ("family", "config", "shape") and name not in info:
+            return f"it has no {name}"
+        if name in info and (not isinstance(info[name], kind) or isinstance(info[name], bool)):
+            return f"{name} is {_cut(info[name])}"
+    for name in ("classes", "attributes", "class_shares"):
+        of = (int, float) if name == "class_shares" else (str, int)
+        values = info.get(name, [])
+        if not isinstance(values, list) or not all(isinstance(value, of) for value in values):
+            return f"{name} is {_cut(values)}, no list of {'numbers' if name == 'class_shares' else 'names'}"
+    return None
+
+
+def _cut(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _refuse_others(family: Family, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where ``tensors`` are not those of the generators of ``family``; names the first."""
+    for network in family.generators:
+        own = {f"{network}.{key}": tensor for key, tensor in family.networks[network].state_dict().items()}
+        for name, tensor in own.items():
+            if name not in tensors:
+                raise ValueError(f"{name} is missing among the weights")
+            if tensors[name].shape != tensor.shape:
+                raise ValueError(
+                    f"{name} is {[*tensors[name].shape]} among the weights, and described as {[*tensor.shape]}"
+                )
+            if tensors[name].is_floating_point() != tensor.is_floating_point():
+                raise ValueError(f"{name} is {tensors[name].dtype} among the weights, and described as {tensor.dtype}")
+
+
+@contextmanager
+def _few_parameters() -> Iterator[None]:
+    """Have no more than so many parameters made in the block: a depth of a milliard would take its memory for names alone."""
+    count, here = itertools.count(1), threading.get_ident()
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if threading.get_ident() == here and next(count) > _MOST_TENSORS:
+            raise ValueError(f"it describes more than {_MOST_TENSORS} tensors")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        hook.remove()

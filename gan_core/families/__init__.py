@@ -59,8 +59,13 @@ def build_family(name: str, config: Any, shape: ImageShape) -> Family:
 
 def check_family(name: str, config: Any, shape: ImageShape) -> None:
     """Raise SettingsError, naming the setting, when the family ``name`` cannot make such pictures; costs nothing."""
+    sketch_family(name, config, shape)
+
+
+def sketch_family(name: str, config: Any, shape: ImageShape) -> Family:
+    """The family ``name`` with networks whose tensors have shapes and no memory; raises SettingsError as above."""
     with torch.device("meta"), _Unfilled():
-        build_family(name, config, shape)
+        return build_family(name, config, shape)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -88,4 +93,5 @@ __all__ = [
     "build_family",
     "check_family",
     "family_config",
+    "sketch_family",
 ]

@@ -66,6 +66,19 @@ class Adam:
         remembered = sorted(self._remembered.items())
         return {f"{index}.{name}": tensor for index, of in remembered for name, tensor in of.by_name().items()}
 
+    def moments_like(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Tensors of the shapes that the moments have which ``keys`` of :meth:`moments` are among: all of each parameter."""
+        found: dict[str, Tensor] = {}
+        for index in {key.partition(".")[0] for key in keys}:
+            if index.isascii() and index.isdecimal() and int(index) < len(self._parameters):
+                parameter = self._parameters[int(index)].detach()
+                found |= {
+                    f"{index}.step": torch.zeros(()),
+                    f"{index}.exp_avg": parameter,
+                    f"{index}.exp_avg_sq": parameter,
+                }
+        return found
+
     def load_moments(self, tensors: Mapping[str, Tensor]) -> None:
         """Remember copies of what :meth:`moments` gave, laid out in memory as the parameters are, and nothing else."""
         indices = sorted({int(key.partition(".")[0]) for key in tensors})

@@ -1,16 +1,18 @@
 """Checkpoints of plain tensors and primitives: safetensors, JSON and, written last, a manifest of SHA-256 sums.
 
-A checkpoint is a folder ``step-00001200``. A copy that broke off, or a file cut short, does not match its manifest;
-such a checkpoint is passed over with a message and the newest whole one is used.
+A checkpoint is a folder ``step-00001200``. A copy that broke off, or a file cut short, does not match its manifest; nor does
+a file that holds something else make a checkpoint, whatever its sum. Such a checkpoint is passed over with a message and the
+newest whole one is used.
 """
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -45,7 +47,7 @@ def save_checkpoint(directory: Path | str, step: int, tensors: Mapping[str, Tens
 
 
 def damage(path: Path | str) -> str | None:
-    """What is wrong with the checkpoint at ``path``, or None when it is whole."""
+    """What is wrong with the checkpoint at ``path``, or None when it is whole and holds a state and tensors."""
     path = Path(path)
     if not (path / MANIFEST).is_file():
         return f"{MANIFEST} is missing, the write did not end"
@@ -60,7 +62,45 @@ def damage(path: Path | str) -> str | None:
             return f"{name} is missing"
         if sums.get(name) != sha256_file(path / name):
             return f"{name} does not match its SHA-256 sum"
+    try:
+        read_state(path)
+        tensor_shapes(path / TENSORS)
+    except CheckpointError as error:
+        return str(error)
     return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of the checkpoint at ``path``; raises CheckpointError where ``state.json`` holds none."""
+    try:
+        state = read_json(path / STATE)
+    except ValueError as error:
+        raise CheckpointError(f"{STATE} holds no JSON ({error})") from error
+    step = state.get("step") if isinstance(state, dict) else None
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise CheckpointError(f"{STATE} holds no state: there is no step in it")
+    return state
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file, from its header: no tensor is read.
+
+    Raises:
+        CheckpointError: the file is none, or its header claims other tensors than it holds.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  no mapping
+    except SafetensorError as error:
+        raise CheckpointError(f"{path.name} holds no tensors ({error})") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises CheckpointError where it is none."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path.name} holds no tensors ({error})") from error
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
@@ -73,8 +113,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _read(path: Path) -> Checkpoint:
-    state = read_json(path / STATE)
-    return Checkpoint(path, state["step"], load_file(path / TENSORS), state)
+    state = read_state(path)
+    return Checkpoint(path, state["step"], read_tensors(path / TENSORS), state)
 
 
 def list_checkpoints(directory: Path | str) -> list[Path]:
@@ -86,13 +126,25 @@ def latest_checkpoint(
     directory: Path | str, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
 ) -> Checkpoint | None:
     """The newest whole checkpoint under ``directory`` whose state ``accept`` takes, or None; names damaged ones."""
-    for path in list_checkpoints(directory):
+    return next(whole_checkpoints([directory], accept), None)
+
+
+def whole_checkpoints(
+    directories: Iterable[Path | str], accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
+) -> Iterator[Checkpoint]:
+    """The whole checkpoints under ``directories`` whose state ``accept`` takes, newest step first; names damaged ones."""
+    paths = [path for directory in directories for path in list_checkpoints(directory)]
+    for path in sorted(paths, key=lambda path: path.name, reverse=True):
         wrong = damage(path)
-        if wrong is None and accept(read_json(path / STATE)):
-            return _read(path)
         if wrong is not None:
-            log.warning("Passing over checkpoint %s: %s.", path, wrong)
-    return None
+            pass_over(path, wrong)
+        elif accept(read_state(path)):
+            yield _read(path)
+
+
+def pass_over(path: Path, wrong: str) -> None:
+    """Say that a checkpoint is not used, and why."""
+    log.warning("Passing over checkpoint %s: %s.", path, wrong)
 
 
 def prune_checkpoints(
@@ -103,10 +155,18 @@ def prune_checkpoints(
     What a killed writer left there half-written goes too.
     """
     paths = sorted(Path(directory).glob("step-????????"), reverse=True)
-    spared = next((path for path in paths if (path / STATE).is_file() and accept(read_json(path / STATE))), None)
+    spared = next((path for path in paths if _is_accepted(path, accept)), None)
     leftovers = Path(directory).glob(".step-????????.*")
     for path in [*(path for path in paths[keep:] if path != spared), *leftovers]:
         shutil.rmtree(path)
+
+
+def _is_accepted(path: Path, accept: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Whether ``accept`` takes the state at ``path``; one that cannot be read it does not."""
+    try:
+        return (path / STATE).is_file() and accept(read_state(path))
+    except CheckpointError:
+        return False
 
 
 def drop_checkpoints_after(directory: Path | str, step: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gan_core.errors import TrainingDivergedError
+from gan_core.errors import CheckpointError, TrainingDivergedError
 from gan_core.training import checkpoint as checkpoints
 from gan_core.training.config import TrainConfig
 from gan_core.training.health import Watch
@@ -63,12 +63,11 @@ class Recovery:
         """Load the newest whole checkpoint; the step that it was written at, 0 where there is none.
 
         Raises:
-            CheckpointError: it belongs to other settings.
+            CheckpointError: it belongs to other settings, or none of those that are there fits this run.
         """
         newest = self._newest()
         if newest is None:
             return 0
-        checkpoints.refuse_other_settings(newest.state["settings"], self._settings, newest.path, self._defaults)
         self._state.load(newest.tensors)
         self.rollbacks, self._watch.poor = newest.state["rollbacks"], newest.state["poor"]
         if self._world.rank == 0:
@@ -107,10 +106,39 @@ class Recovery:
     def _newest(
         self, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
     ) -> checkpoints.Checkpoint | None:
-        found = [checkpoints.latest_checkpoint(place, accept) for place in self._places]
-        return max((c for c in found if c is not None), key=lambda c: c.step, default=None)
+        """The newest whole checkpoint that fits this run, or None where there is no whole one; says which do not fit.
+
+        Raises:
+            CheckpointError: it belongs to other settings; or there are whole ones, and none fits: to begin anew would
+                remove them.
+        """
+        passed_over = None
+        for found in checkpoints.whole_checkpoints(self._places, accept):
+            wrong = _incomplete(found.state)
+            if wrong is None:
+                checkpoints.refuse_other_settings(found.state["settings"], self._settings, found.path, self._defaults)
+                wrong = self._state.misfit(found.tensors)
+            if wrong is None:
+                return found
+            checkpoints.pass_over(found.path, wrong)
+            passed_over = passed_over or f"{found.path}: {wrong}"
+        if passed_over:
+            raise CheckpointError(
+                f"No checkpoint here fits this run ({passed_over}). Train into an empty directory, or restore an earlier "
+                "checkpoint."
+            )
+        return None
+
+
+def _incomplete(state: Mapping[str, Any]) -> str | None:
+    """What the state of a checkpoint lacks that :meth:`Recovery.save` writes; None where nothing is missing."""
+    kinds = {"settings": dict, "generator": dict, "rollbacks": int, "poor": int}
+    for name, kind in kinds.items():
+        if not isinstance(state.get(name), kind):
+            return f"{checkpoints.STATE} has no {name}"
+    return None
 
 
 def _is_healthy(state: Mapping[str, Any]) -> bool:
     """Whether a checkpoint with this state was written while nothing was wrong."""
-    return state["poor"] == 0
+    return state.get("poor") == 0

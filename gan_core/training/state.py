@@ -44,6 +44,36 @@ class State:
         memory = self._family.memory
         memory.update({name: tensors[f"memory.{name}"].to(tensor, copy=True) for name, tensor in memory.items()})
 
+    def misfit(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """Why :meth:`load` cannot take ``tensors``, naming the first that does not fit; None where it can.
+
+        What is loaded in part would be a run that never was.
+        """
+        own: dict[str, Tensor] = {}
+        for name, module in self._modules.items():
+            own |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+        own |= {f"memory.{name}": tensor for name, tensor in self._family.memory.items()}
+        for side, optimiser in self._optimisers.items():
+            remembered = _below(f"optimiser.{side}.", tensors)
+            like = optimiser.moments_like(remembered)
+            strange = next((key for key in remembered if key not in like), None)
+            if strange:
+                return f"there is no optimiser.{side}.{strange} in such a run"
+            own |= {f"optimiser.{side}.{key}": tensor for key, tensor in like.items()}
+        for name in own:
+            if name not in tensors:
+                return f"{name} is missing"
+            if tensors[name].shape != own[name].shape:
+                return f"{name} has the shape {[*tensors[name].shape]}, not {[*own[name].shape]}"
+            if tensors[name].is_floating_point() != own[name].is_floating_point():
+                return f"{name} holds {tensors[name].dtype}, not {own[name].dtype}"
+        prefixes = tuple(f"{name}." for name in self._modules)
+        strange = next((name for name in tensors if name.startswith(prefixes) and name not in own), None)
+        if strange:
+            return f"there is no {strange} in such a run"
+        broken = next((name for name in own if name.startswith(prefixes) and not tensors[name].isfinite().all()), None)
+        return f"{broken} holds NaN or infinity" if broken else None
+
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, under the rest of their names."""

@@ -1,15 +1,21 @@
 """An exported generator is a folder without a pickle, loads anywhere, and names each of its pictures by (seed, index)."""
 
 import json
+import math
+import pickle
+import resource
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
-from gan_core.errors import CheckpointError, SettingsError
+from gan_core.errors import CheckpointError, GantryError, SettingsError
 from gan_core.families import FAMILIES, ImageShape, build_family, family_config
 from gan_core.families.dcgan import DcganConfig
+from gan_core.files import sha256_file
 from gan_core.generator import Generator, load_generator, save_generator, to_uint8
 
 
@@ -242,3 +248,114 @@ def family_latents(n: int) -> torch.Tensor:
     from gan_core.randomness import sampling_uniform
 
     return latents_from_uniform(sampling_uniform(0, n, 10, 0), "uniform", None)
+
+
+def header(content: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(content)) + content + data
+
+
+def tensor_table(**tensors: list[int]) -> bytes:
+    """The header of a file that claims float32 tensors of these shapes one after the other."""
+    table, at = {}, 0
+    for name, shape in tensors.items():
+        table[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + 4 * math.prod(shape)]}
+        at += 4 * math.prod(shape)
+    return json.dumps(table).encode()
+
+
+WEIGHTS_OF_SOMETHING_ELSE = {
+    "empty": b"",
+    "three bytes": b"abc",
+    "a header longer than the file": struct.pack("<Q", 2**60) + b"{}",
+    "a header of brackets": header(b"[" * 100_000),
+    "a header that is no table": header(b"[]"),
+    "terabytes that are not there": header(tensor_table(a=[10**12])),
+    "more elements than a number holds": header(tensor_table(a=[2**40, 2**40]), bytes(16)),
+    "tensors of another kind": header(tensor_table(a=[2]), bytes(8)),
+    "a pickle": pickle.dumps({"a": 1}),
+}
+
+
+@pytest.mark.parametrize("content", WEIGHTS_OF_SOMETHING_ELSE)
+def test_weights_that_are_none_under_the_right_sum_are_refused_by_name(
+    folder: Path, tmp_path: Path, content: str
+) -> None:
+    copy = forged(folder, tmp_path, weights=WEIGHTS_OF_SOMETHING_ELSE[content])
+    with pytest.raises(CheckpointError, match=r"copy/generator\..*export or download the generator again"):
+        load_generator(copy)
+
+
+def forged(folder: Path, tmp_path: Path, weights: bytes | None = None, description: str | None = None, **info) -> Path:
+    """A copy of an export with other content and the sum that fits it."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    if weights is not None:
+        (copy / "generator.safetensors").write_bytes(weights)
+    table = json.loads((copy / "generator.json").read_text()) | info
+    table["weights_sha256"] = sha256_file(copy / "generator.safetensors")
+    (copy / "generator.json").write_text(description or json.dumps(table))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({"config": {"width": 10**9, "latent": 10}}, "does not describe the weights beside it"),
+        ({"config": {"width": 16, "latent": 10}}, "among the weights, and described as"),
+        ({"shape": {"channels": 3, "height": 2**40, "width": 2**40}}, "export or download the generator again|pixels"),
+        ({"shape": {"channels": 3, "height": 16.0, "width": 20}}, "shape.height: expected a whole number, got 16.0"),
+        ({"classes": 5}, "classes is 5, no list of names"),
+        ({"classes": [["a"]]}, "classes is"),
+        ({"class_shares": ["a"]}, "class_shares is"),
+        ({"dataset": ["x" * 10_000]}, "dataset is .{80}"),
+        ({"step": "7"}, "step is '7'"),
+        ({"family": 5}, "family is 5"),
+        ({"family": ["dcgan"]}, "family is"),
+        ({"config": [1]}, "config is"),
+    ],
+)
+def test_a_description_of_wrong_kinds_is_refused_by_name(folder: Path, tmp_path: Path, info: dict, words: str) -> None:
+    with pytest.raises(GantryError, match=rf"copy/generator\.json.*({words})"):
+        load_generator(forged(folder, tmp_path, **info))
+
+
+def test_what_describes_terabytes_takes_no_memory(folder: Path, tmp_path: Path) -> None:
+    """Twelve gigabytes at the first layer of a DCGAN of this width, if it were built."""
+    copy = forged(folder, tmp_path, config={"width": 2**24, "latent": 2**14})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="described as"):
+        load_generator(copy)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+
+
+def test_a_depth_of_a_milliard_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    generator = translating(tmp_path, "stargan")
+    assert generator.translates
+    (found,) = tmp_path.rglob("generator.json")
+    info = json.loads(found.read_text())
+    info["config"]["blocks"] = 10**9
+    found.write_text(json.dumps(info))
+    with pytest.raises(CheckpointError, match="more than 100000 tensors"):
+        load_generator(found.parent)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "\ufeff{}", "NaN", "\udcff"],
+    ids=["brackets", "tables", "digits", "mark", "nan", "bytes"],
+)
+def test_a_description_that_is_no_description_is_refused_by_name(folder: Path, tmp_path: Path, text: str) -> None:
+    copy = forged(folder, tmp_path)
+    (copy / "generator.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(CheckpointError, match=r"generator\.json is damaged .*export or download the generator again"):
+        load_generator(copy)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder: Path, tmp_path: Path, value: float) -> None:
+    tensors = load_file(folder / "generator.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.dim() == 4)
+    tensors[name].view(-1)[3] = value
+    copy = forged(folder, tmp_path, weights=save(tensors))
+    with pytest.raises(CheckpointError, match=rf"hold NaN or infinity \({name}\)"):
+        load_generator(copy)

@@ -1,5 +1,6 @@
 """Checkpoints are whole or passed over, hold no pickle, and refuse other settings by name."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from gan_core.errors import CheckpointError
+from gan_core.files import sha256_file
 from gan_core.training import checkpoint as checkpoints
 from gan_core.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 
@@ -63,6 +65,13 @@ def truncate(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
+def replace(path: Path, name: str, content: bytes) -> None:
+    """Give a checkpoint other content under the right sums."""
+    (path / name).write_bytes(content)
+    sums = {file: sha256_file(path / file) for file in ("state.json", "tensors.safetensors")}
+    (path / "manifest.json").write_text(json.dumps(sums))
+
+
 HARMS = {
     "tensors cut short": (lambda p: truncate(p / "tensors.safetensors"), "tensors.safetensors does not match"),
     "tensors empty": (lambda p: (p / "tensors.safetensors").write_bytes(b""), "tensors.safetensors does not match"),
@@ -76,6 +85,23 @@ HARMS = {
     ),
     "a list for a manifest": (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json is not a table"),
     "null for a manifest": (lambda p: (p / "manifest.json").write_text("null"), "manifest.json is not a table"),
+    "brackets for a manifest": (
+        lambda p: (p / "manifest.json").write_text("[" * 100_000),
+        "manifest.json is cut short",
+    ),
+    "a list for a state": (lambda p: replace(p, "state.json", b"[]"), "state.json holds no state"),
+    "no step in the state": (lambda p: replace(p, "state.json", b'{"poor": 0}'), "state.json holds no state"),
+    "a step that is no number": (lambda p: replace(p, "state.json", b'{"step": "9"}'), "state.json holds no state"),
+    "brackets for a state": (lambda p: replace(p, "state.json", b"[" * 100_000), "state.json holds no JSON"),
+    "bytes for a state": (lambda p: replace(p, "state.json", b"\xff\x00"), "state.json holds no JSON"),
+    "junk for tensors": (
+        lambda p: replace(p, "tensors.safetensors", b"junk" * 9),
+        "tensors.safetensors holds no tensors",
+    ),
+    "a header without end": (
+        lambda p: replace(p, "tensors.safetensors", (2**60).to_bytes(8, "little")),
+        "tensors.safetensors holds no tensors",
+    ),
     "an empty manifest": (lambda p: (p / "manifest.json").write_text("{}"), "state.json does not match"),
 }
 
@@ -171,3 +197,11 @@ def test_a_setting_that_an_older_edition_did_not_know_had_its_default(tmp_path: 
     checkpoints.refuse_other_settings(saved, {"model.slope": 0.2, "model.r1_every": 1}, tmp_path, defaults)
     with pytest.raises(CheckpointError, match=r"model\.r1_every: 1 there, 2 here"):
         checkpoints.refuse_other_settings(saved, {"model.slope": 0.2, "model.r1_every": 2}, tmp_path, defaults)
+
+
+def test_pruning_passes_over_a_state_that_cannot_be_read(tmp_path: Path) -> None:
+    paths = save(tmp_path, 10, 20, 30)
+    for path in paths[1:]:
+        replace(path, "state.json", b"[]")
+    checkpoints.prune_checkpoints(tmp_path, 1, lambda state: state["poor"] == 0)
+    assert steps(tmp_path) == [10, 30]

@@ -1,16 +1,24 @@
 """What a run survives: being killed and resumed, NaN, a collapse."""
 
+import json
 import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from gan_core.data import PreparedDataset
 from gan_core.errors import CheckpointError, TrainingDivergedError
 from gan_core.families.dcgan import DcganConfig
+from gan_core.files import sha256_file
+from gan_core.generator import load_generator
 from gan_core.training.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
-from tests.gan_core.training.runs import DCGAN, Make, Notes, final
+from tests.datasets import blobs, write_prepared
+from tests.gan_core.training.runs import DCGAN, Make, Notes, final, short_run
 from tests.gan_core.training.toy import ToyConfig, weights
 
 
@@ -60,6 +68,127 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(m
     assert resumed.step == 10
     resumed.run()
     assert final(tmp_path / "halted") == final(tmp_path / "whole")
+
+
+def reseal(path: Path) -> None:
+    """Make the sums of a checkpoint fit content that a test has changed."""
+    sums = {name: sha256_file(path / name) for name in ("state.json", "tensors.safetensors")}
+    (path / "manifest.json").write_text(json.dumps(sums))
+
+
+def change_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(path / "tensors.safetensors")
+    change(tensors)
+    save_file(tensors, path / "tensors.safetensors")
+    reseal(path)
+
+
+def change_state(path: Path, **values: Any) -> None:
+    state = json.loads((path / "state.json").read_text()) | values
+    (path / "state.json").write_text(json.dumps({k: v for k, v in state.items() if v is not None}))
+    reseal(path)
+
+
+def first(tensors: dict[str, torch.Tensor], prefix: str) -> str:
+    return next(name for name in sorted(tensors) if name.startswith(prefix))
+
+
+MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a network's tensor is missing": (
+        lambda p: change_tensors(p, lambda t: t.pop(first(t, "network."))),
+        "is missing",
+    ),
+    "an average is missing": (lambda p: change_tensors(p, lambda t: t.pop(first(t, "averaged."))), "is missing"),
+    "half of a moment": (
+        lambda p: change_tensors(p, lambda t: t.pop(first(t, "optimiser.generator.0.exp_avg_sq"))),
+        "optimiser.generator.0.exp_avg_sq is missing",
+    ),
+    "a moment of no parameter": (
+        lambda p: change_tensors(p, lambda t: t.update({"optimiser.generator.99.step": torch.zeros(())})),
+        "there is no optimiser.generator.99.step in such a run",
+    ),
+    "a moment without a name": (
+        lambda p: change_tensors(p, lambda t: t.update({"optimiser.generator.x": torch.zeros(())})),
+        "there is no optimiser.generator.x in such a run",
+    ),
+    "a tensor of another shape": (
+        lambda p: change_tensors(p, lambda t: t.update({first(t, "network."): torch.zeros(3, 5)})),
+        "has the shape [3, 5], not",
+    ),
+    "numbers of another kind": (
+        lambda p: change_tensors(p, lambda t: t.update({n: t[n].long() for n in [first(t, "network.")]})),
+        "holds torch.int64, not torch.float32",
+    ),
+    "NaN": (
+        lambda p: change_tensors(p, lambda t: t[first(t, "averaged.")].fill_(float("nan"))),
+        "holds NaN or infinity",
+    ),
+    "nothing but junk": (
+        lambda p: change_tensors(p, lambda t: (t.clear(), t.update(junk=torch.zeros(2)))),
+        "is missing",
+    ),
+    "a tensor too many": (
+        lambda p: change_tensors(p, lambda t: t.update({"network.generator.more": torch.zeros(1)})),
+        "there is no network.generator.more in such a run",
+    ),
+    "no settings": (lambda p: change_state(p, settings=None), "state.json has no settings"),
+    "settings of another kind": (lambda p: change_state(p, settings=[1]), "state.json has no settings"),
+    "no description": (lambda p: change_state(p, generator=None), "state.json has no generator"),
+    "rollbacks in words": (lambda p: change_state(p, rollbacks="two"), "state.json has no rollbacks"),
+    "no health": (lambda p: change_state(p, poor=None), "state.json has no poor"),
+}
+
+
+@pytest.fixture(scope="module")
+def halted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of a run that was stopped at step 20, of 10 and 20 among them."""
+    place = tmp_path_factory.mktemp("halted")
+    short_run(PreparedDataset(write_prepared(place / "data", blobs(64))), place, name="run", steps=30).run(until=20)
+    return place
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_newest_checkpoint_of_other_content_under_the_right_sums_is_passed_over(
+    halted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, misfit: str
+) -> None:
+    harm, said = MISFITS[misfit]
+    shutil.copytree(halted / "run", tmp_path / "run")
+    harm(tmp_path / "run" / "step-00000020")
+    with caplog.at_level(logging.WARNING):
+        resumed = short_run(PreparedDataset(halted / "data"), tmp_path, name="run", steps=30)
+    assert resumed.step == 10
+    assert f"Passing over checkpoint {tmp_path / 'run' / 'step-00000020'}: " in caplog.text
+    assert said in caplog.text
+
+
+def test_where_no_checkpoint_fits_the_run_does_not_begin_anew(halted: Path, tmp_path: Path) -> None:
+    """It would remove them: they may be of another edition."""
+    shutil.copytree(halted / "run", tmp_path / "run")
+    paths = list_checkpoints(tmp_path / "run")
+    for path in paths:
+        change_tensors(path, lambda t: t.pop(first(t, "network.")))
+    with pytest.raises(
+        CheckpointError, match=r"No checkpoint here fits this run \(.*step-00000020: network\..* is missing"
+    ):
+        short_run(PreparedDataset(halted / "data"), tmp_path, name="run", steps=30)
+    assert list_checkpoints(tmp_path / "run") == paths
+
+
+def test_a_generator_is_read_from_the_newest_checkpoint_that_holds_one(
+    halted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(halted / "run", tmp_path / "run")
+    newest = tmp_path / "run" / "step-00000020"
+    change_tensors(newest, lambda t: t.pop(first(t, "averaged.")))
+    with caplog.at_level(logging.WARNING):
+        assert load_generator(tmp_path / "run").info["step"] == 10
+    assert f"Passing over checkpoint {newest}: " in caplog.text
+    for path in list_checkpoints(tmp_path / "run"):
+        change_state(path, generator=[])
+    with pytest.raises(CheckpointError, match="no checkpoint that holds a generator"):
+        load_generator(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="describes no generator"):
+        load_generator(newest)
 
 
 # -- trouble ---------------------------------------------------------------------------------------------------------
