@@ -9,6 +9,7 @@ from typing import Any
 
 from gan_core.files import read_json
 from pipelines.redaction import redact
+from pipelines.registry.markdown import escape, link_target
 
 LOG = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ def _figures(path: Path) -> str:
         figures += [(name, figure["value"])]
         figures += [(f"{name}, the source itself", figure["baseline"])] if figure.get("baseline") is not None else []
     rows = [
-        {"figure": name, "value": f"{value:.6g}" if isinstance(value, float) else str(value)} for name, value in figures
+        # The page takes what it finds in a cell for Markdown.
+        {"figure": escape(name), "value": f"{value:.6g}" if isinstance(value, float) else escape(value)}
+        for name, value in figures
     ]
     create_table_artifact(rows, key="figures", description="Measured figures, each with its protocol")
     return "figures"
@@ -65,8 +68,8 @@ def _registered(path: Path) -> str:
     from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
     registered = json.loads(redact(path.read_text(encoding="utf-8")))
-    what = f"{registered.get('name', 'model')} version {registered.get('version', '?')}"
-    url = registered.get("run_url")
+    what = escape(f"{registered.get('name', 'model')} version {registered.get('version', '?')}")
+    url = link_target(registered.get("run_url"))
     if url:
         create_link_artifact(url, link_text=f"{what}: its MLflow run", key="mlflow-run", description="The MLflow run")
         return "mlflow-run"

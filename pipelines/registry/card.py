@@ -1,12 +1,16 @@
 """The model card: what a version is, how good it is and by which protocol, where it came from, how to use it."""
 
+import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from gan_core.conditions import domain_names
 from gan_core.families import FAMILIES
 from gan_core.generator import Generator
 from pipelines.progress import compact
+from pipelines.registry.markdown import code, escape
 
 _DRAW = """\
 ```python
@@ -44,7 +48,7 @@ echo '{{"dataframe_records": [{{"image": "'$(base64 -w0 picture.png)'"{json}}}]}
 
 All rows of a request have the same columns: what one leaves out, leave out of all, or send two requests.
 
-Whole folders: `gantry translate {name}@champion IN OUT{option}`.
+Whole folders: {folders}.
 """
 
 
@@ -68,8 +72,8 @@ def model_card(
         files: names of the files beside the card; pictures among them are shown.
     """
     info = generator.info
-    parts = [f"# {name}", f"A {_kind(info)}."]
-    parts += [f"![{file}]({file})" for file in files if file.endswith(".png")]
+    parts = [f"# {escape(name)}", f"A {_kind(info)}."]
+    parts += [f"![{escape(file)}]({quote(file)})" for file in files if file.endswith(".png")]
     if generator.translates:
         parts.append(_columns_of_the_sheet(generator))
     parts += [
@@ -94,7 +98,7 @@ def version_description(*, info: Mapping[str, Any], figure: Mapping[str, Any], t
     """
     parts = [
         f"{_figure(figure)}, {_kind(info)}",
-        f"Protocol: {figure['stamp']}.",
+        f"Protocol: {escape(figure['stamp'])}.",
         _table("from", {key.removeprefix("gantry."): value for key, value in tags.items()}),
         "The model card, with samples, is README.md among the model's files.",
     ]
@@ -104,18 +108,23 @@ def version_description(*, info: Mapping[str, Any], figure: Mapping[str, Any], t
 def example_target(generator: Generator) -> str | None:
     """A domain that the generator translates to, by name, to be used in examples; None where there is nothing to choose."""
     names, known = domain_names(generator), [to for _, to in generator.directions if to is not None]
-    return (names[known[0]] if known[0] < len(names) else str(known[0])) if known else None
+    if not known:
+        return None
+    # A name that cannot be typed stays out of an example.
+    return names[known[0]] if known[0] < len(names) and names[known[0]].isprintable() else str(known[0])
 
 
 def _kind(info: Mapping[str, Any]) -> str:
     shape = info["shape"]
-    kind = f"{info['family']} generator, {shape['height']}x{shape['width']} pixels, {shape['channels']} channel(s)"
+    kind = (
+        f"{escape(info['family'])} generator, {shape['height']}x{shape['width']} pixels, {shape['channels']} channel(s)"
+    )
     return f"{kind}, {shape['classes']} classes" if shape.get("classes") else kind
 
 
 def _figure(figure: Mapping[str, Any]) -> str:
     direction = figure["protocol"].get("direction")
-    return f"{figure['name'].upper()} {figure['value']:.2f}{f' ({direction})' if direction else ''}"
+    return f"{escape(figure['name'].upper())} {figure['value']:.2f}{f' ({escape(direction)})' if direction else ''}"
 
 
 def _figures(figures: Sequence[Mapping[str, Any]]) -> str:
@@ -124,7 +133,8 @@ def _figures(figures: Sequence[Mapping[str, Any]]) -> str:
     for figure in figures:
         low, high, trivial = figure.get("low"), figure.get("high"), figure.get("baseline")
         interval = "" if low is None or high is None else f"{compact(low)} to {compact(high)}"
-        cells = [figure["name"], figure["protocol"].get("direction") or "", compact(figure["value"]), interval]
+        direction = figure["protocol"].get("direction") or ""
+        cells = [escape(figure["name"]), escape(direction), compact(figure["value"]), interval]
         cells += ["" if trivial is None else compact(trivial), "higher" if figure.get("higher_is_better") else "lower"]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -142,14 +152,14 @@ def _columns_of_the_sheet(generator: Generator) -> str:
             "source",
             *(f"{name} switched" if info["shape"].get("attributes") else f"to {name}" for name in names),
         ]
-    return f"In each row of the pictures: {', '.join(columns)}."
+    return f"In each row of the pictures: {', '.join(map(escape, columns))}."
 
 
 def _drawing(name: str, generator: Generator) -> str:
     classes, count = "", generator.info["shape"].get("classes")
     if count:
         named = domain_names(generator)
-        known = ", ".join(f"{number} {name}" for number, name in enumerate(named)) or f"0 to {count - 1}"
+        known = ", ".join(f"{number} {escape(name)}" for number, name in enumerate(named)) or f"0 to {count - 1}"
         classes = (
             f'`label` asks for one class by its number, as in `{{"n": 4, "seed": 0, "label": 0}}`: {known}. Without it the '
             "pictures have the classes of the training data.\n\n"
@@ -160,18 +170,26 @@ def _drawing(name: str, generator: Generator) -> str:
 def _translating(name: str, generator: Generator) -> str:
     target = example_target(generator)
     if target is None:
-        return _TRANSLATE.format(name=name, given="", python="", json="", option="")
-    given = f"`target` is one of {', '.join(f'`{domain}`' for domain in domain_names(generator))}, by name or number."
+        return _TRANSLATE.format(
+            name=name, given="", python="", json="", folders=code(f"gantry translate {name}@champion IN OUT")
+        )
+    given = f"`target` is one of {', '.join(map(code, domain_names(generator)))}, by name or number."
     if generator.takes_styles:
         given += (
             " `reference`, a picture of that domain given like `image`, is what the style is taken from; without it `seed` "
             "names one."
         )
-    python, json = f', "target": ["{target}"]', f', "target": "{target}"'
-    option = f" --target {target}" + (" [--like PICTURE]" if generator.takes_styles else "")
-    return _TRANSLATE.format(name=name, given=given, python=python, json=json, option=option)
+    quoted = json.dumps(target)
+    python, sent = f', "target": [{quoted}]', f', "target": {quoted}'.replace("'", "'\\''")
+    option = f" --target {shlex.quote(target)}" + (" [--like PICTURE]" if generator.takes_styles else "")
+    folders = code(f"gantry translate {name}@champion IN OUT{option}")
+    return _TRANSLATE.format(name=name, given=given, python=python, json=sent, folders=folders)
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:
-    rows = [f"| {title} | |", "|---|---|", *(f"| {key} | `{value}` |" for key, value in values.items())]
+    rows = [
+        f"| {title} | |",
+        "|---|---|",
+        *(f"| {escape(key)} | {code(value, in_table=True)} |" for key, value in values.items()),
+    ]
     return "\n".join(rows)

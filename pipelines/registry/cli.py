@@ -89,7 +89,7 @@ def ledger(name: str | None, verify: bool, expect: str | None, as_json: bool) ->
         moves = [{**asdict(move), "outcome": str(found.outcomes[move.id])} for move in found.moves()]
         click.echo(json.dumps(moves, indent=2))
         return
-    if not found.entries:
+    if not (found.entries or found.unreadable):
         click.echo(f"{name}: no version was promoted yet.")
     for move in found.moves():
         outcome = found.outcomes[move.id]

@@ -8,6 +8,7 @@ import base64
 import binascii
 import io
 import logging
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -28,11 +29,18 @@ class GeneratorModel(PythonModel):
     """A generator behind rows of a frame: what makes images from noise draws them, what translates is given some."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the generator, on the GPU when there is one."""
+        """Load the generator, on the GPU when there is one.
+
+        Raises:
+            CheckpointError: a file of the model is not what was registered. That of a script that was changed too is for
+                Gantry's own commands to find: they compare with the registry, and run nothing of the model's.
+        """
         import torch
 
         from gan_core.generator import load_generator
+        from gan_core.manifest import check_manifest
 
+        check_manifest(Path(context.artifacts["generator"]).parents[1])
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.generator = load_generator(context.artifacts["generator"], device)
         _LOG.info("Generator %s on %s.", self.generator.digest[:12], device)

@@ -121,7 +121,7 @@ def test_a_move_killed_at_any_call_is_not_shown_as_made_and_is_made_by_the_next(
         assert champion(client) == wanted
         assert shown_as_made(uri)[-1] == wanted
         assert check_ledger("digits", tracking_uri=uri).breaks == ()
-    assert killed_at == calls >= 6
+    assert killed_at == calls >= 5  # read, write, read again, move, look
 
 
 def test_a_promotion_cut_short_does_not_mislead_a_rollback(register, client, uri, kill):
@@ -282,8 +282,9 @@ def test_the_command_verifies_and_prints_the_head(register, client, uri, monkeyp
     assert told.exit_code != 0
     told = CliRunner().invoke(cli.ledger, ["digits"])
     assert told.exit_code == 0
-    assert "holds no entry" in told.output
-    assert len(told.output.splitlines()) == 2
+    broken, now = told.output.splitlines()
+    assert "holds no entry" in broken
+    assert now == "Champion now: version 1."
 
 
 def test_a_reason_makes_one_line_of_the_listing(register, uri, monkeypatch):

@@ -1,0 +1,95 @@
+"""The model card and the note in MLflow show names of classes as text, whatever they hold."""
+
+import html
+import json
+import re
+import subprocess
+
+import pytest
+from markdown_it import MarkdownIt
+
+from gan_core.families import ImageShape, build_family, family_config
+from gan_core.generator import Generator, describe
+from gan_core.metrics.protocol import Figure
+from pipelines.registry.card import model_card, version_description
+from tests.gan_core.families.translations import small
+from tests.pipelines.registry.conftest import PROTOCOL
+
+HOSTILE = ["<script>alert(1)</script>", "![](http://example.org/a.png)", '# it\'s | "quoted" `x` $(touch x)']
+READER = MarkdownIt("commonmark", {"html": True}).enable("table")
+
+
+def card(generator: Generator, direction: str = "") -> str:
+    figure = Figure(name="fid", value=20.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
+    figure["protocol"]["direction"] = direction
+    return model_card(
+        name="pets",
+        generator=generator,
+        figure=figure,
+        figures=[figure, figure],
+        tags={"gantry.data": HOSTILE[0], "gantry.git_reason": "fatal: `x`\n# heading"},
+        files=["samples.png", "<b>.png"],
+    )
+
+
+def tags(markdown: str) -> set[str]:
+    return set(re.findall(r"<(\w+)", READER.render(markdown)))
+
+
+@pytest.fixture
+def drawing() -> Generator:
+    """A generator that takes classes of hostile names."""
+    shape = ImageShape(channels=1, height=16, width=16, classes=3)
+    family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
+    return Generator(family, describe("cgan", family, {"classes": HOSTILE}), "f" * 64)
+
+
+@pytest.fixture
+def translating() -> Generator:
+    """A generator that translates between domains of hostile names."""
+    family = small("stargan")
+    return Generator(family, describe("stargan", family, {"classes": HOSTILE}), "f" * 64)
+
+
+def test_names_of_classes_make_nothing_but_text(drawing: Generator, translating: Generator) -> None:
+    for generator in (drawing, translating):
+        text = card(generator, f"{HOSTILE[0]} -> {HOSTILE[1]}")
+        rendered = READER.render(text)
+        allowed = {"h1", "h2", "p", "img", "strong", "table", "thead", "tbody", "tr", "th", "td", "code", "pre"}
+        assert tags(text) <= allowed
+        pictures = re.findall(r'<img src="(.*?)"', rendered)
+        assert pictures == ["samples.png", "%3Cb%3E.png"]
+        assert re.findall(r"<h1>(.*?)</h1>", rendered) == ["pets"]
+        # A row has as many cells as its table has columns: nothing broke out of one.
+        for table in re.findall(r"<table>.*?</table>", rendered, re.DOTALL):
+            rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+            assert len({len(re.findall(r"<t[hd]", row)) for row in rows}) == 1
+
+
+def test_the_note_in_mlflow_makes_nothing_but_text(translating: Generator) -> None:
+    figure = Figure(name="fid", value=20.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
+    figure["protocol"]["direction"] = figure["stamp"] = f"{HOSTILE[0]} -> {HOSTILE[1]}"
+    note = version_description(info=translating.info, figure=figure, tags={"gantry.data": HOSTILE[1]})
+    assert tags(note) <= {"p", "table", "thead", "tbody", "tr", "th", "td", "code"}
+
+
+@pytest.mark.parametrize("name", [HOSTILE[2], "it's", "a b", "größer", "`<script>`", "a|b"])
+def test_the_commands_of_the_card_send_the_very_name(translating: Generator, name: str, tmp_path) -> None:
+    translating.info["classes"] = [name, name, name]
+    (tmp_path / "picture.png").write_bytes(b"x")
+    (sent,) = re.findall(r"^(echo '.*?) \|$", card(translating), re.MULTILINE)
+    done = subprocess.run(["bash", "-c", sent], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert json.loads(done.stdout)["dataframe_records"][0]["target"] == name
+    (command,) = re.findall(r"<code>gantry translate .*? --target (.*)</code>", READER.render(card(translating)))
+    printed = subprocess.run(
+        ["bash", "-c", f"printf %s {html.unescape(command)}"], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == name
+    assert "script" not in tags(card(translating))
+    assert [*tmp_path.iterdir()] == [tmp_path / "picture.png"]
+
+
+def test_a_name_that_cannot_be_typed_is_no_example(translating: Generator) -> None:
+    translating.info["classes"] = ["a\n```\n<script>", "b\n```\n<script>", "c\n```\n<script>"]
+    assert '"target": "1"' in card(translating)
+    assert "script" not in tags(card(translating))
