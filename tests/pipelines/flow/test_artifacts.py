@@ -3,9 +3,11 @@
 import base64
 import json
 import logging
+import re
 import urllib.request
 
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from pipelines.flow import artifacts
@@ -85,3 +87,33 @@ def test_a_runs_artifacts_are_the_picture_the_figures_and_the_link(prefect_api, 
         {"figure": "fid a -> b, the source itself", "value": "90"},
     ]
     assert shown("mlflow-run") == f"[gantry version 3: its MLflow run]({registered['run_url']})"
+
+
+@pytest.mark.prefect
+def test_names_of_classes_and_addresses_are_text_on_the_page(prefect_api, tmp_path):
+    from prefect import flow
+
+    (tmp_path / "outputs" / "evaluate").mkdir(parents=True)
+    (tmp_path / "outputs" / "register").mkdir(parents=True)
+    direction = "<script>x</script> -> ![](http://example.org/a.png)"
+    figures = {
+        "fid": {"value": 40.0, "stamp": direction},
+        "figures": [{"name": "fid", "protocol": {"direction": direction}, "value": 1.0}],
+    }
+    (tmp_path / "outputs" / "evaluate" / "metrics.json").write_text(json.dumps(figures))
+    registered = {"name": "gantry", "version": "3](http://a) ![", "run_url": "javascript:alert(1)"}
+    (tmp_path / "outputs" / "register" / "registered.json").write_text(json.dumps(registered))
+
+    @flow
+    def shows() -> list[str]:
+        return publish_artifacts(tmp_path, OUTS)
+
+    assert shows() == ["figures", "registered"]
+    reader, allowed = MarkdownIt("commonmark", {"html": True}), {"p", "strong", "pre", "code"}
+    with urllib.request.urlopen(f"{prefect_api}/artifacts/figures/latest") as answer:
+        cells = [cell for row in json.loads(json.load(answer)["data"]) for cell in row.values()]
+    with urllib.request.urlopen(f"{prefect_api}/artifacts/registered/latest") as answer:
+        pages = [json.load(answer)["data"], *cells]
+    assert len(pages) > 5
+    for page in pages:
+        assert set(re.findall(r"<(\w+)", reader.render(page))) <= allowed

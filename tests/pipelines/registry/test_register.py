@@ -16,13 +16,16 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from gan_core.errors import CheckpointError, TrackingError
+from gan_core.errors import CheckpointError, SettingsError, TrackingError
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.generator import load_generator, save_generator
+from gan_core.generator import generator_digest, load_generator, save_generator
+from gan_core.manifest import write_manifest
+from gan_core.metrics.protocol import Figure
 from pipelines.registry import register as registering
+from pipelines.registry.find import generator_folder
 from pipelines.tracking import RunLog, find_run, sync
 from pipelines.tracking.store import ensure_experiment, run_page
-from tests.pipelines.registry.conftest import artifacts
+from tests.pipelines.registry.conftest import PROTOCOL, artifacts
 
 
 @pytest.fixture
@@ -263,3 +266,71 @@ def test_the_card_of_a_generator_that_was_told_classes_says_how_to_ask_for_one(
 def test_the_card_says_that_all_rows_have_the_same_columns(register, client):
     card = (artifacts(client, register().version) / "README.md").read_text()
     assert "All rows of a request have the same columns" in card
+
+
+TAMPERED = {
+    "weights": "artifacts/generator/generator.safetensors",
+    "description": "artifacts/generator/generator.json",
+    "signature": "MLmodel",
+    "card": "README.md",
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_version_whose_files_were_changed_is_neither_loaded_nor_served(register, client, load, uri, what):
+    registered = register()
+    path = artifacts(client, registered.version) / TAMPERED[what]
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"a", b"b", 1) if what != "signature" else content + b"\n")
+    with pytest.raises(CheckpointError, match=rf"{path.name} was changed\. It is not what was registered"):
+        load(registered.model_uri)
+    with (
+        pytest.raises(CheckpointError, match=rf"{path.name} was changed\. It is not what was registered"),
+        generator_folder("digits", tracking_uri=uri),
+    ):
+        pass
+
+
+def test_a_manifest_that_was_changed_too_does_not_fit_the_registry(register, client, uri):
+    version = register().version
+    folder = artifacts(client, version)
+    (folder / "README.md").write_text("another")
+    write_manifest(folder)
+    with (
+        pytest.raises(CheckpointError, match="its SHA-256 is not the one that the registry has"),
+        generator_folder("digits", tracking_uri=uri),
+    ):
+        pass
+
+
+def test_a_version_of_an_edition_without_a_manifest_still_loads_and_that_is_said(register, client, uri, caplog):
+    version = register().version
+    (artifacts(client, version) / "gantry-manifest.json").unlink()
+    client.delete_model_version_tag("digits", version, "gantry.manifest")
+    with caplog.at_level("WARNING"), generator_folder("digits", tracking_uri=uri) as folder:
+        load_generator(folder)
+    assert "digits version 1 keeps no sums of its files" in caplog.text
+
+
+def test_the_figures_are_kept_with_the_version(register, client):
+    folder = artifacts(client, register(12.5).version)
+    assert json.loads((folder / "metrics.json").read_text())["fid"]["value"] == 12.5
+
+
+def test_a_figure_of_another_generator_is_not_registered(register, client, tmp_path):
+    shape = ImageShape(channels=1, height=16, width=16)
+    family = build_family("dcgan", family_config("dcgan", {"width": 4, "latent": 8}), shape)
+    save_generator(tmp_path / "other", family_name="dcgan", family=family, extra={"step": 7, "dataset": "d" * 64})
+    figure = Figure(name="fid", value=1.0, protocol=PROTOCOL, generator_digest=generator_digest(tmp_path / "other"))
+    with pytest.raises(TrackingError, match="The fid to register was measured of another generator"):
+        register(figure=figure.as_dict())
+    assert client.search_registered_models() == []
+
+
+@pytest.mark.parametrize("without", ["value", "protocol", "name"])
+def test_a_figure_that_lacks_a_part_is_not_registered(register, client, without):
+    figure = Figure(name="fid", value=1.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
+    del figure[without]
+    with pytest.raises(SettingsError, match=rf"Missing setting 'figure\.{without}'"):
+        register(figure=figure)
+    assert client.search_registered_models() == []
