@@ -1,6 +1,7 @@
 """An exported generator: a folder with ``generator.json`` and ``generator.safetensors``, without any pickle."""
 
 import itertools
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -134,6 +135,8 @@ class Generator:
             raise SettingsError(f"n: asked for {n} pictures; ask for 1 or more.")
         if seed < 0:
             raise SettingsError(f"seed: must be 0 or more, got {seed}.")
+        if truncation is not None and not math.isfinite(truncation):
+            raise SettingsError(f"truncation: must be a finite number, got {truncation}.")
         parts = []
         for start in range(0, n, SAMPLE_BATCH):
             count = min(SAMPLE_BATCH, n - start)

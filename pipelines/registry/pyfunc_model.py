@@ -8,6 +8,8 @@ import base64
 import binascii
 import io
 import logging
+import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
@@ -22,6 +25,11 @@ LIMIT = 1024
 """Pictures in one request, over all its rows."""
 MOST_PIXELS = 2**24
 """Width times height of a picture to translate: a larger one could take all of a server's memory."""
+MOST_IN_ALL = 2**26
+"""Pixels in one request, of all pictures that are drawn or given: 1024 of 256x256, 64 of 1024x1024."""
+PATIENCE = 60.0
+"""Seconds that a request waits for those before it; MLflow's server gives none more than that to be answered."""
+_LONGEST_MESSAGE = 1000
 _LOG = logging.getLogger(__name__)
 
 
@@ -43,6 +51,8 @@ class GeneratorModel(PythonModel):
         check_manifest(Path(context.artifacts["generator"]).parents[1])
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.generator = load_generator(context.artifacts["generator"], device)
+        # The server calls from many threads, and the memory that one request may take is bounded: one at a time.
+        self._turn = threading.Lock()
         _LOG.info("Generator %s on %s.", self.generator.digest[:12], device)
 
     def predict(
@@ -64,25 +74,50 @@ class GeneratorModel(PythonModel):
             were drawn ``seed`` and ``index`` (of the picture within its seed).
 
         Raises:
-            MlflowException: (HTTP 400) a value that the generator cannot take; names the row.
+            MlflowException: (HTTP 400) a value that the generator cannot take, or more than one request may ask for; names
+            the row. (503) others are served. (500) anything else, which is in the server's log.
         """
-        rows = model_input.to_dict("records")
+        if not self._turn.acquire(timeout=PATIENCE):
+            raise MlflowException("Too many requests at once; try again later.", error_code=TEMPORARILY_UNAVAILABLE)
+        try:
+            return self._answered(model_input.to_dict("records"))
+        except MlflowException:
+            raise
+        except Exception:  # of any kind: MLflow would answer with the traceback, which is for nobody but the owner
+            _LOG.exception("A request failed.")
+            raise MlflowException(
+                "The model failed at this request; the log of the server says why.", error_code=INTERNAL_ERROR
+            ) from None
+        finally:
+            self._turn.release()
+
+    def _answered(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
         if not rows:  # MLflow drops the columns that it does not know, and a row that is left with none
             known = "image or pixels" if self.generator.translates else "n"
             raise _invalid(f"the request has no row with a known column; give {known}.")
-        if self.generator.translates:
-            return self._translated(rows)
-        return self._drawn(rows)
+        return self._translated(rows) if self.generator.translates else self._drawn(rows)
 
     # -- image to image ------------------------------------------------------------------------------------------------
 
     def _translated(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
         if len(rows) > LIMIT:
             raise _invalid(f"the request has {len(rows)} pictures; the most at once is {LIMIT}.")
-        made = [{"png": self._translation(row, number), "row": number} for number, row in enumerate(rows)]
+        made, left = [], MOST_IN_ALL
+        for number, row in enumerate(rows):
+            picture = _picture(row, number)
+            styled = not _missing(row.get("reference"))
+            reference = _file(row, "reference", number) if styled else None
+            left -= sum(_pixels_of(content) for content in (picture, reference) if content is not None)
+            if left < 0:
+                raise _invalid(
+                    f"row {number}: the pictures up to here have more than {MOST_IN_ALL} pixels; send several requests."
+                )
+            made.append({"png": self._translation(row, picture, reference, number), "row": number})
         return pd.DataFrame(made, columns=["png", "row"])
 
-    def _translation(self, row: dict[str, Any], number: int) -> bytes:
+    def _translation(
+        self, row: dict[str, Any], picture: bytes | np.ndarray, reference: bytes | None, number: int
+    ) -> bytes:
         """The PNG of one row's picture. Each goes alone: what it becomes does not depend on the others."""
         import torch
 
@@ -94,12 +129,12 @@ class GeneratorModel(PythonModel):
         named = None if _missing(target) else str(target)
         try:
             chosen = target_index(self.generator, named)
-            condition = read_condition(_picture(row, number), ImageShape(**self.generator.info["shape"]))
+            condition = read_condition(picture, ImageShape(**self.generator.info["shape"]))
             images = torch.from_numpy(condition.pixels[None])
-            if _missing(row.get("reference")):
+            if reference is None:
                 made = self.generator.translate(images, chosen, seed)
             else:
-                made = self._translation_like(images, _file(row, "reference", number), chosen, number)
+                made = self._translation_like(images, reference, chosen, number)
         except GantryError as error:
             raise _invalid(f"row {number}: {error}") from error
         return encode(with_alpha(made[0].numpy(), condition.alpha))
@@ -124,17 +159,21 @@ class GeneratorModel(PythonModel):
         from gan_core.conditions import encode, with_alpha
         from gan_core.errors import GantryError
 
-        counts = [_integer(row, "n", number) for number, row in enumerate(rows)]
-        if sum(count or 0 for count in counts) > LIMIT:
-            raise _invalid(f"the request asks for {sum(c or 0 for c in counts)} pictures; the most at once is {LIMIT}.")
+        counts = []
+        for number, row in enumerate(rows):
+            n = _integer(row, "n", number)
+            if n is None or n < 1:
+                raise _invalid(f"row {number}: n is {n}; ask for 1 or more pictures.")
+            counts.append(n)
+        shape = self.generator.info["shape"]
+        most = max(min(LIMIT, MOST_IN_ALL // (shape["height"] * shape["width"])), 1)
+        if sum(counts) > most:
+            raise _invalid(f"the request asks for {sum(counts)} pictures; the most at once is {most}.")
         made: list[dict[str, Any]] = []
         for number, row in enumerate(rows):
             n, seed, label = counts[number], _integer(row, "seed", number) or 0, _integer(row, "label", number)
-            if n is None or n < 1:
-                raise _invalid(f"row {number}: n is {n}; ask for 1 or more pictures.")
             self._check_label(label, number)
-            truncation = row.get("truncation")
-            truncation = None if truncation is None or pd.isna(truncation) else float(truncation)
+            truncation = _number(row, "truncation", number)
             try:
                 pictures = self.generator.sample(n, seed, label, truncation).numpy()
             except GantryError as error:
@@ -176,8 +215,7 @@ def _file(row: dict[str, Any], column: str, number: int) -> bytes:
     if not isinstance(content, (bytes, bytearray)):
         raise _invalid(f"row {number}: {column} is {type(content).__name__}; it must be a picture file's bytes.")
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            _check_size(picture.width * picture.height, number)
+        _check_size(_pixels_of(bytes(content)), number)
     except MlflowException:
         raise
     except (
@@ -187,8 +225,20 @@ def _file(row: dict[str, Any], column: str, number: int) -> bytes:
     return bytes(content)
 
 
+def _pixels_of(content: bytes | np.ndarray) -> int:
+    """Width times height of a picture: a file, by its head, or pixels (C, H, W)."""
+    if isinstance(content, np.ndarray):
+        return content.shape[1] * content.shape[2]
+    from gan_core.pictures import FORMATS
+
+    # The formats that are decoded: in another order of them a file may be another picture.
+    with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        return picture.width * picture.height
+
+
 def _from_pixels(pixels: Any, number: int) -> np.ndarray:
     try:
+        _check_size(len(pixels) * max((len(line) for line in pixels), default=0), number)
         # numpy hands MLflow's nested arrays on as arrays of arrays.
         values = np.array([[list(pixel) for pixel in line] for line in pixels], dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -197,7 +247,6 @@ def _from_pixels(pixels: Any, number: int) -> np.ndarray:
         raise _invalid(f"row {number}: pixels have the shape {values.shape}; it must be (height, width, 1, 3 or 4).")
     if not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
         raise _invalid(f"row {number}: pixels must be whole numbers from 0 to 255.")
-    _check_size(values.shape[0] * values.shape[1], number)
     return np.ascontiguousarray(values.astype(np.uint8).transpose(2, 0, 1))
 
 
@@ -207,16 +256,28 @@ def _check_size(pixels: int, number: int) -> None:
 
 
 def _integer(row: dict[str, Any], name: str, number: int) -> int | None:
-    value = row.get(name)
-    if value is None or pd.isna(value):
-        return None
-    if int(value) != value:
+    value = _number(row, name, number)
+    if value is not None and int(value) != value:
         raise _invalid(f"row {number}: {name} is {value}; it must be a whole number.")
-    return int(value)
+    return None if value is None else int(row[name])
+
+
+def _number(row: dict[str, Any], name: str, number: int) -> float | None:
+    """A row's number in the column ``name``; None where it has none."""
+    value: Any = row.get(name)
+    if _missing(value):
+        return None
+    try:
+        as_float = float(value)
+    except (TypeError, ValueError, OverflowError):
+        as_float = math.nan
+    if not math.isfinite(as_float):
+        raise _invalid(f"row {number}: {name} is {str(value)[:40]!r}; it must be a number.")
+    return as_float
 
 
 def _invalid(message: str) -> MlflowException:
-    return MlflowException.invalid_parameter_value(message)
+    return MlflowException.invalid_parameter_value(message[:_LONGEST_MESSAGE])
 
 
 mlflow.models.set_model(GeneratorModel())

@@ -77,6 +77,10 @@ def test_only_n_must_be_given(register, load):
         ({"n": [1, 0]}, "row 1: n is 0; ask for 1 or more"),
         ({"n": [-4]}, "row 0: n is -4"),
         ({"n": [1000, 1000]}, "asks for 2000 pictures; the most at once is 1024"),
+        ({"n": [2000, -1500]}, "row 1: n is -1500; ask for 1 or more"),
+        ({"n": [2**62, 2**62]}, "the most at once is 1024"),
+        ({"n": [1], "truncation": [float("inf")]}, "row 0: truncation is 'inf'; it must be a number"),
+        ({"n": [1], "seed": [-1]}, "row 0: seed: must be 0 or more"),
         ({"n": [1], "label": [3]}, "no label 3; it was trained without labels"),
         ({"seed": [1]}, "missing inputs"),
         ({"n": ["two"]}, "Incompatible input types"),
@@ -319,7 +323,7 @@ def test_the_figures_are_kept_with_the_version(register, client):
 
 def test_a_figure_of_another_generator_is_not_registered(register, client, tmp_path):
     shape = ImageShape(channels=1, height=16, width=16)
-    family = build_family("dcgan", family_config("dcgan", {"width": 4, "latent": 8}), shape)
+    family = build_family("dcgan", family_config("dcgan", {"width": 4, "latent": 9}), shape)
     save_generator(tmp_path / "other", family_name="dcgan", family=family, extra={"step": 7, "dataset": "d" * 64})
     figure = Figure(name="fid", value=1.0, protocol=PROTOCOL, generator_digest=generator_digest(tmp_path / "other"))
     with pytest.raises(TrackingError, match="The fid to register was measured of another generator"):

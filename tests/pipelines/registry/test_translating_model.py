@@ -229,3 +229,71 @@ def test_the_card_shows_every_figure_beside_the_trivial_answers_and_how_to_call(
     assert "`reference`, a picture of that domain given like `image`, is what the style is taken from" in styled
     assert "gantry translate pets@champion IN OUT --target dog [--like PICTURE]" in styled
     assert "target" not in (model_of("pix2pix") / "README.md").read_text().split("## Use")[1]
+
+
+def raw(model: Any) -> Any:
+    """The model itself, without MLflow's checks of types before it."""
+    return model.unwrap_python_model()
+
+
+BOMB = io.BytesIO()
+Image.new("1", (4200, 4200)).save(BOMB, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image": BOMB.getvalue()}, "row 0: the picture has 17640000 pixels; the most is 16777216"),
+        ({"image": base64.b64encode(BOMB.getvalue()).decode()}, "row 0: the picture has 17640000 pixels"),
+        ({"pixels": [[[0]] * 5000] * 5000}, "row 0: the picture has 25000000 pixels"),
+        ({"pixels": [[]]}, "row 0: pixels have the shape"),
+        ({"pixels": 5}, "row 0: pixels are not rows of pixels"),
+        ({"image": FILE, "target": "x" * 10**6}, "row 0: target x{900,990}$"),
+        ({"image": FILE, "target": "owl", "seed": float("inf")}, "row 0: seed is 'inf'; it must be a number"),
+        ({"image": FILE, "target": "owl", "seed": "many"}, "row 0: seed is 'many'; it must be a number"),
+        ({"image": ["a", "b"]}, "row 0: image is list; it must be a picture file's bytes"),
+    ],
+    ids=["bomb", "base64 bomb", "pixels", "no pixels", "a number", "long target", "inf", "text", "list"],
+)
+def test_what_would_take_all_memory_or_time_is_refused_first(load, row: dict, message: str) -> None:
+    with pytest.raises(MlflowException, match=message) as raised:
+        raw(load("stargan")).predict(None, pd.DataFrame([row]))
+    assert raised.value.get_http_status_code() == 400
+
+
+def test_the_pictures_of_a_request_are_bounded_together(load, monkeypatch) -> None:
+    model = raw(load("stargan"))
+    monkeypatch.setitem(type(model).predict.__globals__, "MOST_IN_ALL", 2 * PIXELS.shape[0] * PIXELS.shape[1])
+    rows = pd.DataFrame({"image": [FILE] * 3, "target": ["owl"] * 3})
+    assert len(model.predict(None, rows[:2])) == 2
+    with pytest.raises(MlflowException, match="row 2: the pictures up to here have more than 640 pixels"):
+        model.predict(None, rows)
+
+
+def test_a_failure_of_the_model_shows_its_caller_nothing_of_the_server(load, monkeypatch) -> None:
+    from fastapi.testclient import TestClient
+    from mlflow.pyfunc import scoring_server
+
+    model = load("stargan")
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of memory at /a/place/of/this/machine")
+
+    monkeypatch.setattr(raw(model).generator, "translate", broken)
+    with TestClient(scoring_server.init(model)) as client:
+        row = {"image": base64.b64encode(FILE).decode(), "target": "owl"}
+        answer = client.post("/invocations", json={"dataframe_records": [row]})
+    assert answer.status_code == 500
+    assert "the log of the server says why" in answer.text
+    for secret in ("machine", "Traceback", ".py", "stack_trace"):
+        assert secret not in answer.text
+
+
+def test_one_request_is_answered_at_a_time_and_none_waits_for_ever(load, monkeypatch) -> None:
+    model = raw(load("stargan"))
+    monkeypatch.setitem(type(model).predict.__globals__, "PATIENCE", 0.01)
+    rows = pd.DataFrame({"image": [FILE], "target": ["owl"]})
+    with model._turn, pytest.raises(MlflowException, match="Too many requests at once") as raised:
+        model.predict(None, rows)
+    assert raised.value.get_http_status_code() == 503
+    assert len(model.predict(None, rows)) == 1
