@@ -214,26 +214,25 @@ def _file(row: dict[str, Any], column: str, number: int) -> bytes:
             raise _invalid(f"row {number}: {column} is text, and not base64 ({error}).") from error
     if not isinstance(content, (bytes, bytearray)):
         raise _invalid(f"row {number}: {column} is {type(content).__name__}; it must be a picture file's bytes.")
-    try:
-        _check_size(_pixels_of(bytes(content)), number)
-    except MlflowException:
-        raise
-    except (
-        Exception
-    ):  # Pillow raises nearly anything at a broken file; reading it in earnest says what is wrong with it
-        _LOG.debug("Row %d: the head of the picture cannot be read.", number)
+    _check_size(_pixels_of(bytes(content)), number)
     return bytes(content)
 
 
 def _pixels_of(content: bytes | np.ndarray) -> int:
-    """Width times height of a picture: a file, by its head, or pixels (C, H, W)."""
+    """Width times height of a picture: a file, by its head, or pixels (C, H, W); 0 of a file that is no picture."""
     if isinstance(content, np.ndarray):
         return content.shape[1] * content.shape[2]
     from gan_core.pictures import FORMATS
 
-    # The formats that are decoded: in another order of them a file may be another picture.
-    with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-        return picture.width * picture.height
+    try:
+        # The formats that are decoded: in another order of them a file may be another picture.
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            return picture.width * picture.height
+    except (
+        Exception
+    ):  # Pillow raises nearly anything at a broken file; reading it in earnest says what is wrong with it
+        _LOG.debug("The head of a picture cannot be read.", exc_info=True)
+        return 0
 
 
 def _from_pixels(pixels: Any, number: int) -> np.ndarray:

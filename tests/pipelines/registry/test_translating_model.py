@@ -263,7 +263,7 @@ def test_what_would_take_all_memory_or_time_is_refused_first(load, row: dict, me
 
 def test_the_pictures_of_a_request_are_bounded_together(load, monkeypatch) -> None:
     model = raw(load("stargan"))
-    monkeypatch.setitem(type(model).predict.__globals__, "MOST_IN_ALL", 2 * PIXELS.shape[0] * PIXELS.shape[1])
+    monkeypatch.setitem(type(model)._answered.__globals__, "MOST_IN_ALL", 2 * PIXELS.shape[0] * PIXELS.shape[1])
     rows = pd.DataFrame({"image": [FILE] * 3, "target": ["owl"] * 3})
     assert len(model.predict(None, rows[:2])) == 2
     with pytest.raises(MlflowException, match="row 2: the pictures up to here have more than 640 pixels"):
@@ -291,7 +291,7 @@ def test_a_failure_of_the_model_shows_its_caller_nothing_of_the_server(load, mon
 
 def test_one_request_is_answered_at_a_time_and_none_waits_for_ever(load, monkeypatch) -> None:
     model = raw(load("stargan"))
-    monkeypatch.setitem(type(model).predict.__globals__, "PATIENCE", 0.01)
+    monkeypatch.setitem(type(model)._answered.__globals__, "PATIENCE", 0.01)
     rows = pd.DataFrame({"image": [FILE], "target": ["owl"]})
     with model._turn, pytest.raises(MlflowException, match="Too many requests at once") as raised:
         model.predict(None, rows)
