@@ -1,6 +1,7 @@
 """How good a run's averaged generator is while it trains: its FID over time, and the best generator so far."""
 
 import contextlib
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any
 import torch
 
 from gan_core.data import PreparedDataset
+from gan_core.errors import CheckpointError
 from gan_core.files import read_json, replacing
-from gan_core.generator import DESCRIPTION
+from gan_core.generator import DESCRIPTION, generator_digest
 from gan_core.metrics.assess import assess
 from gan_core.metrics.bench import Subject, enough
 from gan_core.metrics.between import check_domains
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.sources import DatasetSplit
+
+log = logging.getLogger(__name__)
 
 SEED = 0
 """Names the pictures that are measured: those that ``gantry fid`` and the evaluate stage draw by default."""
@@ -70,9 +74,19 @@ class Best:
 
     @property
     def figure(self) -> dict[str, Any] | None:
-        """What it was chosen by, as :meth:`Figure.as_dict` has it; None while there is none."""
+        """What it was chosen by, as :meth:`Figure.as_dict` has it; None while there is none that can be read, which is said."""
         description = self.directory / DESCRIPTION
-        return read_json(description)["fid"] if description.is_file() else None
+        if not description.is_file():
+            return None
+        try:
+            generator_digest(self.directory)
+            figure = read_json(description)["fid"]
+            if not (math.isfinite(figure["value"]) and isinstance(figure["protocol_digest"], str)):
+                raise ValueError("its figure is no number")
+        except (CheckpointError, ValueError, LookupError, TypeError) as error:
+            log.warning("Passing over the best generator so far, %s: %s.", self.directory, str(error).rstrip("."))
+            return None
+        return figure
 
     def is_beaten_by(self, figure: Figure) -> bool:
         """Whether ``figure`` is lower, or the first by its protocol."""

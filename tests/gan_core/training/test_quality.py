@@ -1,6 +1,7 @@
 """FID beside training: measured at its steps as evaluation measures it, without a trace in what is learnt; the best is kept."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,25 @@ def test_a_domain_with_too_few_pictures_to_measure_is_refused_before_training(tm
     with pytest.raises(DataError, match="has 1 picture, and a figure needs 2 or more"):
         Trainer("cyclegan", family_config("cyclegan", {}), PreparedDataset(folder), config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("harm", ["other weights", "no figure", "text", "brackets"])
+def test_a_best_generator_that_was_damaged_is_not_exported_and_that_is_said(
+    make: Make, tmp_path: Path, ordered: dict[int, float], caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
+    ordered.update({10: 10.0, 20: 20.0})
+    trainer = make(fid_every=10, fid_samples=16, keep_best=True)
+    trainer.run()
+    best = tmp_path / "run" / "best"
+    info = json.loads((best / "generator.json").read_text())
+    if harm == "other weights":
+        (best / "generator.safetensors").write_bytes(b"junk")
+    elif harm == "no figure":
+        (best / "generator.json").write_text(json.dumps({**info, "fid": None}))
+    elif harm == "text":
+        (best / "generator.json").write_text(json.dumps({**info, "fid": {"value": "low", "protocol_digest": "x"}}))
+    else:
+        (best / "generator.json").write_text("[" * 100_000)
+    trainer.export(tmp_path / "generator")
+    assert f"Passing over the best generator so far, {best}: " in caplog.text
+    assert load_generator(tmp_path / "generator").info["step"] == 20
