@@ -83,18 +83,18 @@ def register_generator(
 
     Raises:
         TrackingError: the server cannot be reached or refuses; a name that the registry cannot take; a figure that is not
-            a number, which no other could be compared with.
+            a number, which no other could be compared with, or that was measured of another generator.
         CheckpointError: there is no whole generator in ``generator_dir``.
-        SettingsError: the figure's protocol is not one.
+        SettingsError: the figure lacks a value or its protocol.
     """
     from gan_core.generator import load_generator
 
-    load_generator(generator_dir)  # a damaged export must not get a version
-    if not math.isfinite(figure["value"]):
+    generator = load_generator(generator_dir)  # a damaged export must not get a version
+    measured = _measured(figure, generator_dir)
+    if measured.generator_digest != generator.digest:
         raise TrackingError(
-            f"The {figure['name']} of {generator_dir} is {figure['value']}: nothing could be compared with it, so it is not "
-            "registered. Look at the pictures (outputs/evaluate/samples.png): the generator makes none of use, or they are "
-            "too few. Train longer or with other settings, or raise evaluate.samples."
+            f"The {measured.name} to register was measured of another generator ({measured.generator_digest[:12]}) than that "
+            f"in {generator_dir} ({generator.digest[:12]}). Run the evaluate stage again: gantry run."
         )
     with reaching(tracking_uri):
         client = connect(tracking_uri)
