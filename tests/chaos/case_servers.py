@@ -149,10 +149,10 @@ def promoting(suite: Suite, numbers: random.Random) -> None:
 def _kill_one(place: Place, uri: str, kind: str, name: str, point: Point, after: str) -> None:
     where = f"{kind} killed at {point}"
     before = _champion(uri, name)
-    made = len(history(name, tracking_uri=uri))
+    made = len(history(name, tracking_uri=uri).entries)
     ended = place.call(partial(_move, kind, name, uri), place.plan(point))
     assert ended.acted, f"{point} did not come"
-    champion, moves = _champion(uri, name), history(name, tracking_uri=uri)
+    champion, moves = _champion(uri, name), history(name, tracking_uri=uri).moves()
     assert champion in (before, after), f"{where}: champion is {champion}"
     assert len(moves) - made in (0, 1), f"{where}: {len(moves) - made} entries"
     if champion == after:
@@ -165,7 +165,7 @@ def _kill_one(place: Place, uri: str, kind: str, name: str, point: Point, after:
         again = place.call(partial(_move, kind, name, uri))
         assert again.status == 0, f"{where}; tried again: {again.output[-1500:]}"
     assert _champion(uri, name) == after, f"{where}; tried again: champion is {_champion(uri, name)}"
-    last: Move = history(name, tracking_uri=uri)[-1]
+    last: Move = history(name, tracking_uri=uri).moves()[-1]
     assert last.version == after, f"{where}; tried again: the ledger ends with {last.version}"
 
 
