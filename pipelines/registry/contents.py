@@ -54,25 +54,25 @@ def version_files(version: "ModelVersion", tracking_uri: str) -> Iterator[Path]:
         yield folder
 
 
-def fetch(version: "ModelVersion", tracking_uri: str, place: Path, file: str = "") -> Path:
-    """Download a version's files, or one of them, to ``place`` where they are not local; returns where they lie.
+def fetch(version: "ModelVersion", tracking_uri: str, place: Path) -> Path:
+    """Download a version's files to ``place`` where they are not local; returns the folder where they lie.
 
     Raises:
         TrackingError: they are gone.
     """
     import mlflow
 
-    source = f"{version.source}/{file}" if file else str(version.source)
+    gone = f"The files of version {version.version} of '{version.name}' are gone"
     try:
         found = Path(
-            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(place), tracking_uri=tracking_uri)
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=version.source, dst_path=str(place), tracking_uri=tracking_uri
+            )
         )
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError):
-            raise
-        raise TrackingError(f"The files of version {version.version} of '{version.name}' are gone: {error}.") from error
-    if not found.exists():
-        raise TrackingError(f"Version {version.version} of '{version.name}' has no {file or 'files'} ({source}).")
+    except FileNotFoundError as error:
+        raise TrackingError(f"{gone}: {error}.") from error
+    if not found.is_dir():
+        raise TrackingError(f"{gone}: {version.source} is no folder.")
     return found
 
 

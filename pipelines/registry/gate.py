@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gan_core.errors import TrackingError
+from gan_core.errors import CheckpointError, TrackingError
 from gan_core.metrics.protocol import Figure
 from pipelines.registry.contents import read_figure, version_files
 
@@ -68,7 +68,10 @@ def judge(
     old = anew.get(str(champion.version))
     how = ", the champion measured anew" if old else ""
     if old is None:
-        old, _, missing = _figure(champion, tracking_uri)
+        try:
+            old, _, missing = _figure(champion, tracking_uri)
+        except (CheckpointError, TrackingError) as error:  # the champion's files do not keep another one from its place
+            raise _incomparable(name, challenger, champion, str(error)) from error
         if old is None:
             raise _incomparable(name, challenger, champion, missing)
     found, within_noise = _compare(name, challenger, champion, new, old, how)

@@ -9,7 +9,7 @@ from gan_core.errors import GantryError, TrackingError
 from gan_core.manifest import MANIFEST, check_manifest
 from gan_core.metrics.protocol import Figure
 from pipelines.registry.champion import CHAMPION, current_ledger, move_champion, registered_model
-from pipelines.registry.contents import MANIFEST_TAG, contradiction, fetch, read_figure
+from pipelines.registry.contents import MANIFEST_TAG, contradiction, fetch, read_figure, version_files
 from pipelines.registry.gate import IncomparableError, judge
 from pipelines.registry.ledger import Ledger, Move, check_reason
 from pipelines.registry.register import CHALLENGER
@@ -102,6 +102,7 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
     Raises:
         TrackingError: there is no champion; the ledger does not know how it became one, or was changed there; the one
             before is gone.
+        CheckpointError: the files of the one before are not what was registered.
     """
     reason = check_reason(reason)
     with reaching(tracking_uri):
@@ -117,7 +118,8 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
                     'to undo. Name the version you want: gantry promote --version V --force --reason "why".'
                 )
             if undone.previous is not None:
-                _version(client, name, undone.previous)
+                with version_files(_version(client, name, undone.previous), tracking_uri):
+                    pass  # they are what was registered
             return ledger.next_move(
                 "rollback",
                 version=undone.previous,

@@ -8,7 +8,9 @@ import mlflow  # noqa: F401  before the shipper does: two threads that import it
 from pyarrow.parquet import ParquetFile
 
 from gan_core.data import PreparedDataset
+from gan_core.errors import StageError
 from gan_core.files import read_json, write_json
+from gan_core.generator import load_generator
 from pipelines.git import current_commit
 from pipelines.progress import say
 from pipelines.registry.register import register_generator
@@ -23,8 +25,11 @@ RESULT = "registered.json"
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Register the generator of the train stage with the figure of the evaluate stage."""
     root, result = context.root, context.work / RESULT
-    generator, measured = root / "outputs/train/generator", read_json(root / "outputs/evaluate/metrics.json")
-    description = read_json(generator / "generator.json")
+    generator, metrics = root / "outputs/train/generator", root / "outputs/evaluate/metrics.json"
+    measured = read_json(metrics)
+    if not isinstance(measured, dict) or not isinstance(measured.get("fid"), dict):
+        raise StageError(f"{metrics} holds no figure to register. Remove it and evaluate again: gantry run.")
+    description = load_generator(generator).info
     lock = root / "dvc.lock"
     with stage_run(context, settings) as run:
         if lock.is_file():
@@ -44,12 +49,12 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
             experiment=settings.track.experiment,
             run_id=pipeline.run_id if pipeline else None,
             figure=measured["fid"],
-            figures=measured["figures"],
+            figures=measured.get("figures", ()),
             example=example_picture(root / "data/prepared"),
             tags={
                 "gantry.stage_key": context.key,
                 "gantry.pipeline_run": context.pipeline_run,
-                "gantry.dataset": description["dataset"],
+                "gantry.dataset": description.get("dataset", "unknown"),
                 "gantry.data": settings.data.name,
                 **current_commit(root).tags,
                 "gantry.dvc_lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "none",

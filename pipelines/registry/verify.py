@@ -75,8 +75,8 @@ def verify(
 
 
 def versions(ledger: Ledger) -> list[str]:
-    """The versions whose files are evidence: those that were promoted by their figures, and the champion."""
-    named = {entry.move.version for entry in ledger.entries if entry.move.metrics} | {ledger.champion}
+    """The versions whose files are evidence: those that were promoted by their figures."""
+    named = {entry.move.version for entry in ledger.entries if entry.move.metrics}
     return sorted(version for version in named if version is not None)
 
 

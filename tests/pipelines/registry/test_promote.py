@@ -12,7 +12,7 @@ from gan_core.errors import CheckpointError, TrackingError
 from gan_core.metrics.protocol import Figure
 from pipelines.registry import cli
 from pipelines.registry.ledger import Move
-from pipelines.registry.promote import history, promote, rollback
+from pipelines.registry.promote import check_ledger, history, promote, rollback
 from tests.pipelines.registry.conftest import PROTOCOL, artifacts, refigure, seal
 
 
@@ -348,3 +348,40 @@ def test_the_command_line_tells_what_is_within_the_noise(register, uri, monkeypa
         told = CliRunner().invoke(cli.promote, ["digits", *(["--reason", "nicer"] if fid == 28 else [])]).output
         assert told.count("within the noise") == (fid < 30), told
     assert "was version 2 (nicer).\nMeasured: fid 28.0000 against 29.0000" in told
+
+
+def test_a_champion_whose_files_were_changed_can_be_replaced_by_force(register, client, uri):
+    register(30.0)
+    promote("digits", tracking_uri=uri)
+    register(20.0)
+    (artifacts(client, "1") / "metrics.json").write_text("{}")
+    with pytest.raises(TrackingError, match=r"metrics\.json was changed.*--force --reason"):
+        promote("digits", tracking_uri=uri)
+    assert promote("digits", tracking_uri=uri, force=True, reason="it was changed").version == "2"
+
+
+def test_a_rollback_goes_to_no_version_whose_files_were_changed(register, client, uri):
+    for fid in (30.0, 20.0):
+        register(fid)
+        promote("digits", tracking_uri=uri)
+    (artifacts(client, "1") / "README.md").write_text("another")
+    with pytest.raises(CheckpointError, match=r"README\.md was changed"):
+        rollback("digits", tracking_uri=uri)
+    assert champion(client) == "2"
+
+
+def test_an_earlier_editions_ledger_goes_on_as_a_chain(register, client, uri):
+    for fid in (30.0, 20.0):
+        register(fid)
+    old = {"kind": "promote", "version": "1", "previous": None, "at": "2024-01-01T00:00:00.000Z", "by": "ann"}
+    old |= {"reason": "", "forced": False, "undoes": None, "id": "1704067200000-0123abcd"}
+    client.set_registered_model_tag("digits", f"gantry.ledger.{old['id']}", json.dumps(old))
+    client.set_registered_model_alias("digits", "champion", "1")
+    promote("digits", tracking_uri=uri)
+    report = check_ledger("digits", tracking_uri=uri)
+    assert (report.breaks, report.entries, report.chained) == ((), 2, 1)
+    client.set_registered_model_tag("digits", f"gantry.ledger.{old['id']}", json.dumps({**old, "by": "eve"}))
+    assert "an entry from before the chain was changed" in check_ledger("digits", tracking_uri=uri).breaks[0]
+    assert rollback("digits", tracking_uri=uri).version == "1"
+    with pytest.raises(TrackingError, match="cannot be trusted"):
+        rollback("digits", tracking_uri=uri)
