@@ -29,7 +29,7 @@ _AGAIN = "export or download the generator again"
 SAMPLE_BATCH = 64
 """Pictures made at once; the trainer makes as many, so that its FID is the exported generator's."""
 _LARGEST_DESCRIPTION = 64 << 20
-_MOST_TENSORS = 100_000
+_MOST_TENSORS = 10_000
 """Parameters of a family's networks; the largest has hundreds."""
 _PIXELS = 2**20
 """Pixels translated at once: 64 pictures of 128x128, or one of 1024x1024."""
