@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe
@@ -209,25 +210,24 @@ class _Progress:
 
     def __init__(self, descriptor: int) -> None:
         self._note = mmap.mmap(descriptor, _ITEM.size)
-        self._hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        self._soft, self._hard = resource.getrlimit(resource.RLIMIT_CPU)
 
     def begin(self, item: int) -> None:
         _ITEM.pack_into(self._note, 0, item)
         signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
         # The kernel counts the processor's time since the start of the process, in whole seconds.
-        limit = int(time_used()) + 1 + CPU_SECONDS
-        resource.setrlimit(resource.RLIMIT_CPU, (limit if self._hard < 0 else min(limit, self._hard), self._hard))
+        self._limit_processor(int(time.process_time()) + 1 + CPU_SECONDS)
 
     def finish(self) -> None:
         _ITEM.pack_into(self._note, 0, NO_ITEM)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        resource.setrlimit(resource.RLIMIT_CPU, (self._hard, self._hard))
+        self._limit_processor(self._hard)
 
-
-def time_used() -> float:
-    """Seconds of the processor that this process took."""
-    times = os.times()
-    return times.user + times.system
+    def _limit_processor(self, limit: int) -> None:
+        if limit != self._soft:  # not for every one of many small pictures
+            soft = limit if self._hard < 0 else min(limit, self._hard)
+            resource.setrlimit(resource.RLIMIT_CPU, (soft, self._hard))
+            self._soft = limit
 
 
 def serve(connection_at: int, notes_at: int, lifeline_at: int) -> None:
