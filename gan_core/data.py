@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gan_core.config import build
+from gan_core.disk import new_array
 from gan_core.errors import DataError, SettingsError
 from gan_core.files import replacing
 
@@ -143,7 +144,7 @@ class PreparedDataset:
                     f"{self.directory}: {split} holds {held} pictures, {DATASET_FILE} says {shape[0]}. Ingest again."
                 )
             with replacing(path) as temporary:
-                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+                array = new_array(temporary, shape, np.uint8)
                 row = 0
                 for shard in shards:
                     for content in _contents(shard, column):

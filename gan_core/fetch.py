@@ -28,8 +28,9 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from gan_core import registry_clients
+from gan_core.disk import refusal
 from gan_core.errors import FetchError
-from gan_core.files import replacing, sha256_file
+from gan_core.files import naming, replacing, sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def fetch(target: Path, *, sha256: str, addresses: Sequence[Address], label: str
 
     Raises:
         FetchError: no address gave the file; names each address with its failure, and the remedy.
+        OSError: a disk refuses: there is not enough room at ``target`` or in the temporary folder, say.
     """
     return fetch_many([Wanted(target=target, sha256=sha256, addresses=addresses)], label=label)[0]
 
@@ -176,6 +178,9 @@ def _fetch_one(file: Wanted, session: "_Session") -> None:
             tarfile.TarError,
             zipfile.BadZipFile,
         ) as error:
+            if refused := refusal(error):  # the disk would refuse the next address's bytes as well
+                refused.filename = refused.filename or str(session.scratch)
+                raise refused from error
             failures.append(f"{address}: {error}")
             # A repetition of what was said for an earlier file of this call is no news.
             level = logging.DEBUG if isinstance(error, _KnownFailureError) else logging.WARNING
@@ -256,7 +261,8 @@ class _Session:
         if host in self._failed:
             raise _KnownFailureError(f"not tried again: {self._failed[host]}")
         try:
-            download(to)
+            with naming(to):
+                download(to)
         except (_UnreachableError, registry_clients.ClientError) as error:
             self._failed[host] = str(error)
             raise FetchError(str(error)) from error

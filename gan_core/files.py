@@ -16,9 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from gan_core.disk import with_place
 from gan_core.errors import DamagedFileError
 
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_LONGEST_NAME = 100
+"""Bytes of a name, beyond which its temporary folder is named by a digest: some file systems end at 143 (eCryptfs)."""
 _STALE_SECONDS = 60.0
 _LOG = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.gantry-", dir=path.parent))
+        holder = Path(tempfile.mkdtemp(prefix=_holder_prefix(path), dir=path.parent))
     except OSError as error:  # of the name that was asked for: nobody knows the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from None
     temporary = holder / path.name
@@ -53,23 +55,36 @@ def replacing(path: Path | str) -> Iterator[Path]:
             os.replace(path, holder / "previous")
         os.replace(temporary, path)
         _remove_stale(path)
+    except OSError as error:  # of the name that was asked for here, too: the temporary one is about to go
+        if isinstance(error.filename, str) and error.filename.startswith(str(temporary)):
+            error.filename = str(path) + error.filename.removeprefix(str(temporary))
+        raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
         os.close(held_open)
 
 
+def _holder_prefix(path: Path) -> str:
+    """How the names of the temporary folders for ``path`` begin."""
+    name = os.fsencode(path.name)
+    return f".{path.name if len(name) <= _LONGEST_NAME else hashlib.sha256(name).hexdigest()[:32]}.gantry-"
+
+
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Have an error of the disk in the block, such as that it is full, name ``path``: a write knows no name."""
+    """Have an error of the disk in the block, such as that it is full, be an OSError that names ``path``.
+
+    A write knows no name, and libraries that write files themselves raise errors of their own.
+    """
     try:
         yield
     except shutil.Error as error:  # of copytree: a list of what could not be copied, and why in words
         _, target, why = error.args[0][0]
-        raise OSError(0, why, target) from error
-    except OSError as error:
-        if error.filename is None and error.errno in _OF_THE_DISK:
-            error.filename = str(path)
-        raise
+        raise with_place(error, target) or OSError(0, why, target) from error
+    except Exception as error:
+        if (refused := with_place(error, path)) is None or refused is error:
+            raise
+        raise refused from error
 
 
 @functools.lru_cache(maxsize=256)
@@ -80,7 +95,7 @@ def _holders_at_first(folder: Path) -> tuple[str, ...]:
 
 def _remove_stale(path: Path) -> None:
     """Remove what killed processes left beside ``path``: of a folder it may hold as much as the folder itself."""
-    prefix = f".{path.name}.gantry-"
+    prefix = _holder_prefix(path)
     if path.is_dir():
         holders = [*path.parent.glob(f"{glob.escape(prefix)}*")]
     else:
@@ -131,14 +146,6 @@ def held(folder: Path) -> Iterator[bool]:
         if new:
             with suppress(OSError):
                 folder.rmdir()
-
-
-def what_failed(error: OSError) -> str:
-    """In words what the system refused: the file, the reason and, where there is one, the remedy."""
-    told = f"{error.filename}: {(error.strerror or str(error)).lower()}."
-    if isinstance(error, PermissionError):
-        return f"{told} Change its permissions, or name another place."
-    return f"{told} Make room there, or name another place." if error.errno == errno.ENOSPC else told
 
 
 def obstacle(path: Path, *, folder: bool = False) -> str | None:

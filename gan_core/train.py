@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from gan_core.config import as_dict, build, meanings
 from gan_core.data import PreparedDataset
+from gan_core.disk import what_failed
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
-from gan_core.files import held, what_failed, write_text
+from gan_core.files import held, write_text
 from gan_core.grid import save_sheet
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device

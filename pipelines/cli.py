@@ -6,8 +6,8 @@ import sys
 
 import click
 
+from gan_core.disk import what_failed
 from gan_core.errors import GantryError
-from gan_core.files import what_failed
 from pipelines.proxies import without_proxy
 from pipelines.redaction import redact_output
 

@@ -24,6 +24,7 @@ from gan_core.conditions import (
     target_index,
     with_alpha,
 )
+from gan_core.disk import what_failed, with_place
 from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape
 from gan_core.files import replacing
@@ -98,8 +99,8 @@ def translate(
     in which each picture gets its own name and place, as a PNG; for a single picture it may be a .png, .jpg or .webp.
     Pictures come out upright and as transparent as they went in; of an animation the first picture is taken. The one given
     by --like is cropped and resized to what was trained on. None that is read is overwritten, others only with --replace.
-    One that fails is reported, the others go on, and the exit status is 1. The same pictures, seed and generator give the
-    same results, whatever --batch is.
+    One that fails is reported, the others go on, and the exit status is 1; a full disk ends it, and those that are done stay.
+    The same pictures, seed and generator give the same results, whatever --batch is.
     """
     with PictureFiles(source) as files:
         tasks = plan(files, out)
@@ -222,7 +223,11 @@ def run(
                 with replacing(task.out) as temporary:
                     temporary.write_bytes(content)
                 outcome.translated += 1
-            except (GantryError, OSError) as error:
+            except OSError as error:
+                if refused := with_place(error, task.out):  # which it would do to all that follow
+                    raise refused from error
+                outcome.failed[task.name] = what_failed(error)
+            except GantryError as error:
                 outcome.failed[task.name] = str(error)
             bar.update(1)
 

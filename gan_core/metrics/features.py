@@ -114,7 +114,7 @@ def real_features(
         return Features(found, rows)
     moments = Moments(extractor.features)
     with replacing(of_rows) as temporary:
-        writable = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        writable = new_array(temporary, shape, np.float32)
         _pass(real, count, extractor, moments.update, writable, batch_size=batch_size, progress=progress)
         writable.flush()
         del writable

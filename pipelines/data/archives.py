@@ -5,7 +5,6 @@ import logging
 import lzma
 import os
 import posixpath
-import shutil
 import stat
 import tarfile
 import unicodedata
@@ -16,10 +15,11 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from gan_core.archive_names import decode_names, safe_path, zip_members
+from gan_core.disk import amount, require_room, with_place
 from gan_core.errors import DataError
 from gan_core.fetch import progress_bar
 from pipelines.data.readers.base import is_clutter, raise_unlistable, readable
-from pipelines.data.unpack_limits import BoundedTarInfo, Budget, UnpackLimits, amount
+from pipelines.data.unpack_limits import BoundedTarInfo, Budget, UnpackLimits
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ _REMEDIES = {
     errno.EACCES: "Make it readable, or take it out",
     errno.EPERM: "Make it readable, or take it out",
     errno.ENAMETOOLONG: "Give it a shorter name",
-    errno.ENOSPC: "Make room",
 }
 
 _Info = TypeVar("_Info", zipfile.ZipInfo, tarfile.TarInfo)
@@ -96,7 +95,8 @@ def unpack(
 
     Raises:
         DataError: a member's name or link leads out of the archive, two members want the same place, it unpacks beyond the
-            limits, there is not enough room, the archive is broken.
+            limits, the archive is broken.
+        OSError: the disk of ``target`` refuses: there is not enough room, say.
     """
     try:
         budget = Budget(archive, limits or UnpackLimits())
@@ -107,6 +107,8 @@ def unpack(
             with tarfile.open(archive, tarinfo=BoundedTarInfo) as tar:
                 _write(_tar_members(tar, archive, budget, encoding), target, label, archive)
     except _BROKEN as error:
+        if refused := with_place(error, target):
+            raise refused from error
         raise DataError(f"{archive} cannot be unpacked: {_reason(error)}. {_remedy(error)}.") from error
 
 
@@ -115,10 +117,13 @@ def copy_tree(source: Path, target: Path, label: str) -> None:
 
     Raises:
         DataError: a link leads out of the folder, or to a folder; a file or folder cannot be read.
+        OSError: the disk of ``target`` refuses: there is not enough room, say.
     """
     try:
         _write(_tree_members(source.resolve()), target, label, source)
     except OSError as error:
+        if refused := with_place(error, target):
+            raise refused from error
         raise DataError(f"{error.filename} cannot be read: {_reason(error)}. {_remedy(error)}.") from error
 
 
@@ -130,11 +135,8 @@ def _write(members: Iterator[_Member], target: Path, label: str, origin: Path) -
     found = [member for member in members if not any(is_clutter(part) for part in member[0].split("/"))]
     _check_names(found, origin)
     target.mkdir(parents=True, exist_ok=True)
-    total, room = sum(size for _, size, _ in found), shutil.disk_usage(target).free
-    if total > room:
-        raise DataError(
-            f"{label}: {total / 2**30:.1f} GiB do not fit into the {room / 2**30:.1f} GiB free at {target}."
-        )
+    total = sum(size for _, size, _ in found)
+    require_room(target, total)
     with progress_bar(label, total) as bar:
         for name, size, open_member in found:
             path = target / name
@@ -146,6 +148,8 @@ def _write(members: Iterator[_Member], target: Path, label: str, origin: Path) -
                 with open_member() as stream, open(path, "wb") as file:
                     _copy(stream, file, size, name, bar)
             except _BROKEN as error:
+                if refused := with_place(error, target):
+                    raise refused from error
                 short = name if len(name) <= 100 else f"{name[:100]}..."
                 raise DataError(f"{origin}: {short} cannot be copied: {_reason(error)}. {_remedy(error)}.") from error
 

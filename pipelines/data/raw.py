@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.config import build
+from gan_core.disk import with_place
 from gan_core.errors import DataError
 from gan_core.fetch import Wanted, fetch_many, progress_bar
 from gan_core.files import replacing, sha256_file
@@ -315,6 +316,8 @@ def _bring_local(source: Path, folder: Path, label: str, limits: UnpackLimits, e
         try:
             shutil.copyfile(file, folder / file.name)
         except OSError as error:
+            if refused := with_place(error, folder):
+                raise refused from error
             raise DataError(f"{file} cannot be copied: {error.strerror}. Mend that, and run this again.") from error
 
 
@@ -344,6 +347,8 @@ def _download(url: str, scratch: Path, label: str) -> Path:
             f"{sys.executable} -m pip install {_package(url)}"
         ) from error
     except (OSError, ValueError) as error:
+        if refused := with_place(error, scratch):
+            raise refused from error
         raise DataError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -367,6 +372,8 @@ def _unpack_idx(folder: Path, limits: UnpackLimits) -> None:
                     budget.add(len(block))
                     plain.write(block)
         except (OSError, EOFError, zlib.error) as error:
+            if refused := with_place(error, folder):
+                raise refused from error
             raise DataError(f"{packed} cannot be decompressed: {error}. Get it again.") from error
         packed.unlink()
 
@@ -384,6 +391,8 @@ def _bring_labels(folder: Path, source: str, labels: str) -> str:
         try:
             shutil.copyfile(given, folder / inside)
         except OSError as error:
+            if refused := with_place(error, folder):
+                raise refused from error
             raise DataError(f"{labels} cannot be copied: {error.strerror}. Mend that, and run this again.") from error
     elif not filecmp.cmp(given, folder / inside, shallow=False):
         raise DataError(f"The source already holds a file {inside} that is not {given}; rename the label table.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.config import check
+from gan_core.disk import amount
 from gan_core.errors import DataError
 
 _DISK_BLOCK = 4096
@@ -58,12 +59,6 @@ class Budget:
                 f"{self._archive} is refused: {self._empty} of its first {self._members} files are empty. Get it again; or "
                 "unpack it yourself, and give the folder of what is of use."
             )
-
-
-def amount(size: int) -> str:
-    """Bytes in words: ``1.5 MiB``."""
-    unit, name = next(((unit, name) for unit, name in ((2**30, "GiB"), (2**20, "MiB")) if size >= unit), (2**10, "KiB"))
-    return f"{size / unit:.1f} {name}"
 
 
 class BoundedTarInfo(tarfile.TarInfo):

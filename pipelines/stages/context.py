@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.errors import StageError
+from gan_core.files import naming
 from pipelines.stages.alive import dvc_ancestor, enter_guard, identity, stop_no_more
 from pipelines.stages.key import StageDefinition, read_stage
 from pipelines.stages.work import finish, finished, prune, publish, var_directory, work_directory
@@ -113,7 +114,8 @@ def _run(name: str, body: Body, root: Path | str) -> None:
                 context.work,
             )
         else:
-            results = {out: context.work / result for out, result in body(context).items()}
+            with naming(context.work):
+                results = {out: context.work / result for out, result in body(context).items()}
             _check_results(context, results)
             finish(context.work, results)
         for out, result in results.items():

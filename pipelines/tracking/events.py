@@ -19,7 +19,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,13 @@ def append(descriptor: int, event: Event) -> None:
     size = os.fstat(descriptor).st_size
     if size and os.pread(descriptor, 1, size - 1) != b"\n":
         line = b"\n" + line
-    while line:
-        line = line[os.write(descriptor, line) :]
+    try:
+        while line:
+            line = line[os.write(descriptor, line) :]
+    except OSError:  # a full disk: half a line would be counted as lost
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
 
 
 def read_events(folder: Path, offset: int = 0) -> Iterator[tuple[Event | None, int]]:

@@ -5,7 +5,8 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -92,8 +93,7 @@ class RunLog:
         if not path.exists():
             raise TrackingError(f"Cannot log {path} as an artifact of run '{self.key}': it does not exist.")
         stored = Path(ARTIFACTS) / uuid.uuid4().hex[:12] / path.name
-        with self._mutex, exclusive(self._file):
-            (self.folder / stored).parent.mkdir(parents=True)
+        with self._mutex, exclusive(self._file), naming(self.folder / stored), _whole(self.folder / stored):
             if path.is_dir():
                 shutil.copytree(path, self.folder / stored, copy_function=_copy)
             else:
@@ -147,6 +147,17 @@ class RunLog:
             return False
         self._logged_until.pop(name, None)
         return True
+
+
+@contextmanager
+def _whole(stored: Path) -> Iterator[None]:
+    """Make the folder that ``stored`` is to lie in, and remove it again where the block fails."""
+    try:
+        stored.parent.mkdir(parents=True)
+        yield
+    except BaseException:
+        shutil.rmtree(stored.parent, ignore_errors=True)
+        raise
 
 
 def _copy(source: str | Path, target: str | Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gan_core.disk import with_place
 from gan_core.errors import TrackingError
 from gan_core.files import replacing
 from pipelines.redaction import redact
@@ -194,6 +195,9 @@ def reaching(uri: str) -> Iterator[None]:
     except (MlflowException, OSError) as error:
         if isinstance(error, OSError) and error.filename is not None:  # a file here, of which the server knows nothing
             raise
+        place = resolve_uri(uri)
+        if place.startswith(SQLITE) and (refused := with_place(error, place.removeprefix(SQLITE))):
+            raise refused from error
         what = "refused" if is_refusal(error) else "cannot be reached or failed"
         remedy = "" if is_refusal(error) else f" Check {uri_setting()} and that the server runs."
         raise TrackingError(f"The tracking server {shown(uri)} {what}: {short(error)}.{remedy}") from error

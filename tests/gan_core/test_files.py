@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gan_core import files
+from gan_core.disk import what_failed
 
 
 def names(directory: Path) -> list[str]:
@@ -41,16 +42,29 @@ def test_a_refusal_of_the_system_names_what_was_asked_for(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory") as caught, files.replacing(tmp_path / "file" / "sub" / "new"):
         pass
-    assert files.what_failed(caught.value) == f"{tmp_path / 'file' / 'sub' / 'new'}: not a directory."
-    denied, full = PermissionError(13, "Permission denied", "x"), OSError(28, "No space left", "x")
-    assert files.what_failed(denied) == "x: permission denied. Change its permissions, or name another place."
-    assert files.what_failed(full) == "x: no space left. Make room there, or name another place."
+    assert what_failed(caught.value) == f"{tmp_path / 'file' / 'sub' / 'new'}: not a directory."
+    denied = PermissionError(13, "Permission denied", "x")
+    assert what_failed(denied) == "x: permission denied. Change its permissions, or name another place."
 
 
-def test_a_full_disk_names_what_was_written(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left") as caught, files.replacing(tmp_path / "new"):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert files.what_failed(caught.value).startswith(f"{tmp_path / 'new'}: no space left on device. Make room there")
+@pytest.mark.parametrize("name", ["n" * 254, "ü" * 127, "n" * 254 + "\udcff"], ids=["ascii", "utf-8", "bytes"])
+def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path: Path, name: str) -> None:
+    files.write_text(tmp_path / name, "first")
+    files.write_text(tmp_path / name, "second")
+    assert (tmp_path / name).read_text() == "second"
+    assert names(tmp_path) == [name]
+
+
+def test_what_a_killed_process_left_of_a_long_name_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_STALE_SECONDS", -1)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as where it is killed
+    files.write_text(tmp_path / ("n" * 254), "first")
+    monkeypatch.undo()
+    assert len(names(tmp_path)) == 2
+    monkeypatch.setattr(files, "_STALE_SECONDS", -1)
+    files._holders_at_first.cache_clear()
+    files.write_text(tmp_path / ("n" * 254), "second")
+    assert names(tmp_path) == ["n" * 254]
 
 
 def test_what_killed_processes_left_of_a_folder_goes_with_the_next_and_nothing_else(
@@ -87,7 +101,7 @@ def test_a_copy_that_fails_names_the_file_and_why(tmp_path: Path) -> None:
     (tmp_path / "from" / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(OSError, match="No such file") as caught, files.replacing(tmp_path / "to") as temporary:
         shutil.copytree(tmp_path / "from", temporary)
-    assert "gone: " in files.what_failed(caught.value)
+    assert "gone: " in what_failed(caught.value)
     assert names(tmp_path) == ["from"]
 
 

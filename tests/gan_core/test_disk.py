@@ -1,0 +1,104 @@
+"""What a disk refuses is recognised whoever says it, and told with the place, the room and the remedy."""
+
+import errno
+import os
+import sqlite3
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gan_core import disk
+from gan_core.errors import DataError
+from gan_core.files import naming, replacing
+from tests.small_disk import run_on_small_disk
+
+_WRITERS = {
+    "safetensors": "from safetensors.numpy import save_file; save_file({'a': data}, path)",
+    "arrow": "import pyarrow as pa; pa.OSFile(str(path), 'wb').write(data.tobytes())",
+    "parquet": "import pyarrow as pa, pyarrow.parquet as pq; pq.write_table(pa.table({'a': data}), path)",
+    "sqlite": "import sqlite3; c = sqlite3.connect(path); c.execute('create table t (x)'); "
+    "c.execute('insert into t values (?)', (data.tobytes(),)); c.commit()",
+    "pillow": "from PIL import Image; Image.fromarray(data.reshape(512, -1)).save(path, format='PNG')",
+    "numpy": "np.savez(open(path, 'wb'), data)",
+    "torch": "import torch; torch.save(torch.from_numpy(data), open(path, 'wb'))",
+    "copy": "import shutil; source = '{tmp}/data'; data.tofile(source); shutil.copyfile(source, path)",
+    "folder": "import shutil, os; os.mkdir('{tmp}/f'); data.tofile('{tmp}/f/x'); shutil.copytree('{tmp}/f', path)",
+    "map": "from gan_core.disk import new_array; new_array(path, (1 << 18,), np.uint8)[:] = data",
+}
+
+
+@pytest.mark.parametrize("writer", _WRITERS)
+def test_a_full_disk_is_one_line_with_the_place_and_the_room_and_leaves_nothing(tmp_path: Path, writer: str) -> None:
+    program = f"""
+import sys
+import numpy as np
+from gan_core.disk import what_failed
+from gan_core.files import replacing
+data = np.random.default_rng(0).integers(0, 255, 1 << 18, dtype=np.uint8)
+try:
+    with replacing("{tmp_path}/disk/result") as path:
+        {_WRITERS[writer].replace("{tmp}", str(tmp_path))}
+except OSError as error:
+    sys.exit(what_failed(error))
+"""
+    ended = run_on_small_disk([sys.executable, "-c", program], tmp_path / "disk", size="128k")
+    told = ended.output.strip().replace("/result/x:", "/result:")
+    assert told.startswith(f"{tmp_path}/disk/result: no space left on device ("), told
+    assert f" of 128.0 KiB free on {tmp_path}/disk, " in told
+    assert told.endswith("Make room there, or name another place.")
+    assert ("128.0 KiB more are needed" in told) == (writer == "map")
+    assert (ended.status, ended.left) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "Make room there"),
+        (errno.EDQUOT, "have the quota raised"),
+        (errno.EFBIG, "Raise the limit"),
+        (errno.EROFS, "Make it writable"),
+    ],
+)
+def test_each_refusal_has_its_remedy_and_names_what_was_written(tmp_path: Path, number: int, remedy: str) -> None:
+    path = tmp_path / "new"
+    for error in (
+        OSError(number, os.strerror(number)),
+        OSError(number, f"Error writing bytes to file. Detail: [errno {number}] {os.strerror(number)}"),
+        RuntimeError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"),
+    ):
+        with pytest.raises(OSError) as caught, replacing(path):  # noqa: PT011  the next lines look at it
+            raise error
+        told = disk.what_failed(caught.value)
+        assert told.startswith(f"{path}: {os.strerror(number).lower()}")
+        assert remedy in told
+
+
+def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
+    for error in (sqlite3.OperationalError("database is locked"), ValueError("28"), DataError("no space left on device")):
+        with pytest.raises(type(error)) as caught, naming(tmp_path):
+            raise error
+        assert caught.value is error
+    assert disk.refusal(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
+
+
+def test_a_handled_refusal_is_not_taken_for_the_cause() -> None:
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "full")
+        except OSError:
+            raise ValueError("another matter") from None
+    except ValueError as error:
+        assert disk.refusal(error) is None
+
+
+def test_an_array_on_disk_starts_as_zeros(tmp_path: Path) -> None:
+    disk.new_array(tmp_path / "a.npy", (2, 3), np.float32)[1] = 1
+    assert np.load(tmp_path / "a.npy").tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert disk.new_array(tmp_path / "b.npy", (0, 3), np.float32).shape == (0, 3)
+
+
+def test_amounts_are_told_in_the_largest_unit() -> None:
+    sizes = (0, 1023, 1536, 3 << 20, 5 << 30, 7 << 40)
+    assert [disk.amount(size) for size in sizes] == ["0 bytes", "1023 bytes", "1.5 KiB", "3.0 MiB", "5.0 GiB", "7.0 TiB"]

@@ -1,0 +1,60 @@
+"""A full disk under a command: one line that names the place, no traceback, nothing half-written, and room lets it go on."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.data.samples import picture
+from tests.pipelines.test_sample import export as export_noise
+from tests.pipelines.translators import export as export_translator
+from tests.small_disk import Ended, gantry, run_on_small_disk
+
+
+def refused(ended: Ended, place: Path, *, left: tuple[str, ...] = ()) -> None:
+    """Assert that a command ended by naming ``place`` as full, in its last line alone, and left these files only."""
+    assert "Traceback" not in ended.output
+    last = ended.output.strip().splitlines()[-1]
+    assert last.startswith(f"error: {place}: no space left on device ("), ended.output
+    assert last.endswith("Make room there, or name another place.")
+    assert ended.status == 1
+    assert ended.left == left
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of twelve pictures of noise, 64 by 64."""
+    (tmp_path / "in").mkdir()
+    for index in range(12):
+        picture(index, 64, 64).save(tmp_path / "in" / f"p{index:02d}.png")
+    return tmp_path / "in"
+
+
+def test_samples_that_are_written_stay_whole(tmp_path: Path) -> None:
+    model = export_noise(tmp_path / "model", "dcgan", 0)
+    place = tmp_path / "disk"
+    ended = run_on_small_disk(gantry("sample", model, "--n", 9, "--out", place / "many"), place, size="16k")
+    whole = ("many", *(f"many/seed0000-{index:06d}.png" for index in range(4)))
+    refused(ended, place / "many" / "seed0000-000004.png", left=whole)
+
+
+def test_translations_that_are_written_stay_whole(tmp_path: Path, pictures: Path) -> None:
+    model = export_translator(tmp_path / "model", "cyclegan")
+    place = tmp_path / "disk"
+    ended = run_on_small_disk(gantry("translate", model, pictures, place / "out"), place, size="40k")
+    told = ended.output.strip().splitlines()[-1]
+    assert told.startswith(f"error: {place}/out/p0")
+    assert 1 < len(ended.left) < 13
+    assert told.split(":")[1].strip().removeprefix(f"{place}/") not in ended.left
+
+
+def test_data_that_does_not_fit_says_how_much_is_missing_and_names_the_place(tmp_path: Path, pictures: Path) -> None:
+    place = tmp_path / "disk"
+    ended = run_on_small_disk(gantry("data", "add", "mine", pictures), place, size="20k", cwd=place)
+    refused(ended, place / "data" / "raw" / "mine", left=("data", "data/raw"))
+    assert "KiB more are needed" in ended.output
+
+
+def test_a_public_dataset_that_does_not_fit_names_the_place(tmp_path: Path) -> None:
+    place = tmp_path / "disk"
+    ended = run_on_small_disk(gantry("data", "fetch", "digits"), place, size="20k", cwd=place)
+    refused(ended, place / "data" / "raw" / "digits" / "images-idx3-ubyte", left=("data", "data/raw"))
