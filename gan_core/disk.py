@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,9 @@ def what_failed(error: OSError) -> str:
     if error.errno in _REFUSALS:  # Arrow words it in its own way
         told = f"{error.filename}: {os.strerror(error.errno).lower()}"
         if error.errno == errno.ENOSPC and error.filename:
-            more = f"{amount(error.missing)} more are needed" if isinstance(error, NoRoomError) else "which is too little"
+            more = (
+                f"{amount(error.missing)} more are needed" if isinstance(error, NoRoomError) else "which is too little"
+            )
             told += f" ({free_space(error.filename)}, {more})"
         remedy = _REFUSALS[error.errno]
         if str(error.filename).startswith(os.path.join(tempfile.gettempdir(), "gantry-")):  # the user has not named it
@@ -101,7 +104,7 @@ def what_failed(error: OSError) -> str:
     return f"{told} Change its permissions, or name another place." if isinstance(error, PermissionError) else told
 
 
-def new_array(path: Path | str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+def new_array(path: Path | str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap:
     """A new ``.npy`` file of zeros, mapped into memory for writing.
 
     Its room is taken at once: a disk that filled up later would end the process with a bus error.
@@ -110,7 +113,7 @@ def new_array(path: Path | str, shape: tuple[int, ...], dtype: type[np.generic])
         OSError: there is not enough room; names ``path``.
     """
     require_room(path, math.prod(shape) * np.dtype(dtype).itemsize)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    array: Any = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate") and array.size:  # macOS has no such call
         with open(path, "r+b") as file:
             try:

@@ -36,7 +36,13 @@ def _mountable() -> bool:
 
 
 def run_on_small_disk(
-    command: Sequence[object], disk: Path, *, size: str = "64k", before: str = ":", cwd: Path | None = None, **extra: str
+    command: Sequence[object],
+    disk: Path,
+    *,
+    size: str = "64k",
+    before: str = ":",
+    cwd: Path | None = None,
+    **extra: str,
 ) -> Ended:
     """Run ``command`` with a disk of ``size`` mounted at the folder ``disk``, which it alone sees.
 

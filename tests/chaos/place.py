@@ -274,8 +274,8 @@ class Fork(_Process):
 
 def _say(error: BaseException) -> int:
     """Print an error as the command line does: those of Gantry and of the system in one line."""
-    from gan_core.errors import GantryError
     from gan_core.disk import what_failed
+    from gan_core.errors import GantryError
 
     if isinstance(error, GantryError):
         print(f"Error: {error}", file=sys.stderr)

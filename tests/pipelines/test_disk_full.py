@@ -57,4 +57,4 @@ def test_data_that_does_not_fit_says_how_much_is_missing_and_names_the_place(tmp
 def test_a_public_dataset_that_does_not_fit_names_the_place(tmp_path: Path) -> None:
     place = tmp_path / "disk"
     ended = run_on_small_disk(gantry("data", "fetch", "digits"), place, size="20k", cwd=place)
-    refused(ended, place / "data" / "raw" / "digits" / "images-idx3-ubyte", left=("data", "data/raw"))
+    refused(ended, place / "data" / "raw" / "digits" / "train-images-idx3-ubyte", left=("data", "data/raw"))
