@@ -1,13 +1,17 @@
 """The ``gantry`` command: a table of verbs, each loaded only when it is called (importing torch takes seconds)."""
 
 import importlib
+import io
 import os
+import signal
 import sys
+from typing import Any
 
 import click
 
 from gan_core.disk import what_failed
 from gan_core.errors import GantryError
+from pipelines.failures import explain
 from pipelines.proxies import without_proxy
 from pipelines.redaction import redact_output
 
@@ -46,8 +50,21 @@ COMMANDS = {
 """Where each verb is, and what the list of verbs says of it."""
 
 
+STATUSES = (
+    "Exit status: 0 done, 1 failed (the last line says why), 2 wrong usage, 130 Ctrl-C, 128 + n ended by signal n."
+)
+
+
 class LazyGroup(click.Group):
     """A click group whose commands are imported on first use."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; Ctrl-C ends it as it ends any other program of a shell."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            ctx.exit(128 + signal.SIGINT)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The verbs, in the order of the table."""
@@ -67,22 +84,21 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=STATUSES)
 @click.version_option(package_name="gantry-gan")
 def gantry() -> None:
     """Gantry takes a folder of pictures to a registered generator and keeps it current."""
 
 
 def main() -> None:
-    """Run the command line; print Gantry's own errors without a traceback and exit with 1."""
+    """Run the command line. Any error becomes one line on stderr; see :data:`STATUSES` for what the command ends with."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding has not is no error
     redact_output()
     try:
         gantry(prog_name="gantry")
-    except GantryError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(1)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        click.secho(f"error: {what_failed(error)}", fg="red", err=True)
+    except Exception as error:
+        # Python's own would print a traceback; click has dealt with wrong usage, Ctrl-C and a closed pipe.
+        click.secho(f"error: {explain(error)}", fg="red", err=True)
         sys.exit(1)

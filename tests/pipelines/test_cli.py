@@ -1,12 +1,23 @@
 """The command: what every process that Gantry starts inherits from it."""
 
+import errno
+import http.client
+import re
+import sqlite3
+import ssl
 import subprocess
 import sys
+import tempfile
+import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from gan_core.errors import DataError
 from pipelines import cli
+from pipelines.failures import explain
 from tests.pipelines.toy import CHECKOUT, environment
 
 
@@ -55,3 +66,147 @@ def test_every_verb_of_the_list_is_there(name: str) -> None:
     command = cli.gantry.get_command(None, name)
     assert command is not None
     assert command.name == name
+
+
+def _errors() -> dict[str, tuple[BaseException, str]]:
+    """An error of each kind that comes from outside, and what must be said of it."""
+    import dvc.exceptions
+    import httpx
+    import mlflow.exceptions
+    import prefect.exceptions
+    import pyarrow as pa
+    import ray.exceptions
+    import requests
+    import sqlalchemy.exc
+    import torch
+
+    log = r"Its traceback is in \S+\.log\."
+    return {
+        "full disk": (OSError(errno.ENOSPC, "No space left on device", "/x/y"), r"/x/y: no space left .* Make room"),
+        "full disk, unnamed": (OSError(errno.ENOSPC, "No space left on device"), r"no space left on device"),
+        "quota": (OSError(errno.EDQUOT, "Disk quota exceeded", "/x/y"), r"/x/y: disk quota exceeded"),
+        "read-only": (
+            OSError(errno.EROFS, "Read-only file system", "/x/y"),
+            r"/x/y: read-only file system. Make it writ",
+        ),
+        "rights": (PermissionError(errno.EACCES, "Permission denied", "/x/y"), r"/x/y: permission denied. Change its"),
+        "long name": (OSError(errno.ENAMETOOLONG, "File name too long", "/x/y"), r"/x/y: file name too long"),
+        "device": (OSError(errno.EIO, "Input/output error", "/x/y"), r"/x/y: input/output error"),
+        "connection": (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), rf"did not answer .* {log}"),
+        "time-out": (TimeoutError("timed out"), rf"did not answer .* {log}"),
+        "urllib": (urllib.error.URLError("no route to host"), r"A server failed: URLError: .*no route to host"),
+        "http": (http.client.RemoteDisconnected("closed"), r"A server (failed|did not answer).*closed"),
+        "tls": (
+            ssl.SSLError(1, "certificate verify failed"),
+            r"A server failed: SSLError: .*certificate verify failed",
+        ),
+        "httpx": (
+            httpx.ConnectError("All connection attempts failed"),
+            r"A server failed: ConnectError: All connection",
+        ),
+        "requests": (
+            requests.ConnectionError("http://u:opensesame@h/ refused"),
+            r"A server failed: ConnectionError: http://h/",
+        ),
+        "mlflow": (mlflow.exceptions.MlflowException("503"), rf"MLflow failed: MlflowException: 503. {log}"),
+        "prefect": (prefect.exceptions.PrefectException("gone"), rf"Prefect failed: PrefectException: gone. {log}"),
+        "ray": (ray.exceptions.RaySystemError("lost"), r"Ray failed: RaySystemError: .*lost"),
+        "dvc": (dvc.exceptions.DvcException("locked"), rf"DVC failed: DvcException: locked. {log}"),
+        "sqlite": (
+            sqlite3.DatabaseError("file is not a database"),
+            r"The database failed: DatabaseError: file is not a",
+        ),
+        "sqlite, full": (sqlite3.OperationalError("database or disk is full"), r"no space left on device"),
+        "sqlalchemy": (
+            sqlalchemy.exc.DBAPIError("SELECT", {}, Exception("malformed")),
+            r"The database failed: .*malformed",
+        ),
+        "arrow": (pa.ArrowInvalid("not a Parquet file"), r"Arrow failed: ArrowInvalid: not a Parquet file"),
+        "memory": (MemoryError(), rf"Out of memory. Close other programs, .* {log}"),
+        "gpu memory": (torch.OutOfMemoryError("CUDA"), rf"Out of memory. .* {log}"),
+        "text": (
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+            rf"UnicodeDecodeError: .* report it. {log}",
+        ),
+        "anything": (
+            ZeroDivisionError("division by zero"),
+            rf"ZeroDivisionError: division by zero\)\. .* report it. {log}",
+        ),
+        "ours": (DataError("There are no pictures."), r"error: There are no pictures\."),
+        "ctrl-c": (KeyboardInterrupt(), r"^\s*Stopped\.$"),
+    }
+
+
+def _leaves() -> Iterator[tuple[list[str], click.Command]]:
+    """Each command of the table and of its groups, with its words."""
+    for name in cli.COMMANDS:
+        command = cli.gantry.get_command(None, name)  # type: ignore[arg-type]
+        if isinstance(command, click.Group):
+            yield from (([name, below], found) for below, found in command.commands.items())
+        elif command is not None:
+            yield [name], command
+
+
+@pytest.mark.parametrize("words", [words for words, _ in _leaves()], ids=" ".join)
+def test_every_command_says_in_a_line_what_ended_it_whatever_that_is(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "redact_output", lambda: None)  # it would take the streams from pytest
+    monkeypatch.setattr(sys, "argv", ["gantry", *words])
+    command = next(found for known, found in _leaves() if known == words)
+    monkeypatch.setattr(command, "params", [])
+    for kind, (error, told) in _errors().items():
+
+        def fail(*_: object, error: BaseException = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(command, "callback", fail)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        printed = capsys.readouterr()
+        assert caught.value.code == (130 if kind == "ctrl-c" else 1), kind
+        assert re.search(told, printed.err.strip()), (kind, printed.err)
+        assert len(printed.err.strip().splitlines()) == 1, (kind, printed.err)
+        assert not printed.out, kind
+        assert "opensesame" not in printed.err
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"set -o pipefail; {sys.executable} -c 'from pipelines.cli import main; main()' settings | head -n 1",
+        ],
+        cwd=CHECKOUT,
+        env=environment(PYTHONUNBUFFERED="1"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+
+
+def test_the_traceback_of_an_unknown_error_is_kept_for_its_owner_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").touch()
+    try:
+        raise ZeroDivisionError("http://user:opensesame@host")
+    except ZeroDivisionError as error:
+        told = explain(error)
+    (log,) = (tmp_path / "var").glob("gantry-error-*.log")
+    assert str(log) in told
+    text = log.read_text()
+    assert "Traceback" in text
+    assert "opensesame" not in text + told
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_cannot_be_printed_in_the_locale_is_escaped() -> None:
+    code = "import sys; from pipelines import cli; cli.gantry = lambda **_: print('\u00fc \u4e2d'); cli.main()"
+    variables = environment(PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=variables, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"\xfc \\u4e2d\n"), done.stderr
