@@ -18,8 +18,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "Installing the locked environment into $(VENV) (about a minute, more with the CUDA build of torch)"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet $(FIND_LINKS) -r requirements.lock
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps -e .
+	@VIRTUAL_ENV="$$PWD/$(VENV)" $(BIN)/uv pip install --quiet $(FIND_LINKS) -r requirements.lock
+	@VIRTUAL_ENV="$$PWD/$(VENV)" $(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $@
 
 demo: $(VENV)/.ready  ## environment, data, weights, the whole pipeline on Fashion-MNIST

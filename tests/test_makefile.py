@@ -1,0 +1,32 @@
+"""The verbs work wherever a checkout lies."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.checkout import ROOT
+
+_TOOL = '#!/bin/sh\nprintf "%s|%s|%s\\n" "$(basename "$0")" "$VIRTUAL_ENV" "$*" >> called\n'
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "it's #1", 'quote"$HOME`x`', "ü%41", "x" * 200])
+@pytest.mark.parametrize("verb", ["test", "demo", "lint"])
+def test_a_verb_works_in_a_folder_of_any_name(tmp_path: Path, name: str, verb: str) -> None:
+    place = tmp_path / name
+    tools = place / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    for file in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / file, place)
+    for tool in ("python", "uv", "gantry", "ruff"):
+        (tools / tool).write_text(_TOOL)
+        (tools / tool).chmod(0o755)
+    unset = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PIP_", "VIRTUAL_ENV"))}
+    done = subprocess.run(["make", "-s", verb], cwd=place, env=unset, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    called = (place / "called").read_text().splitlines()
+    assert called[0] == f"uv|{place}/.venv|pip install --quiet -r requirements.lock"
+    assert called[1] == f"uv|{place}/.venv|pip install --quiet --no-deps -e ."
+    assert called[2].split("|")[0] == {"test": "python", "demo": "gantry", "lint": "ruff"}[verb]
