@@ -20,8 +20,11 @@ _REFUSALS = {
     errno.EROFS: "Make it writable, or name another place.",
 }
 """Remedy by errno."""
-# How libraries that write files themselves word it: safetensors, Arrow, then SQLite and libc.
-_NUMBERED = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+)|\[errno (\d+)\]", re.IGNORECASE)
+# How it is worded by safetensors; by Arrow, and by what Ray brings from another process as text; by SQLite and libc.
+_NUMBERED = re.compile(
+    r"\(os error (?P<rust>\d+)\)|\[errno (?P<errno>\d+)\](?: [^:\n]*: (?P<quote>['\"])(?P<name>[^\n]+?)(?P=quote))?",
+    re.IGNORECASE,
+)
 _WORDED = {
     "database or disk is full": errno.ENOSPC,
     "no space left on device": errno.ENOSPC,
@@ -52,7 +55,7 @@ def refusal(error: BaseException | None) -> OSError | None:
     """The refusal of a disk (full, over quota, file too large, read-only) that ``error`` is or comes from; None for others.
 
     Looks through the causes and at the words: safetensors, Arrow and SQLite raise no OSError with an errno. What is found in
-    words alone becomes an OSError without a filename.
+    words alone becomes an OSError, with a filename where the words have it.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -61,18 +64,19 @@ def refusal(error: BaseException | None) -> OSError | None:
             if error.filename2:  # of a copy or a link, the second name is the one that was written
                 error.filename, error.filename2 = error.filename2, None
             return error
-        if (number := _worded(str(error))) is not None:
-            return OSError(number, os.strerror(number))
+        if (found := _worded(str(error))) is not None:
+            return found
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
-def _worded(text: str) -> int | None:
-    for match in _NUMBERED.finditer(text):
-        if (number := int(next(filter(None, match.groups())))) in _REFUSALS:
-            return number
+def _worded(text: str) -> OSError | None:
+    for match in reversed([*_NUMBERED.finditer(text)]):
+        if (number := int(match["rust"] or match["errno"])) in _REFUSALS:
+            return OSError(number, os.strerror(number), match["name"])
     lower = text.lower()
-    return next((number for words, number in _WORDED.items() if words in lower), None)
+    number = next((number for words, number in _WORDED.items() if words in lower), 0)
+    return OSError(number, os.strerror(number)) if number else None
 
 
 def with_place(error: BaseException, path: Path | str) -> OSError | None:

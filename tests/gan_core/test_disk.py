@@ -87,6 +87,14 @@ def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
     assert disk.refusal(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
 
 
+@pytest.mark.parametrize("name", ["/data/a b/it's.png", "/data/x.npy"])
+def test_what_another_process_tells_as_text_keeps_its_name(name: str) -> None:
+    text = f"ray::work() (pid=1)\n  write(x)\n{OSError(errno.ENOSPC, 'No space left on device', name)!s}\nSee the log."
+    found = disk.refusal(RuntimeError(text))
+    assert found is not None
+    assert (found.errno, found.filename) == (errno.ENOSPC, name)
+
+
 def test_a_refusal_that_was_dealt_with_is_not_taken_for_the_cause() -> None:
     error = ValueError("another matter")
     error.__context__ = OSError(errno.ENOSPC, "full")
