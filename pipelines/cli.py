@@ -9,8 +9,6 @@ from typing import Any
 
 import click
 
-from gan_core.disk import what_failed
-from gan_core.errors import GantryError
 from pipelines.failures import explain
 from pipelines.proxies import without_proxy
 from pipelines.redaction import redact_output

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gan_core.config import check
 from gan_core.data import PreparedDataset, user_cache_dir
+from gan_core.disk import what_failed, with_place
 from gan_core.errors import CheckpointError, StageError
 from gan_core.generator import load_generator
 from gan_core.training.checkpoint import damage, list_checkpoints
@@ -99,6 +100,10 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
             ) from error
         except ray.train.TrainingFailedError as error:
             raise_handed_over(work / FAILURE)
+            if refused := with_place(error, work):
+                raise StageError(
+                    f"{what_failed(refused)} Checkpoints stay in {work}; running the stage again resumes from them."
+                ) from error
             raise StageError(
                 f"Ray Train gave up (train.max_failures is {settings.train.max_failures}): {_last_line(error)} "
                 f"Checkpoints stay in {work}; running the stage again resumes from them."
