@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from gan_core.disk import NoRoomError, what_failed
 from gan_core.errors import DataError, FetchError, SettingsError
 from gan_core.fetch import Derived
 from pipelines.data.cli import data
@@ -521,8 +522,10 @@ def test_an_archive_that_does_not_fit_the_disk_is_refused_before_it_fills_it(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(DataError, match="do not fit"):
+    with pytest.raises(NoRoomError) as caught:
         add("mine", str(zipped(pets(tmp_path / "p"), tmp_path / "p.zip")), root=checkout)
+    assert what_failed(caught.value).startswith(f"{checkout}/data/raw/mine: no space left on device (1000 bytes of ")
+    assert list((checkout / "data" / "raw").iterdir()) == []
 
 
 def test_a_table_for_each_split_with_named_columns(tmp_path: Path, checkout: Path) -> None:
