@@ -1,5 +1,6 @@
 """Every form that raw data comes in gives the same things: pictures, labels, splits, and what is missing."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gan_core.errors import DataError
 from gan_core.pictures import PictureError, decode
@@ -407,3 +410,51 @@ def test_the_note_is_the_same_bytes_for_the_same_content_and_checked(tmp_path: P
     write(tmp_path / "source.json", b'{"format": "idx", "clases": []}')
     with pytest.raises(DataError, match="Did you mean 'classes'"):
         read_note(tmp_path)
+
+
+# Any table that is written is read as it was meant
+
+_LABELS = st.text(st.sampled_from("abXYZé,;\t\"' -"), min_size=1, max_size=8).filter(lambda text: text == text.strip())
+
+
+@given(
+    rows=st.dictionaries(st.sampled_from([f"{number}.png" for number in range(6)]), _LABELS, min_size=1),
+    separator=st.sampled_from([",", ";", "\t"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig"]),
+)
+def test_a_table_gives_each_picture_the_label_that_was_written(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: dict[str, str],
+    separator: str,
+    quoting: int,
+    end: str,
+    encoding: str,
+) -> None:
+    root = tmp_path_factory.mktemp("table")
+    for name in rows:
+        write(root / name, b"x")
+    suffix = "tsv" if separator == "\t" else "csv"
+    with open(root / f"labels.{suffix}", "w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=end)
+        writer.writerow(["file", "label"])
+        writer.writerows(rows.items())
+    assert {source: label for source, (label, _) in listed(root).items()} == rows
+
+
+@given(labels=st.lists(st.none() | st.integers(-3, 40), min_size=1, max_size=8), floats=st.booleans())
+def test_a_parquet_column_of_numbers_gives_classes_in_the_order_of_numbers(
+    tmp_path_factory: pytest.TempPathFactory, labels: list[int | None], floats: bool
+) -> None:
+    root = tmp_path_factory.mktemp("parquet")
+    column = pa.array(labels, pa.float64() if floats else pa.int64())
+    pq.write_table(pa.table({"image": [b"x"] * len(labels), "label": column}), root / "data.parquet")
+    listing = list_pictures(root, read_note(root))
+    assert list(listing.classes) == [str(label) for label in sorted({label for label in labels if label is not None})]
+    assert {entry.row: listing.classes[entry.label] for entry in listing.entries} == {
+        row: str(label) for row, label in enumerate(labels) if label is not None
+    }
+    assert {reject.source for reject in listing.rejects} == {
+        f"data.parquet#{row}" for row, label in enumerate(labels) if label is None
+    }
