@@ -1,10 +1,13 @@
 """The ledger's entries form a chain: what became of each, what comes next, and what to undo. No server."""
 
 import dataclasses
+import itertools
 import json
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gan_core.errors import TrackingError
 from pipelines.registry import ledger as ledgers
@@ -254,3 +257,69 @@ def test_a_user_whom_the_system_does_not_know_has_a_number(monkeypatch: pytest.M
 
     monkeypatch.setattr(ledgers.getpass, "getuser", unknown)
     assert ledgers.user() == f"uid {os.getuid()}"
+
+
+# Whatever happens, in any order
+
+_STEPS = st.lists(st.tuples(st.sampled_from("1234"), st.booleans()), min_size=1, max_size=8)
+
+
+def played(steps: list[tuple[str, bool]]) -> tuple[Registry, list[tuple[Move, bool]]]:
+    """Promotions to each version that is not champion then, carried out or killed before the alias."""
+    registry, made = Registry(), []
+    for version, carried_out in steps:
+        if version != registry.champion:
+            made.append((registry.move(version=version, carry_out=carried_out), carried_out))
+    return registry, made
+
+
+@given(steps=_STEPS)
+def test_the_chain_holds_every_move_and_says_which_were_carried_out(steps: list[tuple[str, bool]]) -> None:
+    registry, made = played(steps)
+    ledger = registry.ledger()
+    assert [entry.move for entry in ledger.chain] == [move for move, _ in made]
+    assert [entry.move.number for entry in ledger.chain] == list(range(1, len(made) + 1))
+    assert all(later.move.after == entry.digest for entry, later in itertools.pairwise(ledger.chain))
+    assert not (ledger.strays)
+    assert not (ledger.unreadable)
+    assert not (ledger.early_changed)
+    for at, (move, carried_out) in enumerate(made, start=1):
+        killed = Outcome.PENDING if at == len(made) else Outcome.CUT_SHORT
+        assert ledger.outcomes[move.id] is (Outcome.MADE if carried_out else killed)
+    undo, carried = ledger.to_undo(), [move for move, carried_out in made if carried_out]
+    assert undo == (carried[-1] if carried else None)
+
+
+@given(steps=_STEPS, data=st.data())
+def test_a_rewritten_entry_shows_wherever_it_was_rewritten(steps: list[tuple[str, bool]], data: st.DataObject) -> None:
+    registry, made = played(steps)
+    at = data.draw(st.integers(0, len(made) - 1))
+    move = made[at][0]
+    name, value = as_tag(move)
+    field, other = data.draw(
+        st.sampled_from(
+            [("version", "9"), ("previous", "9"), ("by", "eve"), ("reason", "x"), ("forced", True), ("metrics", "b")]
+        )
+    )
+    registry.tags[name] = json.dumps({**json.loads(value), field: other})
+    assert not registry.ledger().chain[at].intact
+    # With a digest that fits it shows in the entry that follows.
+    registry.write(dataclasses.replace(move, **{field: other}))
+    chain = registry.ledger().chain
+    assert chain[at].intact
+    assert at == len(made) - 1 or chain[at + 1].move.after != chain[at].digest
+
+
+@given(
+    names=st.lists(st.text(max_size=20) | st.just("1704067200000-0123abcd"), max_size=4),
+    value=st.text(max_size=60)
+    | st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists, max_leaves=5).map(json.dumps),
+)
+def test_any_tag_is_an_entry_or_named_as_none(names: list[str], value: str) -> None:
+    registry = Registry()
+    registry.move(version="1")
+    registry.tags |= {PREFIX + name: value for name in names}
+    ledger = registry.ledger()
+    assert len(ledger.entries) + len(ledger.unreadable) == 1 + len(set(names))
+    assert all(one.why for one in ledger.unreadable)
+    assert len(ledger.outcomes) == len(ledger.entries)
