@@ -188,7 +188,16 @@ def decode_prepared(content: bytes, channels: int) -> np.ndarray:
 
 
 def user_cache_dir() -> Path:
-    """Where downloads and derived caches live: ``GANTRY_CACHE_DIR``, or ``gantry`` in the user's cache folder."""
-    if "GANTRY_CACHE_DIR" in os.environ:
-        return Path(os.environ["GANTRY_CACHE_DIR"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gantry"
+    """Where downloads and derived caches live: ``GANTRY_CACHE_DIR``, or ``gantry`` in the user's cache folder.
+
+    Raises:
+        SettingsError: no variable names a folder, and this user has no home directory.
+    """
+    if given := os.environ.get("GANTRY_CACHE_DIR"):
+        return Path(given)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "gantry"
+    try:
+        return Path.home() / ".cache" / "gantry"
+    except RuntimeError:
+        raise SettingsError("This user has no home directory for a cache. Set GANTRY_CACHE_DIR to a folder.") from None

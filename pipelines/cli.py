@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipelines.account import complete_account
 from pipelines.failures import explain
 from pipelines.proxies import without_proxy
 from pipelines.redaction import redact_output
@@ -95,6 +96,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding has not is no error
     redact_output()
     try:
+        complete_account()
         gantry(prog_name="gantry")
     except Exception as error:
         # Python's own would print a traceback; click has dealt with wrong usage, Ctrl-C and a closed pipe.

@@ -1,0 +1,26 @@
+"""The user account that this process runs under, where the system does not know it: containers often run as a mere number."""
+
+import getpass
+import os
+from pathlib import Path
+
+from gan_core.errors import SettingsError
+
+
+def complete_account() -> None:
+    """Give this process and its children a user name, which DVC and MLflow ask for, and make sure of a home directory.
+
+    Raises:
+        SettingsError: there is neither a HOME nor an entry in the system's list of users.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        raise SettingsError(
+            f"User {os.getuid()} of this machine has no home directory, and DVC, Ray and MLflow need one. Set HOME to a folder "
+            "that this user may write to."
+        ) from None
