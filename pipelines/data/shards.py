@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gan_core.files import naming
+
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _PART = pa.schema([("image", pa.binary())])
 _PAIR = pa.schema([("image", pa.binary()), ("condition", pa.binary())])
@@ -75,7 +77,8 @@ def write_part(path: Path, pictures: Sequence[bytes], conditions: Sequence[bytes
     """Write PNGs to a part file, from which shards are put together once it is known which pictures stay."""
     columns = [pa.array(column, type=pa.binary()) for column in (pictures, conditions) if column is not None]
     batch = pa.record_batch(columns, schema=_PART if conditions is None else _PAIR)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    # Arrow's errors of the disk name no file.
+    with naming(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 
 
@@ -102,17 +105,18 @@ def write_shard(spec: ShardSpec) -> str:
         arrays.append(pa.array(spec.sources[done : done + count], type=pa.string()))
         tables.append(pa.Table.from_arrays(arrays, schema=columns))
         done += count
-    pq.write_table(
-        pa.concat_tables(tables) if tables else columns.empty_table(),
-        spec.path,
-        version="2.6",
-        row_group_size=_ROW_GROUP,
-        # PNG does not compress again; the text columns do.
-        compression={name: "none" if name.endswith(".bytes") else "zstd" for name in _leaves(columns)},
-        use_dictionary=["split"],
-        write_statistics=False,
-        store_schema=True,
-    )
+    with naming(spec.path):
+        pq.write_table(
+            pa.concat_tables(tables) if tables else columns.empty_table(),
+            spec.path,
+            version="2.6",
+            row_group_size=_ROW_GROUP,
+            # PNG does not compress again; the text columns do.
+            compression={name: "none" if name.endswith(".bytes") else "zstd" for name in _leaves(columns)},
+            use_dictionary=["split"],
+            write_statistics=False,
+            store_schema=True,
+        )
     return spec.path.name
 
 

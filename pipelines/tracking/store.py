@@ -246,10 +246,11 @@ def _settings() -> None:
     }
     for name, value in {**_PATIENCE, **quiet_ones}.items():
         os.environ.setdefault(name, value)
-    retries = logging.getLogger("urllib3.connectionpool")
-    if retries.level == logging.NOTSET:
-        # It reports each retry; that a server is away is said once, by whoever asked.
-        retries.setLevel(logging.ERROR)
+    # These report each retry, and a database that is full or locked with a traceback: who asked says it once, in a line.
+    for name, least in (("urllib3.connectionpool", logging.ERROR), ("mlflow.store.db.utils", logging.CRITICAL)):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(least)
 
 
 def _there(uri: str) -> bool:

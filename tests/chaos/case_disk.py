@@ -1,5 +1,6 @@
 """The disk is really full: ``var`` and ``outputs`` on a small file system, which covers what is written outside Python, too."""
 
+import itertools
 import random
 import subprocess
 from collections.abc import Iterator
@@ -11,9 +12,6 @@ from tests.chaos.case import Case, NotHere, Suite
 from tests.chaos.case_stages import check_rerun
 from tests.chaos.checks import age
 from tests.chaos.place import STAGES, Place, orphans
-
-_ROOM = {"ingest": 2_500, "tune": 300, "train": 4_000, "evaluate": 1_500, "register": 2_500}
-"""Kilobytes that a stage needs at most in ``var``: somewhere below, it fails."""
 
 
 def cases() -> list[Case]:
@@ -28,7 +26,7 @@ def without_room(suite: Suite, numbers: random.Random, *, stage: str) -> None:
     """Run the stage where there is too little room; it says so, and goes on once there is more."""
     with suite.unbroken.before[stage].copy() as place, _small(place) as disk:
         used = disk.used()
-        disk.resize(used + numbers.randint(20, _ROOM[stage]))
+        disk.resize(used + round(_need(suite, stage) * numbers.uniform(0.05, 0.95)))
         first = place.stage(stage)
         suite.notes.append(f"{disk.size - used} kB, status {first.status}")
         left = orphans()
@@ -42,6 +40,18 @@ def without_room(suite: Suite, numbers: random.Random, *, stage: str) -> None:
         disk.resize(used + 200_000)
         age(place)
         check_rerun(suite, place, stage)
+
+
+def _need(suite: Suite, stage: str) -> int:
+    """Kilobytes by which the unbroken stage has made ``var`` larger."""
+    following = dict(itertools.pairwise(STAGES)).get(stage)
+    after = suite.unbroken.before[following] if following else suite.unbroken.after
+    return max(50, _size(after.root / "var") - _size(suite.unbroken.before[stage].root / "var"))
+
+
+def _size(folder: Path) -> int:
+    """Kilobytes of the files in ``folder``, as ``du`` counts them; 0 where there is none."""
+    return sum(path.lstat().st_blocks for path in folder.rglob("*")) // 2
 
 
 class _Disk:

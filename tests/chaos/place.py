@@ -4,13 +4,14 @@ import hashlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ class Place:
         holder = Path(tempfile.mkdtemp(prefix="gantry-chaos-", dir=self.root.parents[1]))
         try:
             shutil.copytree(self.root, holder / "checkout", symlinks=True)
+            _move_store(holder / "checkout", self.root.parents[1] / "template" / "checkout")
             yield place_at(holder / "checkout", self.environment)
         finally:
             shutil.rmtree(holder, ignore_errors=True)
@@ -113,6 +115,26 @@ def place_at(root: Path, environment: Mapping[str, str]) -> Place:
     paths = {name: str(path) for name, path in own.items()}
     path = os.pathsep.join([str(PRELOAD), str(root)])
     return Place(root, {**environment, **paths, "PYTHONPATH": path, "GANTRY_PIPELINE_RUN": PIPELINE_RUN})
+
+
+def _move_store(root: Path, origin: Path) -> None:
+    """Have MLflow's store and the logs of the checkout at ``root`` name it, and no more the one that they were made in."""
+    for cursor in (root / "var/track").glob("**/cursor.json"):
+        cursor.write_text(cursor.read_text(encoding="utf-8").replace(f"{origin}/", f"{root}/"), encoding="utf-8")
+    if not (root / "var/mlflow.db").is_file():
+        return
+    with closing(sqlite3.connect(root / "var/mlflow.db")) as database:
+        tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            columns = [
+                row[1]
+                for row in database.execute(f"PRAGMA table_info({table})")
+                if "CHAR" in row[2] or row[2] == "TEXT"
+            ]
+            for column in columns:
+                change = f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE instr({column}, ?)"
+                database.execute(change, (f"{origin}/", f"{root}/", f"{origin}/"))
+        database.commit()
 
 
 def make_template(folder: Path, weights: Path) -> Place:
@@ -278,9 +300,9 @@ def _say(error: BaseException) -> int:
     from gan_core.errors import GantryError
 
     if isinstance(error, GantryError):
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
     elif isinstance(error, OSError) and error.filename is not None:
-        print(f"Error: {what_failed(error)}", file=sys.stderr)
+        print(f"error: {what_failed(error)}", file=sys.stderr)
     else:
         traceback.print_exception(error)
     return 1

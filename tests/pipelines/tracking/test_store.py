@@ -101,3 +101,14 @@ def test_a_database_that_is_whole_is_never_made_again(template, tmp_path):
     connect(uri).create_experiment("kept")
     os.utime(tmp_path / "mlflow.db", (0, 0))
     assert connect(uri).get_experiment_by_name("kept")
+
+
+def test_a_database_that_fails_is_one_error_without_a_traceback(template, tmp_path, capfd):
+    uri = copy_of(template, tmp_path)
+    client = connect(uri)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON experiments BEGIN SELECT no_such_function(); END")
+        database.commit()
+    with pytest.raises(TrackingError, match="no such function"), reaching(uri):
+        client.create_experiment("new")
+    assert "Traceback" not in capfd.readouterr().err
