@@ -7,7 +7,7 @@ replacements of two functions; nothing in the program knows of this.
 import contextlib
 import os
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 VARIABLE = "GANTRY_CHAOS_LOCAL"
@@ -28,6 +28,8 @@ def _in_this_process(module: ModuleType) -> None:
 
     original = ray.train.ScalingConfig
     ray.cluster_resources = lambda: {"CPU": float(os.environ.get(VARIABLE, "1"))}
+    # Asked for the address of the cluster, Ray would start one.
+    ray.get_runtime_context = lambda: SimpleNamespace(gcs_address="none")  # type: ignore[assignment]
     # Ray's local mode is asked for by no workers.
     ray.train.ScalingConfig = lambda num_workers, **options: original(num_workers=0)  # type: ignore[assignment,misc]
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
