@@ -27,7 +27,7 @@ def cases() -> list[Case]:
     """Many runs of the flow in one process, and many steps of training."""
     return [
         Case(name="leaks-steps", run=many_steps, seconds=1800),
-        Case(name="leaks-flow", run=many_runs, seconds=3600),
+        Case(name="leaks-flow", run=many_runs, small=False, seconds=3600),
     ]
 
 
