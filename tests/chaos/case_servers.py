@@ -29,7 +29,7 @@ def cases() -> list[Case]:
         Case(name="mlflow-slow", run=partial(with_server, fault=_slow)),
         Case(name="mlflow-loses-answers", run=partial(with_server, fault=_losing), small=False),
         Case(name="register-killed-at-a-call", run=registering, seconds=400),
-        Case(name="promote-killed-at-each-call", run=promoting, seconds=600, small=False),
+        Case(name="promote-killed-at-each-call", run=promoting, seconds=600),
     ]
 
 
