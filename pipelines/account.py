@@ -7,16 +7,21 @@ from pathlib import Path
 from gan_core.errors import SettingsError
 
 
+def user_name() -> str:
+    """The name of the user of this process, or ``uid-1234`` where the system knows none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
 def complete_account() -> None:
     """Give this process and its children a user name, which DVC and MLflow ask for, and make sure of a home directory.
 
     Raises:
         SettingsError: there is neither a HOME nor an entry in the system's list of users.
     """
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    os.environ["LOGNAME"] = user_name()
     try:
         Path.home()
     except RuntimeError:

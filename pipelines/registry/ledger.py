@@ -8,10 +8,8 @@ entry is written before the alias is moved; the next entry says which ones befor
 Nothing here talks to a server: :mod:`pipelines.registry.champion` reads and writes, :mod:`pipelines.registry.verify` checks.
 """
 
-import getpass
 import itertools
 import json
-import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,6 +21,7 @@ from typing import Any, Literal
 from gan_core.config import build, check
 from gan_core.errors import SettingsError, TrackingError
 from gan_core.files import sha256_json
+from pipelines.account import user_name
 
 PREFIX = "gantry.ledger."
 LONGEST_REASON = 1000
@@ -240,7 +239,7 @@ class Ledger:
             version=version,
             previous=self.champion,
             at=at,
-            by=user(),
+            by=user_name(),
             reason=reason,
             forced=forced,
             undoes=undoes,
@@ -306,14 +305,6 @@ def check_reason(reason: str | None) -> str | None:
 def in_one_line(text: object) -> str:
     """``text`` as a listing may show it: control characters, line breaks and the like are spelled out, not obeyed."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def user() -> str:
-    """The name of the user of this process, or ``uid 1234`` where the system knows none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _stored(move: Move) -> dict[str, Any]:

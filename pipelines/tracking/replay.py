@@ -5,7 +5,6 @@ process killed in between sends that something again: which changes nothing, bec
 time and value, a parameter, a tag, a dataset and a file are all written over themselves, and a run is found by its key.
 """
 
-import getpass
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gan_core.files import read_json, write_json
+from pipelines.account import user_name
 from pipelines.tracking.events import (
     ARTIFACTS,
     CURSOR,
@@ -273,7 +273,7 @@ class Replayer:
         cursor.key, cursor.parent_key = event["key"], event["parent"] or cursor.parent_key
         cursor.run_id = cursor.run_id or find_run_id(self._client, self._experiment_id, event["key"])
         if cursor.run_id is None:
-            source = {"mlflow.user": _user(), "mlflow.source.name": "gantry", "mlflow.source.type": "LOCAL"}
+            source = {"mlflow.user": user_name(), "mlflow.source.name": "gantry", "mlflow.source.type": "LOCAL"}
             run = self._client.create_run(
                 self._experiment_id,
                 start_time=event["time"],
@@ -339,11 +339,3 @@ def _remove_artifacts(folder: Path, cursor: Cursor) -> None:
     with open(folder / EVENTS, "rb") as file, exclusive(file.fileno()):
         if os.fstat(file.fileno()).st_size == cursor.offset:
             shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError) as error:  # a container may run under a number without a name
-        _LOG.debug("The user has no name: %s", error)
-        return "unknown"

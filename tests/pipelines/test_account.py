@@ -1,5 +1,6 @@
 """Gantry runs under a user whom the system does not know by name, as containers have."""
 
+import getpass
 import os
 import pwd
 import subprocess
@@ -12,9 +13,9 @@ import pytest
 
 from gan_core.data import user_cache_dir
 from gan_core.errors import SettingsError
+from pipelines.account import user_name
 
 UNKNOWN = 54321
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
 
 
 def gantry(*words: str, place: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -34,9 +35,19 @@ def gantry(*words: str, place: Path, **variables: str) -> subprocess.CompletedPr
     )
 
 
+def test_a_user_whom_the_system_does_not_know_has_a_number_for_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(getpass, "getuser", unknown)
+    assert user_name() == f"uid-{os.getuid()}"
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     """An empty folder of that user's; skips where that user may not read this interpreter or checkout."""
+    if os.getuid() != 0:
+        pytest.skip("only root may become another user")
     with pytest.raises(KeyError):
         pwd.getpwuid(UNKNOWN)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import os
 
 import pytest
 from hypothesis import given
@@ -249,14 +248,6 @@ def test_a_reason_that_is_too_long_is_refused() -> None:
 
 def test_a_listing_obeys_no_control_character() -> None:
     assert in_one_line("a\nb\x1b[2Kc\u202ed ü") == "a\\nb\\x1b[2Kc\\u202ed ü"
-
-
-def test_a_user_whom_the_system_does_not_know_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown() -> str:
-        raise KeyError("getpwuid(): uid not found: 1234")
-
-    monkeypatch.setattr(ledgers.getpass, "getuser", unknown)
-    assert ledgers.user() == f"uid {os.getuid()}"
 
 
 # Whatever happens, in any order
