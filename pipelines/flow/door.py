@@ -93,7 +93,7 @@ def refusal(headers: list[tuple[str, str]], method: str) -> str | None:
     """
     found = {name: [value for other, value in headers if other == name] for name, _ in headers}
     hosts = found.get("host", [])
-    if len(hosts) != 1 or urllib.parse.urlsplit(f"//{hosts[0]}").hostname not in NAMES:
+    if len(hosts) != 1 or _host_name(hosts[0]) not in NAMES:
         return f"This server answers on this machine only, as {NAMES[0]}: not as {', '.join(hosts) or 'nothing'}."
     if any(origin != f"http://{hosts[0]}" for origin in found.get("origin", [])):
         return "Another page may not ask this server anything."
@@ -102,6 +102,14 @@ def refusal(headers: list[tuple[str, str]], method: str) -> str | None:
     if not followed and found.get("sec-fetch-site", ["none"])[0] not in ("none", "same-origin"):
         return "Another page may not use what is on this server."
     return None
+
+
+def _host_name(host: str) -> str | None:
+    """The name in a Host header; None where it holds none."""
+    try:
+        return urllib.parse.urlsplit(f"//{host}").hostname
+    except ValueError:  # a bracket that is not closed, say
+        return None
 
 
 def proof(auth: str, port: int, nonce: str) -> str:
@@ -173,10 +181,13 @@ def serve(name: str, listening: socket.socket, auth: str) -> None:
 
 def main() -> None:
     """``python -m pipelines.flow.door APP FD``."""
-    from pipelines.redaction import redact_output
+    from pipelines.redaction import keep_secret, redact_output
 
     redact_output()
-    serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), os.environ.pop(AUTH_VARIABLE))
+    auth = os.environ.pop(AUTH_VARIABLE)
+    keep_secret(auth)
+    keep_secret(auth.partition(":")[2])
+    serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), auth)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,12 @@ def sign_in_page(root: Path, name: str, address: str) -> Path:
 
 
 def listen(preferred: int, *, only: bool = False, hosts: tuple[str, ...] = HOSTS) -> socket.socket:
-    """A socket that listens on loopback: at ``preferred``, or where that is taken, and not ``only`` it will do, at any port.
+    """A socket that listens on loopback.
+
+    Args:
+        preferred: its port.
+        only: whether no other port will do; otherwise, where this one is taken, any free one is used.
+        hosts: addresses to try in turn.
 
     Raises:
         StageError: the port is taken, or this machine has no loopback address.

@@ -60,7 +60,9 @@ def test_an_app_that_asks_for_the_password_itself_is_left_to_it():
     assert ask("/api/health", asks=False)[0] == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:4200", "127.0.0.1.evil.example", "10.0.0.7:4200", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:4200", "127.0.0.1.evil.example", "10.0.0.7:4200", "[::1", ""]
+)
 def test_another_host_name_is_refused_whatever_password_comes_with_it(host):
     assert ask(host=host, authorization=BASIC)[0] == 403
 
