@@ -398,7 +398,8 @@ def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
 
 def git(root: Path, *words: str, check: bool = True) -> str:
     """Run a git command; returns its output without surrounding space, or "" where it failed and ``check`` is false."""
-    return _command(["git", *words], f"git {' '.join(words)}", root, _environment(), check=check)
+    in_english = {**_environment(), "LC_ALL": "C"}  # callers look for git's own words in its errors
+    return _command(["git", *words], f"git {' '.join(words)}", root, in_english, check=check)
 
 
 def _command(
