@@ -32,7 +32,6 @@ from typing import Any
 VARIABLE = "GANTRY_CHAOS"
 WRITES = frozenset({"write", "append", "rename", "link", "mkdir"})
 CALLS = frozenset({"send", "answer"})
-ACTIONS = ("kill", "kill-guard", "tear", "full", "fill", "interrupt", "terminate", "clock", "drop", "hold")
 _DAY = 86400.0
 _HOLD_SECONDS = 120.0
 # What differs from run to run: keys, numbers of processes, random parts of temporary names.
