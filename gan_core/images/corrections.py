@@ -17,7 +17,10 @@ from gan_core.errors import PictureError
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _FORMAT = 258, 259, 262, 277, 284, 339
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _SEPARATE = 0, 1, 2
 _SIGNED, _FLOAT = 2, 3
-_NUMBERS = {3: "H", 4: "I"}  # TIFF 6.0: SHORT and LONG, which all tags here are
+_NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT and LONG of TIFF 6.0, LONG8 of BigTIFF: all tags here are one of them
+# As Pillow reads them: two of each byte order, of which the second is against the specification, and a BigTIFF.
+_ORDERS = {b"II*\0": "<", b"II\0*": "<", b"MM\0*": ">", b"MM*\0": ">", b"II+\0": "<"}
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), "HEIC"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
@@ -44,7 +47,8 @@ class _Tiff:
     number: int = 1
     photometric_at: int = 0
     """Where in the file the photometric interpretation is."""
-    order: str = "<"
+    photometric_as: str = "<H"
+    """How it is written there, as :mod:`struct` has it."""
 
     @property
     def words(self) -> str:
@@ -62,6 +66,8 @@ def open_corrected(content: bytes, formats: tuple[str, ...]) -> Image.Image:
         PictureError: unsupported.
         Exception: whatever Pillow raises.
     """
+    if content.startswith(_BIG_ENDIAN_BIGTIFF):  # which Pillow reads as a plain TIFF, from the middle of its pixels
+        raise PictureError("unsupported", f"a BigTIFF in big-endian byte order; {_CONVERT}")
     found = _tiff(content)
     if found is None:
         _refuse_16_bit_alpha(content)
@@ -75,7 +81,7 @@ def open_corrected(content: bytes, formats: tuple[str, ...]) -> Image.Image:
     if inverted:
         # Read as if 0 were black, and inverted afterwards: Pillow inverts up to 8 bits alone.
         patched = bytearray(content)
-        struct.pack_into(f"{found.order}H", patched, found.photometric_at, _BLACK_IS_ZERO)
+        struct.pack_into(found.photometric_as, patched, found.photometric_at, _BLACK_IS_ZERO)
         content = bytes(patched)
     before = TiffImagePlugin.READ_LIBTIFF
     # Pillow's own reader takes planes of 16 bits for planes of 8, and fails at some with transparency; libtiff does not.
@@ -190,31 +196,35 @@ def _jpeg_precision(content: bytes) -> int | None:
 
 
 def _tiff(content: bytes) -> _Tiff | None:
-    """What the first directory of a TIFF says; None for another file, a BigTIFF, or a directory that cannot be read."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(content[:4])
+    """What the first directory of a TIFF says; None for another file, or a directory that cannot be read."""
+    order = _ORDERS.get(content[:4])
     if order is None:
         return None
+    big = b"+" in content[2:4]
+    # Of a BigTIFF the counts, the places and the room for a value are of 8 bytes.
+    head, entry, place_of, room = (8, "HHQ", "Q", 8) if big else (4, "HHI", "I", 4)
+    value_at = struct.calcsize(f"{order}{entry}")
     try:
-        (start,) = struct.unpack_from(f"{order}I", content, 4)
-        (count,) = struct.unpack_from(f"{order}H", content, start)
+        (start,) = struct.unpack_from(f"{order}{place_of}", content, head)
+        first = f"{order}{'Q' if big else 'H'}"
+        (count,) = struct.unpack_from(first, content, start)
         tags: dict[int, tuple[int, ...]] = {}
-        photometric_at = 0
-        for at in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, length = struct.unpack_from(f"{order}HHI", content, at)
+        photometric_at, photometric_as = 0, "<H"
+        begin, step = start + struct.calcsize(first), value_at + room
+        for at in range(begin, begin + step * count, step):
+            tag, kind, length = struct.unpack_from(f"{order}{entry}", content, at)
             if tag not in (_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _FORMAT) or kind not in _NUMBERS:
                 continue
             if tag == _PHOTOMETRIC:
-                if kind != 3:
-                    return None
-                photometric_at = at + 8
+                photometric_at, photometric_as = at + value_at, f"{order}{_NUMBERS[kind]}"
             number = f"{order}{min(length, 8)}{_NUMBERS[kind]}"
             place = (
-                at + 8
-                if length * struct.calcsize(_NUMBERS[kind]) <= 4
-                else struct.unpack_from(f"{order}I", content, at + 8)[0]
+                at + value_at
+                if length * struct.calcsize(f"{order}{_NUMBERS[kind]}") <= room
+                else struct.unpack_from(f"{order}{place_of}", content, at + value_at)[0]
             )
             tags[tag] = struct.unpack_from(number, content, place)
-    except struct.error:
+    except (struct.error, OverflowError):  # a place beyond the end, or beyond any file
         return None
     one = {tag: values[0] for tag, values in tags.items() if values}
     return _Tiff(
@@ -225,5 +235,5 @@ def _tiff(content: bytes) -> _Tiff | None:
         planar=one.get(_PLANAR, 1),
         number=one.get(_FORMAT, 1),
         photometric_at=photometric_at,
-        order=order,
+        photometric_as=photometric_as,
     )

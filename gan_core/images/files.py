@@ -99,7 +99,8 @@ class PictureFiles:
             with self.open(name) as file:
                 if self._zip is None:
                     check_regular(file.fileno())
-                content = file.read(MAX_FILE_BYTES + 1)
+                # One read of a plain file may give less than is asked for; its size has been checked.
+                content = file.read() if self._zip is None else file.read(MAX_FILE_BYTES + 1)
         except _OF_A_ZIP as error:
             said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
             if "encrypted" in said:  # and the whole record of the member

@@ -50,10 +50,11 @@ def tiff(
     extra: int | None = None,
     palette: np.ndarray | None = None,
     deflate: bool = False,
+    big: bool = False,
     more: tuple[tuple[int, str, tuple[int, ...]], ...] = (),
 ) -> bytes:
     """A TIFF of one strip (one a plane where ``planar``) of samples (H, W) or (H, W, C); ``extra`` is the kind of a last
-    channel that is no colour."""
+    channel that is no colour; ``big`` makes it a BigTIFF."""
     if samples.ndim == 2:
         samples = samples[..., None]
     height, width, channels = samples.shape
@@ -80,12 +81,14 @@ def tiff(
         tags.append((320, "H", tuple(palette.reshape(-1).tolist())))
     tags += [(273, "I", (0,) * len(strips)), (279, "I", tuple(map(len, strips)))]
     tags.sort()
-    start = 8 + 2 + 12 * len(tags) + 4
+    place_of, count_of, room = ("Q", "Q", 8) if big else ("I", "H", 4)
+    head = 16 if big else 8
+    start = head + struct.calcsize(count_of) + (4 + 2 * room) * len(tags) + room
     beside = b""
     places: list[int] = []
     # Offsets of strips are known once it is known how much lies before them.
     length = sum(
-        len(values) * struct.calcsize(kind) for _, kind, values in tags if len(values) * struct.calcsize(kind) > 4
+        len(values) * struct.calcsize(kind) for _, kind, values in tags if len(values) * struct.calcsize(kind) > room
     )
     at = start + length
     for strip in strips:
@@ -95,14 +98,17 @@ def tiff(
     for tag, kind, values in tags:
         values = tuple(places) if tag == 273 else values
         content = struct.pack(f"{order}{len(values)}{kind}", *values)
-        if len(content) > 4:
-            place = struct.pack(f"{order}I", start + len(beside))
+        if len(content) > room:
+            place = struct.pack(f"{order}{place_of}", start + len(beside))
             beside += content
         else:
-            place = content.ljust(4, b"\0")
-        entries += struct.pack(f"{order}HHI", tag, TIFF_TYPES[kind], len(values)) + place
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
-    return head + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + beside + b"".join(strips)
+            place = content.ljust(room, b"\0")
+        entries += struct.pack(f"{order}HH{place_of}", tag, TIFF_TYPES[kind], len(values)) + place
+    mark = b"II" if order == "<" else b"MM"
+    begin = struct.pack(f"{order}HHHQ", 43, 8, 0, head) if big else struct.pack(f"{order}HI", 42, head)
+    return (
+        mark + begin + struct.pack(f"{order}{count_of}", len(tags)) + entries + bytes(room) + beside + b"".join(strips)
+    )
 
 
 def packed(values: np.ndarray, bits: int, order: str) -> bytes:

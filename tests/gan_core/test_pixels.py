@@ -121,6 +121,32 @@ def test_tiff_grey_of_every_depth_with_white_or_black_as_zero(
 
 
 @pytest.mark.parametrize("photometric", [WHITE_IS_ZERO, BLACK_IS_ZERO])
+def test_a_bigtiff_is_read_as_any_other(photometric: int) -> None:
+    for bits in (8, 16):
+        values = samples(bits)
+        expected = to_8(values, bits)
+        found = shown(tiff(values, bits, photometric, big=True), 1)[..., 0]
+        assert near(found, 255 - expected if photometric == WHITE_IS_ZERO else expected, 0.5)
+    colour = samples(16, 3)
+    assert near(shown(tiff(colour, 16, RGB, big=True, planar=True), 3), to_8(colour, 16))
+    with pytest.raises(PictureError, match="16 signed bits"):
+        decode(tiff(samples(16), 16, BLACK_IS_ZERO, big=True, sample_format=SIGNED), 1)
+
+
+def test_a_bigtiff_in_big_endian_byte_order_is_refused() -> None:
+    with pytest.raises(PictureError, match="unsupported: a BigTIFF in big-endian byte order; convert it to PNG"):
+        decode(tiff(samples(8), 8, BLACK_IS_ZERO, order=">", big=True), 1)
+
+
+def test_white_as_zero_is_seen_in_every_spelling_that_is_read() -> None:
+    values = samples(16)
+    content = tiff(values, 16, WHITE_IS_ZERO)
+    for spelt in (content.replace(tag(262, "H", 0), tag(262, "I", 0)), b"II\0*" + content[4:]):
+        assert spelt != content
+        assert near(shown(spelt, 1)[..., 0], 255 - to_8(values, 16), 0.5)
+
+
+@pytest.mark.parametrize("photometric", [WHITE_IS_ZERO, BLACK_IS_ZERO])
 def test_tiff_grey_of_12_bits(photometric: int) -> None:
     values = samples(12)
     # Two samples in three bytes, the first in the high bits.
