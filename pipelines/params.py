@@ -16,7 +16,9 @@ from pipelines.tracking.store import URI_VARIABLES, resolve_uri
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000
 _YAML_TAG = "tag:yaml.org,2002:"
-_URI = re.compile(r"https?://[^/]|sqlite:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(-uc)?(://.|$)|uc:.")
+_URI = re.compile(
+    r"https?://[^/\s].*|sqlite:///.+|(postgresql|mysql|mssql)(\+\w+)?://.+|databricks(-uc)?(://.+)?|uc:.+"
+)
 
 
 def read_params(path: Path | str) -> dict[str, Any]:
@@ -75,7 +77,9 @@ def check_uri(uri: str, what: str) -> None:
 
     A plain folder is none: MLflow has given up that kind of store.
     """
-    known = _URI.match(uri) or uri.partition(":")[0] in {e.name for e in entry_points(group="mlflow.tracking_store")}
+    known = _URI.fullmatch(uri) or uri.partition(":")[0] in {
+        e.name for e in entry_points(group="mlflow.tracking_store")
+    }
     if not known:
         raise SettingsError(
             f"{what}: '{uri}' names no tracking store. Write sqlite:///var/mlflow.db, http://server:5000 or a database's URI."

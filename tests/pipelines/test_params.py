@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gan_core.errors import SettingsError
-from pipelines.params import project_tracking_uri, read_params, tracking_uri
+from pipelines.params import check_uri, project_tracking_uri, read_params, tracking_uri
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +107,19 @@ def test_the_environment_names_the_store_gantrys_variable_first(
         SettingsError, match=r"^MLFLOW_TRACKING_URI in the environment: './mlruns' names no tracking store"
     ):
         tracking_uri("sqlite:///a.db", tmp_path)
+
+
+@pytest.mark.parametrize("uri", ["databricks://\n", "http://\n", "http://server:5000\n", "sqlite:///a\n.db", "uc:a\nb"])
+def test_a_store_is_named_in_one_line(uri: str) -> None:
+    check_uri(uri.replace("\n", "x"), "it")
+    with pytest.raises(SettingsError, match="names no tracking store"):
+        check_uri(uri, "it")
+
+
+def test_a_name_alone_that_ends_in_a_newline_is_no_store() -> None:
+    check_uri("databricks", "it")
+    with pytest.raises(SettingsError, match="names no tracking store"):
+        check_uri("databricks\n", "it")
 
 
 def test_a_project_may_name_no_store(tmp_path: Path) -> None:
