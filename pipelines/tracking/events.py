@@ -27,6 +27,7 @@ from gan_core.errors import TrackingError
 
 EVENTS, ARTIFACTS, CURSOR, REFUSED = "events.jsonl", "artifacts", "cursor.json", "refused.jsonl"
 _KEY = re.compile(r"[A-Za-z0-9_.:/=+-]{1,200}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LOG = logging.getLogger(__name__)
 
 Event = dict[str, Any]
@@ -77,8 +78,11 @@ def append(descriptor: int, event: Event) -> None:
     """Append one event to a log opened with O_APPEND; the caller holds the lock.
 
     A last line without its end was left by a writer that died: it is ended first, so that only that line is lost.
+    What is no text in UTF-8, such as bytes of a file's name, is written as ``\\udcff``.
     """
-    line = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    # Two backslashes: a reader of JSON takes one as the surrogate itself, which no server accepts.
+    line = _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text).encode() + b"\n"
     size = os.fstat(descriptor).st_size
     if size and os.pread(descriptor, 1, size - 1) != b"\n":
         line = b"\n" + line

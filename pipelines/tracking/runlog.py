@@ -92,7 +92,9 @@ class RunLog:
         path = Path(path)
         if not path.exists():
             raise TrackingError(f"Cannot log {path} as an artifact of run '{self.key}': it does not exist.")
-        stored = Path(ARTIFACTS) / uuid.uuid4().hex[:12] / path.name
+        # A name that is not UTF-8 is stored as the log spells it.
+        name = path.name.encode(errors="backslashreplace").decode()
+        stored = Path(ARTIFACTS) / uuid.uuid4().hex[:12] / name
         with self._mutex, exclusive(self._file), naming(self.folder / stored), _whole(self.folder / stored):
             if path.is_dir():
                 shutil.copytree(path, self.folder / stored, copy_function=_copy)

@@ -94,6 +94,15 @@ def test_any_bytes_are_read_as_events_or_skipped(tmp_path_factory: pytest.TempPa
     assert all(event is None or isinstance(event["kind"], str) for event, _ in read)
 
 
+def test_text_that_is_not_utf8_is_spelt_out(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    written(tmp_path, [{"kind": "params", "time": 1, "values": {name: [f"{name} \\ \u00e9"]}}])
+    [(event, _)] = read_events(tmp_path)
+    assert event is not None
+    assert event["values"] == {"caf\\udce9.png": ["caf\\udce9.png \\ \u00e9"]}
+    json.dumps(event, ensure_ascii=False).encode()  # as a client sends it
+
+
 @given(keys=st.lists(_KEYS, min_size=1, max_size=4, unique=True))
 def test_each_key_has_a_folder_of_its_own_directly_below(keys: list[str]) -> None:
     folders = [log_folder("var/log", key) for key in keys]

@@ -160,6 +160,16 @@ def test_an_artifact_is_kept_as_it_was_when_it_was_logged(tmp_path):
     assert {path.name for path in stored} == {"grid.png"}
 
 
+def test_an_artifact_whose_name_is_not_utf8_is_kept_where_the_log_says(tmp_path):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    picture = tmp_path / os.fsdecode(b"caf\xe9.png")
+    picture.write_bytes(b"one")
+    log.artifact(picture)
+    [event] = events(log.folder, "artifact")
+    assert event["stored"].endswith("/caf\\udce9.png")
+    assert (log.folder / event["stored"]).read_bytes() == b"one"
+
+
 def test_a_large_artifact_is_linked_and_a_folder_is_copied(tmp_path):
     log = RunLog(tmp_path / "track", key="a", name="x")
     large = tmp_path / "weights.bin"
