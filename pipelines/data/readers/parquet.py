@@ -18,7 +18,7 @@ from pipelines.data.readers.labels import HIDDEN, label_places
 from pipelines.data.readers.layout import file_splits
 
 # What pyarrow raises where the bytes between the parts of a file are not what they say.
-_DAMAGED = (pa.ArrowException, OSError)
+_DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "fine_label")
 
 
@@ -261,9 +261,11 @@ def _files(root: Path) -> list[str]:
 
 def _open(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(path, memory_map=True)
+        _ = file.schema_arrow.names  # raises where they are not UTF-8
+    except _DAMAGED as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    return file
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:

@@ -24,7 +24,7 @@ _FILE_COLUMN = "file_name"
 def column_names(table: Path) -> list[str]:
     """The columns of a table; raises DataError when it has none."""
     if table.suffix.lower() == ".parquet":
-        return list(_schema(table).names)
+        return _parquet_columns(table)
     if table.suffix.lower() == ".jsonl":
         return list(dict.fromkeys(name for _, row in _objects(table) for name in row))
     _, header = next(_lines(table), (0, None))
@@ -47,7 +47,8 @@ def read_rows(table: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
         try:
             read = pq.read_table(table, columns=list(columns), use_threads=False)
             lists = [read[name].to_pylist() for name in columns]
-        except (pa.ArrowException, OSError, OverflowError) as error:  # a time before year 1, or after year 9999
+        # A time before year 1, or after year 9999; text that is not UTF-8, which Arrow lets pass.
+        except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
             raise DataError(f"{table} cannot be read as Parquet: {error}") from error
         rows = enumerate(zip(*lists, strict=True), 1)
         return [
@@ -99,10 +100,10 @@ def _text(table: Path, where: str, column: str, value: Any) -> str:
     return str(value).strip()
 
 
-def _schema(table: Path) -> pa.Schema:
+def _parquet_columns(table: Path) -> list[str]:
     try:
-        return pq.read_schema(table)
-    except (pa.ArrowException, OSError) as error:
+        return list(pq.read_schema(table).names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{table} cannot be read as Parquet: {error}") from error
 
 

@@ -274,3 +274,13 @@ def test_the_ways_to_write_an_attribute(tmp_path: Path, values: tuple[str, str])
 @pytest.mark.parametrize("text", ["2", "", "nan", "maybe", "1e0", "\u0661"])
 def test_what_is_no_attribute(text: str) -> None:
     assert attribute_value(text) is None
+
+
+@pytest.mark.parametrize("embedded", [False, True], ids=["beside the pictures", "with the pictures in it"])
+def test_a_parquet_file_with_text_that_is_not_utf8_is_refused_by_name(tmp_path: Path, embedded: bool) -> None:
+    pictures(tmp_path, *([] if embedded else ["a.png", "b.png"]))
+    labels = pa.array([b"caf\xe9", b"tea"]).view(pa.string())  # Arrow does not look
+    columns = {"image": [png(0), png(1)]} if embedded else {"file_name": ["a.png", "b.png"]}
+    pq.write_table(pa.table({**columns, "label": labels}), tmp_path / "labels.parquet")
+    with pytest.raises(DataError, match=r"labels\.parquet .*'utf-8' codec can't decode byte 0xe9"):
+        read(tmp_path)
