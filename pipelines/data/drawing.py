@@ -28,6 +28,8 @@ _DRAWN = frozenset(
 )
 """Elements whose reference changes what is drawn; any other's, such as a hyperlink's, is left out."""
 _PICTURES = ("image", "feImage")
+_EMBEDDED = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+"""What the renderer draws of embedded pictures, by how they begin: others it leaves out without a word."""
 _DATA = re.compile(r"data:(?P<kind>[^;,]*)(?P<coding>(;[^;,]*)*),(?P<content>.*)", re.DOTALL | re.IGNORECASE)
 
 
@@ -126,6 +128,13 @@ def _embedded(uri: str, *, nested: bool) -> str:
         content = ET.tostring(_checked(content, embedded=True), encoding="utf-8")
     else:
         pictures.size_of(content)  # raises for what is none, or too large
+        # The renderer goes by what the text calls it, and draws nothing where that is wrong.
+        named, kind = kind, next((kind for head, kind in _EMBEDDED.items() if content.startswith(head)), "")
+        if not kind:
+            raise PictureError(
+                "unsupported",
+                f"SVG: an embedded picture ({named[:40] or 'of no stated kind'}) that is no PNG, JPEG, GIF or WebP; convert it",
+            )
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

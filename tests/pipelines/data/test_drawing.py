@@ -185,6 +185,30 @@ def centre_here(content: bytes) -> list[int]:
     return _draw(content)[:, LONGER_SIDE // 2, LONGER_SIDE // 2].tolist()
 
 
+@pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "", "application/octet-stream"])
+def test_an_embedded_picture_is_drawn_whatever_the_text_calls_it(kind: str) -> None:
+    assert draw(embedding("PNG", kind))[:, 128, 128].tolist() == [255, 0, 0, 255]
+
+
+@pytest.mark.parametrize("form", ["BMP", "TIFF"])
+def test_an_embedded_picture_that_would_be_left_out_is_refused(form: str) -> None:
+    with pytest.raises(
+        PictureError, match=f"unsupported: .*image/{form.lower()}.* is no PNG, JPEG, GIF or WebP; convert"
+    ):
+        draw(embedding(form, f"image/{form.lower()}"))
+
+
+def embedding(form: str, kind: str) -> bytes:
+    """A drawing that is a red picture and nothing else."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(file, form)
+    data = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><image width="8" height="8" '
+        f'href="data:{kind};base64,{data}"/></svg>'
+    ).encode()
+
+
 def test_what_lies_in_the_text_itself_is_drawn() -> None:
     assert centre(svg(f'<image href="{data_uri(red())}" {WHOLE}/>')) == RED
     assert centre(svg(f'<image xlink:href="{data_uri(red())}" {WHOLE}/>')) == RED
