@@ -365,8 +365,10 @@ def _unpack_idx(folder: Path, limits: UnpackLimits) -> None:
     """Decompress gzipped IDX files, within limits: their rows are read by position."""
     for file in [name for name in walk_files(folder) if re.search(r"idx[134]([-._]ubyte)?\.gz$", name)]:
         packed = folder / file
+        target = packed.with_suffix("")
+        beside = sha256_file(target) if target.is_file() else None  # torchvision keeps both
         try:
-            with gzip.open(packed, "rb") as stream, open(packed.with_suffix(""), "wb") as plain:
+            with gzip.open(packed, "rb") as stream, open(target, "wb") as plain:
                 budget = Budget(packed, limits)
                 while block := stream.read(1 << 20):
                     budget.add(len(block))
@@ -375,6 +377,8 @@ def _unpack_idx(folder: Path, limits: UnpackLimits) -> None:
             if refused := with_place(error, folder):
                 raise refused from error
             raise DataError(f"{packed} cannot be decompressed: {error}. Get it again.") from error
+        if beside not in (None, sha256_file(target)):
+            raise DataError(f"{packed} and {target.name} beside it hold different things. Take one of them away.")
         packed.unlink()
 
 

@@ -596,3 +596,18 @@ def test_the_command_says_what_came_in(tmp_path: Path, checkout: Path, monkeypat
     assert "  no splits of its own: 10 pictures; 2 classes: cat 5, dog 5\n  not used: 1 file (1 .txt)" in done.output
     done = CliRunner().invoke(data, ["fetch", "digits"], catch_exceptions=False)
     assert "data/raw/digits: 1797 pictures (idx, 10 classes)" in done.output
+
+
+def test_a_gzip_of_idx_beside_its_content_is_taken_once_and_beside_other_content_is_refused(
+    tmp_path: Path, checkout: Path
+) -> None:
+    source = tmp_path / "mnist"
+    source.mkdir()
+    plain = source / "train-images-idx3-ubyte"
+    write_idx(np.zeros((5, 4, 4)), plain)
+    write(source / f"{plain.name}.gz", gzip.compress(plain.read_bytes()))
+    assert add("both", str(source), root=checkout).pictures == 5
+    write_idx(np.zeros((9, 4, 4)), plain)
+    with pytest.raises(DataError, match=r"ubyte\.gz and train-images-idx3-ubyte beside it hold different things"):
+        add("other", str(source), root=checkout)
+    assert not (checkout / "data/raw/other").exists()
