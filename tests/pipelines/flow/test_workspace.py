@@ -157,7 +157,7 @@ def test_without_a_repository_the_remedy_is_to_make_one(flow_project):
 
 
 def test_a_repository_that_git_cannot_read_is_told_in_gits_words(flow_project):
-    (flow_project / ".git" / "config").write_text("nonsense\n")
+    (flow_project / ".git" / "config").write_text("[core\n")
     with pytest.raises(StageError, match="bad config"), _worktree(flow_project):
         pass
 
