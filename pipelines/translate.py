@@ -30,7 +30,7 @@ from gan_core.families import ImageShape
 from gan_core.files import replacing
 from gan_core.generator import Generator, load_generator
 from gan_core.images import bounded
-from gan_core.images.files import SUFFIXES, PictureFiles, kinds
+from gan_core.images.files import SUFFIXES, PictureFiles, check_regular, kinds, open_at_once
 from gan_core.precision import choose_device, out_of_memory
 from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder
@@ -281,7 +281,9 @@ def _read_ahead(
 def _reference(like: Path, generator: Generator) -> torch.Tensor:
     """The picture at ``like`` as the generator wants it; raises SettingsError and DataError."""
     try:
-        return torch.from_numpy(read_reference(like.read_bytes(), generator))
+        with open(like, "rb", opener=open_at_once) as file:
+            check_regular(file.fileno())
+            return torch.from_numpy(read_reference(file.read(), generator))
     except (pictures.PictureError, OSError) as error:
         raise DataError(f"--like {like} cannot be read as a picture ({error}). Give another one.") from error
 

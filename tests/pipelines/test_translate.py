@@ -1,6 +1,7 @@
 """``gantry translate``: pictures of any kind and size through a generator, each for itself, none half written."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -308,6 +309,12 @@ def test_a_style_is_taken_from_a_picture_of_any_size(generator_of, tmp_path: Pat
         ("cyclegan", (), SettingsError, "cyclegan takes no style from a picture"),
         ("stargan2", (), SettingsError, "name the domain to translate to, one of cat"),
         ("stargan2", ("--target", "dog"), DataError, r"--like .*like\.png cannot be read as a picture \(truncated"),
+        (
+            "stargan2",
+            ("--target", "dog", "--like", os.devnull),
+            DataError,
+            r"--like /dev/null .* it is a pipe or a device",
+        ),
     ],
 )
 def test_a_style_that_cannot_be_taken_is_refused(generator_of, tmp_path: Path, variant, arguments, kind, words) -> None:
