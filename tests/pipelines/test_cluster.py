@@ -198,7 +198,7 @@ def test_stages_share_a_cluster_that_only_its_owner_reaches_and_nothing_of_it_ou
             _client(address, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
             _client(address, tmp_path),
         ]
-        told = [client.communicate(timeout=120)[0] for client in clients]
+        told = [client.communicate(timeout=400)[0] for client in clients]
         # Ray's own words come from its native part, to the same stream.
         assert all("refused" in text and "token is missing or incorrect" in text for text in told), told
         assert list(home.iterdir()) == []

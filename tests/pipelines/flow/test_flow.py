@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 from contextvars import copy_context
+from types import SimpleNamespace
 
 import pytest
 
@@ -124,9 +125,10 @@ def test_neither_the_log_nor_the_state_of_a_run_holds_a_secret(prefect_api, flow
 
 def test_the_name_of_a_run_leads_nowhere_whatever_a_client_calls_it(monkeypatch):
     """It names a folder, which is removed at the end, and a DVC experiment."""
-    from pipelines.flow.flow import run_name
+    from pipelines.flow import flow
 
-    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "0d1e2f30-0000-0000-0000-000000000000")
+    run = SimpleNamespace(get_id=lambda: "0d1e2f30-0000-0000-0000-000000000000")
+    monkeypatch.setattr(flow, "current_run", run)
     for called, name in {
         "../../../etc": "etc-0d1e2f30",
         "--help": "help-0d1e2f30",
@@ -135,8 +137,8 @@ def test_the_name_of_a_run_leads_nowhere_whatever_a_client_calls_it(monkeypatch)
         "quick-fox": "quick-fox-0d1e2f30",
         "x" * 300: "x" * 60 + "-0d1e2f30",
     }.items():
-        monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__NAME", called)
-        assert run_name() == name
+        run.get_name = lambda called=called: called
+        assert flow.run_name() == name
 
 
 def test_a_stage_that_takes_too_long_is_ended(prefect_api, flow_project):
