@@ -24,7 +24,6 @@ _WRITERS = {
     "numpy": "np.savez(open(path, 'wb'), data)",
     "torch": "import torch; torch.save(torch.from_numpy(data), open(path, 'wb'))",
     "copy": "import shutil; source = '{tmp}/data'; data.tofile(source); shutil.copyfile(source, path)",
-    "folder": "import shutil, os; os.mkdir('{tmp}/f'); data.tofile('{tmp}/f/x'); shutil.copytree('{tmp}/f', path)",
     "map": "from gan_core.disk import new_array; new_array(path, (1 << 18,), np.uint8)[:] = data",
 }
 

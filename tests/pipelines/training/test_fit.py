@@ -50,7 +50,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
 ) -> None:
     data = write_prepared(tmp_path / "data", blobs(64))
     every = {"log_every": 10, "checkpoint_every": 20, "fid_every": 240, "fid_samples": 8}
-    settings = small_settings(train__steps=240, **{f"train__{name}": value for name, value in every.items()})
+    settings = small_settings(train__steps=1200, **{f"train__{name}": value for name, value in every.items()})
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
     killer = Killer(work / CURVES, rows=4)
