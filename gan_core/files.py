@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gan_core.disk import with_place
+from gan_core.disk import refusal, with_place
 from gan_core.errors import DamagedFileError
 
 _LONGEST_NAME = 100
@@ -80,7 +80,9 @@ def naming(path: Path | str) -> Iterator[None]:
         yield
     except shutil.Error as error:  # of copytree: a list of what could not be copied, and why in words
         _, target, why = error.args[0][0]
-        raise with_place(error, target) or OSError(0, why, target) from error
+        if (refused := refusal(error)) is not None:  # its words name the file that was read, not the full disk's
+            raise OSError(refused.errno, refused.strerror, str(path)) from error
+        raise OSError(0, why, target) from error
     except Exception as error:
         if (refused := with_place(error, path)) is None or refused is error:
             raise
