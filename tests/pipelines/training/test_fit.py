@@ -49,8 +49,8 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
     tmp_path: Path, ray_cluster: str, weights_file: Path
 ) -> None:
     data = write_prepared(tmp_path / "data", blobs(64))
-    every = {"log_every": 10, "checkpoint_every": 20, "fid_every": 240, "fid_samples": 8}
-    settings = small_settings(train__steps=1200, **{f"train__{name}": value for name, value in every.items()})
+    every = {"log_every": 10, "checkpoint_every": 20, "fid_every": 720, "fid_samples": 8}
+    settings = small_settings(train__steps=720, **{f"train__{name}": value for name, value in every.items()})
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
     killer = Killer(work / CURVES, rows=4)
@@ -78,8 +78,8 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
     weights = "generator.safetensors"
     assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
     rows = read_curves(work / CURVES).set_index("step")
-    assert list(rows.index) == list(range(10, 241, 10))
-    assert list(rows[FID].dropna().index) == [240]
+    assert list(rows.index) == list(range(10, 721, 10))
+    assert list(rows[FID].dropna().index) == [720]
     (log,) = find_logs(tmp_path / "track")
     stamps = {event["values"].get("gantry.fid_protocol") for event, _ in read_events(log) if event["kind"] == "tags"}
     assert any("8 against 8 real of train" in stamp for stamp in stamps if stamp)
@@ -92,7 +92,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
     assert not is_exported(work)
     fit(work, data, settings, run_key="key", run_name="train", track=None)
     assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
-    assert list(read_curves(work / CURVES)["step"]) == list(range(10, 241, 10))
+    assert list(read_curves(work / CURVES)["step"]) == list(range(10, 721, 10))
 
 
 def test_what_the_family_cannot_make_is_refused_before_ray_starts(tmp_path: Path) -> None:
