@@ -8,6 +8,7 @@ from pathlib import Path
 from gan_core.disk import refusal, what_failed
 from gan_core.errors import GantryError
 from pipelines.redaction import redact
+from pipelines.stages.work import var_directory
 
 _CLIENTS = {
     "mlflow": "MLflow",
@@ -73,7 +74,7 @@ def _short(error: BaseException) -> str:
 def _kept(error: BaseException) -> str:
     """Write the traceback of ``error`` to a file that only its owner reads, and say where it is."""
     text = redact("".join(traceback.format_exception(error)))
-    folder = Path("var") if Path("params.yaml").is_file() else Path(tempfile.gettempdir())
+    folder = var_directory() if Path("params.yaml").is_file() else Path(tempfile.gettempdir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Of mode 0600: a traceback may quote data.

@@ -110,12 +110,14 @@ def session_folder(wanted: Path) -> str:
     temporary = [Path(parent) / f"gantry-ray-{os.getuid()}" for parent in (tempfile.gettempdir(), "/tmp")]
     fitting = (place for place in (wanted, *temporary) if len(os.fsencode(place)) + _LONGEST_BELOW <= _LONGEST_SOCKET)
     folder = next(fitting, temporary[-1])
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with suppress(FileExistsError):  # a file or a link, which the next lines refuse
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        what = f"belongs to another user (uid {found.st_uid})" if stat.S_ISDIR(found.st_mode) else "is not a folder"
         raise StageError(
-            f"{folder} is for Ray's sockets and belongs to another user (uid {found.st_uid}). Remove it, set TMPDIR to a "
-            "folder of your own, or use a checkout with a shorter path."
+            f"{folder} is for Ray's sockets and {what}. Remove it, set TMPDIR to a folder of your own, or use a checkout with "
+            "a shorter path."
         )
     folder.chmod(0o700)
     # Editions before this one had the sessions in the folder itself.

@@ -130,7 +130,7 @@ def run_flow(
         return _run(root, stages, revision, overrides)
     except GantryError as error:
         # Errors that a user is meant to see, without a traceback. A command tells it at its own end, and once is enough.
-        _keep_off_terminal("told_by_command")
+        _keep_off_terminal()
         get_run_logger().error(str(error), extra={"told_by_command": served is None})
         return Failed(message=redact(str(error).splitlines()[0]), data=error)
 
@@ -175,12 +175,16 @@ def _run_id() -> UUID:
     return UUID(current_run.get_id())
 
 
-def _keep_off_terminal(mark: str) -> None:
-    """Have Prefect's terminal handler pass over log records with the attribute ``mark``; its server gets them."""
+def _is_for_terminal(record: logging.LogRecord) -> bool:
+    return not getattr(record, "told_by_command", False)
+
+
+def _keep_off_terminal() -> None:
+    """Have Prefect's terminal handler pass over log records with a true ``told_by_command``; its server gets them."""
     for name in ("", "prefect"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, PrefectConsoleHandler):
-                handler.addFilter(lambda record: not getattr(record, mark, False))
+                handler.addFilter(_is_for_terminal)  # once, however often a flow fails in this process
 
 
 def _run_plan(

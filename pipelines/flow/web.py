@@ -8,6 +8,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import signal
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from gan_core.errors import StageError
+from gan_core.files import replacing
 from pipelines.flow.door import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
 from pipelines.redaction import keep_secret
 from pipelines.stages.alive import guarded, identity
@@ -60,21 +62,20 @@ def own_auth(root: Path) -> str:
         OSError: the file can be neither read nor written; names it.
     """
     path = auth_file(root)
-    private_folder(path.parent)
-    with contextlib.suppress(FileNotFoundError):
-        # One that others could read once is no secret any more.
-        if not stat.S_IMODE(path.stat().st_mode) & 0o077 and (auth := path.read_text(encoding="ascii").strip()):
-            return _known(auth)
-        path.unlink()
-    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(f"{USER}:{secrets.token_urlsafe(32)}\n")
+    folder = os.open(private_folder(path.parent), os.O_RDONLY)
     try:
-        with contextlib.suppress(FileExistsError):  # another process was first: its password counts
-            os.link(made, path)
-        return _known(path.read_text(encoding="ascii").strip())
+        fcntl.flock(folder, fcntl.LOCK_EX)  # of two processes, the second takes what the first has made
+        with contextlib.suppress(FileNotFoundError):
+            # One that others could read once is no secret any more.
+            if not stat.S_IMODE(path.stat().st_mode) & 0o077 and (auth := path.read_text(encoding="ascii").strip()):
+                return _known(auth)
+        made = f"{USER}:{secrets.token_urlsafe(32)}"
+        with replacing(path) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(f"{made}\n", encoding="ascii")
+        return _known(made)
     finally:
-        made.unlink()
+        os.close(folder)
 
 
 def _known(auth: str) -> str:

@@ -405,7 +405,10 @@ def git(root: Path, *words: str, check: bool = True) -> str:
 def _command(
     command: Sequence[str], what: str, root: Path, environment: Mapping[str, str], *, check: bool = True
 ) -> str:
-    done = subprocess.run(command, cwd=root, env=dict(environment), capture_output=True, text=True, check=False)
+    # A folder's name may be no text in the encoding of the system; it comes back from the system's own form unchanged.
+    done = subprocess.run(
+        command, cwd=root, env=dict(environment), capture_output=True, text=True, errors="surrogateescape", check=False
+    )
     if done.returncode and check:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
         raise StageError(f"{what} failed in {root}:\n{said}")

@@ -48,8 +48,11 @@ def test_a_folder_that_is_somebody_elses_is_refused(tmp_path, room, monkeypatch)
     monkeypatch.undo()
     (tmp_path / "link").symlink_to(tmp_path / "ray")
     monkeypatch.setattr(module, "_LONGEST_SOCKET", 10_000)
-    with pytest.raises(StageError, match="belongs to another user"):
+    with pytest.raises(StageError, match="is not a folder"):
         session_folder(tmp_path / "link")
+    (tmp_path / "file").touch()
+    with pytest.raises(StageError, match="is not a folder"):
+        session_folder(tmp_path / "file")
 
 
 def test_old_sessions_logs_are_removed_but_not_those_of_a_living_owner(tmp_path, room):

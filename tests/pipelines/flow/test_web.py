@@ -5,6 +5,8 @@ import http.server
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -61,6 +63,17 @@ def test_the_password_is_made_once_and_only_its_owner_can_read_it(tmp_path):
     assert mode(auth_file(tmp_path).parent) == 0o700
     assert own_auth(tmp_path / "other") != auth
     assert [path.name for path in auth_file(tmp_path).parent.iterdir()] == ["auth"]
+
+
+def test_processes_that_replace_a_password_at_once_end_with_the_same_one(tmp_path):
+    own_auth(tmp_path)
+    auth_file(tmp_path).chmod(0o644)
+    program = "import pathlib, sys; from pipelines.flow.web import own_auth; print(own_auth(pathlib.Path(sys.argv[1])))"
+    started = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    assert {process.communicate(timeout=60)[0].strip() for process in started} == {own_auth(tmp_path)}
 
 
 def test_a_password_that_others_could_read_is_replaced(tmp_path):
