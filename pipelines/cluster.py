@@ -1,8 +1,8 @@
 """One Ray cluster for a whole pipeline run, started when the first stage asks for it.
 
 Starting Ray takes ten seconds and more, so the flow offers a cluster to its stages (:func:`offer_cluster`): a folder
-whose path they find in GANTRY_CLUSTER. A stage that needs Ray (:func:`cluster`) leaves a note there and is told the
-address. A run in which no stage needs Ray starts none.
+whose path they find in GANTRY_CLUSTER. A stage that needs Ray (:func:`cluster`) leaves a note there and finds
+the address beside it. A run in which no stage needs Ray starts none.
 """
 
 import atexit
@@ -33,6 +33,7 @@ from pipelines.local_ray import (
 )
 from pipelines.redaction import redact_output
 from pipelines.stages.alive import guarded
+from pipelines.stages.context import has_succeeded
 from pipelines.stages.owned import abandoned, claim
 from pipelines.stages.work import var_directory
 
@@ -95,11 +96,14 @@ def cluster(*, root: Path | str = ".", num_cpus: int | None = None, log_to_drive
 
 
 def _end_at_once() -> None:
-    """End a process that was connected to a cluster that died: Ray's own end waits for the dead, and crashes (signal 11)."""
+    """End a process that was connected to a cluster that died: Ray's own end waits for the dead, and crashes (signal 11).
+
+    A stage whose results are in place has succeeded, whatever died after them.
+    """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(1)
+    os._exit(0 if has_succeeded() else 1)
 
 
 def _explained(error: BaseException, died: str | None) -> StageError | None:
@@ -110,11 +114,12 @@ def _explained(error: BaseException, died: str | None) -> StageError | None:
         reason = "The system's log (dmesg) says whether it was for want of memory."
         return StageError(f"The Ray cluster of this run died: its {died} is gone. {reason} {_RESUMES}")
     if isinstance(error, ray.exceptions.RayError) and not isinstance(error, (GantryError, ray.exceptions.RayTaskError)):
-        return StageError(f"A process of the Ray cluster died ({_first_line(error)}). {_RESUMES}")
+        return StageError(f"A process of the Ray cluster died ({first_line(error)}). {_RESUMES}")
     return None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of what ``error`` says, without its full stop; the name of its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
@@ -127,7 +132,7 @@ def _connect(
     try:
         ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.RayError) as error:
-        raise StageError(f"The Ray cluster at {address} cannot be reached: {_first_line(error)}. {remedy}.") from error
+        raise StageError(f"The Ray cluster at {address} cannot be reached: {first_line(error)}. {remedy}.") from error
     return processes or {}
 
 

@@ -6,26 +6,28 @@ from collections.abc import Mapping
 import psutil
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+_EXCLUSIONS = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
+"""Where they are listed; gRPC, which Ray speaks, reads ``no_grpc_proxy`` alone where it is set."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """``NO_PROXY`` and ``no_proxy`` for this process and its children; empty where ``environment`` names no proxy.
+    """``NO_PROXY``, ``no_proxy`` and ``no_grpc_proxy`` for this process and its children; empty where there is no proxy.
 
-    What the user excludes stays excluded. Both spellings are set, and to the same: libraries differ in which one they read,
+    What the user excludes stays excluded. All are set, and to the same: libraries differ in which one they read,
     and some read the first that they find. Health checks, MLflow, Prefect and Ray talk to servers on loopback; through a
     proxy each of them would wait for minutes and fail.
     """
     if not any(environment.get(name) or environment.get(name.upper()) for name in _PROXIES):
         return {}
-    given = ",".join(environment.get(name, "") for name in ("no_proxy", "NO_PROXY"))
+    given = ",".join(environment.get(name, "") for name in _EXCLUSIONS)
     hosts = dict.fromkeys(host.strip() for host in given.split(",") if host.strip())
     if "*" not in hosts:
         hosts.update(dict.fromkeys(_LOOPBACK))
         if address := environment.get("RAY_ADDRESS"):
             head = address.rpartition("://")[2].rpartition(":")[0].strip("[]")
             hosts.update(dict.fromkeys([*filter(None, [head]), *own_addresses()]))
-    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
+    return dict.fromkeys(_EXCLUSIONS, ",".join(hosts))
 
 
 def own_addresses() -> list[str]:

@@ -83,7 +83,7 @@ class Best:
             figure = read_json(description)["fid"]
             if not (math.isfinite(figure["value"]) and isinstance(figure["protocol_digest"], str)):
                 raise ValueError("its figure is no number")
-        except (CheckpointError, ValueError, LookupError, TypeError) as error:
+        except (CheckpointError, ValueError, LookupError, TypeError, OverflowError) as error:
             log.warning("Passing over the best generator so far, %s: %s.", self.directory, str(error).rstrip("."))
             return None
         return figure

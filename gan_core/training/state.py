@@ -67,11 +67,12 @@ class State:
                 return f"{name} has the shape {[*tensors[name].shape]}, not {[*own[name].shape]}"
             if tensors[name].is_floating_point() != own[name].is_floating_point():
                 return f"{name} holds {tensors[name].dtype}, not {own[name].dtype}"
+        # Moments were matched against their optimiser above.
         prefixes = tuple(f"{name}." for name in self._modules)
         strange = next((name for name in tensors if name.startswith(prefixes) and name not in own), None)
         if strange:
             return f"there is no {strange} in such a run"
-        broken = next((name for name in own if name.startswith(prefixes) and not tensors[name].isfinite().all()), None)
+        broken = next((name for name in own if not tensors[name].isfinite().all()), None)
         return f"{broken} holds NaN or infinity" if broken else None
 
 

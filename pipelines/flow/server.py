@@ -32,7 +32,7 @@ def prefect_environment(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(START_SECONDS)),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # Prefect would start a server without a password where it is told of none.
+        # Prefect would start a server without a password where its settings name none.
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         # What Gantry says in a run belongs to the run's log.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipelines",

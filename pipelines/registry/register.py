@@ -205,7 +205,7 @@ def _link(client: "MlflowClient", experiment_id: str, version: "ModelVersion", f
     models = client.search_logged_models([experiment_id], f"tags.`{STAGE_KEY}` = '{version.tags[STAGE_KEY]}'")
     model_id = next((model.model_id for model in models if model.artifact_location == version.source), None)
     run = _active_run(client, version.run_id)
-    if run is None or model_id is None:  # the version stands without
+    if run is None or model_id is None:  # the version stays, without this link
         _LOG.warning("%s version %s: a person has deleted its run or its model.", version.name, version.version)
         return
     outputs = run.outputs.model_outputs if run.outputs else ()

@@ -17,6 +17,14 @@ from pipelines.stages.work import finish, finished, prune, publish, var_director
 
 LOG = logging.getLogger(__name__)
 
+_ended: list[str] = []
+"""The stages that this process has run to their end, with their results in place."""
+
+
+def has_succeeded() -> bool:
+    """Whether this process has run a stage to its end: its results are in place, and nothing after them can fail it."""
+    return bool(_ended)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
@@ -122,6 +130,7 @@ def _run(name: str, body: Body, root: Path | str) -> None:
             publish(result, context.root / out)
         for old in prune(context.work):
             LOG.info("Removed %s, finished work of an earlier key.", old)
+    _ended.append(name)
 
 
 def _check_results(context: StageContext, results: Mapping[str, Path]) -> None:

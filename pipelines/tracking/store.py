@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 KEY_TAG, PARENT_TAG = "gantry.key", "mlflow.parentRunId"
 SQLITE = "sqlite:///"
 MLFLOW_PORT = 5000
-"""Of the pages that ``gantry ui`` shows, unless it is told another."""
+"""The default port of MLflow's pages in ``gantry ui``."""
 URI_VARIABLES = ("GANTRY_TRACKING_URI", "MLFLOW_TRACKING_URI")
 """Where the environment names the tracking store; the first that is set wins, and wins over params.yaml."""
 # A person's server may be away; waiting for it is the shipper's business, not MLflow's (246 s by its own settings).

@@ -12,6 +12,7 @@ from gan_core.disk import what_failed, with_place
 from gan_core.errors import CheckpointError, StageError
 from gan_core.generator import load_generator
 from gan_core.training.checkpoint import damage, list_checkpoints
+from pipelines.cluster import first_line
 from pipelines.local_ray import LOOPBACK
 from pipelines.progress import say
 from pipelines.settings import Settings
@@ -95,7 +96,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
             trainer.fit()
         except ray.exceptions.RayActorError as error:
             raise StageError(
-                f"Ray Train's controller died ({_first_line(error)}). Checkpoints stay in {work}; running the stage again "
+                f"Ray Train's controller died ({first_line(error)}). Checkpoints stay in {work}; running the stage again "
                 "resumes from them."
             ) from error
         except ray.train.TrainingFailedError as error:
@@ -153,10 +154,6 @@ def newest_step(places: Iterable[Path]) -> int:
     newest = sorted(found, key=lambda path: path.name, reverse=True)
     whole = next((path for path in newest if damage(path) is None), None)
     return int(whole.name.removeprefix("step-")) if whole else 0
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _last_line(error: BaseException) -> str:

@@ -11,20 +11,27 @@ import pytest
 from pipelines.proxies import own_addresses, without_proxy
 from tests.pipelines.toy import CHECKOUT, environment
 
+EXCLUSIONS = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
+
 
 def test_without_a_proxy_nothing_is_set():
     assert without_proxy({"no_proxy": "example.org"}) == {}
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "ALL_PROXY", "grpc_proxy"])
-def test_loopback_is_added_to_what_the_user_excludes_in_both_spellings(name):
-    known = {name: "http://proxy:3128", "no_proxy": "a.org, .b.org", "NO_PROXY": "a.org,c.org"}
-    expected = "a.org,.b.org,c.org,localhost,127.0.0.1,::1"
-    assert without_proxy(known) == {"no_proxy": expected, "NO_PROXY": expected}
+def test_loopback_is_added_to_what_the_user_excludes_in_each_spelling(name):
+    known = {
+        name: "http://proxy:3128",
+        "no_proxy": "a.org, .b.org",
+        "NO_PROXY": "a.org,c.org",
+        "no_grpc_proxy": "d.org",
+    }
+    expected = "a.org,.b.org,c.org,d.org,localhost,127.0.0.1,::1"
+    assert without_proxy(known) == dict.fromkeys(EXCLUSIONS, expected)
 
 
 def test_who_excludes_everything_still_does():
-    assert without_proxy({"http_proxy": "http://proxy", "no_proxy": "*"}) == {"no_proxy": "*", "NO_PROXY": "*"}
+    assert without_proxy({"http_proxy": "http://proxy", "no_proxy": "*"}) == dict.fromkeys(EXCLUSIONS, "*")
 
 
 def test_the_head_of_a_named_cluster_and_this_machines_own_addresses_are_excluded():
@@ -63,7 +70,7 @@ def test_health_checks_do_not_go_through_a_proxy_that_answers_nothing():
     with socket.create_server(("127.0.0.1", 0)) as black_hole:  # takes connections and never says a word
         proxy = f"http://127.0.0.1:{black_hole.getsockname()[1]}"
         known = environment(http_proxy=proxy, HTTP_PROXY=proxy, https_proxy=proxy, all_proxy=proxy)
-        for name in ("no_proxy", "NO_PROXY"):
+        for name in EXCLUSIONS:
             known.pop(name, None)
         command = [sys.executable, "-c", ASKS, f"http://127.0.0.1:{server.server_port}/health"]
         done = subprocess.run(command, env=known, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)

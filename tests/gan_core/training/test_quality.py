@@ -190,7 +190,7 @@ def test_a_domain_with_too_few_pictures_to_measure_is_refused_before_training(tm
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("harm", ["other weights", "no figure", "text", "brackets"])
+@pytest.mark.parametrize("harm", ["other weights", "no figure", "text", "brackets", "a huge number"])
 def test_a_best_generator_that_was_damaged_is_not_exported_and_that_is_said(
     make: Make, tmp_path: Path, ordered: dict[int, float], caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
@@ -205,6 +205,8 @@ def test_a_best_generator_that_was_damaged_is_not_exported_and_that_is_said(
         (best / "generator.json").write_text(json.dumps({**info, "fid": None}))
     elif harm == "text":
         (best / "generator.json").write_text(json.dumps({**info, "fid": {"value": "low", "protocol_digest": "x"}}))
+    elif harm == "a huge number":
+        (best / "generator.json").write_text(json.dumps({**info, "fid": {"value": 10**400, "protocol_digest": "x"}}))
     else:
         (best / "generator.json").write_text("[" * 100_000)
     trainer.export(tmp_path / "generator")

@@ -123,6 +123,10 @@ MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda p: change_tensors(p, lambda t: t[first(t, "averaged.")].fill_(float("nan"))),
         "holds NaN or infinity",
     ),
+    "NaN in a moment": (
+        lambda p: change_tensors(p, lambda t: t[first(t, "optimiser.")].fill_(float("nan"))),
+        "holds NaN or infinity",
+    ),
     "nothing but junk": (
         lambda p: change_tensors(p, lambda t: (t.clear(), t.update(junk=torch.zeros(2)))),
         "is missing",

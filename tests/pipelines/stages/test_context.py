@@ -121,3 +121,28 @@ def test_a_signal_at_the_very_end_is_no_traceback(project):
     assert "Traceback" not in ended.stdout
     assert "the last callback" in ended.stdout
     assert (project / "slow-out").read_text() == "done"
+
+
+ENDS_AT_ONCE = """
+import atexit, sys
+from pathlib import Path
+from pipelines.cluster import _end_at_once
+from pipelines.stages.context import run_stage
+
+def body(context):
+    atexit.register(_end_at_once)  # as cluster() does where Ray died
+    if sys.argv[1] == "fails":
+        raise ValueError("no result")
+    (context.work / "result").mkdir()
+    return {"slow-out": context.work / "result"}
+
+run_stage("slow", body)
+"""
+
+
+@pytest.mark.parametrize(("how", "status", "published"), [("publishes", 0, True), ("fails", 1, False)])
+def test_a_stage_below_which_ray_died_ends_by_whether_its_result_is_in_place(project, how, status, published):
+    stage = start(sys.executable, "-c", ENDS_AT_ONCE, how, cwd=project)
+    told, _ = stage.communicate(timeout=120)
+    assert stage.returncode == status, told
+    assert (project / "slow-out").is_dir() == published
