@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("pipelines")
 PORTS = click.IntRange(1, 65535)
+_DEFAULT_PORT = "By default {} or, where that is taken, any free one."
 MLFLOW_HOSTS = ("127.0.0.1", "localhost", "[[]::1]")
 """Names of this machine that MLflow's pages answer to, as its patterns write them."""
 SERVER_SECONDS = 10.0
@@ -114,10 +115,10 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="A value of params.yaml for these runs.")
 @click.option("--limit", type=click.IntRange(1), default=1, show_default=True, help="Runs at once.")
 @click.option(
-    "--port", type=PORTS, default=PORT, show_default=True, help="Of the Prefect server, where this has to start one."
+    "--port", type=PORTS, help=f"Of a Prefect server that this starts: this port alone. {_DEFAULT_PORT.format(PORT)}"
 )
 def serve(
-    cron: str, timezone: str | None, name: str, revision: str, sets: tuple[str, ...], limit: int, port: int
+    cron: str, timezone: str | None, name: str, revision: str, sets: tuple[str, ...], limit: int, port: int | None
 ) -> None:
     """Run the pipeline on a schedule, each time in a git worktree of its own, until Ctrl-C.
 
@@ -200,10 +201,10 @@ async def _until_gone(url: str | None, auth: str | None = None) -> None:
 
 
 @click.command()
-@click.option("--mlflow-port", type=PORTS, default=MLFLOW_PORT, show_default=True)
-@click.option("--prefect-port", type=PORTS, default=PORT, show_default=True)
+@click.option("--mlflow-port", type=PORTS, help=f"This port alone. {_DEFAULT_PORT.format(MLFLOW_PORT)}")
+@click.option("--prefect-port", type=PORTS, help=f"This port alone. {_DEFAULT_PORT.format(PORT)}")
 @click.option("--open", "open_browser", is_flag=True, help="Open both in the browser, signed in.")
-def ui(mlflow_port: int, prefect_port: int, open_browser: bool) -> None:
+def ui(mlflow_port: int | None, prefect_port: int | None, open_browser: bool) -> None:
     """Show the runs: MLflow's and Prefect's pages on this machine, until Ctrl-C.
 
     The pages ask for a password, for every user of the machine can reach them: it is in var/prefect/auth.
@@ -254,7 +255,7 @@ def _show(root: Path, pages: Sequence[Page], open_browser: bool) -> None:
             webbrowser.open(page.address)
 
 
-def _mlflow_page(root: Path, port: int, stack: ExitStack) -> Page:
+def _mlflow_page(root: Path, port: int | None, stack: ExitStack) -> Page:
     """Where MLflow's pages are: a tracking server's own, or those of a process started here on the checkout's store."""
     uri = project_tracking_uri(root)
     if uri is None:
@@ -270,7 +271,7 @@ def _mlflow_page(root: Path, port: int, stack: ExitStack) -> Page:
         # A second check of who asks, behind that of pipelines.flow.door.
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*MLFLOW_HOSTS, *(f"{host}:*" for host in MLFLOW_HOSTS)]),
     }
-    listening = listen(port, only=True)
+    listening = listen(MLFLOW_PORT if port is None else port, only=port is not None)
     log = var_directory(root) / "mlflow-ui.log"
     started = stack.enter_context(own_server("mlflow", root, listening, environment, log))
     return Page(title="MLflow", address=started.address, own=True)

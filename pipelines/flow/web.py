@@ -9,6 +9,7 @@
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import signal
@@ -32,6 +33,8 @@ from pipelines.flow.door import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
 from pipelines.redaction import keep_secret
 from pipelines.stages.alive import guarded, identity
 from pipelines.stages.work import var_directory
+
+LOG = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
 """Two busy cores need 16 s and more to start Prefect's server."""
@@ -137,6 +140,8 @@ def listen(preferred: int, *, only: bool = False, hosts: tuple[str, ...] = HOSTS
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                     raise
                 continue
+            if port != preferred:
+                LOG.info("Port %d is taken; listening on port %d.", preferred, listening.getsockname()[1])
             return listening
         else:
             raise StageError(

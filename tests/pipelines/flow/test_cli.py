@@ -5,12 +5,13 @@ import signal
 import sys
 from contextlib import suppress
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from gan_core.errors import GantryError, SettingsError, StageError
 from pipelines.flow import cli
-from pipelines.flow.cli import run, serve, summary
+from pipelines.flow.cli import run, serve, summary, ui
 from pipelines.flow.flow import StageResult, pipeline_of
 from tests.pipelines.toy import dvc, make_project, start, wait_for
 from tests.pipelines.toy import run as run_command
@@ -195,3 +196,8 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
     assert finished.name in dvc("exp", "list", "--name-only", cwd=flow_project).stdout
     assert not (flow_project / "b").exists(), "the run worked in the checkout"
     assert not list((flow_project / "var" / "worktrees").iterdir())
+
+
+def test_only_a_port_that_is_asked_for_is_insisted_on():
+    ports = [option for option in (*ui.params, *serve.params) if "port" in str(option.name)]
+    assert [option.get_default(click.Context(ui)) for option in ports] == [None] * 3
