@@ -173,7 +173,8 @@ def _whole(shard: Path) -> Iterator[None]:
 def _contents(shard: Path, column: str) -> Iterator[bytes]:
     """The PNGs in a column of a shard."""
     with _whole(shard):
-        for batch in pq.ParquetFile(shard).iter_batches(columns=[column], batch_size=1024):
+        # Large pictures: few at a time. The pages are mapped, not read.
+        for batch in pq.ParquetFile(shard, memory_map=True).iter_batches(columns=[column], batch_size=64):
             yield from batch.column(column).field("bytes").to_pylist()
 
 

@@ -16,7 +16,7 @@ from pipelines.data import readers
 from pipelines.data.pairs import Pairing, prepare_pair
 from pipelines.data.readers.base import Entry, Reject, SourceNote
 from pipelines.data.rejects import refuse_endless
-from pipelines.data.shards import write_part
+from pipelines.data.shards import PartWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,13 @@ def convert(spec: RunSpec) -> Converted:
 
 
 def _convert(spec: RunSpec) -> Converted:
+    # Pictures go to the file as they come: all PNGs of a run may be more than a worker may hold.
+    with PartWriter(spec.part, paired=spec.pairing is not None) as part:
+        return _convert_into(part, spec)
+
+
+def _convert_into(part: PartWriter, spec: RunSpec) -> Converted:
     reader = readers.open_reader(spec.raw, spec.note)
-    encoded: list[bytes] = []
-    conditions: list[bytes] | None = [] if spec.pairing else None
     positions: list[int] = []
     digests, contents = bytearray(), bytearray()
     rejects = []
@@ -103,12 +107,9 @@ def _convert(spec: RunSpec) -> Converted:
         if spec.digest_contents:
             contents += _sha256(content) if partner is None else _sha256(content, partner)
         moments.add(prepared[0])
-        encoded.append(pictures.encode_png(prepared[0]))
-        if conditions is not None:
-            conditions.append(pictures.encode_png(prepared[1]))
+        part.add(*map(pictures.encode_png, prepared))
         positions.append(position)
     bounded.finish()
-    write_part(spec.part, encoded, conditions)
     sums, squares = moments.finish()
     return Converted(
         positions=np.array(positions, dtype=np.int64),

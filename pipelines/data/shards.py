@@ -1,12 +1,15 @@
 """Prepared shards: Parquet that ``datasets.load_dataset("parquet", ...)`` shows as pictures, the same bytes every time."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gan_core.files import naming
@@ -14,8 +17,13 @@ from gan_core.files import naming
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _PART = pa.schema([("image", pa.binary())])
 _PAIR = pa.schema([("image", pa.binary()), ("condition", pa.binary())])
+_IMAGE_COLUMNS = (("image", ".png"), ("condition", "-condition.png"))
 # Small enough that a reader of single row groups holds little in memory.
 _ROW_GROUP = 1024
+_ROW_GROUP_BYTES = 2**31 - 2**20
+"""Of one column of pictures: Arrow reads no row group of structs whose bytes need larger offsets than 32 bits."""
+_PART_BATCH = 64 * 2**20
+"""Bytes of PNGs that a part collects before it writes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,51 +81,150 @@ def schema(classes: Sequence[str], attributes: Sequence[str] = (), *, paired: bo
     return pa.schema(fields, metadata=metadata)
 
 
-def write_part(path: Path, pictures: Sequence[bytes], conditions: Sequence[bytes] | None = None) -> None:
-    """Write PNGs to a part file, from which shards are put together once it is known which pictures stay."""
-    columns = [pa.array(column, type=pa.binary()) for column in (pictures, conditions) if column is not None]
-    batch = pa.record_batch(columns, schema=_PART if conditions is None else _PAIR)
-    # Arrow's errors of the disk name no file.
-    with naming(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+class PartWriter:
+    """Writes PNGs to a part file, from which shards are put together once it is known which pictures stay.
+
+    Use it in a ``with`` statement. It holds at most about :data:`_PART_BATCH` bytes of PNGs, and one picture, in memory.
+    """
+
+    def __init__(self, path: Path, *, paired: bool = False) -> None:
+        self._path = path
+        self._schema = _PAIR if paired else _PART
+        self._waiting: list[tuple[bytes, ...]] = []
+        self._size = 0
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        # Arrow's errors of the disk name no file.
+        with naming(self._path):
+            sink = self._open.enter_context(pa.OSFile(str(self._path), "wb"))
+            self._writer = self._open.enter_context(pa.ipc.new_file(sink, self._schema))
+        return self
+
+    def add(self, *pngs: bytes) -> None:
+        """Append one picture, or a picture and its condition."""
+        self._waiting.append(pngs)
+        self._size += sum(map(len, pngs))
+        if self._size >= _PART_BATCH:
+            self._flush()
+
+    def __exit__(self, *error: Any) -> None:
+        with naming(self._path):
+            try:
+                if error[0] is None:
+                    self._flush()
+            finally:
+                self._open.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            columns = [pa.array(column, type=pa.binary()) for column in zip(*self._waiting, strict=True)]
+            with naming(self._path):
+                self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+            self._waiting.clear()
+            self._size = 0
 
 
 def write_shard(spec: ShardSpec) -> str:
-    """Put one shard together from its parts; returns its file name."""
+    """Put one shard together from its parts, a row group at a time; returns its file name."""
     columns = schema(spec.classes, spec.attributes, paired=spec.paired)
-    tables = []
-    done = 0
-    for piece in spec.pieces:
-        count = len(piece.rows)
-        names = [f"{spec.split}-{spec.first + done + row:08d}" for row in range(count)]
-        arrays: list[pa.Array] = []
-        with pa.memory_map(str(piece.part)) as source:
-            part = pa.ipc.open_file(source).read_all()
-            for column, ending in (("image", ".png"), ("condition", "-condition.png"))[: 2 if spec.paired else 1]:
-                pictures = part[column].combine_chunks().take(pa.array(piece.rows))
-                paths = pa.array([name + ending for name in names], type=pa.string())
-                arrays.append(pa.StructArray.from_arrays([pictures, paths], fields=list(_IMAGE)))
-        if spec.classes:
-            arrays.append(pa.array(spec.labels[done : done + count], type=pa.int64()))
-        if spec.held is not None:
-            arrays.append(pa.array(spec.held[done : done + count].tolist(), type=pa.list_(pa.int8())))
-        arrays.append(pa.array([spec.split] * count, type=pa.string()))
-        arrays.append(pa.array(spec.sources[done : done + count], type=pa.string()))
-        tables.append(pa.Table.from_arrays(arrays, schema=columns))
-        done += count
-    with naming(spec.path):
-        pq.write_table(
-            pa.concat_tables(tables) if tables else columns.empty_table(),
+    with (
+        naming(spec.path),
+        pq.ParquetWriter(
             spec.path,
+            columns,
             version="2.6",
-            row_group_size=_ROW_GROUP,
             # PNG does not compress again; the text columns do.
             compression={name: "none" if name.endswith(".bytes") else "zstd" for name in _leaves(columns)},
             use_dictionary=["split"],
             write_statistics=False,
             store_schema=True,
-        )
+        ) as writer,
+    ):
+        for group in _row_groups(spec):
+            writer.write_table(pa.concat_tables(_tables(spec, group, columns)), row_group_size=_ROW_GROUP)
+        if not spec.pieces:
+            writer.write_table(columns.empty_table())
     return spec.path.name
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Some rows of one piece that go into one row group, and where in the shard they begin."""
+
+    part: Path
+    rows: np.ndarray
+    start: int
+
+
+def _row_groups(spec: ShardSpec) -> Iterator[list[_Run]]:
+    """The rows of each row group: as many as it takes, but fewer bytes of pictures than Arrow reads of one."""
+    group: list[_Run] = []
+    count, sizes = 0, np.zeros(2 if spec.paired else 1, dtype=np.int64)
+    done = 0
+    for piece in spec.pieces:
+        lengths = _lengths(piece, spec.paired)
+        begin = 0
+        for row in range(len(piece.rows)):
+            if count == _ROW_GROUP or (count and (sizes + lengths[row] > _ROW_GROUP_BYTES).any()):
+                if row > begin:
+                    group.append(_Run(piece.part, piece.rows[begin:row], done + begin))
+                yield group
+                group, count, begin = [], 0, row
+                sizes[:] = 0
+            count += 1
+            sizes += lengths[row]
+        group.append(_Run(piece.part, piece.rows[begin:], done + begin))
+        done += len(piece.rows)
+    if group:
+        yield group
+
+
+def _lengths(piece: Piece, paired: bool) -> np.ndarray:
+    """Bytes of each row's PNGs, int64 (n, 1 or 2)."""
+    with pa.memory_map(str(piece.part)) as source:
+        part = pa.ipc.open_file(source).read_all()
+        names = _IMAGE_COLUMNS[: 2 if paired else 1]
+        lengths = [pc.binary_length(part[name]).to_numpy()[piece.rows] for name, _ in names]
+    return np.stack(lengths, axis=1).astype(np.int64)
+
+
+def _tables(spec: ShardSpec, group: Sequence[_Run], columns: pa.Schema) -> list[pa.Table]:
+    tables = []
+    for run in group:
+        count = len(run.rows)
+        names = [f"{spec.split}-{spec.first + run.start + row:08d}" for row in range(count)]
+        arrays: list[pa.Array] = []
+        # Arrays keep the file mapped for as long as they are used.
+        with pa.memory_map(str(run.part)) as source:
+            reader = pa.ipc.open_file(source)
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        for column, ending in _IMAGE_COLUMNS[: 2 if spec.paired else 1]:
+            paths = pa.array([name + ending for name in names], type=pa.string())
+            pngs = _taken([batch.column(column) for batch in batches], run.rows)
+            arrays.append(pa.StructArray.from_arrays([pngs, paths], fields=list(_IMAGE)))
+        here = slice(run.start, run.start + count)
+        if spec.classes:
+            arrays.append(pa.array(spec.labels[here], type=pa.int64()))
+        if spec.held is not None:
+            arrays.append(pa.array(spec.held[here].tolist(), type=pa.list_(pa.int8())))
+        arrays.append(pa.array([spec.split] * count, type=pa.string()))
+        arrays.append(pa.array(spec.sources[here], type=pa.string()))
+        tables.append(pa.Table.from_arrays(arrays, schema=columns))
+    return tables
+
+
+def _taken(chunks: Sequence[pa.Array], rows: np.ndarray) -> pa.Array:
+    """Ascending ``rows`` of a column in several chunks, as one array; without a copy where they lie together in one."""
+    found, first = [], 0
+    for chunk in chunks:
+        inside = rows[(rows >= first) & (rows < first + len(chunk))] - first
+        first += len(chunk)
+        if len(inside) and inside[-1] - inside[0] + 1 == len(inside):
+            found.append(chunk.slice(int(inside[0]), len(inside)))
+        elif len(inside):
+            found.append(chunk.take(pa.array(inside)))
+    return found[0] if len(found) == 1 else pa.concat_arrays(found)
 
 
 def _leaves(columns: pa.Schema) -> list[str]:

@@ -19,6 +19,8 @@ from pipelines.data.readers.layout import file_splits
 
 # What pyarrow raises where the bytes between the parts of a file are not what they say.
 _DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
+_AT_ONCE = 64 * 2**20
+"""Bytes of pictures that a reader holds: a row group may be larger than the memory of a worker."""
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "fine_label")
 
 
@@ -205,7 +207,7 @@ def image_column(path: Path, schema: pa.Schema, wanted: str | None = None) -> st
 
 
 class ParquetReader:
-    """Bytes of rows; holds one row group at a time, since rows are read in order."""
+    """Bytes of rows; holds a few rows of one row group at a time, since rows are read in order."""
 
     def __init__(self, root: Path, column: str | None) -> None:
         self.root = root
@@ -213,7 +215,6 @@ class ParquetReader:
         self._file = ""
         self._starts: list[int] = []
         self._group = -1
-        self._column: pa.ChunkedArray | None = None
 
     def read(self, entry: Entry) -> bytes:
         """The picture file in one row."""
@@ -228,22 +229,46 @@ class ParquetReader:
         group = next((g for g in range(len(self._starts) - 1) if entry.row < self._starts[g + 1]), -1)
         if group < 0:
             raise PictureError("corrupt", "the file says that it has more rows than it has")
-        if group != self._group:
-            try:
-                table = self._parquet.read_row_group(group, columns=[self._name], use_threads=False)
-            except _DAMAGED as error:
-                raise PictureError("corrupt", f"row group {group} of the file is damaged: {_short(error)}") from error
-            self._column, self._group = table[self._name], group
-        assert self._column is not None  # read above
-        if entry.row - self._starts[group] >= len(self._column):
-            raise PictureError("corrupt", f"row group {group} has fewer rows than the file says")
-        value = self._column[entry.row - self._starts[group]].as_py()
+        row = entry.row - self._starts[group]
+        if group != self._group or row < self._first:
+            self._begin(group)
+        while row >= self._first + len(self._rows):
+            self._go_on()
+        value = self._rows[row - self._first].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
             raise PictureError("missing", "null in the picture column")
         if len(content) > MAX_FILE_BYTES:
             raise PictureError("too-many-bytes", f"more than {MAX_FILE_BYTES} bytes in one row")
         return content
+
+    def _begin(self, group: int) -> None:
+        """Go to the first row of a row group."""
+        metadata = self._parquet.metadata.row_group(group)
+        columns = [metadata.column(index) for index in range(metadata.num_columns)]
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == self._name)
+        at_once = max(1, min(metadata.num_rows, _AT_ONCE * metadata.num_rows // max(1, size)))
+        self._group, self._first, self._rows = group, 0, pa.array([])
+        self._end: PictureError | None = None
+        self._batches = self._parquet.iter_batches(at_once, row_groups=[group], columns=[self._name], use_threads=False)
+
+    def _go_on(self) -> None:
+        """Read the next rows of the row group; raises PictureError where there are none, or they are damaged."""
+        if self._end is not None:
+            raise self._end
+        try:
+            batch = next(self._batches, None)
+        except MemoryError:  # which Arrow's own is too
+            self._group = -1
+            raise
+        except _DAMAGED as error:
+            self._end = PictureError("corrupt", f"row group {self._group} of the file is damaged: {_short(error)}")
+            raise self._end from error
+        if batch is None:
+            self._end = PictureError("corrupt", f"row group {self._group} has fewer rows than the file says")
+            raise self._end
+        self._first += len(self._rows)
+        self._rows = batch.column(0)
 
 
 def open_reader(root: Path, note: SourceNote) -> ParquetReader:

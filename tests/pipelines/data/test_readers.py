@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from gan_core.errors import DataError
 from gan_core.pictures import PictureError, decode
-from pipelines.data.readers import detect, list_pictures, open_reader, read_note, write_note
+from pipelines.data.readers import detect, list_pictures, open_reader, parquet, read_note, write_note
+
+# X_pictures, open_reader, read_note, write_note
 from pipelines.data.readers.base import Entry, SourceNote
 from pipelines.data.readers.folder import bare_folders
 from pipelines.data.readers.idx import write_idx
@@ -351,6 +353,17 @@ def test_cifar_records(tmp_path: Path) -> None:
 
 
 # Parquet
+
+
+@pytest.mark.parametrize("at_once", [1, 500, 2**20])
+def test_a_row_group_larger_than_a_reader_holds_is_read_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(parquet, "_AT_ONCE", at_once)
+    pq.write_table(pa.table({"image": [png(seed) for seed in range(20)]}), tmp_path / "a.parquet", row_group_size=12)
+    reader = open_reader(tmp_path, read_note(tmp_path))
+    for row in (*range(20), 3, 2, 11, 12, 19, 0):
+        assert reader.read(Entry("a.parquet", row)) == png(row)
 
 
 def test_hugging_face_parquet_with_class_names(tmp_path: Path) -> None:
