@@ -15,6 +15,7 @@ from pipelines.data.readers import table
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
 from pipelines.data.readers.folder import bare_folders, mixed
 from pipelines.data.readers.layout import own_side, read_layout
+from pipelines.data.rejects import HIDDEN_LABEL
 
 log = logging.getLogger(__name__)
 
@@ -273,19 +274,22 @@ def _clear(listing: Listing, root: Path) -> Listing:
 
 
 def _labelled(listing: Listing, root: Path) -> Listing:
-    """Without the pictures of splits whose labels nobody gives, which is said."""
+    """Without the pictures of splits whose labels are not published: they are rejects, and a note says so."""
     if listing.attributes:
         kept = [entry for entry in listing.entries if entry.attributes]
     elif listing.classes:
         kept = [entry for entry in listing.entries if entry.label >= 0]
     else:
         return listing
-    lost = Counter(entry.split for entry in listing.entries) - Counter(entry.split for entry in kept)
+    used = set(kept)
+    hidden = [entry for entry in listing.entries if entry not in used]
+    lost = Counter(entry.split for entry in hidden)
     said = [
         f"{count} pictures of the {split} split have no label and are left out; with ingest.kind: unlabelled they are used"
         for split, count in sorted(lost.items())
     ]
-    return replace(listing, entries=kept, notes=(*listing.notes, *said))
+    rejects = [Reject(entry.source, HIDDEN_LABEL, f"the {entry.split} split has no labels") for entry in hidden]
+    return replace(listing, entries=kept, rejects=[*listing.rejects, *rejects], notes=(*listing.notes, *said))
 
 
 def _some(listing: Listing, root: Path) -> Listing:

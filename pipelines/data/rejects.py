@@ -15,9 +15,9 @@ from pipelines.data.readers.base import Reject
 log = logging.getLogger(__name__)
 
 DUPLICATE = "duplicate"
-"""The reason of a picture that is there once more; every other reason is damage."""
-
-
+"""The reason of a picture that is there once more."""
+HIDDEN_LABEL = "hidden-label"
+"""The reason of a picture of a split whose labels are not published. Every reason but these two is damage."""
 ENDED = ("too-slow", "crashed")
 """The reasons of a picture that has ended its decoder's process."""
 _ENDED_AT_LEAST = 10
@@ -50,7 +50,13 @@ def refuse_endless(rejects: Sequence[Reject], most: int, raw: Path) -> None:
 
 
 def refuse_too_many(rejects: Sequence[Reject], total: int, limits: Limits, out: Path, raw: Path) -> None:
-    """Raise DataError, with the list beside ``out``, when more of ``total`` pictures was put aside than the limits allow."""
+    """Raise DataError, with the list beside ``out``, when more of ``total`` pictures was put aside than the limits allow.
+
+    Pictures with hidden labels are no part of these shares.
+    """
+    everything = rejects
+    rejects = [reject for reject in everything if reject.reason != HIDDEN_LABEL]
+    total -= len(everything) - len(rejects)
     list_path = out.with_name(f"{out.name}.rejects.csv")
     doubled = [reject for reject in rejects if reject.reason == DUPLICATE]
     damaged = [reject for reject in rejects if reject.reason != DUPLICATE]
@@ -70,7 +76,7 @@ def refuse_too_many(rejects: Sequence[Reject], total: int, limits: Limits, out: 
         if differing := sum("another label" in reject.detail for reject in doubled):
             log.warning("%s: %d of the duplicates have another label than the picture that stays.", raw, differing)
         return
-    write_text(list_path, rejects_table(rejects))
+    write_text(list_path, rejects_table(everything))
     if len(rejects) == total:
         raise DataError(f"{raw} holds no usable picture: {_reasons(rejects)}. The list: {list_path}")
     raise DataError(f"{raw}: {flaws[0]}")

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 HIDDEN = "-1"
-"""What many data sets give for the label of a picture whose label nobody is to see."""
+"""What many data sets give for the label of a picture whose label is not published; see :func:`hidden_labels`."""
+HIDDEN_DETAIL = "-1 in the label column, which stands for no label"
+"""Of the reject of a picture that has it."""
 
 _NUMBER = re.compile(r"[+-]?\d{1,50}(\.\d{0,50})?", re.ASCII)
 _HOLDS = {"true": 1, "yes": 1, "false": 0, "no": 0}
@@ -48,6 +50,22 @@ def whole(value: str) -> str:
     if _NUMBER.fullmatch(value) and "." in value and (number := Decimal(value)) == number.to_integral_value():
         return str(int(number))
     return value
+
+
+def hidden_labels(trained: Iterable[str | None], classes: Iterable[str] = ()) -> set[str | None]:
+    """The labels that stand for none: a missing one and, unless it names a class, -1.
+
+    -1 names a class in two cases: the training labels are -1 and 1, or there are other negative numbers among them.
+
+    Args:
+        trained: labels of training pictures, whole numbers without a decimal point.
+        classes: names of classes that words are compared with; -1 may be one of them.
+    """
+    there = {label for label in trained if label}
+    negative = any(label.startswith("-") and are_numbers([label]) for label in there - {HIDDEN})
+    if HIDDEN in classes or there == {HIDDEN, "1"} or negative:
+        return {None, ""}
+    return {None, "", HIDDEN}
 
 
 def attribute_value(text: str) -> int | None:

@@ -14,7 +14,7 @@ from gan_core.images.files import MAX_FILE_BYTES
 from gan_core.pictures import PictureError
 from pipelines.data.names import MAX_CLASS_LETTERS
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, split_name, walk_files
-from pipelines.data.readers.labels import HIDDEN, label_places
+from pipelines.data.readers.labels import HIDDEN_DETAIL, hidden_labels, label_places
 from pipelines.data.readers.layout import file_splits
 
 # What pyarrow raises where the bytes between the parts of a file are not what they say.
@@ -163,25 +163,20 @@ def _entries(
     for row in rows:
         given.setdefault(row.split, set()).add(row.label)
     numbered = bool(classes) and not text
-    hidden_is_class = not numbered and HIDDEN in given.get("train", set()) | given.get("", set())
-    none = {None} if hidden_is_class else {None, HIDDEN}
+    trained = set() if numbered else given.get("train", set()) | given.get("", set())
+    none = hidden_labels(trained, classes if text else ())
     hidden = {split for split, labels in given.items() if split not in ("", "train") and labels <= none}
-    labelled = [
-        row
-        for row in rows
-        if row.split not in hidden and row.label is not None and not (numbered and row.label == HIDDEN)
-    ]
+    labelled = [row for row in rows if row.split not in hidden and row.label not in none]
     position, names = _positions(root, labelled, classes, text=text)
     entries, rejects = [], []
     for row in rows:
         if row.split in hidden:
             entries.append(Entry(row.file, row.row, split=row.split))
-        elif row.label is None:
-            rejects.append(Reject(f"{row.file}#{row.row}", "no-label", "null in the label column"))
-        elif numbered and row.label == HIDDEN:
-            rejects.append(
-                Reject(f"{row.file}#{row.row}", "no-label", "-1 in the label column, which stands for no label")
-            )
+        elif not row.label:
+            detail = "nothing in the label column" if row.label == "" else "null in the label column"
+            rejects.append(Reject(f"{row.file}#{row.row}", "no-label", detail))
+        elif row.label in none:
+            rejects.append(Reject(f"{row.file}#{row.row}", "no-label", HIDDEN_DETAIL))
         else:
             entries.append(Entry(row.file, row.row, position[row.label], row.split))
     return entries, rejects, names

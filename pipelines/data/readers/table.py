@@ -19,7 +19,14 @@ from pipelines.data.readers.base import (
     is_clutter,
 )
 from pipelines.data.readers.folder import mixed
-from pipelines.data.readers.labels import HIDDEN, are_numbers, attribute_value, label_places, whole
+from pipelines.data.readers.labels import (
+    HIDDEN_DETAIL,
+    are_numbers,
+    attribute_value,
+    hidden_labels,
+    label_places,
+    whole,
+)
 from pipelines.data.readers.layout import split_in
 from pipelines.data.readers.rows import Assigned, Source, assign
 from pipelines.data.readers.tabular import TABLES, TEXT, column_names, read_rows, without_header
@@ -196,7 +203,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
 
 
 def _labelled(assigned: Assigned, note: SourceNote) -> tuple[list[Entry], list[Reject], tuple[str, ...]]:
-    """Entries with their labels. Where a split other than train has no label, or none but -1, its pictures have none."""
+    """Entries with their labels. Where a split other than train has none but hidden labels, its pictures have none."""
     rows = {file: (value, row) for file, row in assigned.rows.items() for value in row.values}
     if any(value.lower() == "nan" for value, _ in rows.values()) and are_numbers(
         value for value, _ in rows.values() if value.lower() not in ("", "nan")
@@ -206,11 +213,11 @@ def _labelled(assigned: Assigned, note: SourceNote) -> tuple[list[Entry], list[R
     splits: dict[str, set[str]] = {}
     for value, row in rows.values():
         splits.setdefault(row.split, set()).add(whole(value))
-    trained = splits.get("train", set()) | splits.get("", set())
+    none = hidden_labels(set() if note.classes else splits.get("train", set()) | splits.get("", set()))
     hidden = {
         split
         for split in {*splits, *(split for _, split in assigned.unnamed)} - {"train", ""}
-        if splits.get(split, set()) <= ({""} if HIDDEN in trained else {"", HIDDEN})
+        if splits.get(split, set()) <= none
     }
     entries, rejects, values = [], [], {}
     for file, (value, row) in rows.items():
@@ -218,6 +225,8 @@ def _labelled(assigned: Assigned, note: SourceNote) -> tuple[list[Entry], list[R
             entries.append(Entry(file, split=row.split))
         elif not value:
             rejects.append(Reject(file, "no-label", f"no label in {row.table.name}"))
+        elif whole(value) in none:
+            rejects.append(Reject(file, "no-label", HIDDEN_DETAIL))
         else:
             values[file] = value
     for file, split in assigned.unnamed:

@@ -228,6 +228,18 @@ def test_the_same_picture_may_be_in_two_splits_of_the_source(tmp_path: Path) -> 
     assert ingest(raw, tmp_path / "out", SMALL, name="x").splits == {"test": 1, "train": 1}
 
 
+def test_pictures_with_hidden_labels_are_counted_and_are_no_damage(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for number in range(6):
+        write(raw / ("train" if number < 2 else "test") / f"{number}.png", png(number))
+    write(raw / "train.csv", b"id,label\n0,cat\n1,dog\n")
+    info = ingest(raw, tmp_path / "out", SMALL, name="x")  # which allows 1 % of damage
+    assert (info.splits, info.rejects) == ({"train": 2}, {"hidden-label": 4})
+    listed = rejects(tmp_path / "out" / "rejects.csv")
+    assert listed["test/3.png"] == ("hidden-label", "the test split has no labels")
+    assert len(listed) == 4
+
+
 def test_too_many_rejects_fail_with_share_limit_reasons_and_list(tmp_path: Path) -> None:
     raw = messy(tmp_path / "raw")
     out = tmp_path / "out"

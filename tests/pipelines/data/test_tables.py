@@ -10,7 +10,7 @@ import pytest
 from gan_core.errors import DataError
 from pipelines.data.arrange import arrange
 from pipelines.data.findings import findings
-from pipelines.data.readers import detect, read_note, write_note
+from pipelines.data.readers import detect, list_pictures, read_note, write_note
 from pipelines.data.readers.base import Listing, SourceNote
 from pipelines.data.readers.labels import attribute_value, label_places
 from pipelines.data.readers.table import why_unused
@@ -92,6 +92,38 @@ def test_labels_that_mean_the_same_are_one_class(tmp_path: Path, labels: list[st
     position, names = label_places(labels, numbers=True)
     assert names == classes
     assert {label for label in labels} == set(position)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([0, 1, -1], ("0", "1")),
+        ([1, 2, -1], ("1", "2")),
+        ([-1, -1, -1], ()),
+        ([1, 1, -1], ("-1", "1")),
+        ([-2, 1, -1], ("-2", "-1", "1")),
+    ],
+)
+def test_minus_one_is_the_same_in_a_csv_in_a_parquet_table_and_in_a_parquet_of_pictures(
+    tmp_path: Path, labels: list[int], classes: tuple[str, ...]
+) -> None:
+    lost = [] if "-1" in classes else [place for place, label in enumerate(labels) if label == -1]
+    names = [f"{number}.png" for number in range(3)]
+    for folder in ("csv", "table"):
+        pictures(tmp_path / folder, *names)
+    table(tmp_path / "csv", "file,label\n" + "".join(f"{n},{v}\n" for n, v in zip(names, labels, strict=True)))
+    pq.write_table(pa.table({"file": names, "label": labels}), tmp_path / "table" / "labels.parquet")
+    (tmp_path / "pictures").mkdir()
+    pq.write_table(
+        pa.table({"image": [png(seed) for seed in range(3)], "label": labels}), tmp_path / "pictures" / "0.parquet"
+    )
+    for folder in ("csv", "table", "pictures"):
+        listing = list_pictures(tmp_path / folder, read_note(tmp_path / folder))
+        assert listing.classes == classes, folder
+        assert [int(r.source.removesuffix(".png").rpartition("#")[2]) for r in listing.rejects] == lost, folder
+        assert {(r.reason, r.detail) for r in listing.rejects} <= {
+            ("no-label", "-1 in the label column, which stands for no label")
+        }
 
 
 def test_pandas_missing_number_is_no_label_and_the_word_is_one(tmp_path: Path) -> None:
@@ -243,7 +275,10 @@ def test_a_name_in_the_table_of_one_split_is_no_picture_of_another(tmp_path: Pat
     table(tmp_path, "id,label\n1,cat\n2,dog\n3,cat\n", "train.csv")
     listing = read(tmp_path)
     assert {entry.file for entry in listing.entries} == {"train/1.png", "train/2.png"}
-    assert [(reject.source, reject.reason) for reject in listing.rejects] == [("3", "missing")]
+    assert [(reject.source, reject.reason) for reject in listing.rejects] == [
+        ("3", "missing"),
+        ("test/3.png", "hidden-label"),
+    ]
 
 
 def test_folders_that_may_mean_two_things_are_refused_unless_the_table_says_the_splits(tmp_path: Path) -> None:
