@@ -3,11 +3,13 @@
 About 45 s of one core for 11,500 inputs; ``make fuzz INPUTS=100000`` reads more.
 """
 
+import base64
 import io
 import os
 import subprocess
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 from random import Random
 
@@ -18,6 +20,7 @@ import pytest
 from gan_core.errors import DataError, PictureError
 from pipelines.data import archives, readers
 from pipelines.data.readers.base import Entry, SourceNote
+from pipelines.data.readers.tabular import read_rows
 from tests.fuzz import seeds
 from tests.fuzz.targets import TARGETS
 from tests.pipelines.data.samples import write
@@ -102,10 +105,38 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
         readers.list_pictures(tmp_path, SourceNote(format="parquet"))
 
 
+# What the fuzzer found as it made it: a Parquet file (zlib, base64) with a wrong number of levels in a column's statistics.
+_WRONG_LEVELS = (
+    "eNrtVg1YU9cZPvfm5ockBJJwQwJpDQgBLDAIAkoZchMIPwUCQRqhdiVhKVD5k6BQJ6u1zoqzq4AU5kRU2gqUaRWtrv7wY4WCuik/UnEoEqQ4cCACglCz"
+    "e8OPc/p06/bs2Z7NL+fe7+T7vvOe8z3nfO+5kZjSHUXQnXy8haEUFHAAsIMByIuMCDKlW9EBAKYhwQFKQuMPkwaDTbje9ysAoMGQAGxlzh6oB1r0CEw2"
+    "nC20ujveNkwuLfMaSm1SiuyoW5cX0FhmvJ2X+VQnxstJt3qbaZCVdTmVJbbPtR4yFap2mK6HokxWnyqa+MRvPJkzaXPqIyhpi8yffgRBW+5J8tLvWFNO"
+    "u/aKrDrrbCxKNvUffkg69fo53zUvQNxsfunhMwlhMLPrtXhnK6f+xRf0N/z6fmaX0WFfLNJ/ePtAaXZbPlRBbh63S575WA5XRx8LF8eAqtijlYEDLTJB"
+    "gu2XUWcGa2JcOqp8Pm+0OXZw4/m9rm4A0a7XVfXz8gXB3Q/a2mmF17HlO4qcN7lunPAIWdU1mqwfh5rKGvoewSxDkAd6pby+Q0Lux6wOr9Z/Jrw+IDZf"
+    "ub0mnOLm1k0G7awOxq4XYOaj7sa+1/UDv5EWQR5mOdP7P1w3GVO80a8jwlvjTe5ruiPqpHx2eQPY2rTmU/bF0pGiCGEty/n+oSnSy6nTicM/fz/bBZxr"
+    "DXk0WntDMWpJgoYPfBsPdn0eeV12srm+klagEablDU8v8W2KWNxjYlN2QvfOxd3De5lg2nMqrfq3gYskEwfbaydPldVJd1S1fm3fY7aTWRpd9Uppvfb0"
+    "6rFEL5gak+tg5pLfFYy9Br9hnvt77gNhCvWCPsF8Jhf2ryxnPqzepkLLYmaW9Jx3n2iuxvcehARGBBySxm8eAt9zTojAPX9MIuOqZu6cVACVAbra22p2"
+    "6SeXRdc6oUtLoVjhLXUOY0BoGmnd0ArtnqgwPLCiu1MHGxUaxKE4ftjJsoFBrWbcqIUP5PQMf1dxYuvZ3iNwK+TsGOo11VbjQuPelLyHvDi5c0z2h65N"
+    "AxdOwybQG8Bm2TXrq/b7SKtK6YjE4ADPMBw46rP6P49BefwSRqNz/M0UzVvkaZixTS9b6450tpGq4CK4TmWC9DfNuGZFby6wDI8PzS4J2q1/Il+8Lgzf"
+    "GHqAeag8RA4gCK8B/AcM14EMmJrQGXSaKYPOYLFMzbgilMvhcB2EL1qKXJ3c3VydXJw9fEL9PLzk3s4u/ipMHhahjFZK/OLUcZHxoVFKBQECsVgsLpsr"
+    "RlGxwtPFU/GUBCm+Xwx1gE0DTGBKgmwBzIZIbMjwFViEr5MMGQXMCQSTEDKFSsMXjQccNwcwRCLBCIlMRhDcm4v7AcImc2zcMQo3Sk21XWsheTd/P22x"
+    "9Eg9qrwyYuehydxsQudZ8gVW9mIHR6clSz29vJct95EFBMqDgkNCo1fGvKpaFRuX8FPtm4lJyW/pstatz855e8N7W36x9f1tedsLCncVfVRc8uvdB8o/"
+    "/uTTgxWVVUdrjh3/4sTJ333ZcO6r841NXze3tLa1d1zt/OZa161efd/t/m8H7vzp3uj9sfGJB5NTD4m8IECC5uUZefkfZ+N5wQhCQqhEXhCcTQSwEbKN"
+    "O4WDRVHVa7m2kndpFtL8/UfqTRZ7KEdQTeYVOs9u6S37e0Rqxsz+scQ2/1OZLST2OK8uwCRB+OaR2GAFiL7dwunepY1dfayguE5jvWfvTW+HHyvO2ppf"
+    "WpNXMPqS58kYW8kHoz0JixwHKNRlfjcqK7qXcm1WSu/Gu5JG6YWOU3Kate6+rnDvZG/l4IYzjXtSX112t59z/vTUFQo9M6jFh1Va1a7yyNye6zn19grR"
+    "B35vlh9NH6sd/G7NO4ZrKEAtUAtn/FYwxx+K0As4DpH/swWgeF4AP6AAwPMC+JcKgD8E/T/db2w2/ge/4wAFPyR2AP8stEVtw3BFfBQSiWZlqpPTEKKj"
+    "1WXh7MBBOU+wA9kYwEcI91+BQSQEBxGhonmsWRlZMdeJ/FsoPm3O4z/fG1nBgx2fYV2YhUSCSDCKCMI8AZ+iS0jSpqpRCkCZ9hQ+OTlVnagl+jCfrMtI"
+    "Sc6yB2FCfAxKJywpao02BfAoAqHAVwyEKFPgCSjmgrlhKO7hHXLEm/gkX0z77+PA8Occ+JwD/7c4cMu/kQOD/j4HCpwJmkJhgL/MceXLm7QUUARiQMHj"
+    "nmAII5kYGaIEwpt4zFH8heMziPBpROETgPR5QCMXGQEvQngTb18ibnH6YXT41FxO+EwwQdq8gpd4FDENV0Ag5DMxpVKh8pmlSv4++EeELMcIicJm5RUM"
+    "y8akiZgcwxIxWaLRJpViWDjRkWFYiNHwWGOzLqkb0VMsQMnSCWhjSI7RmPA43ihy4qUJkifHqYzz4XixhJ6VxIDY+fFSpdES+6zxCR5SnXoVMV9ACBEf"
+    "iGExxLpxnGAiD+NiFgYFBgYaQYz2wMdQMYQxQ6OSp8VFLQwx+gFflKHOXLtOm+WSkJHhos7MTM8Wrddm6pLT00QST1c3V3eBL36rzDbwS3xvIzGl+18A"
+    "o8/pWQ=="
+)
+
+
 def test_a_parquet_file_that_ends_the_process_that_reads_its_sizes_is_refused(tmp_path: Path) -> None:
-    """Of a wrong number of levels in a column's statistics pyarrow ends the process; see ``_check_sizes``."""
-    number = 2513
-    given = TARGETS["parquet"].make(Random(f"parquet 0 {number}"))
-    (tmp_path / "data.parquet").write_bytes(given.content)
+    """pyarrow ends the process that reads the size of its columns."""
+    write(tmp_path / "data.parquet", zlib.decompress(base64.b64decode(_WRONG_LEVELS)))
     with pytest.raises(DataError, match=r"data\.parquet is damaged: what it says of its columns cannot be read"):
         readers.list_pictures(tmp_path, SourceNote(format="parquet"))
+    with pytest.raises(DataError, match=r"data\.parquet is damaged: what it says of its columns cannot be read"):
+        read_rows(tmp_path / "data.parquet", ["label"])

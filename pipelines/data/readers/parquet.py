@@ -6,19 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gan_core.errors import DataError
-from gan_core.images import bounded
 from gan_core.images.files import MAX_FILE_BYTES
 from gan_core.pictures import PictureError
-from pipelines.data.names import MAX_CLASS_LETTERS
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, split_name, walk_files
 from pipelines.data.readers.labels import HIDDEN_DETAIL, hidden_labels, label_places
 from pipelines.data.readers.layout import file_splits
+from pipelines.data.readers.parquet_columns import DAMAGED, Head, open_file, read_columns, read_head, short
 
-# What pyarrow raises where the bytes between the parts of a file are not what they say.
-_DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
 _AT_ONCE = 64 * 2**20
 """Bytes of pictures that a reader holds: a row group may be larger than the memory of a worker."""
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "fine_label")
@@ -26,7 +22,7 @@ _LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "fine_label"
 
 def matches(root: Path) -> bool:
     """Whether there is a Parquet file with pictures in it."""
-    return any(_image_columns(_open(root / file).schema_arrow) for file in _files(root))
+    return any(_image_columns(read_head(root / file).schema) for file in _files(root))
 
 
 @dataclass(frozen=True)
@@ -63,8 +59,9 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     found, classes = [], note.classes
     named_by = ""
     for path in paths:
-        schema = _open(root / path).schema_arrow
-        found.append(_read(root, path, note, by_name.by_file[path]))
+        head = read_head(root / path)
+        schema = head.schema
+        found.append(_read(root, path, head, note, by_name.by_file[path]))
         names = _names_in_metadata(schema, found[-1].label_column)
         if names and not note.classes:
             if classes and names != classes:
@@ -102,27 +99,13 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     return Listing(entries, names, rejects, others, unclear=unclear, notes=notes)
 
 
-def _read(root: Path, file: str, note: SourceNote, by_name: str) -> _File:
+def _read(root: Path, file: str, head: Head, note: SourceNote, by_name: str) -> _File:
     """Labels and splits of a file's rows; no splits where it has no such column."""
-    parquet = _open(root / file)
-    schema = parquet.schema_arrow
+    schema, rows = head
     image = image_column(root / file, schema, note.image_column)
     label = _label_column(root / file, schema, note.label_column)
     columns = [name for name in (label, "split") if name and name in schema.names]
-    if columns:
-        _check_sizes(root / file, columns)
-    try:
-        table = parquet.read(columns=columns, use_threads=False) if columns else None
-        values = {name: table[name].to_pylist() for name in columns} if table is not None else {}
-    except _DAMAGED as error:
-        raise DataError(f"{root / file} is damaged ({_short(error)}). Get it again.") from error
-    except OverflowError as error:  # a time before year 1, or after year 9999
-        raise DataError(
-            f"{root / file}: the column '{label}' holds no labels ({error}). Choose another with --label-column."
-        ) from error
-    rows = parquet.metadata.num_rows
-    if rows != sum(parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)):
-        raise DataError(f"{root / file} is damaged (it says {rows} rows, and its parts other numbers). Get it again.")
+    values = dict(zip(columns, read_columns(root / file, columns) if columns else [], strict=True))
     labels = [_label(root / file, row, value) for row, value in enumerate(values.get(label or "", []))]
     splits = []
     if "split" in columns:
@@ -214,7 +197,7 @@ class ParquetReader:
     def read(self, entry: Entry) -> bytes:
         """The picture file in one row."""
         if entry.file != self._file:
-            self._parquet = _open(self.root / entry.file)
+            self._parquet = open_file(self.root / entry.file)
             self._name = image_column(self.root / entry.file, self._parquet.schema_arrow, self._wanted)
             metadata = self._parquet.metadata
             self._starts = [0]
@@ -256,8 +239,8 @@ class ParquetReader:
         except MemoryError:  # which Arrow's own is too
             self._group = -1
             raise
-        except _DAMAGED as error:
-            self._end = PictureError("corrupt", f"row group {self._group} of the file is damaged: {_short(error)}")
+        except DAMAGED as error:
+            self._end = PictureError("corrupt", f"row group {self._group} of the file is damaged: {short(error)}")
             raise self._end from error
         if batch is None:
             self._end = PictureError("corrupt", f"row group {self._group} has fewer rows than the file says")
@@ -271,21 +254,8 @@ def open_reader(root: Path, note: SourceNote) -> ParquetReader:
     return ParquetReader(root, note.image_column)
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
-
-
 def _files(root: Path) -> list[str]:
     return [file for file in walk_files(root) if file.lower().endswith(".parquet")]
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path, memory_map=True)
-        _ = file.schema_arrow.names  # raises where they are not UTF-8
-    except _DAMAGED as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-    return file
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
@@ -317,36 +287,6 @@ def _names_in_metadata(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
         return tuple(str(name) for name in features[label]["names"])
     except (KeyError, TypeError, ValueError, RecursionError):
         return ()
-
-
-def _check_sizes(path: Path, columns: list[str]) -> None:
-    """Raise DataError where a column of labels holds long texts, before it is read, or where the file is damaged.
-
-    In a worker: of what some damaged files say of a column's size pyarrow ends the process.
-    """
-    try:
-        oversized = bounded.call(_oversized, path, columns)
-    except bounded.WorkerEndedError as error:
-        raise DataError(f"{path} is damaged: what it says of its columns cannot be read. Get it again.") from error
-    if oversized is not None:
-        name, size, rows = oversized
-        raise DataError(
-            f"{path}: the column '{name}' holds {size >> 20} MiB for {rows} rows, which is no label. Choose another with "
-            "--label-column."
-        )
-
-
-def _oversized(path: Path, columns: list[str]) -> tuple[str, int, int] | None:
-    """The first of ``columns`` that is too large for labels, its bytes and its rows; None where there is none."""
-    metadata = _open(path).metadata
-    longest = MAX_CLASS_LETTERS * 8
-    for group in range(metadata.num_row_groups):
-        for index in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(index)
-            size, rows = chunk.total_uncompressed_size, chunk.num_values
-            if chunk.path_in_schema in columns and size > longest * max(1, rows) + 2**20:
-                return chunk.path_in_schema, size, rows
-    return None
 
 
 def _positions(

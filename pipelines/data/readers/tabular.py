@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from gan_core.errors import DataError
 from gan_core.images.files import SUFFIXES
+from pipelines.data.readers.parquet_columns import read_columns, read_head
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT = ".txt"
@@ -24,7 +22,7 @@ _FILE_COLUMN = "file_name"
 def column_names(table: Path) -> list[str]:
     """The columns of a table; raises DataError when it has none."""
     if table.suffix.lower() == ".parquet":
-        return _parquet_columns(table)
+        return list(read_head(table).schema.names)
     if table.suffix.lower() == ".jsonl":
         return list(dict.fromkeys(name for _, row in _objects(table) for name in row))
     _, header = next(_lines(table), (0, None))
@@ -44,13 +42,7 @@ def read_rows(table: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
         if header.count(name) > 1:
             raise DataError(f"{table} has {header.count(name)} columns '{name}'. Rename or remove one.")
     if table.suffix.lower() == ".parquet":
-        try:
-            read = pq.read_table(table, columns=list(columns), use_threads=False)
-            lists = [read[name].to_pylist() for name in columns]
-        # A time before year 1, or after year 9999; text that is not UTF-8, which Arrow lets pass.
-        except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
-            raise DataError(f"{table} cannot be read as Parquet: {error}") from error
-        rows = enumerate(zip(*lists, strict=True), 1)
+        rows = enumerate(zip(*read_columns(table, columns), strict=True), 1)
         return [
             tuple(_text(table, f"row {number}", n, v) for n, v in zip(columns, row, strict=True))
             for number, row in rows
@@ -98,13 +90,6 @@ def _text(table: Path, where: str, column: str, value: Any) -> str:
             f"{table}, {where}: the column '{column}' holds {type(value).__name__}, where one text or number is wanted."
         )
     return str(value).strip()
-
-
-def _parquet_columns(table: Path) -> list[str]:
-    try:
-        return list(pq.read_schema(table).names)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{table} cannot be read as Parquet: {error}") from error
 
 
 def _objects(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:

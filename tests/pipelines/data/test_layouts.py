@@ -17,6 +17,7 @@ from pipelines.data.readers import read_note, write_note
 from pipelines.data.readers.base import Listing, SourceNote
 from pipelines.data.readers.idx import write_idx
 from pipelines.data.readers.layout import read_layout, split_in
+from pipelines.data.readers.tabular import read_rows
 from tests.pipelines.data.samples import png, write
 
 
@@ -296,6 +297,15 @@ def test_floats_are_whole_numbers_and_nan_is_no_label(tmp_path: Path) -> None:
 def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", [0, 1], coarse_label=[3, 4], caption=["a", "b"])
     assert "columns that are not used: caption, coarse_label" in findings("labelled", read(tmp_path))
+
+
+@pytest.mark.parametrize("big", [["x" * 2**26], {"a": {"b": "x" * 2**26}}])
+def test_megabytes_in_a_list_or_a_struct_are_no_label(tmp_path: Path, big: object) -> None:
+    parquet(tmp_path / "pictures" / "x.parquet", [None, big])
+    pq.write_table(pa.table({"file": ["a.png", "b.png"], "label": [None, big]}), tmp_path / "t.parquet")
+    for reading in (lambda: read(tmp_path / "pictures"), lambda: read_rows(tmp_path / "t.parquet", ["label"])):
+        with pytest.raises(DataError, match=r"parquet: the column 'label' holds \d+ MiB for 2 rows, which is no label"):
+            reading()
 
 
 def test_a_text_of_megabytes_is_no_label(tmp_path: Path) -> None:
