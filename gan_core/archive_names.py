@@ -6,6 +6,7 @@ taken only where that text is made of Latin letters.
 """
 
 import logging
+import os
 import posixpath
 import struct
 import unicodedata
@@ -93,7 +94,7 @@ def decode_names(
         may_be = f"; it may be {may_be}" if may_be else ""
         raise DataError(
             f"{archive}: the name {shown} is not UTF-8, and does not say what it is{may_be}. "
-            "Give the encoding of the names with gantry data add --encoding NAME (gbk, cp1252, ...), or unpack the archive and "
+            "Give the encoding of the names with --encoding NAME (gbk, cp1252, ...), or unpack the archive and "
             "rename the files (convmv does many at once)."
         )
     texts = [name.decode(chosen) for name in names]
@@ -101,7 +102,7 @@ def decode_names(
         example = next(text for text in texts if not text.isascii())
         log.warning(
             "%s: its names are not UTF-8 and do not say what they are; read as %s, such as '%s'. If that is wrong, give "
-            "their encoding with gantry data add --encoding NAME, or pack it again with UTF-8 names.",
+            "their encoding with --encoding NAME, or pack it again with UTF-8 names.",
             archive,
             chosen,
             example,
@@ -116,7 +117,9 @@ def safe_path(name: str, archive: Path) -> str:
         DataError: it is absolute, climbs out, or holds a NUL.
     """
     path = posixpath.normpath(name.replace("\\", "/"))
-    if path.startswith(("/", "../")) or path == ".." or (len(path) > 1 and path[1] == ":") or "\0" in path:
+    # C:/x.png is an absolute path of Windows; C:x.png leads out there alone, and is a plain name elsewhere.
+    drive = path[1:3] == ":/" or (os.name == "nt" and path[1:2] == ":")
+    if path.startswith(("/", "../")) or path == ".." or drive or "\0" in path:
         raise DataError(f"{archive} is refused: its member {name!r} would be written outside of the target folder.")
     return path
 

@@ -53,11 +53,11 @@ def read_condition(content: bytes | np.ndarray, shape: ImageShape) -> Condition:
     return Condition(_in_channels(clear, shape.condition_channels or shape.channels), alpha)
 
 
-def read_reference(content: bytes, generator: "Generator") -> np.ndarray:
+def read_reference(content: bytes | np.ndarray, generator: "Generator") -> np.ndarray:
     """The picture whose style ``generator`` is to take, cropped and resized to what it was trained on.
 
     Args:
-        content: a picture file.
+        content: a picture file, or pixels: uint8 (1|3|4, H, W).
         generator: one that takes styles from pictures.
 
     Returns:

@@ -60,11 +60,11 @@ _READING_GAP = 2
 _REDUCING_GAP = 3.0
 
 
-def decode(content: bytes, channels: int) -> np.ndarray:
+def decode(content: bytes | np.ndarray, channels: int) -> np.ndarray:
     """Decode a picture file at its own size.
 
     Args:
-        content: a file in one of :data:`FORMATS`.
+        content: a file in one of :data:`FORMATS`, or pixels: uint8 (C, H, W) with 1, 3 or 4 channels.
         channels: 1 grey, 3 RGB, 4 RGBA. Transparency is composed on white when there is no fourth channel for it.
 
     Returns:
@@ -73,7 +73,7 @@ def decode(content: bytes, channels: int) -> np.ndarray:
     Raises:
         PictureError: empty, not-an-image, truncated, corrupt, too-many-pixels or unsupported.
     """
-    return to_array(open_picture(content, channels))
+    return to_array(as_picture(content, channels))
 
 
 def fit(picture: np.ndarray | Image.Image, size: tuple[int, int], mode: Fit) -> np.ndarray:

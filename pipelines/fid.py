@@ -34,6 +34,7 @@ DEFAULT_SAMPLES = 10_000
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--unpublished", is_flag=True, help="Allow bf16: the figure is for your own eyes.")
+@click.option("--encoding", metavar="NAME", help="Of file names in a zip that does not say it: cp932, gbk, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print the figure and its protocol as JSON.")
 def fid(
     a: str,
@@ -46,6 +47,7 @@ def fid(
     device: str,
     precision: str,
     unpublished: bool,
+    encoding: str | None,
     as_json: bool,
 ) -> None:
     """Print the Fréchet Inception distance between A and B.
@@ -60,7 +62,7 @@ def fid(
     where = choose_device(device)
     with ExitStack() as registered:
         places = [_place(one, registered) for one in (a, b)]
-        real, fake = (_source(place, split=split, seed=seed, device=str(where)) for place in places)
+        real, fake = (_source(place, split=split, seed=seed, device=str(where), encoding=encoding) for place in places)
     if isinstance(real, Samples):
         real, fake = fake, real
     if count is None and isinstance(fake, Samples):
@@ -101,7 +103,7 @@ def _place(named: str, registered: ExitStack) -> Path:
         ) from error
 
 
-def _source(path: Path, *, split: str, seed: int, device: str) -> Source:
+def _source(path: Path, *, split: str, seed: int, device: str, encoding: str | None) -> Source:
     """What lies at ``path``. A ``dataset.json`` alone is not a prepared dataset: StyleGAN's label file is called so too.
 
     Raises:
@@ -117,4 +119,4 @@ def _source(path: Path, *, split: str, seed: int, device: str) -> Source:
         return Samples(generator.sample, seed=seed, digest=generator.digest, name=path.name)
     if (path / DATASET_FILE).is_file() and next(path.glob("*.parquet"), None) is not None:
         return DatasetSplit(PreparedDataset(path), split)
-    return PictureFiles(path)
+    return PictureFiles(path, encoding)

@@ -30,7 +30,7 @@ from gan_core.families import ImageShape
 from gan_core.files import replacing
 from gan_core.generator import Generator, load_generator
 from gan_core.images import bounded
-from gan_core.images.files import SUFFIXES, PictureFiles, check_regular, kinds, open_at_once
+from gan_core.images.files import SUFFIXES, PictureFiles, check_regular, drawn, is_drawing, kinds, open_at_once
 from gan_core.precision import choose_device, out_of_memory
 from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder
@@ -77,6 +77,7 @@ class Outcome:
 )
 @click.option("--replace", is_flag=True, help="Overwrite pictures that are there.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--encoding", metavar="NAME", help="Of file names in a zip that does not say it: cp932, gbk, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def translate(
@@ -90,6 +91,7 @@ def translate(
     batch: int,
     replace: bool,
     device: str,
+    encoding: str | None,
     as_json: bool,
 ) -> None:
     """Translate the pictures of IN by an image-to-image generator.
@@ -102,7 +104,7 @@ def translate(
     One that fails is reported, the others go on, and the exit status is 1; a full disk ends it, and those that are done stay.
     The same pictures, seed and generator give the same results, whatever --batch is.
     """
-    with PictureFiles(source) as files:
+    with PictureFiles(source, encoding) as files:
         tasks = plan(files, out)
         _check_kept([source / name for name in files.names] if source.is_dir() else [source], tasks, like)
         _check_free(tasks, out, replace)
@@ -138,7 +140,7 @@ def plan(files: PictureFiles, out: Path) -> list[Task]:
         SettingsError: ``out`` cannot take the pictures of ``files``.
     """
     source, names, suffix = files.path, files.names, out.suffix.lower()
-    if suffix in SUFFIXES | {".zip"} and not out.is_dir():
+    if (suffix in SUFFIXES | {".zip"} or is_drawing(out.name)) and not out.is_dir():
         if not files.is_single:
             raise SettingsError(
                 f"{source} may hold many pictures: OUT is a folder, and '{out.name}' reads like a file."
@@ -194,7 +196,7 @@ def run(
     shape = ImageShape(**generator.info["shape"])
 
     def read(task: Task) -> Condition:
-        return read_condition(files.read(task.name), shape)
+        return read_condition(files.load(task.name), shape)
 
     def finish(held: list[tuple[Task, Condition]]) -> None:
         if not held:
@@ -283,7 +285,7 @@ def _reference(like: Path, generator: Generator) -> torch.Tensor:
     try:
         with open(like, "rb", opener=open_at_once) as file:
             check_regular(file.fileno())
-            return torch.from_numpy(read_reference(file.read(), generator))
+            return torch.from_numpy(read_reference(drawn(like.name, file.read()), generator))
     except (pictures.PictureError, OSError) as error:
         raise DataError(f"--like {like} cannot be read as a picture ({error}). Give another one.") from error
 
@@ -318,6 +320,9 @@ def _check_free(tasks: Sequence[Task], out: Path, replace: bool) -> None:
 def _size(files: PictureFiles, name: str) -> tuple[int, int]:
     """Width and height as the file's head says; (0, 0) where that cannot be read, which decoding all of it is going to say."""
     try:
-        return bounded.picture_of(pictures.size_of, files.read(name))
+        content = files.load(name)
+        if isinstance(content, np.ndarray):
+            return content.shape[2], content.shape[1]
+        return bounded.picture_of(pictures.size_of, content)
     except pictures.PictureError:
         return 0, 0

@@ -68,12 +68,12 @@ class WorkerEndedError(Exception):
         self.again = again
 
 
-def decode(content: bytes, channels: int) -> np.ndarray:
+def decode(content: bytes | np.ndarray, channels: int) -> np.ndarray:
     """:func:`gan_core.pictures.decode` in a worker; also raises PictureError for ``too-slow`` and ``crashed``."""
     return picture_of(pictures.decode, content, channels)
 
 
-def prepare(content: bytes, *, size: tuple[int, int], channels: int, mode: Fit) -> np.ndarray:
+def prepare(content: bytes | np.ndarray, *, size: tuple[int, int], channels: int, mode: Fit) -> np.ndarray:
     """:func:`gan_core.pictures.prepare` in a worker; also raises PictureError for ``too-slow`` and ``crashed``."""
     return picture_of(pictures.prepare, content, size=size, channels=channels, mode=mode)
 

@@ -14,8 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
+import numpy as np
+
 from gan_core.archive_names import zip_members
 from gan_core.errors import DataError
+from gan_core.images import drawing
 from gan_core.pictures import PictureError
 
 SUFFIXES = frozenset(
@@ -27,7 +30,7 @@ SUFFIXES = frozenset(
         *(".exr", ".heic", ".heif", ".jxl", ".psd"),
     )
 )
-"""What a picture file's name may end with, in lower case."""
+"""What a picture file's name may end with, in lower case; see :func:`with_drawings` for SVG."""
 
 MAX_FILE_BYTES = 256 * 2**20
 """A single file above this is taken for no picture and not read into memory."""
@@ -48,7 +51,8 @@ _LONGEST_LINK = 4096
 class PictureFiles:
     """The pictures in a folder and the folders in it, in a zip, or one picture alone; use it in a ``with`` statement.
 
-    A file is a picture by the end of its name or by how its content begins, also where it turns out to be broken.
+    A file is a picture by the end of its name or by how its content begins, also where it turns out to be broken. Drawings
+    (SVG) are pictures where there are no others.
     """
 
     names: list[str]
@@ -56,8 +60,12 @@ class PictureFiles:
     others: list[str]
     """Of the files that are no pictures, sorted. What operating systems leave in folders is not counted."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encoding: str | None = None) -> None:
         """
+        Args:
+            path: the folder, zip or picture.
+            encoding: of the names in a zip that do not say theirs; see :func:`gan_core.archive_names.zip_members`.
+
         Raises:
             DataError: there is nothing at ``path``, nothing in it is a picture, a folder in it is a link or cannot be
                 listed, or it is an archive that cannot be read.
@@ -73,10 +81,11 @@ class PictureFiles:
         elif not path.is_file():
             raise DataError(f"{path} is a pipe or a device. Give a picture, or a folder or zip of them.")
         elif zipfile.is_zipfile(path):
-            self._open_zip()
+            self._open_zip(encoding)
         else:
             _refuse_other_archives(path)
             self.names, self.others, self.is_single = [path.name], [], True
+        self.names, self.others = with_drawings(self.names, self.others)
         if not self.names:
             only = f", only {kinds(self.others)}" if self.others else ""
             self.close()
@@ -110,6 +119,14 @@ class PictureFiles:
             raise too_many_bytes()
         return content
 
+    def load(self, name: str) -> bytes | np.ndarray:
+        """What :meth:`read` gives; of a drawing its pixels, uint8 (4, H, W).
+
+        Raises:
+            PictureError: as :meth:`read` and :func:`gan_core.images.drawing.draw`.
+        """
+        return drawn(name, self.read(name))
+
     def close(self) -> None:
         """Close the zip."""
         if self._zip is not None:
@@ -121,13 +138,13 @@ class PictureFiles:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open_zip(self) -> None:
+    def _open_zip(self, encoding: str | None) -> None:
         try:
             self._zip = zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
             raise DataError(f"{self.path} is a broken zip file ({error}). Pack it again, or give a folder.") from error
         try:
-            members = [member for member in zip_members(self._zip, self.path) if not member.is_folder]
+            members = [member for member in zip_members(self._zip, self.path, encoding) if not member.is_folder]
             for name, info, _ in members:
                 if any(is_clutter(part) for part in name.split("/")):
                     continue
@@ -194,6 +211,27 @@ def partition(root: Path, files: Iterable[str]) -> tuple[list[str], list[str]]:
         except OSError:  # whoever reads it gives the reason
             found[0].append(file)
     return found
+
+
+def with_drawings(pictures: list[str], others: list[str]) -> tuple[list[str], list[str]]:
+    """Pictures and other files, where drawings (SVG) are pictures if there are no others.
+
+    Beside photographs such a file is a logo, or the like.
+    """
+    if pictures:
+        return pictures, others
+    drawings = [file for file in others if is_drawing(file)]
+    return drawings, [file for file in others if not is_drawing(file)]
+
+
+def is_drawing(name: str) -> bool:
+    """Whether a file is an SVG, by the end of its name."""
+    return name.lower().endswith(drawing.SUFFIX)
+
+
+def drawn(name: str, content: bytes) -> bytes | np.ndarray:
+    """The content of a picture file; of a drawing its pixels, uint8 (4, H, W). Raises PictureError as drawing does."""
+    return drawing.draw(content) if is_drawing(name) else content
 
 
 def walk_files(root: Path) -> Iterator[str]:

@@ -171,11 +171,14 @@ class PictureFiles:
 
     split = ""
 
-    def __init__(self, path: Path) -> None:
-        """Raises DataError when there is nothing of the kind at ``path``, or no picture in it."""
+    def __init__(self, path: Path, encoding: str | None = None) -> None:
+        """Raises DataError when there is nothing of the kind at ``path``, or no picture in it.
+
+        ``encoding`` is that of the names in a zip that do not say theirs.
+        """
         self.path = path
         self.name = path.name
-        self.files = files.PictureFiles(path)
+        self.files = files.PictureFiles(path, encoding)
         if self.files.is_single:
             raise DataError(f"{path} is neither a folder nor a zip file of pictures.")
         self.unreadable: dict[str, str] = {}
@@ -204,7 +207,7 @@ class PictureFiles:
             if content is None:
                 return None
             try:
-                return prepare(torch.tensor(bounded.decode(content, 3))[None])
+                return prepare(torch.tensor(bounded.decode(files.drawn(name, content), 3))[None])
             except PictureError as error:
                 self.unreadable[name] = str(error)
                 return None

@@ -192,7 +192,7 @@ def ingest(
 def code_version() -> str:
     """Digest of the code that determines what ingestion makes of its input."""
     here = Path(__file__).parent
-    own = ["arrange", "convert", "drawing", "ingest", "mapping", "names", "pairs", "rejects", "shards"]
+    own = ["arrange", "convert", "ingest", "mapping", "names", "pairs", "rejects", "shards"]
     files = {here / f"{name}.py" for name in own} | {*(here / "readers").glob("*.py")}
     # Colour is not imported for it: it loads torch, which only greyscale pairs need.
     core = Path(pictures.__file__)

@@ -125,6 +125,14 @@ def test_backslashes_are_slashes_and_may_not_lead_out(tmp_path: Path) -> None:
             names_in(zip_of(tmp_path / "bad.zip", {name: b""}))
 
 
+def test_a_colon_is_a_letter_of_a_name_and_no_drive(tmp_path: Path) -> None:
+    names = ["a:b.png", "x/c:d.png", "time 12:30.png", "C:"]
+    assert names_in(zip_of(tmp_path / "z.zip", {name.encode(): b"" for name in names})) == names
+    for name in (b"c:/x.png", b"./C:/x.png"):
+        with pytest.raises(DataError, match="would be written outside of the target folder"):
+            names_in(zip_of(tmp_path / "bad.zip", {name: b""}))
+
+
 def test_names_of_ascii_need_no_encoding_and_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert decode_names([b"a.png", b"b.png"], Path("z.zip")) == ["a.png", "b.png"]
     assert not caplog.text

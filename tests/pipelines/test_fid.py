@@ -16,6 +16,7 @@ from gan_core.metrics.protocol import Protocol
 from pipelines.fid import fid
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.metrics.test_sources import write_folder
+from tests.gan_core.test_archive_names import zip_of
 from tests.pipelines.translators import export as export_translator
 
 FAST = ["--features", "64", "--device", "cpu"]
@@ -142,3 +143,11 @@ def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no pictures"):
         run(tmp_path / "empty", tmp_path / "empty")
+
+
+def test_names_in_a_zip_are_read_in_the_encoding_that_is_given(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "z.zip", {"кошка.txt".encode("cp866"): b""})
+    with pytest.raises(DataError, match="Give the encoding of the names with --encoding NAME"):
+        run(path, path, *FAST)
+    with pytest.raises(DataError, match="holds no pictures, only 1 file"):
+        run(path, path, *FAST, "--encoding", "cp866")

@@ -17,6 +17,7 @@ from gan_core.generator import Generator, load_generator
 from gan_core.pictures import prepare
 from pipelines import translate as module
 from pipelines.translate import translate
+from tests.gan_core.test_archive_names import zip_of
 from tests.pipelines.data.samples import picture, png, write
 from tests.pipelines.test_sample import export as export_noise
 from tests.pipelines.translators import export
@@ -177,6 +178,31 @@ def test_a_zip_is_taken_as_ingestion_takes_it(generator_of, tmp_path: Path) -> N
         with pytest.raises(DataError, match=r"bad\.zip is refused: its member .*outside\.png"):
             run(generator_of("cyclegan"), tmp_path / "bad.zip", tmp_path / "bad")
     assert not [*tmp_path.rglob("*outside.png")]
+
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="32" height="16"><rect width="32" height="16" fill="red"/></svg>'
+
+
+def test_drawings_are_drawn_where_there_are_no_other_pictures(generator_of, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "deep" / "a.svg", SVG)
+    run(generator_of("cyclegan"), tmp_path / "in", tmp_path / "out")
+    run(generator_of("cyclegan"), tmp_path / "in" / "deep" / "a.svg", tmp_path / "a.png")
+    red = Image.new("RGB", (256, 128), "red")
+    made = expected(load_generator(generator_of("cyclegan")), red)
+    for path in (tmp_path / "out" / "deep" / "a.png", tmp_path / "a.png"):
+        np.testing.assert_allclose(shown(path), made, atol=1)
+    write(tmp_path / "in" / "b.png", png(1, height=16, width=16))
+    told = run(generator_of("cyclegan"), tmp_path / "in", tmp_path / "other").output
+    assert "Left aside 1 file (1 .svg) that are no pictures" in told
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["b.png"]
+
+
+def test_names_in_a_zip_are_read_in_the_encoding_that_is_given(generator_of, tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "z.zip", {"кошка.png".encode("cp866"): png(1, height=16, width=16)})
+    with pytest.raises(DataError, match="Give the encoding of the names with --encoding NAME"):
+        run(generator_of("cyclegan"), path, tmp_path / "out")
+    run(generator_of("cyclegan"), path, tmp_path / "out", "--encoding", "cp866")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["кошка.png"]
 
 
 def test_every_picture_has_a_result_of_its_own_that_is_no_folder(generator_of, tmp_path: Path) -> None:

@@ -7,12 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from gan_core.images.files import check_regular, is_clutter, open_at_once, raise_unlistable
+from gan_core.images.files import check_regular, drawn, is_clutter, open_at_once, raise_unlistable
 from gan_core.images.files import kinds as kinds
 from gan_core.images.files import partition as partition
 from gan_core.images.files import walk_files as walk_files
 from gan_core.pictures import PictureError
-from pipelines.data.drawing import SUFFIX, draw
 
 NOTE_FILE = "source.json"
 
@@ -114,8 +113,7 @@ class FileReader:
 
     def read(self, entry: Entry) -> bytes | np.ndarray:
         """The file's bytes; of a drawing (SVG) its pixels."""
-        content = self._bytes(entry)
-        return draw(content) if entry.file.lower().endswith(SUFFIX) else content
+        return drawn(entry.file, self._bytes(entry))
 
     def _bytes(self, entry: Entry) -> bytes:
         try:

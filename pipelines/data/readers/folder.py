@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gan_core.errors import DataError
-from pipelines.data.drawing import SUFFIX
+from gan_core.images.files import with_drawings
 from pipelines.data.readers.annotations import find_annotations
 from pipelines.data.readers.base import (
     Entry,
@@ -34,15 +34,12 @@ def matches(root: Path) -> bool:
 def list_pictures(root: Path, note: SourceNote) -> Listing:
     """Every file that is meant to be a picture, even if it turns out to be broken; other files are left aside.
 
-    Drawings (SVG) are pictures where there are no others: beside photographs such a file is a logo, or the like.
+    Drawings (SVG) are pictures where there are no others.
     Splits and classes are read off the folders, see :mod:`pipelines.data.readers.layout`. Classes are those of the train
     split; with fewer than two, or with pictures outside of them, there are no labels. Another split may have none of them:
     then a table in it may give its labels (as in Tiny ImageNet), or its pictures have none.
     """
-    files, others = partition(root, walk_files(root))
-    if not files:
-        files = [file for file in others if file.lower().endswith(SUFFIX)]
-        others = [file for file in others if not file.lower().endswith(SUFFIX)]
+    files, others = with_drawings(*partition(root, walk_files(root)))
     layout = read_layout(files)
     classes, labels = _labels(root, files, layout.places)
     others_used: set[str] = set()

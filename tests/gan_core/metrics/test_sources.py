@@ -285,3 +285,14 @@ def test_as_an_answer_colours_become_grey_and_transparency_white() -> None:
     assert as_answer(half, 3, "edges").flatten().tolist() == [128, 128, 128]
     with pytest.raises(SettingsError, match="1, 3 or 4 channels"):
         as_answer(red, 2)
+
+
+def test_drawings_are_measured_as_ingestion_draws_them(tmp_path: Path) -> None:
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="2"><rect width="2" height="2" fill="red"/></svg>'
+    (tmp_path / "a.svg").write_text(svg)
+    source = PictureFiles(tmp_path)
+    (images,) = source.batches(1, 1, lambda images: images)
+    assert images.shape == (1, 3, 128, 256)
+    assert images[0, :, 64, 10].tolist() == [255, 0, 0]
+    assert images[0, :, 64, 200].tolist() == [255, 255, 255]
+    assert source.unreadable == {}

@@ -13,8 +13,8 @@ from PIL import Image
 
 from gan_core.errors import DataError
 from gan_core.images import bounded
+from gan_core.images.drawing import LONGER_SIDE, MAX_DEPTH, draw, self_contained
 from gan_core.pictures import PictureError
-from pipelines.data.drawing import LONGER_SIDE, MAX_DEPTH, draw, self_contained
 from pipelines.data.ingest import IngestSettings, ingest
 from pipelines.data.readers import list_pictures, read_note
 from tests.pipelines.data.samples import png, write
@@ -165,12 +165,12 @@ def test_the_renderer_itself_could_not_open_a_file(tmp_path: Path, monkeypatch: 
     write(tmp_path / "secret.png", red())
     content = svg(f'<image href="{tmp_path}/secret.png" {WHOLE}/>')
     assert bounded.picture_of(drawn_unchecked, content) == CLEAR
-    monkeypatch.setattr("pipelines.data.drawing.self_contained", bytes.decode)
+    monkeypatch.setattr("gan_core.images.drawing.self_contained", bytes.decode)
     assert centre_here(content) == RED, "what the test above rests on: the renderer does open files, where it may"
 
 
 def drawn_unchecked(content: bytes) -> list[int]:
-    from pipelines.data import drawing
+    from gan_core.images import drawing
 
     drawing.self_contained, checked = bytes.decode, drawing.self_contained  # type: ignore[assignment]
     try:
@@ -180,7 +180,7 @@ def drawn_unchecked(content: bytes) -> list[int]:
 
 
 def centre_here(content: bytes) -> list[int]:
-    from pipelines.data.drawing import _draw
+    from gan_core.images.drawing import _draw
 
     return _draw(content)[:, LONGER_SIDE // 2, LONGER_SIDE // 2].tolist()
 
