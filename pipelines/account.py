@@ -2,6 +2,8 @@
 
 import getpass
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from gan_core.errors import SettingsError
@@ -29,3 +31,20 @@ def complete_account() -> None:
             f"User {os.getuid()} of this machine has no home directory, and DVC, Ray and MLflow need one. Set HOME to a folder "
             "that this user may write to."
         ) from None
+
+
+def git_signature(configured: Callable[[str], str]) -> dict[str, str]:
+    """The variables that sign a commit as this user, where neither git's settings nor the environment name anybody.
+
+    A container has no ``user.name`` and no ``user.email`` as a rule, and DVC cannot record an experiment without them.
+
+    Args:
+        configured: the value of a setting of git, or "".
+    """
+    here = {"user.name": user_name(), "user.email": f"{user_name()}@{socket.gethostname()}"}
+    missing = {name: value for name, value in here.items() if not configured(name)}
+    return {
+        variable: os.environ.get(variable) or value
+        for name, value in missing.items()
+        for variable in (f"GIT_{role}_{name.removeprefix('user.').upper()}" for role in ("AUTHOR", "COMMITTER"))
+    }

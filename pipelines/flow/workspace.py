@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from gan_core.errors import DataError, SettingsError, StageError, nearest
+from pipelines.account import git_signature
 from pipelines.flow.settings import load_flow_settings
 from pipelines.params import project_tracking_uri, read_params
 from pipelines.stages.owned import abandoned, claim
@@ -148,6 +149,7 @@ def _worktree(
         LOG.info("Worktree of %s at %s.", commit[:12], root)
         environment = {
             **_environment(),
+            **git_signature(lambda name: git(checkout, "config", name, check=False)),
             "GANTRY_VAR": str(var_directory(checkout)),
             # The code of that commit, not the code that this process runs.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),

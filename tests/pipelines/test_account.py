@@ -13,7 +13,7 @@ import pytest
 
 from gan_core.data import user_cache_dir
 from gan_core.errors import SettingsError
-from pipelines.account import user_name
+from pipelines.account import git_signature, user_name
 
 UNKNOWN = 54321
 
@@ -86,3 +86,17 @@ def test_the_cache_needs_no_home_where_a_variable_names_it(monkeypatch: pytest.M
     monkeypatch.delenv("XDG_CACHE_HOME")
     with pytest.raises(SettingsError, match="Set GANTRY_CACHE_DIR"):
         user_cache_dir()
+
+
+def test_a_commit_is_signed_as_this_user_where_git_names_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GIT_AUTHOR_NAME", raising=False)
+    monkeypatch.setenv("GIT_COMMITTER_NAME", "Nightly")
+    signature = git_signature(lambda name: "")
+    assert signature["GIT_AUTHOR_NAME"] == user_name()
+    assert signature["GIT_COMMITTER_NAME"] == "Nightly"
+    assert signature["GIT_AUTHOR_EMAIL"].startswith(f"{user_name()}@")
+    assert set(git_signature({"user.name": "Ada", "user.email": ""}.__getitem__)) == {
+        "GIT_AUTHOR_EMAIL",
+        "GIT_COMMITTER_EMAIL",
+    }
+    assert git_signature({"user.name": "Ada", "user.email": "ada@example.org"}.__getitem__) == {}
