@@ -273,8 +273,8 @@ def _mlflow_page(root: Path, port: int | None, stack: ExitStack) -> Page:
     }
     listening = listen(MLFLOW_PORT if port is None else port, only=port is not None)
     log = var_directory(root) / "mlflow-ui.log"
-    started = stack.enter_context(own_server("mlflow", root, listening, environment, log))
-    return Page(title="MLflow", address=started.address, own=True)
+    address = stack.enter_context(own_server("mlflow", root, listening, environment, log))
+    return Page(title="MLflow", address=address, own=True)
 
 
 def summary(results: Iterable["StageResult"]) -> str:

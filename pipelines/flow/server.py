@@ -15,7 +15,7 @@ from pathlib import Path
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from pipelines.flow.web import START_SECONDS, address_of, listen, own_auth, own_server, private_folder, whose
-from pipelines.stages.alive import lives
+from pipelines.stages.alive import identity, lives
 from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
@@ -170,8 +170,9 @@ def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
         "PREFECT_SERVER_UI_API_URL": "/api",
     }
     LOG.info("Starting a Prefect server of this checkout at %s (log: %s).", address, log)
-    with own_server("prefect", root, listening, environment, log) as started:
-        note = {"url": f"{address}/api", "process": started.process}
+    with own_server("prefect", root, listening, environment, log) as address:
+        # Of this process, which the server ends with: the server's own changes when it is started again.
+        note = {"url": f"{address}/api", "process": identity()}
         place = var_directory(root) / "prefect" / (_LASTING if lasting else _PASSING)
         try:
             write_json(place, note)

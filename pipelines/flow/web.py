@@ -17,12 +17,12 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
@@ -31,13 +31,17 @@ from gan_core.errors import StageError
 from gan_core.files import replacing
 from pipelines.flow.door import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
 from pipelines.redaction import keep_secret
-from pipelines.stages.alive import guarded, identity
+from pipelines.stages.alive import guarded
 from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
 """Two busy cores need 16 s and more to start Prefect's server."""
+RESTARTS = 3
+"""How often a server whose process was killed is started again."""
+WATCH_SECONDS = 0.5
+"""How often its process is looked at."""
 ANSWER_SECONDS = 5.0
 """How long an answer that proves whose a server is may take."""
 HOSTS = ("127.0.0.1", "::1")
@@ -46,16 +50,6 @@ USER = "gantry"
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """This machine is never asked through a proxy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    """A server that runs and has proved to be this checkout's."""
-
-    address: str
-    """Such as http://127.0.0.1:4200."""
-    process: str
-    """The process that keeps it, as :func:`pipelines.stages.alive.identity` names it."""
 
 
 def own_auth(root: Path) -> str:
@@ -164,8 +158,11 @@ def own_server(
     listening: socket.socket,
     environment: Mapping[str, str],
     log: Path,
-) -> Iterator[Server]:
-    """A server of this checkout on a listening socket, which it takes over; ended with the block and with this process.
+) -> Iterator[str]:
+    """The address of a server of this checkout, such as ``http://127.0.0.1:4200``; ended with the block and this process.
+
+    A server that is killed in between is started again, :data:`RESTARTS` times. Its socket stays open meanwhile, so that
+    clients wait in place of being refused.
 
     Args:
         app: whose.
@@ -181,29 +178,73 @@ def own_server(
     address = address_of(listening)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pipelines.flow.door", app, str(listening.fileno())]
-    with listening, log.open("ab") as output:
-        process = subprocess.Popen(
-            guarded(command),
-            cwd=root,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**environment, AUTH_VARIABLE: auth},
-            pass_fds=(listening.fileno(),),
-            start_new_session=True,
-        )
+
+    def start() -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                guarded(command),
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**environment, AUTH_VARIABLE: auth},
+                pass_fds=(listening.fileno(),),
+                start_new_session=True,
+            )
+
+    process = start()
+    with listening:
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while process.poll() is not None or whose(address, auth) != "ours":
+                if process.poll() is not None or time.monotonic() > deadline:
+                    why = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} s"
+                    raise StageError(f"The {TITLES[app]} server at {address} {why} while it started. Its log is {log}.")
+                time.sleep(0.2)
+        except BaseException:
+            _end(process)
+            raise
+        with _kept_alive(process, start, listening, f"The {TITLES[app]} server at {address} has ended (log: {log})"):
+            yield address
+
+
+@contextmanager
+def _kept_alive(
+    process: subprocess.Popen[bytes], start: Callable[[], subprocess.Popen[bytes]], listening: socket.socket, ended: str
+) -> Iterator[None]:
+    """Start a server again for as long as the block lasts when its process ends; end it with the block.
+
+    When it has ended once more than :data:`RESTARTS` times, its socket is closed: clients are refused from then on.
+    """
+    current, over = [process], threading.Event()
+
+    def keep() -> None:
+        for left in reversed(range(RESTARTS + 1)):
+            while current[0].poll() is None:
+                if over.wait(WATCH_SECONDS):
+                    return
+            if over.is_set():
+                return
+            if not left:
+                LOG.error("%s again and again; it is not started any more.", ended)
+                listening.close()
+                return
+            LOG.warning("%s; starting it again.", ended)
+            current[0] = start()
+
+    keeper = threading.Thread(target=keep, name="server-keeper", daemon=True)
+    keeper.start()
     try:
-        kept = identity(process.pid)
-        deadline = time.monotonic() + START_SECONDS
-        while process.poll() is not None or whose(address, auth) != "ours":
-            if process.poll() is not None or time.monotonic() > deadline:
-                why = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} s"
-                raise StageError(f"The {TITLES[app]} server at {address} {why} while it started. Its log is {log}.")
-            time.sleep(0.2)
-        yield Server(address=address, process=kept)
+        yield
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+        over.set()
+        keeper.join()
+        _end(current[0])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    process.wait()
 
 
 TITLES = {"prefect": "Prefect", "mlflow": "MLflow"}

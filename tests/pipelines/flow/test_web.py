@@ -12,12 +12,14 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from gan_core.errors import StageError
 from pipelines.flow.door import PROOF_PATH, proof
 from pipelines.flow.web import USER, address_of, auth_file, listen, own_auth, own_server, sign_in_page, whose
 from pipelines.redaction import redact
+from tests.pipelines.toy import wait_for
 
 
 @contextmanager
@@ -190,20 +192,44 @@ def test_a_server_that_ends_while_it_starts_is_an_error_with_its_log(tmp_path):
     assert "nonsense" in log.read_text()
 
 
-def test_mlflows_pages_show_the_store_to_who_has_the_password_alone(tmp_path):
-    from pipelines.tracking.store import connect, ensure_experiment
-
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    ensure_experiment(connect(store), store, "digits")
-    environment = {
+def mlflow_environment(store: str) -> dict[str, str]:
+    return {
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": store,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    with own_server("mlflow", tmp_path, listen(0), environment, tmp_path / "page.log") as page:
+
+
+def test_a_server_that_is_killed_is_started_again_and_in_the_end_given_up(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("pipelines.flow.web.RESTARTS", 1)
+    log, auth = tmp_path / "page.log", own_auth(tmp_path)
+
+    def kill_it() -> None:
+        served = [one for one in psutil.Process().children(recursive=True) if "pipelines.flow.door" in one.cmdline()]
+        for process in served:
+            process.kill()
+        psutil.wait_procs(served, timeout=10)
+
+    environment = mlflow_environment(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with own_server("mlflow", tmp_path, listen(0), environment, log) as address:
+        kill_it()
+        wait_for(lambda: whose(address, auth) == "ours", 90, "the server to answer again")
+        assert f"The MLflow server at {address} has ended (log: {log}); starting it again." in caplog.text
+        kill_it()
+        wait_for(lambda: whose(address, auth) == "nobody's", 30, "the server to be given up")
+        assert "it is not started any more" in caplog.text
+
+
+def test_mlflows_pages_show_the_store_to_who_has_the_password_alone(tmp_path):
+    from pipelines.tracking.store import connect, ensure_experiment
+
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    ensure_experiment(connect(store), store, "digits")
+    environment = mlflow_environment(store)
+    with own_server("mlflow", tmp_path, listen(0), environment, tmp_path / "page.log") as address:
         known = "Basic " + base64.b64encode(own_auth(tmp_path).encode()).decode()
-        search = f"{page.address}/ajax-api/2.0/mlflow/experiments/search?max_results=5"
+        search = f"{address}/ajax-api/2.0/mlflow/experiments/search?max_results=5"
 
         def ask(url: str, **headers: str) -> tuple[int, str]:
             try:
@@ -213,10 +239,10 @@ def test_mlflows_pages_show_the_store_to_who_has_the_password_alone(tmp_path):
                 return error.code, error.read().decode()
 
         assert ask(search)[0] == 401
-        assert ask(f"{page.address}/health")[0] == 401
+        assert ask(f"{address}/health")[0] == 401
         assert ask(search, Authorization=known, Host="evil.example")[0] == 403
         assert ask(search, Authorization=known, Origin="http://evil.example")[0] == 403
         status, text = ask(search, Authorization=known)
         assert (status, "digits" in text) == (200, True)
-        assert "<title>MLflow" in ask(page.address, Authorization=known)[1]
-    assert whose(page.address, own_auth(tmp_path)) == "nobody's"
+        assert "<title>MLflow" in ask(address, Authorization=known)[1]
+    assert whose(address, own_auth(tmp_path)) == "nobody's"
