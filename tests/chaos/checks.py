@@ -46,12 +46,10 @@ def check_whole(place: Place) -> None:
         for path in sorted((place.root / folder).rglob("*.json")):
             if "var/ray/" in str(path) or path.is_symlink():
                 continue
-            text = path.read_text(encoding="utf-8")
-            # Ray Tune writes an object a line into this one.
-            documents = text.splitlines() if path.name == "result.json" else [text]
+            if "/search/" in str(path):
+                continue  # Ray Tune's own: an object a line, or a pickle
             try:
-                for document in documents:
-                    json.loads(document)
+                json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise AssertionError(f"{path.relative_to(place.root)} is no JSON: {error}") from None
     for work in sorted((place.root / "var/work/train").glob("*/checkpoints")):
