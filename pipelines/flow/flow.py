@@ -212,7 +212,7 @@ def _run_plan(
         if not state.is_completed():
             raise PipelineError(attempts.error or state.message or f"Stage '{node.name}' failed.", results)
     if workspace.experiment:
-        record.with_options(task_run_name="record")(workspace)
+        record.with_options(task_run_name="record")(workspace, [node.name for node in plan])
     return results
 
 
@@ -280,16 +280,21 @@ def run_node(
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def record(workspace: Workspace) -> None:
-    """Record a run of a worktree as a DVC experiment, and push its data where a remote is set."""
+def record(workspace: Workspace, targets: Sequence[str]) -> None:
+    """Record a run of a worktree as a DVC experiment, and push its data where a remote is set.
+
+    Args:
+        workspace: where it ran.
+        targets: what was run. A data set of the checkout that the run did not need may be absent.
+    """
     logger = get_run_logger()
     assert workspace.experiment is not None
-    dvc(workspace.root, workspace.environment, "exp", "save", "--force", "-n", workspace.experiment)
+    dvc(workspace.root, workspace.environment, "exp", "save", "--force", "-n", workspace.experiment, *targets)
     logger.info("Recorded as experiment %s (dvc exp show).", workspace.experiment)
     if not has_remote(workspace.root):
         return
     try:
-        dvc(workspace.root, workspace.environment, "push")
+        dvc(workspace.root, workspace.environment, "push", *targets)
     except StageError as error:
         raise StageError(f"All stages ran and are recorded as {workspace.experiment}, but {error}") from error
     logger.info("Pushed to the remote.")

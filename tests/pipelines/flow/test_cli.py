@@ -153,6 +153,10 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
         ({"revision": "--upload-pack=touch ran"}, "cannot have the revision"),
         ({"overrides": {"track.uri": "http://evil.example"}}, "cannot set 'track.uri'"),
     ]
+    unused = "outs:\n- md5: d41d8cd98f00b204e9800998ecf8427e\n  size: 0\n  hash: md5\n  path: unused\n"
+    (flow_project / "unused.dvc").write_text(unused)  # a data set that the pipeline does not need, and that is not here
+    run_command("git", "add", "-A", cwd=flow_project)
+    run_command("git", "commit", "-qm", "another data set", cwd=flow_project)
     command = (*GANTRY, "serve", "--cron", "0 3 * * *", "--name", name, "--limit", "3", "--set", "seconds_b=0.5")
     process = start(*command, cwd=flow_project, PREFECT_API_URL=prefect_api)
     try:
