@@ -34,6 +34,9 @@ _WORDED = {
     "attempt to write a readonly database": errno.EROFS,
 }
 
+_ANSWER = re.compile(r"\b413\b|\b507\b|\bhttp\b|https?://|\bresponse\b")
+"""What shows that a server gave these words as its answer: its disk or its limits refused, and none here."""
+
 
 class NoRoomError(OSError):
     """There is too little room for something of a known size."""
@@ -74,9 +77,11 @@ def _worded(text: str) -> OSError | None:
     for match in reversed([*_NUMBERED.finditer(text)]):
         if (number := int(match["rust"] or match["errno"])) in _REFUSALS:
             return OSError(number, os.strerror(number), match["name"])
-    lower = text.lower()
-    number = next((number for words, number in _WORDED.items() if words in lower), 0)
-    return OSError(number, os.strerror(number)) if number else None
+    for line in text.lower().splitlines():
+        number = next((number for words, number in _WORDED.items() if words in line), 0)
+        if number and not _ANSWER.search(line):
+            return OSError(number, os.strerror(number))
+    return None
 
 
 def with_place(error: BaseException, path: Path | str) -> OSError | None:

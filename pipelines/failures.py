@@ -1,5 +1,6 @@
 """What the command line says of an error that ends it: one line, and for what nobody expected the place of its traceback."""
 
+import os
 import tempfile
 import time
 import traceback
@@ -33,6 +34,10 @@ _CLIENTS = {
     "PIL": "Pillow",
 }
 """Whom an error comes from, by the package that defines its class."""
+
+MAX_LOGS = 20
+"""Tracebacks that are kept in one folder."""
+_LOG = "gantry-error-"
 
 
 def explain(error: BaseException) -> str:
@@ -72,17 +77,25 @@ def _short(error: BaseException) -> str:
 
 
 def _kept(error: BaseException) -> str:
-    """Write the traceback of ``error`` to a file that only its owner reads, and say where it is."""
+    """Write the traceback of ``error`` to a file that only its owner reads, and say where it is.
+
+    The newest :data:`MAX_LOGS` of such files of this user's stay in the folder; older ones are removed.
+    """
     text = redact("".join(traceback.format_exception(error)))
     folder = var_directory() if Path("params.yaml").is_file() else Path(tempfile.gettempdir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Of mode 0600: a traceback may quote data.
-        descriptor, path = tempfile.mkstemp(
-            prefix=time.strftime("gantry-error-%Y%m%d-%H%M%S-"), suffix=".log", dir=folder
-        )
+        descriptor, path = tempfile.mkstemp(prefix=time.strftime(f"{_LOG}%Y%m%d-%H%M%S-"), suffix=".log", dir=folder)
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
+        _remove_old(folder)
     except OSError as failed:
         return f"Its traceback cannot be written to {folder.resolve()} ({failed.strerror}):\n{text}"
     return f"Its traceback is in {Path(path).resolve()}."
+
+
+def _remove_old(folder: Path) -> None:
+    logs = [path for path in folder.glob(f"{_LOG}*.log") if path.lstat().st_uid == os.geteuid()]
+    for path in sorted(logs, key=lambda path: path.lstat().st_mtime_ns)[:-MAX_LOGS]:
+        path.unlink(missing_ok=True)

@@ -143,25 +143,34 @@ class _Worker:
     """The parent's side of a worker."""
 
     def __init__(self) -> None:
-        self._connection, theirs = Pipe()
-        self._notes = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the worker
-        self._notes.write(_ITEM.pack(NO_ITEM))
-        self._notes.flush()
-        # Its writing end is closed with this process, however that ends.
-        watched, self._lifeline = os.pipe()
-        descriptors = (theirs.fileno(), self._notes.fileno(), watched)
-        path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-        try:
-            self._process = subprocess.Popen(
-                # -P: a folder of pictures may hold a numpy.py.
-                [sys.executable, "-P", "-c", f"from gan_core.images.bounded import serve; serve{descriptors}"],
-                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                pass_fds=descriptors,
-            )
-        finally:
-            theirs.close()
-            os.close(watched)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as passed:
+            self._connection, theirs = Pipe()
+            ours.callback(self._connection.close)
+            passed.callback(theirs.close)
+            self._notes = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the worker
+            ours.callback(self._notes.close)
+            self._notes.write(_ITEM.pack(NO_ITEM))
+            self._notes.flush()
+            # Its writing end is closed with this process, however that ends.
+            watched, self._lifeline = os.pipe()
+            passed.callback(os.close, watched)
+            ours.callback(os.close, self._lifeline)
+            descriptors = (theirs.fileno(), self._notes.fileno(), watched)
+            path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+            try:
+                self._process = subprocess.Popen(
+                    # -P: a folder of pictures may hold a numpy.py.
+                    [sys.executable, "-P", "-c", f"from gan_core.images.bounded import serve; serve{descriptors}"],
+                    env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=descriptors,
+                )
+            except OSError as error:
+                raise GantryError(
+                    f"The process that decodes pictures does not start ({error.strerror}: {sys.executable}). Close other "
+                    "programs if memory or processes are short, and run again."
+                ) from error
+            ours.pop_all()  # from here on it is close() that closes them
 
         try:
             self._connection.recv()
@@ -171,6 +180,9 @@ class _Worker:
                 f"The process that decodes pictures does not start (status {self._process.returncode}); what it wrote to "
                 "stderr says why."
             ) from None
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
         self.whole = True
         """Whether it waits for a call."""
 

@@ -119,3 +119,19 @@ def test_amounts_are_told_in_the_largest_unit() -> None:
         "5.0 GiB",
         "7.0 TiB",
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "413 Client Error: File too large for url: http://host/api",
+        "HTTP Error 413: File too large",
+        "API request to endpoint /api/2.0/mlflow/x failed with error code 413 != 200. Response body: 'file too large'",
+        "HTTP 507: no space left on device",
+    ],
+)
+def test_what_a_server_refuses_is_no_disk_of_this_machine(words: str) -> None:
+    assert disk.refusal(RuntimeError(words)) is None
+    local = disk.refusal(RuntimeError("http://host was read\nwrite failed: File too large"))
+    assert local is not None
+    assert local.errno == errno.EFBIG

@@ -2,6 +2,7 @@
 
 import errno
 import http.client
+import os
 import re
 import sqlite3
 import ssl
@@ -17,7 +18,7 @@ import pytest
 
 from gan_core.errors import DataError
 from pipelines import cli
-from pipelines.failures import explain
+from pipelines.failures import MAX_LOGS, explain
 from tests.pipelines.toy import CHECKOUT, environment
 
 
@@ -203,6 +204,23 @@ def test_the_traceback_of_an_unknown_error_is_kept_for_its_owner_without_secrets
     assert "Traceback" in text
     assert "opensesame" not in text + told
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_newest_tracebacks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "var").mkdir()
+    for number in range(30):
+        log = tmp_path / "var" / f"gantry-error-old-{number}.log"
+        log.touch()
+        os.utime(log, (number, number))
+    (tmp_path / "var" / "other.log").touch()
+    told = explain(ZeroDivisionError("x"))
+    logs = {path.name for path in (tmp_path / "var").glob("gantry-error-*.log")}
+    assert len(logs) == MAX_LOGS
+    assert {f"gantry-error-old-{number}.log" for number in range(11, 30)} < logs
+    assert any(name in told for name in logs)
+    assert (tmp_path / "var" / "other.log").exists()
 
 
 def test_what_cannot_be_printed_in_the_locale_is_escaped() -> None:

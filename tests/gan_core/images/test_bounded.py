@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from gan_core import pictures
-from gan_core.errors import DataError
+from gan_core.errors import DataError, GantryError
 from gan_core.images import bounded
 from gan_core.images.bounded import WorkerEndedError, call, decode, picture_of, prepare
 from gan_core.pictures import PictureError, encode_png
@@ -148,6 +148,16 @@ def test_a_worker_ends_with_the_process_that_it_works_for() -> None:
     parent.wait()
     parent.stdout.close()
     worker.wait(timeout=20)
+
+
+def test_a_decoder_that_cannot_be_started_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounded.close_workers()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(GantryError, match="does not start .No such file or directory: /nowhere/python"):
+            decode(encode_png(PIXELS), 3)
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_decoder_that_does_not_start_is_an_error_and_no_reject(monkeypatch: pytest.MonkeyPatch) -> None:
