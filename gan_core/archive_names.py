@@ -8,6 +8,7 @@ taken only where that text is made of Latin letters.
 import logging
 import os
 import posixpath
+import stat
 import struct
 import unicodedata
 import zipfile
@@ -19,6 +20,9 @@ from typing import NamedTuple
 from gan_core.errors import DataError
 
 log = logging.getLogger(__name__)
+
+LONGEST_LINK = 4096
+"""Bytes of the path that a symbolic link may lead to, as on Linux."""
 
 _UTF8_FLAG = 0x800
 _UNICODE_PATH = 0x7075
@@ -122,6 +126,17 @@ def safe_path(name: str, archive: Path) -> str:
     if path.startswith(("/", "../")) or path == ".." or drive or "\0" in path:
         raise DataError(f"{archive} is refused: its member {name!r} would be written outside of the target folder.")
     return path
+
+
+def is_link(info: zipfile.ZipInfo) -> bool:
+    """Whether a member of a zip is a symbolic link, whose content is the path that it leads to."""
+    return stat.S_ISLNK(info.external_attr >> 16)
+
+
+def link_target(name: str, link: str) -> str | None:
+    """The path within the archive that the symbolic link ``name`` to ``link`` leads to; None where it leads out of it."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+    return None if path.startswith(("/", "../")) or path == ".." else path
 
 
 def _unicode_path(info: zipfile.ZipInfo) -> str | None:

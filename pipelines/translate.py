@@ -36,9 +36,9 @@ from pipelines.params import project_tracking_uri
 from pipelines.registry.find import generator_folder
 
 WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
-"""Kinds of picture that a single one may be written as."""
+"""Suffixes that OUT may have for a single picture."""
 PIXELS = 2**22
-"""Pixels in one pass of the generator, unless a single picture has more: the activations take a thousand times as much."""
+"""Pixels in one pass of the generator, unless a single picture has more. Activations need a thousand times their memory."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,12 @@ def translate(
 
     MODEL is a registered model (NAME, NAME/VERSION, NAME@ALIAS), the id of an MLflow run, or the folder of an exported
     generator. IN is a picture, a folder of any depth, or a zip; pictures may have any size and keep it. OUT is a folder,
-    in which each picture gets its own name and place, as a PNG; for a single picture it may be a .png, .jpg or .webp.
-    Pictures come out upright and as transparent as they went in; of an animation the first picture is taken. The one given
-    by --like is cropped and resized to what was trained on. None that is read is overwritten, others only with --replace.
-    One that fails is reported, the others go on, and the exit status is 1; a full disk ends it, and those that are done stay.
-    The same pictures, seed and generator give the same results, whatever --batch is.
+    and each result is a PNG with the name and place of its picture; for a single picture OUT may be a .png, .jpg or .webp.
+    Results are upright and keep the transparency of their pictures; of an animation the first picture is translated. The
+    picture given by --like is cropped and resized to the size of training. Pictures that are read are never overwritten,
+    other files only with --replace. A picture that fails is reported, the others are translated, and the exit status is 1. A
+    full disk ends the command, and finished results stay. The same pictures, seed and generator give the same results for
+    any --batch.
     """
     with PictureFiles(source, encoding) as files:
         tasks = plan(files, out)
@@ -134,7 +135,7 @@ def translate(
 
 
 def plan(files: PictureFiles, out: Path) -> list[Task]:
-    """What is to be done, in the order of size and name, so that pictures of one size follow each other.
+    """The pictures to translate, in the order of size and name: pictures of one size make a batch.
 
     Raises:
         SettingsError: ``out`` cannot take the pictures of ``files``.
@@ -162,9 +163,9 @@ def plan(files: PictureFiles, out: Path) -> list[Task]:
 
 
 def _results(names: Sequence[str]) -> dict[str, str]:
-    """The name of each picture's result: a PNG of its own, that is nowhere a folder too.
+    """The name of each picture's result: a PNG, whose name is no other result's and no folder's.
 
-    Two pictures that differ in their kind alone keep it in their names.
+    Two pictures whose names differ in the suffix alone (a.jpg, a.gif) keep it: a.jpg.png, a.gif.png.
     """
     paths = {name: PurePosixPath(name) for name in names}
     times = Counter(path.with_suffix("") for path in paths.values())
@@ -188,9 +189,9 @@ def run(
     batch: int,
     reference: torch.Tensor | None = None,
 ) -> Outcome:
-    """Translate the pictures; what one of them raises is kept for it, and the others go on.
+    """Translate the pictures. Where one fails, the outcome holds the reason, and the others are translated.
 
-    With a ``reference``, uint8 (C, height, width) of the generator's, in its style.
+    With a ``reference``, uint8 (C, height, width) in the generator's shape, results have its style.
     """
     outcome = Outcome()
     shape = ImageShape(**generator.info["shape"])
@@ -256,7 +257,7 @@ def run(
 def _read_ahead(
     tasks: Sequence[Task], read: Callable[[Task], Condition], ahead: int
 ) -> Iterator[tuple[Task, Condition | Exception]]:
-    """Each task with its picture, or with why it has none; some are read beside the generator's work."""
+    """Each task with its picture, or with the error of reading it; threads read up to ``ahead`` pictures in advance."""
 
     def one(task: Task) -> Condition | Exception:
         try:
@@ -281,7 +282,7 @@ def _read_ahead(
 
 
 def _reference(like: Path, generator: Generator) -> torch.Tensor:
-    """The picture at ``like`` as the generator wants it; raises SettingsError and DataError."""
+    """The picture at ``like`` in the generator's shape; raises SettingsError and DataError."""
     try:
         with open(like, "rb", opener=open_at_once) as file:
             check_regular(file.fileno())
@@ -291,7 +292,7 @@ def _reference(like: Path, generator: Generator) -> torch.Tensor:
 
 
 def _check_kept(sources: Sequence[Path], tasks: Sequence[Task], like: Path | None) -> None:
-    """Raise SettingsError where a result would take the place of a picture that is read, ``--replace`` or not."""
+    """Raise SettingsError where a result would overwrite a picture that is read, also with ``--replace``."""
     read = {_identity(path): path for path in [*sources, *([like] if like else [])]}
     read.pop(None, None)
     for task in tasks:
@@ -302,7 +303,7 @@ def _check_kept(sources: Sequence[Path], tasks: Sequence[Task], like: Path | Non
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What all names of one file share; None where there is none."""
+    """Device and inode of a file, equal for all of its names; None where there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -318,7 +319,7 @@ def _check_free(tasks: Sequence[Task], out: Path, replace: bool) -> None:
 
 
 def _size(files: PictureFiles, name: str) -> tuple[int, int]:
-    """Width and height as the file's head says; (0, 0) where that cannot be read, which decoding all of it is going to say."""
+    """Width and height from the file's header; (0, 0) where it cannot be read, which :func:`run` reports."""
     try:
         content = files.load(name)
         if isinstance(content, np.ndarray):

@@ -5,7 +5,6 @@ Whatever reads pictures finds them here, so that all commands agree on what a pi
 
 import lzma
 import os
-import posixpath
 import stat
 import zipfile
 import zlib
@@ -16,7 +15,7 @@ from typing import IO, NoReturn
 
 import numpy as np
 
-from gan_core.archive_names import zip_members
+from gan_core.archive_names import LONGEST_LINK, is_link, link_target, zip_members
 from gan_core.errors import DataError
 from gan_core.images import drawing
 from gan_core.pictures import PictureError
@@ -45,7 +44,6 @@ _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "__pycache__", "icon\r", "so
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # What reading a zip's member raises: cut short, of another checksum, encrypted (RuntimeError), packed in an unknown way.
 _OF_A_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError)
-_LONGEST_LINK = 4096
 
 
 class PictureFiles:
@@ -161,15 +159,15 @@ class PictureFiles:
         self.others = sorted(self._members.keys() - set(self.names))
 
     def _linked(self, name: str, info: zipfile.ZipInfo) -> zipfile.ZipInfo:
-        """The member itself, or the one that it is a link to; a link to anything else stays, and is no picture."""
+        """The member itself; of a link, the member that it leads to. Another link stays as it is, and is no picture."""
         assert self._zip is not None  # it is being opened
-        if not stat.S_ISLNK(info.external_attr >> 16) or info.file_size > _LONGEST_LINK:
+        if not is_link(info) or info.file_size > LONGEST_LINK:
             return info
         try:
-            target = self._zip.read(info).decode("utf-8", errors="replace")
+            target = link_target(name, self._zip.read(info).decode("utf-8", errors="replace"))
         except _OF_A_ZIP:
             return info
-        return self._members.get(posixpath.normpath(posixpath.join(posixpath.dirname(name), target)), info)
+        return info if target is None else self._members.get(target, info)
 
     def _is_picture(self, name: str) -> bool:
         if _by_suffix(name):
@@ -260,7 +258,7 @@ def is_clutter(name: str) -> bool:
 
 
 def raise_unlistable(error: OSError) -> NoReturn:
-    """For ``os.walk``, which else leaves folders aside that it cannot look into."""
+    """The ``onerror`` of ``os.walk``, which without it skips folders that it cannot list."""
     raise DataError(
         f"{error.filename} cannot be listed: {error.strerror}. Make it readable, or take it out."
     ) from error
@@ -275,12 +273,12 @@ def kinds(files: Sequence[str]) -> str:
 
 
 def open_at_once(path: str, flags: int) -> int:
-    """An ``opener`` for :func:`open` that does not wait for somebody to write, as a pipe would have it."""
+    """An ``opener`` for :func:`open` that does not wait at a pipe until somebody writes."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_regular(descriptor: int) -> None:
-    """Raise PictureError where an open file is none that can be read whole: unreadable, too-many-bytes."""
+    """Raise PictureError where an open file cannot be read whole: unreadable (a pipe or a device), too-many-bytes."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise PictureError("unreadable", "it is a pipe or a device, and no file")
@@ -298,7 +296,7 @@ def _by_suffix(path: str | Path) -> bool:
 
 
 def _refuse_other_archives(path: Path) -> None:
-    """Raise DataError for a file that is called an archive, or begins like a zip, which its directory would make it one."""
+    """Raise DataError for a tar, and for a zip whose end, which lists its members, is missing."""
     try:
         with path.open("rb") as file:
             head = file.read(4)

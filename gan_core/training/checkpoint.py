@@ -122,13 +122,6 @@ def list_checkpoints(directory: Path | str) -> list[Path]:
     return sorted(Path(directory).glob("**/step-????????"), key=lambda path: path.name, reverse=True)
 
 
-def latest_checkpoint(
-    directory: Path | str, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
-) -> Checkpoint | None:
-    """The newest whole checkpoint under ``directory`` whose state ``accept`` takes, or None; names damaged ones."""
-    return next(whole_checkpoints([directory], accept), None)
-
-
 def whole_checkpoints(
     directories: Iterable[Path | str], accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
 ) -> Iterator[Checkpoint]:

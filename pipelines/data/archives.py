@@ -4,8 +4,6 @@ import errno
 import logging
 import lzma
 import os
-import posixpath
-import stat
 import tarfile
 import unicodedata
 import zipfile
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from gan_core.archive_names import decode_names, safe_path, zip_members
+from gan_core.archive_names import LONGEST_LINK, decode_names, is_link, link_target, safe_path, zip_members
 from gan_core.disk import amount, require_room, with_place
 from gan_core.errors import DataError
 from gan_core.fetch import progress_bar
@@ -45,8 +43,6 @@ _REMEDIES = {
 }
 
 _Info = TypeVar("_Info", zipfile.ZipInfo, tarfile.TarInfo)
-
-_LONGEST_LINK = 4096
 
 
 def is_archive(path: Path) -> bool:
@@ -207,10 +203,8 @@ def _by_name(infos: Iterable[tuple[str, _Info]], archive: Path) -> dict[str, _In
 
 
 def _link_target(name: str, link: str, archive: Path) -> str:
-    if link.startswith("/"):
-        raise DataError(f"{archive} is refused: its member '{name}' is a link to '{link}', outside of the archive.")
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
-    if path.startswith("../") or path == "..":
+    path = link_target(name, link)
+    if path is None:
         raise DataError(f"{archive} is refused: its member '{name}' is a link to '{link}', outside of the archive.")
     return path
 
@@ -221,11 +215,11 @@ def _zip_members(zipped: zipfile.ZipFile, archive: Path, budget: Budget, encodin
     by_name = _by_name(((member.name, member.info) for member in members if not member.is_folder), archive)
     for name, info in by_name.items():
         resolved = info
-        if stat.S_ISLNK(info.external_attr >> 16):
-            if info.file_size > _LONGEST_LINK:
+        if is_link(info):
+            if info.file_size > LONGEST_LINK:
                 raise DataError(f"{archive} is refused: its member '{name}' is a link of {amount(info.file_size)}.")
             link = _link_target(name, zipped.read(info).decode("utf-8", errors="replace"), archive)
-            if link not in by_name or stat.S_ISLNK(by_name[link].external_attr >> 16):
+            if link not in by_name or is_link(by_name[link]):
                 raise DataError(f"{archive}: its member '{name}' is a link to '{link}', which is no file in it.")
             resolved = by_name[link]
         budget.add(resolved.file_size)

@@ -1,7 +1,7 @@
-"""Where pictures lie: their split and the folder that they share with their like, read off their paths.
+"""The split and the class folder of each picture, from its path.
 
-Split folders lie at the top (``train/cat/1.png``) or within each class (``cat/train/1.png``). A layout that may mean two
-things is read as neither: a test picture that is trained on makes every figure wrong, and nobody sees it.
+Split folders lie at the top (``train/cat/1.png``) or within each class (``cat/train/1.png``). An ambiguous layout is refused:
+with test pictures in the training data every figure would be wrong, and nobody would see it.
 """
 
 import re
@@ -13,7 +13,7 @@ from pipelines.data.readers.base import split_name
 
 # trainA, testB: how data for CycleGAN is laid out since Zhu et al. 2017.
 _SIDES = re.compile(r"([A-Za-z]+)[-_ ]?([AB])")
-# What people write beside the name of a split, and what means nothing.
+# Words beside the name of a split that mean nothing: train_images, test set.
 _NEUTRAL = {
     "set",
     "data",
@@ -31,32 +31,32 @@ _NEUTRAL = {
 _NEUTRAL |= {"of", "partial", "samples", "files", "part", "shard", "batch", "chunk"}
 _DIGEST = re.compile(r"[0-9a-f]{6,}")
 _TRAIN_AND_VALIDATION = re.compile(r"train[-_ ]?val(id|idation)?", re.IGNORECASE)
-# A folder deep within that is called so holds another split; "dev" and "eval" mean other things too.
+# A folder of such a name, at any depth, holds a split; "dev" and "eval" may be names of classes.
 _TELLING = {"test", "testing", "val", "valid", "validation"}
 _REMEDY = "Lay the pictures out as train/CLASS/ and test/CLASS/, or move what is not to be used away."
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one picture lies."""
+    """The split and folder of one picture."""
 
     split: str
     """train, test or validation; empty without."""
     side: str
-    """The folder that it shares with its like: its class, its domain; empty where it lies in none."""
+    """The folder of its class or domain; empty where it is in none."""
     name: str
     """Its path in that folder."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where all pictures lie, in their order."""
+    """The places of all pictures, in their order."""
 
     places: list[Place] = field(default_factory=list)
     unclear: str = ""
-    """Why it may mean two things; empty where it does not."""
+    """Why the layout is ambiguous, and what to do; empty where it is not."""
     configurations: str = ""
-    """Which folders may be several data sets rather than the two sides of one; empty where there are none."""
+    """Which folders may be several data sets rather than domains of one; empty where there are none."""
 
 
 def read_layout(files: Sequence[str]) -> Layout:
@@ -88,16 +88,16 @@ def read_layout(files: Sequence[str]) -> Layout:
 
 
 def own_side(folder: str) -> tuple[str, str] | None:
-    """The split and side (A or B) that a folder such as trainA is called after."""
+    """Split and side (A or B) of a folder such as trainA: ``("train", "A")``; None for other names."""
     match = _SIDES.fullmatch(folder)
     split = split_name(match[1]) if match else None
     return (split, match[2]) if match and split else None
 
 
 def split_in(name: str) -> tuple[str, str] | None:
-    """The split that a folder's or a file's name says, and what else it says: ``seg_train`` gives ``train`` and ``seg``.
+    """The split in the name of a folder or file, and the rest of the name: ``seg_train`` gives ``train`` and ``seg``.
 
-    Numbers and words such as "set" and "images" say nothing. None where the name says no split, or two.
+    Numbers and words such as "set" and "images" are left out of the rest. None where the name has no split, or two.
     """
     if exact := split_name(name):
         return exact, ""
@@ -115,7 +115,7 @@ class FileSplits:
     """Splits of files that hold many pictures each."""
 
     by_file: dict[str, str]
-    """Empty for all of them where they are of no split."""
+    """Empty for all files where there are no splits."""
     unclear: str = ""
 
 
@@ -159,7 +159,7 @@ def file_splits(files: Sequence[str], stems: Sequence[str]) -> FileSplits:
 
 
 def _unwrapped(parts: list[list[str]]) -> list[list[str]]:
-    """Paths without the folders that all of them lie in. trainA alone wraps nothing: trainB is empty."""
+    """Paths without the folders that are common to all. trainA is kept, also where trainB is empty or missing."""
     while parts and all(len(way) > 1 for way in parts) and len({way[0] for way in parts}) == 1:
         if own_side(parts[0][0]):
             break
@@ -194,7 +194,7 @@ def _within_sides(parts: list[list[str]]) -> Layout:
     sides = sorted({way[0] for way in parts})
     without = sorted(set(sides) - {way[0] for way, split in zip(parts, splits, strict=True) if split == "train"})
     if len(set(splits)) == 1:
-        # All of one split: its folders are no more than wrapping.
+        # All pictures are of one split, so its folders mean nothing.
         return Layout(_plain([[way[0], *way[2:]] for way in parts]))
     places = [Place(split, way[0], "/".join(way[2:])) for way, split in zip(parts, splits, strict=True)]
     if without:
@@ -210,7 +210,7 @@ def _within_sides(parts: list[list[str]]) -> Layout:
 
 
 def _checked(places: list[Place], folders: Iterable[Sequence[str]]) -> Layout:
-    """``places``, unclear where a folder that was taken for no split is called after one."""
+    """``places``; unclear where a folder that was not read as a split has the name of one."""
     for way in folders:
         for name in way:
             if name.lower() in _TELLING:
@@ -219,7 +219,7 @@ def _checked(places: list[Place], folders: Iterable[Sequence[str]]) -> Layout:
 
 
 def _one_split_beside_others(parts: Sequence[list[str]], tops: Sequence[str]) -> str:
-    """Why a folder called after a split, the only such, may be no class; empty where it is one."""
+    """Why the only folder with the name of a split is ambiguous: it may be a split or a class. Empty where it is a class."""
     exact = [top for top in tops if split_name(top)]
     others = [name for name in sorted({way[0] for way in parts}) if name not in exact]
     if not exact:
@@ -236,7 +236,7 @@ def _one_split_beside_others(parts: Sequence[list[str]], tops: Sequence[str]) ->
 
 
 def _each_has(rests: set[str], named: Iterable[tuple[str, str] | None]) -> bool:
-    """Whether every split comes with more than one of the same names: train_cat, train_dog, test_cat, test_dog."""
+    """Whether each split has several names in common with the others: train_cat, train_dog, test_cat, test_dog."""
     by_split: dict[str, set[str]] = {}
     for split, rest in filter(None, named):
         by_split.setdefault(split, set()).add(rest)

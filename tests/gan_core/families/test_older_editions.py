@@ -13,7 +13,7 @@ from gan_core.errors import CheckpointError
 from gan_core.families import family_config
 from gan_core.files import sha256_file
 from gan_core.generator import load_generator
-from gan_core.training.checkpoint import latest_checkpoint
+from gan_core.training.checkpoint import whole_checkpoints
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.gan_core.families.conftest import SMALL
@@ -58,7 +58,7 @@ def trainer(name: str, data: PreparedDataset, out: Path, settings: dict[str, Any
 
 def forget(out: Path, setting: str) -> None:
     """Make the newest checkpoint in ``out`` one of an edition that did not know ``setting``."""
-    newest = latest_checkpoint(out)
+    newest = next(whole_checkpoints([out]), None)
     assert newest is not None
     state = json.loads((newest.path / "state.json").read_text())
     del state["settings"][f"model.{setting}"], state["generator"]["config"][setting]

@@ -10,7 +10,7 @@ import torch
 from gan_core.errors import CheckpointError
 from gan_core.files import sha256_file
 from gan_core.training import checkpoint as checkpoints
-from gan_core.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from gan_core.training.checkpoint import load_checkpoint, save_checkpoint, whole_checkpoints
 
 
 def tensors(step: int) -> dict[str, torch.Tensor]:
@@ -114,7 +114,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_message(
     damage, said = HARMS[harm]
     damage(newest)
     with caplog.at_level(logging.WARNING):
-        found = latest_checkpoint(tmp_path)
+        found = next(whole_checkpoints([tmp_path]), None)
     assert found is not None
     assert found.step == 10
     assert f"Passing over checkpoint {newest}: {said}" in caplog.text
@@ -123,17 +123,17 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_message(
 
 
 def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path) is None
-    assert latest_checkpoint(tmp_path / "nowhere") is None
+    assert next(whole_checkpoints([tmp_path]), None) is None
+    assert next(whole_checkpoints([tmp_path / "nowhere"]), None) is None
     (path,) = save(tmp_path, 1)
     (path / "manifest.json").unlink()
-    assert latest_checkpoint(tmp_path) is None
+    assert next(whole_checkpoints([tmp_path]), None) is None
 
 
 def test_the_newest_is_found_anywhere_below(tmp_path: Path) -> None:
     save(tmp_path, 10)
     save(tmp_path / "ray" / "run" / "checkpoint_1", 30)
-    found = latest_checkpoint(tmp_path)
+    found = next(whole_checkpoints([tmp_path]), None)
     assert found is not None
     assert found.step == 30
 
@@ -141,7 +141,7 @@ def test_the_newest_is_found_anywhere_below(tmp_path: Path) -> None:
 def test_only_checkpoints_that_are_accepted_are_used(tmp_path: Path) -> None:
     save(tmp_path, 10)
     save(tmp_path, 20, poor=2)
-    found = latest_checkpoint(tmp_path, lambda state: state["poor"] == 0)
+    found = next(whole_checkpoints([tmp_path], lambda state: state["poor"] == 0), None)
     assert found is not None
     assert found.step == 10
 

@@ -16,7 +16,7 @@ from gan_core.errors import CheckpointError, TrainingDivergedError
 from gan_core.families.dcgan import DcganConfig
 from gan_core.files import sha256_file
 from gan_core.generator import load_generator
-from gan_core.training.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
+from gan_core.training.checkpoint import list_checkpoints, load_checkpoint, whole_checkpoints
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.training.runs import DCGAN, Make, Notes, final, short_run
 from tests.gan_core.training.toy import ToyConfig, weights
@@ -270,7 +270,7 @@ def test_a_run_that_cannot_be_saved_ends_with_a_message_and_keeps_its_checkpoint
     assert "is nan, after 2 rollbacks" in message
     assert "step-00000010" in message
     assert "train.generator_lr" in message
-    kept = latest_checkpoint(tmp_path / "run")
+    kept = next(whole_checkpoints([tmp_path / "run"]), None)
     assert kept is not None
     assert kept.step == 10
     assert all(torch.isfinite(tensor).all() for tensor in kept.tensors.values())
@@ -280,4 +280,4 @@ def test_an_absurd_learning_rate_of_the_real_family_ends_with_the_message_too(ma
     trainer = make(generator_lr=1e30, discriminator_lr=1e30, log_every=1, max_rollbacks=1)
     with pytest.raises(TrainingDivergedError, match="Lower train.generator_lr"):
         trainer.run()
-    assert latest_checkpoint(tmp_path / "run") is not None
+    assert next(whole_checkpoints([tmp_path / "run"]), None) is not None
