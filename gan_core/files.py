@@ -22,6 +22,8 @@ from gan_core.errors import DamagedFileError
 _LONGEST_NAME = 100
 """Bytes of a name, beyond which its temporary folder is named by a digest: some file systems end at 143 (eCryptfs)."""
 _STALE_SECONDS = 60.0
+_SQLITE_SIDES = ("journal", "wal", "shm")
+"""What SQLite keeps beside a database while it writes, each in a file named NAME-SIDE."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,7 +56,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
                 raise IsADirectoryError(errno.EISDIR, "a file cannot take the place of a folder", str(path))
             os.replace(path, holder / "previous")
         os.replace(temporary, path)
-        _remove_stale(path)
+        remove_stale(path)
     except OSError as error:  # of the name that was asked for here, too: the temporary one is about to go
         if isinstance(error.filename, str) and error.filename.startswith(str(temporary)):
             error.filename = str(path) + error.filename.removeprefix(str(temporary))
@@ -95,7 +97,7 @@ def _holders_at_first(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in folder.glob(".*.gantry-*")))
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
     """Remove what killed processes left beside ``path``: of a folder it may hold as much as the folder itself."""
     prefix = _holder_prefix(path)
     if path.is_dir():
@@ -106,7 +108,8 @@ def _remove_stale(path: Path) -> None:
         with suppress(OSError):  # another process is about it
             # The process of a young one may not have come to lock it yet.
             young = time.time() - holder.stat().st_mtime < _STALE_SECONDS
-            if young or {entry.name for entry in holder.iterdir()} - {path.name, "previous"}:
+            ours = {path.name, "previous", *(f"{path.name}-{side}" for side in _SQLITE_SIDES)}
+            if young or {entry.name for entry in holder.iterdir()} - ours:
                 continue
             descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY)
             try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gan_core.disk import with_place
 from gan_core.errors import TrackingError
-from gan_core.files import replacing
+from gan_core.files import remove_stale, replacing
 from pipelines.redaction import redact
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def connect(uri: str, *, make: bool = True) -> "MlflowClient":
     with _locked(database.with_name(f".{database.name}.lock")), quiet("mlflow"):
         if _is_unfinished(database):
             _make_database(database)
+        remove_stale(database)  # of a process that was killed while it made it, after another one had
         client = MlflowClient(uri, uri)
         # The registry has a store of its own over the same file; opening it makes its tables.
         client.search_registered_models(max_results=1)

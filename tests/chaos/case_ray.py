@@ -43,10 +43,8 @@ def cases() -> list[Case]:
     ]
     return [
         *single,
-        Case(
-            name="ray-one-after-the-other", run=partial(training, victims=("worker", "gcs")), small=False, seconds=600
-        ),
-        Case(name="search-killed", run=searching, small=False, seconds=1800),
+        Case(name="ray-one-after-the-other", run=partial(training, victims=("worker", "gcs")), small=True, seconds=600),
+        Case(name="search-killed", run=searching, small=True, seconds=1800),
     ]
 
 

@@ -82,8 +82,12 @@ def test_a_database_whose_making_was_killed_is_made_again(tmp_path):
     wait_for(lambda: any(path.stat().st_size for path in tmp_path.rglob("mlflow.db")), 90, "the first table")
     process.kill()
     process.wait()
+    (left,) = tmp_path.glob(".mlflow.db.gantry-*")
+    (left / "mlflow.db-journal").touch()  # where it was killed in the midst of a write
+    os.utime(left, (0, 0))
     connect(f"sqlite:///{database}").search_experiments()
     assert database.is_file()
+    assert not left.exists()
 
 
 def test_a_database_that_was_left_half_made_is_made_again_once_nobody_can_be_at_it(tmp_path):
