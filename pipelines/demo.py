@@ -9,7 +9,7 @@ import click
 from gan_core.errors import TrackingError
 from gan_core.files import read_json
 from pipelines.progress import duration, say
-from pipelines.tracking.store import shown
+from pipelines.redaction import redact_credentials
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
@@ -50,7 +50,7 @@ def summary(root: Path, settings: "Settings", seconds: float) -> str:
     if not is_registered(version["name"], version["version"], tracking_uri=settings.track.uri):
         raise TrackingError(
             f"{version['name']} version {version['version']} was registered by an earlier run and is not at "
-            f"{shown(settings.track.uri)}. Register it there: .venv/bin/dvc repro --force --single-item register"
+            f"{redact_credentials(settings.track.uri)}. Register it there: .venv/bin/dvc repro --force --single-item register"
         )
     return "\n".join(
         [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gan_core.disk import refusal, what_failed
 from gan_core.errors import GantryError
-from pipelines.redaction import redact
+from pipelines.redaction import redact_credentials
 from pipelines.stages.work import var_directory
 
 _CLIENTS = {
@@ -46,7 +46,7 @@ def explain(error: BaseException) -> str:
     An error of Gantry's own, of the disk or of the system names its remedy. What comes of a library or of nowhere known gets
     the place of a file with its traceback; only the last asks for a report.
     """
-    return redact(_explain(error))
+    return redact_credentials(_explain(error))
 
 
 def _explain(error: BaseException) -> str:
@@ -81,7 +81,7 @@ def _kept(error: BaseException) -> str:
 
     The newest :data:`MAX_LOGS` of such files of this user's stay in the folder; older ones are removed.
     """
-    text = redact("".join(traceback.format_exception(error)))
+    text = redact_credentials("".join(traceback.format_exception(error)))
     folder = var_directory() if Path("params.yaml").is_file() else Path(tempfile.gettempdir())
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
 """Keep secrets out of everything that leaves the process: terminal, logs, Prefect, MLflow.
 
 A secret is what the environment holds under a name such as MLFLOW_TRACKING_PASSWORD or AWS_SECRET_ACCESS_KEY, the
-password in any address there, and whatever :func:`keep_secret` was given. :func:`redact` removes those from a text, and
-also every password in an address and every token in a query, wherever they come from. :func:`redact_output` does so for
-all that this process prints and logs; what is sent elsewhere (events, states, artifacts) passes through
-:func:`redact` where it is made.
+password in any address there, and whatever :func:`keep_secret` was given. :func:`redact_credentials` removes those from
+a text, and also every password in an address and every token in a query, wherever they come from. :func:`redact_output`
+does so for all that this process prints and logs; what is sent elsewhere (events, states, artifacts) passes through
+:func:`redact_credentials` where it is made.
 """
 
 import base64
@@ -46,7 +46,7 @@ _HEADER = re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{8,}")
 _kept: set[str] = set()
 
 
-def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
+def redact_credentials(text: str, environment: Mapping[str, str] | None = None) -> str:
     """``text`` without secrets: those known become ``***``, and an address loses its user and password.
 
     Args:
@@ -108,7 +108,7 @@ class _RedactedStream(io.TextIOWrapper):
         self._stream = stream  # which would close the file when nobody holds it any more
 
     def write(self, text: str) -> int:
-        super().write(redact(text))
+        super().write(redact_credentials(text))
         return len(text)
 
 
@@ -124,11 +124,11 @@ class _RedactedRecords:
             message = record.getMessage()
         except Exception:  # logging itself reports a message that does not fit its arguments
             return record
-        if (clean := redact(message)) != message:
+        if (clean := redact_credentials(message)) != message:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[0] is not None:
             trace = logging.Formatter().formatException(record.exc_info)
-            if (clean := redact(trace)) != trace:
+            if (clean := redact_credentials(trace)) != trace:
                 record.exc_text = clean  # formatters use it in place of the exception
         return record
 

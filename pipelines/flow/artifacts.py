@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.files import read_json
-from pipelines.redaction import redact
+from pipelines.redaction import redact_credentials
 from pipelines.registry.markdown import escape, link_target
 
 LOG = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _figures(path: Path) -> str:
 def _registered(path: Path) -> str:
     from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-    registered = json.loads(redact(path.read_text(encoding="utf-8")))
+    registered = json.loads(redact_credentials(path.read_text(encoding="utf-8")))
     what = escape(f"{registered.get('name', 'model')} version {registered.get('version', '?')}")
     url = link_target(registered.get("run_url"))
     if url:

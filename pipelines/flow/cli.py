@@ -22,9 +22,10 @@ from pipelines.flow.submitted import Served
 from pipelines.flow.web import USER, auth_file, listen, own_auth, own_server, sign_in_page
 from pipelines.flow.workspace import alone, check_checkout, check_revision, parse_override, remove_abandoned
 from pipelines.params import project_tracking_uri
+from pipelines.redaction import redact_credentials
 from pipelines.stages.alive import STOPS, enter_guard
 from pipelines.stages.work import var_directory
-from pipelines.tracking.store import MLFLOW_PORT, shown
+from pipelines.tracking.store import MLFLOW_PORT
 
 if TYPE_CHECKING:
     from prefect.runner import Runner
@@ -261,7 +262,7 @@ def _mlflow_page(root: Path, port: int | None, stack: ExitStack) -> Page:
     if uri is None:
         raise StageError("params.yaml has no track.uri: there is no MLflow store to show.")
     if uri.startswith(("http://", "https://")):
-        return Page(title="MLflow", address=shown(uri), own=False)
+        return Page(title="MLflow", address=redact_credentials(uri), own=False)
     environment = {
         **os.environ,
         # Not among the arguments, which every user of the machine can read: a database's URI may hold a password.

@@ -38,7 +38,7 @@ from pipelines.flow.process import OvertimeError, StoppedError, stream
 from pipelines.flow.settings import FlowSettings, load_flow_settings
 from pipelines.flow.submitted import Served, settle
 from pipelines.flow.workspace import Workspace, checkout_workspace, dvc, has_remote, worktree_workspace
-from pipelines.redaction import redact, redact_logs
+from pipelines.redaction import redact_credentials, redact_logs
 from pipelines.stages.work import var_directory
 
 LOG = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def run_flow(
         # Errors that a user is meant to see, without a traceback. A command tells it at its own end, and once is enough.
         _keep_off_terminal()
         get_run_logger().error(str(error), extra={"told_by_command": served is None})
-        return Failed(message=redact(str(error).splitlines()[0]), data=error)
+        return Failed(message=redact_credentials(str(error).splitlines()[0]), data=error)
 
 
 def _run(

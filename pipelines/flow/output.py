@@ -16,6 +16,10 @@ RUNS = 20
 """Of how many runs the output is kept."""
 HOLD_SECONDS = 10.0
 """What goes on after what looked like its error has not ended by it, and its lines are passed on."""
+HELD_LINES = 200
+"""At most so many lines are held; of more, the oldest is passed on, so that none is lost when the stage succeeds."""
+FIRST_LINES = 50
+"""Of a longer error, so many lines from its start are part of the message, too: they say what failed."""
 _ERROR = re.compile(r"(?i:error): |Traceback \(most recent call last\)")
 _OF_DVC = re.compile(r"ERROR: failed to reproduce ")
 """What DVC says of each stage that fails, after the stage itself has said why."""
@@ -33,7 +37,9 @@ class StageOutput:
         self.path = path
         self._pass_on = pass_on
         self._recent: deque[str] = deque(maxlen=15)
-        self._held: deque[str] = deque(maxlen=200)
+        self._held: deque[str] = deque()
+        self._first: list[str] = []
+        self._left_out = 0
         self._held_since = 0.0
         self._file: TextIO | None = None
         with self._writing():
@@ -50,6 +56,8 @@ class StageOutput:
         if self._held or _ERROR.match(line):
             self._held_since = self._held_since if self._held else time.monotonic()
             self._held.append(line)
+            if len(self._held) > HELD_LINES:
+                self._pass_on_oldest()
         else:
             self._recent.append(line)
             self._pass_on(line)
@@ -65,7 +73,11 @@ class StageOutput:
 
     def error(self) -> str:
         """What a failed stage said at its end: its error, or, where nothing looks like one, its last lines."""
-        own = [line for line in self._held if not _OF_DVC.match(line)]
+        missing = []
+        if self._left_out:
+            where = f"in {self.path}" if self.path.is_file() else "among the lines above"
+            missing = [f"[{self._left_out:,} more lines are {where}]"]
+        own = [line for line in [*self._first, *missing, *self._held] if not _OF_DVC.match(line)]
         if own:
             return "\n".join([re.sub("^error: ", "", own[0]), *own[1:]])
         return "\n".join(self._recent or self._held)
@@ -75,10 +87,19 @@ class StageOutput:
         return f"Its whole output is in {self.path}." if self.path.is_file() else "Its output could not be kept."
 
     def _release(self) -> None:
-        for line in self._held:
+        while self._held:
+            line = self._held.popleft()
             self._recent.append(line)
             self._pass_on(line)
-        self._held.clear()
+        self._first, self._left_out = [], 0
+
+    def _pass_on_oldest(self) -> None:
+        line = self._held.popleft()
+        if len(self._first) < FIRST_LINES:
+            self._first.append(line)
+        else:
+            self._left_out += 1
+        self._pass_on(line)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from gan_core.errors import StageError
-from pipelines.redaction import redact
+from pipelines.redaction import redact_credentials
 from pipelines.stages.alive import guarded
 
 PROGRESS_SECONDS = 5.0
@@ -173,4 +173,4 @@ class _Lines:
     def _pass_on(self, line: bytes) -> None:
         text = _ESCAPES.sub("", line.decode("utf-8", "replace")).rstrip()
         if text:
-            self._on_line(redact(text))
+            self._on_line(redact_credentials(text))

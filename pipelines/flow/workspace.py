@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ import yaml
 from gan_core.errors import DataError, SettingsError, StageError, nearest
 from pipelines.account import git_signature
 from pipelines.flow.settings import load_flow_settings
+from pipelines.git import ANY_STATUS, CALLER_VARIABLES, GitError, run_git
 from pipelines.params import project_tracking_uri, read_params
 from pipelines.stages.owned import abandoned, claim
 from pipelines.stages.work import var_directory
@@ -96,14 +97,20 @@ def find_commit(checkout: Path, revision: str, *, from_client: bool = False) -> 
         StageError: there is no repository, it cannot be read, or it has no such commit.
     """
     repository_prefix(checkout)
-    commit = git(
-        checkout, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", check=False
+    commit = _git(
+        checkout,
+        "rev-parse",
+        "--verify",
+        "--quiet",
+        "--end-of-options",
+        f"{revision}^{{commit}}",
+        empty_on=ANY_STATUS,
     )
     if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
         raise StageError(f"There is no revision '{revision}' in {checkout}: name a branch, a tag or a commit.")
     if from_client:
-        holders = git(checkout, "for-each-ref", "--count=1", "--contains", commit, "refs/heads", "refs/tags")
-        if not holders and git(checkout, "merge-base", commit, "HEAD", check=False) != commit:
+        holders = _git(checkout, "for-each-ref", "--count=1", "--contains", commit, "refs/heads", "refs/tags")
+        if not holders and _git(checkout, "merge-base", commit, "HEAD", empty_on=(1,)) != commit:
             raise StageError(
                 f"The revision '{revision}' is on no branch or tag of {checkout}: a run through the Prefect server may not "
                 "have it."
@@ -118,9 +125,9 @@ def repository_prefix(checkout: Path) -> Path:
         StageError: there is no repository, or git cannot read it (says why).
     """
     try:
-        return Path(git(checkout, "rev-parse", "--show-prefix") or ".")
-    except StageError as error:
-        if "not a git repository" not in str(error):
+        return Path(_git(checkout, "rev-parse", "--show-prefix") or ".")
+    except GitError as error:
+        if "not a git repository" not in error.reason:
             raise
         raise StageError(
             f"{checkout} is in no git repository, so there is no revision to run. Make one (git init, git add -A, git commit), "
@@ -141,7 +148,7 @@ def _worktree(
     # The checkout may be a subfolder of a larger repository.
     root = tree / repository_prefix(checkout)
     try:
-        git(checkout, "worktree", "add", "--detach", str(tree), commit)
+        _git(checkout, "worktree", "add", "--detach", str(tree), commit)
         if not (root / "dvc.yaml").is_file():
             raise StageError(
                 f"Revision '{revision}' has no {root.relative_to(tree) / 'dvc.yaml'}: it is no Gantry checkout."
@@ -172,10 +179,10 @@ def remove_abandoned(checkout: Path) -> None:
 
 
 def _remove(checkout: Path, holder: Path) -> None:
-    git(checkout, "worktree", "remove", "--force", str(holder / "tree"), check=False)
+    _git(checkout, "worktree", "remove", "--force", str(holder / "tree"), empty_on=ANY_STATUS)
     shutil.rmtree(holder, ignore_errors=True)
     try:
-        git(checkout, "worktree", "prune")
+        _git(checkout, "worktree", "prune")
     except StageError as error:  # the run itself has ended, well or not: this is no reason to say otherwise
         LOG.warning("git still lists the worktree %s, which is gone: %s", holder / "tree", error)
 
@@ -189,9 +196,7 @@ def _environment() -> dict[str, str]:
         "DVC_STAGE",
         "DVC_ROOT",
         "MLFLOW_RUN_ID",
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
+        *CALLER_VARIABLES,
     )
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
@@ -395,23 +400,17 @@ def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
     Raises:
         StageError: it failed; with the last lines of its output.
     """
-    return _command([sys.executable, "-m", "dvc", *words], f"dvc {' '.join(words)}", root, environment)
-
-
-def git(root: Path, *words: str, check: bool = True) -> str:
-    """Run a git command; returns its output without surrounding space, or "" where it failed and ``check`` is false."""
-    in_english = {**_environment(), "LC_ALL": "C"}  # callers look for git's own words in its errors
-    return _command(["git", *words], f"git {' '.join(words)}", root, in_english, check=check)
-
-
-def _command(
-    command: Sequence[str], what: str, root: Path, environment: Mapping[str, str], *, check: bool = True
-) -> str:
+    command = [sys.executable, "-m", "dvc", *words]
     # A folder's name may be no text in the encoding of the system; it comes back from the system's own form unchanged.
     done = subprocess.run(
         command, cwd=root, env=dict(environment), capture_output=True, text=True, errors="surrogateescape", check=False
     )
-    if done.returncode and check:
+    if done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
-        raise StageError(f"{what} failed in {root}:\n{said}")
-    return done.stdout.strip() if not done.returncode else ""
+        raise StageError(f"dvc {' '.join(words)} failed in {root}:\n{said}")
+    return done.stdout.strip()
+
+
+def _git(root: Path, *words: str, empty_on: Container[int] = ()) -> str:
+    """:func:`run_git` in the environment of a stage, for hooks of the repository are programs, too."""
+    return run_git(root, *words, empty_on=empty_on, environment=_environment())

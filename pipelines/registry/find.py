@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from gan_core.errors import TrackingError
 from gan_core.generator import DESCRIPTION
 from gan_core.training.checkpoint import STATE, list_checkpoints
+from pipelines.redaction import redact_credentials
 from pipelines.registry.champion import CHAMPION
 from pipelines.registry.contents import generator_below, version_files
 from pipelines.registry.register import CHALLENGER
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
-from pipelines.tracking.store import connect, is_refusal, reaching, shown
+from pipelines.tracking.store import connect, is_refusal, reaching
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,8 +70,8 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
             version = _version(client, model.removeprefix("models:/"))
             if version is None:
                 raise TrackingError(
-                    f"There is no generator '{model}': no folder of that name, and at {shown(tracking_uri)} no registered "
-                    "model, version, alias or run. Write NAME, NAME/VERSION, NAME@ALIAS, a run's id or a folder."
+                    f"There is no generator '{model}': no folder of that name, and at {redact_credentials(tracking_uri)} no "
+                    "registered model, version, alias or run. Write NAME, NAME/VERSION, NAME@ALIAS, a run's id or a folder."
                 )
             files = open_files.enter_context(version_files(version, tracking_uri))
         yield generator_below(files, version)

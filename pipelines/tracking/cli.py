@@ -8,6 +8,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from pipelines.redaction import redact_credentials
 from pipelines.settings import load_settings
 from pipelines.stages.work import var_directory
 from pipelines.tracking.abandoned import end_abandoned
@@ -15,7 +16,6 @@ from pipelines.tracking.events import REFUSED, count_events, find_logs, read_eve
 from pipelines.tracking.replay import Cursor
 from pipelines.tracking.shipper import sync as send
 from pipelines.tracking.stage import TRACK
-from pipelines.tracking.store import shown
 from pipelines.tracking.tree import LogTree
 
 
@@ -39,9 +39,9 @@ def sync(as_json: bool) -> None:
             progress=lambda left: bar.update(max(0, waiting - left - bar.n)),
         )
     if as_json:
-        click.echo(json.dumps({"sent": sent, "tracking_uri": shown(settings.uri)}))
+        click.echo(json.dumps({"sent": sent, "tracking_uri": redact_credentials(settings.uri)}))
     else:
-        uri = shown(settings.uri)
+        uri = redact_credentials(settings.uri)
         click.echo(f"{sent} events sent to {uri}." if sent else f"Nothing waits: {uri} has it all.")
 
 

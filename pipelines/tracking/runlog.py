@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from gan_core.errors import TrackingError
 from gan_core.files import link_or_copy, naming
-from pipelines.redaction import redact
+from pipelines.redaction import redact_credentials
 from pipelines.stages.alive import identity
 from pipelines.tracking.events import ARTIFACTS, EVENTS, append, exclusive, log_folder, now_ms, read_events
 
@@ -61,7 +61,14 @@ class RunLog:
         self._file = os.open(self.folder / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._mutex = threading.Lock()
         self._logged_until = self._last_steps()
-        self._append("open", key=key, name=redact(name), parent=parent_key, tags=_texts(tags or {}), process=identity())
+        self._append(
+            "open",
+            key=key,
+            name=redact_credentials(name),
+            parent=parent_key,
+            tags=_texts(tags or {}),
+            process=identity(),
+        )
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; nested mappings become dotted names, values that are no text are written as JSON."""
@@ -104,7 +111,9 @@ class RunLog:
 
     def dataset(self, name: str, source: str, digest: str, context: str = "training") -> None:
         """Log a dataset as an input of the run: its name, where it came from, its DVC hash and what it was used for."""
-        self._append("dataset", name=redact(name), source=redact(source), digest=digest, context=context)
+        self._append(
+            "dataset", name=redact_credentials(name), source=redact_credentials(source), digest=digest, context=context
+        )
 
     def finish(self, status: Status = "FINISHED") -> None:
         """Say how the run ended, and have the log on disk before returning. Opening the log again reopens the run."""
@@ -183,6 +192,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     plain = (bool, int, float, list, tuple, dict, type(None))
     return {
-        name: redact(json.dumps(value, default=str) if isinstance(value, plain) else str(value))
+        name: redact_credentials(json.dumps(value, default=str) if isinstance(value, plain) else str(value))
         for name, value in values.items()
     }

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import TracebackType
 
 from gan_core.errors import TrackingError
+from pipelines.redaction import redact_credentials
 from pipelines.tracking.abandoned import end_abandoned
-from pipelines.tracking.store import short, shown, uri_setting
+from pipelines.tracking.store import short, uri_setting
 from pipelines.tracking.tree import KEPT_DAYS, LogTree, Pass, prune
 
 _POLL, _FLUSH, _LONGEST_WAIT = 1.0, 15.0, 60.0
@@ -36,7 +37,7 @@ class Shipper:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._tree = LogTree(directory, tracking_uri=tracking_uri, experiment=experiment)
         self._counter = LogTree(directory, tracking_uri=tracking_uri, experiment=experiment)
-        self._uri = shown(tracking_uri)
+        self._uri = redact_credentials(tracking_uri)
         self._poll, self._flush = poll_seconds, flush_seconds
         self._stop = threading.Event()
         self._passed = threading.Condition()
@@ -151,7 +152,7 @@ def sync(
         last = tree.send()
         if last.trouble:
             raise TrackingError(
-                f"The tracking server {shown(tracking_uri)} does not take the events that wait in {directory} "
+                f"The tracking server {redact_credentials(tracking_uri)} does not take the events that wait in {directory} "
                 f"({last.trouble}). Check {uri_setting()} and that the server runs, then: {then}"
             )
         waiting = tree.waiting()

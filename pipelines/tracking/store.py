@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import re
 import sqlite3
 import textwrap
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from gan_core.disk import with_place
 from gan_core.errors import TrackingError
 from gan_core.files import remove_stale, replacing
-from pipelines.redaction import redact
+from pipelines.redaction import redact_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,11 +48,6 @@ class RunRef:
     """A run on the tracking server."""
 
     run_id: str
-
-
-def shown(uri: str) -> str:
-    """``uri`` as messages and logs may have it: without a password."""
-    return re.sub(r"(?<=://)[^/]*@|(?<=[?&]password=)[^&]*", "", uri)
 
 
 def resolve_uri(uri: str, base: Path | None = None) -> str:
@@ -138,8 +132,8 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
         if experiment is not None:
             if experiment.lifecycle_stage != "active":
                 raise TrackingError(
-                    f"The MLflow experiment '{name}' at {shown(uri)} was deleted. Restore it (mlflow experiments restore "
-                    f"--experiment-id {experiment.experiment_id}) or change track.experiment in params.yaml."
+                    f"The MLflow experiment '{name}' at {redact_credentials(uri)} was deleted. Restore it (mlflow experiments "
+                    f"restore --experiment-id {experiment.experiment_id}) or change track.experiment in params.yaml."
                 )
             return experiment.experiment_id
         try:
@@ -150,7 +144,7 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
             if not is_refusal(error):  # a refusal: another process made it between the two calls
                 raise
     raise TrackingError(
-        f"The MLflow experiment '{name}' at {shown(uri)} can neither be found nor made. Look at the server's log."
+        f"The MLflow experiment '{name}' at {redact_credentials(uri)} can neither be found nor made. Look at the server's log."
     )
 
 
@@ -174,7 +168,7 @@ def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
 def run_page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
     """Where MLflow's pages show a run; of a store without pages of its own, where ``gantry ui`` shows them."""
     served = tracking_uri.startswith(("http://", "https://"))
-    root = shown(tracking_uri).rstrip("/") if served else f"http://127.0.0.1:{MLFLOW_PORT}"
+    root = redact_credentials(tracking_uri).rstrip("/") if served else f"http://127.0.0.1:{MLFLOW_PORT}"
     return f"{root}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
@@ -201,7 +195,7 @@ def reaching(uri: str) -> Iterator[None]:
             raise refused from error
         what = "refused" if is_refusal(error) else "cannot be reached or failed"
         remedy = "" if is_refusal(error) else f" Check {uri_setting()} and that the server runs."
-        raise TrackingError(f"The tracking server {shown(uri)} {what}: {short(error)}.{remedy}") from error
+        raise TrackingError(f"The tracking server {redact_credentials(uri)} {what}: {short(error)}.{remedy}") from error
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -234,7 +228,7 @@ def short(error: BaseException) -> str:
         elif isinstance(cause, TimeoutError):
             text = "no answer in time"
         cause = cause.__cause__ or cause.__context__
-    line = redact(text or type(error).__name__).splitlines()[0]
+    line = redact_credentials(text or type(error).__name__).splitlines()[0]
     return textwrap.shorten(line.rstrip("."), 300, placeholder=" ...")
 
 

@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.redaction import redact_credentials
 from pipelines.tracking.events import EVENTS, REFUSED, exclusive, find_logs, read_events
 from pipelines.tracking.replay import Cursor, Replayer
-from pipelines.tracking.store import connect, ensure_experiment, find_run_id, is_refusal, resolve_uri, short, shown
+from pipelines.tracking.store import connect, ensure_experiment, find_run_id, is_refusal, resolve_uri, short
 
 LOCK = ".shipper.lock"
 KEPT_DAYS = 30.0
@@ -56,7 +57,8 @@ class LogTree:
         self._directory = Path(directory)
         self._uri = resolve_uri(tracking_uri)
         self._experiment = experiment
-        self.destination = f"{shown(self._uri)} {experiment}"
+        # The same whatever secrets the environment of the process holds.
+        self.destination = f"{redact_credentials(self._uri, {})} {experiment}"
         """Names where the logs go, in their cursors."""
         self._replayer: Replayer | None = None
         self._was_connected = False

@@ -1,5 +1,6 @@
 """The commit of a checkout, or git's own reason why it is unknown."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.flow.workspace import _worktree
-from pipelines.git import Commit, current_commit, run_git
+from pipelines.git import ANY_STATUS, Commit, GitError, current_commit, run_git
 
 
 def git(root: Path, *words: str) -> str:
@@ -72,14 +73,41 @@ def test_without_git_the_commit_is_unknown(repository: Path, monkeypatch: pytest
 
 
 def test_a_hooks_variables_lead_to_no_other_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_DIR", str(repository / "elsewhere"))
+    for name in ("GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"):
+        monkeypatch.setenv(name, str(repository / "elsewhere"))
     assert len(current_commit(repository).name) == 40
+    assert len(run_git(repository, "rev-parse", "HEAD", environment=os.environ)) == 40
+
+
+def test_git_has_the_environment_that_is_given(repository: Path) -> None:
+    given = {"PATH": os.environ["PATH"], "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "a.b", "GIT_CONFIG_VALUE_0": "c"}
+    assert run_git(repository, "config", "a.b", environment=given) == "c"
+    assert run_git(repository, "config", "a.b", empty_on=(1,)) == ""
+
+
+def test_folder_names_come_back_unchanged(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    for name in (os.fsdecode(b"caf\xe9 b"), " a\nb "):
+        (tmp_path / name).mkdir()
+        assert run_git(tmp_path / name, "rev-parse", "--show-prefix") == f"{name}/"
 
 
 def test_what_git_refuses_is_said_in_its_words(repository: Path) -> None:
-    with pytest.raises(StageError, match="unknown-command"):
+    with pytest.raises(
+        GitError, match=f"git unknown-command failed in {repository}: git: 'unknown-command' is not a git"
+    ):
         run_git(repository, "unknown-command")
-    assert run_git(repository, "rev-parse", "--verify", "--quiet", "nothing", unless_status=1) == ""
+    assert run_git(repository, "rev-parse", "--verify", "--quiet", "nothing", empty_on=(1,)) == ""
+    assert len(run_git(repository, "rev-parse", "HEAD", empty_on=ANY_STATUS)) == 40
+
+
+def test_a_reason_that_quotes_bytes_can_be_printed(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    with pytest.raises(GitError, match=r"caf\\xe9.*not a git repository") as raised:
+        run_git(folder, "rev-parse", "HEAD")
+    str(raised.value).encode()
+    raised.value.reason.encode()
 
 
 def test_a_run_of_a_revision_says_what_git_has_against_the_checkout(

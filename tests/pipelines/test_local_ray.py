@@ -11,7 +11,7 @@ import pytest
 from gan_core.errors import StageError
 from pipelines import local_ray as module
 from pipelines.local_ray import Watch, private_environment, session_folder
-from pipelines.redaction import redact
+from pipelines.redaction import redact_credentials
 from pipelines.stages.alive import identity
 
 
@@ -76,7 +76,7 @@ def test_the_token_is_a_secret_and_neither_it_nor_the_interface_is_up_to_the_env
     settings = private_environment(token)
     assert (settings["RAY_AUTH_MODE"], settings["RAY_AUTH_TOKEN"]) == ("token", token)
     assert settings["RAY_raylet_start_wait_time_s"] == "9", "a user's own limit of time is kept"
-    assert redact(token, {}) == "***"
+    assert redact_credentials(token, {}) == "***"
 
 
 def test_the_death_of_a_process_interrupts_the_main_thread():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.redaction import has_secret, keep_secret, redact
+from pipelines.redaction import has_secret, keep_secret, redact_credentials
 from pipelines.settings import load_settings
 from pipelines.tracking import RunLog
 from pipelines.tracking.store import short
@@ -24,6 +24,12 @@ SECRET = "s3cr3t-Xy.9"
     ("service", "text", "clean"),
     [
         ("MLflow", f"View run a at: http://me:{SECRET}@host:5000/#/runs/1", "View run a at: http://host:5000/#/runs/1"),
+        ("MLflow, an at sign in it", "http://me:p@ss@host/a@b", "http://host/a@b"),
+        (
+            "PostgreSQL, more behind it",
+            "postgresql://h/d?user=u&password=x&ssl=1",
+            "postgresql://h/d?user=u&password=***&ssl=1",
+        ),
         ("MLflow, a token as user", "https://dapi0123@host/api", "https://host/api"),
         ("Prefect", f"no answer from https://u:{SECRET}@prefect/api", "no answer from https://prefect/api"),
         ("PostgreSQL", f"postgresql+psycopg://u:{SECRET}@db:5432/m", "postgresql+psycopg://db:5432/m"),
@@ -45,7 +51,7 @@ SECRET = "s3cr3t-Xy.9"
     ],
 )
 def test_passwords_in_addresses_are_removed(service: str, text: str, clean: str) -> None:
-    assert redact(text, {}) == clean
+    assert redact_credentials(text, {}) == clean
 
 
 @pytest.mark.parametrize(
@@ -54,13 +60,17 @@ def test_passwords_in_addresses_are_removed(service: str, text: str, clean: str)
         "models:/digits@champion at http://127.0.0.1:5000/#/models/digits@champion",
         "ssh://git@example.org/repository and git@example.org:repository",
         "sqlite:////home/me@work/var/mlflow.db",
+        "sqlite:////a@b/mlflow.db",
         "120/400 steps, 55 images/s, D right on real 0.61",
         "token=5 of the latent, Basic colours",
         "write to me@example.org, see http://example.org",
     ],
 )
 def test_what_holds_no_secret_stays_as_it_is(text: str) -> None:
-    assert redact(text, {"CI": "true", "TOKEN_PATH": "steps", "USE_TOKEN": "true", "A_TOKEN_TTL": "400"}) == text
+    assert (
+        redact_credentials(text, {"CI": "true", "TOKEN_PATH": "steps", "USE_TOKEN": "true", "A_TOKEN_TTL": "400"})
+        == text
+    )
     assert not has_secret(text)
 
 
@@ -77,29 +87,29 @@ def test_what_holds_no_secret_stays_as_it_is(text: str) -> None:
     ],
 )
 def test_secrets_of_the_environment_are_removed_wherever_they_appear(name: str) -> None:
-    assert redact(f"refused: {SECRET}.", {name: SECRET}) == "refused: ***."
+    assert redact_credentials(f"refused: {SECRET}.", {name: SECRET}) == "refused: ***."
 
 
 def test_a_password_of_an_address_in_the_environment_is_removed_in_every_form() -> None:
     known = {"GANTRY_TRACKING_URI": "http://me:p%40ss%2Fword@host"}
     header = base64.b64encode(b"me:p@ss/word").decode()
-    assert redact(f"p@ss/word p%40ss%2Fword {header}", known) == "*** *** ***"
+    assert redact_credentials(f"p@ss/word p%40ss%2Fword {header}", known) == "*** *** ***"
 
 
 def test_the_two_halves_of_an_authentication_string_are_one_secret() -> None:
     known = {"PREFECT_SERVER_API_AUTH_STRING": f"admin:{SECRET}"}
     header = base64.b64encode(f"admin:{SECRET}".encode()).decode()
-    assert redact(f"admin:{SECRET} {SECRET} {header}", known) == "*** *** ***"
+    assert redact_credentials(f"admin:{SECRET} {SECRET} {header}", known) == "*** *** ***"
 
 
 def test_a_short_secret_is_no_part_of_another_word() -> None:
-    assert redact("the latest test", {"A_PASSWORD": "test"}) == "the latest ***"
+    assert redact_credentials("the latest test", {"A_PASSWORD": "test"}) == "the latest ***"
 
 
 def test_a_secret_made_by_this_process_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.redaction._kept", set())
     keep_secret("0123456789abcdef")
-    assert redact("token 0123456789abcdef", {}) == "token ***"
+    assert redact_credentials("token 0123456789abcdef", {}) == "token ***"
 
 
 NOISY = """

@@ -52,6 +52,39 @@ def test_what_only_looked_like_an_error_is_passed_on(tmp_path, monkeypatch):
     assert stage.error() == "now"
 
 
+def test_lines_after_what_only_looked_like_an_error_are_all_passed_on_in_order(tmp_path):
+    lines = ["error: a word of the data", *(f"step {number}" for number in range(1000))]
+    _, passed = taken(tmp_path / "x.log", *lines, failed=False)
+    assert passed == lines
+
+
+def test_a_long_error_keeps_its_start_and_its_end_and_says_how_many_lines_are_in_the_file(tmp_path):
+    lines = ["Traceback (most recent call last):", *(f"  frame {number}" for number in range(998)), "ValueError: no"]
+    stage, passed = taken(tmp_path / "x.log", "one", *lines)
+    said = stage.error().splitlines()
+    assert said == [*lines[:50], f"[750 more lines are in {tmp_path / 'x.log'}]", *lines[-200:]]
+    assert passed == ["one", *lines[:-200]]
+    stage, _ = taken(tmp_path / "y.log", *lines[:240])
+    assert stage.error().splitlines() == lines[:240]
+
+
+def test_a_long_error_whose_file_cannot_be_written_says_that_its_lines_are_above(tmp_path):
+    (tmp_path / "logs").write_text("in the way")
+    stage, _ = taken(tmp_path / "logs" / "x.log", "error: no", *map(str, range(260)))
+    assert "[11 more lines are among the lines above]" in stage.error().splitlines()
+
+
+def test_an_error_after_a_long_false_one_is_the_error_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "HOLD_SECONDS", -1.0)
+    stage, _ = taken(tmp_path / "x.log", "error: not mine", "step 2", "error: now")
+    assert stage.error() == "now"
+    moments = iter([0.0] * 600 + [60.0] * 20)
+    monkeypatch.setattr(output, "HOLD_SECONDS", 10.0)
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(moments))
+    stage, _ = taken(tmp_path / "y.log", "error: not mine", *map(str, range(600)), "step 3", "error: now")
+    assert stage.error() == "now"
+
+
 def test_output_that_cannot_be_kept_is_said_and_ends_nothing(tmp_path, caplog):
     (tmp_path / "logs").write_text("in the way")
     stage, passed = taken(tmp_path / "logs" / "x.log", "one", "two")

@@ -18,7 +18,7 @@ import pytest
 from gan_core.errors import StageError
 from pipelines.flow.door import PROOF_PATH, proof
 from pipelines.flow.web import USER, address_of, auth_file, listen, own_auth, own_server, sign_in_page, whose
-from pipelines.redaction import redact
+from pipelines.redaction import redact_credentials
 from tests.pipelines.toy import wait_for
 
 
@@ -87,7 +87,7 @@ def test_a_password_that_others_could_read_is_replaced(tmp_path):
 
 def test_the_password_is_removed_from_whatever_is_printed(tmp_path):
     password = own_auth(tmp_path).partition(":")[2]
-    assert password not in redact(f"asked with {password}")
+    assert password not in redact_credentials(f"asked with {password}")
 
 
 def test_the_way_to_sign_in_is_a_file_that_only_its_owner_can_read(tmp_path):

@@ -20,11 +20,11 @@ from pipelines.flow.workspace import (
     checkout_workspace,
     dvc,
     find_commit,
-    git,
     parse_override,
     remove_abandoned,
     worktree_workspace,
 )
+from pipelines.git import run_git
 from pipelines.tracking.store import URI_VARIABLES
 from tests.pipelines.toy import CHECKOUT, environment, start
 from tests.pipelines.toy import dvc as run_dvc
@@ -66,7 +66,7 @@ def test_a_worktree_runs_a_commit_and_is_gone_afterwards(data_project):
         # To the same place as from the checkout, though its address is relative.
         dvc(root, workspace.environment, "push", "-q")
     assert not root.exists()
-    assert "worktrees" not in git(data_project, "worktree", "list")
+    assert "worktrees" not in run_git(data_project, "worktree", "list")
     assert (data_project / "store").is_dir()
     assert "night" in run_dvc("exp", "list", "--name-only", cwd=data_project).stdout
     assert (data_project / "params.yaml").read_text() == "never: committed\n"
@@ -82,7 +82,7 @@ def test_two_worktrees_at_once_do_not_mix_and_share_what_was_made(data_project):
         assert "Stage 'first' is cached" in said
         assert "Running stage 'second'" in said
         assert "seconds_b: 0\n" in (one.root / "params.yaml").read_text()
-    assert "dvc.lock" not in git(data_project, "status", "--short")
+    assert "dvc.lock" not in run_git(data_project, "status", "--short")
 
 
 def test_data_that_is_not_in_the_cache_comes_from_the_remote_or_is_an_error(data_project):
@@ -107,24 +107,24 @@ def test_an_unknown_revision_is_an_error(data_project):
 
 
 def test_a_revision_is_never_an_option_of_git(data_project, tmp_path):
-    for revision in ("--upload-pack=touch mine", "--help", "-h", "^main", "--git-dir"):
+    for revision in ("--upload-pack=touch mine", "--help", "-h", "^main", "--git-dir", "", "main@{99999}"):
         with pytest.raises(StageError, match="There is no revision"):
             find_commit(data_project, revision)
 
 
 def test_a_client_has_commits_of_branches_tags_and_head_alone(data_project):
     """Among a repository's objects are also commits that somebody else has pushed or that were fetched to look at."""
-    tree = git(data_project, "rev-parse", "HEAD^{tree}")
-    strangers = git(data_project, "commit-tree", "-m", "not on a branch", tree)
-    git(data_project, "update-ref", "refs/pull/1/head", strangers)
+    tree = run_git(data_project, "rev-parse", "HEAD^{tree}")
+    strangers = run_git(data_project, "commit-tree", "-m", "not on a branch", tree)
+    run_git(data_project, "update-ref", "refs/pull/1/head", strangers)
     assert find_commit(data_project, strangers) == strangers
     for name in (strangers, strangers[:12], "refs/pull/1/head"):
         with pytest.raises(StageError, match="is on no branch or tag"):
             find_commit(data_project, name, from_client=True)
-    head = git(data_project, "rev-parse", "HEAD")
+    head = run_git(data_project, "rev-parse", "HEAD")
     assert find_commit(data_project, "main", from_client=True) == head
-    assert find_commit(data_project, "HEAD~1", from_client=True) == git(data_project, "rev-parse", "HEAD~1")
-    git(data_project, "tag", "seen", strangers)
+    assert find_commit(data_project, "HEAD~1", from_client=True) == run_git(data_project, "rev-parse", "HEAD~1")
+    run_git(data_project, "tag", "seen", strangers)
     assert find_commit(data_project, strangers, from_client=True) == strangers
 
 
@@ -147,7 +147,7 @@ def test_a_checkout_may_be_a_subfolder_of_a_larger_repository(flow_template, tmp
         dvc(workspace.root, {**workspace.environment, **environment()}, "exp", "save", "-n", "night")
     assert "night" in run_dvc("exp", "list", "--name-only", cwd=project).stdout
     assert not list((project / "var" / "worktrees").iterdir())
-    assert "worktrees" not in git(larger, "worktree", "list")
+    assert "worktrees" not in run_git(larger, "worktree", "list")
 
 
 def test_without_a_repository_the_remedy_is_to_make_one(flow_project):
@@ -191,7 +191,7 @@ def test_the_worktree_of_a_killed_run_is_removed_by_the_next(data_project):
     assert left.exists()
     remove_abandoned(data_project)
     assert not left.exists()
-    assert "worktrees" not in git(data_project, "worktree", "list")
+    assert "worktrees" not in run_git(data_project, "worktree", "list")
 
 
 def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
