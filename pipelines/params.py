@@ -17,8 +17,8 @@ _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000
 _YAML_TAG = "tag:yaml.org,2002:"
 _URI = re.compile(
-    r"https?://[^/\s].*|sqlite:///.+|(postgresql|mysql|mssql)(\+\w+)?://.+|databricks(-uc)?(://.+)?|uc:.+"
-)
+    r"https?://[^/\s].*|sqlite:///(?s:.*)[^\n]|(postgresql|mysql|mssql)(\+\w+)?://.+|databricks(-uc)?(://.+)?|uc:.+"
+)  # the path of a file may have a line break
 
 
 def read_params(path: Path | str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_core.disk import with_place
-from gan_core.errors import TrackingError
+from gan_core.errors import SettingsError, TrackingError
 from gan_core.files import remove_stale, replacing
 from pipelines.redaction import redact_credentials
 
@@ -54,10 +54,19 @@ def resolve_uri(uri: str, base: Path | None = None) -> str:
     """The tracking URI with a relative SQLite path made absolute against ``base`` (the current directory by default).
 
     Workers run elsewhere: a relative path would mean another file there.
+
+    Raises:
+        SettingsError: the path has a question mark.
     """
     if not uri.startswith(SQLITE) or uri.removeprefix(SQLITE) in ("", ":memory:"):
         return uri
-    return SQLITE + str((base or Path.cwd()) / uri.removeprefix(SQLITE))
+    path = str((base or Path.cwd()) / uri.removeprefix(SQLITE))
+    if "?" in path:
+        raise SettingsError(
+            f"The tracking database cannot be at {path}: MLflow ends a file's name at '?'. Rename the folder or the file, or "
+            "set GANTRY_TRACKING_URI to a database elsewhere."
+        )
+    return SQLITE + path
 
 
 def connect(uri: str, *, make: bool = True) -> "MlflowClient":
@@ -115,7 +124,8 @@ def _make_database(database: Path) -> None:
 
     _LOG.info("Making the tracking database %s.", database)
     with replacing(database) as temporary:
-        store = SqlAlchemyStore(f"{SQLITE}{temporary}", str(database.parent / "mlartifacts"))
+        # MLflow writes this place between quotes into a statement of SQL; a URI has none.
+        store = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / "mlartifacts").absolute().as_uri())
         store.engine.dispose()
 
 

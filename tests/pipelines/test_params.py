@@ -109,7 +109,7 @@ def test_the_environment_names_the_store_gantrys_variable_first(
         tracking_uri("sqlite:///a.db", tmp_path)
 
 
-@pytest.mark.parametrize("uri", ["databricks://\n", "http://\n", "http://server:5000\n", "sqlite:///a\n.db", "uc:a\nb"])
+@pytest.mark.parametrize("uri", ["databricks://\n", "http://\n", "http://server:5000\n", "sqlite:///a.db\n", "uc:a\nb"])
 def test_a_store_is_named_in_one_line(uri: str) -> None:
     check_uri(uri.replace("\n", "x"), "it")
     with pytest.raises(SettingsError, match="names no tracking store"):
@@ -122,12 +122,15 @@ def test_a_name_alone_that_ends_in_a_newline_is_no_store() -> None:
         check_uri("databricks\n", "it")
 
 
-def test_a_project_may_name_no_store(tmp_path: Path) -> None:
+def test_a_project_may_name_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert project_tracking_uri(tmp_path) is None
     (tmp_path / "params.yaml").write_text("train: {steps: 1}\n")
     assert project_tracking_uri(tmp_path) is None
     (tmp_path / "params.yaml").write_text("track: {uri: 'sqlite:///var/mlflow.db'}\n")
     assert project_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/var/mlflow.db"
+    monkeypatch.setenv("GANTRY_TRACKING_URI", f"sqlite:///{tmp_path}/a\nb/mlflow.db")
+    assert project_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/a\nb/mlflow.db"
+    monkeypatch.delenv("GANTRY_TRACKING_URI")
     assert project_tracking_uri(tmp_path, base=tmp_path / "main") == f"sqlite:///{tmp_path}/main/var/mlflow.db"
 
 

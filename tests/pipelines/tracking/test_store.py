@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from gan_core.errors import TrackingError
+from gan_core.errors import SettingsError, TrackingError
 from pipelines.registry.promote import promote, rollback
 from pipelines.tracking import find_run
-from pipelines.tracking.store import _is_unfinished, connect, reaching, short
+from pipelines.tracking.store import _is_unfinished, connect, ensure_experiment, reaching, resolve_uri, short
 from tests.pipelines.toy import wait_for
 from tests.pipelines.tracking.database import copy_of
 
@@ -69,6 +69,25 @@ def test_a_question_makes_no_database(tmp_path, monkeypatch):
             ask("digits", tracking_uri=uri)
     assert find_run(uri, "gantry", "key") is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b#c'd%41e\"f", "a\nb", "x" * 200])
+def test_a_database_is_made_in_a_folder_of_any_name(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    (tmp_path / "figure.txt").write_text("1")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = connect(uri)
+    run = client.create_run(ensure_experiment(client, uri, "digits"))
+    client.log_artifact(run.info.run_id, str(tmp_path / "figure.txt"))
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["figure.txt"]
+    assert [path for path in folder.rglob("figure.txt")] == [*(folder / "mlartifacts").rglob("figure.txt")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "figure.txt"])
+
+
+def test_a_question_mark_in_the_path_of_a_database_is_refused_with_the_path(tmp_path):
+    with pytest.raises(SettingsError, match=r"cannot be at .*/what\?/var/mlflow\.db: .*GANTRY_TRACKING_URI"):
+        resolve_uri("sqlite:///var/mlflow.db", tmp_path / "what?")
 
 
 def test_a_database_whose_making_was_killed_is_made_again(tmp_path):
