@@ -43,10 +43,11 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
         raise DataError(f"PICTURE {picture} cannot be read as a picture ({error}). Give another one.") from error
     target = torch.from_numpy(pixels.copy())
     found = generator.project(target, steps=steps, label=label_index(generator, label))
-    save_sheet(out, torch.stack([target, found.picture]))
     with replacing(table) as temporary:
         save_file({"styles": found.styles.contiguous()}, temporary)
         open_to_others(temporary)
+        # Within the block, so that a disk without room for one of the two leaves both as they were.
+        save_sheet(out, torch.stack([target, found.picture]))
     click.echo(
         f"{found.distance:.1f} grey levels away from {picture} (the mean style: {found.distance_of_mean:.1f}): {out}, "
         f"styles in {table}"

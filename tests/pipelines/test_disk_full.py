@@ -1,9 +1,14 @@
 """A full disk under a command: one line that names the place, no traceback, nothing half-written, and room lets it go on."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gan_core.families import ImageShape, build_family, family_config
+from gan_core.generator import save_generator
+from tests.datasets import blobs, write_prepared
 from tests.pipelines.data.samples import picture
 from tests.pipelines.test_sample import export as export_noise
 from tests.pipelines.translators import export as export_translator
@@ -58,3 +63,31 @@ def test_a_public_dataset_that_does_not_fit_names_the_place(tmp_path: Path) -> N
     place = tmp_path / "disk"
     ended = run_on_small_disk(gantry("data", "fetch", "digits"), place, size="20k", cwd=place)
     refused(ended, place / "data" / "raw" / "digits" / "train-images-idx3-ubyte", left=("data", "data/raw"))
+
+
+def test_a_projection_leaves_a_picture_and_its_styles_or_neither(tmp_path: Path, pictures: Path) -> None:
+    shape = ImageShape(channels=3, height=16, width=16)
+    config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
+    family = build_family("stylegan2", family_config("stylegan2", config), shape)
+    save_generator(tmp_path / "model", family_name="stylegan2", family=family)
+    place = tmp_path / "disk"
+    out = place / "found.png"
+    command = gantry("project", tmp_path / "model", pictures / "p00.png", "--steps", 2, "--out", out)
+    refused(run_on_small_disk(command, place, size="4k"), out, left=())  # room for the styles alone
+    full = 'head -c 4096 /dev/zero > "$DISK/other"'
+    refused(run_on_small_disk(command, place, size="4k", before=full), place / "found.safetensors", left=("other",))
+
+
+def test_an_enlarged_dataset_is_whole_or_not_there(tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "prepared", blobs(12), np.arange(12) % 2)
+    test = write_prepared(tmp_path / "test", blobs(6, seed=1), np.arange(6) % 2, split="test")
+    (test / "test-00000-of-00001.parquet").rename(data / "test-00000-of-00001.parquet")
+    described = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps({**described, "splits": {"train": 12, "test": 6}}))
+    shape = ImageShape(channels=1, height=16, width=16, classes=2)
+    family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
+    save_generator(tmp_path / "model", family_name="cgan", family=family, extra={"classes": ["0", "1"]})
+    place = tmp_path / "disk"
+    command = gantry("augment", data, "--model", tmp_path / "model", "--per-class", 200, "--steps", 2, "--runs", 1)
+    ended = run_on_small_disk([*command, "--out", place / "more"], place, size="32k", cwd=tmp_path)
+    refused(ended, place / "more", left=())
