@@ -17,7 +17,9 @@ class DataError(GantryError):
 
 
 class DamagedFileError(GantryError, ValueError):
-    """A file that Gantry wrote does not hold what Gantry writes."""
+    """A file that Gantry wrote does not hold what Gantry writes. ``reason`` says it without the file's name."""
+
+    reason = ""
 
 
 class PictureError(DataError):

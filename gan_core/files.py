@@ -204,7 +204,9 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         why = "it nests too deeply" if isinstance(error, RecursionError) else error
-        raise DamagedFileError(f"{path} is damaged, it is no JSON ({why}). Restore it, or remove it.") from None
+        damaged = DamagedFileError(f"{path} is damaged, it is no JSON ({why}). Restore it, or remove it.")
+        damaged.reason = f"it is no JSON: {why}"
+        raise damaged from None
 
 
 def sha256_file(path: Path | str) -> str:

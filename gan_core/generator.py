@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from gan_core.config import as_dict, build
-from gan_core.errors import CheckpointError, SettingsError
+from gan_core.errors import CheckpointError, DamagedFileError, SettingsError
 from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family, family_config, sketch_family
 from gan_core.families.noise import NoiseFamily
 from gan_core.families.translation import TranslationFamily
@@ -344,7 +344,8 @@ def _described(directory: Path) -> tuple[dict[str, Any], str]:
             raise ValueError(f"it is larger than {_LARGEST_DESCRIPTION >> 20} MiB")
         info = read_json(described)
     except ValueError as error:
-        raise CheckpointError(f"{described} is damaged ({error}); {_AGAIN}.") from error
+        reason = error.reason if isinstance(error, DamagedFileError) else error
+        raise CheckpointError(f"{described} is damaged ({reason}); {_AGAIN}.") from error
     if not isinstance(info, dict):
         raise CheckpointError(f"{described} is damaged (it holds no table); {_AGAIN}.")
     digest = sha256_file(weights) if weights.is_file() else None

@@ -347,8 +347,11 @@ def test_a_depth_of_a_milliard_is_refused_before_it_is_built(tmp_path: Path) -> 
 def test_a_description_that_is_no_description_is_refused_by_name(folder: Path, tmp_path: Path, text: str) -> None:
     copy = forged(folder, tmp_path)
     (copy / "generator.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(CheckpointError, match=r"generator\.json is damaged .*export or download the generator again"):
+    with pytest.raises(
+        CheckpointError, match=r"generator\.json is damaged .*export or download the generator again"
+    ) as refused:
         load_generator(copy)
+    assert str(refused.value).count("generator.json") == 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
