@@ -156,7 +156,7 @@ def _worktree(
         LOG.info("Worktree of %s at %s.", commit[:12], root)
         environment = {
             **_environment(),
-            **git_signature(lambda name: git(checkout, "config", name, check=False)),
+            **git_signature(lambda name: _git(checkout, "config", name, empty_on=ANY_STATUS)),
             "GANTRY_VAR": str(var_directory(checkout)),
             # The code of that commit, not the code that this process runs.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
