@@ -78,7 +78,8 @@ class PreparedDataset:
                 )
             self.info = build(DatasetInfo, values)
         except (ValueError, SettingsError) as error:
-            raise DataError(f"{path} is not a dataset description: {error} Run the ingest stage again.") from error
+            why = str(error).rstrip(".")
+            raise DataError(f"{path} is not a dataset description: {why}. Run the ingest stage again.") from error
         self._cache_dir = Path(cache_dir) if cache_dir else user_cache_dir() / "decoded"
 
     def shards(self, split: str) -> list[Path]:

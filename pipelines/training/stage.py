@@ -1,7 +1,9 @@
 """The train stage: prepared data and the search's best settings in; a generator, its curves and its grids out."""
 
 from pathlib import Path
+from typing import Any
 
+from gan_core.errors import DataError
 from gan_core.files import read_json
 from pipelines.auto import resolve_auto
 from pipelines.cluster import cluster
@@ -19,7 +21,7 @@ DATA, BEST, OUT = "data/prepared", "outputs/tune/best.json", "outputs/train"
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Train with the settings of params.yaml, those that the search improved taken from its result; gives the stage's outs."""
     preset, settings = settings.model.preset, resolve_auto("train", settings, context.root / DATA)
-    best = read_json(context.root / BEST)["parameters"]
+    best = _read_best(context.root / BEST)
     settings = settings.with_values(best)
     for name, value in best.items():
         say("train", f"{name} = {value} (from the search)")
@@ -38,3 +40,16 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         write_curves(context.work / CURVES, context.work / "curves.csv", context.work / "fid.csv")
         run.artifact(context.work / "curves.csv")
     return {f"{OUT}/{name}": context.work / name for name in (GENERATOR, "curves.csv", "fid.csv", GRIDS)}
+
+
+def _read_best(path: Path) -> dict[str, Any]:
+    """The best settings of the search, by their dotted name in params.yaml.
+
+    Raises:
+        DataError: the file holds something else.
+    """
+    best = read_json(path)
+    parameters = best.get("parameters") if isinstance(best, dict) else None
+    if not isinstance(parameters, dict):
+        raise DataError(f"{path} does not hold the result of a search. Run the search again: dvc repro --force tune.")
+    return parameters

@@ -59,7 +59,9 @@ def test_a_folder_without_a_description_is_no_dataset(tmp_path: Path) -> None:
 def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     directory = write_prepared(tmp_path / "data", blobs(2))
     (directory / "dataset.json").write_text(text)
-    with pytest.raises(DataError, match=r"dataset\.json is not a dataset description: .*Run the ingest stage again"):
+    with pytest.raises(
+        DataError, match=r"dataset\.json is not a dataset description: .*[^.]\. Run the ingest stage again"
+    ):
         PreparedDataset(directory)
 
 
