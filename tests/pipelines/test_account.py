@@ -89,7 +89,8 @@ def test_the_cache_needs_no_home_where_a_variable_names_it(monkeypatch: pytest.M
 
 
 def test_a_commit_is_signed_as_this_user_where_git_names_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GIT_AUTHOR_NAME", raising=False)
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_COMMITTER_NAME", "Nightly")
     signature = git_signature(lambda name: "")
     assert signature["GIT_AUTHOR_NAME"] == user_name()
