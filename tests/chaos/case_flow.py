@@ -28,9 +28,14 @@ RUN_SECONDS = 400.0
 
 
 def cases() -> list[Case]:
-    """One case for each victim; in the short form two of them in one checkout."""
+    """One case for each victim; in the short form the Prefect server's death and two runs in one checkout."""
     single = [
-        Case(name=f"flow-{victim}-killed", run=partial(breaking, faults=(victim,)), small=False, seconds=1200)
+        Case(
+            name=f"flow-{victim}-killed",
+            run=partial(breaking, faults=(victim,)),
+            small=victim == "prefect",
+            seconds=1200,
+        )
         for victim in VICTIMS
     ]
     return [
@@ -38,7 +43,7 @@ def cases() -> list[Case]:
         Case(name="flow-ctrl-c", run=partial(breaking, faults=("ctrl-c",)), small=False, seconds=1200),
         Case(name="flow-terminated", run=partial(breaking, faults=("terminated",)), small=False, seconds=1200),
         Case(name="repro-killed", run=partial(breaking, faults=("bare-repro",)), small=False, seconds=1200),
-        Case(name="flow-broken-in-turn", run=partial(breaking, faults=("prefect", "run")), small=True, seconds=1200),
+        Case(name="flow-broken-in-turn", run=partial(breaking, faults=("prefect", "run")), small=False, seconds=1200),
         Case(name="two-runs-one-checkout", run=two_in_one_checkout, small=True, seconds=1200),
         Case(name="two-runs-two-checkouts", run=two_checkouts, small=False, seconds=1200),
         Case(name="revision-beside-checkout", run=revision_beside, small=False, seconds=1200),

@@ -36,15 +36,17 @@ SEARCH = {
 
 
 def cases() -> list[Case]:
-    """One case for each process of a cluster; in the short form one after the other in one run of training."""
+    """One case for each process of a cluster; in the short form the death of the whole cluster."""
     single = [
-        Case(name=f"ray-{victim}", run=partial(training, victims=(victim,)), small=False, seconds=600)
+        Case(name=f"ray-{victim}", run=partial(training, victims=(victim,)), small=victim == "gcs", seconds=600)
         for victim in VICTIMS
     ]
     return [
         *single,
-        Case(name="ray-one-after-the-other", run=partial(training, victims=("worker", "gcs")), small=True, seconds=600),
-        Case(name="search-killed", run=searching, small=True, seconds=1800),
+        Case(
+            name="ray-one-after-the-other", run=partial(training, victims=("worker", "gcs")), small=False, seconds=600
+        ),
+        Case(name="search-killed", run=searching, small=False, seconds=1800),
     ]
 
 
