@@ -34,7 +34,9 @@ DEFAULT_SAMPLES = 10_000
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--unpublished", is_flag=True, help="Allow bf16: the figure is for your own eyes.")
-@click.option("--encoding", metavar="NAME", help="Of file names in a zip that does not say it: cp932, gbk, ...")
+@click.option(
+    "--encoding", metavar="NAME", help="Encoding of the file names in a zip that does not state it: cp932, gbk, ..."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figure and its protocol as JSON.")
 def fid(
     a: str,

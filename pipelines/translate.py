@@ -77,7 +77,9 @@ class Outcome:
 )
 @click.option("--replace", is_flag=True, help="Overwrite pictures that are there.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--encoding", metavar="NAME", help="Of file names in a zip that does not say it: cp932, gbk, ...")
+@click.option(
+    "--encoding", metavar="NAME", help="Encoding of the file names in a zip that does not state it: cp932, gbk, ..."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def translate(

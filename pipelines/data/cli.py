@@ -34,7 +34,11 @@ def fetch(name: str, replace: bool, as_json: bool) -> None:
 @click.option("--labels", metavar="FILE", help="Label table (CSV, TSV, Parquet), here or within the source.")
 @click.option("--image-column", help="Its column of file names, or the Parquet column of pictures.")
 @click.option("--label-column", help="Its column of labels.")
-@click.option("--encoding", metavar="NAME", help="Of file names in an archive that does not say it: cp932, gbk, ...")
+@click.option(
+    "--encoding",
+    metavar="NAME",
+    help="Encoding of the file names in an archive that does not state it: cp932, gbk, ...",
+)
 @click.option("--replace", is_flag=True, help="Replace data of that name.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came in as JSON.")
 def add(

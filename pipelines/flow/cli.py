@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("pipelines")
 PORTS = click.IntRange(1, 65535)
-_DEFAULT_PORT = "By default {} or, where that is taken, any free one."
+_PORT_HELP = "Port of the {0}. Default: {1}, or any free port if {1} is taken."
 MLFLOW_HOSTS = ("127.0.0.1", "localhost", "[[]::1]")
 """Names of this machine that MLflow's pages answer to, as its patterns write them."""
 SERVER_SECONDS = 10.0
@@ -115,9 +115,7 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
 @click.option("--revision", default="HEAD", show_default=True, help="What to run: resolved anew at each run.")
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="A value of params.yaml for these runs.")
 @click.option("--limit", type=click.IntRange(1), default=1, show_default=True, help="Runs at once.")
-@click.option(
-    "--port", type=PORTS, help=f"Of a Prefect server that this starts: this port alone. {_DEFAULT_PORT.format(PORT)}"
-)
+@click.option("--port", type=PORTS, help=_PORT_HELP.format("Prefect server that this command starts", PORT))
 def serve(
     cron: str, timezone: str | None, name: str, revision: str, sets: tuple[str, ...], limit: int, port: int | None
 ) -> None:
@@ -202,8 +200,8 @@ async def _until_gone(url: str | None, auth: str | None = None) -> None:
 
 
 @click.command()
-@click.option("--mlflow-port", type=PORTS, help=f"This port alone. {_DEFAULT_PORT.format(MLFLOW_PORT)}")
-@click.option("--prefect-port", type=PORTS, help=f"This port alone. {_DEFAULT_PORT.format(PORT)}")
+@click.option("--mlflow-port", type=PORTS, help=_PORT_HELP.format("MLflow pages", MLFLOW_PORT))
+@click.option("--prefect-port", type=PORTS, help=_PORT_HELP.format("Prefect server", PORT))
 @click.option("--open", "open_browser", is_flag=True, help="Open both in the browser, signed in.")
 def ui(mlflow_port: int | None, prefect_port: int | None, open_browser: bool) -> None:
     """Show the runs: MLflow's and Prefect's pages on this machine, until Ctrl-C.

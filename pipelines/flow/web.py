@@ -230,7 +230,12 @@ def _kept_alive(
                 listening.close()
                 return
             LOG.warning("%s; starting it again.", ended)
-            current[0] = start()
+            try:
+                current[0] = start()
+            except OSError as error:  # memory or processes are short
+                LOG.error("It cannot be started: %s.", error)
+                listening.close()
+                return
 
     keeper = threading.Thread(target=keep, name="server-keeper", daemon=True)
     keeper.start()
