@@ -42,7 +42,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from pipelines.training.rendezvous import LocalTorchConfig
+    from pipelines.training.rendezvous import LocalTorchConfig, remove_rendezvous_files
 
     least, most = settings.train.workers
     use_gpu, cpus = share(least, most, ray.cluster_resources())
@@ -109,6 +109,8 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
                 f"Ray Train gave up (train.max_failures is {settings.train.max_failures}): {_last_line(error)} "
                 f"Checkpoints stay in {work}; running the stage again resumes from them."
             ) from error
+        finally:
+            remove_rendezvous_files(work)
     raise_handed_over(work / FAILURE)
     if not (work / GENERATOR).is_dir():
         raise StageError(f"Training ended without a generator in {work}. Remove {uploads} and run the stage again.")

@@ -37,10 +37,8 @@ class _LocalBackend(_TorchBackend):
         worker_group.execute(_set_torch_distributed_env_vars)
         if len(worker_group) == 1:
             return
-        folder = Path(backend_config.folder)
-        for left in folder.glob("rendezvous-*"):  # of workers that were killed
-            left.unlink(missing_ok=True)
-        place = f"file://{folder / f'rendezvous-{uuid.uuid4().hex}'}"
+        remove_rendezvous_files(backend_config.folder)
+        place = f"file://{Path(backend_config.folder) / f'rendezvous-{uuid.uuid4().hex}'}"
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
         joining = [
             worker_group.execute_single_async(
@@ -55,6 +53,12 @@ class _LocalBackend(_TorchBackend):
             for rank in range(len(worker_group))
         ]
         ray.get(joining)
+
+
+def remove_rendezvous_files(folder: Path | str) -> None:
+    """Remove the files at which workers have met. The last worker to leave removes its own, unless it is killed."""
+    for left in Path(folder).glob("rendezvous-*"):
+        left.unlink(missing_ok=True)
 
 
 def _join(**group: Any) -> None:

@@ -77,7 +77,8 @@ def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, gener
         ("./digits", "There is no folder './digits'"),
     ],
 )
-def test_what_is_not_there_is_named_with_what_is(register, uri, model, words):
+def test_what_is_not_there_is_named_with_what_is(register, uri, model, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a checkout may have outputs/train/generator
     register()
     with pytest.raises(TrackingError, match=words):
         digest(model, uri)
