@@ -31,6 +31,7 @@ from pipelines.data.readers.idx import matches as holds_idx
 from pipelines.data.sources import public_dataset
 from pipelines.data.translation_sources import pack
 from pipelines.data.unpack_limits import Budget, UnpackLimits
+from pipelines.dvc_error import dvc_error
 from pipelines.params import read_params
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ def track(path: Path, root: Path) -> bool:
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise DataError(f"DVC does not take {path}: {(done.stderr or done.stdout).strip()}")
+        raise DataError(f"DVC does not take {path}: {dvc_error(done.stderr or done.stdout)}")
     return True
 
 

@@ -18,10 +18,11 @@ LARGEST_PICTURE = 2 << 20
 
 
 def publish_artifacts(root: Path, outs: Iterable[str]) -> list[str]:
-    """Make Prefect artifacts from the result files among a stage's outs; returns their keys.
+    """Make Prefect artifacts from the result files among a stage's outs; returns the keys of those made.
 
     To be called in a task: the artifacts belong to its run. A file that is absent or is not what it should be makes no
-    artifact and a line in the log; a run does not fail for want of a picture.
+    artifact and a line in the log; a run does not fail for want of a picture. A picture that the newest artifact of its key
+    already shows is not kept a second time: the log says so.
     """
     made = []
     for out in outs:
@@ -29,20 +30,40 @@ def publish_artifacts(root: Path, outs: Iterable[str]) -> list[str]:
             path = root / place
             if (place == out or place.startswith(f"{out}/")) and path.is_file():
                 try:
-                    made.append(make(path))
+                    if (key := make(path)) is not None:
+                        made.append(key)
                 except Exception as error:  # the file, or Prefect's server: neither is worth the stage that has run
                     LOG.warning("No artifact from %s: %s.", path, str(error) or type(error).__name__)
     return made
 
 
-def _picture(path: Path) -> str:
+def _picture(path: Path) -> str | None:
     from prefect.artifacts import create_image_artifact
 
     if path.stat().st_size > LARGEST_PICTURE:
         raise ValueError(f"it has {path.stat().st_size} bytes, more than the {LARGEST_PICTURE} that are embedded")
     content = base64.b64encode(path.read_bytes()).decode()
-    create_image_artifact(f"data:image/png;base64,{content}", key="samples", description="Generated pictures")
+    data = f"data:image/png;base64,{content}"
+    # Hundreds of kilobytes, which the server keeps for each run, also for the many that found everything cached.
+    if data == _newest("samples"):
+        LOG.info("The artifact 'samples' shows these pictures already: %s.", path)
+        return None
+    create_image_artifact(data, key="samples", description="Generated pictures")
     return "samples"
+
+
+def _newest(key: str) -> Any:
+    """What the newest artifact of ``key`` on the server holds; None where there is none."""
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        try:
+            return client.request("GET", "/artifacts/{key}/latest", path_params={"key": key}).json()["data"]
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.NOT_FOUND:
+                return None
+            raise
 
 
 def _figures(path: Path) -> str:
@@ -78,7 +99,7 @@ def _registered(path: Path) -> str:
     return "registered"
 
 
-MAKERS: dict[str, Callable[[Path], str]] = {
+MAKERS: dict[str, Callable[[Path], str | None]] = {
     "outputs/evaluate/samples.png": _picture,
     "outputs/evaluate/metrics.json": _figures,
     "outputs/register/registered.json": _registered,

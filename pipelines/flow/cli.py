@@ -17,7 +17,7 @@ import click
 from gan_core.errors import GantryError, StageError
 from pipelines.flow.outcome import made
 from pipelines.flow.schedule import check_schedule
-from pipelines.flow.server import PORT, answering, is_gone, server
+from pipelines.flow.server import PORT, answering, is_gone, server, with_room
 from pipelines.flow.submitted import Served
 from pipelines.flow.web import USER, auth_file, listen, own_auth, own_server, sign_in_page
 from pipelines.flow.workspace import alone, check_checkout, check_revision, parse_override, remove_abandoned
@@ -104,6 +104,8 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
         if isinstance(outcome, GantryError):
             raise outcome
         if not state.is_completed():
+            if auth:
+                with_room()
             raise StageError(f"The flow run ended as {state.name}: {state.message}. Prefect's address is {url}.")
         click.echo(summary(outcome))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gan_core.disk import NoRoomError, require_room
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from pipelines.flow.web import START_SECONDS, address_of, listen, own_auth, own_server, private_folder, whose
@@ -21,6 +22,12 @@ from pipelines.stages.work import var_directory
 LOG = logging.getLogger(__name__)
 
 PORT = 4200
+RETENTION_DAYS = 90
+"""How long the checkout's own Prefect server keeps a flow run that has ended."""
+NEW_ROOM = 8 << 20
+"""Bytes that a new database with its write-ahead log takes, and some runs."""
+SPARE_ROOM = 1 << 20
+"""Bytes. With less than this left, a failure of the server is the disk's."""
 _LASTING, _PASSING = "server.json", "run-server.json"
 """Notes of servers: of one that lasts as long as a person wants, and of one that ends with a run."""
 
@@ -32,6 +39,9 @@ def prefect_environment(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(START_SECONDS)),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # At its start and each hour after it, the server removes older runs with their logs and artifacts.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(RETENTION_DAYS * 24 * 3600),
         # Prefect would start a server without a password where its settings name none.
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         # What Gantry says in a run belongs to the run's log.
@@ -118,6 +128,8 @@ def answering(url: str, auth: str | None, trouble: str = "does not answer", then
     except GantryError:
         raise
     except Exception as error:
+        if auth is not None:  # the server says no more than that it failed
+            with_room(error)
         named = "" if auth else " PREFECT_API_URL names it: start it, or unset that."
         for cause in _causes(error):
             status = getattr(getattr(cause, "response", None), "status_code", None)
@@ -131,6 +143,14 @@ def answering(url: str, auth: str | None, trouble: str = "does not answer", then
                     f"The Prefect server at {url} {trouble} ({type(cause).__name__}).{named}{then}"
                 ) from error
         raise
+
+
+def with_room(cause: BaseException | None = None) -> None:
+    """Raise NoRoomError, from ``cause``, where the disk of the checkout's own Prefect database is full."""
+    try:
+        require_room(os.environ["PREFECT_HOME"], SPARE_ROOM)
+    except NoRoomError as full:
+        raise full from cause
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -159,7 +179,9 @@ def _kept(name: str, root: Path) -> str | None:
 
 @contextmanager
 def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
-    log = Path(os.environ["PREFECT_HOME"]) / "server.log"
+    home = Path(os.environ["PREFECT_HOME"])
+    log = home / "server.log"
+    require_room(home, SPARE_ROOM if (home / "prefect.db").is_file() else NEW_ROOM)
     listening = listen(PORT if port is None else port, only=port is not None)
     address = address_of(listening)
     environment = {

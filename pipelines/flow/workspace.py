@@ -24,6 +24,7 @@ import yaml
 
 from gan_core.errors import DataError, SettingsError, StageError, nearest
 from pipelines.account import git_signature
+from pipelines.dvc_error import dvc_error
 from pipelines.flow.settings import load_flow_settings
 from pipelines.git import ANY_STATUS, CALLER_VARIABLES, GitError, run_git
 from pipelines.params import project_tracking_uri, read_params
@@ -406,8 +407,7 @@ def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
         command, cwd=root, env=dict(environment), capture_output=True, text=True, errors="surrogateescape", check=False
     )
     if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
-        raise StageError(f"dvc {' '.join(words)} failed in {root}:\n{said}")
+        raise StageError(f"dvc {' '.join(words)} failed in {root}: {dvc_error(done.stdout + done.stderr)}")
     return done.stdout.strip()
 
 

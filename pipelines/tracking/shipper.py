@@ -151,9 +151,10 @@ def sync(
     while waiting:
         last = tree.send()
         if last.trouble:
+            remedy = "After that" if last.disk else f"Check {uri_setting()} and that the server runs, then"
             raise TrackingError(
                 f"The tracking server {redact_credentials(tracking_uri)} does not take the events that wait in {directory} "
-                f"({last.trouble}). Check {uri_setting()} and that the server runs, then: {then}"
+                f"({last.trouble}). {remedy}: {then}"
             )
         waiting = tree.waiting()
         if progress:

@@ -10,10 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gan_core.disk import what_failed, with_place
 from pipelines.redaction import redact_credentials
 from pipelines.tracking.events import EVENTS, REFUSED, exclusive, find_logs, read_events
 from pipelines.tracking.replay import Cursor, Replayer
-from pipelines.tracking.store import connect, ensure_experiment, find_run_id, is_refusal, resolve_uri, short
+from pipelines.tracking.store import SQLITE, connect, ensure_experiment, find_run_id, is_refusal, resolve_uri, short
 
 LOCK = ".shipper.lock"
 KEPT_DAYS = 30.0
@@ -29,6 +30,8 @@ class Pass:
     """Events still to be sent, to the knowledge of this pass."""
     trouble: str | None = None
     """Why something could not be sent; None when all went well."""
+    disk: bool = False
+    """Whether the trouble is the disk of a database here, and its remedy in what is said of it."""
 
 
 def prune(directory: Path | str, days: float = KEPT_DAYS) -> list[Path]:
@@ -80,15 +83,21 @@ class LogTree:
             return Pass(waiting=0)
         with self._alone() as alone:
             trouble = self._send_each(folders) if alone else None
-        return Pass(waiting=sum(self._waiting(folder) for folder in folders), trouble=trouble)
+        waiting = sum(self._waiting(folder) for folder in folders)
+        if trouble is None:
+            return Pass(waiting=waiting)
+        if self._uri.startswith(SQLITE) and (refused := with_place(trouble, self._uri.removeprefix(SQLITE))):
+            return Pass(waiting=waiting, trouble=what_failed(refused).rstrip("."), disk=True)
+        return Pass(waiting=waiting, trouble=short(trouble))
 
-    def _send_each(self, folders: list[Path]) -> str | None:
-        trouble = None
+    def _send_each(self, folders: list[Path]) -> Exception | None:
+        """Send; return the first error."""
+        trouble: Exception | None = None
         try:
             replayer = self._connected()
         except Exception as error:  # whatever stops a connection, the events are safe: say so and try again later
             _LOG.debug("Could not connect to %s", self._uri, exc_info=True)
-            return short(error)
+            return error
         # Parents are mostly opened before their children. A run whose parent came later is gone through once more.
         queue = sorted(folders, key=self._first_time)
         late: dict[Path, str] = {}
@@ -100,7 +109,7 @@ class LogTree:
                 if _size(folder) is None:
                     continue
                 _LOG.debug("Could not send %s", folder, exc_info=True)
-                trouble = trouble or short(error)
+                trouble = trouble or error
                 if not self._answers():
                     break
                 continue

@@ -20,7 +20,8 @@ WARM_SHARE = 0.4
 MEMORY_SHARE = 0.02
 """By how much of itself the memory may still grow afterwards: the noise of the allocator."""
 VAR_BYTES = 200_000
-"""By how much ``var`` may grow with each run of the flow: its log lines and states in Prefect's database, one event log."""
+"""By how much ``var`` may grow with each cached run of the flow: its events (kept for 7 days), states and log lines (90 days)
+in Prefect's database, and the output of its stages (of 20 runs)."""
 
 
 def cases() -> list[Case]:

@@ -123,3 +123,24 @@ def test_names_of_classes_and_addresses_are_text_on_the_page(prefect_api, tmp_pa
     assert len(pages) > 5
     for page in pages:
         assert set(re.findall(r"<(\w+)", reader.render(page))) <= allowed
+
+
+@pytest.mark.prefect
+def test_a_picture_is_kept_again_only_when_it_has_changed(prefect_api, tmp_path):
+    """A nightly run that finds everything cached would add hundreds of kilobytes to the database each time."""
+    from prefect import flow
+
+    (tmp_path / "outputs" / "evaluate").mkdir(parents=True)
+    picture = tmp_path / "outputs" / "evaluate" / "samples.png"
+
+    @flow
+    def shows() -> list[str]:
+        return publish_artifacts(tmp_path, OUTS)
+
+    def shown() -> bytes:
+        return base64.b64decode(artifact(prefect_api, "samples").partition(",")[2])
+
+    for number, published in ((11, ["samples"]), (11, []), (12, ["samples"]), (12, []), (11, ["samples"])):
+        Image.new("L", (8, 8), number).save(picture)
+        assert shows() == published
+        assert shown() == picture.read_bytes()

@@ -1,21 +1,28 @@
 """Which Prefect server a command uses, and what it leaves of the environment."""
 
 import base64
+import contextlib
+import datetime
 import json
 import os
+import sqlite3
+import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import nullcontext
+from uuid import UUID
 
 import pytest
 
 from gan_core.errors import StageError
 from gan_core.files import write_json
 from pipelines.flow.door import proof
-from pipelines.flow.server import answering, is_gone, prefect_environment, server
+from pipelines.flow.server import RETENTION_DAYS, answering, is_gone, prefect_environment, server
 from pipelines.flow.web import address_of, listen, own_auth
 from pipelines.stages.alive import identity
 from tests.pipelines.flow.test_web import answering as answering_with
+from tests.small_disk import run_on_small_disk
 
 
 @pytest.fixture
@@ -183,3 +190,79 @@ def test_a_socket_without_the_password_is_closed(prefect_api):
         socket_.send(json.dumps({"type": "auth", "token": "a guess"}))
         with pytest.raises(ConnectionClosed):
             socket_.recv(timeout=20)
+
+
+@pytest.mark.prefect
+def test_a_run_older_than_the_retention_goes_with_its_log_when_the_server_starts(prefect_api, tmp_path, monkeypatch):
+    """A schedule of years: what the database holds is bounded, and a free page of SQLite is used again."""
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_HOME
+    from prefect.states import Completed
+
+    @flow
+    def nothing() -> None:
+        pass
+
+    now = datetime.datetime.now(datetime.UTC)
+    runs, database = {}, tmp_path / "var" / "prefect" / "prefect.db"
+    with get_client(sync_client=True) as client:
+        for days in (RETENTION_DAYS - 1, RETENTION_DAYS + 1):
+            run = client.create_flow_run(nothing)
+            state = Completed(timestamp=now - datetime.timedelta(days=days))
+            client.set_flow_run_state(run.id, state, force=True)
+            log = {
+                "name": "x",
+                "level": 20,
+                "message": "a line",
+                "timestamp": now.isoformat(),
+                "flow_run_id": str(run.id),
+            }
+            client.request("POST", "/logs/", json=[log])
+            runs[str(run.id)] = days
+    database.parent.mkdir(parents=True)
+    source = PREFECT_HOME.value() / "prefect.db"
+    with contextlib.closing(sqlite3.connect(source)) as whole, contextlib.closing(sqlite3.connect(database)) as copy:
+        whole.backup(copy)
+
+    def kept(table: str, column: str) -> set[int]:
+        with contextlib.closing(sqlite3.connect(database)) as opened:
+            found = {str(UUID(row[0])) for row in opened.execute(f"SELECT {column} FROM {table}") if row[0]}
+        return {runs[one] for one in found & set(runs)}
+
+    assert kept("flow_run", "id") == kept("log", "flow_run_id") == set(runs.values())
+    monkeypatch.delenv("PREFECT_API_URL")
+    with server(tmp_path):
+        deadline = time.monotonic() + 60
+        while RETENTION_DAYS + 1 in kept("flow_run", "id") | kept("log", "flow_run_id"):
+            assert time.monotonic() < deadline, "the old run is still there"
+            time.sleep(0.2)
+        assert kept("flow_run", "id") == kept("log", "flow_run_id") == {RETENTION_DAYS - 1}
+
+
+def test_a_disk_without_room_for_the_database_is_named_before_a_server_starts(tmp_path):
+    """And after an error of the server, which says no more than that it failed."""
+    disk, script = tmp_path / "disk", tmp_path / "script.py"
+    (disk / "var").mkdir(parents=True)
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from pipelines.failures import explain\n"
+        "from pipelines.flow import server\n"
+        "try:\n"
+        "    if sys.argv[2] == 'start':\n"
+        "        with server.server(Path(sys.argv[1])):\n"
+        "            pass\n"
+        "    else:\n"
+        "        server._own = lambda *_: server.contextlib.nullcontext('http://own/api')\n"
+        "        with server.server(Path(sys.argv[1])), server.answering('http://own/api', 'a:b'):\n"
+        "            raise RuntimeError('Internal Server Error')\n"
+        "except Exception as error:\n"
+        "    print(explain(error))\n"
+    )
+    for moment, missing in (("start", "MiB"), ("run", "KiB")):
+        ended = run_on_small_disk([sys.executable, script, disk, moment], disk, size="400k")
+        told = ended.output.strip().splitlines()[-1]
+        assert told.startswith(f"{disk}/var/prefect: no space left on device (")
+        assert f" {missing} more are needed). Make room there" in told
+        assert "Traceback" not in ended.output

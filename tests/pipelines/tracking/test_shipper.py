@@ -26,6 +26,7 @@ from pipelines.tracking import RunLog, Shipper, abandoned, find_run, sync, tree
 from pipelines.tracking.events import ARTIFACTS, CURSOR, EVENTS, REFUSED, find_logs
 from pipelines.tracking.store import connect, reaching
 from pipelines.tracking.tree import prune
+from tests.small_disk import run_on_small_disk
 
 EXPERIMENT = "tests"
 
@@ -454,3 +455,36 @@ def test_what_was_logged_while_the_server_was_down_arrives_once_when_it_is_up(tm
     assert "gantry track sync" in caplog.text
     assert sync(tmp_path / "track", tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment=EXPERIMENT) > 0
     assert refused(log) == []
+
+
+SENDS = """
+import sys
+from pipelines.failures import explain
+from pipelines.tracking import RunLog, sync
+with RunLog("logs", key="run", name="run") as log:
+    log.params({f"p{number}": "x" * 400 for number in range(200)})
+try:
+    sync("logs", tracking_uri=sys.argv[1], experiment=sys.argv[2])
+except Exception as error:
+    print("error:", explain(error))
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("spare", ["0", "64k"])
+def test_a_database_on_a_full_disk_is_one_line_with_the_room_and_nothing_is_lost(tmp_path, uri, spare):
+    """Without any room, and with room for the experiment and not for the run."""
+    disk, source = tmp_path / "disk", uri.removeprefix("sqlite:///")
+    fill = f'cp {source} "$DISK/mlflow.db" && {{ head -c {spare} /dev/zero > "$DISK/spare"; '
+    fill += 'cat /dev/zero > "$DISK/other" 2> /dev/null; rm "$DISK/spare"; }'
+    command = [sys.executable, "-c", SENDS, f"sqlite:///{disk}/mlflow.db", EXPERIMENT]
+    ended = run_on_small_disk(command, disk, size="4m", before=fill, cwd=tmp_path)
+    told = [line for line in ended.output.splitlines() if line.startswith("error:")]
+    assert ended.status == 1
+    assert "Traceback" not in ended.output
+    assert len(told) == 1
+    assert f"({disk}/mlflow.db: no space left on device (" in told[0]
+    assert " of 4.0 MiB free on " in told[0]
+    assert told[0].endswith("Make room there, or name another place). After that: gantry track sync")
+    assert ship(tmp_path / "logs", uri) > 0
+    assert len(run_of(uri, "run").data.params) == 200

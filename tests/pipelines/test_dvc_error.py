@@ -1,0 +1,39 @@
+"""What DVC says of its failures, in a message of ours."""
+
+import pytest
+
+from pipelines.dvc_error import dvc_error
+
+HELP = "\n\nHaving any troubles? Hit us up at https://dvc.org/support, we are always happy to help!\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (
+            f"ERROR: unexpected error - [Errno 13] Permission denied: '/a/.dvc/tmp/lock'{HELP}",
+            "/a/.dvc/tmp/lock: permission denied. Change its permissions, or name another place.",
+        ),
+        (
+            f"ERROR: output 'x' is already tracked by SCM (e.g. Git).{HELP}",
+            "output 'x' is already tracked by SCM (e.g. Git).",
+        ),
+        (
+            "Collecting\n\nERROR: unexpected error - 'getpwuid(): uid not found'",
+            "Collecting\n'getpwuid(): uid not found'",
+        ),
+        ("", "it gave no reason."),
+    ],
+)
+def test_the_reason_stays_and_the_offer_of_help_goes(output: str, said: str) -> None:
+    assert dvc_error(output) == said
+
+
+def test_a_full_disk_is_named_with_its_room() -> None:
+    said = dvc_error("ERROR: unexpected error - [Errno 28] No space left on device: '/tmp/x'")
+    assert said.startswith("/tmp/x: no space left on device (")
+    assert said.endswith("Make room there, or name another place.")
+
+
+def test_of_a_long_output_the_end_is_kept() -> None:
+    assert dvc_error("\n".join(map(str, range(30))), lines=3) == "27\n28\n29"
