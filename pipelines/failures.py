@@ -1,6 +1,7 @@
 """What the command line says of an error that ends it: one line, and for what nobody expected the place of its traceback."""
 
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -33,7 +34,7 @@ _CLIENTS = {
     "pyarrow": "Arrow",
     "PIL": "Pillow",
 }
-"""Whom an error comes from, by the package that defines its class."""
+"""Whom an error comes from, by the package that defines its class or, of Python's own classes, that raises it."""
 
 MAX_LOGS = 20
 """Tracebacks that are kept in one folder."""
@@ -61,13 +62,20 @@ def _explain(error: BaseException) -> str:
         return what_failed(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"Out of memory. Close other programs, or make the batch, the pictures or the network smaller. {_kept(error)}"
-    packages = [kind.__module__.split(".")[0] for kind in type(error).__mro__]
+    packages = [kind.__module__.split(".")[0] for kind in type(error).__mro__] + [_raised_by(error)]
     if client := next((_CLIENTS[package] for package in packages if package in _CLIENTS), None):
         return f"{client} failed: {type(error).__name__}: {_short(error)}. {_kept(error)}"
     return (
         f"Gantry met an error that it does not know ({type(error).__name__}: {_short(error)}). This is a fault of Gantry's: "
         f"please report it. {_kept(error)}"
     )
+
+
+def _raised_by(error: BaseException) -> str:
+    """The package whose code raised ``error``, whatever class it has: the innermost that is not Python's own; or ""."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    packages = [str(frame.f_globals.get("__name__", "")).split(".")[0] for frame, _ in frames]
+    return next((package for package in reversed(packages) if package not in sys.stdlib_module_names), "")
 
 
 def _short(error: BaseException) -> str:

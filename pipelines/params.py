@@ -16,6 +16,7 @@ from pipelines.tracking.store import URI_VARIABLES, resolve_uri
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000
 _YAML_TAG = "tag:yaml.org,2002:"
+_CONFLICT = re.compile(r"^(<{7}|>{7}|\|{7})( .*)?$|^={7}$", re.MULTILINE)
 _URI = re.compile(
     r"https?://[^/\s].*|sqlite:///(?s:.*)[^\n]|(postgresql|mysql|mssql)(\+\w+)?://.+|databricks(-uc)?(://.+)?|uc:.+"
 )  # the path of a file may have a line break
@@ -35,7 +36,10 @@ def read_params(path: Path | str) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > _MAX_BYTES:
             raise SettingsError(f"it has {size:,} bytes, and {_MAX_BYTES:,} are the most that are read. Shorten it.")
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8-sig")
+        if found := conflict(text):
+            raise SettingsError(found)
+        values = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
     except yaml.YAMLError as error:
@@ -49,6 +53,17 @@ def read_params(path: Path | str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: expected sections (data:, model:, train: ...), got {values!r}.")
     return values
+
+
+def conflict(text: str) -> str:
+    """What to say of the marks that a merge of git's has left in ``text``; empty where there are none."""
+    found = _CONFLICT.search(text)
+    if found is None:
+        return ""
+    return (
+        f"line {text.count(chr(10), 0, found.start()) + 1}: git has left a merge conflict here ({found[0].strip()[:40]}). Keep "
+        "one side of each conflict and remove the lines that begin with <<<<<<<, ======= and >>>>>>>."
+    )
 
 
 def tracking_uri(configured: str, base: Path) -> str:

@@ -33,6 +33,7 @@ from pipelines.data.translation_sources import pack
 from pipelines.data.unpack_limits import Budget, UnpackLimits
 from pipelines.dvc_error import dvc_error
 from pipelines.params import read_params
+from pipelines.stages.project_files import check_project_files
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,10 @@ def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
     Raises:
         DataError: no such dataset, or other data lies there and ``replace`` is false.
         FetchError: no address gives a file.
+        StageError: a file of the project that DVC reads is damaged (before anything is fetched).
     """
     dataset = public_dataset(name)
+    check_project_files(root)
     target = root / RAW / dataset.place
     if target.exists() and not _is_right(target, dataset):
         _refuse_unless(replace, target)
@@ -114,8 +117,10 @@ def add(
     Raises:
         DataError: nothing there, not readable, not safe to unpack, no picture in it or in one of its folders, the name is
             taken, or DVC refuses (what is new is removed then).
+        StageError: a file of the project that DVC reads is damaged (before anything is copied).
     """
     check_dataset_name(name)
+    check_project_files(root)
     _check_source(source, root)
     limits = unpack_limits(root)
     target = root / RAW / name

@@ -25,7 +25,7 @@ from pipelines.params import project_tracking_uri
 from pipelines.redaction import redact_credentials
 from pipelines.stages.alive import STOPS, enter_guard
 from pipelines.stages.work import var_directory
-from pipelines.tracking.store import MLFLOW_PORT
+from pipelines.tracking.store import MLFLOW_PORT, check_store
 
 if TYPE_CHECKING:
     from prefect.runner import Runner
@@ -263,6 +263,7 @@ def _mlflow_page(root: Path, port: int | None, stack: ExitStack) -> Page:
         raise StageError("params.yaml has no track.uri: there is no MLflow store to show.")
     if uri.startswith(("http://", "https://")):
         return Page(title="MLflow", address=redact_credentials(uri), own=False)
+    check_store(uri)
     environment = {
         **os.environ,
         # Not among the arguments, which every user of the machine can read: a database's URI may hold a password.

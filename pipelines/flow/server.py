@@ -18,6 +18,7 @@ from gan_core.files import read_json, write_json
 from pipelines.flow.web import START_SECONDS, address_of, listen, own_auth, own_server, private_folder, whose
 from pipelines.stages.alive import identity, lives
 from pipelines.stages.work import var_directory
+from pipelines.tracking.sqlite_file import check_database
 
 LOG = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ SPARE_ROOM = 1 << 20
 """Bytes. With less than this left, a failure of the server is the disk's."""
 _LASTING, _PASSING = "server.json", "run-server.json"
 """Notes of servers: of one that lasts as long as a person wants, and of one that ends with a run."""
+_DATABASE_VARIABLES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+"""Where a user names another database than the file in PREFECT_HOME."""
 
 
 def prefect_environment(root: Path) -> dict[str, str]:
@@ -136,6 +139,12 @@ def answering(url: str, auth: str | None, trouble: str = "does not answer", then
             if status in (401, 403):
                 remedy = "its password is in the checkout" if auth else "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
                 raise StageError(f"The Prefect server at {url} refuses this client ({status}): {remedy}.") from error
+            if "ephemeral Prefect API server" in str(cause):
+                log = Path(os.environ.get("PREFECT_HOME", "")) / "server.log"
+                raise StageError(
+                    f"Prefect did not start a server of its own in time ({cause}). The machine may be busy: run this again, or "
+                    f"set PREFECT_API_URL to a server that runs. The log of this checkout's server is {log}."
+                ) from error
             if status is not None:
                 raise StageError(f"The Prefect server at {url} answers with an error ({status}).{named}") from error
             if _of_connection(cause) or is_gone(url, auth):
@@ -180,8 +189,14 @@ def _kept(name: str, root: Path) -> str | None:
 @contextmanager
 def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
     home = Path(os.environ["PREFECT_HOME"])
-    log = home / "server.log"
-    require_room(home, SPARE_ROOM if (home / "prefect.db").is_file() else NEW_ROOM)
+    log, database = home / "server.log", home / "prefect.db"
+    if not any(os.environ.get(name) for name in _DATABASE_VARIABLES):
+        check_database(
+            database,
+            title="Prefect database",
+            keeps="the history of flow runs (results, tracking and schedules are elsewhere)",
+        )
+    require_room(home, SPARE_ROOM if database.is_file() else NEW_ROOM)
     listening = listen(PORT if port is None else port, only=port is not None)
     address = address_of(listening)
     environment = {

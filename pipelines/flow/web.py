@@ -198,14 +198,25 @@ def own_server(
             deadline = time.monotonic() + START_SECONDS
             while process.poll() is not None or whose(address, auth) != "ours":
                 if process.poll() is not None or time.monotonic() > deadline:
-                    why = "ended" if process.poll() is not None else f"did not answer within {START_SECONDS:.0f} s"
-                    raise StageError(f"The {TITLES[app]} server at {address} {why} while it started. Its log is {log}.")
+                    raise StageError(_not_started(f"The {TITLES[app]} server at {address}", process, log))
                 time.sleep(0.2)
         except BaseException:
             _end(process)
             raise
         with _kept_alive(process, start, listening, f"The {TITLES[app]} server at {address} has ended (log: {log})"):
             yield address
+
+
+def _not_started(server: str, process: subprocess.Popen[bytes], log: Path) -> str:
+    """What to say of a server that did not start: why, as far as it is known, and what to do."""
+    if process.poll() is None:
+        return (
+            f"{server} did not answer within {START_SECONDS:.0f} s while it started. The machine may be busy: end other "
+            f"programs and run this again. Its log is {log}."
+        )
+    said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    last = f" with: {said[-1][:300].rstrip('.')}" if said else ""
+    return f"{server} ended while it started{last}. Correct that and run this again. Its log is {log}."
 
 
 @contextmanager

@@ -29,7 +29,9 @@ from pipelines.flow.settings import load_flow_settings
 from pipelines.git import ANY_STATUS, CALLER_VARIABLES, GitError, run_git
 from pipelines.params import project_tracking_uri, read_params
 from pipelines.stages.owned import abandoned, claim
+from pipelines.stages.project_files import check_project_files, missing_stages
 from pipelines.stages.work import var_directory
+from pipelines.tracking.store import check_store
 
 LOG = logging.getLogger(__name__)
 
@@ -241,6 +243,7 @@ def apply_overrides(params: Path, overrides: Mapping[str, Any]) -> None:
 
     if not params.is_file():
         raise SettingsError(f"There is no {params.name} to set {', '.join(overrides)} in.")
+    read_params(params)
     with modify_yaml(str(params)) as values:
         for name, value in overrides.items():
             place: Any = values
@@ -279,10 +282,13 @@ def check_checkout(root: Path, stages: Sequence[str]) -> None:
         SettingsError: params.yaml is not valid.
         StageError: one of ``stages`` is not in dvc.yaml.
         DataError: the raw data is not there.
+        TrackingError: the tracking database is damaged: a run would find out when it registers, after its training.
     """
     from pipelines.flow.graph import read_plan
 
     check_settings(root, _environment())
+    if uri := project_tracking_uri(root):
+        check_store(uri)
     check_stages(root)
     if stages:
         read_plan(root, stages)
@@ -332,10 +338,22 @@ def alone(root: Path) -> Iterator[None]:
 
 
 def check_stages(root: Path) -> None:
-    """Raise SettingsError where the flow's settings name a stage that dvc.yaml at ``root`` has not."""
+    """Raise SettingsError where the flow's settings name a stage that dvc.yaml at ``root`` has not; say which are missing.
+
+    Raises:
+        StageError: a file of the project is damaged.
+    """
     from pipelines.flow.graph import read_plan
 
     load_flow_settings(root).check_stages(node.name for node in read_plan(root))
+    if missing := missing_stages(root):
+        # A file that was cut short between two stages looks like one that somebody has shortened.
+        LOG.warning(
+            "%s has no stage %s, so nothing runs it. If you did not remove it yourself, restore the file: git checkout "
+            "dvc.yaml.",
+            root / "dvc.yaml",
+            ", ".join(missing),
+        )
 
 
 def check_settings(root: Path, environment: Mapping[str, str]) -> None:
@@ -361,8 +379,10 @@ def bring_data(root: Path, environment: Mapping[str, str]) -> None:
     """Put the data and results of the commit in place, from the cache or else from the default remote.
 
     Raises:
-        StageError: raw data is in neither.
+        StageError: raw data is in neither, or a file of the project is damaged in that commit.
+        SettingsError: params.yaml of that commit cannot be read.
     """
+    check_project_files(root)
     dvc(root, environment, "checkout", "--allow-missing", "--quiet")
     missing = missing_data(root)
     if missing and has_remote(root):

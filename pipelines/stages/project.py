@@ -1,20 +1,15 @@
 """The DVC project that a checkout is."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from gan_core.errors import StageError
-from pipelines.params import read_params
+from pipelines.stages.project_files import check_project_files
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
-
-_DEEPEST = 100
-_SUSPICIOUS = 1000
 
 
 @contextmanager
@@ -29,10 +24,7 @@ def open_project(root: Path) -> Iterator["Repo"]:
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
-    if (params := root / "params.yaml").is_file():
-        read_params(params)
-    for name in ("dvc.yaml", "dvc.lock"):
-        _check_depth(root / name)
+    check_project_files(root)
     try:
         with Repo(str(root)) as repo:
             yield repo
@@ -42,22 +34,6 @@ def open_project(root: Path) -> Iterator["Repo"]:
         ) from error
     except DvcException as error:
         raise StageError(f"{root}: {explain_dvc_error(error)}") from error
-
-
-def _check_depth(path: Path) -> None:
-    """Raise StageError where lists or mappings are nested so deeply that DVC's parser, which is recursive, would crash."""
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # DVC says what is wrong
-        text = path.read_text(encoding="utf-8")
-        if max(map(text.count, ("[", "{", "- - "))) < _SUSPICIOUS:
-            return
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                line = event.start_mark.line + 1 if event.start_mark else "?"
-                raise StageError(
-                    f"{path}, line {line}: lists or mappings are nested too deeply. Restore it with git checkout {path.name}."
-                )
 
 
 def explain_dvc_error(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from gan_core.disk import with_place
 from gan_core.errors import SettingsError, TrackingError
 from gan_core.files import remove_stale, replacing
 from pipelines.redaction import redact_credentials
+from pipelines.tracking.sqlite_file import check_database, damaged, is_damage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +41,7 @@ _REFUSALS = {
     "RESOURCE_DOES_NOT_EXIST",
 }
 _MAKING_SECONDS = 60.0
+_TITLE, _KEEPS = "tracking database", "the earlier runs and registered versions"
 _LOG = logging.getLogger(__name__)
 
 
@@ -76,9 +78,10 @@ def connect(uri: str, *, make: bool = True) -> "MlflowClient":
     A server is not contacted here.
 
     Raises:
-        TrackingError: there is no such database, and it is not to be made.
+        TrackingError: there is no such database, and it is not to be made; or it is damaged.
     """
     _settings()
+    check_store(uri)
     from mlflow import MlflowClient
 
     uri = resolve_uri(uri)
@@ -98,6 +101,12 @@ def connect(uri: str, *, make: bool = True) -> "MlflowClient":
         # The registry has a store of its own over the same file; opening it makes its tables.
         client.search_registered_models(max_results=1)
     return client
+
+
+def check_store(uri: str) -> None:
+    """Raise TrackingError where ``uri`` names a SQLite file that is damaged. Nothing else is asked, and MLflow not imported."""
+    if (uri := resolve_uri(uri)).startswith(SQLITE) and (file := uri.removeprefix(SQLITE)) not in ("", ":memory:"):
+        check_database(Path(file), title=_TITLE, keeps=_KEEPS)
 
 
 def _is_unfinished(database: Path) -> bool:
@@ -203,6 +212,9 @@ def reaching(uri: str) -> Iterator[None]:
         place = resolve_uri(uri)
         if place.startswith(SQLITE) and (refused := with_place(error, place.removeprefix(SQLITE))):
             raise refused from error
+        if place.startswith(SQLITE) and is_damage(error):
+            file = Path(place.removeprefix(SQLITE))
+            raise TrackingError(damaged(file, short(error), title=_TITLE, keeps=_KEEPS)) from error
         what = "refused" if is_refusal(error) else "cannot be reached or failed"
         remedy = "" if is_refusal(error) else f" Check {uri_setting()} and that the server runs."
         raise TrackingError(f"The tracking server {redact_credentials(uri)} {what}: {short(error)}.{remedy}") from error

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pyarrow
 import pytest
 
 from gan_core.errors import DataError
@@ -204,6 +205,19 @@ def test_the_traceback_of_an_unknown_error_is_kept_for_its_owner_without_secrets
     assert "Traceback" in text
     assert "opensesame" not in text + told
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_error_that_a_librarys_code_raises_is_its_own_whatever_class_it_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").touch()
+    with pytest.raises(TypeError) as librarys:
+        pyarrow.Table.from_pylist(3)
+    assert explain(librarys.value).startswith("Arrow failed: TypeError")
+    with pytest.raises(KeyError) as own:
+        {}["x"]
+    assert "fault of Gantry's" in explain(own.value)
 
 
 def test_the_newest_tracebacks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -124,6 +124,14 @@ def test_a_server_that_refuses_fails_or_is_away_is_one_error():
             raise error
 
 
+def test_a_server_that_prefect_itself_starts_too_slowly_is_an_error_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    slow = RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
+    told = rf"in time.*run this again.*PREFECT_API_URL.*{tmp_path}/server.log"
+    with pytest.raises(StageError, match=told), answering("http://127.0.0.1:1/api", None):
+        raise slow
+
+
 @pytest.mark.parametrize("error", [StageError("a stage failed"), ZeroDivisionError("a fault of ours")])
 def test_an_error_of_something_else_is_no_error_of_the_server(error, strangers):
     with pytest.raises(type(error), match=str(error)), answering(strangers, None):

@@ -185,11 +185,22 @@ def test_a_server_that_ends_while_it_starts_is_an_error_with_its_log(tmp_path):
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": "nonsense://"}
     log = tmp_path / "page.log"
     with (
-        pytest.raises(StageError, match=rf"MLflow server at .* ended while it started. Its log is {log}"),
+        pytest.raises(
+            StageError, match=rf"MLflow server at .* ended while it started with: .*nonsense.*Its log is {log}"
+        ),
         own_server("mlflow", tmp_path, listen(0), environment, log),
     ):
         pass
     assert "nonsense" in log.read_text()
+
+
+def test_a_server_that_is_slow_to_start_is_an_error_of_the_machine_with_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.flow.web.START_SECONDS", 0.1)
+    log = tmp_path / "page.log"
+    told = rf"did not answer within 0 s while it started. The machine may be busy.* run this again. Its log is {log}"
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    with pytest.raises(StageError, match=told), own_server("mlflow", tmp_path, listen(0), environment, log):
+        pass
 
 
 def mlflow_environment(store: str) -> dict[str, str]:

@@ -9,13 +9,17 @@ from pipelines.stages.key import read_stage
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("dvc.yaml", b"stages:\n  train:\n    cmd: [\n", r"dvc.yaml.*corrupted.*line \d.*Correct dvc.yaml"),
-        ("dvc.yaml", b"stages: {a: {cmd: !!python/name:os.x y}}\n", r"dvc.yaml.*python/name:os.x.*line 1.*Correct"),
-        ("dvc.yaml", b"stages: 3\n", r"dvc.yaml.*data\['stages'\].*Correct dvc.yaml"),
-        ("dvc.yaml", b"\xff\xfe", r"dvc.yaml.*not valid utf-8.*Correct dvc.yaml"),
+        ("dvc.yaml", b"stages:\n  train:\n    cmd: [\n", r"dvc.yaml, line \d.*cut short.*git checkout dvc.yaml"),
+        (
+            "dvc.yaml",
+            b"stages: {a: {cmd: !!python/name:os.x y}}\n",
+            r"dvc.yaml, line 1.*python/name:os.x.*git checkout",
+        ),
+        ("dvc.yaml", b"stages: 3\n", r"dvc.yaml, line 1: stages: expected.*git checkout dvc.yaml"),
+        ("dvc.yaml", b"\xff\xfe", r"dvc.yaml is not UTF-8.*git checkout dvc.yaml"),
         ("dvc.yaml", b"[" * 50_000, r"dvc.yaml, line 1: .* nested too deeply.*git checkout dvc.yaml"),
-        ("dvc.lock", b"{", r"dvc.lock.*corrupted.*or remove it to run all again"),
-        ("dvc.lock", b"schema: 9\n", r"dvc.lock.*schema.*or remove it to run all again"),
+        ("dvc.lock", b"{", r"dvc.lock, line \d.*cut short.*or remove it to run all stages again"),
+        ("dvc.lock", b"schema: 9\n", r"dvc.lock, line 1: schema.*or remove it to run all stages again"),
         ("dvc.lock", b"- " * 50_000, r"dvc.lock, line 1: .* nested too deeply"),
         ("params.yaml", b"steps: 2024-06-01\n", r"params.yaml: line 1: 2024-06-01 is a date"),
     ],

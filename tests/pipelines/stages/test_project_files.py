@@ -1,0 +1,156 @@
+"""Damaged files of a project are refused before anything runs, by name, with the line and the remedy."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gan_core.errors import GantryError, SettingsError, StageError
+from pipelines.data.raw import add, fetch_public
+from pipelines.flow.workspace import check_stages
+from pipelines.settings import load_settings
+from pipelines.stages.project_files import OUTS, check_project_files, missing_stages
+from tests.checkout import ROOT
+from tests.pipelines.toy import make_project
+
+LOCK = """schema: '2.0'
+stages:
+  ingest:
+    cmd: gantry stage ingest
+    deps:
+    - path: data/raw/fashion-mnist
+      hash: md5
+      md5: 37afb0c9918e39be683309906110539c.dir
+"""
+SOURCE = "data/raw/fashion-mnist.dvc"
+WHOLE = """outs:
+- md5: 37afb0c9918e39be683309906110539c.dir
+  size: 54950324
+  nfiles: 5
+  hash: md5
+  path: fashion-mnist
+"""
+CONFLICT = "<<<<<<< HEAD\n{0}\n=======\n{0}\n>>>>>>> other\n"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The files of this checkout that say what it is."""
+    root = tmp_path / "checkout"
+    (root / "data/raw").mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, root / name)
+    (root / SOURCE).write_text(WHOLE)
+    (root / "dvc.lock").write_text(LOCK)
+    return root
+
+
+def test_whole_files_pass(checkout):
+    check_project_files(checkout)
+    assert not missing_stages(checkout)
+
+
+def test_a_project_without_any_of_them_passes(tmp_path):
+    check_project_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (SOURCE, "", r"fashion-mnist.dvc is empty"),
+        (SOURCE, "[]\n", r"fashion-mnist.dvc, line 1: .* holds a list"),
+        (SOURCE, WHOLE[:50], r"fashion-mnist.dvc, line 2: it is cut short: it names no path"),
+        (SOURCE, WHOLE[:-7], r"fashion-mnist.dvc, line 6: it is cut short: .*'fashion'.*'fashion-mnist'"),
+        (SOURCE, "outs:\n", r"fashion-mnist.dvc, line 1: it names no data"),
+        (SOURCE, "out", r"fashion-mnist.dvc, line 1: .* holds one value"),
+        (SOURCE, CONFLICT.format(WHOLE), r"fashion-mnist.dvc: line 1: git has left a merge conflict"),
+        (SOURCE, "\x00\x01", r"fashion-mnist.dvc.*not YAML"),
+        ("dvc.lock", "", r"dvc.lock is empty"),
+        ("dvc.lock", "[]\n", r"dvc.lock, line 1: .* holds a list"),
+        ("dvc.lock", "- a\n", r"dvc.lock, line 1: .* holds a list"),
+        ("dvc.lock", LOCK + CONFLICT.format("  a: 1"), r"dvc.lock: line 9: git has left a merge conflict"),
+        ("dvc.lock", LOCK[:22], r"dvc.lock.*stages"),
+        ("dvc.lock", LOCK + "    deps: []\n", r"dvc.lock, line 9: .*not YAML, or cut short.*duplicate"),
+        ("dvc.yaml", "[]\n", r"dvc.yaml, line 1: .* holds a list"),
+        ("dvc.yaml", "stages: {a: {deps: [b]}}\n", r"dvc.yaml, line 1: stages.a.*cmd"),
+        ("dvc.yaml", "# stages\n" + CONFLICT.format("stages:"), r"dvc.yaml: line 2: git has left a merge conflict"),
+    ],
+    ids=lambda value: str(value)[:24].replace("/", "-"),
+)
+def test_a_damaged_file_is_named_with_the_line_and_the_remedy(checkout, file, content, message):
+    (checkout / file).write_text(content)
+    with pytest.raises(StageError, match=message) as error:
+        check_project_files(checkout)
+    assert f"git checkout {file}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_conflicts_in_the_settings_are_named(checkout):
+    path = checkout / "params.yaml"
+    path.write_text("data:\n" + CONFLICT.format("  name: a"))
+    for read in (check_project_files, lambda root: load_settings(root / "params.yaml")):
+        with pytest.raises(SettingsError, match=r"params.yaml: line 2: git has left a merge conflict.*<<<<<<< HEAD"):
+            read(checkout)
+
+
+def test_wherever_dvc_yaml_is_cut_short_in_a_stage_it_is_refused(checkout):
+    """Also where what is left is a valid file of DVC's, as it is at most ends of lines."""
+    whole = (ROOT / "dvc.yaml").read_text()
+    stages = whole[: whole.index("\nplots:")]
+    unnoticed = []
+    for end in range(0, len(stages), 7):
+        (checkout / "dvc.yaml").write_text(stages[:end])
+        try:
+            check_project_files(checkout)
+        except GantryError:
+            continue
+        if not missing_stages(checkout) and yaml.safe_load(stages[:end]) != yaml.safe_load(stages):
+            unnoticed.append(stages[max(0, end - 60) : end])
+    assert not unnoticed
+
+
+def test_stages_that_are_missing_are_said(tmp_path, caplog):
+    whole = (ROOT / "dvc.yaml").read_text()
+    files = {"dvc.yaml": whole[: whole.index("\n  evaluate:")], "params.yaml": (ROOT / "params.yaml").read_text()}
+    root = make_project(tmp_path / "project", files)
+    with caplog.at_level(logging.WARNING, "pipelines"):
+        check_stages(root)
+    assert "has no stage evaluate, register" in caplog.text
+
+
+def test_what_the_code_makes_is_what_dvc_yaml_lists():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    listed = {
+        name: {
+            out if isinstance(out, str) else next(iter(out))
+            for out in (*stage.get("outs", ()), *stage.get("metrics", ()))
+        }
+        for name, stage in stages.items()
+    }
+    assert listed == {name: set(outs) for name, outs in OUTS.items()}
+
+
+def test_an_out_that_the_code_does_not_make_is_refused(checkout):
+    path = checkout / "dvc.yaml"
+    path.write_text(path.read_text().replace("outputs/train/fid.csv\n\n", "outputs/train/fids.csv\n\n"))
+    with pytest.raises(StageError, match=r"dvc.yaml, line \d+: stage 'train' does not list outputs/train/fid.csv"):
+        check_project_files(checkout)
+
+
+def test_a_stage_of_a_project_of_its_own_may_have_any_outs(checkout):
+    (checkout / "dvc.yaml").write_text("stages: {train: {cmd: python train.py, outs: [model.bin]}}\n")
+    check_project_files(checkout)
+    assert not missing_stages(checkout)
+
+
+def test_data_is_neither_fetched_nor_copied_into_a_damaged_project(checkout, tmp_path):
+    (checkout / "dvc.lock").write_text("[]\n")
+    for bring in (
+        lambda: fetch_public("digits", root=checkout),
+        lambda: add("mine", str(tmp_path / "absent"), root=checkout),
+    ):
+        with pytest.raises(StageError, match=r"dvc.lock, line 1"):
+            bring()
+    assert [path.name for path in (checkout / "data/raw").iterdir()] == ["fashion-mnist.dvc"]

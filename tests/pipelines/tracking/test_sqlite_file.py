@@ -1,0 +1,91 @@
+"""A damaged database is named, with the remedy, before anything depends on it."""
+
+import contextlib
+import re
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from gan_core.errors import TrackingError
+from pipelines.flow.server import server
+from pipelines.tracking import sync
+from pipelines.tracking.runlog import RunLog
+from pipelines.tracking.sqlite_file import check_database
+from pipelines.tracking.store import connect, find_run, reaching
+
+RANDOM = bytes(range(256)) * 64
+
+
+def checked(path: Path) -> None:
+    check_database(path, title="tracking database", keeps="the earlier runs")
+
+
+def damage(path: Path, how: str) -> None:
+    """Replace a database by something that is none."""
+    if how == "random":
+        path.write_bytes(RANDOM)
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    else:
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize("how", ["random", "truncated", "folder"])
+def test_every_way_to_the_store_names_the_file_and_the_remedy(template, tmp_path, how):
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(template, path)
+    damage(path, how)
+    uri, track = f"sqlite:///{path}", tmp_path / "track"
+    with RunLog(track, key="k", name="n"):
+        pass
+    named = f"tracking database {re.escape(str(path))} is .*(Move it away|mv .*mlflow.db.damaged)"
+    with pytest.raises(TrackingError, match=named):
+        checked(path)
+    with pytest.raises(TrackingError, match=named):
+        connect(uri)
+    with pytest.raises(TrackingError, match=f"mlflow.db is {'a folder' if how == 'folder' else 'damaged'}"):
+        sync(track, tracking_uri=uri, experiment="e")
+    if how != "folder":
+        with pytest.raises(TrackingError, match=named):
+            find_run(uri, "e", "k")
+
+
+def test_damage_that_is_met_on_the_way_names_the_file(tmp_path):
+    error = MlflowException("(sqlite3.DatabaseError) database disk image is malformed")
+    named = r"mlflow.db is damaged \(.*malformed\).*\.recover.*mlflow.db.damaged"
+    with pytest.raises(TrackingError, match=named), reaching(f"sqlite:///{tmp_path / 'mlflow.db'}"):
+        raise error
+
+
+def test_a_whole_an_absent_and_an_empty_database_pass(template, tmp_path):
+    checked(template)
+    checked(tmp_path / "absent.db")
+    (tmp_path / "empty.db").touch()
+    checked(tmp_path / "empty.db")
+    connect(f"sqlite:///{tmp_path / 'empty.db'}").search_experiments()
+
+
+def test_a_locked_database_is_not_damaged(template, tmp_path):
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(template, path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        checked(path)
+
+
+@pytest.mark.parametrize("how", ["random", "folder"])
+def test_prefects_database_is_checked_before_its_server_is_started(tmp_path, monkeypatch, how):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.delenv("GANTRY_VAR", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    path = tmp_path / "prefect/prefect.db"
+    path.parent.mkdir()
+    path.touch()
+    damage(path, how)
+    with pytest.raises(TrackingError, match=f"Prefect database {re.escape(str(path))} is"), server(tmp_path):
+        pass
+    assert not (tmp_path / "prefect/server.log").exists()
