@@ -8,11 +8,11 @@ import mlflow  # noqa: F401  before the shipper does: two threads that import it
 from pyarrow.parquet import ParquetFile
 
 from gan_core.data import PreparedDataset
-from gan_core.errors import StageError
-from gan_core.files import read_json, write_json
+from gan_core.files import write_json
 from gan_core.generator import load_generator
 from pipelines.git import current_commit
 from pipelines.progress import say
+from pipelines.registry.inputs import check_curves, read_measured
 from pipelines.registry.register import register_generator
 from pipelines.settings import Settings
 from pipelines.stages.context import StageContext
@@ -26,9 +26,8 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Register the generator of the train stage with the figure of the evaluate stage."""
     root, result = context.root, context.work / RESULT
     generator, metrics = root / "outputs/train/generator", root / "outputs/evaluate/metrics.json"
-    measured = read_json(metrics)
-    if not isinstance(measured, dict) or not isinstance(measured.get("fid"), dict):
-        raise StageError(f"{metrics} holds no figure to register. Remove it and evaluate again: gantry run.")
+    measured = read_measured(metrics)
+    check_curves(root / "outputs/train")
     description = load_generator(generator).info
     lock = root / "dvc.lock"
     with stage_run(context, settings) as run:
