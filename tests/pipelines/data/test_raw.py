@@ -148,7 +148,8 @@ def test_without_dvc_the_data_comes_in_and_the_user_is_told(checkout: Path, capl
 
 
 def test_dvcs_refusal_is_passed_on(dvc_checkout: Path) -> None:
-    (dvc_checkout / "dvc.yaml").write_text("stages: [not, a, mapping]\n")
+    (dvc_checkout / "below").mkdir()
+    (dvc_checkout / "below/dvc.yaml").write_text("stages: [not, a, mapping]\n")
     with pytest.raises(DataError, match=r"DVC does not take .*digits.*dvc\.yaml"):
         fetch_public("digits", root=dvc_checkout)
 
@@ -355,7 +356,8 @@ def test_the_checkout_itself_is_no_source(checkout: Path, monkeypatch: pytest.Mo
 
 def test_what_dvc_refuses_does_not_stay_in_the_way(tmp_path: Path, dvc_checkout: Path) -> None:
     source = str(pets(tmp_path / "pets", each=1))
-    (dvc_checkout / "dvc.yaml").write_text("stages: [not, a, mapping]\n")
+    (dvc_checkout / "below").mkdir()
+    (dvc_checkout / "below/dvc.yaml").write_text("stages: [not, a, mapping]\n")
     with pytest.raises(DataError, match="DVC does not take"):
         add("mine", source, root=dvc_checkout)
     assert not (dvc_checkout / "data/raw/mine").exists()
