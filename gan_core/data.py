@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from gan_core.errors import DataError, SettingsError
 from gan_core.files import replacing
 
 DATASET_FILE = "dataset.json"
+_PNG = b"\x89PNG\r\n\x1a\n"
 FORMAT = 1
 """Of the prepared form: another number wherever a reader of the one would misread the other."""
 
@@ -95,10 +97,21 @@ class PreparedDataset:
             rows = [
                 np.array(table.to_pylist(), dtype=np.int64).reshape(-1, len(self.info.attributes)) for table in tables
             ]
-            return np.concatenate(rows)
+            return self._checked(split, np.concatenate(rows), 2)
         if not self.info.classes:
             return None
-        return np.concatenate([column.to_numpy() for column in self._column(split, "label")]).astype(np.int64)
+        labels = np.concatenate([column.to_numpy() for column in self._column(split, "label")]).astype(np.int64)
+        return self._checked(split, labels, len(self.info.classes))
+
+    def _checked(self, split: str, labels: np.ndarray, count: int) -> np.ndarray:
+        """``labels``, each of them below ``count``; a damaged shard may say anything."""
+        wrong = labels[(labels < 0) | (labels >= count)]
+        if len(wrong):
+            raise DataError(
+                f"{self.directory}: {split} has the label {wrong[0]}, and labels are 0 to {count - 1}. "
+                "The shards are damaged. Run the ingest stage again."
+            )
+        return labels
 
     def class_shares(self, split: str = "train") -> tuple[float, ...]:
         """How often each class is among the pictures of ``split``; empty where there are no classes, or all equally often."""
@@ -120,6 +133,9 @@ class PreparedDataset:
         """All pictures of ``split``: uint8 of shape (N, C, H, W), memory-mapped, read-only.
 
         Decoded once per dataset digest into the cache directory and mapped from there afterwards.
+
+        Raises:
+            DataError: a shard is damaged, or holds other pictures than ``dataset.json`` says.
         """
         return self._decoded(split, "image", self.info.channels, f"{self.info.digest[:32]}-{split}.npy")
 
@@ -135,21 +151,22 @@ class PreparedDataset:
         info = self.info
         shape = (info.splits.get(split, 0), channels, info.height, info.width)
         path = self._cache_dir / name
-        if not path.is_file():
-            shards, held = self.shards(split), 0
-            for shard in shards:
-                with _whole(shard):
-                    held += pq.read_metadata(shard).num_rows
-            if held != shape[0]:
-                raise DataError(
-                    f"{self.directory}: {split} holds {held} pictures, {DATASET_FILE} says {shape[0]}. Ingest again."
-                )
+        shards, held = self.shards(split), 0
+        for shard in shards:  # also where the pictures are cached: labels are read from the shards each time
+            with _whole(shard):
+                held += pq.read_metadata(shard).num_rows
+        if held != shape[0]:
+            raise DataError(
+                f"{self.directory}: {split} holds {held} pictures, {DATASET_FILE} says {shape[0]}. Ingest again."
+            )
+        if not _is_array(path, shape):
             with replacing(path) as temporary:
                 array = new_array(temporary, shape, np.uint8)
                 row = 0
                 for shard in shards:
                     for content in _contents(shard, column):
-                        picture = decode_prepared(content, channels)
+                        with _whole(shard):
+                            picture = decode_prepared(content, channels)
                         if picture.shape != shape[1:]:
                             raise DataError(
                                 f"{shard}: a picture is {picture.shape[1]}x{picture.shape[2]} pixels where "
@@ -167,7 +184,10 @@ def _whole(shard: Path) -> Iterator[None]:
     """A block that reads ``shard``; raises DataError where it is damaged."""
     try:
         yield
-    except (pa.ArrowException, KeyError) as error:
+    # Arrow and Pillow raise what comes to hand where a length or an offset in a file is wrong.
+    except (pa.ArrowException, LookupError, ValueError, SyntaxError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's
+            raise
         raise DataError(f"{shard} is damaged ({error}). Run the ingest stage again.") from error
 
 
@@ -179,14 +199,42 @@ def _contents(shard: Path, column: str) -> Iterator[bytes]:
             yield from batch.column(column).field("bytes").to_pylist()
 
 
+def _is_array(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether ``path`` can be mapped as uint8 of ``shape``: a cached file that is cut short is made again."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError, SyntaxError):
+        return False
+    return found.shape == shape and found.dtype == np.uint8
+
+
 def decode_prepared(content: bytes, channels: int) -> np.ndarray:
-    """Decode one prepared PNG into uint8 of shape (C, H, W)."""
+    """Decode one prepared PNG into uint8 of shape (C, H, W).
+
+    Raises:
+        ValueError: a byte of it is not what was written.
+        DataError: it has other channels.
+    """
+    _check_sums(content)
     with Image.open(io.BytesIO(content)) as picture:
         array = np.asarray(picture)
     array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     if array.shape[0] != channels:
         raise DataError(f"A prepared picture has {array.shape[0]} channels where {channels} are expected.")
     return array
+
+
+def _check_sums(png: bytes) -> None:
+    """Raise ValueError unless each chunk of a PNG has its sum. Pillow passes over those of the pixels."""
+    if not png.startswith(_PNG):
+        raise ValueError("a picture is no PNG")
+    place = len(_PNG)
+    while place < len(png):
+        length = int.from_bytes(png[place : place + 4], "big")
+        end = place + 8 + length
+        if zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big") or end + 4 > len(png):
+            raise ValueError("the sum of a picture does not fit its bytes")
+        place = end + 4
 
 
 def user_cache_dir() -> Path:

@@ -1,6 +1,7 @@
 """A prepared dataset is read as the arrays that were written, and anything that does not fit its description is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,12 @@ def test_pictures_that_are_not_square_keep_height_before_width(tmp_path: Path) -
     np.testing.assert_array_equal(dataset.pixels(), pixels)
 
 
-def test_pixels_are_decoded_once_and_mapped_read_only_from_the_cache(tmp_path: Path) -> None:
+def test_pixels_are_decoded_once_and_mapped_read_only_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = write_prepared(tmp_path / "data", blobs(4))
     first = PreparedDataset(directory, tmp_path / "cache").pixels()
-    (directory / "train-00000-of-00001.parquet").unlink()
+    monkeypatch.delattr("gan_core.data.decode_prepared")
     second = PreparedDataset(directory, tmp_path / "cache").pixels()
     np.testing.assert_array_equal(first, second)
     assert isinstance(second, np.memmap)
@@ -105,6 +108,48 @@ def test_a_shard_that_is_cut_short_is_named_with_the_remedy(tmp_path: Path, read
     with pytest.raises(DataError, match=r"train-00000-of-00001.parquet is damaged .*Run the ingest stage again"):
         getattr(PreparedDataset(directory, tmp_path / "cache"), read)()
     assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_flipped_byte_of_a_picture_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    pixels = blobs(4)
+    directory = write_prepared(tmp_path / "data", pixels)
+    (shard,) = directory.glob("*.parquet")
+    whole = shard.read_bytes()
+    begin, end = whole.index(b"\x89PNG"), whole.index(b"IEND")  # of the first picture
+    for place in range(begin, end):
+        shard.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=rf"{shard.name} is damaged .*Run the ingest stage again"):
+            PreparedDataset(directory, tmp_path / "cache").pixels()
+
+
+def test_a_shard_that_is_damaged_or_gone_is_noticed_although_its_pictures_are_cached(tmp_path: Path) -> None:
+    directory = write_prepared(tmp_path / "data", blobs(4))
+    PreparedDataset(directory, tmp_path / "cache").pixels()
+    (shard,) = directory.glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(DataError, match=rf"{shard.name} is damaged"):
+        PreparedDataset(directory, tmp_path / "cache").pixels()
+    shard.unlink()
+    with pytest.raises(DataError, match="train holds 0 pictures, dataset.json says 4"):
+        PreparedDataset(directory, tmp_path / "cache").pixels()
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
+    pixels = blobs(4)
+    directory = write_prepared(tmp_path / "data", pixels)
+    for content in (b"", b"junk", None):
+        np.testing.assert_array_equal(PreparedDataset(directory, tmp_path / "cache").pixels(), pixels)
+        (cached,) = (tmp_path / "cache").glob("*.npy")
+        cached.write_bytes(cached.read_bytes()[:-10] if content is None else content)
+    np.testing.assert_array_equal(PreparedDataset(directory, tmp_path / "cache").pixels(), pixels)
+
+
+def test_a_label_that_no_class_has_is_refused(tmp_path: Path) -> None:
+    directory = write_prepared(tmp_path / "data", blobs(4), np.arange(4) % 2)
+    write_prepared(tmp_path / "other", blobs(4), np.arange(4) + 6)
+    shutil.copyfile(next((tmp_path / "other").glob("*.parquet")), next(directory.glob("*.parquet")))
+    with pytest.raises(DataError, match=r"train has the label 6, and labels are 0 to 1.*ingest stage again"):
+        PreparedDataset(directory, tmp_path / "cache").labels()
 
 
 def test_decoding_gives_channels_first(tmp_path: Path) -> None:

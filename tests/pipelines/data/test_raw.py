@@ -361,7 +361,7 @@ def test_what_dvc_refuses_does_not_stay_in_the_way(tmp_path: Path, dvc_checkout:
     with pytest.raises(DataError, match="DVC does not take"):
         add("mine", source, root=dvc_checkout)
     assert not (dvc_checkout / "data/raw/mine").exists()
-    (dvc_checkout / "dvc.yaml").unlink()
+    (dvc_checkout / "below/dvc.yaml").unlink()
     assert add("mine", source, root=dvc_checkout).tracked
 
 
