@@ -71,7 +71,7 @@ def _fault(path: Path) -> tuple[int, str] | None:
 
 def _fault_in(rows: Any) -> tuple[int, str] | None:
     try:
-        header = next(rows, [])
+        header: list[str] = next(rows, [])
         if "step" not in header or len(set(header)) != len(header):
             return 1, f"its header has no column 'step', or one twice: {','.join(header)[:60]!r}"
         step, last = header.index("step"), -math.inf
