@@ -23,10 +23,10 @@ from gan_core.disk import what_failed
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
 from gan_core.files import held, write_text
-from gan_core.grid import save_sheet
+from gan_core.images.grid import save_sheet
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
-from gan_core.presets import Choice, choose
+from gan_core.presets.choose import Choice, choose
 from gan_core.training.config import TrainConfig
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer

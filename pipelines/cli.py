@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from pipelines.account import complete_account
-from pipelines.failures import explain
-from pipelines.proxies import without_proxy
-from pipelines.redaction import redact_output
+from pipelines.runtime.account import complete_account
+from pipelines.runtime.failures import explain
+from pipelines.runtime.proxies import without_proxy
+from pipelines.runtime.redaction import redact_output
 
 # Nothing that Gantry starts reports home; a user who wants it sets the variable.
 for _name, _value in {
@@ -28,23 +28,23 @@ for _name, _value in {
 os.environ.update(without_proxy(os.environ))
 
 COMMANDS = {
-    "demo": ("pipelines.demo:demo", "The whole pipeline on Fashion-MNIST."),
-    "data": ("pipelines.data.cli:data", "Bring pictures in: a public dataset, or your own."),
-    "run": ("pipelines.flow.cli:run", "Run the pipeline now."),
-    "serve": ("pipelines.flow.cli:serve", "Run the pipeline on a schedule."),
-    "ui": ("pipelines.flow.cli:ui", "Show the runs: MLflow's and Prefect's pages."),
-    "stage": ("pipelines.stages.cli:stage", "Run one stage, as dvc.yaml does."),
-    "fid": ("pipelines.fid:fid", "Measure the Fréchet Inception distance."),
-    "sample": ("pipelines.sample:sample", "Draw pictures from a generator."),
-    "translate": ("pipelines.translate:translate", "Translate pictures into pictures."),
-    "augment": ("pipelines.augment:augment", "Enlarge a dataset by generated pictures."),
-    "project": ("pipelines.project:project", "Find the style nearest to a picture."),
-    "settings": ("pipelines.explain:settings", "List every setting and what it means."),
-    "recommend": ("pipelines.recommend:recommend", "Say which family suits a dataset."),
-    "promote": ("pipelines.registry.cli:promote", "Make the challenger the champion."),
-    "rollback": ("pipelines.registry.cli:rollback", "Undo the last promotion."),
-    "ledger": ("pipelines.registry.cli:ledger", "List every move of the champion."),
-    "track": ("pipelines.tracking.cli:track", "What the tracking server has not got yet."),
+    "demo": ("pipelines.commands.demo:demo", "The whole pipeline on Fashion-MNIST."),
+    "data": ("pipelines.commands.data:data", "Bring pictures in: a public dataset, or your own."),
+    "run": ("pipelines.commands.run:run", "Run the pipeline now."),
+    "serve": ("pipelines.commands.run:serve", "Run the pipeline on a schedule."),
+    "ui": ("pipelines.commands.run:ui", "Show the runs: MLflow's and Prefect's pages."),
+    "stage": ("pipelines.commands.stage:stage", "Run one stage, as dvc.yaml does."),
+    "fid": ("pipelines.commands.fid:fid", "Measure the Fréchet Inception distance."),
+    "sample": ("pipelines.commands.sample:sample", "Draw pictures from a generator."),
+    "translate": ("pipelines.commands.translate:translate", "Translate pictures into pictures."),
+    "augment": ("pipelines.commands.synthesize:augment", "Enlarge a dataset by generated pictures."),
+    "project": ("pipelines.commands.project:project", "Find the style nearest to a picture."),
+    "settings": ("pipelines.commands.settings:settings", "List every setting and what it means."),
+    "recommend": ("pipelines.commands.recommend:recommend", "Say which family suits a dataset."),
+    "promote": ("pipelines.commands.promote:promote", "Make the challenger the champion."),
+    "rollback": ("pipelines.commands.promote:rollback", "Undo the last promotion."),
+    "ledger": ("pipelines.commands.promote:ledger", "List every move of the champion."),
+    "track": ("pipelines.commands.track:track", "What the tracking server has not got yet."),
 }
 """Where each verb is, and what the list of verbs says of it."""
 

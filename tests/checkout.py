@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.tracking.store import URI_VARIABLES
+from pipelines.settings.tracking_uri import URI_VARIABLES
 
 ROOT = Path(__file__).parent.parent
 

@@ -62,8 +62,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.
 @pytest.fixture(scope="session")
 def weights_file() -> Path:
     """The Inception weights, fetched when needed; skips only where no address can be reached."""
+    from gan_core.download.weights import inception_file
     from gan_core.errors import FetchError
-    from gan_core.weights import inception_file
 
     try:
         return inception_file()
@@ -76,7 +76,7 @@ def weights_file() -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The session's Ray cluster of 2 CPUs; its address. Ended with the session."""
-    from pipelines.cluster import cluster
+    from pipelines.runtime.cluster import cluster
 
     with cluster(root=tmp_path_factory.mktemp("ray"), num_cpus=2, log_to_driver=False) as address:
         yield address

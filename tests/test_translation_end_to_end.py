@@ -107,7 +107,7 @@ def test_pix2pix_goes_from_a_folder_of_pairs_to_a_version_that_translates(
     try:
         content = (tmp_path / "pairs/outline/000.png").read_bytes()
         answer = mlflow.pyfunc.load_model("models:/blobs@challenger").predict(pd.DataFrame({"image": [content]}))
-        from pipelines.translate import translate
+        from pipelines.commands.translate import translate
 
         monkeypatch.chdir(checkout)
         done = CliRunner().invoke(translate, ["blobs@challenger", str(tmp_path / "pairs/outline"), "translated"])

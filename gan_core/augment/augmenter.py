@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gan_core import randomness, workers
+from gan_core import randomness
 from gan_core.augment import AugmentConfig, ada, diffaugment
-from gan_core.families.base import Batch
+from gan_core.batch import Batch
+from gan_core.nn import collectives as workers
 from gan_core.precision import full_precision
 from gan_core.schedule import cosine
 

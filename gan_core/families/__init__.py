@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from gan_core.batch import Batch
 from gan_core.config import build
 from gan_core.errors import SettingsError, nearest
-from gan_core.families.base import Batch, Family, ImageShape, Losses, Made, Phase, Side
+from gan_core.families.base import Family, ImageShape, Losses, Made, Phase, Side
 from gan_core.families.biggan import BigGan
 from gan_core.families.cgan import Cgan
 from gan_core.families.cyclegan import CycleGan

@@ -1,16 +1,16 @@
 """The contract between a family (an adversarial game) and everything that trains, samples or exports one."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gan_core import randomness
-from gan_core.batch_norm import standing_statistics
+from gan_core.batch import Batch
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
+from gan_core.nn.batch_norm import standing_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,35 +72,6 @@ class ImageShape:
         if not 1 <= self.channels <= 4:
             raise SettingsError(f"{family} makes 1 to 4 channels, not {self.channels}. Change ingest.channels.")
         return count
-
-
-@dataclass(kw_only=True)
-class Batch:
-    """One worker's rows of one step, shared by the discriminator's and the generator's update."""
-
-    real: Tensor
-    """Real images, float32 in [-1, 1], (N, C, H, W)."""
-    labels: Tensor | None
-    """Class indices, int64 (N,), or what holds of each picture, float (N, attributes), or None."""
-    condition: Tensor | None = None
-    """What the real images are to be made from, float32 in [-1, 1], (N, C', H, W): row by row theirs for paired data,
-    images of domain A, drawn apart, for unpaired data, whose ``real`` is domain B. None for other kinds."""
-    key: tuple[int | str, ...]
-    """Names the step (and micro-batch): random numbers are functions of it."""
-    part: randomness.Slice
-    progress: float = 1.0
-    """How far the run is through its burn-in, 0 to 1; settings with a schedule have arrived at their end at 1."""
-    keep: bool = True
-    """Whether work that both updates need may be kept between them; off when memory is what matters (accumulation)."""
-    _kept: dict[str, Any] = field(default_factory=dict)
-
-    def once(self, name: str, make: Callable[[], Any], *, light: bool = False) -> Any:
-        """The result of ``make``, made once a batch where memory allows or it is ``light``, made again otherwise."""
-        if not (self.keep or light):
-            return make()
-        if name not in self._kept:
-            self._kept[name] = make()
-        return self._kept[name]
 
 
 _SHOWN = 64

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.augment.diffaugment import NUMBERS, diffaugment
-from gan_core.batch_norm import BatchNorm2d
+from gan_core.batch import Batch
 from gan_core.config import check, check_below_one, check_choice, check_least
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, ImageShape, Losses, Phase
+from gan_core.families.base import ImageShape, Losses, Phase
 from gan_core.families.biggan_layers import (
     Attention,
     DownBlock,
@@ -30,7 +30,8 @@ from gan_core.families.biggan_layers import (
     converge,
 )
 from gan_core.families.noise import NoiseFamily
-from gan_core.penalties import consistency, orthogonal
+from gan_core.nn.batch_norm import BatchNorm2d
+from gan_core.nn.penalties import consistency, orthogonal
 from gan_core.precision import full_precision
 
 # 128 and 256: tables 4 and 5 of the paper's appendix B, with the chunks of 20 coordinates and the class embedding of 128

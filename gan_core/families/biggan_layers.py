@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_core.batch_norm import BatchNorm2d
+from gan_core.nn.batch_norm import BatchNorm2d
 from gan_core.precision import full_precision
 
 

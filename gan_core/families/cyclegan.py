@@ -12,15 +12,17 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gan_core import randomness, workers
+from gan_core import randomness
+from gan_core.batch import Batch
 from gan_core.config import check, check_below_one, check_least
-from gan_core.families.base import Batch, ImageShape, Losses, Made
+from gan_core.families.base import ImageShape, Losses, Made
 from gan_core.families.contrastive import ContrastiveGenerator, patch_nce
 from gan_core.families.translation import TranslationFamily, conditions_of, in_rows, right_shares
 from gan_core.families.translation_layers import PatchDiscriminator, ResidualGenerator
-from gan_core.initialise import normal_weights
-from gan_core.losses import least_squares_discriminator, least_squares_generator
-from gan_core.padding import cropped, padded
+from gan_core.nn import collectives as workers
+from gan_core.nn.initialise import normal_weights
+from gan_core.nn.losses import least_squares_discriminator, least_squares_generator
+from gan_core.nn.padding import cropped, padded
 
 _LARGE = 256
 """From this side on, the paper's generators have 9 residual blocks, below it 6 (section 7.2)."""

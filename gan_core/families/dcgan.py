@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gan_core.batch_norm import BatchNorm2d
 from gan_core.config import check_below_one, check_choice, check_least
-from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.families.base import ImageShape
 from gan_core.families.noise import NoiseFamily
-from gan_core.initialise import he_weights, normal_weights
+from gan_core.nn.batch_norm import BatchNorm2d
+from gan_core.nn.convolution import Conv2d, ConvTranspose2d
+from gan_core.nn.initialise import he_weights, normal_weights
 
 LARGEST = 256
 

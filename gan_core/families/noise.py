@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from gan_core import randomness
+from gan_core.batch import Batch
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, Family, ImageShape, Losses, Made, Phase
-from gan_core.losses import ADVERSARIAL_LOSSES
-from gan_core.penalties import gradient_penalty, zero_centred
+from gan_core.families.base import Family, ImageShape, Losses, Made, Phase
+from gan_core.nn.losses import ADVERSARIAL_LOSSES
+from gan_core.nn.penalties import gradient_penalty, zero_centred
 
 _SHARES = {"r1": 0.5, "r2": 0.5, "gp": 1.0}
 """What a penalty's paper multiplies its weight with."""

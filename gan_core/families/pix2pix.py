@@ -16,18 +16,19 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.augment import AugmentConfig
-from gan_core.colour import lab_to_rgb, rgb_to_lab
+from gan_core.batch import Batch
 from gan_core.config import check_below_one, check_least
-from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, ImageShape, Losses, Phase
+from gan_core.families.base import ImageShape, Losses, Phase
 from gan_core.families.translation import TranslationFamily, conditions_of, in_rows, right_shares
 from gan_core.families.translation_layers import PatchDiscriminator
-from gan_core.initialise import normal_weights
-from gan_core.instance_norm import InstanceNorm2d
-from gan_core.losses import logistic_discriminator, non_saturating_generator
-from gan_core.padding import cropped, padded
+from gan_core.images.colour import lab_to_rgb, rgb_to_lab
+from gan_core.nn.convolution import Conv2d, ConvTranspose2d
+from gan_core.nn.initialise import normal_weights
+from gan_core.nn.instance_norm import InstanceNorm2d
+from gan_core.nn.losses import logistic_discriminator, non_saturating_generator
+from gan_core.nn.padding import cropped, padded
 
 _WIDEST = 8
 """The widest layer, in multiples of the first."""

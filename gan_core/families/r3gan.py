@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gan_core.batch import Batch
 from gan_core.config import check, check_below_one, check_choice, check_least
-from gan_core.families.base import Batch, ImageShape, Phase
+from gan_core.families.base import ImageShape, Phase
 from gan_core.families.noise import NoiseFamily
-from gan_core.initialise import leaky_gain
-from gan_core.losses import ADVERSARIAL_LOSSES
-from gan_core.resampling import Downsample, Upsample
+from gan_core.nn.initialise import leaky_gain
+from gan_core.nn.losses import ADVERSARIAL_LOSSES
+from gan_core.nn.resampling import Downsample, Upsample
 from gan_core.schedule import cosine
 
 LARGEST = 256

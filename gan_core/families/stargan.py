@@ -12,16 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_core import randomness, workers
+from gan_core import randomness
+from gan_core.batch import Batch
 from gan_core.config import check_below_one, check_least
-from gan_core.convolution import Conv2d
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, ImageShape, Losses, Made, Phase
+from gan_core.families.base import ImageShape, Losses, Made, Phase
 from gan_core.families.translation import TranslationFamily, in_rows, labels_of, right_shares
 from gan_core.families.translation_layers import ResidualGenerator, one_hot
-from gan_core.losses import critic_generator, wasserstein_discriminator
-from gan_core.penalties import gradient_penalty
+from gan_core.nn import collectives as workers
+from gan_core.nn.convolution import Conv2d
+from gan_core.nn.losses import critic_generator, wasserstein_discriminator
+from gan_core.nn.penalties import gradient_penalty
 
 _DEEPEST, _WIDEST = 6, 32
 """Layers that halve the size in the discriminator, and its widest one in multiples of the first (table 5)."""

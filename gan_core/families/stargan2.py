@@ -13,18 +13,20 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gan_core import randomness, workers
+from gan_core import randomness
+from gan_core.batch import Batch
 from gan_core.config import check_below_one, check_least
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, ImageShape, Losses, Made, Phase
+from gan_core.families.base import ImageShape, Losses, Made, Phase
 from gan_core.families.noise import latents_from_uniform
 from gan_core.families.stargan2_layers import Generator, MappingNetwork, Trunk, of_domains
 from gan_core.families.translation import TranslationFamily, in_rows, labels_of, right_shares
-from gan_core.initialise import he_weights
-from gan_core.losses import logistic_discriminator, non_saturating_generator
-from gan_core.padding import cropped, padded
-from gan_core.penalties import zero_centred
+from gan_core.nn import collectives as workers
+from gan_core.nn.initialise import he_weights
+from gan_core.nn.losses import logistic_discriminator, non_saturating_generator
+from gan_core.nn.padding import cropped, padded
+from gan_core.nn.penalties import zero_centred
 
 
 @dataclass(frozen=True, kw_only=True)

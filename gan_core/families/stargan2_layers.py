@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_core.instance_norm import InstanceNorm2d, normalised
+from gan_core.nn.instance_norm import InstanceNorm2d, normalised
 from gan_core.precision import full_precision
 
 _HALF = 0.5**0.5

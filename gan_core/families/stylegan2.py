@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gan_core import randomness, workers
+from gan_core import randomness
+from gan_core.batch import Batch
 from gan_core.config import check, check_below_one, check_choice, check_least
-from gan_core.convolution import QuickSecondGradients
-from gan_core.families.base import Batch, ImageShape, Losses, Phase
+from gan_core.families.base import ImageShape, Losses, Phase
 from gan_core.families.noise import NoiseFamily, latents_from_uniform
 from gan_core.families.stylegan2_layers import (
     Conv2d,
@@ -24,10 +24,12 @@ from gan_core.families.stylegan2_layers import (
     activation_gain,
     with_deviation,
 )
-from gan_core.losses import ADVERSARIAL_LOSSES
-from gan_core.penalties import path_lengths
+from gan_core.nn import collectives as workers
+from gan_core.nn.convolution import QuickSecondGradients
+from gan_core.nn.losses import ADVERSARIAL_LOSSES
+from gan_core.nn.penalties import path_lengths
+from gan_core.nn.resampling import Upsample
 from gan_core.precision import full_precision
-from gan_core.resampling import Upsample
 
 LARGEST = 1024
 _SETTLE = 256

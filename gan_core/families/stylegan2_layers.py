@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_core.nn.resampling import Blur, Downsample
 from gan_core.precision import full_precision
-from gan_core.resampling import Blur, Downsample
 
 
 def activation_gain(slope: float) -> float:

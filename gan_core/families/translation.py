@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gan_core.batch import Batch
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch, Family
-from gan_core.padding import cropped, padded
+from gan_core.families.base import Family
+from gan_core.nn.padding import cropped, padded
 
 
 class TranslationFamily(Family):

@@ -5,11 +5,11 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.errors import SettingsError
 from gan_core.families.base import ImageShape
-from gan_core.instance_norm import InstanceNorm2d
-from gan_core.padding import ReflectionPad2d
+from gan_core.nn.convolution import Conv2d, ConvTranspose2d
+from gan_core.nn.instance_norm import InstanceNorm2d
+from gan_core.nn.padding import ReflectionPad2d
 
 PATCH_WIDTH_MAX = 8
 """The widest layer of a patch discriminator, in multiples of its first."""

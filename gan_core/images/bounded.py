@@ -26,9 +26,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gan_core import pictures
 from gan_core.errors import GantryError
-from gan_core.pictures import Fit, PictureError
+from gan_core.images import pictures
+from gan_core.images.pictures import Fit, PictureError
 
 T = TypeVar("T")
 
@@ -69,12 +69,12 @@ class WorkerEndedError(Exception):
 
 
 def decode(content: bytes | np.ndarray, channels: int) -> np.ndarray:
-    """:func:`gan_core.pictures.decode` in a worker; also raises PictureError for ``too-slow`` and ``crashed``."""
+    """:func:`gan_core.images.pictures.decode` in a worker; also raises PictureError for ``too-slow`` and ``crashed``."""
     return picture_of(pictures.decode, content, channels)
 
 
 def prepare(content: bytes | np.ndarray, *, size: tuple[int, int], channels: int, mode: Fit) -> np.ndarray:
-    """:func:`gan_core.pictures.prepare` in a worker; also raises PictureError for ``too-slow`` and ``crashed``."""
+    """:func:`gan_core.images.pictures.prepare` in a worker; also raises PictureError for ``too-slow`` and ``crashed``."""
     return picture_of(pictures.prepare, content, size=size, channels=channels, mode=mode)
 
 

@@ -10,9 +10,8 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from PIL import Image
 
-from gan_core import pictures
-from gan_core.images import bounded
-from gan_core.pictures import PictureError
+from gan_core.images import bounded, pictures
+from gan_core.images.pictures import PictureError
 
 SUFFIX = ".svg"
 LONGER_SIDE = 256

@@ -15,10 +15,10 @@ from typing import IO, NoReturn
 
 import numpy as np
 
-from gan_core.archive_names import LONGEST_LINK, is_link, link_target, zip_members
 from gan_core.errors import DataError
 from gan_core.images import drawing
-from gan_core.pictures import PictureError
+from gan_core.images.archive_names import LONGEST_LINK, is_link, link_target, zip_members
+from gan_core.images.pictures import PictureError
 
 SUFFIXES = frozenset(
     (
@@ -62,7 +62,7 @@ class PictureFiles:
         """
         Args:
             path: the folder, zip or picture.
-            encoding: of the names in a zip that do not say theirs; see :func:`gan_core.archive_names.zip_members`.
+            encoding: of the names in a zip that do not say theirs; see :func:`gan_core.images.archive_names.zip_members`.
 
         Raises:
             DataError: there is nothing at ``path``, nothing in it is a picture, a folder in it is a link or cannot be

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gan_core.colour import colourfulness
 from gan_core.data import PreparedDataset
+from gan_core.images.colour import colourfulness
 from gan_core.metrics.bench import Bench, Subject, mean_value
 from gan_core.metrics.between import between_domains
 from gan_core.metrics.inception import Extractor

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_core import randomness
-from gan_core.initialise import he_weights
+from gan_core.nn.initialise import he_weights
 
 _BATCH = 128
 _SHIFT = 0.1

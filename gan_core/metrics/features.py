@@ -11,8 +11,8 @@ import numpy as np
 from gan_core.config import check
 from gan_core.data import user_cache_dir
 from gan_core.disk import new_array
+from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
-from gan_core.fetch import progress_bar
 from gan_core.files import replacing, sha256_json
 from gan_core.metrics.frechet import Moments
 from gan_core.metrics.inception import Extractor

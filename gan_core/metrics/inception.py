@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_core.config import check
+from gan_core.download.weights import INCEPTION_SHA256, inception_file, torchscript_tensors
 from gan_core.errors import SettingsError
 from gan_core.files import sha256_json
 from gan_core.metrics.resize import resize_tf1
 from gan_core.precision import has_bf16
-from gan_core.weights import INCEPTION_SHA256, inception_file, torchscript_tensors
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan_core.colour import lab_to_rgb
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError, SettingsError
 from gan_core.images import bounded, files
+from gan_core.images.colour import lab_to_rgb
+from gan_core.images.pictures import PictureError
 from gan_core.metrics.inception import on_white
-from gan_core.pictures import PictureError
 from gan_core.randomness import derive_seed
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from gan_core import randomness
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.families import Batch
-from gan_core.padding import reflected
+from gan_core.images.tensors import unit
+from gan_core.nn.padding import reflected
 
 log = logging.getLogger(__name__)
 
@@ -174,11 +175,6 @@ class Feed:
     def _read(self, step: int) -> dict[str, Tensor]:
         read = {name: torch.from_numpy(self._sets[name][rows.numpy()]) for name, rows in self._rows(step).items()}
         return {name: images.pin_memory() if self._device.type == "cuda" else images for name, images in read.items()}
-
-
-def unit(pixels: Tensor) -> Tensor:
-    """uint8 images as float32 in [-1, 1], channels last."""
-    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
 
 
 def moved(images: Tensor, share: float, offsets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.errors import CheckpointError
 from gan_core.files import read_json, replacing
-from gan_core.generator import DESCRIPTION, generator_digest
+from gan_core.inference.generator import DESCRIPTION, generator_digest
 from gan_core.metrics.assess import assess
 from gan_core.metrics.bench import Subject, enough
 from gan_core.metrics.between import check_domains

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gan_core import checkpoint as checkpoints
 from gan_core.errors import CheckpointError, TrainingDivergedError
-from gan_core.training import checkpoint as checkpoints
 from gan_core.training.config import TrainConfig
 from gan_core.training.health import Watch
 from gan_core.training.state import State

@@ -17,13 +17,14 @@ from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, ImageShape, Phase, Side, build_family
-from gan_core.generator import SAMPLE_BATCH, describe, save_generator, to_uint8
+from gan_core.images.tensors import to_uint8, unit
+from gan_core.inference.generator import SAMPLE_BATCH, describe, save_generator
 from gan_core.precision import choose_device, choose_precision, out_of_memory
 from gan_core.schedule import cosine
 from gan_core.training.adam import Adam
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from gan_core.training.ema import Averaged, ema_decay
-from gan_core.training.feed import Feed, fixed_look, unit
+from gan_core.training.feed import Feed, fixed_look
 from gan_core.training.health import diversity
 from gan_core.training.observer import Observer
 from gan_core.training.quality import Best, Quality

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from gan_core.archive_names import LONGEST_LINK, decode_names, is_link, link_target, safe_path, zip_members
 from gan_core.disk import amount, require_room, with_place
+from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
-from gan_core.fetch import progress_bar
+from gan_core.images.archive_names import LONGEST_LINK, decode_names, is_link, link_target, safe_path, zip_members
 from pipelines.data.readers.base import is_clutter, raise_unlistable, readable
-from pipelines.data.unpack_limits import BoundedTarInfo, Budget, UnpackLimits
+from pipelines.data.unpack_limits import BoundedTarInfo, Budget
+from pipelines.settings.data import UnpackLimits
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def unpack(
         target: a folder that may or may not be there.
         label: names the progress bar.
         limits: None for those by default.
-        encoding: of names that do not say theirs; see :func:`gan_core.archive_names.zip_members`.
+        encoding: of names that do not say theirs; see :func:`gan_core.images.archive_names.zip_members`.
 
     Raises:
         DataError: a member's name or link leads out of the archive, two members want the same place, it unpacks beyond the

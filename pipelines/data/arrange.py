@@ -5,21 +5,19 @@ from collections import Counter
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from gan_core.errors import DataError
 from pipelines.data import readers
 from pipelines.data.names import check_class_names
-from pipelines.data.pairs import DERIVED, Pairs, Side
 from pipelines.data.readers import table
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
 from pipelines.data.readers.folder import bare_folders, mixed
 from pipelines.data.readers.layout import own_side, read_layout
 from pipelines.data.rejects import HIDDEN_LABEL
+from pipelines.settings.ingest import DERIVED, Kind, Pairs, Side
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["auto", "unlabelled", "labelled", "paired", "unpaired", "domains"]
 
 _Key = tuple[str, str]
 """A picture's split, and its name in its folder."""

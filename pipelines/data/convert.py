@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gan_core import pictures
 from gan_core.errors import DataError
-from gan_core.images import bounded
-from gan_core.pictures import Fit, PictureError
+from gan_core.images import bounded, pictures
+from gan_core.images.pictures import Fit, PictureError
 from pipelines.data import readers
-from pipelines.data.pairs import Pairing, prepare_pair
+from pipelines.data.pairs import prepare_pair
 from pipelines.data.readers.base import Entry, Reject, SourceNote
 from pipelines.data.rejects import refuse_endless
 from pipelines.data.shards import PartWriter
+from pipelines.settings.ingest import Pairing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 
 from gan_core.config import as_dict
 from gan_core.data import DATASET_FILE, DatasetInfo, PreparedDataset
+from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
-from gan_core.fetch import progress_bar
 from gan_core.files import replacing, write_json
-from gan_core.generator import Generator
-from gan_core.pictures import encode_png
+from gan_core.images.pictures import encode_png
+from gan_core.inference.generator import Generator
 from pipelines.data.shards import shard_name
 
 _CHUNK = 256

@@ -5,9 +5,8 @@ import unicodedata
 from collections.abc import Iterable
 
 from gan_core.errors import DataError
+from pipelines.settings.data import MAX_NAME_BYTES
 
-MAX_NAME_BYTES = 200
-"""Of a data set's name: file systems take 255, and files beside its folder have longer names."""
 MAX_CLASS_LETTERS = 200
 """Of the name of a class or an attribute. A longer one is a text about one picture, or a mistaken column."""
 

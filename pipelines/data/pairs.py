@@ -1,38 +1,21 @@
 """A picture and its condition, what it is to be made from: both brought to one shape, or the one derived from the other.
 
-What is derived comes from the prepared pixels by whole numbers (:func:`gan_core.colour.lightness` by ones that round the same
+What is derived comes from the prepared pixels by whole numbers (:func:`gan_core.images.colour.lightness` by ones that round the same
 everywhere), so the bytes are the same on any machine.
 """
-
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from gan_core import pictures
-from gan_core.pictures import Fit, PictureError
+from gan_core.images import pictures
+from gan_core.images.pictures import Fit, PictureError
+from pipelines.settings.ingest import DERIVED, Pairing, Pairs
 
-Pairs = Literal["folders", "side-by-side", "greyscale", "edges", "mask", "lowres"]
-Side = Literal["first", "second"]
-
-DERIVED = ("greyscale", "edges", "mask", "lowres")
 LOWRES = 4
 """``lowres`` makes a side this many times shorter."""
 # Canny's two thresholds: shares of the picture's steepest gradient (a pale hand on white has edges too), and the least
 # gradient that is one, in grey levels over four pixels' weight (Sobel's sums): noise has no edges.
 _WEAK, _STRONG = (15, 10), (6, 24)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pairing:
-    """How a picture comes to its condition."""
-
-    how: Pairs
-    side: Side
-    """Of a picture of two halves, which one is the condition: the left one is first."""
-    channels: int
-    """Of the condition."""
 
 
 def prepare_pair(
@@ -52,13 +35,13 @@ def prepare_pair(
         pairing: how the condition is come by.
         size: wanted height and width of both, pixels.
         channels: of the picture: 1, 3 or 4.
-        mode: see :func:`gan_core.pictures.fit`; the same pixels of both are kept.
+        mode: see :func:`gan_core.images.pictures.fit`; the same pixels of both are kept.
 
     Returns:
         uint8 (channels, height, width) and (pairing.channels, height, width).
 
     Raises:
-        PictureError: as :func:`gan_core.pictures.decode`; ``unequal-pair`` where the shapes of the two differ.
+        PictureError: as :func:`gan_core.images.pictures.decode`; ``unequal-pair`` where the shapes of the two differ.
     """
     if pairing.how in DERIVED:
         pixels = pictures.prepare(content, size=size, channels=channels, mode=mode)
@@ -80,7 +63,7 @@ def prepare_pair(
 
 def greyscale(pixels: np.ndarray) -> np.ndarray:
     """CIE L* of uint8 (3, H, W), scaled to 0..255: uint8 (1, H, W)."""
-    from gan_core.colour import lightness  # loads torch, which no other pair needs
+    from gan_core.images.colour import lightness
 
     return lightness(pixels)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gan_core.fetch import Address
+from gan_core.download.fetch import Address
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from typing import Any
 
 from gan_core.config import build
 from gan_core.disk import with_place
+from gan_core.download.fetch import Wanted, fetch_many, progress_bar
 from gan_core.errors import DataError
-from gan_core.fetch import Wanted, fetch_many, progress_bar
 from gan_core.files import replacing, sha256_file
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
@@ -30,9 +30,10 @@ from pipelines.data.readers.base import Listing, SourceNote, kinds, walk_files
 from pipelines.data.readers.idx import matches as holds_idx
 from pipelines.data.sources import public_dataset
 from pipelines.data.translation_sources import pack
-from pipelines.data.unpack_limits import Budget, UnpackLimits
+from pipelines.data.unpack_limits import Budget
 from pipelines.dvc_error import dvc_error
-from pipelines.params import read_params
+from pipelines.settings.data import UnpackLimits
+from pipelines.settings.params import read_params
 from pipelines.stages.project_files import check_project_files
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gan_core.download.fetch import Address, Debian, Derived, Npm, Url
 from gan_core.errors import DataError, nearest
-from gan_core.fetch import Address, Debian, Derived, Npm, Url
 from pipelines.data.public import PublicDataset, PublicFile
 from pipelines.data.readers.idx import write_idx
 from pipelines.data.translation_sources import (

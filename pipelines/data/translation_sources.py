@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gan_core.download.fetch import Derived, Npm
 from gan_core.errors import FetchError
-from gan_core.fetch import Derived, Npm
 from pipelines.data.public import PublicDataset, PublicFile
 
 TEST_SHARE = 0.1

@@ -1,12 +1,11 @@
 """How much an archive may unpack to: counted from what it says of itself, before anything is written."""
 
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from gan_core.config import check
 from gan_core.disk import amount
 from gan_core.errors import DataError
+from pipelines.settings.data import UnpackLimits
 
 _DISK_BLOCK = 4096
 """Bytes that a file takes on most disks at least: a million empty files are not nothing."""
@@ -15,20 +14,6 @@ _HARMLESS = 64 * 2**20
 _MANY_EMPTY = 10_000
 _LONGEST_HEADER = 2**20
 """Bytes of a tar's extended header, which tarfile reads into memory whole; long names and times take some hundred."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnpackLimits:
-    """What an archive may unpack to, judged by what it says of itself; what is longer than it says is refused, too."""
-
-    max_unpacked_gib: float = 100.0
-    """GiB on the disk that an archive may unpack to."""
-    max_unpacked_ratio: float = 100.0
-    """How many times its own size an archive may unpack to, where that is more than 64 MiB. Pictures hardly compress."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_unpacked_gib", "max_unpacked_ratio"):
-            check(getattr(self, name) > 0, f"{name}: must be above 0, got {getattr(self, name)}.")
 
 
 class Budget:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.files import read_json
-from pipelines.redaction import redact_credentials
 from pipelines.registry.markdown import escape, link_target
+from pipelines.runtime.redaction import redact_credentials
 
 LOG = logging.getLogger(__name__)
 

@@ -181,7 +181,7 @@ def serve(name: str, listening: socket.socket, auth: str) -> None:
 
 def main() -> None:
     """``python -m pipelines.flow.door APP FD``."""
-    from pipelines.redaction import keep_secret, redact_output
+    from pipelines.runtime.redaction import keep_secret, redact_output
 
     redact_output()
     auth = os.environ.pop(AUTH_VARIABLE)

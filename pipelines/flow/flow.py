@@ -29,17 +29,17 @@ from prefect.runtime import flow_run as current_run
 from prefect.states import Cancelled, Completed, Failed, State
 
 from gan_core.errors import GantryError, StageError
-from pipelines.cluster import offer_cluster
 from pipelines.flow import owner
 from pipelines.flow.artifacts import publish_artifacts
 from pipelines.flow.graph import Node, read_plan
 from pipelines.flow.output import StageOutput, output_file
 from pipelines.flow.process import OvertimeError, StoppedError, stream
-from pipelines.flow.settings import FlowSettings, load_flow_settings
 from pipelines.flow.submitted import Served, settle
 from pipelines.flow.workspace import Workspace, checkout_workspace, dvc, has_remote, worktree_workspace
-from pipelines.redaction import redact_credentials, redact_logs
-from pipelines.stages.work import var_directory
+from pipelines.runtime.cluster import offer_cluster
+from pipelines.runtime.redaction import redact_credentials, redact_logs
+from pipelines.runtime.work_directory import var_directory
+from pipelines.settings.flow import FlowSettings, load_flow_settings
 
 LOG = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.errors import StageError, nearest
-from pipelines.stages.project import explain_dvc_error, open_project
+from pipelines.runtime.dvc_repo import explain_dvc_error, open_project
 
 
 @dataclass(frozen=True, kw_only=True)

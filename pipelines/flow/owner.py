@@ -11,12 +11,12 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Crashed
 
-from pipelines.stages.alive import identity, lives
+from pipelines.runtime.guard import identity, lives
 
 LOG = logging.getLogger(__name__)
 
 _IDENTITY = re.compile(r".+:\d+:\d+")
-"""What :func:`pipelines.stages.alive.identity` makes."""
+"""What :func:`pipelines.runtime.guard.identity` makes."""
 OWNER = "gantry.owner"
 CHECKOUT = "gantry.checkout"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 
 from gan_core.errors import StageError
-from pipelines.redaction import redact_credentials
-from pipelines.stages.alive import guarded
+from pipelines.runtime.guard import guarded
+from pipelines.runtime.redaction import redact_credentials
 
 PROGRESS_SECONDS = 5.0
 GRACE_SECONDS = 12.0

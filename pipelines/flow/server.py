@@ -16,8 +16,8 @@ from gan_core.disk import NoRoomError, require_room
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from pipelines.flow.web import START_SECONDS, address_of, listen, own_auth, own_server, private_folder, whose
-from pipelines.stages.alive import identity, lives
-from pipelines.stages.work import var_directory
+from pipelines.runtime.guard import identity, lives
+from pipelines.runtime.work_directory import var_directory
 from pipelines.tracking.sqlite_file import check_database
 
 LOG = logging.getLogger(__name__)

@@ -30,9 +30,9 @@ from typing import Literal
 from gan_core.errors import StageError
 from gan_core.files import replacing
 from pipelines.flow.door import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
-from pipelines.redaction import keep_secret
-from pipelines.stages.alive import guarded
-from pipelines.stages.work import var_directory
+from pipelines.runtime.guard import guarded
+from pipelines.runtime.redaction import keep_secret
+from pipelines.runtime.work_directory import var_directory
 
 LOG = logging.getLogger(__name__)
 

@@ -23,14 +23,15 @@ from typing import Any
 import yaml
 
 from gan_core.errors import DataError, SettingsError, StageError, nearest
-from pipelines.account import git_signature
 from pipelines.dvc_error import dvc_error
-from pipelines.flow.settings import load_flow_settings
-from pipelines.git import ANY_STATUS, CALLER_VARIABLES, GitError, run_git
-from pipelines.params import project_tracking_uri, read_params
-from pipelines.stages.owned import abandoned, claim
+from pipelines.runtime.account import git_signature
+from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, GitError, run_git
+from pipelines.runtime.owned import abandoned, claim
+from pipelines.runtime.work_directory import var_directory
+from pipelines.settings.flow import load_flow_settings
+from pipelines.settings.params import read_params
+from pipelines.settings.tracking_uri import project_tracking_uri
 from pipelines.stages.project_files import check_project_files, missing_stages
-from pipelines.stages.work import var_directory
 from pipelines.tracking.store import check_store
 
 LOG = logging.getLogger(__name__)
@@ -363,7 +364,7 @@ def check_settings(root: Path, environment: Mapping[str, str]) -> None:
     """
     if not _has_own_settings(root):
         return
-    command = [sys.executable, "-m", "pipelines.settings"]
+    command = [sys.executable, "-m", "pipelines.settings.schema"]
     done = subprocess.run(command, cwd=root, env=dict(environment), capture_output=True, text=True, check=False)
     if done.returncode:
         trouble = done.stderr.strip().splitlines() or ["params.yaml is invalid."]

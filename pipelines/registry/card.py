@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from gan_core.conditions import domain_names
 from gan_core.families import FAMILIES
-from gan_core.generator import Generator
-from pipelines.progress import compact
+from gan_core.inference.conditions import domain_names
+from gan_core.inference.generator import Generator
 from pipelines.registry.markdown import code, escape
+from pipelines.runtime.progress import compact
 
 _DRAW = """\
 ```python

@@ -6,13 +6,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gan_core.checkpoint import STATE, list_checkpoints
 from gan_core.errors import TrackingError
-from gan_core.generator import DESCRIPTION
-from gan_core.training.checkpoint import STATE, list_checkpoints
-from pipelines.redaction import redact_credentials
+from gan_core.inference.generator import DESCRIPTION
 from pipelines.registry.champion import CHAMPION
 from pipelines.registry.contents import generator_below, version_files
 from pipelines.registry.register import CHALLENGER
+from pipelines.runtime.redaction import redact_credentials
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
 from pipelines.tracking.store import connect, is_refusal, reaching
 

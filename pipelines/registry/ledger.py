@@ -21,7 +21,7 @@ from typing import Any, Literal
 from gan_core.config import build, check
 from gan_core.errors import SettingsError, TrackingError
 from gan_core.files import sha256_json
-from pipelines.account import user_name
+from pipelines.runtime.account import user_name
 
 PREFIX = "gantry.ledger."
 LONGEST_REASON = 1000

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import TrackingError
-from gan_core.generator import load_generator
+from gan_core.inference.generator import load_generator
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
-from pipelines.evaluation.stage import PREPARED, measure
+from pipelines.evaluation.measure import measure
 from pipelines.registry.find import generator_folder
-from pipelines.settings import Settings
+from pipelines.settings.schema import Settings
+from pipelines.stages.evaluate import PREPARED
 
 
 def measure_version(name: str, version: str, *, root: Path, settings: Settings) -> Figure:

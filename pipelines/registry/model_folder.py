@@ -9,8 +9,8 @@ from typing import Any
 
 import gan_core
 from gan_core.files import read_json, write_json
-from gan_core.generator import Generator, load_generator
-from gan_core.manifest import write_manifest
+from gan_core.inference.generator import Generator, load_generator
+from gan_core.inference.manifest import write_manifest
 from pipelines.registry.card import example_target, model_card
 from pipelines.registry.contents import METRICS
 from pipelines.tracking.store import quiet

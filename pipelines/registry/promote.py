@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_core.errors import GantryError, TrackingError
-from gan_core.manifest import MANIFEST, check_manifest
+from gan_core.inference.manifest import MANIFEST, check_manifest
 from gan_core.metrics.protocol import Figure
 from pipelines.registry.champion import CHAMPION, current_ledger, move_champion, registered_model
 from pipelines.registry.contents import MANIFEST_TAG, contradiction, fetch, read_figure, version_files

@@ -45,8 +45,8 @@ class GeneratorModel(PythonModel):
         """
         import torch
 
-        from gan_core.generator import load_generator
-        from gan_core.manifest import check_manifest
+        from gan_core.inference.generator import load_generator
+        from gan_core.inference.manifest import check_manifest
 
         check_manifest(Path(context.artifacts["generator"]).parents[1])
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -121,9 +121,9 @@ class GeneratorModel(PythonModel):
         """The PNG of one row's picture. Each goes alone: what it becomes does not depend on the others."""
         import torch
 
-        from gan_core.conditions import encode, read_condition, target_index, with_alpha
         from gan_core.errors import GantryError
         from gan_core.families import ImageShape
+        from gan_core.inference.conditions import encode, read_condition, target_index, with_alpha
 
         seed, target = _integer(row, "seed", number) or 0, row.get("target")
         named = None if _missing(target) else str(target)
@@ -143,8 +143,8 @@ class GeneratorModel(PythonModel):
         """A row's picture, uint8 (1, C, H, W), in the style of its reference."""
         import torch
 
-        from gan_core.conditions import read_reference
-        from gan_core.pictures import PictureError
+        from gan_core.images.pictures import PictureError
+        from gan_core.inference.conditions import read_reference
 
         try:
             style = torch.from_numpy(read_reference(reference, self.generator)[None])
@@ -156,8 +156,8 @@ class GeneratorModel(PythonModel):
     # -- noise to image ------------------------------------------------------------------------------------------------
 
     def _drawn(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
-        from gan_core.conditions import encode, with_alpha
         from gan_core.errors import GantryError
+        from gan_core.inference.conditions import encode, with_alpha
 
         counts = []
         for number, row in enumerate(rows):
@@ -222,7 +222,7 @@ def _pixels_of(content: bytes | np.ndarray) -> int:
     """Width times height of a picture: a file, by its head, or pixels (C, H, W); 0 of a file that is no picture."""
     if isinstance(content, np.ndarray):
         return content.shape[1] * content.shape[2]
-    from gan_core.pictures import FORMATS
+    from gan_core.images.pictures import FORMATS
 
     try:
         # The formats that are decoded: in another order of them a file may be another picture.

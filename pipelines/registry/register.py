@@ -17,16 +17,8 @@ from gan_core.metrics.protocol import Figure
 from pipelines.registry.card import version_description
 from pipelines.registry.contents import MANIFEST_TAG, figure_tags
 from pipelines.registry.model_folder import write_model
-from pipelines.tracking.store import (
-    KEY_TAG,
-    connect,
-    ensure_experiment,
-    find_run_id,
-    is_refusal,
-    reaching,
-    resolve_uri,
-    run_page,
-)
+from pipelines.settings.tracking_uri import resolve_uri
+from pipelines.tracking.store import KEY_TAG, connect, ensure_experiment, find_run_id, is_refusal, reaching, run_page
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,7 +79,7 @@ def register_generator(
         CheckpointError: there is no whole generator in ``generator_dir``.
         SettingsError: the figure lacks a value or its protocol.
     """
-    from gan_core.generator import load_generator
+    from gan_core.inference.generator import load_generator
 
     generator = load_generator(generator_dir)  # a damaged export must not get a version
     measured = _measured(figure, generator_dir)

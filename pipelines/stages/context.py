@@ -11,19 +11,11 @@ from pathlib import Path
 
 from gan_core.errors import StageError
 from gan_core.files import naming
-from pipelines.stages.alive import dvc_ancestor, enter_guard, identity, stop_no_more
-from pipelines.stages.key import StageDefinition, read_stage
-from pipelines.stages.work import finish, finished, prune, publish, var_directory, work_directory
+from pipelines.runtime.guard import _ended, dvc_ancestor, enter_guard, identity, stop_no_more
+from pipelines.runtime.key import StageDefinition, read_stage
+from pipelines.runtime.work_directory import finish, finished, prune, publish, var_directory, work_directory
 
 LOG = logging.getLogger(__name__)
-
-_ended: list[str] = []
-"""The stages that this process has run to their end, with their results in place."""
-
-
-def has_succeeded() -> bool:
-    """Whether this process has run a stage to its end: its results are in place, and nothing after them can fail it."""
-    return bool(_ended)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +81,7 @@ def run_stage(name: str, body: Body, root: Path | str = ".", *, guard: bool = Tr
 
     A stage that is not replayable (register, which acts on a server) runs its body each time.
 
-    With a guard the process splits in two at once (see :func:`pipelines.stages.alive.enter_guard`), so this is called
+    With a guard the process splits in two at once (see :func:`pipelines.runtime.guard.enter_guard`), so this is called
     before torch or Ray are imported: import them in the body.
 
     Args:

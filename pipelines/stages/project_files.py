@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from gan_core.errors import StageError
-from pipelines.params import conflict, read_params
+from pipelines.settings.params import conflict, read_params
 
 OUTS = {
     "ingest": ("data/prepared",),

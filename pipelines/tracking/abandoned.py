@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pipelines.stages.alive import lives
+from pipelines.runtime.guard import lives
 from pipelines.tracking.events import EVENTS, append, exclusive, find_logs, read_events
 
 _LAST_LINE = 4096

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gan_core.files import read_json, write_json
-from pipelines.account import user_name
+from pipelines.runtime.account import user_name
 from pipelines.tracking.events import (
     ARTIFACTS,
     CURSOR,

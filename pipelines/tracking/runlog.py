@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from gan_core.errors import TrackingError
 from gan_core.files import link_or_copy, naming
-from pipelines.redaction import redact_credentials
-from pipelines.stages.alive import identity
+from pipelines.runtime.guard import identity
+from pipelines.runtime.redaction import redact_credentials
 from pipelines.tracking.events import ARTIFACTS, EVENTS, append, exclusive, log_folder, now_ms, read_events
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gan_core.errors import TrackingError
-from pipelines.redaction import redact_credentials
+from pipelines.runtime.redaction import redact_credentials
 from pipelines.tracking.abandoned import end_abandoned
 from pipelines.tracking.store import short, uri_setting
 from pipelines.tracking.tree import KEPT_DAYS, LogTree, Pass, prune

@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_core.disk import with_place
-from gan_core.errors import SettingsError, TrackingError
+from gan_core.errors import TrackingError
 from gan_core.files import remove_stale, replacing
-from pipelines.redaction import redact_credentials
+from pipelines.runtime.redaction import redact_credentials
+from pipelines.settings.tracking_uri import SQLITE, URI_VARIABLES, resolve_uri
 from pipelines.tracking.sqlite_file import check_database, damaged, is_damage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY_TAG, PARENT_TAG = "gantry.key", "mlflow.parentRunId"
-SQLITE = "sqlite:///"
 MLFLOW_PORT = 5000
 """The default port of MLflow's pages in ``gantry ui``."""
-URI_VARIABLES = ("GANTRY_TRACKING_URI", "MLFLOW_TRACKING_URI")
-"""Where the environment names the tracking store; the first that is set wins, and wins over params.yaml."""
 # A person's server may be away; waiting for it is the shipper's business, not MLflow's (246 s by its own settings).
 # Nor may MLflow ask again by itself: a server that was only slow would make the same run or version twice.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -50,25 +48,6 @@ class RunRef:
     """A run on the tracking server."""
 
     run_id: str
-
-
-def resolve_uri(uri: str, base: Path | None = None) -> str:
-    """The tracking URI with a relative SQLite path made absolute against ``base`` (the current directory by default).
-
-    Workers run elsewhere: a relative path would mean another file there.
-
-    Raises:
-        SettingsError: the path has a question mark.
-    """
-    if not uri.startswith(SQLITE) or uri.removeprefix(SQLITE) in ("", ":memory:"):
-        return uri
-    path = str((base or Path.cwd()) / uri.removeprefix(SQLITE))
-    if "?" in path:
-        raise SettingsError(
-            f"The tracking database cannot be at {path}: MLflow ends a file's name at '?'. Rename the folder or the file, or "
-            "set GANTRY_TRACKING_URI to a database elsewhere."
-        )
-    return SQLITE + path
 
 
 def connect(uri: str, *, make: bool = True) -> "MlflowClient":

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.disk import what_failed, with_place
-from pipelines.redaction import redact_credentials
+from pipelines.runtime.redaction import redact_credentials
+from pipelines.settings.tracking_uri import SQLITE, resolve_uri
 from pipelines.tracking.events import EVENTS, REFUSED, exclusive, find_logs, read_events
 from pipelines.tracking.replay import Cursor, Replayer
-from pipelines.tracking.store import SQLITE, connect, ensure_experiment, find_run_id, is_refusal, resolve_uri, short
+from pipelines.tracking.store import connect, ensure_experiment, find_run_id, is_refusal, short
 
 LOCK = ".shipper.lock"
 KEPT_DAYS = 30.0

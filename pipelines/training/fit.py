@@ -6,16 +6,16 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from gan_core.checkpoint import damage, list_checkpoints
 from gan_core.config import check
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.disk import what_failed, with_place
 from gan_core.errors import CheckpointError, StageError
-from gan_core.generator import load_generator
-from gan_core.training.checkpoint import damage, list_checkpoints
-from pipelines.cluster import first_line
-from pipelines.local_ray import LOOPBACK
-from pipelines.progress import say
-from pipelines.settings import Settings
+from gan_core.inference.generator import load_generator
+from pipelines.runtime.cluster import first_line
+from pipelines.runtime.local_ray import LOOPBACK
+from pipelines.runtime.progress import say
+from pipelines.settings.schema import Settings
 from pipelines.training.progress import Progress
 from pipelines.training.worker import CHECKPOINTS, CURVES, FAILURE, GENERATOR, Job, raise_handed_over, work_as_one
 

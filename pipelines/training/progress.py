@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines.progress import duration, say
+from pipelines.runtime.progress import duration, say
 from pipelines.training.curves import FID
 
 

@@ -20,11 +20,11 @@ from gan_core import errors
 from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError, StageError
 from gan_core.files import link_or_copy, read_json, write_json
-from gan_core.grid import save_sheet
+from gan_core.images.grid import save_sheet
 from gan_core.metrics.protocol import Figure
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
-from pipelines.settings import parse_settings
+from pipelines.settings.schema import parse_settings
 from pipelines.tracking import RunLog
 
 CHECKPOINTS, CURVES, GRIDS, GENERATOR, FAILURE = "checkpoints", "curves.jsonl", "grids", "generator", "failure.json"

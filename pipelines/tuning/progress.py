@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from pipelines.progress import duration, say
+from pipelines.runtime.progress import duration, say
 
 
 class Narrator(Callback):

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gan_core.errors import StageError
-from pipelines.settings import Settings
+from pipelines.settings.schema import Settings
 from pipelines.tuning.space import search_space
 
 log = logging.getLogger(__name__)

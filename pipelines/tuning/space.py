@@ -1,49 +1,9 @@
 """Typed ranges of a search, as params.yaml writes them and as Ray Tune wants them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from gan_core.config import check
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """The values that one setting may take in a search."""
-
-    type: Literal["log", "uniform", "integer", "choice"]
-    """log and uniform: numbers between ``low`` and ``high``; integer: whole ones, both ends included; choice: ``values``."""
-    low: float | None = None
-    high: float | None = None
-    values: tuple[Any, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.type == "choice":
-            check(bool(self.values), "values: a choice needs a list of values.")
-            check(self.low is None and self.high is None, "low, high: a choice takes values instead.")
-            return
-        check(self.values is None, f"values: a range of type {self.type} takes low and high instead.")
-        check(self.low is not None and self.high is not None, f"low, high: a range of type {self.type} needs both.")
-        check(self.low < self.high, f"low: {self.low} is not below high ({self.high}).")  # type: ignore[operator]
-        if self.type == "integer":
-            for name in ("low", "high"):
-                end = getattr(self, name)
-                check(end == int(end), f"{name}: a range of type integer has whole ends, got {end}.")
-        check(self.type != "log" or self.low > 0, f"low: must be above 0 on a log scale, got {self.low}.")  # type: ignore[operator]
-
-    def ends(self) -> tuple[Any, ...]:
-        """Values that have to be possible for the range to be: its two ends, or each of its choices."""
-        if self.type == "choice":
-            return self.values or ()
-        if self.type == "integer":
-            return int(self.low), int(self.high)  # type: ignore[arg-type]
-        return self.low, self.high
-
-    def contains(self, value: Any) -> bool:
-        """Whether ``value`` lies in the range."""
-        if self.type == "choice":
-            return value in (self.values or ())
-        return isinstance(value, (int, float)) and self.low <= value <= self.high  # type: ignore[operator]
+from pipelines.settings.ranges import Range
 
 
 def search_space(ranges: Mapping[str, Range]) -> dict[str, Any]:

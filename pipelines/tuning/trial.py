@@ -12,12 +12,12 @@ from ray import tune
 
 from gan_core.data import PreparedDataset
 from gan_core.errors import TrainingDivergedError
-from gan_core.grid import save_sheet
+from gan_core.images.grid import save_sheet
 from gan_core.metrics.assess import assess
 from gan_core.metrics.inception import load_inception
 from gan_core.precision import choose_device, has_bf16
 from gan_core.training.trainer import Trainer
-from pipelines.settings import Settings, parse_settings
+from pipelines.settings.schema import Settings, parse_settings
 from pipelines.tracking import RunLog
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
 

@@ -13,13 +13,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from gan_core import penalties
 from gan_core.config import build
 from gan_core.data import PreparedDataset
 from gan_core.families import FAMILIES, family_config
 from gan_core.families.noise import NoiseFamily
+from gan_core.nn import penalties
 from gan_core.precision import choose_device, has_bf16
-from gan_core.presets import choose
+from gan_core.presets.choose import choose
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.bench import Row

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
 
+from gan_core.download.weights import inception_file
 from gan_core.metrics.frechet import Moments, frechet_distance
 from gan_core.metrics.inception import Conv, Extractor, load_inception
 from gan_core.precision import has_bf16
-from gan_core.weights import inception_file
 from tests.bench import Row
 
 BATCH = 16

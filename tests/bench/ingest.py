@@ -10,8 +10,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from pipelines.data.ingest import IngestSettings, ingest
+from pipelines.data.ingest import ingest
 from pipelines.data.mapping import map_with_ray
+from pipelines.settings.ingest import IngestSettings
 from tests.bench import Row
 
 PHOTOS, PHOTO_SIZE = 4096, (256, 320)

@@ -19,8 +19,8 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
-from pipelines.cluster import cluster
-from pipelines.settings import load_settings
+from pipelines.runtime.cluster import cluster
+from pipelines.settings.schema import load_settings
 from pipelines.tracking import RunLog, Shipper
 from pipelines.training.fit import fit
 from pipelines.training.worker import CURVES

@@ -8,12 +8,12 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from gan_core import penalties
-from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.families import Batch, Phase
 from gan_core.families.noise import NoiseFamily
-from gan_core.instance_norm import InstanceNorm2d
-from gan_core.padding import ReflectionPad2d
+from gan_core.nn import penalties
+from gan_core.nn.convolution import Conv2d, ConvTranspose2d
+from gan_core.nn.instance_norm import InstanceNorm2d
+from gan_core.nn.padding import ReflectionPad2d
 from gan_core.training.trainer import Trainer
 
 

@@ -65,13 +65,13 @@ def import_everything() -> None:
     importlib.import_module("pipelines.cli")  # switches telemetry off before anything else is imported
     for name, patch in local.PATCHES.items():
         patch(importlib.import_module(name))
-    bodies = importlib.import_module("pipelines.stages.cli").BODIES
+    bodies = importlib.import_module("pipelines.commands.stage").BODIES
     for name in (
         "dvc.repo",
         "mlflow",
         "ray.train",
         "pipelines.training.worker",
-        "pipelines.tracking.cli",
+        "pipelines.commands.track",
         *bodies.values(),
     ):
         importlib.import_module(name)

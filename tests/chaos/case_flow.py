@@ -20,7 +20,7 @@ VICTIMS = {
     "run": "gantry run",
     "repro": "dvc repro",
     "stage": "gantry stage",
-    "guard": "pipelines.stages.alive",
+    "guard": "pipelines.runtime.guard",
     "prefect": "pipelines.flow.door prefect",
 }
 """What a command line holds, by the name of the case."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from pipelines.cluster import offer_cluster
+from pipelines.runtime.cluster import offer_cluster
 from tests.chaos.case import Case, Suite
 from tests.chaos.case_stages import sync_all
 from tests.chaos.checks import age, check_logs_sent, check_metrics, check_same, check_whole

@@ -179,7 +179,7 @@ def _move(kind: str, name: str, uri: str) -> None:
 def _ledger(name: str, uri: str) -> None:
     import os
 
-    from pipelines.registry.cli import ledger
+    from pipelines.commands.promote import ledger
 
     os.environ[URI] = uri
     ledger([name], standalone_mode=False)

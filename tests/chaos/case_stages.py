@@ -79,7 +79,7 @@ def check_end(ended: Ended, action: str, point: Point) -> None:
 
 def sync_all() -> None:
     """``gantry track sync``."""
-    from pipelines.tracking.cli import track
+    from pipelines.commands.track import track
 
     track(["sync"], standalone_mode=False)
 

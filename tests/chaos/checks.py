@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gan_core.training.checkpoint import damage, list_checkpoints
+from gan_core.checkpoint import damage, list_checkpoints
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.tracking.store import connect
 from tests.chaos.place import Place, outs

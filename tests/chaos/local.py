@@ -35,5 +35,5 @@ def _in_this_process(module: ModuleType) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-PATCHES = {"pipelines.cluster": _no_cluster, "pipelines.training.fit": _in_this_process}
+PATCHES = {"pipelines.runtime.cluster": _no_cluster, "pipelines.training.fit": _in_this_process}
 """What to replace in which module, once that is imported."""

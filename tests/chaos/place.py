@@ -197,7 +197,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _stage(name: str) -> None:
-    from pipelines.stages.cli import stage
+    from pipelines.commands.stage import stage
 
     stage([name], standalone_mode=False)
 
@@ -390,7 +390,7 @@ def _described(process: psutil.Process) -> str:
 
 def adopt_orphans() -> None:
     """Have this process adopt what loses its parent below it, so that nothing escapes from its sight."""
-    from pipelines.stages.alive import _PR_SET_CHILD_SUBREAPER, _prctl
+    from pipelines.runtime.guard import _PR_SET_CHILD_SUBREAPER, _prctl
 
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 

@@ -7,8 +7,8 @@ from random import Random
 
 import numpy as np
 
-from gan_core import pictures
 from gan_core.errors import DataError, PictureError
+from gan_core.images import pictures
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
 from pipelines.data.readers.base import SourceNote

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gan_core.pictures import PictureError, decode, encode_png
+from gan_core.images.pictures import PictureError, decode, encode_png
 from tests.gan_core.pixel_files import (
     ASSOCIATED,
     BLACK_IS_ZERO,

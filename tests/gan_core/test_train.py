@@ -15,7 +15,7 @@ from gan_core.errors import DataError, SettingsError
 from gan_core.families import FAMILIES
 from gan_core.families.dcgan import DcganConfig
 from gan_core.files import held
-from gan_core.generator import load_generator
+from gan_core.inference.generator import load_generator
 from gan_core.training.config import TrainConfig
 from tests.datasets import blobs, write_prepared
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipelines.settings import Settings, load_settings
+from pipelines.settings.schema import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 

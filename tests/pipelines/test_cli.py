@@ -19,7 +19,7 @@ import pytest
 
 from gan_core.errors import DataError
 from pipelines import cli
-from pipelines.failures import MAX_LOGS, explain
+from pipelines.runtime.failures import MAX_LOGS, explain
 from tests.pipelines.toy import CHECKOUT, environment
 
 

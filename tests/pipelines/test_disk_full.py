@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.generator import save_generator
+from gan_core.inference.generator import save_generator
 from tests.datasets import blobs, write_prepared
+from tests.pipelines.commands.test_sample import export as export_noise
 from tests.pipelines.data.samples import picture
-from tests.pipelines.test_sample import export as export_noise
 from tests.pipelines.translators import export as export_translator
 from tests.small_disk import Ended, gantry, run_on_small_disk
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gan_core.generator import save_generator
+from gan_core.inference.generator import save_generator
 from tests.gan_core.families.translations import VARIANTS, small
 
 NAMES = ("cat", "dog", "owl")

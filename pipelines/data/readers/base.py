@@ -11,7 +11,7 @@ from gan_core.images.files import check_regular, drawn, is_clutter, open_at_once
 from gan_core.images.files import kinds as kinds
 from gan_core.images.files import partition as partition
 from gan_core.images.files import walk_files as walk_files
-from gan_core.pictures import PictureError
+from gan_core.images.pictures import PictureError
 
 NOTE_FILE = "source.json"
 

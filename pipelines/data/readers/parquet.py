@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from gan_core.errors import DataError
 from gan_core.images.files import MAX_FILE_BYTES
-from gan_core.pictures import PictureError
+from gan_core.images.pictures import PictureError
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, split_name, walk_files
 from pipelines.data.readers.labels import HIDDEN_DETAIL, hidden_labels, label_places
 from pipelines.data.readers.layout import file_splits

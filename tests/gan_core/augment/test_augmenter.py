@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gan_core import workers
 from gan_core.augment import AugmentConfig
 from gan_core.augment.augmenter import Augmenter, starting_strength
+from gan_core.batch import Batch
 from gan_core.errors import SettingsError
-from gan_core.families.base import Batch
+from gan_core.nn import collectives as workers
 from gan_core.randomness import Slice
 
 BOTH = [AugmentConfig(kind="diffaugment"), AugmentConfig(kind="ada", strength=0.9)]

@@ -17,7 +17,7 @@ from gan_core.families.biggan_layers import (
     SpectralNorm,
     converge,
 )
-from gan_core.penalties import orthogonal
+from gan_core.nn.penalties import orthogonal
 from tests.gan_core.families.conftest import small, some_batch
 from tests.gan_core.families.updates import losses_of
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from gan_core.batch import Batch
 from gan_core.families import ImageShape, _Unfilled, build_family, family_config
-from gan_core.families.base import Batch
 from gan_core.families.contrastive import ContrastiveGenerator, patch_nce
 from gan_core.families.cyclegan import CycleGan
 from gan_core.families.translation_layers import ResidualBlock

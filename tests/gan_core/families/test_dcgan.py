@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from gan_core.batch_norm import BatchNorm2d
-from gan_core.convolution import Conv2d, ConvTranspose2d
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, ImageShape, build_family, family_config
 from gan_core.families.dcgan import Dcgan, DcganConfig, Discriminator
 from gan_core.families.noise import latents_from_uniform
-from gan_core.initialise import he_weights
+from gan_core.nn.batch_norm import BatchNorm2d
+from gan_core.nn.convolution import Conv2d, ConvTranspose2d
+from gan_core.nn.initialise import he_weights
 from gan_core.randomness import Slice
 
 SHAPES = [

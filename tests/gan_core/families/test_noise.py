@@ -13,13 +13,13 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from gan_core.augment import AugmentConfig
+from gan_core.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, family_config
 from gan_core.families.noise import NoiseFamily
-from gan_core.generator import load_generator
-from gan_core.presets import choose
-from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
+from gan_core.inference.generator import load_generator
+from gan_core.presets.choose import choose
 from gan_core.training.config import TrainConfig
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from gan_core.checkpoint import whole_checkpoints
 from gan_core.data import PreparedDataset
 from gan_core.errors import CheckpointError
 from gan_core.families import family_config
 from gan_core.files import sha256_file
-from gan_core.generator import load_generator
-from gan_core.training.checkpoint import whole_checkpoints
+from gan_core.inference.generator import load_generator
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.gan_core.families.conftest import SMALL

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from gan_core.augment import AugmentConfig
-from gan_core.colour import lightness, rgb_to_lab
 from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, _Unfilled, check_family, family_config
 from gan_core.families.pix2pix import UNet, dropout_of
 from gan_core.families.translation_layers import PatchDiscriminator
+from gan_core.images.colour import lightness, rgb_to_lab
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.families.translations import small, some_batch, some_pictures, trainer_of
 

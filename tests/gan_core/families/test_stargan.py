@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, check_family, family_config
 from gan_core.families.stargan import StarGan
-from gan_core.penalties import gradient_penalty
+from gan_core.nn.penalties import gradient_penalty
 from gan_core.randomness import uniform
 from tests.datasets import write_prepared
 from tests.gan_core.families.translations import (

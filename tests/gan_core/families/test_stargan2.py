@@ -10,8 +10,8 @@ from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, check_family, family_config
 from gan_core.families.stargan2 import StarGan2
 from gan_core.families.stargan2_layers import ResidualBlock, StyledNorm
-from gan_core.generator import load_generator, save_generator
-from gan_core.penalties import zero_centred
+from gan_core.inference.generator import load_generator, save_generator
+from gan_core.nn.penalties import zero_centred
 from tests.datasets import write_prepared
 from tests.gan_core.families.translations import nearest, small, some_batch, some_pictures, trainer_of, two_colours
 from tests.gan_core.families.updates import losses_of

@@ -11,10 +11,10 @@ from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.families.stylegan2 import StyleGan2
 from gan_core.families.stylegan2_layers import Conv2d, Linear, ModulatedConv2d, activation_gain, with_deviation
-from gan_core.presets import choose
+from gan_core.presets.choose import choose
 from gan_core.randomness import Slice
 from tests.gan_core.families.conftest import small, some_batch
-from tests.gan_core.test_presets import info
+from tests.gan_core.presets.test_choose import info
 
 
 def plain(**settings: object) -> StyleGan2:

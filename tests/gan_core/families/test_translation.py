@@ -12,13 +12,13 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from gan_core.augment import AugmentConfig
+from gan_core.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, check_family, family_config
 from gan_core.families.base import ImageShape
 from gan_core.families.translation import TranslationFamily, in_rows
-from gan_core.generator import load_generator
-from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
+from gan_core.inference.generator import load_generator
 from gan_core.training.feed import fixed_look
 from gan_core.training.health import diversity
 from gan_core.training.observer import Observer

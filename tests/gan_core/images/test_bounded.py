@@ -12,11 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
-from gan_core import pictures
 from gan_core.errors import DataError, GantryError
-from gan_core.images import bounded
+from gan_core.images import bounded, pictures
 from gan_core.images.bounded import WorkerEndedError, call, decode, picture_of, prepare
-from gan_core.pictures import PictureError, encode_png
+from gan_core.images.pictures import PictureError, encode_png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 9, 13), dtype=np.uint8)
 

@@ -14,9 +14,10 @@ from PIL import Image
 from gan_core.errors import DataError
 from gan_core.images import bounded
 from gan_core.images.drawing import LONGER_SIDE, MAX_DEPTH, draw, self_contained
-from gan_core.pictures import PictureError
-from pipelines.data.ingest import IngestSettings, ingest
+from gan_core.images.pictures import PictureError
+from pipelines.data.ingest import ingest
 from pipelines.data.readers import list_pictures, read_note
+from pipelines.settings.ingest import IngestSettings
 from tests.pipelines.data.samples import png, write
 
 FLAG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 20"><rect width="20" height="20" fill="{}"/></svg>'

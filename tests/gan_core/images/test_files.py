@@ -12,8 +12,8 @@ from PIL import Image
 from gan_core.errors import DataError
 from gan_core.images import files
 from gan_core.images.files import SUFFIXES, PictureFiles, is_picture, walk_files
+from gan_core.images.pictures import PictureError
 from gan_core.metrics.sources import PictureFiles as Measured
-from gan_core.pictures import PictureError
 from pipelines.data.readers import list_pictures, read_note
 
 

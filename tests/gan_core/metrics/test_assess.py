@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from gan_core.colour import lightness
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
+from gan_core.images.colour import lightness
 from gan_core.metrics import domains
 from gan_core.metrics.assess import Assessment, assess
 from gan_core.metrics.evaluate import fid_of_samples

@@ -12,8 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from gan_core.errors import SettingsError
+from gan_core.images.pictures import decode
 from gan_core.metrics.inception import FEATURES, Extractor, Inception, PooledConv, load_inception
-from gan_core.pictures import decode
 
 
 def photographs() -> torch.Tensor:

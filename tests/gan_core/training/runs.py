@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from gan_core.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.families.dcgan import DcganConfig
-from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from gan_core.augment import AugmentConfig
+from gan_core.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import CheckpointError
 from gan_core.families import FAMILIES, Batch, Losses, Phase
-from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.gan_core.training.toy import Toy, ToyConfig, weights

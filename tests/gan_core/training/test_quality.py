@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gan_core.checkpoint import list_checkpoints
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError, SettingsError
 from gan_core.families import family_config
-from gan_core.generator import load_generator
+from gan_core.inference.generator import load_generator
 from gan_core.metrics.evaluate import fid_of_samples
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.protocol import Figure
 from gan_core.training import quality
-from gan_core.training.checkpoint import list_checkpoints
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.datasets import blobs, write_prepared

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gan_core.checkpoint import list_checkpoints, load_checkpoint, whole_checkpoints
 from gan_core.data import PreparedDataset
 from gan_core.errors import CheckpointError, TrainingDivergedError
 from gan_core.families.dcgan import DcganConfig
 from gan_core.files import sha256_file
-from gan_core.generator import load_generator
-from gan_core.training.checkpoint import list_checkpoints, load_checkpoint, whole_checkpoints
+from gan_core.inference.generator import load_generator
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.training.runs import DCGAN, Make, Notes, final, short_run
 from tests.gan_core.training.toy import ToyConfig, weights

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gan_core import train
-from gan_core.training.checkpoint import list_checkpoints
+from gan_core.checkpoint import list_checkpoints
 
 STEPS = 120
 KILLS = (13, 48, 85)

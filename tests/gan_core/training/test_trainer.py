@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gan_core.errors import SettingsError
-from gan_core.generator import load_generator
+from gan_core.inference.generator import load_generator
 from gan_core.training.ema import ema_decay
 from gan_core.training.world import World
 from tests.gan_core.training.runs import Make, Notes, steps

@@ -8,11 +8,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from gan_core.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.families import FAMILIES
 from gan_core.training import quality
-from gan_core.training.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from gan_core.training.world import World

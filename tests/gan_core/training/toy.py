@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.families import Batch, Family, ImageShape, Losses
-from gan_core.losses import logistic_discriminator, non_saturating_generator
+from gan_core.nn.losses import logistic_discriminator, non_saturating_generator
 
 LATENT = 8
 

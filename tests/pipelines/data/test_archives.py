@@ -14,7 +14,7 @@ import pytest
 
 from gan_core.errors import DataError
 from pipelines.data.archives import copy_tree, is_archive, like_archive, unpack
-from pipelines.data.unpack_limits import UnpackLimits
+from pipelines.settings.data import UnpackLimits
 from tests.pipelines.data.samples import pets, png, without_privileges, write
 
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {

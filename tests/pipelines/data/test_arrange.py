@@ -10,15 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gan_core.colour import lightness
 from gan_core.config import build
 from gan_core.data import DatasetInfo, PreparedDataset
 from gan_core.errors import DataError, SettingsError
+from gan_core.images.colour import lightness
 from pipelines.data import ingest as module
-from pipelines.data.ingest import IngestSettings, ingest
+from pipelines.data.ingest import ingest
 from pipelines.data.mapping import map_with_ray
 from pipelines.data.readers import read_note, write_note
 from pipelines.data.readers.base import SourceNote
+from pipelines.settings.ingest import IngestSettings
 from tests.pipelines.data.samples import pets, picture, png, write
 from tests.pipelines.data.test_ingest import tree
 

@@ -20,11 +20,12 @@ from gan_core.data import DatasetInfo, PreparedDataset
 from gan_core.errors import DataError, SettingsError
 from gan_core.files import read_json
 from pipelines.data import ingest as module
-from pipelines.data.ingest import IngestSettings, ingest
+from pipelines.data.ingest import ingest
 from pipelines.data.mapping import map_here, map_with_ray
 from pipelines.data.readers import write_note
 from pipelines.data.readers.base import SourceNote
 from pipelines.data.readers.idx import write_idx
+from pipelines.settings.ingest import IngestSettings
 from tests.pipelines.data.samples import pets, picture, png, write
 
 # What Pillow says of the bomb among the samples.

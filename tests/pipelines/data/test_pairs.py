@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from gan_core.pictures import PictureError
-from pipelines.data.pairs import LOWRES, Pairing, Pairs, Side, edges, lowres, mask, prepare_pair
+from gan_core.images.pictures import PictureError
+from pipelines.data.pairs import LOWRES, edges, lowres, mask, prepare_pair
+from pipelines.settings.ingest import Pairing, Pairs, Side
 from tests.pipelines.data.samples import picture
 
 

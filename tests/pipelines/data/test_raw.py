@@ -22,15 +22,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 from gan_core.disk import NoRoomError, what_failed
+from gan_core.download.fetch import Derived
 from gan_core.errors import DataError, FetchError, SettingsError
-from gan_core.fetch import Derived
-from pipelines.data.cli import data
+from pipelines.commands.data import data
 from pipelines.data.raw import add, fetch_public
 from pipelines.data.readers import list_pictures, open_reader, read_note
 from pipelines.data.readers.base import SourceNote
 from pipelines.data.readers.idx import read_idx, write_idx
 from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
-from tests.gan_core.test_archive_names import zip_of
+from tests.gan_core.images.test_archive_names import zip_of
 from tests.pipelines.data.samples import pets, png, without_privileges, write
 
 

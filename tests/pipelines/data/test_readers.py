@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_core.errors import DataError
-from gan_core.pictures import PictureError, decode
+from gan_core.images.pictures import PictureError, decode
 from pipelines.data.readers import detect, list_pictures, open_reader, parquet, read_note, write_note
 
 # X_pictures, open_reader, read_note, write_note

@@ -11,9 +11,10 @@ from gan_core.data import PreparedDataset
 from gan_core.images import bounded
 from pipelines.data import convert, shards
 from pipelines.data.convert import Converted, RunSpec
-from pipelines.data.ingest import IngestSettings, ingest
+from pipelines.data.ingest import ingest
 from pipelines.data.readers.base import Entry, SourceNote
 from pipelines.data.shards import PartWriter, Piece, ShardSpec, write_shard
+from pipelines.settings.ingest import IngestSettings
 from tests.pipelines.data.samples import pets, picture
 
 

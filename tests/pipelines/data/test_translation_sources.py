@@ -12,15 +12,16 @@ import yaml
 from click.testing import CliRunner
 
 from gan_core.config import build as from_values
-from gan_core.fetch import Derived
+from gan_core.download.fetch import Derived
 from gan_core.files import sha256_file
+from pipelines.commands.data import data
 from pipelines.data import raw as module
-from pipelines.data.cli import data
-from pipelines.data.ingest import IngestSettings, ingest
+from pipelines.data.ingest import ingest
 from pipelines.data.public import PublicDataset, PublicFile
 from pipelines.data.raw import fetch_public
 from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
 from pipelines.data.translation_sources import DOGS_CATS, pack, split_of
+from pipelines.settings.ingest import IngestSettings
 from tests.pipelines.data.samples import png
 
 CODES = [f"1f{number:03x}" for number in range(0x300, 0x328)]

@@ -16,7 +16,7 @@ from gan_core.files import write_json
 from pipelines.flow.door import proof
 from pipelines.flow.server import RETENTION_DAYS, answering, is_gone, prefect_environment, server
 from pipelines.flow.web import address_of, listen, own_auth
-from pipelines.stages.alive import identity
+from pipelines.runtime.guard import identity
 from tests.pipelines.flow.test_web import answering as answering_with
 from tests.small_disk import run_on_small_disk
 
@@ -246,7 +246,7 @@ def test_a_disk_without_room_for_the_database_is_named_before_a_server_starts(tm
     script.write_text(
         "import sys\n"
         "from pathlib import Path\n"
-        "from pipelines.failures import explain\n"
+        "from pipelines.runtime.failures import explain\n"
         "from pipelines.flow import server\n"
         "try:\n"
         "    if sys.argv[2] == 'start':\n"

@@ -4,7 +4,7 @@ import pytest
 
 from gan_core.errors import SettingsError, StageError
 from pipelines.flow.submitted import OPEN_SECTIONS, Served, settle
-from pipelines.settings import Settings
+from pipelines.settings.schema import Settings
 
 SERVED = Served(revision="origin/main", overrides={"track.uri": "http://tracking:5000", "train.steps": 5})
 

@@ -18,7 +18,7 @@ import pytest
 from gan_core.errors import StageError
 from pipelines.flow.door import PROOF_PATH, proof
 from pipelines.flow.web import USER, address_of, auth_file, listen, own_auth, own_server, sign_in_page, whose
-from pipelines.redaction import redact_credentials
+from pipelines.runtime.redaction import redact_credentials
 from tests.pipelines.toy import wait_for
 
 

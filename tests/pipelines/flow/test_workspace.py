@@ -24,8 +24,8 @@ from pipelines.flow.workspace import (
     remove_abandoned,
     worktree_workspace,
 )
-from pipelines.git import run_git
-from pipelines.tracking.store import URI_VARIABLES
+from pipelines.runtime.git import run_git
+from pipelines.settings.tracking_uri import URI_VARIABLES
 from tests.pipelines.toy import CHECKOUT, environment, start
 from tests.pipelines.toy import dvc as run_dvc
 from tests.pipelines.toy import run as run_command

@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.generator import Generator, describe
+from gan_core.inference.generator import Generator, describe
 from gan_core.metrics.protocol import Figure
 from pipelines.registry.card import model_card, version_description
 from tests.gan_core.families.translations import small

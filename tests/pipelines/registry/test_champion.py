@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from gan_core.errors import TrackingError
+from pipelines.commands import promote as cli
 from pipelines.registry import champion as moving
-from pipelines.registry import cli
 from pipelines.registry import promote as promoting
 from pipelines.registry.ledger import PREFIX, Outcome
 from pipelines.registry.promote import check_ledger, history, promote, rollback

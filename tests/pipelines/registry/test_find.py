@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 from gan_core.errors import TrackingError
-from gan_core.generator import load_generator
+from gan_core.inference.generator import load_generator
 from pipelines.registry.find import generator_folder
 from pipelines.registry.promote import promote
 

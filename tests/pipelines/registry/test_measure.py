@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from gan_core.errors import TrackingError
-from gan_core.generator import load_generator
+from gan_core.inference.generator import load_generator
 from gan_core.metrics.evaluate import fid_of_samples
 from gan_core.metrics.inception import load_inception
 from pipelines.registry.measure import measure_version

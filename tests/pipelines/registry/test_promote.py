@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from gan_core.errors import CheckpointError, TrackingError
 from gan_core.metrics.protocol import Figure
-from pipelines.registry import cli
+from pipelines.commands import promote as cli
 from pipelines.registry.ledger import Move
 from pipelines.registry.promote import check_ledger, history, promote, rollback
 from tests.pipelines.registry.conftest import PROTOCOL, artifacts, refigure, seal
@@ -321,7 +321,7 @@ def test_a_version_without_a_figure_needs_force(register, client, uri, tmp_path)
 
 
 def test_the_command_line_promotes_and_rolls_back(register, uri, monkeypatch):
-    from pipelines.settings import load_settings
+    from pipelines.settings.schema import load_settings
 
     register(30.0)
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)

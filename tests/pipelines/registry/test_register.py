@@ -18,8 +18,8 @@ from PIL import Image
 
 from gan_core.errors import CheckpointError, SettingsError, TrackingError
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.generator import generator_digest, load_generator, save_generator
-from gan_core.manifest import write_manifest
+from gan_core.inference.generator import generator_digest, load_generator, save_generator
+from gan_core.inference.manifest import write_manifest
 from gan_core.metrics.protocol import Figure
 from pipelines.registry import register as registering
 from pipelines.registry.find import generator_folder

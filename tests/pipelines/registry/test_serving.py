@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_core.generator import load_generator
+from gan_core.inference.generator import load_generator
 
 
 def post(port: int, body: dict) -> tuple[int, dict]:

@@ -15,9 +15,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
 
-from gan_core.generator import load_generator
+from gan_core.images.pictures import prepare
+from gan_core.inference.generator import load_generator
 from gan_core.metrics.protocol import Figure
-from gan_core.pictures import prepare
 from pipelines.registry.model_folder import write_model
 from tests.pipelines.data.samples import picture, png
 from tests.pipelines.registry.conftest import PROTOCOL

@@ -126,7 +126,7 @@ def test_a_signal_at_the_very_end_is_no_traceback(project):
 ENDS_AT_ONCE = """
 import atexit, sys
 from pathlib import Path
-from pipelines.cluster import _end_at_once
+from pipelines.runtime.cluster import _end_at_once
 from pipelines.stages.context import run_stage
 
 def body(context):

@@ -13,23 +13,23 @@ WITHOUT_A_SAY = {
     "gan_core/config.py",  # builds and checks settings, whose values are dvc's parameters
     "gan_core/disk.py",  # words for what the disk refuses
     "gan_core/errors.py",
-    "gan_core/fetch.py",  # what it brings is checked by its SHA-256 sum
+    "gan_core/download/fetch.py",  # what it brings is checked by its SHA-256 sum
     "gan_core/files.py",
-    "gan_core/archive_names.py",  # no stage reads archives
+    "gan_core/images/archive_names.py",  # no stage reads archives
     "gan_core/images",  # finds picture files and limits their decoders: a stage reads prepared shards
-    "gan_core/pictures.py",  # decodes prepared shards, which are PNG
-    "gan_core/projection.py",  # no stage projects
-    "gan_core/registry_clients.py",
+    "gan_core/images/pictures.py",  # decodes prepared shards, which are PNG
+    "gan_core/inference/projection.py",  # no stage projects
+    "gan_core/download/package_clients.py",
 }
 """Without influence on what a stage makes."""
 
 NOT_WHEN_EVALUATED = {
     "gan_core/augment",
-    "gan_core/losses.py",
-    "gan_core/penalties.py",
+    "gan_core/nn/losses.py",
+    "gan_core/nn/penalties.py",
     "gan_core/schedule.py",
     "gan_core/training",
-    "gan_core/workers.py",
+    "gan_core/nn/collectives.py",
 }
 """A generator that is there already is measured without these."""
 
@@ -95,4 +95,4 @@ def test_what_is_called_without_a_say_is_reached() -> None:
 
 def test_what_auto_chooses_determines_search_and_training() -> None:
     stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert all("pipelines/auto.py" in stages[stage]["deps"] for stage in ("tune", "train"))
+    assert all("pipelines/stages/auto.py" in stages[stage]["deps"] for stage in ("tune", "train"))

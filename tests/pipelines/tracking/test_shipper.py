@@ -459,7 +459,7 @@ def test_what_was_logged_while_the_server_was_down_arrives_once_when_it_is_up(tm
 
 SENDS = """
 import sys
-from pipelines.failures import explain
+from pipelines.runtime.failures import explain
 from pipelines.tracking import RunLog, sync
 with RunLog("logs", key="run", name="run") as log:
     log.params({f"p{number}": "x" * 400 for number in range(200)})

@@ -10,8 +10,9 @@ import pytest
 
 from gan_core.errors import SettingsError, TrackingError
 from pipelines.registry.promote import promote, rollback
+from pipelines.settings.tracking_uri import resolve_uri
 from pipelines.tracking import find_run
-from pipelines.tracking.store import _is_unfinished, connect, ensure_experiment, reaching, resolve_uri, short
+from pipelines.tracking.store import _is_unfinished, connect, ensure_experiment, reaching, short
 from tests.pipelines.toy import wait_for
 from tests.pipelines.tracking.database import copy_of
 

@@ -12,9 +12,9 @@ import psutil
 import pytest
 import torch
 
+from gan_core.checkpoint import save_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError, SettingsError, StageError, TrainingDivergedError
-from gan_core.training.checkpoint import save_checkpoint
 from gan_core.training.trainer import Trainer
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves

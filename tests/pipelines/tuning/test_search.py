@@ -31,9 +31,9 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from gan_core.files import read_json
-from pipelines.cluster import cluster
-from pipelines.settings import parse_settings
-from pipelines.stages.alive import enter_guard
+from pipelines.runtime.cluster import cluster
+from pipelines.settings.schema import parse_settings
+from pipelines.runtime.guard import enter_guard
 enter_guard()
 from pipelines.tuning.search import search
 job = read_json(sys.argv[1])

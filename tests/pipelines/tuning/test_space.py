@@ -4,7 +4,8 @@ import pytest
 
 from gan_core.config import build
 from gan_core.errors import SettingsError
-from pipelines.tuning.space import Range, search_space
+from pipelines.settings.ranges import Range
+from pipelines.tuning.space import search_space
 
 
 @pytest.mark.parametrize(

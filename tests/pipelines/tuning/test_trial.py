@@ -6,7 +6,7 @@ import pytest
 
 from gan_core.data import PreparedDataset
 from gan_core.metrics.assess import assess
-from pipelines.settings import parse_settings
+from pipelines.settings.schema import parse_settings
 from pipelines.tuning.trial import OBJECTIVE, Trial, trial_extractor
 from tests.gan_core.families.translations import SMALL, write_data
 from tests.pipelines.settings_example import small_settings

@@ -1,0 +1,1 @@
+"""Fetching: official addresses, mirrors and package clients, each file checked by its SHA-256."""

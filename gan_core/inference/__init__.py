@@ -1,0 +1,1 @@
+"""Exported generators: load, sample, translate, project."""

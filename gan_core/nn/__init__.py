@@ -1,0 +1,1 @@
+"""Layers, normalisation, resampling, initialisation, losses and penalties that the families share."""

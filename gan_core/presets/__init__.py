@@ -1,0 +1,1 @@
+"""What ``auto`` chooses, what it costs, and which family to recommend."""

@@ -1,0 +1,1 @@
+"""The commands of ``gantry``, one file a verb."""

@@ -1,0 +1,124 @@
+"""``gantry fid A B``: the Fréchet Inception distance between two sets of pictures."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from gan_core.data import DATASET_FILE, PreparedDataset
+from gan_core.errors import SettingsError, TrackingError
+from gan_core.images.files import kinds
+from gan_core.inference.generator import DESCRIPTION, load_generator
+from gan_core.metrics.evaluate import fid as fid_of
+from gan_core.metrics.inception import FEATURES, load_inception
+from gan_core.metrics.sources import DatasetSplit, PictureFiles, Samples, Source
+from gan_core.precision import choose_device
+from pipelines.registry.find import generator_folder
+from pipelines.settings.tracking_uri import project_tracking_uri
+
+DEFAULT_SAMPLES = 10_000
+"""Pictures of each side when one is a generator and --n is not given."""
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--features", type=click.Choice([str(n) for n in FEATURES]), default="2048", help="Layer of the Inception."
+)
+@click.option("--n", "count", type=click.IntRange(min=2), help="Pictures of each side; a fixed fair draw of them.")
+@click.option("--split", default="train", show_default=True, help="Split of a prepared dataset.")
+@click.option("--seed", default=0, show_default=True, help="Seed of a generator's pictures.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures at a time. Changes the speed, not the figure.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--unpublished", is_flag=True, help="Allow bf16: the figure is for your own eyes.")
+@click.option(
+    "--encoding", metavar="NAME", help="Encoding of the file names in a zip that does not state it: cp932, gbk, ..."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figure and its protocol as JSON.")
+def fid(
+    a: str,
+    b: str,
+    features: str,
+    count: int | None,
+    split: str,
+    seed: int,
+    batch_size: int | None,
+    device: str,
+    precision: str,
+    unpublished: bool,
+    encoding: str | None,
+    as_json: bool,
+) -> None:
+    """Print the Fréchet Inception distance between A and B.
+
+    Each is a folder of pictures (any sizes, nested), a zip of them, a prepared dataset, an exported generator, or the name
+    of a registered one (NAME, NAME/VERSION, NAME@ALIAS). A stands for the real pictures, except that a generator never
+    does. Without --n all pictures are taken; beside a generator as many as the other side has, at most 10,000. A picture that
+    cannot be read is left out and named, and the figure says so; where more than 1 % cannot, there is no figure.
+    """
+    if precision == "bf16" and not unpublished:
+        raise SettingsError("--precision bf16 is not for published figures; add --unpublished to see one all the same.")
+    where = choose_device(device)
+    with ExitStack() as registered:
+        places = [_place(one, registered) for one in (a, b)]
+        real, fake = (_source(place, split=split, seed=seed, device=str(where), encoding=encoding) for place in places)
+    if isinstance(real, Samples):
+        real, fake = fake, real
+    if count is None and isinstance(fake, Samples):
+        count = min(DEFAULT_SAMPLES, real.available() or DEFAULT_SAMPLES)
+    extractor = load_inception(where, "bf16" if precision == "bf16" else "fp32", int(features))
+    figure = fid_of(
+        real, fake, extractor=extractor, real_count=count, fake_count=count, batch_size=batch_size, progress=True
+    )
+    unreadable = _say_left_out(real, fake)
+    if as_json:
+        told = {"a": a, "b": b, **figure.as_dict(), **({"unreadable": unreadable} if unreadable else {})}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        click.echo(f"FID {figure.value:.4f}  ({figure.protocol.stamp})")
+
+
+def _say_left_out(*sources: Source) -> dict[str, dict[str, str]]:
+    """Say which files were not measured; gives those that are pictures, with the reason, by the folder or zip."""
+    for source in sources:
+        if isinstance(source, PictureFiles) and source.files.others:
+            click.echo(f"{source.path}: left aside {kinds(source.files.others)} that are no pictures.", err=True)
+        for name, why in source.unreadable.items():
+            click.echo(f"{source.name}: {name} cannot be read and is left out: {why}", err=True)
+    paths = [source for source in sources if isinstance(source, PictureFiles) and source.unreadable]
+    return {str(source.path): dict(source.unreadable) for source in paths}
+
+
+def _place(named: str, registered: ExitStack) -> Path:
+    """The file or folder that is meant, a registered generator's for as long as ``registered`` is open."""
+    path = Path(named)
+    if path.exists() and named:
+        return path
+    try:
+        return registered.enter_context(generator_folder(named, tracking_uri=project_tracking_uri(Path.cwd())))
+    except TrackingError as error:
+        raise TrackingError(
+            f"There is no file or folder '{named}' to compare. As the name of a generator: {error}"
+        ) from error
+
+
+def _source(path: Path, *, split: str, seed: int, device: str, encoding: str | None) -> Source:
+    """What lies at ``path``. A ``dataset.json`` alone is not a prepared dataset: StyleGAN's label file is called so too.
+
+    Raises:
+        SettingsError: a generator that makes no pictures from noise.
+    """
+    if (path / DESCRIPTION).is_file():
+        generator = load_generator(path, device)
+        if generator.translates:
+            raise SettingsError(
+                f"{path} translates pictures and draws none. The evaluate stage measures translations, each direction by its "
+                "own pictures; or give the folder of what gantry translate made of some."
+            )
+        return Samples(generator.sample, seed=seed, digest=generator.digest, name=path.name)
+    if (path / DATASET_FILE).is_file() and next(path.glob("*.parquet"), None) is not None:
+        return DatasetSplit(PreparedDataset(path), split)
+    return PictureFiles(path, encoding)

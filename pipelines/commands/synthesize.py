@@ -1,0 +1,164 @@
+"""``gantry augment``: a dataset enlarged by generated pictures, and what they are worth to a classifier."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from gan_core.data import DATASET_FILE, PreparedDataset
+from gan_core.errors import DataError, SettingsError
+from gan_core.files import obstacle, replacing, write_json
+from gan_core.inference.generator import load_generator
+from gan_core.metrics.classifier import accuracy
+from gan_core.precision import choose_device
+from pipelines.data.enlarge import check_generator, enlarge
+from pipelines.data.raw import track
+from pipelines.registry.find import generator_folder
+from pipelines.runtime.progress import say
+from pipelines.settings.tracking_uri import project_tracking_uri
+
+AUGMENTED = Path("data/augmented")
+REPORT = "report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A classifier's accuracy on the real test split, for each of several seeds."""
+
+    real: tuple[float, ...]
+    """Trained on the real pictures."""
+    enlarged: tuple[float, ...]
+    """Trained on them and the generated ones, as many steps."""
+    steps: int
+    test_pictures: int
+    generator: str
+    """The generator's digest."""
+    dataset: str
+    """The real dataset's digest."""
+    learnt_from: str
+    """The digest of the dataset that the generator was trained on: where it is another one, the generator may know the test
+    pictures. Empty where it does not say."""
+
+    @property
+    def gain(self) -> float:
+        """Mean gain in accuracy."""
+        return float(np.mean(self.enlarged) - np.mean(self.real))
+
+    @property
+    def noise(self) -> float | None:
+        """Standard error of the gain over seeds; None of a single one."""
+        gains = np.subtract(self.enlarged, self.real)
+        return float(gains.std(ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else None
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--model", required=True, help="NAME, NAME/VERSION, NAME@ALIAS, a run's id, a folder.")
+@click.option("--per-class", required=True, type=click.IntRange(min=1), help="Generated pictures for each class.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: data/augmented/NAME]")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--truncation", type=float, help="Less variety for more fidelity.")
+@click.option(
+    "--steps", default=500, show_default=True, type=click.IntRange(min=1), help="Of each classifier's training."
+)
+@click.option(
+    "--runs", default=3, show_default=True, type=click.IntRange(min=1), help="Classifiers for each of the two."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+def augment(
+    data: Path,
+    model: str,
+    per_class: int,
+    out: Path | None,
+    seed: int,
+    truncation: float | None,
+    steps: int,
+    runs: int,
+    device: str,
+) -> None:
+    """Write the prepared dataset DATA enlarged by generated pictures, and report what a classifier gains by them.
+
+    The columns generator, seed and index say which pictures are generated, by what, and which ones they are. The test
+    split stays real; two classifiers, one trained without and one with the generated pictures, are compared on it. The
+    report is report.json beside the data; DVC tracks both. What an earlier gantry augment wrote to OUT is replaced,
+    nothing else is.
+    """
+    dataset = PreparedDataset(data)
+    out = out or AUGMENTED / dataset.info.name
+    _check_place(out, data)
+    if "test" not in dataset.info.splits:
+        raise DataError(
+            f"{data} has no test split to compare classifiers on. Set ingest.test_share, to 0.2 for instance, and ingest "
+            "again."
+        )
+    where = choose_device(device)
+    with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
+        generator = load_generator(folder, where)
+    check_generator(generator, dataset.info)
+    # The report goes into place with the data, whole or not at all: it is what tells this folder from any other.
+    with replacing(out) as folder:
+        described = enlarge(dataset, generator, folder, per_class=per_class, seed=seed, truncation=truncation)
+        accuracies = _accuracies(dataset, PreparedDataset(folder), steps=steps, runs=runs, device=where)
+        report = Report(
+            real=tuple(accuracies["real"]),
+            enlarged=tuple(accuracies["enlarged"]),
+            steps=steps,
+            test_pictures=dataset.info.splits["test"],
+            generator=generator.digest,
+            dataset=dataset.info.digest,
+            learnt_from=generator.info.get("dataset", ""),
+        )
+        write_json(folder / REPORT, {**asdict(report), "gain": report.gain, "noise": report.noise})
+    tracked = track(out, Path.cwd()) if out.resolve().is_relative_to(Path.cwd()) else False
+    click.echo(f"{out}: {described.splits['train']} training pictures, {per_class} of each class generated")
+    click.echo(json.dumps({name: round(float(np.mean(values)), 4) for name, values in accuracies.items()}))
+    noise = "of one run, which says nothing about noise"
+    if report.noise is not None:
+        noise = f"standard error {100 * report.noise:.2f} over {runs} runs"
+    click.echo(f"Accuracy changes by {100 * report.gain:+.2f} percentage points ({noise}).")
+    if report.learnt_from != report.dataset:
+        click.echo(
+            f"Careful: the generator learnt from other data ({report.learnt_from[:12] or 'unknown'}) than {data} "
+            f"({report.dataset[:12]}). It may know the test pictures, and then the gain is none. Train one on {data}.",
+            err=True,
+        )
+    click.echo(f"Tracked by {out.name}.dvc." if tracked else "Not versioned: no DVC repository holds it.")
+
+
+def _check_place(out: Path, data: Path) -> None:
+    """Raise SettingsError where writing ``out`` would take anything away but what an earlier run wrote there."""
+    place, source = out.resolve(), data.resolve()
+    if place == source or place in source.parents or source in place.parents:
+        raise SettingsError(
+            f"--out {out}: {data} would be lost or mixed with what is generated. Name a folder apart from it."
+        )
+    found = "it is a link" if out.is_symlink() else obstacle(out, folder=True)
+    missing = [name for name in (DATASET_FILE, REPORT) if not (out / name).is_file()]
+    if found is None and missing and out.is_dir() and any(out.iterdir()):
+        found = f"the folder holds something else than an earlier gantry augment ({missing[0]} is missing)"
+    if found:
+        raise SettingsError(f"--out {out}: {found}. Name another folder.")
+
+
+def _accuracies(
+    dataset: PreparedDataset, enlarged: PreparedDataset, *, steps: int, runs: int, device: torch.device
+) -> dict[str, list[float]]:
+    """How often classifiers are right on the real test split, by what they were trained on."""
+    test, classes = _labelled(dataset, "test"), len(dataset.info.classes)
+    sets = {"real": _labelled(dataset, "train"), "enlarged": _labelled(enlarged, "train")}
+    accuracies: dict[str, list[float]] = {name: [] for name in sets}
+    for run in range(runs):
+        for name, train in sets.items():
+            accuracies[name].append(accuracy(train, test, classes=classes, steps=steps, seed=run, device=device))
+            say("augment", f"classifier {run + 1} of {runs}, {name}: {accuracies[name][-1]:.2%} right")
+    return accuracies
+
+
+def _labelled(dataset: PreparedDataset, split: str) -> tuple[np.ndarray, np.ndarray]:
+    labels = dataset.labels(split)
+    if labels is None:
+        raise DataError(f"{dataset.directory} has no labels.")
+    return dataset.pixels(split), labels

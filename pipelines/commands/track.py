@@ -1,0 +1,94 @@
+"""``gantry track``: what waits for the tracking server, and sending it."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from pipelines.runtime.redaction import redact_credentials
+from pipelines.runtime.work_directory import var_directory
+from pipelines.settings.schema import load_settings
+from pipelines.stages.tracked import TRACK
+from pipelines.tracking.abandoned import end_abandoned
+from pipelines.tracking.events import REFUSED, count_events, find_logs, read_events
+from pipelines.tracking.replay import Cursor
+from pipelines.tracking.shipper import sync as send
+from pipelines.tracking.tree import LogTree
+
+
+@click.group()
+def track() -> None:
+    """Event logs of runs: what has reached the tracking server and what has not."""
+
+
+@track.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sync(as_json: bool) -> None:
+    """Send everything that still waits in var/track (or in GANTRY_VAR) to the tracking server, now."""
+    settings, logs = load_settings().track, var_directory() / TRACK
+    end_abandoned(logs)
+    waiting = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).waiting()
+    with tqdm(total=waiting, unit=" events", disable=as_json or not waiting) as bar:
+        sent = send(
+            logs,
+            tracking_uri=settings.uri,
+            experiment=settings.experiment,
+            progress=lambda left: bar.update(max(0, waiting - left - bar.n)),
+        )
+    if as_json:
+        click.echo(json.dumps({"sent": sent, "tracking_uri": redact_credentials(settings.uri)}))
+    else:
+        uri = redact_credentials(settings.uri)
+        click.echo(f"{sent} events sent to {uri}." if sent else f"Nothing waits: {uri} has it all.")
+
+
+@track.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool) -> None:
+    """List the runs logged here, and how much of each the tracking server has. Does not contact it."""
+    settings, logs = load_settings().track, var_directory() / TRACK
+    end_abandoned(logs)
+    destination = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).destination
+    rows = []
+    for folder in find_logs(logs):
+        with suppress(FileNotFoundError):  # another process has removed what the server has in full
+            rows.append(_describe(folder, destination))
+    rows.sort(key=lambda row: row["started"])
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        click.echo(f"No runs are logged in {logs}.")
+        return
+    click.echo(f"{'run':32} {'status':9} {'events':>8} {'waiting':>8} {'refused':>8}  MLflow run")
+    for row in rows:
+        click.echo(
+            f"{row['name'][:32]:32} {row['status']:9} {row['events']:8} {row['waiting']:8} {row['refused']:8}  "
+            f"{row['run_id'] or '-'}"
+        )
+
+
+def _describe(folder: Path, destination: str) -> dict[str, Any]:
+    """What one log says of itself, and how far it was sent."""
+    cursor = Cursor.load(folder, destination)
+    name, key, started, ended = folder.name, None, 0, "RUNNING"
+    for event, _ in read_events(folder):
+        if event and event["kind"] == "open":
+            name, key, started, ended = event["name"], event["key"], started or event["time"], "RUNNING"
+        elif event and event["kind"] == "finish":
+            ended = event["status"]
+    refused = folder / REFUSED
+    return {
+        "name": name,
+        "key": key,
+        "started": started,
+        "status": ended,
+        "events": count_events(folder),
+        "waiting": cursor.waiting(folder) if cursor.destination == destination else 0,
+        "refused": len(refused.read_text(encoding="utf-8").splitlines()) if refused.is_file() else 0,
+        "run_id": cursor.run_id,
+        "folder": str(folder),
+    }

@@ -1,0 +1,1 @@
+"""What every process needs: the checkout, work directories, the guard, the Ray cluster."""

@@ -1,0 +1,1 @@
+"""The schema of params.yaml, and reading it."""

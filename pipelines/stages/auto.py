@@ -1,0 +1,21 @@
+"""``model.preset: auto`` in a stage: choose, and say what was chosen and why."""
+
+from pathlib import Path
+
+from gan_core.data import PreparedDataset
+from gan_core.precision import choose_device
+from pipelines.runtime.progress import say
+from pipelines.settings.schema import Settings
+
+
+def resolve_auto(stage: str, settings: Settings, data: Path) -> Settings:
+    """The settings to run ``stage`` with on the prepared dataset ``data``; prints each choice with its reason."""
+    if settings.model.preset == "none":
+        return settings
+    chosen, overruled = settings.choices(PreparedDataset(data).info, choose_device())
+    for choice in chosen:
+        say(stage, f"auto: {choice.name} = {choice.value} ({choice.reason})")
+    for choice in overruled:
+        value = settings.value(choice.name)
+        say(stage, f"auto: {choice.name} = {value} stands in params.yaml ({choice.value} otherwise: {choice.reason})")
+    return settings.with_values({"model.preset": "none", **{choice.name: choice.value for choice in chosen}})

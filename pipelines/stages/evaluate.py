@@ -1,0 +1,60 @@
+"""The evaluate stage: prepared data and a generator in; its figures with their protocols and a contact sheet out."""
+
+from pathlib import Path
+
+from gan_core.data import PreparedDataset, user_cache_dir
+from gan_core.files import write_json
+from gan_core.images.grid import save_sheet
+from gan_core.inference.generator import Generator, load_generator
+from gan_core.precision import choose_device
+from gan_core.training.feed import fixed_look
+from pipelines.evaluation.measure import described, measure, results, tracked
+from pipelines.runtime.progress import say
+from pipelines.settings.schema import Settings
+from pipelines.stages.context import StageContext
+from pipelines.stages.tracked import stage_run
+
+OUT, PREPARED = "outputs/evaluate", "data/prepared"
+METRICS, SHEET = "metrics.json", "samples.png"
+SHEET_PICTURES = 100
+SAID = 12
+"""Figures that are told beside the objective: directions among many domains have dozens."""
+
+
+def run(context: StageContext, settings: Settings) -> dict[str, Path]:
+    """Measure the generator of the train stage; a published figure is always measured in fp32."""
+    metrics, sheet = context.work / METRICS, context.work / SHEET
+    chosen = settings.evaluate
+    generator = load_generator(context.root / "outputs/train/generator", choose_device())
+    dataset = PreparedDataset(context.root / PREPARED, cache_dir=user_cache_dir() / "decoded")
+    with stage_run(context, settings) as run:
+        run.params({"evaluate": settings.as_dict()["evaluate"]})
+        draw_sheet(sheet, generator, dataset, chosen.seed)
+        run.artifact(sheet)
+        measured = measure(generator, dataset, chosen)
+        if generator.translates and measured.objective.protocol.split == "train":
+            held_out = dataset.info.splits.get("test")
+            remedy = "evaluate.split: test holds others" if held_out else "ingest.test_share holds others out"
+            say("evaluate", f"measured on pictures that the generator has learnt from; {remedy}")
+        objective = measured.objective
+        run.metrics(tracked(measured), generator.info["step"])
+        run.tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
+        write_json(metrics, results(measured))
+        run.artifact(metrics)
+    say("evaluate", f"{described(objective)} ({objective.protocol.stamp})")
+    others = [figure for figure in measured.figures if figure != objective]
+    for figure in others[:SAID]:
+        say("evaluate", described(figure))
+    if others[SAID:]:
+        say("evaluate", f"and {len(others) - SAID} figures more in {OUT}/{METRICS}")
+    return {f"{OUT}/{METRICS}": metrics, f"{OUT}/{SHEET}": sheet}
+
+
+def draw_sheet(path: Path, generator: Generator, dataset: PreparedDataset, seed: int) -> None:
+    """Pictures drawn from noise; of a generator that translates, always the same pictures beside what it makes of them."""
+    if not generator.translates:
+        save_sheet(path, generator.sample(SHEET_PICTURES, seed))
+        return
+    split = "test" if dataset.info.splits.get("test") else "train"
+    pictures, columns = generator.display(fixed_look(dataset, split, choose_device()))
+    save_sheet(path, pictures, columns=columns)

@@ -1,0 +1,66 @@
+"""A stage's run: nested in the pipeline's run, with the data it used, shipped while the stage works."""
+
+import datetime
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gan_core.data import DATASET_FILE
+from pipelines.runtime.git import current_commit
+from pipelines.runtime.progress import say
+from pipelines.settings.schema import Settings
+from pipelines.stages.context import StageContext
+from pipelines.tracking.runlog import STAGE_TAG, RunLog
+from pipelines.tracking.shipper import Shipper
+
+TRACK = "track"
+
+
+@contextmanager
+def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
+    """Yield the run log of this stage; what is written to it reaches MLflow while the block runs, or later.
+
+    The run is found by the stage key, so a stage that is killed and started again goes on in the same run. A block that raises
+    leaves stage and pipeline runs marked as failed.
+    """
+    directory = context.var / TRACK
+    with Shipper(directory, tracking_uri=settings.track.uri, experiment=settings.track.experiment):
+        started = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+        commit = current_commit(context.root)
+        if commit.warning:
+            say(context.name, commit.warning)
+        tags = {**commit.tags, "gantry.data": settings.data.name}
+        with (
+            RunLog(directory, key=context.pipeline_run, name=f"{settings.data.name} {started}", tags=tags) as pipeline,
+            RunLog(
+                directory,
+                key=context.key,
+                name=context.name,
+                parent_key=context.pipeline_run,
+                tags={**tags, STAGE_TAG: context.name, "gantry.stage_key": context.key},
+            ) as run,
+        ):
+            pipeline.params(
+                {"data": settings.data.name, "model": settings.model.family, "train.steps": settings.train.steps}
+            )
+            for name, digest in dataset_inputs(context.root).items():
+                run.dataset(name, source=f"data/raw/{name}", digest=digest, context=context.name)
+                pipeline.dataset(name, source=f"data/raw/{name}", digest=digest, context="pipeline")
+            yield run
+
+
+def dataset_inputs(root: Path) -> dict[str, str]:
+    """DVC's hash of the raw data behind ``data/prepared``, by its name; empty before ingestion."""
+    import yaml
+
+    described = root / "data/prepared" / DATASET_FILE
+    if not described.is_file():
+        return {}
+    name = json.loads(described.read_text(encoding="utf-8"))["name"]
+    tracked = root / "data/raw" / f"{name}.dvc"
+    if not tracked.is_file():
+        return {}
+    outs: list[dict[str, Any]] = yaml.safe_load(tracked.read_text(encoding="utf-8"))["outs"]
+    return {name: outs[0]["md5"]}

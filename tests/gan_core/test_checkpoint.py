@@ -1,0 +1,207 @@
+"""Checkpoints are whole or passed over, hold no pickle, and refuse other settings by name."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core import checkpoint as checkpoints
+from gan_core.checkpoint import load_checkpoint, save_checkpoint, whole_checkpoints
+from gan_core.errors import CheckpointError
+from gan_core.files import sha256_file
+
+
+def tensors(step: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(step)
+    wide = torch.randn(3, 4, 5, 6).to(memory_format=torch.channels_last)
+    return {
+        "wide": wide,
+        "scalar": torch.tensor(float(step)),
+        "half": torch.randn(7).bfloat16(),
+        "count": torch.tensor(3),
+    }
+
+
+def save(directory: Path, *steps: int, **state) -> list[Path]:
+    return [save_checkpoint(directory, step, tensors(step), {"poor": 0, **state}) for step in steps]
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    (path,) = save(tmp_path, 12, settings={"lr": 2e-4, "name": "x"}, nothing=None)
+    assert path == tmp_path / "step-00000012"
+    loaded = load_checkpoint(path)
+    assert loaded.step == 12
+    assert loaded.state == {"step": 12, "poor": 0, "settings": {"lr": 2e-4, "name": "x"}, "nothing": None}
+    assert loaded.tensors.keys() == tensors(12).keys()
+    for name, tensor in tensors(12).items():
+        assert torch.equal(loaded.tensors[name], tensor)
+        assert loaded.tensors[name].dtype == tensor.dtype
+
+
+def test_the_folder_holds_tensors_and_json_and_no_pickle(tmp_path: Path) -> None:
+    (path,) = save(tmp_path, 1)
+    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "state.json", "tensors.safetensors"]
+    for file in path.iterdir():
+        start = file.read_bytes()[:2]
+        assert start[:1] != b"\x80"  # a pickle of protocol 2 or newer
+        assert start != b"PK"  # torch.save's archive
+
+
+def test_the_tensors_are_as_open_as_what_lies_beside_them(tmp_path: Path) -> None:
+    (path,) = save(tmp_path, 1)
+    assert len({file.stat().st_mode for file in path.iterdir()}) == 1
+
+
+def test_equal_contents_make_equal_bytes(tmp_path: Path) -> None:
+    (first,), (second,) = save(tmp_path / "a", 5), save(tmp_path / "b", 5)
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes()
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def replace(path: Path, name: str, content: bytes) -> None:
+    """Give a checkpoint other content under the right sums."""
+    (path / name).write_bytes(content)
+    sums = {file: sha256_file(path / file) for file in ("state.json", "tensors.safetensors")}
+    (path / "manifest.json").write_text(json.dumps(sums))
+
+
+HARMS = {
+    "tensors cut short": (lambda p: truncate(p / "tensors.safetensors"), "tensors.safetensors does not match"),
+    "tensors empty": (lambda p: (p / "tensors.safetensors").write_bytes(b""), "tensors.safetensors does not match"),
+    "tensors missing": (lambda p: (p / "tensors.safetensors").unlink(), "tensors.safetensors is missing"),
+    "one bit of the state": (lambda p: (p / "state.json").write_text("{}"), "state.json does not match"),
+    "no manifest": (lambda p: (p / "manifest.json").unlink(), "manifest.json is missing, the write did not end"),
+    "half a manifest": (lambda p: truncate(p / "manifest.json"), "manifest.json is cut short"),
+    "bytes for a manifest": (
+        lambda p: (p / "manifest.json").write_bytes(b"\xff\x00\xfe"),
+        "manifest.json is cut short",
+    ),
+    "a list for a manifest": (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json is not a table"),
+    "null for a manifest": (lambda p: (p / "manifest.json").write_text("null"), "manifest.json is not a table"),
+    "brackets for a manifest": (
+        lambda p: (p / "manifest.json").write_text("[" * 100_000),
+        "manifest.json is cut short",
+    ),
+    "a list for a state": (lambda p: replace(p, "state.json", b"[]"), "state.json holds no state"),
+    "no step in the state": (lambda p: replace(p, "state.json", b'{"poor": 0}'), "state.json holds no state"),
+    "a step that is no number": (lambda p: replace(p, "state.json", b'{"step": "9"}'), "state.json holds no state"),
+    "brackets for a state": (lambda p: replace(p, "state.json", b"[" * 100_000), "state.json holds no JSON"),
+    "bytes for a state": (lambda p: replace(p, "state.json", b"\xff\x00"), "state.json holds no JSON"),
+    "junk for tensors": (
+        lambda p: replace(p, "tensors.safetensors", b"junk" * 9),
+        "tensors.safetensors holds no tensors",
+    ),
+    "a header without end": (
+        lambda p: replace(p, "tensors.safetensors", (2**60).to_bytes(8, "little")),
+        "tensors.safetensors holds no tensors",
+    ),
+    "an empty manifest": (lambda p: (p / "manifest.json").write_text("{}"), "state.json does not match"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_message(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
+    _, newest = save(tmp_path, 10, 20)
+    damage, said = HARMS[harm]
+    damage(newest)
+    with caplog.at_level(logging.WARNING):
+        found = next(whole_checkpoints([tmp_path]), None)
+    assert found is not None
+    assert found.step == 10
+    assert f"Passing over checkpoint {newest}: {said}" in caplog.text
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        load_checkpoint(newest)
+
+
+def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert next(whole_checkpoints([tmp_path]), None) is None
+    assert next(whole_checkpoints([tmp_path / "nowhere"]), None) is None
+    (path,) = save(tmp_path, 1)
+    (path / "manifest.json").unlink()
+    assert next(whole_checkpoints([tmp_path]), None) is None
+
+
+def test_the_newest_is_found_anywhere_below(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    save(tmp_path / "ray" / "run" / "checkpoint_1", 30)
+    found = next(whole_checkpoints([tmp_path]), None)
+    assert found is not None
+    assert found.step == 30
+
+
+def test_only_checkpoints_that_are_accepted_are_used(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    save(tmp_path, 20, poor=2)
+    found = next(whole_checkpoints([tmp_path], lambda state: state["poor"] == 0), None)
+    assert found is not None
+    assert found.step == 10
+
+
+def steps(directory: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in directory.glob("step-*"))
+
+
+def test_pruning_keeps_the_newest_and_clears_what_a_killed_writer_left(tmp_path: Path) -> None:
+    save(tmp_path, 10, 20, 30, 40)
+    (tmp_path / ".step-00000025.abc123" / "step-00000025").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    checkpoints.prune_checkpoints(tmp_path, keep=2)
+    assert steps(tmp_path) == [30, 40]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "step-00000030", "step-00000040"]
+
+
+def test_pruning_spares_the_newest_accepted_one(tmp_path: Path) -> None:
+    """While a run is suspected of a collapse, the last healthy checkpoint must not be rotated away."""
+    save(tmp_path, 10, 20)
+    save(tmp_path, 30, 40, 50, poor=1)
+    checkpoints.prune_checkpoints(tmp_path, 2, lambda state: state["poor"] == 0)
+    assert steps(tmp_path) == [20, 40, 50]
+
+
+def test_what_a_rollback_abandons_is_removed(tmp_path: Path) -> None:
+    save(tmp_path, 10, 20, 30)
+    checkpoints.drop_checkpoints_after(tmp_path, 20)
+    assert steps(tmp_path) == [10, 20]
+
+
+def test_changed_settings_are_named_one_by_one(tmp_path: Path) -> None:
+    saved = {"train.batch": 64, "train.beta1": 0.5, "model.slope": 0.2, "gone": 1}
+    current = {"train.batch": 32, "train.beta1": 0.5, "model.slope": 0.3, "new": [1]}
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.refuse_other_settings(saved, current, tmp_path / "step-00000010")
+    message = str(caught.value)
+    for said in (
+        "step-00000010",
+        "train.batch: 64 there, 32 here",
+        "model.slope: 0.2 there, 0.3 here",
+        "gone: 1 there, None here",
+        "new: None there, [1] here",
+        "empty directory",
+    ):
+        assert said in message
+    assert "beta1" not in message
+    checkpoints.refuse_other_settings(saved, dict(saved), tmp_path)
+
+
+def test_a_setting_that_an_older_edition_did_not_know_had_its_default(tmp_path: Path) -> None:
+    saved, defaults = {"model.slope": 0.2}, {"model.slope": 0.1, "model.r1_every": 1, "model.other": 3}
+    checkpoints.refuse_other_settings(saved, {"model.slope": 0.2, "model.r1_every": 1}, tmp_path, defaults)
+    with pytest.raises(CheckpointError, match=r"model\.r1_every: 1 there, 2 here"):
+        checkpoints.refuse_other_settings(saved, {"model.slope": 0.2, "model.r1_every": 2}, tmp_path, defaults)
+
+
+def test_pruning_passes_over_a_state_that_cannot_be_read(tmp_path: Path) -> None:
+    paths = save(tmp_path, 10, 20, 30)
+    for path in paths[1:]:
+        replace(path, "state.json", b"[]")
+    checkpoints.prune_checkpoints(tmp_path, 1, lambda state: state["poor"] == 0)
+    assert steps(tmp_path) == [10, 30]

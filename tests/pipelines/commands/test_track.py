@@ -1,0 +1,64 @@
+"""``gantry track``: shows what waits, and sends it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gan_core.errors import TrackingError
+from pipelines.commands.track import track
+from pipelines.tracking import RunLog, find_run
+
+
+@pytest.fixture
+def checkout(tmp_path, uri, monkeypatch):
+    """A folder with params.yaml in which runs were logged and nothing was sent."""
+    shutil.copyfile("params.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
+    with RunLog(Path("var/track"), key="a", name="train") as log:
+        log.metrics({"m": 1.0, "bad?": 1.0}, step=1)
+    return tmp_path
+
+
+def status() -> list[dict]:
+    return json.loads(CliRunner().invoke(track, ["status", "--json"], catch_exceptions=False).output)
+
+
+def test_status_tells_what_waits_and_sync_sends_it(checkout, uri):
+    (row,) = status()
+    assert (row["name"], row["status"], row["events"], row["waiting"], row["run_id"]) == (
+        "train",
+        "FINISHED",
+        3,
+        3,
+        None,
+    )
+    told = CliRunner().invoke(track, ["sync", "--json"], catch_exceptions=False)
+    assert json.loads(told.output)["sent"] == 3
+    (row,) = status()
+    assert (row["waiting"], row["refused"]) == (0, 1)
+    assert row["run_id"] == find_run(uri, "gantry", "a").run_id
+    assert "Nothing waits" in CliRunner().invoke(track, ["sync"], catch_exceptions=False).output
+    assert "train" in CliRunner().invoke(track, ["status"], catch_exceptions=False).output
+
+
+def test_sync_says_when_the_server_is_away(checkout, monkeypatch):
+    monkeypatch.setenv("GANTRY_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"events that wait.*Check GANTRY_TRACKING_URI.*then: gantry track sync"):
+        CliRunner().invoke(track, ["sync", "--json"], catch_exceptions=False)
+
+
+def test_logs_are_looked_for_where_the_environment_puts_them(checkout, monkeypatch):
+    monkeypatch.setenv("GANTRY_VAR", str(checkout / "elsewhere"))
+    RunLog(checkout / "elsewhere" / "track", key="b", name="other").close()
+    assert [row["name"] for row in status()] == ["other"]
+
+
+def test_nothing_logged_is_no_error(tmp_path, monkeypatch):
+    shutil.copyfile("params.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert "No runs" in CliRunner().invoke(track, ["status"], catch_exceptions=False).output
+    assert "Nothing waits" in CliRunner().invoke(track, ["sync"], catch_exceptions=False).output

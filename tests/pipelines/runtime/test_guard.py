@@ -1,0 +1,132 @@
+"""Processes under a guard: what happens to them, and to what they start, when somebody is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.runtime.guard import guarded, identity, lives
+from tests.pipelines.toy import running, start, wait_for
+
+# A stage-like process: under a guard, with a child, a grandchild that detached itself, and a stubborn one.
+WORK = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from pipelines.runtime.guard import enter_guard
+enter_guard(grace=1.0)
+here = Path(sys.argv[1])
+sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
+child = subprocess.Popen(sleep)
+detached = subprocess.run(
+    [sys.executable, "-c", "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], start_new_session=True, "
+     "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)", *sleep], capture_output=True, text=True).stdout.strip()
+stubborn = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, "
+                             "flush=True); time.sleep(300)"], stdout=subprocess.PIPE)
+stubborn.stdout.readline()
+(here / "pids.new").write_text(f"{os.getppid()} {os.getpid()} {child.pid} {detached} {stubborn.pid}")
+(here / "pids.new").rename(here / "pids")
+try:
+    time.sleep(float(sys.argv[2]))
+finally:
+    (here / "tidied").touch()
+"""
+# The process that a guard is to die with: the parent of the work.
+PARENT = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
+
+
+@pytest.fixture
+def family(tmp_path: Path):
+    """Start the parent and the work; return them as (parent, [guard, work, child, detached, stubborn])."""
+    (tmp_path / "work.py").write_text(WORK)
+    parents = []
+    # Under nohup the tests ignore SIGHUP, and so would all that they start.
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    def begin(seconds: float = 300) -> tuple[subprocess.Popen, list[int]]:
+        parent = start(sys.executable, "-c", PARENT, "work.py", str(tmp_path), str(seconds), cwd=tmp_path)
+        parents.append(parent)
+        wait_for((tmp_path / "pids").exists, what="the work's start")
+        return parent, [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+
+    yield begin
+    signal.signal(signal.SIGHUP, ignored)
+    for parent in parents:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+
+
+def test_everything_ends_when_the_parent_is_killed(family, tmp_path):
+    parent, pids = family()
+    parent.kill()
+    wait_for(lambda: not any(map(running, pids)), 8, f"the end of {pids}")
+    assert (tmp_path / "tidied").exists(), "the work was not given the time to tidy up"
+
+
+def test_everything_ends_when_the_work_is_killed(family):
+    parent, pids = family()
+    os.kill(pids[1], signal.SIGKILL)
+    assert parent.wait(10) == 128 + signal.SIGKILL
+    assert not any(map(running, pids))
+
+
+def test_everything_ends_when_the_guard_is_killed(family):
+    _, pids = family()
+    os.kill(pids[0], signal.SIGKILL)
+    wait_for(lambda: not any(map(running, pids)), 10, f"the end of {pids}")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_guard_ends_everything_with_a_status_that_says_so(family, tmp_path, stop):
+    parent, pids = family()
+    os.kill(pids[0], stop)
+    assert parent.wait(10) == 128 + stop
+    assert not any(map(running, pids))
+    assert (tmp_path / "tidied").exists()
+
+
+def test_what_is_left_behind_ends_with_the_work(family):
+    parent, pids = family(seconds=0)
+    assert parent.wait(10) == 0
+    assert not any(map(running, pids))
+
+
+def test_a_guarded_command_keeps_its_status_and_output():
+    command = guarded([sys.executable, "-c", "print('said'); raise SystemExit(7)"])
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (7, "said\n")
+
+
+def test_a_guarded_command_ends_with_the_process_that_started_it(tmp_path):
+    script = (
+        "import subprocess, sys, time; from pipelines.runtime.guard import guarded\n"
+        "p = subprocess.Popen(guarded([sys.executable, '-c', 'import time; time.sleep(300)'])); print(p.pid, flush=True)\n"
+        "time.sleep(300)"
+    )
+    owner = start(sys.executable, "-c", script, cwd=tmp_path)
+    guard = int(owner.stdout.readline())
+    wait_for(lambda: psutil.Process(guard).children(), what="the command's start")
+    command = psutil.Process(guard).children()[0].pid
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    wait_for(lambda: not running(guard) and not running(command), 10, "the command's end")
+
+
+def test_an_identity_outlives_neither_its_process_nor_a_change_of_the_clock(monkeypatch):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    name = identity(process.pid)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert lives(name)
+    process.kill()
+    wait_for(lambda: not running(process.pid))
+    assert not lives(name), "a process that ended and was not waited for counts as alive"
+    process.wait()
+    process.stdin.close()
+    assert not lives(name)
+    assert lives("another.host:1:1"), "a process of another host cannot be looked at from here"

@@ -1,0 +1,255 @@
+"""params.yaml is typed and checked whole; an error names the key and the nearest valid one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from gan_core.data import PreparedDataset
+from gan_core.errors import DataError, SettingsError
+from gan_core.families import FAMILIES
+from pipelines.settings.schema import load_settings
+from pipelines.settings.tracking_uri import URI_VARIABLES
+from tests.datasets import blobs, write_prepared
+from tests.pipelines.settings_example import ROOT, small_settings
+
+
+def changed(tmp_path: Path, **values: object) -> Path:
+    """A params.yaml with sections updated by ``values``."""
+    plain = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, update in values.items():
+        plain[section] = {**plain.get(section, {}), **update} if isinstance(update, dict) else update
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+def test_the_projects_own_settings_are_valid() -> None:
+    settings = load_settings(ROOT / "params.yaml")
+    assert settings.model.family == "dcgan"
+    assert settings.train.workers == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"setps": 3}}, r"Unknown setting 'train.setps'. Did you mean 'steps'\?"),
+        ({"model": {"widht": 3}}, r"Unknown setting 'model.widht'. Did you mean 'width'\?"),
+        (
+            {"model": {"family": "pix2pix", "latent": 9, "prior": "normal"}},
+            r"model.init, model.latent, model.loss, model.prior: pix2pix has no such settings",
+        ),
+        ({"train": {"collapse_diversity": 1.5}}, r"train.collapse_diversity: must lie in \[0, 1\)"),
+        ({"train": {"seed": -1}}, r"train.seed: must be at least 0"),
+        ({"model": {"family": "dcgam"}}, r"there is no family 'dcgam'. Did you mean 'dcgan'\?"),
+        ({"trian": {}}, r"Unknown setting 'trian'. Did you mean 'train'\?"),
+        ({"train": {"augment": {"target": 0.5}}}, r"train.augment.target: of ada only, and kind is none"),
+        (
+            {"train": {"augment": {"kind": "ada", "strength": 0.2, "target": 0.5}}},
+            r"strength: a fixed one is steered by no",
+        ),
+        ({"train": {"batch": "1.5e0"}}, r"train.batch: expected a whole number, got '1.5e0'"),
+        ({"train": {"batch": "many"}}, r"train.batch: expected a whole number, got 'many'"),
+        ({"train": {"generator_lr": -1}}, r"train.generator_lr: must be above 0"),
+        ({"train": {"num_workers": [3, 1]}}, r"train.num_workers: must be at least 1 and rise"),
+        ({"tune": {"space": {"train.lr": {"type": "log", "low": 1, "high": 2}}}}, r"There is no setting 'train.lr'"),
+        ({"tune": {"space": {"model.slope": {"type": "log", "low": 0, "high": 2}}}}, r"above 0 on a log scale"),
+        ({"tune": {"features": 100}}, r"tune.features: must be 64, 192, 768 or 2048"),
+        ({"evaluate": {"samples": 1}}, r"evaluate.samples: must be at least 2"),
+        ({"data": {"name": "../elsewhere"}}, r"data.name: .* is not a plain folder name"),
+        ({"data": {"name": ""}}, r"data.name: '' is not a plain folder name"),
+        ({"data": {"name": ".."}}, r"data.name: '\.\.' is not a plain folder name"),
+        ({"data": {"name": "pets\n"}}, r"data.name: .* is not a plain folder name"),
+        ({"data": {"name": "n" * 300}}, r"data.name: must be at most 200 bytes long, got 300"),
+        ({"data": {"name": "x", "max_unpacked_gib": 0}}, r"data.max_unpacked_gib: must be above 0"),
+        ({"evaluate": {"split": "a/b"}}, r"evaluate.split: 'a/b' is no name of a split"),
+        ({"register": {"name": ""}}, r"register.name: '' cannot name an MLflow model"),
+        ({"register": {"name": "a/b"}}, r"register.name: 'a/b' cannot name"),
+        ({"register": {"name": "a:b"}}, r"register.name: 'a:b' cannot name"),
+        ({"register": {"name": "Tom's birds"}}, r"register.name: \"Tom's birds\" cannot name"),
+        ({"register": {"name": " birds"}}, r"register.name: ' birds' cannot name"),
+        ({"register": {"name": ".."}}, r"register.name: '..' cannot name"),
+        ({"track": {"uri": ""}}, r"track.uri: '' names no tracking store"),
+        ({"track": {"uri": "htp://server"}}, r"track.uri: 'htp://server' names no tracking store"),
+        ({"track": {"uri": "mlruns"}}, r"track.uri: 'mlruns' names no tracking store"),
+        ({"track": {"experiment": " "}}, r"track.experiment: an MLflow experiment needs a name"),
+        ({"train": {"beta1": float("nan")}}, r"train.beta1: expected a finite number"),
+        ({"train": [3]}, r"train: expected a mapping of settings, got \[3\]"),
+        ({"train": 3}, r"train: expected a mapping of settings, got 3"),
+        ({"model": [3]}, r"model: expected a mapping of settings, got \[3\]"),
+        ({"model": None}, r"model: expected a mapping of settings, got None"),
+        ({"model": {"family": ["dcgan"]}}, r"model.family: expected a name. Valid: .*dcgan"),
+        ({"model": {"family": None}}, r"model.family: expected a name"),
+        ({"model": {"family": 3}}, r"model.family: expected a name"),
+        ({"train": {"batch": 16, "num_workers": 3}}, r"train.batch: 16 does not divide over 3 workers"),
+        ({"train": {"batch": 16, "num_workers": [1, 5]}}, r"train.batch: 16 .* does not divide over 3, 5 workers"),
+    ],
+)
+def test_an_impossible_setting_is_named_with_its_file(tmp_path: Path, values: dict, message: str) -> None:
+    path = changed(tmp_path, **values)
+    with pytest.raises(SettingsError, match=message) as error:
+        load_settings(path)
+    assert str(path) in str(error.value)
+
+
+def test_without_params_the_error_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="root of a Gantry checkout"):
+        load_settings(tmp_path / "params.yaml")
+
+
+RATE = "train.generator_lr"
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"train.augment": {"type": "choice", "values": [{}]}}, r"'train.augment' is a section: search one of kind"),
+        ({"evaluate.seed": {"type": "integer", "low": 0, "high": 2}}, r"'evaluate.seed' makes no difference"),
+        ({"train.steps": {"type": "integer", "low": 1, "high": 2000}}, r"'train.steps' makes no difference"),
+        ({"train.num_workers": {"type": "integer", "low": 1, "high": 2}}, r"'train.num_workers' makes no difference"),
+        ({"model.family": {"type": "choice", "values": ["dcgan", "cgan"]}}, r"'model.family' makes no difference"),
+        ({"model.slope": {"type": "uniform", "low": 0, "high": 1.5}}, r"model.slope: 1.5 cannot be tried"),
+        (
+            {RATE: {"type": "uniform", "low": -1, "high": 1}},
+            r"-1.0 cannot be tried. train.generator_lr: must be above 0",
+        ),
+        ({RATE: {"type": "log", "low": 1e-5, "high": float("inf")}}, r"inf is not a finite number"),
+        ({"model.width": {"type": "uniform", "low": 8, "high": 64}}, r"8.0 cannot be tried. .*expected a whole number"),
+        ({"model.width": {"type": "integer", "low": 8.5, "high": 64}}, r"low: a range of type integer has whole ends"),
+        ({"model.loss": {"type": "choice", "values": ["non-saturating", "hinge"]}}, r"hinge cannot be tried"),
+        ({RATE: {"type": "log", "low": 1e-3, "high": 1e-2}}, r"generator_lr is 0.0004, outside its own range"),
+    ],
+)
+def test_a_search_that_could_not_be_made_is_refused(tmp_path: Path, space: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=rf"tune.space.*{message}"):
+        load_settings(changed(tmp_path, tune={"space": space}))
+
+
+def test_a_range_need_not_hold_a_setting_that_no_search_starts_from_or_that_a_preset_chooses(tmp_path: Path) -> None:
+    space = {"train.generator_lr": {"type": "log", "low": 1e-3, "high": 1e-2}}
+    load_settings(changed(tmp_path, tune={"trials": 0, "space": space}))
+    plain = yaml.safe_load(changed(tmp_path, tune={"space": space}).read_text())
+    plain["model"], plain["train"] = {"family": "dcgan", "preset": "auto"}, {"steps": 100}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(plain))
+    load_settings(tmp_path / "params.yaml")
+
+
+def test_the_shape_that_ingestion_prepares_is_one_that_the_family_makes(tmp_path: Path) -> None:
+    load_settings(changed(tmp_path)).check_pictures()
+    settings = load_settings(changed(tmp_path, ingest={"size": [8, 8]}))
+    with pytest.raises(SettingsError, match=r"not 8x8. Change ingest.size"):
+        settings.check_pictures()
+    load_settings(
+        changed(tmp_path, model={"family": "dcgan", "preset": "auto"}, ingest={"size": [8, 8]})
+    ).check_pictures()
+
+
+def of_family(tmp_path: Path, family: str, **sections: dict) -> Path:
+    """A params.yaml for ``family``, trained by its recipe."""
+    recipe = {"steps": 10, **FAMILIES[family].recipe}
+    plain = yaml.safe_load(changed(tmp_path, tune={"space": "auto"}, **sections).read_text())
+    plain["model"], plain["train"] = {"family": family}, {**recipe, **sections.get("train", {})}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_search_space_around_its_own_recipe(tmp_path: Path, family: str) -> None:
+    settings = load_settings(of_family(tmp_path, family))
+    assert list(settings.tune.space) == list(FAMILIES[family].search)
+    assert {"train.generator_lr", "train.discriminator_lr"} < set(settings.tune.space)
+    assert settings.with_values({"tune.trials": 2}).tune.space == settings.tune.space
+
+
+def test_a_setting_outside_the_familys_own_range_is_named_with_it(tmp_path: Path) -> None:
+    path = of_family(tmp_path, "pix2pix", train={"generator_lr": 0.5})
+    with pytest.raises(
+        SettingsError, match=r"generator_lr is 0.5, outside .* instead of auto \(5e-05 to 0.001 there\)"
+    ):
+        load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("family", "ingest", "message"),
+    [
+        ("pix2pix", {}, "ingest.kind: pix2pix learns from paired data, and this is auto. Set it to paired"),
+        ("pix2pix", {"kind": "unpaired"}, "ingest.kind: pix2pix learns from paired data, and this is unpaired"),
+        ("cyclegan", {"kind": "labelled"}, "ingest.kind: cyclegan learns from unpaired data"),
+        ("stargan", {"kind": "paired"}, "ingest.kind: stargan learns from domains or labelled data"),
+        ("pix2pix", {"kind": "paired", "size": [6, 6]}, "model.depth: pictures of 6x6"),
+        ("pix2pix", {"kind": "paired", "pairs": "greyscale", "channels": 3}, None),
+        ("cyclegan", {"kind": "unpaired"}, None),
+        ("cyclegan", {}, None),
+        ("stargan", {"kind": "domains"}, None),
+        ("dcgan", {"kind": "paired"}, None),
+    ],
+)
+def test_a_family_is_held_against_what_ingestion_is_to_prepare(tmp_path, family: str, ingest: dict, message) -> None:
+    settings = load_settings(of_family(tmp_path, family, ingest=ingest))
+    if message is None:
+        settings.check_pictures()
+        return
+    with pytest.raises(SettingsError, match=message):
+        settings.check_pictures()
+
+
+def test_data_of_another_kind_than_the_family_learns_from_is_refused(tmp_path: Path) -> None:
+    data = PreparedDataset(write_prepared(tmp_path / "data", blobs(16)))
+    settings = load_settings(of_family(tmp_path, "cyclegan"))
+    with pytest.raises(SettingsError, match=r"cyclegan learns from unpaired data, .* unlabelled. Change ingest.kind"):
+        settings.check_data(data)
+
+
+def test_the_prepared_data_has_to_have_the_split_to_evaluate_on(tmp_path: Path) -> None:
+    data = PreparedDataset(write_prepared(tmp_path / "data", blobs(16)))
+    small_settings().check_data(data)
+    with pytest.raises(SettingsError, match=r"evaluate.split: the prepared dataset has no split 'tset'; it has train"):
+        small_settings(evaluate__split="tset").check_data(data)
+
+
+def test_more_real_pictures_than_the_data_has_are_refused_before_anything_trains(tmp_path: Path) -> None:
+    data = PreparedDataset(write_prepared(tmp_path / "data", blobs(16)))
+    small_settings(evaluate__real=16).check_data(data)
+    message = r"evaluate.real: asks for 17 real pictures, and the train split has 16\. Set it to 16 or less"
+    with pytest.raises(SettingsError, match=message):
+        small_settings(evaluate__real=17).check_data(data)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0] * 15 + [1]), r"train 1 has 1 picture, .* 2 or more. Add some, or leave it out"),
+        (np.stack([np.arange(16) % 2, np.zeros(16, int)], axis=1), r"attribute 1 has 0 pictures.*ingest\.attributes"),
+        (np.stack([np.arange(16) % 2, np.ones(16, int)], axis=1), r"without attribute 1 has 0 pictures"),
+    ],
+)
+def test_a_domain_that_could_not_be_measured_is_refused_before_anything_is_trained(
+    tmp_path: Path, labels: np.ndarray, message: str
+) -> None:
+    data = PreparedDataset(write_prepared(tmp_path / "data", blobs(16), labels, kind="domains"))
+    with pytest.raises(DataError, match=message):
+        load_settings(of_family(tmp_path, "stargan")).check_data(data)
+
+
+def test_a_pair_of_workers_is_elastic(tmp_path: Path) -> None:
+    path = changed(tmp_path, train={"batch": 24, "num_workers": [1, 4]})
+    assert load_settings(path).train.workers == (1, 4)
+
+
+def test_a_relative_store_counts_from_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in URI_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    path = changed(tmp_path)
+    monkeypatch.chdir("/")
+    assert load_settings(path).track.uri == f"sqlite:///{tmp_path}/var/mlflow.db"
+    monkeypatch.setenv("GANTRY_TRACKING_URI", "http://server:5000")
+    assert load_settings(path).track.uri == "http://server:5000"
+
+
+def test_values_by_dotted_name_are_checked_again() -> None:
+    settings = load_settings(ROOT / "params.yaml")
+    assert settings.with_values({"train.generator_lr": 1e-3, "model.slope": 0.1}).model.config.slope == 0.1
+    with pytest.raises(SettingsError, match="model.slope"):
+        settings.with_values({"model.slope": 2.0})

@@ -1,0 +1,46 @@
+"""The plot of a search shows each setting on the scale that it was searched on."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipelines.settings.ranges import Range
+from pipelines.stages.tune import plot_search
+
+SPACE = {
+    "train.generator_lr": Range(type="log", low=1e-4, high=1e-2),
+    "model.cycle": Range(type="log", low=0.3, high=30),
+    "model.fixed_lr": Range(type="uniform", low=0.0, high=1.0),
+    "model.width": Range(type="choice", values=(8, 16)),
+}
+
+
+def test_what_is_searched_on_a_log_scale_is_shown_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its name."""
+    from matplotlib.figure import Figure
+
+    scales: dict[str, str] = {}
+    save = Figure.savefig
+
+    def look(figure: Figure, *arguments: object, **settings: object) -> None:
+        scales.update({axis.get_xlabel(): axis.get_xscale() for axis in figure.axes if axis.get_xlabel()})
+        save(figure, *arguments, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    values = {"train.generator_lr": [1e-3, 1e-4], "model.cycle": [1.0, 3.0], "model.fixed_lr": [0.5, 0.1]}
+    table = pd.DataFrame({**values, "model.width": [8, 16], "fid": [10.0, 20.0], "step": [5, 9]})
+    plot_search(table, SPACE, tmp_path / "search.png")
+    assert scales == {
+        "train.generator_lr": "log",
+        "model.cycle": "log",
+        "model.fixed_lr": "linear",
+        "model.width": "linear",
+    }
+    assert Image.open(tmp_path / "search.png").format == "PNG"
+
+
+def test_where_no_search_was_asked_for_the_plot_says_so(tmp_path: Path) -> None:
+    plot_search(pd.DataFrame({"trial": [], "fid": [], "step": []}), {}, tmp_path / "search.png")
+    assert Image.open(tmp_path / "search.png").format == "PNG"
