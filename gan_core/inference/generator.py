@@ -183,7 +183,9 @@ class Generator:
         return to_uint8(torch.cat(table)).cpu()
 
     def project(self, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
-        """The style whose picture is nearest to ``picture``, uint8 (C, H, W); see :func:`gan_core.inference.projection.project`.
+        """The style whose picture is nearest to ``picture``, uint8 (C, H, W).
+
+        See :func:`gan_core.inference.projection.project`.
 
         Raises:
             SettingsError: the family has no styles, makes pictures of another shape, or was told classes and ``label`` is none.

@@ -29,6 +29,7 @@ from pipelines.data.mapping import Mapper, map_here
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
 from pipelines.data.rejects import DUPLICATE, ENDED, Limits, most_ended, refuse_endless, refuse_too_many, rejects_table
 from pipelines.data.shards import Piece, ShardSpec, shard_name, write_shard
+from pipelines.settings import ingest as ingest_settings
 from pipelines.settings.ingest import DERIVED, IngestSettings
 
 log = logging.getLogger(__name__)
@@ -117,9 +118,7 @@ def code_version() -> str:
     here = Path(__file__).parent
     own = ["arrange", "convert", "ingest", "mapping", "names", "pairs", "rejects", "shards"]
     files = {here / f"{name}.py" for name in own} | {*(here / "readers").glob("*.py")}
-    # Colour is not imported for it: it loads torch, which only greyscale pairs need.
-    core = Path(pictures.__file__)
-    files |= {core, core.with_name("colour.py"), *(core.parent / "images").glob("*.py")}
+    files |= {Path(ingest_settings.__file__), *Path(pictures.__file__).parent.glob("*.py")}
     digests = [sha256_file(path) for path in sorted(files, key=lambda path: path.as_posix())]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 

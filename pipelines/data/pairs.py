@@ -1,7 +1,7 @@
 """A picture and its condition, what it is to be made from: both brought to one shape, or the one derived from the other.
 
-What is derived comes from the prepared pixels by whole numbers (:func:`gan_core.images.colour.lightness` by ones that round the same
-everywhere), so the bytes are the same on any machine.
+What is derived comes from the prepared pixels by whole numbers (:func:`gan_core.images.colour.lightness` by ones that
+round the same everywhere), so the bytes are the same on any machine.
 """
 
 import numpy as np

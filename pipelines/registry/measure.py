@@ -9,8 +9,8 @@ from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
 from pipelines.evaluation.measure import measure
 from pipelines.registry.find import generator_folder
+from pipelines.runtime.checkout import PREPARED
 from pipelines.settings.schema import Settings
-from pipelines.stages.evaluate import PREPARED
 
 
 def measure_version(name: str, version: str, *, root: Path, settings: Settings) -> Figure:

@@ -42,11 +42,21 @@ class GeneratorModel(PythonModel):
         Raises:
             CheckpointError: a file of the model is not what was registered. That of a script that was changed too is for
                 Gantry's own commands to find: they compare with the registry, and run nothing of the model's.
+            MlflowException: the process has imported the code of an earlier version, which this one cannot run by.
         """
         import torch
 
-        from gan_core.inference.generator import load_generator
-        from gan_core.inference.manifest import check_manifest
+        try:
+            from gan_core.inference.generator import load_generator
+            from gan_core.inference.manifest import check_manifest
+        except ModuleNotFoundError as error:
+            import gan_core
+
+            raise MlflowException(
+                f"This process has imported another version's code, {gan_core.__file__}, and it has no {error.name}. Load "
+                "this version in a process of its own, or before the other.",
+                error_code=INTERNAL_ERROR,
+            ) from error
 
         check_manifest(Path(context.artifacts["generator"]).parents[1])
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,12 +9,13 @@ from gan_core.inference.generator import Generator, load_generator
 from gan_core.precision import choose_device
 from gan_core.training.feed import fixed_look
 from pipelines.evaluation.measure import described, measure, results, tracked
+from pipelines.runtime.checkout import PREPARED
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
 from pipelines.stages.context import StageContext
 from pipelines.stages.tracked import stage_run
 
-OUT, PREPARED = "outputs/evaluate", "data/prepared"
+OUT = "outputs/evaluate"
 METRICS, SHEET = "metrics.json", "samples.png"
 SHEET_PICTURES = 100
 SAID = 12

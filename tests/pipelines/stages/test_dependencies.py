@@ -13,23 +13,16 @@ WITHOUT_A_SAY = {
     "gan_core/config.py",  # builds and checks settings, whose values are dvc's parameters
     "gan_core/disk.py",  # words for what the disk refuses
     "gan_core/errors.py",
-    "gan_core/download/fetch.py",  # what it brings is checked by its SHA-256 sum
+    "gan_core/download",  # what it brings is checked by its SHA-256 sum, and those sums are in weights.py
     "gan_core/files.py",
-    "gan_core/images/archive_names.py",  # no stage reads archives
-    "gan_core/images",  # finds picture files and limits their decoders: a stage reads prepared shards
-    "gan_core/images/pictures.py",  # decodes prepared shards, which are PNG
-    "gan_core/inference/projection.py",  # no stage projects
-    "gan_core/download/package_clients.py",
 }
 """Without influence on what a stage makes."""
 
 NOT_WHEN_EVALUATED = {
     "gan_core/augment",
-    "gan_core/nn/losses.py",
-    "gan_core/nn/penalties.py",
+    "gan_core/checkpoint.py",
     "gan_core/schedule.py",
     "gan_core/training",
-    "gan_core/nn/collectives.py",
 }
 """A generator that is there already is measured without these."""
 
@@ -60,6 +53,11 @@ def reached(start: list[Path]) -> set[Path]:
     return found
 
 
+def sources(place: str) -> list[Path]:
+    path = CHECKOUT / place
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))
+
+
 def covered(path: str, places: set[str]) -> bool:
     return any(path == place or path.startswith(f"{place}/") for place in places)
 
@@ -71,7 +69,7 @@ def covered(path: str, places: set[str]) -> bool:
 )
 def test_every_module_of_gan_core_that_a_stage_reaches_is_among_its_dependencies(stage: str, others: set[str]) -> None:
     deps = set(yaml.safe_load((CHECKOUT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"])
-    own = [path for dep in deps if dep.startswith("pipelines/") for path in sorted(CHECKOUT.glob(f"{dep}/**/*.py"))]
+    own = [path for dep in deps if dep.startswith("pipelines/") for path in sources(dep)]
     assert own
     paths = {path.relative_to(CHECKOUT).as_posix() for path in reached(own)}
     assert {path for path in paths if path.startswith("gan_core")} > {"gan_core/data.py", "gan_core/randomness.py"}
@@ -85,8 +83,8 @@ def test_what_is_called_without_a_say_is_reached() -> None:
     """A list of exceptions that nothing reaches would hide what comes to be named so."""
     paths = {
         path.relative_to(CHECKOUT).as_posix()
-        for stage in ("tuning", "training", "evaluation")
-        for path in reached(sorted(CHECKOUT.glob(f"pipelines/{stage}/*.py")))
+        for place in ("tuning", "training", "evaluation", "stages")
+        for path in reached(sources(f"pipelines/{place}"))
     }
     assert {
         place for place in WITHOUT_A_SAY | NOT_WHEN_EVALUATED if not any(covered(path, {place}) for path in paths)
