@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from pipelines.runtime.account import complete_account
 from pipelines.runtime.failures import explain
@@ -45,6 +46,8 @@ COMMANDS = {
     "rollback": ("pipelines.commands.promote:rollback", "Undo the last promotion."),
     "ledger": ("pipelines.commands.promote:ledger", "List every move of the champion."),
     "track": ("pipelines.commands.track:track", "What the tracking server has not got yet."),
+    "doctor": ("pipelines.commands.doctor:doctor", "Check this machine and this project."),
+    "completion": ("pipelines.commands.completion:completion", "Print a completion script for a shell."),
 }
 """Where each verb is, and what the list of verbs says of it."""
 
@@ -77,14 +80,36 @@ class LazyGroup(click.Group):
         module, _, attribute = place.partition(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The verbs that begin with ``incomplete``, without importing them, and the options of ``gantry`` itself."""
+        verbs = [CompletionItem(name, help=told) for name, (_, told) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them, which click's own list does."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
 
 
+def _print_versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from gan_core.precision import choose_device
+    from pipelines.runtime.versions import versions
+
+    click.echo(f"{versions()}, device {choose_device()}")
+    ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=STATUSES)
-@click.version_option(package_name="gantry-gan")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Show versions and exit.",
+)
 def gantry() -> None:
     """Gantry takes a folder of pictures to a registered generator and keeps it current."""
 

@@ -1,0 +1,28 @@
+"""``gantry completion``: the script that has a shell complete verbs, options and file names."""
+
+import click
+from click.shell_completion import get_completion_class
+
+from gan_core.errors import SettingsError
+
+_VARIABLE = "_GANTRY_COMPLETE"
+"""Set by the script when it asks ``gantry`` for completions; click derives this name from the program's."""
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print a completion script for SHELL.
+
+    \b
+    bash:  gantry completion bash > ~/.local/share/bash-completion/completions/gantry
+    zsh:   gantry completion zsh > "${fpath[1]}/_gantry"
+    fish:  gantry completion fish > ~/.config/fish/completions/gantry.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None, f"click knows no shell {shell}"
+    try:
+        click.echo(kind(ctx.find_root().command, {}, "gantry", _VARIABLE).source())
+    except RuntimeError as error:  # bash is older than 4.4
+        raise SettingsError(f"No completion for {shell}: {error}") from error

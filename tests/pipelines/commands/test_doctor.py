@@ -1,0 +1,93 @@
+"""The doctor: each check names what it found and, where something is wrong, what to do."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipelines.commands import doctor as module
+from pipelines.commands.doctor import doctor
+from tests.pipelines.toy import CHECKOUT
+
+Examine = Callable[..., tuple[int, dict[str, dict[str, str]]]]
+
+
+@pytest.fixture
+def examine(monkeypatch: pytest.MonkeyPatch) -> Examine:
+    """Run ``gantry doctor --json`` in a folder: its exit status, and the findings by the name of the check."""
+
+    def call(root: Path, **variables: str) -> tuple[int, dict[str, dict[str, str]]]:
+        monkeypatch.chdir(root)
+        for name in ("PREFECT_API_URL", "RAY_ADDRESS", "MLFLOW_TRACKING_URI", "GANTRY_TRACKING_URI"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        done = CliRunner().invoke(doctor, ["--json"])
+        return done.exit_code, {finding["check"]: finding for finding in json.loads(done.stdout)}
+
+    return call
+
+
+def test_a_checkout_has_no_problem(examine: Examine) -> None:
+    status, found = examine(CHECKOUT)
+    assert {name for name, finding in found.items() if finding["status"] == "problem"} <= {"disk"}
+    assert "torch 2." in found["packages"]["found"]
+    assert str(CHECKOUT) in found["project"]["found"]
+    assert status == (1 if found["disk"]["status"] == "problem" else 0)
+
+
+def test_a_folder_that_is_no_project_is_named_with_the_remedy(examine: Examine, tmp_path: Path) -> None:
+    status, found = examine(tmp_path)
+    assert status == 1
+    assert found["project"] == {
+        "check": "project",
+        "status": "problem",
+        "found": f"there is no dvc.yaml in {tmp_path}",
+        "remedy": "Run gantry doctor in the root of a Gantry project.",
+    }
+    assert "git init" in found["git"]["remedy"]
+
+
+def test_settings_that_cannot_be_read_are_one_finding_and_the_rest_is_still_checked(
+    examine: Examine, tmp_path: Path
+) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text("tain: {}\n")
+    status, found = examine(tmp_path)
+    assert status == 1
+    assert "train" in found["project"]["found"]
+    assert found["memory"]["status"] in ("ok", "note")
+
+
+def test_a_server_of_the_environment_that_is_away_is_a_problem_and_its_password_is_not_shown(examine: Examine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]  # nobody listens there once it is closed
+    status, found = examine(
+        CHECKOUT,
+        PREFECT_API_URL=f"http://user:s3cr3t-word@127.0.0.1:{port}/api",
+        RAY_ADDRESS=f"ray://127.0.0.1:{port}",
+    )
+    assert status == 1
+    assert found["prefect"]["status"] == found["ray"]["status"] == "problem"
+    assert "refused" in found["prefect"]["found"].lower()
+    assert "s3cr3t" not in json.dumps(found)
+    assert "RAY_ADDRESS" in found["ray"]["remedy"]
+
+
+def test_a_version_that_gantry_does_not_run_with_is_named(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module.importlib.metadata.version
+    monkeypatch.setattr(module.importlib.metadata, "version", lambda name: "1.0" if name == "prefect" else real(name))
+    _, found = examine(CHECKOUT)
+    assert found["packages"]["status"] == "problem"
+    assert "prefect is 1.0, needed is ==3.8.8" in found["packages"]["found"]
+
+
+def test_little_room_on_the_disk_is_a_problem(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TOO_LITTLE", 2**60)
+    status, found = examine(CHECKOUT)
+    assert status == 1
+    assert found["disk"]["status"] == "problem"
+    assert "free on" in found["disk"]["found"]
