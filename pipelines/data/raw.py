@@ -31,10 +31,10 @@ from pipelines.data.readers.idx import matches as holds_idx
 from pipelines.data.sources import public_dataset
 from pipelines.data.translation_sources import pack
 from pipelines.data.unpack_limits import Budget
-from pipelines.dvc_error import dvc_error
+from pipelines.runtime.dvc_error import dvc_error
+from pipelines.runtime.project_files import check_project_files
 from pipelines.settings.data import UnpackLimits
 from pipelines.settings.params import read_params
-from pipelines.stages.project_files import check_project_files
 
 log = logging.getLogger(__name__)
 

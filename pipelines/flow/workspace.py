@@ -23,15 +23,15 @@ from typing import Any
 import yaml
 
 from gan_core.errors import DataError, SettingsError, StageError, nearest
-from pipelines.dvc_error import dvc_error
 from pipelines.runtime.account import git_signature
+from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, GitError, run_git
 from pipelines.runtime.owned import abandoned, claim
+from pipelines.runtime.project_files import check_project_files, missing_stages
 from pipelines.runtime.work_directory import var_directory
 from pipelines.settings.flow import load_flow_settings
 from pipelines.settings.params import read_params
 from pipelines.settings.tracking_uri import project_tracking_uri
-from pipelines.stages.project_files import check_project_files, missing_stages
 from pipelines.tracking.store import check_store
 
 LOG = logging.getLogger(__name__)
@@ -364,7 +364,7 @@ def check_settings(root: Path, environment: Mapping[str, str]) -> None:
     """
     if not _has_own_settings(root):
         return
-    command = [sys.executable, "-m", "pipelines.settings.schema"]
+    command = [sys.executable, "-m", "pipelines.settings"]
     done = subprocess.run(command, cwd=root, env=dict(environment), capture_output=True, text=True, check=False)
     if done.returncode:
         trouble = done.stderr.strip().splitlines() or ["params.yaml is invalid."]
@@ -372,8 +372,10 @@ def check_settings(root: Path, environment: Mapping[str, str]) -> None:
 
 
 def _has_own_settings(root: Path) -> bool:
-    """Whether params.yaml at ``root`` holds Gantry's settings, which its code can check."""
-    return (root / "pipelines" / "settings.py").is_file()
+    """Whether params.yaml at ``root`` holds Gantry's settings: a stage of dvc.yaml is one of Gantry's."""
+    stages = root / "dvc.yaml"
+    text = stages.read_text(encoding="utf-8", errors="replace") if stages.is_file() else ""
+    return re.search(r"^ +cmd: gantry stage ", text, re.MULTILINE) is not None
 
 
 def bring_data(root: Path, environment: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_core.errors import StageError
-from pipelines.stages.project_files import check_project_files
+from pipelines.runtime.project_files import check_project_files
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from gan_core.config import as_dict, build, check, check_choice, check_least
 from gan_core.data import DatasetInfo, PreparedDataset
-from gan_core.errors import GantryError, SettingsError, nearest
+from gan_core.errors import SettingsError, nearest
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.families.translation import TranslationFamily
 from gan_core.metrics.between import check_domains
@@ -194,7 +193,7 @@ class Settings:
     evaluate: EvaluateSettings
     register: RegisterSettings
     track: TrackSettings
-    flow: FlowSettings
+    flow: FlowSettings = field(default_factory=FlowSettings)
     given: frozenset[str] = frozenset()
     """Dotted names of what was written out in the sections model and train; the rest stands at its default."""
 
@@ -383,16 +382,3 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
         raise SettingsError(f"{path}: {error}") from None
     uri = tracking_uri(settings.track.uri, path.parent)
     return dataclasses.replace(settings, track=dataclasses.replace(settings.track, uri=uri))
-
-
-def main() -> None:
-    """``python -m pipelines.settings.schema``: check the params.yaml of the current directory; what is wrong goes to stdout."""
-    try:
-        load_settings().check_pictures()
-    except GantryError as error:
-        print(error)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -213,8 +213,7 @@ def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
 
 def test_a_setting_that_params_leaves_to_its_default_may_be_set_where_the_settings_are_checked(tmp_path: Path) -> None:
     params, root = tmp_path / "params.yaml", Path(__file__).parents[3]
-    (tmp_path / "pipelines").mkdir()
-    shutil.copy(root / "pipelines" / "settings.py", tmp_path / "pipelines")
+    shutil.copy(root / "dvc.yaml", tmp_path)
     shutil.copy(root / "params.yaml", params)
     assert "pairs" not in yaml.safe_load(params.read_text())["ingest"]
     apply_overrides(params, {"ingest.pairs": "greyscale"})
@@ -259,6 +258,8 @@ def gantry_checkout(data_project: Path) -> Path:
     for package in ("gan_core", "pipelines"):
         (data_project / package).symlink_to(CHECKOUT / package)
     shutil.copy(CHECKOUT / "params.yaml", data_project)
+    with (data_project / "dvc.yaml").open("a", encoding="utf-8") as stages:
+        stages.write("  register:\n    cmd: gantry stage register\n")
     return data_project
 
 

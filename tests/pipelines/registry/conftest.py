@@ -1,4 +1,4 @@
-"""A tiny generator and a fresh registry for the registry tests."""
+"""A tiny generator for the registry tests."""
 
 import dataclasses
 import json
@@ -13,7 +13,6 @@ from gan_core.inference.generator import generator_digest, save_generator
 from gan_core.inference.manifest import write_manifest
 from gan_core.metrics.protocol import Figure, Protocol
 from pipelines.registry.register import Registered, register_generator
-from tests.pipelines.tracking.database import copy_of, make_template
 
 PROTOCOL = Protocol(
     metric="fid",
@@ -26,18 +25,6 @@ PROTOCOL = Protocol(
     split="train",
     dataset_digest="d" * 64,
 )
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database, made once."""
-    return make_template(tmp_path_factory)
-
-
-@pytest.fixture
-def uri(template: Path, tmp_path: Path) -> str:
-    """Tracking URI of a fresh database in the test's own folder."""
-    return copy_of(template, tmp_path)
 
 
 @pytest.fixture(scope="session")

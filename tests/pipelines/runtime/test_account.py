@@ -25,7 +25,7 @@ def gantry(*words: str, place: Path, **variables: str) -> subprocess.CompletedPr
     return subprocess.run(
         [sys.executable, "-c", program, *words],
         cwd=place,
-        env={**kept, "PYTHONPATH": str(Path(__file__).parents[2]), **variables},
+        env={**kept, "PYTHONPATH": str(Path(__file__).parents[3]), **variables},
         user=UNKNOWN,
         group=UNKNOWN,
         extra_groups=[],

@@ -11,7 +11,7 @@ from pipelines.settings.schema import load_settings
 from pipelines.stages.auto import resolve_auto
 from tests.datasets import blobs, write_prepared
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_what_is_left_out_is_chosen_and_what_stands_in_the_file_is_told(

@@ -199,23 +199,23 @@ def test_a_child_is_nested_once_its_parent_is_known_and_moves_to_the_run_that_re
     assert run_of(uri, "child").data.tags["mlflow.parentRunId"] == run_of(uri, "second").info.run_id
 
 
-def test_a_database_that_was_replaced_gets_the_whole_run(tmp_path, uri, template):
+def test_a_database_that_was_replaced_gets_the_whole_run(tmp_path, uri, database_template):
     log = RunLog(tmp_path / "track", key="a", name="x")
     log.metrics({"m": 1}, step=1)
     ship(tmp_path / "track", uri)
     (tmp_path / "other").mkdir()
     other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
-    shutil.copyfile(template, tmp_path / "other" / "mlflow.db")
+    shutil.copyfile(database_template, tmp_path / "other" / "mlflow.db")
     log.metrics({"m": 2}, step=2)
     ship(tmp_path / "track", other)
     assert history(other, "a", "m") == [(1, 1.0), (2, 2.0)]
 
 
-def test_a_run_that_ended_elsewhere_stays_there(tmp_path, uri, template):
+def test_a_run_that_ended_elsewhere_stays_there(tmp_path, uri, database_template):
     RunLog(tmp_path / "track", key="a", name="x").finish()
     ship(tmp_path / "track", uri)
     (tmp_path / "other").mkdir()
-    shutil.copyfile(template, tmp_path / "other" / "mlflow.db")
+    shutil.copyfile(database_template, tmp_path / "other" / "mlflow.db")
     other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
     assert ship(tmp_path / "track", other) == 0
     assert find_run(other, EXPERIMENT, "a") is None
@@ -289,7 +289,7 @@ def test_an_experiment_deleted_in_the_middle_is_waited_for_and_nothing_is_lost(t
 
 
 @pytest.mark.parametrize("noticed", [True, False], ids=["outage", "at-once"])
-def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, template, monkeypatch, noticed):
+def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, database_template, monkeypatch, noticed):
     database = Path(uri.removeprefix("sqlite:///"))
     with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
         done = RunLog(tmp_path / "track", key="done", name="y")
@@ -298,7 +298,7 @@ def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, templa
         log = RunLog(tmp_path / "track", key="a", name="x")
         log.metrics({"m": 1.0}, step=1)
         assert shipper.flush(10)
-        with sqlite3.connect(database) as emptied, sqlite3.connect(template) as empty:
+        with sqlite3.connect(database) as emptied, sqlite3.connect(database_template) as empty:
             empty.backup(emptied)
         if noticed:  # a pass that found no server: it forgets the way to it
             monkeypatch.setattr(shipper._tree, "_replayer", None)
@@ -430,10 +430,10 @@ def test_a_shipper_killed_at_random_moments_loses_and_doubles_nothing(tmp_path, 
     assert refused(log) == []
 
 
-def test_what_was_logged_while_the_server_was_down_arrives_once_when_it_is_up(tmp_path, template, caplog):
+def test_what_was_logged_while_the_server_was_down_arrives_once_when_it_is_up(tmp_path, database_template, caplog):
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
-    shutil.copyfile(template, tmp_path / "mlflow.db")
+    shutil.copyfile(database_template, tmp_path / "mlflow.db")
     log = RunLog(tmp_path / "track", key="a", name="x", tags={"t": 1})
     (tmp_path / "grid.png").write_bytes(b"PNG")
     with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.2) as shipper:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.dvc_error import dvc_error
+from pipelines.runtime.dvc_error import dvc_error
 
 HELP = "\n\nHaving any troubles? Hit us up at https://dvc.org/support, we are always happy to help!\n"
 

@@ -10,8 +10,8 @@ import yaml
 from gan_core.errors import GantryError, SettingsError, StageError
 from pipelines.data.raw import add, fetch_public
 from pipelines.flow.workspace import check_stages
+from pipelines.runtime.project_files import OUTS, check_project_files, missing_stages
 from pipelines.settings.schema import load_settings
-from pipelines.stages.project_files import OUTS, check_project_files, missing_stages
 from tests.checkout import ROOT
 from tests.pipelines.toy import make_project
 
