@@ -1,6 +1,7 @@
 """A prepared dataset enlarged by generated pictures, each with the columns that say where it comes from."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,12 +15,14 @@ from gan_core.config import as_dict
 from gan_core.data import DATASET_FILE, DatasetInfo, PreparedDataset
 from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
-from gan_core.files import replacing, write_json
+from gan_core.files import naming, replacing, write_json
 from gan_core.images.pictures import encode_png
 from gan_core.inference.generator import Generator
 from pipelines.data.shards import shard_name
 
 _CHUNK = 256
+_GROUP_BYTES = 2**28
+"""Of a row group. Arrow reads none whose pictures take 2 GiB."""
 _PROVENANCE = {"generator": pa.string(), "seed": pa.int64(), "index": pa.int64()}
 """Null for real pictures; for generated ones the generator's digest, and which picture of which seed it is."""
 
@@ -84,17 +87,52 @@ def enlarge(
             fakes = -(-added // shard_pictures) if split == "train" else 0
             count = len(real) + fakes
             for index, shard in enumerate(real):
-                pq.write_table(_with_provenance(pq.read_table(shard)), folder / shard_name(split, index, count))
+                columns = _with_provenance(pq.read_schema(shard).empty_table()).schema
+                _write(folder / shard_name(split, index, count), columns, _batches(shard))
             if fakes:
-                columns = _with_provenance(pq.read_table(real[0]).slice(0, 0)).schema
+                columns = _with_provenance(pq.read_schema(real[0]).empty_table()).schema
                 rows = _rows(generator, info, per_class, seed, truncation)
                 for index in range(len(real), count):
-                    table = pa.Table.from_pylist(
-                        [row for row, _ in zip(rows, range(shard_pictures), strict=False)], columns
-                    )
-                    pq.write_table(table, folder / shard_name(split, index, count))
+                    tables = _tables(itertools.islice(rows, shard_pictures), columns)
+                    _write(folder / shard_name(split, index, count), columns, tables)
         write_json(folder / DATASET_FILE, as_dict(described))
     return described
+
+
+def _batches(shard: Path) -> Iterator[pa.Table]:
+    """The rows of a shard of real pictures with their empty provenance columns, few at a time."""
+    with pq.ParquetFile(shard, memory_map=True) as file:
+        for batch in file.iter_batches(batch_size=_CHUNK):
+            yield _with_provenance(pa.Table.from_batches([batch], schema=batch.schema))
+
+
+def _tables(rows: Iterator[dict[str, object]], columns: pa.Schema) -> Iterator[pa.Table]:
+    """Rows as tables, few at a time."""
+    while some := list(itertools.islice(rows, _CHUNK)):
+        yield pa.Table.from_pylist(some, columns)
+
+
+def _write(path: Path, columns: pa.Schema, tables: Iterator[pa.Table]) -> None:
+    """Write ``tables`` as one file, in row groups of about :data:`_GROUP_BYTES`: that much is in memory at once."""
+    waiting: list[pa.Table] = []
+    size, empty = 0, True
+    with naming(path), pq.ParquetWriter(path, columns) as writer:
+        for table in tables:
+            waiting.append(table)
+            size, empty = size + table.nbytes, False
+            if size >= _GROUP_BYTES:
+                _write_group(writer, waiting)
+                size = 0
+        if waiting:
+            _write_group(writer, waiting)
+        if empty:
+            writer.write_table(columns.empty_table())
+
+
+def _write_group(writer: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
+    table = pa.concat_tables(waiting).combine_chunks()
+    waiting.clear()
+    writer.write_table(table, row_group_size=len(table))
 
 
 def _with_provenance(table: pa.Table) -> pa.Table:
