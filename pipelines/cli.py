@@ -29,6 +29,7 @@ for _name, _value in {
 os.environ.update(without_proxy(os.environ))
 
 COMMANDS = {
+    "init": ("pipelines.commands.init:init", "Start a project of your own."),
     "demo": ("pipelines.commands.demo:demo", "The whole pipeline on Fashion-MNIST."),
     "data": ("pipelines.commands.data:data", "Bring pictures in: a public dataset, or your own."),
     "run": ("pipelines.commands.run:run", "Run the pipeline now."),

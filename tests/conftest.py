@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     The whole chain as a newcomer runs it starts servers of its own, once for its module: a group beside that one.
     """
     for item in items:
-        if item.path.name == "test_end_to_end.py":
+        if item.path.name in ("test_end_to_end.py", "test_installed_package.py"):
             item.add_marker(pytest.mark.xdist_group("chain"))
         elif any(item.get_closest_marker(name) for name in ("ray", "prefect")):
             item.add_marker(pytest.mark.xdist_group("services"))

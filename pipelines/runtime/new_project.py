@@ -1,0 +1,83 @@
+"""A new project: a folder of its own that uses the installed package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from gan_core.errors import SettingsError, StageError
+from gan_core.files import write_text
+from pipelines.runtime.account import git_signature
+from pipelines.runtime.code import FOLDER, PACKAGES, STAGE, TEMPLATE, code_of_stages
+from pipelines.runtime.git import ANY_STATUS, GitError, run_git
+
+_FILES = {"params.yaml": "params.yaml", "README.md": "README.md", "gitignore": ".gitignore"}
+
+
+def make_project(root: Path) -> bool:
+    """Fill ``root``, which is empty or does not exist, with a project; returns whether it was committed to git.
+
+    Outside git a repository is made and the project is its first commit. Within one, committing is left to the user.
+
+    Raises:
+        SettingsError: ``root`` holds something, or is a file.
+        StageError: git or DVC refuses; what was written is removed.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise SettingsError(f"{root} exists and is not an empty folder. Name another, or empty it.")
+    existed = root.is_dir()
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        for source, target in _FILES.items():
+            shutil.copyfile(TEMPLATE / source, root / target)
+        write_text(root / "dvc.yaml", project_dvc_yaml())
+        return _start_repository(root)
+    except BaseException:
+        for entry in root.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if not existed:
+            root.rmdir()
+        raise
+
+
+def project_dvc_yaml() -> str:
+    """The stages of a project: those of the checkout, with a digest of the installed code in place of its files."""
+    text = (TEMPLATE / "dvc.yaml").read_text(encoding="utf-8")
+    other, own = rf"      - (?!{'|'.join(PACKAGES)}).*\n", rf"      - (?:{'|'.join(PACKAGES)}).*\n"
+    for name in code_of_stages():
+        head = rf"(\n  {name}:\n(?:    .*\n)*?    deps:\n(?:{other})*)"
+        text = re.sub(f"{head}(?:{own})+", rf"\g<1>      - {FOLDER}/{name}\n", text, count=1)
+    outs = "".join(f"      - {FOLDER}/{name}:\n          cache: false\n" for name in code_of_stages())
+    stage = (
+        f"stages:\n  {STAGE}:\n    desc: Digests of the installed Gantry's code, so that an upgrade runs what it changes\n"
+        f"    cmd: gantry stage {STAGE}\n    always_changed: true\n    outs:\n{outs}\n"
+    )
+    return text.replace("stages:\n", stage, 1)
+
+
+def _start_repository(root: Path) -> bool:
+    try:
+        run_git(root, "rev-parse", "--git-dir")
+        inside = True
+    except GitError as error:
+        if "not a git repository" not in error.reason:
+            raise
+        inside = False
+        run_git(root, "init", "--quiet")
+    at_top = not inside or not run_git(root, "rev-parse", "--show-prefix")
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "init", "--quiet", *([] if at_top else ["--subdir"])],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise StageError(f"DVC cannot start in {root}: {' '.join(done.stderr.split())}")
+    if inside:
+        return False
+    signature = git_signature(lambda name: run_git(root, "config", name, empty_on=ANY_STATUS))
+    run_git(root, "add", "--all")
+    run_git(root, "commit", "--quiet", "-m", "Start a Gantry project", environment={**os.environ, **signature})
+    return True
