@@ -8,6 +8,14 @@ from torch import Tensor
 
 from gan_core import randomness
 
+Augmentation = Callable[[Tensor, "Batch", str], Tensor]
+"""Changes images (N, C, H, W) at random; the text tells apart the draws that one batch needs."""
+
+
+def no_augmentation(images: Tensor, batch: "Batch", draw: str) -> Tensor:
+    """The images as they are."""
+    return images
+
 
 @dataclass(kw_only=True)
 class Batch:
@@ -27,7 +35,13 @@ class Batch:
     """How far the run is through its burn-in, 0 to 1; settings with a schedule have arrived at their end at 1."""
     keep: bool = True
     """Whether work that both updates need may be kept between them; off when memory is what matters (accumulation)."""
+    augmentation: Augmentation = no_augmentation
+    """What the discriminator's images go through, real and generated alike; see :meth:`augment`."""
     _kept: dict[str, Any] = field(default_factory=dict)
+
+    def augment(self, images: Tensor, draw: str) -> Tensor:
+        """``images`` (N, C, H, W) as the discriminator sees them; ``draw`` tells apart the draws that the batch needs."""
+        return self.augmentation(images, self, draw)
 
     def once(self, name: str, make: Callable[[], Any], *, light: bool = False) -> Any:
         """The result of ``make``, made once a batch where memory allows or it is ``light``, made again otherwise."""

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from gan_core.data import PreparedDataset
-from gan_core.families import FAMILIES
 from gan_core.files import read_json
+from gan_core.presets.recipes import RECIPES
 from tests.checkout import clone, commit, newcomer, run
 from tests.datasets import blobs
 
@@ -149,7 +149,7 @@ def test_the_other_families_go_the_same_way(
     goes_through_the_flow(checkout, environment)
 
     assert PreparedDataset(checkout / "data/prepared").info.kind == kind
-    assert set(read_json(checkout / "outputs/tune/best.json")["parameters"]) == set(FAMILIES[family].search)
+    assert set(read_json(checkout / "outputs/tune/best.json")["parameters"]) == set(RECIPES[family].search)
     measured = read_json(checkout / "outputs/evaluate/metrics.json")
     directions = len(names) * (len(names) - 1)
     assert measured["fid"]["protocol"]["direction"] == f"mean of {directions} directions"

@@ -27,7 +27,7 @@ def starting_strength(pictures: int) -> float:
 
 
 class Augmenter(nn.Module):
-    """Augments images as ``config`` says: an :data:`Augment` with a state.
+    """Augments images as ``config`` says: an Augmentation (:mod:`gan_core.batch`) with a state.
 
     The state is what steers ada; none of it is ever read back from the device.
     """
@@ -37,23 +37,23 @@ class Augmenter(nn.Module):
     sign: Tensor
     """Sum, since the last move of the strength, of the mean sign of what the discriminator gives for real images."""
 
-    def __init__(self, config: AugmentConfig, pictures: int) -> None:
-        """``pictures``: how many training pictures there are; ada without a fixed strength starts from it."""
+    def __init__(self, config: AugmentConfig, pictures: int, *, fused: bool = False) -> None:
+        """Start from the strength that suits the data.
+
+        Args:
+            config: which augmentation.
+            pictures: how many training pictures there are; ada without a fixed strength starts from it.
+            fused: be as quick as a run may be that is compiled, and so promises its bytes up to rounding. DiffAugment is
+                compiled: on a GPU starting its fifty small kernels takes longer than they do. ADA sorts nothing.
+        """
         super().__init__()
         self.config = config
         self.steered = config.kind == "ada" and config.strength is None
         start = starting_strength(pictures) if self.steered else config.strength or 0.0
         self.register_buffer("strength", torch.tensor(start, dtype=torch.float32))
         self.register_buffer("sign", torch.tensor(0.0))
-        self._diffaugment, self._exact = diffaugment.diffaugment, True
-
-    def fuse(self) -> None:
-        """Be as quick as a run may be that is compiled, and so promises its bytes up to rounding.
-
-        DiffAugment is compiled: on a GPU starting its fifty small kernels takes longer than they do. ADA sorts nothing.
-        """
-        self._exact = False
-        self._diffaugment = torch.compile(diffaugment.diffaugment, dynamic=False)
+        compiled = torch.compile(diffaugment.diffaugment, dynamic=False) if fused else None
+        self._diffaugment, self._exact = compiled or diffaugment.diffaugment, not fused
 
     def forward(self, images: Tensor, batch: Batch, draw: str) -> Tensor:
         """``images`` (N, C, H, W) augmented, float32 (float64 stays); the same object where the kind is none.

@@ -1,8 +1,8 @@
 """The table of families: one module a family, one line here."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -22,16 +22,23 @@ from gan_core.families.stargan2 import StarGan2
 from gan_core.families.stylegan2 import StyleGan2
 
 FAMILIES: dict[str, type[Family]] = {
-    "biggan": BigGan,
-    "cgan": Cgan,
-    "cyclegan": CycleGan,
-    "dcgan": Dcgan,
-    "pix2pix": Pix2Pix,
-    "r3gan": R3gan,
-    "stargan": StarGan,
-    "stargan2": StarGan2,
-    "stylegan2": StyleGan2,
+    family.name: family for family in (BigGan, Cgan, CycleGan, Dcgan, Pix2Pix, R3gan, StarGan, StarGan2, StyleGan2)
 }
+
+_Capable = TypeVar("_Capable", bound=Family)
+
+
+def families_that_can(capability: type[Family]) -> list[str]:
+    """Names of the families with a capability (:meth:`Family.can`)."""
+    return [name for name, family in FAMILIES.items() if family.can(capability)]
+
+
+def require(family: Family, capability: type[_Capable]) -> _Capable:
+    """``family`` itself, as one with the capability; raises SettingsError that names the families that have it otherwise."""
+    if not isinstance(family, capability):
+        able = ", ".join(families_that_can(capability))
+        raise SettingsError(f"{family.name} cannot {capability.does}; it can {family.does}. Families that can: {able}.")
+    return family
 
 
 def family_config(name: str, values: Mapping[str, Any], where: str = "model") -> Any:
@@ -53,9 +60,13 @@ def _refuse_others_settings(name: str, values: Mapping[str, Any], where: str) ->
         )
 
 
-def build_family(name: str, config: Any, shape: ImageShape) -> Family:
-    """The family ``name`` with freshly initialised networks on the CPU."""
-    return FAMILIES[name](config, shape)
+def build_family(name: str, config: Any, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> Family:
+    """The family ``name`` with freshly initialised networks on the CPU.
+
+    ``class_shares`` are for a class-conditional family that makes images from noise: how often each class is drawn.
+    """
+    kind = FAMILIES[name]
+    return kind(config, shape, **({"class_shares": class_shares} if kind.is_conditional(config) else {}))
 
 
 def check_family(name: str, config: Any, shape: ImageShape) -> None:
@@ -93,6 +104,8 @@ __all__ = [
     "Side",
     "build_family",
     "check_family",
+    "families_that_can",
     "family_config",
+    "require",
     "sketch_family",
 ]

@@ -1,6 +1,7 @@
 """The contract between a family (an adversarial game) and everything that trains, samples or exports one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from gan_core.batch import Batch
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.nn.batch_norm import standing_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,6 @@ class ImageShape:
             derived=info.derived,
         )
 
-    def nearest(self, resolutions: Iterable[int]) -> int:
-        """The one of ``resolutions`` that is nearest to the longer side, in octaves; 0 when there is none."""
-        side = max(self.height, self.width)
-        return min(resolutions, key=lambda size: abs(size.bit_length() - side.bit_length()), default=0)
-
     def halvings(self, family: str, largest: int) -> int:
         """How many times ``family`` halves the picture until its shorter side is 4 to 7 pixels.
 
@@ -72,18 +67,6 @@ class ImageShape:
         if not 1 <= self.channels <= 4:
             raise SettingsError(f"{family} makes 1 to 4 channels, not {self.channels}. Change ingest.channels.")
         return count
-
-
-_SHOWN = 64
-"""Samples in a grid."""
-
-Augment = Callable[[Tensor, Batch, str], Tensor]
-"""Changes images (N, C, H, W) at random; the text tells apart the draws that one batch needs."""
-
-
-def no_augment(images: Tensor, batch: Batch, draw: str) -> Tensor:
-    """The images as they are."""
-    return images
 
 
 @dataclass(frozen=True)
@@ -131,36 +114,31 @@ class Phase:
     """Whether it computes in fp32 whatever the run does."""
 
 
-class Family:
+class Family(ABC):
     """An adversarial game: networks by name, two losses, and a way to use the result.
 
-    A subclass sets :attr:`Config` (a frozen dataclass), builds :attr:`networks` in its constructor, names which of them
-    are generators, and implements the losses and :meth:`sample` or :meth:`translate`. It never steps an optimiser.
+    What a family can do is what it inherits from: NoiseFamily makes images from noise, and StyleBasedFamily has styles to
+    mix and project into; TranslationFamily translates images, and ReferenceGuidedFamily in the style of another image.
+    Everybody else asks with :meth:`can`, or takes the family with :func:`gan_core.families.require`.
+
+    A subclass sets :attr:`name` and :attr:`Config` (a frozen dataclass), builds :attr:`networks` in its constructor, names
+    which of them are generators, and implements the abstract methods. It never steps an optimiser. What ``auto`` chooses for
+    it is in :mod:`gan_core.presets.recipes`.
     """
 
+    name: ClassVar[str]
+    """Its name in settings, in files and in the table of families."""
     Config: ClassVar[type]
+    does: ClassVar[str]
+    """Set by the abstract subclasses; completes the sentence "FAMILY cannot ...", such as ``translate images``."""
     kinds: ClassVar[frozenset[str]] = frozenset({"unlabelled", "labelled", "paired", "unpaired", "domains"})
     """Kinds of data that it learns from."""
-    generators: ClassVar[tuple[str, ...]] = ("generator",)
-    discriminators: ClassVar[tuple[str, ...]] = ("discriminator",)
-    presets: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
-    """The family's own settings by resolution, for ``model.preset: auto``."""
-    recipe: ClassVar[Mapping[str, Any]] = {}
-    """Settings of the training run that the family's paper used."""
-    recipes: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
-    """What of them differs by resolution, for the networks of :attr:`presets` as they are: on a GPU."""
-    on_a_cpu: ClassVar[Mapping[str, Any]] = {}
-    """The family's own settings where there is no GPU: networks small enough to be worth waiting for."""
-    recipe_on_a_cpu: ClassVar[Mapping[str, Any]] = {}
-    """What such networks want otherwise of the training run than :attr:`recipe` says."""
-    augmentation: ClassVar[str] = "diffaugment"
-    """Which augmentation suits it where pictures are few."""
-    thousand_images: ClassVar[int] = 2000
-    """Thousand real images after which it is usually worth looking at."""
-    conditional: bool = False
-    """Whether networks that make images from noise are told the class; a subclass may set it in its constructor."""
-    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """What ``tune.space: auto`` searches: ranges by dotted name, in the form of params.yaml."""
+    class_conditional: ClassVar[Literal["never", "optional", "always"]] = "never"
+    """Whether its generator makes images of a given class; ``optional``: where its setting ``conditional`` is true."""
+    augmentable: ClassVar[bool] = True
+    """Whether the discriminator's images may be augmented (``train.augment``)."""
+    generators: tuple[str, ...] = ("generator",)
+    discriminators: tuple[str, ...] = ("discriminator",)
 
     def __init__(self, config: Any, shape: ImageShape) -> None:
         self.config = config
@@ -168,34 +146,31 @@ class Family:
         self.networks: dict[str, nn.Module] = {}
         self.memory: dict[str, Tensor] = {}
         """What the losses remember from step to step beside the networks; part of every checkpoint."""
-        self.augment: Augment = no_augment
-        """What the discriminator's images go through, real and generated alike; set by the trainer."""
-        self.class_shares: tuple[float, ...] = ()
-        """How often each class is among the training pictures, for samples without a label of a family that is told classes;
-        empty: equally often."""
         self._compiled: dict[str, Callable[..., Tensor]] = {}
 
     @classmethod
-    def searched(cls, config: Any) -> Mapping[str, Mapping[str, Any]]:
-        """:attr:`search` for these settings of the family: what makes no difference with them is left out."""
-        return cls.search
+    def can(cls, capability: "type[Family]") -> bool:
+        """Whether it has a capability: NoiseFamily, StyleBasedFamily, TranslationFamily or ReferenceGuidedFamily."""
+        return issubclass(cls, capability)
+
+    @classmethod
+    def is_conditional(cls, config: Any) -> bool:
+        """Whether the generator is class-conditional with these settings of the family."""
+        return cls.class_conditional == "always" or (cls.class_conditional == "optional" and config.conditional)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the generator is class-conditional."""
+        return self.is_conditional(self.config)
 
     @classmethod
     def check_data(cls, info: DatasetInfo, config: Any) -> None:
         """Raise SettingsError when the family, with its settings ``config``, does not learn from data of this kind."""
         if info.kind not in cls.kinds:
             raise SettingsError(
-                f"model.family: {cls.__name__.lower()} learns from {' or '.join(sorted(cls.kinds))} data, and {info.name} is "
+                f"model.family: {cls.name} learns from {' or '.join(sorted(cls.kinds))} data, and {info.name} is "
                 f"{info.kind}. Change ingest.kind to what the pictures are, or choose another family (gantry recommend)."
             )
-
-    @classmethod
-    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-        """Settings of its own that depend on the shape, the batch, how long the run is and others of its own, ``model``.
-
-        Each is a name, a value and the reason for it.
-        """
-        return []
 
     @classmethod
     def older_settings(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -245,9 +220,9 @@ class Family:
                 updates.append((phase,))
         return updates
 
+    @abstractmethod
     def fakes(self, batch: Batch) -> Tensor:
         """Images generated for ``batch``, (N, C, H, W); both updates play against the same ones."""
-        raise TypeError(f"{type(self).__name__} does not say what it generates")
 
     def shown(self, batch: Batch) -> Tensor:
         """:meth:`fakes` as discriminators are shown them, without a graph; made once a batch."""
@@ -265,79 +240,36 @@ class Family:
     def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Make averaged generators ready to be sampled: what training tracks beside weights is measured anew.
 
-        By default the statistics of batch norm, over so many batches of samples (:func:`standing_statistics`).
+        By default nothing is tracked, and the networks are put into evaluation mode. ``batches`` bounds what it costs.
         """
-        standing_statistics(networks, lambda first, n: self.sample(n, 0, first=first, networks=networks), batches)
+        for network in networks.values():
+            network.eval()
 
+    @abstractmethod
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """The discriminators' loss; must leave generators without gradient."""
-        raise TypeError(f"{type(self).__name__} has no discriminator loss")
 
+    @abstractmethod
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """The generators' loss; runs while the discriminators' parameters are frozen."""
-        raise TypeError(f"{type(self).__name__} has no generator loss")
-
-    def sample(
-        self,
-        n: int,
-        seed: int,
-        label: int | None = None,
-        truncation: float | None = None,
-        *,
-        first: int = 0,
-        networks: Mapping[str, nn.Module] | None = None,
-    ) -> Tensor:
-        """Noise to image: pictures ``first`` to ``first + n`` of ``seed``, float in [-1, 1], (n, C, H, W).
-
-        Args:
-            n: how many.
-            seed: names the sequence of pictures; picture i of a seed is the same whatever the batch.
-            label: class index for families that take one.
-            truncation: bound on each latent coordinate, for families that take one; None for the full prior.
-            first: index of the first picture in the seed's sequence.
-            networks: use these generators (an EMA copy) in place of the family's own.
-        """
-        raise SettingsError(
-            f"{type(self).__name__.lower()} makes no images from noise: give it some (gantry translate)."
-        )
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
         """What it translates, image to image: (from domain, to domain) each; None where domains have no number."""
         return ()
 
-    def translate(
-        self,
-        images: Tensor,
-        target: int | None = None,
-        seed: int = 0,
-        *,
-        first: int = 0,
-        networks: Mapping[str, nn.Module] | None = None,
-    ) -> Tensor:
-        """Image to image: (N, C', H, W) to (N, C, H, W), both in [-1, 1], of any height and width.
-
-        Args:
-            images: what is to be translated.
-            target: domain to translate to, for families that know several.
-            seed: names the random numbers, for families that draw some; picture i of a seed draws the same ones.
-            first: number of the first of the images among those of the seed.
-            networks: use these generators (an EMA copy) in place of the family's own.
-        """
-        raise SettingsError(f"{type(self).__name__.lower()} translates no images.")
-
+    @abstractmethod
     def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
         """What the generators ``networks`` can do, to be watched over time, and how many pictures make a row.
 
-        Float in about [-1, 1], (N, C, H, W): by default samples, always of the same latents. ``look`` holds a few real
-        pictures, always the same ones too.
+        Float in about [-1, 1], (N, C, H, W). ``look`` holds a few real pictures, always the same ones.
         """
-        return self.sample(_SHOWN, 0, networks=networks), 8
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.channels_last) -> "Family":
-        """Move every network to ``device`` in ``memory_format``; returns self."""
+        """Move every network, in ``memory_format``, and :attr:`memory` to ``device``; returns self."""
         for network in self.networks.values():
             network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.memory = {name: tensor.to(device) for name, tensor in self.memory.items()}
         return self
 
 

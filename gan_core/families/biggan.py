@@ -6,9 +6,9 @@ enter at every block, and truncated sampling with standing statistics.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,17 +33,6 @@ from gan_core.families.noise import NoiseFamily
 from gan_core.nn.batch_norm import BatchNorm2d
 from gan_core.nn.penalties import consistency, orthogonal
 from gan_core.precision import full_precision
-
-# 128 and 256: tables 4 and 5 of the paper's appendix B, with the chunks of 20 coordinates and the class embedding of 128
-# that it gives, and the orthogonal regularisation that makes truncation work (section 3.1). 32: its CIFAR-10 network
-# (appendix C). The paper has none for 64: its rules, at the width of 32.
-_DEEP = {"shared_embedding": 128, "hierarchical": True, "orthogonal": 1e-4}
-PRESETS: dict[int, dict[str, Any]] = {
-    32: {"latent": 128, "width": 64},
-    64: {"latent": 100, "width": 64, "attention": 32, **_DEEP},
-    128: {"latent": 120, "width": 96, "attention": 64, **_DEEP},
-    256: {"latent": 140, "width": 96, "attention": 64, **_DEEP},
-}
 
 
 @dataclass(frozen=True)
@@ -217,26 +206,13 @@ class Discriminator(nn.Module):
 class BigGan(NoiseFamily):
     """Class-conditional residual networks at scale."""
 
+    name = "biggan"
     Config = BigGanConfig
-    always_conditional = True
-    presets = PRESETS
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "generator_lr": 2e-4,
-        "discriminator_lr": 2e-4,
-        "beta1": 0.0,
-        "beta2": 0.999,
-        "discriminator_steps": 4,
-    }
-    # The recipe is CIFAR-10's; this is ImageNet's (appendix C).
-    recipes: ClassVar[Mapping[int, Mapping[str, Any]]] = {
-        size: {"generator_lr": 5e-5, "discriminator_lr": 2e-4, "discriminator_steps": 2} for size in (64, 128, 256)
-    }
-    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 24}
+    class_conditional = "always"
     joint = True
 
-    def __init__(self, config: BigGanConfig, shape: ImageShape) -> None:
-        super().__init__(config, shape)
-        self.need_labels()
+    def __init__(self, config: BigGanConfig, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
+        super().__init__(config, shape, class_shares=class_shares)
         self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
 
     @classmethod

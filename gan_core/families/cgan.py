@@ -4,6 +4,7 @@ Both networks are told the class. The generator gets a learnt embedding of it be
 more channel of the picture, in the paper's spirit, or by projection (Miyato & Koyama 2018).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -90,15 +91,12 @@ class Concatenating(nn.Module):
 class Cgan(NoiseFamily):
     """The class-conditional GAN."""
 
+    name = "cgan"
     Config = CganConfig
-    always_conditional = True
-    presets = dcgan.PRESETS
-    on_a_cpu = dcgan.Dcgan.on_a_cpu
-    thousand_images = dcgan.Dcgan.thousand_images
+    class_conditional = "always"
 
-    def __init__(self, config: CganConfig, shape: ImageShape) -> None:
-        super().__init__(config, shape)
-        self.need_labels()
+    def __init__(self, config: CganConfig, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
+        super().__init__(config, shape, class_shares=class_shares)
         self.prior = config.prior
         discriminator = Projecting if config.condition == "projection" else Concatenating
         try:

@@ -7,7 +7,7 @@ With ``objective: contrastive`` there is no way back: see :mod:`gan_core.familie
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,15 +67,6 @@ class CycleGanConfig:
         check(self.temperature > 0, f"temperature: must be above 0, got {self.temperature}.")
 
 
-# 256 and 128 are the paper's; smaller pictures get patches of about half a side.
-PRESETS: dict[int, dict[str, Any]] = {
-    32: {"patch_halvings": 1},
-    64: {"patch_halvings": 2},
-    128: {"blocks": 6},
-    256: {"blocks": 9},
-}
-
-
 class _Made(NamedTuple):
     """What a generator makes of a batch."""
 
@@ -88,39 +79,12 @@ class _Made(NamedTuple):
 class CycleGan(TranslationFamily):
     """Translation between two domains without pairs: from A (``condition``) to B (``real``) and back."""
 
+    name = "cyclegan"
     Config = CycleGanConfig
     kinds = frozenset({"unpaired"})
     generators = ("a_to_b", "b_to_a")
     discriminators = ("a", "b")
-    presets = PRESETS
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "generator_lr": 2e-4,
-        "discriminator_lr": 2e-4,
-        "beta1": 0.5,
-        "beta2": 0.999,
-        "batch": 4,
-        "mirror": True,
-        "jitter": 30 / 256,
-        "decay_from": 0.5,
-    }
-    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 24, "patch_width": 32}
-    thousand_images = 200
-    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "train.generator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
-        "train.discriminator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
-        "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
-        "model.cycle": {"type": "log", "low": 2.0, "high": 30.0},
-        "model.identity": {"type": "uniform", "low": 0.0, "high": 1.0},
-    }
     multiple = 4
-
-    @classmethod
-    def searched(cls, config: CycleGanConfig) -> Mapping[str, Mapping[str, Any]]:
-        """See :meth:`Family.searched`."""
-        if config.objective == "cycle":
-            return cls.search
-        weight = {"model.contrast": {"type": "log", "low": 0.3, "high": 3.0}}
-        return {**{name: limits for name, limits in cls.search.items() if name != "model.cycle"}, **weight}
 
     def __init__(self, config: CycleGanConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
@@ -145,13 +109,6 @@ class CycleGan(TranslationFamily):
             for name in self.discriminators:
                 self.memory[f"pool_{name}"] = torch.zeros(config.pool, channels, shape.height, shape.width)
                 self.memory[f"pooled_{name}"] = torch.zeros((), dtype=torch.int64)
-
-    @classmethod
-    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-        """What CUT does otherwise, where its objective was given."""
-        if model.get("objective") != "contrastive":
-            return []
-        return [("identity", 1.0, "CUT's weight of identity"), ("pool", 0, "CUT keeps no generated pictures")]
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
@@ -211,7 +168,7 @@ class CycleGan(TranslationFamily):
         total, shares = batch.real.new_zeros(()), []
         for name, real in (("a", conditions_of(batch)), ("b", batch.real)):
             shown = self.remembered(name, fakes[name].detach().float(), batch)
-            images = [self.augment(real, batch, f"real {name}"), self.augment(shown, batch, f"fake {name}")]
+            images = [batch.augment(real, f"real {name}"), batch.augment(shown, f"fake {name}")]
             judged_real, judged_fake = self.run(name)(torch.cat(images)).float().chunk(2)
             total = total + least_squares_discriminator(judged_real, judged_fake)
             shares.append(right_shares(judged_real, judged_fake, 0.5))
@@ -227,7 +184,7 @@ class CycleGan(TranslationFamily):
         sides = (("a_to_b", "b_to_a", "b", conditions_of(batch)), ("b_to_a", "a_to_b", "a", batch.real))
         for name, back, judge, source in sides:
             fake = made[name].pictures[:rows]
-            judged = self.run(judge)(self.augment(fake, batch, f"fake {judge} again")).float()
+            judged = self.run(judge)(batch.augment(fake, f"fake {judge} again")).float()
             # The paper's generators take the whole square, its discriminators half of theirs (section 4).
             terms["adversarial"] = terms["adversarial"] + 2 * least_squares_generator(judged)
             if tie == "contrast":

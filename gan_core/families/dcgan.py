@@ -6,9 +6,9 @@ N(0, 0.02).
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,6 @@ from gan_core.nn.convolution import Conv2d, ConvTranspose2d
 from gan_core.nn.initialise import he_weights, normal_weights
 
 LARGEST = 256
-
-# 64 is the paper's figure 1; the others keep its 1024 maps at the coarsest resolution, or less where that would be slower than
-# such small pictures deserve.
-PRESETS: dict[int, dict[str, Any]] = {
-    32: {"width": 128},
-    64: {"width": 128},
-    128: {"width": 64},
-    256: {"width": 32},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +122,11 @@ def initialise(networks: Mapping[str, nn.Module], config: DcganConfig) -> None:
 class Dcgan(NoiseFamily):
     """The deep convolutional GAN; unconditional, so labels are ignored in training."""
 
+    name = "dcgan"
     Config = DcganConfig
-    presets = PRESETS
-    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 48}
-    thousand_images = 200
 
-    def __init__(self, config: DcganConfig, shape: ImageShape) -> None:
-        super().__init__(config, shape)
+    def __init__(self, config: DcganConfig, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
+        super().__init__(config, shape, class_shares=class_shares)
         self.prior = config.prior
         self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
         initialise(self.networks, config)

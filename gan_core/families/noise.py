@@ -1,5 +1,6 @@
 """What all families share that turn noise, and a class where they are conditional, into an image."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -11,11 +12,14 @@ from gan_core.batch import Batch
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families.base import Family, ImageShape, Losses, Made, Phase
+from gan_core.nn.batch_norm import standing_statistics
 from gan_core.nn.losses import ADVERSARIAL_LOSSES
 from gan_core.nn.penalties import gradient_penalty, zero_centred
 
 _SHARES = {"r1": 0.5, "r2": 0.5, "gp": 1.0}
 """What a penalty's paper multiplies its weight with."""
+_GRID = 64
+"""Samples in a grid."""
 
 
 class NoiseFamily(Family):
@@ -26,43 +30,33 @@ class NoiseFamily(Family):
     config has ``latent``, ``loss`` (a name in ADVERSARIAL_LOSSES) and what the class attributes below ask for.
     """
 
-    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "train.generator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
-        "train.discriminator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
-        "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
-    }
-    always_conditional: ClassVar[bool] = False
-    """Whether it is told the class whatever its settings say."""
+    does = "make images from noise"
     prior: str = "normal"
     """Distribution of z: normal, or uniform in [-1, 1]."""
     joint: ClassVar[bool] = False
     """Whether real and generated images may be judged in one pass: not where the discriminator has batch statistics."""
 
+    def __init__(self, config: Any, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
+        """``class_shares``: see :attr:`class_shares`. Raises SettingsError where classes are needed and there are none."""
+        super().__init__(config, shape)
+        self.class_shares = tuple(class_shares)
+        """How often each class is among the training pictures, for samples without a label of a class-conditional family;
+        empty: equally often."""
+        if self.conditional and not shape.classes:
+            raise SettingsError(
+                f"model.family: {self.name} needs labels, and this dataset has none. Add the data again with a folder for "
+                "each class or a label column, or choose a family that takes none, such as dcgan."
+            )
+
     @classmethod
     def check_data(cls, info: DatasetInfo, config: Any) -> None:
         """See :meth:`Family.check_data`; the domains of unpaired data are drawn apart, and are no classes."""
         super().check_data(info, config)
-        if info.kind == "unpaired" and getattr(config, "conditional", cls.always_conditional):
+        if info.kind == "unpaired" and cls.is_conditional(config):
             raise SettingsError(
-                f"model.family: {cls.__name__.lower()} would be told the class of each picture, which unpaired data has not. "
-                "Set ingest.kind to labelled, or choose a family that is told none, such as dcgan."
+                f"model.family: {cls.name} is class-conditional, and unpaired data has no classes. Set ingest.kind to "
+                "labelled, or choose a family without classes, such as dcgan."
             )
-
-    def need_labels(self) -> None:
-        """Become conditional; raises SettingsError when the data has no classes."""
-        if not self.shape.classes:
-            raise SettingsError(
-                f"model.family: {type(self).__name__.lower()} needs labels, and this dataset has none. Add the data again "
-                "with a folder for each class or a label column, or choose a family that takes none, such as dcgan."
-            )
-        self.conditional = True
-
-    @classmethod
-    def told_classes(cls, shape: ImageShape) -> list[tuple[str, Any, str]]:
-        """The choice of ``conditional``, for a family that may be: it is, where the data has classes."""
-        if not shape.classes:
-            return []
-        return [("conditional", True, f"each picture is of one of {shape.classes} classes")]
 
     # -- what the networks are called with -----------------------------------------------------------------------------
 
@@ -123,8 +117,8 @@ class NoiseFamily(Family):
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """The discriminator's half of the game."""
-        real = self.augment(batch.real, batch, "real")
-        fake = self.augment(self.shown(batch), batch, "fake")
+        real = batch.augment(batch.real, "real")
+        fake = batch.augment(self.shown(batch), "fake")
         judged_real, judged_fake = self.judge_both(real, fake, batch.labels)
         loss = ADVERSARIAL_LOSSES[self.config.loss]
         total = loss.discriminator(judged_real, judged_fake)
@@ -140,13 +134,13 @@ class NoiseFamily(Family):
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """The generator's half of the game."""
         loss = ADVERSARIAL_LOSSES[self.config.loss]
-        fake = self.augment(self.fakes(batch), batch, "fake again")
+        fake = batch.augment(self.fakes(batch), "fake again")
         if loss.generator:
             total = loss.generator(self.judge(self.run("discriminator"), fake, batch.labels))
         else:
             assert loss.paired_generator is not None
             with torch.no_grad():
-                real = self.augment(batch.real, batch, "real again")
+                real = batch.augment(batch.real, "real again")
                 judged_real = self.judge(self.run("discriminator"), real, batch.labels)
             total = loss.paired_generator(self.judge(self.run("discriminator"), fake, batch.labels), judged_real)
         return Losses(total, {"loss/generator": total.detach()})
@@ -154,8 +148,8 @@ class NoiseFamily(Family):
     def _penalty(self, name: str, batch: Batch, fake: Tensor) -> Tensor:
         """R1, R2 or GP; the gradient is taken where the discriminator looks, at augmented images."""
         with torch.no_grad():
-            images = self.augment(fake.float() if name == "r2" else batch.real, batch, name)
-            other = self.augment(fake.float(), batch, "gp fake") if name == "gp" else images
+            images = batch.augment(fake.float() if name == "r2" else batch.real, name)
+            other = batch.augment(fake.float(), "gp fake") if name == "gp" else images
 
         def judge(x: Tensor) -> Tensor:
             return self.judge(self.networks["discriminator"], x, batch.labels)
@@ -177,7 +171,19 @@ class NoiseFamily(Family):
         first: int = 0,
         networks: Mapping[str, nn.Module] | None = None,
     ) -> Tensor:
-        """See :meth:`Family.sample`; without a label, a conditional family draws classes as often as training had them."""
+        """Noise to image: pictures ``first`` to ``first + n`` of ``seed``, float in [-1, 1], (n, C, H, W).
+
+        Args:
+            n: how many.
+            seed: names the sequence of pictures; picture i of a seed is the same whatever the batch.
+            label: class index, where the family is class-conditional; None draws classes as often as training had them.
+            truncation: bound on each latent coordinate, or what the family says; None for the full prior.
+            first: index of the first picture in the seed's sequence.
+            networks: use these generators (an EMA copy) in place of the family's own.
+
+        Raises:
+            SettingsError: a label or a truncation that the family does not take.
+        """
         generator = (networks or self.networks)["generator"]
         device = next(generator.parameters()).device
         latents, labels = self.draw(n, seed, label, truncation, first=first, device=device)
@@ -198,9 +204,8 @@ class NoiseFamily(Family):
         Raises:
             SettingsError: a label or a truncation that the family does not take.
         """
-        name = type(self).__name__.lower()
         if label is not None and not self.conditional:
-            raise SettingsError(f"label: {name} is unconditional and takes no label. Leave it out.")
+            raise SettingsError(f"label: {self.name} is unconditional and takes no label. Leave it out.")
         if label is not None and not 0 <= label < self.shape.classes:
             raise SettingsError(f"label: there is no class {label}; the classes are 0 to {self.shape.classes - 1}.")
         if truncation is not None and not truncation > 0:
@@ -235,24 +240,35 @@ class NoiseFamily(Family):
             classes = None if labels is None else labels[:1].expand(frames)
             yield self.generate_sample(generator, between, classes, truncation)
 
-    def to_styles(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Styles of each layer (N, layers, W) for ``latents`` (N, latent), of a family that has them."""
-        raise self._no_styles()
+    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+        """See :meth:`Family.display`; samples, always of the same latents."""
+        return self.sample(_GRID, 0, networks=networks), 8
 
-    def from_styles(self, styles: Tensor) -> Tensor:
-        """Images for ``styles`` (N, layers, W), float in about [-1, 1]."""
-        raise self._no_styles()
-
-    def mean_styles(self, label: int | None) -> Tensor:
-        """The mean style for each layer (layers, W), of class ``label`` where there are classes."""
-        raise self._no_styles()
-
-    def _no_styles(self) -> SettingsError:
-        return SettingsError(f"{type(self).__name__.lower()} has no styles to mix or to project into; stylegan2 has.")
+    def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
+        """See :meth:`Family.settle`; the statistics of batch norm, over so many batches (:func:`standing_statistics`)."""
+        standing_statistics(networks, lambda first, n: self.sample(n, 0, first=first, networks=networks), batches)
 
     def sampling_latents(self, uniform: Tensor, truncation: float | None) -> Tensor:
         """z from uniform numbers; each coordinate is drawn from the prior given ``abs(z) <= truncation``."""
         return latents_from_uniform(uniform, self.prior, truncation)
+
+
+class StyleBasedFamily(NoiseFamily):
+    """Images are made from styles, one for each layer, that can be mixed, and that a picture can be projected into."""
+
+    does = "mix styles or project pictures"
+
+    @abstractmethod
+    def to_styles(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """Styles of each layer (N, layers, W) for ``latents`` (N, latent)."""
+
+    @abstractmethod
+    def from_styles(self, styles: Tensor) -> Tensor:
+        """Images for ``styles`` (N, layers, W), float in about [-1, 1]."""
+
+    @abstractmethod
+    def mean_styles(self, label: int | None) -> Tensor:
+        """The mean style for each layer (layers, W), of class ``label`` where there are classes."""
 
 
 def latents_from_uniform(uniform: Tensor, prior: str, truncation: float | None) -> Tensor:

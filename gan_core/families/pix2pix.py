@@ -8,19 +8,18 @@ never depends on others. A condition that is the picture in grey is colourised i
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gan_core import randomness
-from gan_core.augment import AugmentConfig
 from gan_core.batch import Batch
 from gan_core.config import check_below_one, check_least
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import ImageShape, Losses, Phase
+from gan_core.families.base import ImageShape, Losses
 from gan_core.families.translation import TranslationFamily, conditions_of, in_rows, right_shares
 from gan_core.families.translation_layers import PatchDiscriminator
 from gan_core.images.colour import lab_to_rgb, rgb_to_lab
@@ -62,15 +61,6 @@ class Pix2PixConfig:
         check_least(self, 1, "width", "patch_width", "patch_halvings")
         check_least(self, 0, "depth", "l1")
         check_below_one(self, "slope", "dropout")
-
-
-# 256 is the paper's; smaller pictures get its rule: halved to one pixel, and patches of about half a side.
-PRESETS: dict[int, dict[str, Any]] = {
-    32: {"patch_halvings": 1},
-    64: {"patch_halvings": 2},
-    128: {"patch_halvings": 3},
-    256: {"patch_halvings": 3},
-}
 
 
 class UNet(nn.Module):
@@ -121,26 +111,10 @@ class UNet(nn.Module):
 class Pix2Pix(TranslationFamily):
     """Translation learnt from pairs."""
 
+    name = "pix2pix"
     Config = Pix2PixConfig
     kinds = frozenset({"paired"})
-    presets = PRESETS
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "generator_lr": 2e-4,
-        "discriminator_lr": 2e-4,
-        "beta1": 0.5,
-        "beta2": 0.999,
-        "batch": 4,
-        "mirror": True,
-        "jitter": 30 / 256,
-    }
-    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 32, "patch_width": 32}
-    thousand_images = 60
-    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "train.generator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
-        "train.discriminator_lr": {"type": "log", "low": 5e-5, "high": 1e-3},
-        "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
-        "model.l1": {"type": "log", "low": 10.0, "high": 300.0},
-    }
+    augmentable = False
 
     def __init__(self, config: Pix2PixConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
@@ -185,16 +159,6 @@ class Pix2Pix(TranslationFamily):
         return ((None, None),)
 
     # -- training --
-
-    def phases(self) -> tuple[Phase, ...]:
-        """See :meth:`Family.phases`; raises SettingsError where images are to be augmented."""
-        augment = getattr(self.augment, "config", None)
-        if isinstance(augment, AugmentConfig) and augment.kind != "none":
-            raise SettingsError(
-                f"train.augment.kind: pix2pix cannot use {augment.kind}, which would move a picture and leave its "
-                "partner. Set it to none; train.jitter and train.mirror change both alike."
-            )
-        return super().phases()
 
     def made(self, batch: Batch) -> Tensor:
         """What the generator makes of the batch's conditions: pictures, or a and b in [-1, 1]."""

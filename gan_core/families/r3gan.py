@@ -6,9 +6,9 @@ with grouped convolutions, no normalisation anywhere, fix-up initialisation in i
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +27,6 @@ _GROUP = 16
 """Maps in one group of a 3x3 convolution."""
 _EXPANSION = 2
 """Maps between a block's convolutions, relative to what goes in."""
-
-# Widths and gammas of the paper's tables of hyperparameters: CIFAR-10 for 32 pixels, FFHQ for 64 and 256. It has none for
-# 128; there, gamma is the geometric mean of its neighbours'.
-PRESETS: dict[int, dict[str, Any]] = {
-    32: {"width": 768, "width_max": 768, "gamma": 0.05, "final_gamma": 0.005},
-    64: {"width": 384, "width_max": 768, "gamma": 2.0, "final_gamma": 0.2},
-    128: {"width": 192, "width_max": 768, "gamma": 17.0, "final_gamma": 1.7},
-    256: {"width": 96, "width_max": 768, "gamma": 150.0, "final_gamma": 15.0},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,55 +197,18 @@ class Discriminator(nn.Module):
 class R3gan(NoiseFamily):
     """The relativistic, regularised GAN."""
 
+    name = "r3gan"
     Config = R3ganConfig
-    presets = PRESETS
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "generator_lr": 2e-4,
-        "discriminator_lr": 2e-4,
-        "final_lr_share": 0.25,
-        "beta1": 0.0,
-        "beta2": 0.9,
-        "final_beta2": 0.99,
-    }
-    # Of the paper's tables again, for 128 its neighbours': how far the strength of the augmentation rises along its cosine, and
-    # the average's half-life.
-    recipes: ClassVar[Mapping[int, Mapping[str, Any]]] = {
-        32: {"augment": {"kind": "ada", "strength": 0.55}, "ema_half_life_kimg": 5000.0},
-        64: {"augment": {"kind": "ada", "strength": 0.3}, "ema_half_life_kimg": 500.0},
-        128: {"augment": {"kind": "ada", "strength": 0.3}, "ema_half_life_kimg": 500.0},
-        256: {"augment": {"kind": "ada", "strength": 0.3}, "ema_half_life_kimg": 500.0},
-    }
-    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 32, "width_max": 64, "blocks": 1}
-    # A narrow layer has larger weights and takes larger steps; at the paper's rates this generator never catches up.
-    recipe_on_a_cpu: ClassVar[Mapping[str, Any]] = {"generator_lr": 2e-3, "discriminator_lr": 2e-3}
-    augmentation = "ada"
-    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        **NoiseFamily.search,
-        "train.generator_lr": {"type": "log", "low": 5e-5, "high": 1e-2},
-        "train.discriminator_lr": {"type": "log", "low": 5e-5, "high": 1e-2},
-    }
+    class_conditional = "optional"
     joint = True
 
-    def __init__(self, config: R3ganConfig, shape: ImageShape) -> None:
-        super().__init__(config, shape)
-        if config.conditional:
-            self.need_labels()
+    def __init__(self, config: R3ganConfig, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
+        super().__init__(config, shape, class_shares=class_shares)
         halvings = shape.halvings("r3gan", LARGEST)
         self.networks = {
             "generator": Generator(config, shape, halvings),
             "discriminator": Discriminator(config, shape, halvings),
         }
-
-    @classmethod
-    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-        """The classes where there are some, and gamma for the batch: a smaller one than the paper's makes noisier gradients."""
-        resolution = shape.nearest(PRESETS)
-        theirs = 512 if resolution == 32 else 256
-        chosen = cls.told_classes(shape)
-        if batch != theirs:
-            reason = f"the preset's is for the paper's batch of {theirs}, and is taken by the inverse of the batch"
-            chosen += [(name, PRESETS[resolution][name] * theirs / batch, reason) for name in ("gamma", "final_gamma")]
-        return chosen
 
     @classmethod
     def older_settings(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ patches under WGAN-GP, also says which domain a picture is of. Translated back, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,16 +54,6 @@ class StarGanConfig:
         check_least(self, 1, "width", "critic_width", "gradient_penalty_every")
         check_least(self, 0, "blocks", "classification", "reconstruction", "gradient_penalty")
         check_below_one(self, "slope")
-
-
-# The paper has but one, for 128 pixels; the discriminator ends at a map of 2x2, up to that size, and has as many layers as
-# that takes.
-PRESETS: dict[int, dict[str, Any]] = {
-    32: {"blocks": 4},
-    64: {"blocks": 6},
-    128: {"blocks": 6},
-    256: {"blocks": 6},
-}
 
 
 class Generator(ResidualGenerator):
@@ -122,28 +112,9 @@ class Reader(nn.Module):
 class StarGan(TranslationFamily):
     """Translation among k domains, or of attributes that hold or not."""
 
+    name = "stargan"
     Config = StarGanConfig
     kinds = frozenset({"domains", "labelled"})
-    presets = PRESETS
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "generator_lr": 1e-4,
-        "discriminator_lr": 1e-4,
-        "beta1": 0.5,
-        "beta2": 0.999,
-        "batch": 16,
-        "discriminator_steps": 5,
-        "mirror": True,
-        "decay_from": 0.5,
-    }
-    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 24, "critic_width": 24, "blocks": 4}
-    thousand_images = 400
-    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "train.generator_lr": {"type": "log", "low": 2e-5, "high": 5e-4},
-        "train.discriminator_lr": {"type": "log", "low": 2e-5, "high": 5e-4},
-        "model.slope": {"type": "uniform", "low": 0.0, "high": 0.3},
-        "model.classification": {"type": "log", "low": 0.3, "high": 5.0},
-        "model.reconstruction": {"type": "log", "low": 3.0, "high": 30.0},
-    }
     multiple = 4
 
     def __init__(self, config: StarGanConfig, shape: ImageShape) -> None:
@@ -165,7 +136,7 @@ class StarGan(TranslationFamily):
             "discriminator": Discriminator(shape.channels, domains, config, shape),
         }
         if shape.attributes:
-            self.generators = ("generator", "reader")  # type: ignore[misc]  # what it exports depends on the data
+            self.generators = ("generator", "reader")
             self.networks["reader"] = Reader(shape.channels, domains)
 
     @classmethod
@@ -242,7 +213,7 @@ class StarGan(TranslationFamily):
     def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The real and the generated pictures that the discriminator looks at."""
         made = self.shown(batch).float()
-        return self.augment(batch.real, batch, "real"), self.augment(made, batch, "fake")
+        return batch.augment(batch.real, "real"), batch.augment(made, "fake")
 
     def penalty_loss(self, batch: Batch, step: int) -> Losses:
         """The gradient penalty between the two (equation 5)."""
@@ -256,7 +227,7 @@ class StarGan(TranslationFamily):
         """What the critic says, the domains that it sees, and what is lost there and back (equation 6)."""
         config, labels = self.config, labels_of(batch)
         made = self.fakes(batch)
-        judged, said = self.run("discriminator")(self.augment(made, batch, "fake again"))
+        judged, said = self.run("discriminator")(batch.augment(made, "fake again"))
         returned = self._translated(made.to(batch.real.dtype), labels)
         terms = {
             "loss/adversarial": critic_generator(judged.float()),

@@ -8,7 +8,7 @@ own style is to be itself again.
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from gan_core.errors import SettingsError
 from gan_core.families.base import ImageShape, Losses, Made, Phase
 from gan_core.families.noise import latents_from_uniform
 from gan_core.families.stargan2_layers import Generator, MappingNetwork, Trunk, of_domains
-from gan_core.families.translation import TranslationFamily, in_rows, labels_of, right_shares
+from gan_core.families.translation import ReferenceGuidedFamily, in_rows, labels_of, right_shares
 from gan_core.nn import collectives as workers
 from gan_core.nn.initialise import he_weights
 from gan_core.nn.losses import logistic_discriminator, non_saturating_generator
@@ -66,15 +66,6 @@ class StarGan2Config:
         check_below_one(self, "slope")
 
 
-# 256 and 128 are the paper's rule, 2^14 / pixels; below, width is worth less than its time.
-PRESETS: dict[int, dict[str, Any]] = {
-    32: {"width": 64, "width_max": 256},
-    64: {"width": 64},
-    128: {"width": 128},
-    256: {"width": 64},
-}
-
-
 @contextlib.contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
     """What ``network`` is called with meanwhile takes a gradient through it, and its parameters none."""
@@ -97,31 +88,13 @@ class _Made(NamedTuple):
     """(m N, style)."""
 
 
-class StarGan2(TranslationFamily):
+class StarGan2(ReferenceGuidedFamily):
     """Translation among k domains, in many styles each."""
 
+    name = "stargan2"
     Config = StarGan2Config
     kinds = frozenset({"domains", "labelled"})
     generators = ("generator", "mapping", "style")
-    takes_styles = True
-    presets = PRESETS
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "generator_lr": 1e-4,
-        "discriminator_lr": 1e-4,
-        "beta1": 0.0,
-        "beta2": 0.99,
-        "batch": 8,
-        "mirror": True,
-    }
-    on_a_cpu: ClassVar[Mapping[str, Any]] = {"width": 16, "width_max": 64, "hidden": 128}
-    thousand_images = 800
-    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "train.generator_lr": {"type": "log", "low": 2e-5, "high": 5e-4},
-        "train.discriminator_lr": {"type": "log", "low": 2e-5, "high": 5e-4},
-        "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
-        "model.diversity": {"type": "log", "low": 0.3, "high": 3.0},
-        "model.cycle": {"type": "log", "low": 0.3, "high": 3.0},
-    }
 
     def __init__(self, config: StarGan2Config, shape: ImageShape) -> None:
         super().__init__(config, shape)
@@ -157,13 +130,6 @@ class StarGan2(TranslationFamily):
                 f"model.family: stargan2 translates among domains, and {info.name} has {len(info.classes)}. "
                 "For attributes choose stargan."
             )
-
-    @classmethod
-    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-        """See :meth:`Family.choose`."""
-        return [
-            ("diversity_steps", steps, "the weight of diversity falls to nothing over the whole run, as in the paper")
-        ]
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
@@ -212,7 +178,7 @@ class StarGan2(TranslationFamily):
 
     def _augmented(self, pictures: Tensor, batch: Batch, draw: str) -> Tensor:
         """Pictures (2 N, C, H, W) augmented; each half by draws of its own, that do not depend on the number of workers."""
-        halves = (self.augment(half, batch, f"{draw} {index}") for index, half in enumerate(pictures.chunk(2)))
+        halves = (batch.augment(half, f"{draw} {index}") for index, half in enumerate(pictures.chunk(2)))
         return torch.cat(list(halves))
 
     def watched(self, batch: Batch) -> tuple[Made, ...]:
@@ -232,7 +198,7 @@ class StarGan2(TranslationFamily):
         labels, wanted = labels_of(batch), self.wanted(batch)
         with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
             made = self._played(batch).detach().float()
-        real, fake = self.augment(batch.real, batch, "real"), self._augmented(made, batch, "fake")
+        real, fake = batch.augment(batch.real, "real"), self._augmented(made, batch, "fake")
         said = self.run("discriminator")(torch.cat([real, fake])).float()
         judged = of_domains(said, torch.cat([labels, wanted, wanted]))[:, 0]
         judged_real, judged_fake = judged[: len(real)], judged[len(real) :]
@@ -243,7 +209,7 @@ class StarGan2(TranslationFamily):
     def penalty_loss(self, batch: Batch, step: int) -> Losses:
         """R1."""
         judge, labels = self.networks["discriminator"], labels_of(batch)
-        penalty = zero_centred(lambda x: of_domains(judge(x).float(), labels), self.augment(batch.real, batch, "real"))
+        penalty = zero_centred(lambda x: of_domains(judge(x).float(), labels), batch.augment(batch.real, "real"))
         return Losses(0.5 * self.config.r1 * penalty, {"penalty/r1": penalty.detach()})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
@@ -289,7 +255,7 @@ class StarGan2(TranslationFamily):
     def translate_like(
         self, images: Tensor, references: Tensor, target: int, *, networks: Mapping[str, nn.Module] | None = None
     ) -> Tensor:
-        """See :meth:`TranslationFamily.translate_like`."""
+        """See :meth:`ReferenceGuidedFamily.translate_like`."""
         networks, shape = networks or self.networks, self.shape
         self.check_target(target)
         if references.shape != (len(images), shape.channels, shape.height, shape.width):

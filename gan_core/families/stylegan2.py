@@ -7,7 +7,6 @@ every few steps. Settings for small data follow Karras et al. 2020, "Training GA
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from gan_core import randomness
 from gan_core.batch import Batch
 from gan_core.config import check, check_below_one, check_choice, check_least
 from gan_core.families.base import ImageShape, Losses, Phase
-from gan_core.families.noise import NoiseFamily, latents_from_uniform
+from gan_core.families.noise import StyleBasedFamily, latents_from_uniform
 from gan_core.families.stylegan2_layers import (
     Conv2d,
     Linear,
@@ -34,18 +33,6 @@ from gan_core.precision import full_precision
 LARGEST = 1024
 _SETTLE = 256
 """Styles for each batch that :meth:`StyleGan2.settle` is allowed."""
-
-# At 32 pixels they are ADA's for CIFAR-10 (appendix C), without path lengths and mixing; ADA's discriminator there has no skips
-# and takes deviations over 32 images, ours differs in both. The others are its automatic ones: a mapping of 2 layers, half the
-# paper's width, and gamma = 0.0002 * pixels / batch, here for a batch of 32. StyleGan2.choose computes it for the real batch.
-_SMALL_BATCH = 64
-"""That of ADA's CIFAR-10 configuration."""
-PRESETS: dict[int, dict[str, Any]] = {
-    32: {"mapping_layers": 2, "r1": 0.01, "mixing": 0.0, "path_length": 0.0},
-    64: {"mapping_layers": 2, "r1": 0.0256},
-    128: {"mapping_layers": 2, "r1": 0.1024},
-    256: {"mapping_layers": 2, "r1": 0.4096},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,51 +297,21 @@ class Discriminator(nn.Module):
 # -- the game ------------------------------------------------------------------------------------------------------------
 
 
-class StyleGan2(NoiseFamily):
+class StyleGan2(StyleBasedFamily):
     """The style-based GAN; ``truncation`` is psi, the distance of w to its mean relative to what it was."""
 
+    name = "stylegan2"
     Config = StyleGan2Config
-    presets = PRESETS
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "generator_lr": 2.5e-3,
-        "discriminator_lr": 2.5e-3,
-        "beta1": 0.0,
-        "beta2": 0.99,
-    }
-    on_a_cpu: ClassVar[Mapping[str, Any]] = {"channel_base": 2048, "channel_max": 64, "latent": 128, "style": 128}
-    augmentation = "ada"
-    # Weights that are scaled in use (equalised rates) want ten times what others do.
-    search: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        **NoiseFamily.search,
-        "train.generator_lr": {"type": "log", "low": 1e-4, "high": 1e-2},
-        "train.discriminator_lr": {"type": "log", "low": 1e-4, "high": 1e-2},
-    }
+    class_conditional = "optional"
 
-    def __init__(self, config: StyleGan2Config, shape: ImageShape) -> None:
-        super().__init__(config, shape)
-        if config.conditional:
-            self.need_labels()
+    def __init__(self, config: StyleGan2Config, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
+        super().__init__(config, shape, class_shares=class_shares)
         halvings = shape.halvings("stylegan2", LARGEST)
         self.networks = {
             "generator": Generator(config, shape, halvings),
             "discriminator": Discriminator(config, shape, halvings),
         }
         self.memory = {"path_length_mean": torch.zeros(())}
-
-    @classmethod
-    def choose(cls, shape: ImageShape, batch: int, steps: int, model: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-        """The classes where there are some, and gamma for the batch."""
-        if max(shape.height, shape.width) <= 32:
-            gamma, reason = (
-                PRESETS[32]["r1"] * _SMALL_BATCH / batch,
-                f"ADA's for CIFAR-10 is for a batch of {_SMALL_BATCH}",
-            )
-        else:
-            gamma, reason = (
-                0.0002 * shape.height * shape.width / batch,
-                "0.0002 * pixels / batch (Karras et al. 2020, ADA)",
-            )
-        return [*cls.told_classes(shape), ("r1", float(f"{gamma:.3g}"), reason)]
 
     # -- training --
 
@@ -422,16 +379,16 @@ class StyleGan2(NoiseFamily):
         return generator.synthesis(generator.repeated(styles)).clamp(-1, 1)
 
     def to_styles(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """See :meth:`NoiseFamily.to_styles`."""
+        """See :meth:`StyleBasedFamily.to_styles`."""
         generator = self._generator()
         return generator.repeated(generator.mapping(latents, labels))
 
     def from_styles(self, styles: Tensor) -> Tensor:
-        """See :meth:`NoiseFamily.from_styles`; with the layers' own noise."""
+        """See :meth:`StyleBasedFamily.from_styles`; with the layers' own noise."""
         return self._generator().synthesis(styles)
 
     def mean_styles(self, label: int | None) -> Tensor:
-        """See :meth:`NoiseFamily.mean_styles`; of class 0 when conditional and no class is given."""
+        """See :meth:`StyleBasedFamily.mean_styles`; of class 0 when conditional and no class is given."""
         generator = self._generator()
         return generator.repeated(generator.mean_style[label or 0][None])[0]
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +20,22 @@ class TranslationFamily(Family):
     (:meth:`answer`), and of which sides its generators take pictures (:attr:`multiple`, :attr:`least`).
     """
 
-    augmentation = "none"
+    does = "translate images"
     multiple: int = 1
     """Generators take sides that this divides; others are continued by reflection and cropped back ..."""
     least: int = 16
     """... and sides of this at least."""
-    takes_styles: ClassVar[bool] = False
-    """Whether it translates in the style of a picture, :meth:`translate_like`."""
 
     @abstractmethod
     def answer(
         self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
     ) -> Tensor:
         """``images`` (N, C', H, W), of sides that the generators ``networks`` take, translated: (N, C, H, W)."""
+
+    @property
+    @abstractmethod
+    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
+        """What it translates: (from domain, to domain) each; None where domains have no number."""
 
     @property
     def sources(self) -> int:
@@ -53,7 +56,14 @@ class TranslationFamily(Family):
         first: int = 0,
         networks: Mapping[str, nn.Module] | None = None,
     ) -> Tensor:
-        """See :meth:`Family.translate`.
+        """Image to image: (N, C', H, W) to (N, C, H, W), both in [-1, 1], of any height and width.
+
+        Args:
+            images: what is to be translated.
+            target: domain to translate to, for families that know several.
+            seed: names the random numbers, for families that draw some; picture i of a seed draws the same ones.
+            first: number of the first of the images among those of the seed.
+            networks: use these generators (an EMA copy) in place of the family's own.
 
         Raises:
             SettingsError: a target that does not exist, or none where one is needed, or a wrong number of channels.
@@ -61,33 +71,20 @@ class TranslationFamily(Family):
         target = self.check_target(target)
         if images.shape[1] != self.sources:
             raise SettingsError(
-                f"{type(self).__name__.lower()} has learnt to translate pictures of {self.sources} channels, not "
+                f"{self.name} has learnt to translate pictures of {self.sources} channels, not "
                 f"{images.shape[1]}. Convert them first."
             )
         images, borders = padded(images, self.multiple, self.least)
         images = images.contiguous(memory_format=torch.channels_last)
         return cropped(self.answer(images, target, networks or self.networks, seed, first), borders)
 
-    def translate_like(
-        self, images: Tensor, references: Tensor, target: int, *, networks: Mapping[str, nn.Module] | None = None
-    ) -> Tensor:
-        """``images`` (N, C, H, W) translated to the domain ``target``, in the styles of ``references`` of that domain.
-
-        Both in [-1, 1]. The references (N, C, h, w) have the size that was trained on.
-
-        Raises:
-            SettingsError: a target that does not exist, references of another size or number, or a family without styles.
-        """
-        raise SettingsError(f"{type(self).__name__.lower()} takes no style from a picture. Leave the reference out.")
-
     def check_target(self, target: int | None) -> int | None:
         """The domain to translate to, where ``target`` is left out the family's own; raises SettingsError."""
-        name = type(self).__name__.lower()
         if not self.targets:
             if target is not None:
-                raise SettingsError(f"target: {name} translates in one way and takes no target. Leave it out.")
+                raise SettingsError(f"target: {self.name} translates in one way and takes no target. Leave it out.")
         elif target is None:
-            raise SettingsError(f"target: {name} needs a domain to translate to, 0 to {self.targets[-1]}.")
+            raise SettingsError(f"target: {self.name} needs a domain to translate to, 0 to {self.targets[-1]}.")
         elif target not in self.targets:
             raise SettingsError(f"target: there is no domain {target}; the domains are 0 to {self.targets[-1]}.")
         return target
@@ -96,6 +93,24 @@ class TranslationFamily(Family):
         """``generator`` of ``images`` (N, C', H, W) of any size, and of further ``inputs``."""
         images, borders = padded(images, self.multiple, self.least)
         return cropped(generator(images, *inputs), borders)
+
+
+class ReferenceGuidedFamily(TranslationFamily):
+    """Images are also translated in the style of a reference picture."""
+
+    does = "take the style of a reference picture"
+
+    @abstractmethod
+    def translate_like(
+        self, images: Tensor, references: Tensor, target: int, *, networks: Mapping[str, nn.Module] | None = None
+    ) -> Tensor:
+        """``images`` (N, C, H, W) translated to the domain ``target``, in the styles of ``references`` of that domain.
+
+        Both in [-1, 1]. The references (N, C, h, w) have the size that was trained on.
+
+        Raises:
+            SettingsError: a target that does not exist, or references of another size or number.
+        """
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:

@@ -67,7 +67,7 @@ def read_reference(content: bytes | np.ndarray, generator: "Generator") -> np.nd
         SettingsError: the generator takes no style from a picture.
         PictureError: the picture cannot be read.
     """
-    generator.check_styled()
+    generator.check_takes_styles()
     shape = generator.info["shape"]
     size = (shape["height"], shape["width"])
     # A copy: where nothing had to be changed the pixels are Pillow's own, and read-only.

@@ -17,9 +17,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from gan_core import checkpoint as checkpoints
 from gan_core.config import as_dict, build
 from gan_core.errors import CheckpointError, DamagedFileError, SettingsError
-from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family, family_config, sketch_family
-from gan_core.families.noise import NoiseFamily
-from gan_core.families.translation import TranslationFamily
+from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family, family_config, require, sketch_family
+from gan_core.families.noise import NoiseFamily, StyleBasedFamily
+from gan_core.families.translation import ReferenceGuidedFamily, TranslationFamily
 from gan_core.files import open_to_others, read_json, replacing, sha256_file, sha256_json, write_json
 from gan_core.images.tensors import to_uint8, unit
 from gan_core.inference.projection import Projection, project
@@ -54,7 +54,7 @@ class Generator:
     @property
     def translates(self) -> bool:
         """Whether it makes pictures from pictures; from noise otherwise."""
-        return bool(self.directions)
+        return self._family.can(TranslationFamily)
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
@@ -64,7 +64,7 @@ class Generator:
     @property
     def takes_styles(self) -> bool:
         """Whether it translates in the style of a picture, :meth:`translate_like`."""
-        return isinstance(self._family, TranslationFamily) and self._family.takes_styles
+        return self._family.can(ReferenceGuidedFamily)
 
     @torch.inference_mode()
     def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
@@ -82,7 +82,7 @@ class Generator:
             SettingsError: it makes pictures from noise, the target does not exist or is missing, the seed is negative, or the
                 pictures have another number of channels.
         """
-        family = self._translating()
+        family = require(self._family, TranslationFamily)
         if seed < 0:
             raise SettingsError(f"seed: must be 0 or more, got {seed}.")
         self._check_target(family, target)
@@ -103,9 +103,10 @@ class Generator:
             target: the domain.
 
         Raises:
-            SettingsError: the family takes no style from a picture (stargan2 does), or any of these does not fit.
+            SettingsError: the family does not take the style of a reference picture (stargan2 does), or any of these does not
+                fit.
         """
-        family = self.check_styled()
+        family = require(self._family, ReferenceGuidedFamily)
         self._check_target(family, target)
         if len(references) != len(images):
             raise SettingsError(f"references: {len(references)} for {len(images)} pictures; give one for each.")
@@ -137,10 +138,10 @@ class Generator:
             raise SettingsError(f"seed: must be 0 or more, got {seed}.")
         if truncation is not None and not math.isfinite(truncation):
             raise SettingsError(f"truncation: must be a finite number, got {truncation}.")
-        parts = []
+        family, parts = require(self._family, NoiseFamily), []
         for start in range(0, n, SAMPLE_BATCH):
             count = min(SAMPLE_BATCH, n - start)
-            parts.append(to_uint8(self._family.sample(count, seed, label, truncation, first=first + start)).cpu())
+            parts.append(to_uint8(family.sample(count, seed, label, truncation, first=first + start)).cpu())
         return torch.cat(parts)
 
     @torch.inference_mode()
@@ -152,7 +153,7 @@ class Generator:
         Raises:
             SettingsError: the family has no latent space to walk through, or takes no such label or truncation.
         """
-        family = self._noise_family("walk through")
+        family = require(self._family, NoiseFamily)
         return torch.cat([to_uint8(part).cpu() for part in family.walk(n, seed, label, truncation, frames=frames)])
 
     @torch.inference_mode()
@@ -165,7 +166,7 @@ class Generator:
         Raises:
             SettingsError: the family has no styles, or not so many layers.
         """
-        family = self._noise_family("mix styles of")
+        family = require(self._family, StyleBasedFamily)
         device = next(family.networks["generator"].parameters()).device
         latents, labels = family.draw(2 * n, seed, label, device=device)
         styles = family.to_styles(latents, labels)
@@ -190,22 +191,17 @@ class Generator:
         Raises:
             SettingsError: the family has no styles, makes pictures of another shape, or was told classes and ``label`` is none.
         """
+        family = require(self._family, StyleBasedFamily)
         if self.conditional and label is None:
             names = ", ".join(f"{name} ({index})" for index, name in enumerate(self.info.get("classes") or ()))
             raise SettingsError(
                 f"label: {self.info['family']} was told the class of each picture. Say of which this one is: {names}."
             )
-        return project(self._noise_family("project into"), picture, steps=steps, label=label)
+        return project(family, picture, steps=steps, label=label)
 
-    def check_styled(self) -> TranslationFamily:
-        """The family, if it takes a style from a picture; raises SettingsError that names it, and those that do, otherwise."""
-        family = self._translating()
-        if not family.takes_styles:
-            others = [name for name, kind in FAMILIES.items() if getattr(kind, "takes_styles", False)]
-            raise SettingsError(
-                f"{self.info['family']} takes no style from a picture; {' and '.join(others)} does. Leave the reference out."
-            )
-        return family
+    def check_takes_styles(self) -> None:
+        """Raise SettingsError where it does not translate in the style of a picture; names the families that do."""
+        require(self._family, ReferenceGuidedFamily)
 
     def _check_target(self, family: TranslationFamily, target: int | None) -> None:
         """Raise SettingsError for a domain that is not there, with the names of those that are."""
@@ -218,33 +214,23 @@ class Generator:
         """Pictures, uint8, as the family's networks want them."""
         return unit(pictures.to(next(self._family.networks[self._family.generators[0]].parameters()).device))
 
-    def _translating(self) -> TranslationFamily:
-        if not isinstance(self._family, TranslationFamily):
-            raise SettingsError(f"{self.info['family']} makes images from noise: it translates none.")
-        return self._family
-
-    def _noise_family(self, what: str) -> NoiseFamily:
-        if not isinstance(self._family, NoiseFamily):
-            raise SettingsError(f"{self.info['family']} makes no images from noise: there is nothing to {what}.")
-        return self._family
-
 
 def _together(images: Tensor) -> int:
     """How many of ``images`` (N, C, H, W) are translated at once."""
     return max(_PIXELS // (images.shape[2] * images.shape[3]), 1)
 
 
-def describe(family_name: str, family: Family, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe(family: Family, extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """What rebuilds a family's networks, and what else is to be known of them: dataset digest, class names, step."""
     config, shape = as_dict(family.config), asdict(family.shape)
-    shares = {"class_shares": list(family.class_shares)} if family.class_shares else {}
-    return {"format": 1, "family": family_name, "config": config, "shape": shape, **shares, **(extra or {})}
+    shares = list(require(family, NoiseFamily).class_shares) if family.conditional else []
+    described = {"format": 1, "family": family.name, "config": config, "shape": shape}
+    return {**described, **({"class_shares": shares} if shares else {}), **(extra or {})}
 
 
 def save_generator(
     directory: Path | str,
     *,
-    family_name: str,
     family: Family,
     networks: dict[str, nn.Module] | None = None,
     extra: dict[str, Any] | None = None,
@@ -253,7 +239,6 @@ def save_generator(
 
     Args:
         directory: the folder to make; an existing one is replaced.
-        family_name: key in the table of families.
         family: gives configuration and shape.
         networks: generators by name.
         extra: plain values to keep beside them: dataset digest, class names, step.
@@ -264,7 +249,7 @@ def save_generator(
         for name, network in networks.items()
         for key, value in network.state_dict().items()
     }
-    info = describe(family_name, family, extra)
+    info = describe(family, extra)
     with replacing(directory) as temporary:
         temporary.mkdir()
         save_file(tensors, temporary / WEIGHTS)
@@ -378,10 +363,10 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
         # What is described is built without memory first: a few bytes can describe terabytes.
         with _few_parameters():
             _refuse_others(sketch_family(info["family"], config, shape), tensors)
-        family = build_family(info["family"], config, shape)
-        family.class_shares = tuple(float(share) for share in info.get("class_shares", ()))
-        if family.class_shares and len(family.class_shares) != shape.classes:
-            raise ValueError(f"{len(family.class_shares)} class_shares for {shape.classes} classes")
+        shares = [float(share) for share in info.get("class_shares", ())]
+        if shares and len(shares) != shape.classes:
+            raise ValueError(f"{len(shares)} class_shares for {shape.classes} classes")
+        family = build_family(info["family"], config, shape, class_shares=shares)
         family.networks = {name: family.networks[name] for name in family.generators}
         for name, network in family.networks.items():
             prefix = f"{name}."

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan_core.errors import SettingsError
-from gan_core.families.noise import NoiseFamily
+from gan_core.families.noise import StyleBasedFamily
 from gan_core.schedule import cosine
 
 _RATE = 0.1
@@ -33,7 +33,7 @@ class Projection:
     """The same for the picture of the mean style, from which the search started."""
 
 
-def project(family: NoiseFamily, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
+def project(family: StyleBasedFamily, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
     """Look for ``picture``, uint8 (C, H, W), in the styles of ``family``; deterministic.
 
     The search goes by Adam from the mean style, first with one style for all layers, then, in its second half, with

@@ -1,6 +1,5 @@
 """``model.preset: auto``: what to train with, chosen from the data and the device, each choice with its reason."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from gan_core.data import DatasetInfo
 from gan_core.families import FAMILIES, ImageShape
 from gan_core.precision import device_memory, has_bf16
 from gan_core.presets.cost import memory
+from gan_core.presets.recipes import RECIPES, nearest_resolution
 
 _GPU_PIXELS = 2**21
 """Pixels in a batch on a GPU: 128 pictures of 128x128."""
@@ -58,7 +58,7 @@ def choose(
     """
     shape = ImageShape.of(info)
     pictures = info.splits["train"]
-    kind = FAMILIES[family]
+    recipe = RECIPES[family]
     chosen: dict[str, Choice] = {}
     standing: dict[str, Any] = dict(given or {})
 
@@ -71,43 +71,41 @@ def choose(
         """The family's own settings as they stand."""
         return {name.removeprefix("model."): value for name, value in standing.items() if name.startswith("model.")}
 
-    resolution = shape.nearest(kind.presets)
-    for name, value in kind.presets.get(resolution, {}).items():
+    resolution = nearest_resolution(shape, recipe.model)
+    networks = recipe.model.get(resolution, {})
+    for name, value in networks.items():
         take(f"model.{name}", value, f"the preset of {family} for {resolution} pixels")
-    recipe = dict(kind.recipe)
-    if device.type == "cuda":
-        recipe |= kind.recipes.get(resolution, {})
-    for name, value in recipe.items():
+    train = {**recipe.train, **(recipe.train_by_resolution.get(resolution, {}) if device.type == "cuda" else {})}
+    for name, value in train.items():
         take(f"train.{name}", value, f"the recipe of {family}")
     if device.type != "cuda":
-        for name, value in kind.on_a_cpu.items():
-            preset = kind.presets.get(resolution, {}).get(name, value)
-            take(f"model.{name}", min(value, preset), f"a {family} that trains on a CPU")
-        for name, value in kind.recipe_on_a_cpu.items():
+        for name, value in recipe.model_on_cpu.items():
+            take(f"model.{name}", min(value, networks.get(name, value)), f"a {family} that trains on a CPU")
+        for name, value in recipe.train_on_cpu.items():
             take(f"train.{name}", value, f"a {family} that trains on a CPU")
 
     side = max(shape.height, shape.width)
     room = "a GPU" if device.type == "cuda" else "a CPU"
-    if "batch" not in recipe:
+    if "batch" not in train:
         fits = batch_size(shape, pictures, device)
         whole = -(-fits // workers) * workers
         shared = "" if whole == fits else f", a multiple of {workers} workers"
         take("train.batch", whole, f"{side} pixels on {room}, {pictures} pictures{shared}")
     batch = standing["train.batch"]
-    if "ema_half_life_kimg" not in recipe:
+    if "ema_half_life_kimg" not in train:
         take("train.ema_half_life_kimg", batch * 10 / 32, "ten thousand images for each 32 in a batch")
-    if "final_lr_share" in recipe or "final_beta2" in recipe:
+    if "final_lr_share" in train or "final_beta2" in train:
         rounds = standing.get("train.discriminator_steps", 1)
         take("train.burn_in_kimg", _BURN_IN * steps * rounds * batch / 1000, "schedules end after a fifth of the run")
-    # The domains of unpaired data are drawn apart: to who makes images from noise they are no classes.
-    told = dataclasses.replace(shape, classes=0) if info.kind == "unpaired" else shape
-    for name, value, reason in kind.choose(told, batch, steps, model()):
+    # The domains of unpaired data are drawn apart: to a family that makes images from noise they are no classes.
+    if FAMILIES[family].class_conditional == "optional" and shape.classes and info.kind != "unpaired":
+        take("model.conditional", True, f"each picture is of one of {shape.classes} classes")
+    for name, value, reason in recipe.depends(shape, batch, steps, model()):
         take(f"model.{name}", value, reason)
-    if pictures < _FEW and kind.augmentation != "none" and "augment" not in recipe:
-        augmentation = kind.augmentation
+    if pictures < _FEW and recipe.augmentation != "none" and "augment" not in train:
         take(
             "train.augment",
-            {"kind": augmentation},
+            {"kind": recipe.augmentation},
             f"{pictures} pictures are few: the discriminator would learn them by heart",
         )
     has = device_memory(device)

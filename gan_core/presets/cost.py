@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from gan_core import randomness
-from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, build_family, family_config
+from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, build_family, family_config, require
 from gan_core.families.noise import NoiseFamily
 
 _FLOAT = 4
@@ -30,13 +30,11 @@ def operations(name: str, shape: ImageShape, model: Mapping[str, Any], rounds: i
     worth two forward ones, that is three passes of the generator and eight of the discriminator for one round of each. Of a
     family that translates, both updates are counted as they are.
     """
-    kind = FAMILIES[name]
-    if not issubclass(kind, NoiseFamily):
+    if not FAMILIES[name].can(NoiseFamily):
         passes = _operations_of_a_step(name, shape, model)
         return passes["discriminator"] + passes["generator"] / rounds
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        family = build_family(name, family_config(name, model), shape)
-        assert isinstance(family, NoiseFamily)
+        family = require(build_family(name, family_config(name, model), shape), NoiseFamily)
         passes = {side: _operations(family, side, counter) for side in ("generator", "discriminator")}
     return 3 * passes["generator"] / rounds + (6 + 2 / rounds) * passes["discriminator"]
 

@@ -11,6 +11,7 @@ from gan_core.families import FAMILIES, ImageShape
 from gan_core.precision import has_bf16
 from gan_core.presets.choose import choose
 from gan_core.presets.cost import operations
+from gan_core.presets.recipes import RECIPES
 
 FEW, MANY = 10_000, 30_000
 """Pictures under which a set is small, and from which on it is large."""
@@ -24,7 +25,7 @@ class Recommendation:
 
     family: str
     reason: str
-    thousand_images: int
+    kimg: int
     """Thousand real images after which it is usually worth looking at."""
     hours: float | None
     """About how long that takes on this device; None when the family cannot make such pictures."""
@@ -42,14 +43,14 @@ def recommend(info: DatasetInfo, device: torch.device) -> list[Recommendation]:
             model = {key.removeprefix("model."): value for key, value in chosen.items() if key.startswith("model.")}
             rounds = chosen.get("train.discriminator_steps", 1)
             for_an_image = operations(name, ImageShape.of(info), model, rounds)
-            hours = for_an_image * FAMILIES[name].thousand_images * 1000 / rate / 3600
+            hours = for_an_image * RECIPES[name].kimg * 1000 / rate / 3600
             problem = ""
         except SettingsError as error:
             hours, problem = None, str(error)
         found = Recommendation(
             family=name,
             reason=reason,
-            thousand_images=FAMILIES[name].thousand_images,
+            kimg=RECIPES[name].kimg,
             hours=hours,
             problem=problem,
         )

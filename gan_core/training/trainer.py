@@ -1,7 +1,6 @@
 """The training loop: two losses, two optimisers, two separate updates, whatever the family."""
 
 import contextlib
-import functools
 import itertools
 import logging
 from collections.abc import Iterator
@@ -16,7 +15,9 @@ from gan_core.augment.augmenter import Augmenter
 from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
-from gan_core.families import FAMILIES, Batch, ImageShape, Phase, Side, build_family
+from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, Side, build_family, require
+from gan_core.families.noise import NoiseFamily
+from gan_core.families.translation import TranslationFamily
 from gan_core.images.tensors import to_uint8, unit
 from gan_core.inference.generator import SAMPLE_BATCH, describe, save_generator
 from gan_core.precision import choose_device, choose_precision, out_of_memory
@@ -81,25 +82,14 @@ class Trainer:
             CheckpointError: the checkpoint found belongs to other settings.
         """
         self.config, self.directory, self.dataset = config, Path(directory), dataset
-        self.family_name, self.world = family_name, world or World.current()
+        self.world = world or World.current()
         self.observer: Observer = observer or Observer()
         self.device = choose_device(str(device))
         config.check_workers(self.world.size)
-        info, shape = dataset.info, ImageShape.of(dataset.info)
-        FAMILIES[family_name].check_data(info, family_config)
-        randomness.seed_global(config.seed, -1, 0)  # the same initial weights on every worker
-        self.family = build_family(family_name, family_config, shape).to(self.device)
+        self.family = self._build_family(family_name, family_config)
         self.averaged = Averaged({name: self.family.networks[name] for name in self.family.generators})
-        self.augmenter = Augmenter(config.augment, info.splits["train"]).to(self.device)
-        self.family.augment = self.augmenter
-        if self.family.conditional:
-            self.family.class_shares = dataset.class_shares("train")
-        self.family.memory = {name: tensor.to(self.device) for name, tensor in self.family.memory.items()}
-        self._has_graphs = config.compile and self.device.type == "cuda"
-        if config.compile:
-            self.family.compile(**compile_options(self.device))
-        if self._has_graphs:
-            self.augmenter.fuse()
+        self.augmenter = Augmenter(config.augment, dataset.info.splits["train"], fused=self._has_graphs)
+        self.augmenter.to(self.device)
         self._updates = self.family.updates()
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
         # Once: to walk through networks for them at each update takes longer than to start a kernel.
@@ -110,11 +100,46 @@ class Trainer:
         self.optimisers = {side: Adam(self._parameters[side], config.learning_rates[side]) for side in self._sides}
         self._rates = Rates(config, self.optimisers, self._updates)
         self._dtype = choose_precision(config.precision, self.device)
-        self._feed = Feed(
+        self._feed = self._build_feed()
+        # How well pictures are translated shows on some that were not learnt from.
+        watched = "test" if self.translates and dataset.info.splits.get("test") else "train"
+        self._look = fixed_look(dataset, watched, self.device)
+        self._best = Best(self.directory / "best")
+        self._quality = self._build_quality(watched) if config.fid_every else None
+        self._window = Window()
+        self._recovery = self._build_recovery(Path(resume_from) if resume_from else None)
+        self.step = self._recovery.resume()
+        self._set_rates()
+
+    @property
+    def _has_graphs(self) -> bool:
+        """Whether the networks are compiled to CUDA graphs."""
+        return self.config.compile and self.device.type == "cuda"
+
+    def _build_family(self, name: str, family_config: Any) -> Family:
+        """The family on the device with the same initial weights on every worker; raises SettingsError."""
+        kind, augment = FAMILIES[name], self.config.augment.kind
+        kind.check_data(self.dataset.info, family_config)
+        if augment != "none" and not kind.augmentable:
+            raise SettingsError(
+                f"train.augment.kind: {name} cannot use {augment}, which would move a picture and leave its partner. Set it "
+                "to none; train.jitter and train.mirror change both alike."
+            )
+        shares = self.dataset.class_shares("train") if kind.is_conditional(family_config) else ()
+        randomness.seed_global(self.config.seed, -1, 0)
+        family = build_family(name, family_config, ImageShape.of(self.dataset.info), class_shares=shares)
+        family.to(self.device)
+        if self.config.compile:
+            family.compile(**compile_options(self.device))
+        return family
+
+    def _build_feed(self) -> Feed:
+        dataset, config = self.dataset, self.config
+        return Feed(
             dataset.pixels("train"),
             dataset.labels("train"),
             conditions=dataset.conditions("train"),
-            unpaired=info.kind == "unpaired",
+            unpaired=dataset.info.kind == "unpaired",
             batch=config.batch,
             seed=config.seed,
             device=self.device,
@@ -122,34 +147,30 @@ class Trainer:
             mirror=config.mirror,
             jitter=config.jitter,
         )
-        # How well pictures are translated shows on some that were not learnt from.
-        watched = "test" if self.directions and info.splits.get("test") else "train"
-        self._look = fixed_look(dataset, watched, self.device)
-        self._best = Best(self.directory / "best")
-        self._quality: Quality | None = None
-        if config.fid_every:
-            count = config.fid_samples
-            make = functools.partial(Quality, dataset, watched, count, self.device, translates=self.translates)
-            self._quality = self.world.first_does(make)
-        self._window = Window()
+
+    def _build_quality(self, split: str) -> Quality | None:
+        """What measures the FID against ``split``, on rank 0."""
+        count, translates = self.config.fid_samples, self.translates
+        return self.world.first_does(lambda: Quality(self.dataset, split, count, self.device, translates=translates))
+
+    def _build_recovery(self, elsewhere: Path | None) -> Recovery:
+        config = self.config
         settings = {
-            **_decisive(config, family_config),
-            "model.family": family_name,
-            "dataset": info.digest,
+            **_decisive(config, self.family.config),
+            "model.family": self.family.name,
+            "dataset": self.dataset.info.digest,
             # Where rates fall towards its end, what a step computes depends on how long the run is.
             **({"train.steps": config.steps} if config.decay_from < 1 else {}),
         }
-        self._recovery = Recovery(
+        return Recovery(
             State(self.family, self.averaged, self.augmenter, self.optimisers),
             config,
             self.directory,
             settings=settings,
-            defaults=_defaults(family_name, family_config),
+            defaults=_defaults(self.family),
             world=self.world,
-            elsewhere=Path(resume_from) if resume_from else None,
+            elsewhere=elsewhere,
         )
-        self.step = self._recovery.resume()
-        self._set_rates()
 
     def run(self, until: int | None = None) -> None:
         """Train up to step ``until`` (``config.steps`` when left out).
@@ -197,16 +218,16 @@ class Trainer:
     @torch.inference_mode()
     def sample(self, n: int, seed: int, *, first: int = 0) -> Tensor:
         """Pictures of the averaged generator as it is now: uint8 (n, C, H, W). Call :meth:`settle` first."""
-        networks, parts = self.averaged.networks, []
+        family, networks, parts = require(self.family, NoiseFamily), self.averaged.networks, []
         for start in range(0, n, SAMPLE_BATCH):
             count = min(SAMPLE_BATCH, n - start)
-            parts.append(to_uint8(self.family.sample(count, seed, first=first + start, networks=networks)))
+            parts.append(to_uint8(family.sample(count, seed, first=first + start, networks=networks)))
         return torch.cat(parts)
 
     @property
     def translates(self) -> bool:
         """Whether it makes pictures from pictures; from noise otherwise."""
-        return bool(self.directions)
+        return self.family.can(TranslationFamily)
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
@@ -216,9 +237,8 @@ class Trainer:
     @torch.inference_mode()
     def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
         """Pictures uint8 (N, C', H, W) translated by the averaged generators as they are now: uint8 (N, C, H, W)."""
-        networks = self.averaged.networks
-        translated = self.family.translate(unit(images.to(self.device)), target, seed, first=first, networks=networks)
-        return to_uint8(translated)
+        family, networks = require(self.family, TranslationFamily), self.averaged.networks
+        return to_uint8(family.translate(unit(images.to(self.device)), target, seed, first=first, networks=networks))
 
     @torch.inference_mode()
     def display(self) -> tuple[Tensor, int]:
@@ -282,6 +302,7 @@ class Trainer:
                 key=key if count == 1 else (*key, index),
                 part=self.world.part,
                 progress=progress,
+                augmentation=self.augmenter,
                 # The generator's graph is for its own update, which only the last round is followed by.
                 keep=count == 1 and last,
             )
@@ -332,7 +353,7 @@ class Trainer:
                 raise
             config = self.config
             message = (
-                f"train.batch: step {self.step + 1} of {self.family_name} needs more memory than the {self.device} has, with "
+                f"train.batch: step {self.step + 1} of {self.family.name} needs more memory than the {self.device} has, with "
                 f"{config.batch} images in {config.accumulate} micro-batch(es) on {self.world.size} worker(s). Double "
                 f"train.accumulate, or halve train.batch. ({str(error).split('. ')[0]})"
             )
@@ -418,7 +439,7 @@ class Trainer:
         with self._window.off_the_clock():
             path = None
             if self.world.rank == 0:
-                generator = describe(self.family_name, self.family, self._lineage())
+                generator = describe(self.family, self._lineage())
                 path = self._recovery.save(self.step, generator)
             self.world.barrier()
             self.observer.checkpoint(path, self.step)
@@ -427,7 +448,6 @@ class Trainer:
         """The averaged generator as an exported generator folder; call :meth:`settle` first."""
         save_generator(
             directory,
-            family_name=self.family_name,
             family=self.family,
             networks=self.averaged.networks,
             extra={**self._lineage(), "step": self.step, **extra},
@@ -440,11 +460,11 @@ def _decisive(config: TrainConfig, family_config: Any) -> dict[str, Any]:
     return {**train, **{f"model.{key}": value for key, value in as_dict(family_config).items()}}
 
 
-def _defaults(family_name: str, family_config: Any) -> dict[str, Any]:
+def _defaults(family: Family) -> dict[str, Any]:
     """What the settings were, by dotted name, in a checkpoint of an edition that did not know them."""
-    older = FAMILIES[family_name].older_settings(as_dict(family_config))
+    older = family.older_settings(as_dict(family.config))
     return {
-        **_decisive(TrainConfig(), type(family_config)()),
+        **_decisive(TrainConfig(), type(family.config)()),
         **{f"model.{name}": value for name, value in older.items()},
     }
 

@@ -36,7 +36,7 @@ def recommend(data: Path, device: str, as_json: bool) -> None:
     )
     for entry in found:
         cost = "-" if entry.hours is None else duration_about(entry.hours)
-        click.echo(f"{entry.family:<10}  {entry.thousand_images:>6} kimg  {cost:>10}  {entry.reason}")
+        click.echo(f"{entry.family:<10}  {entry.kimg:>6} kimg  {cost:>10}  {entry.reason}")
         if entry.problem:
             click.echo(textwrap.indent(textwrap.fill(entry.problem, 100), " " * 12))
     click.echo(f"\nIn params.yaml: model: {{family: {found[0].family}, preset: auto}}")

@@ -18,6 +18,7 @@ from gan_core.metrics.between import check_domains
 from gan_core.metrics.features import check_count
 from gan_core.metrics.inception import FEATURES
 from gan_core.presets.choose import Choice, choose
+from gan_core.presets.recipes import RECIPES
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
 from pipelines.settings.data import DataSettings
 from pipelines.settings.flow import FlowSettings
@@ -276,7 +277,7 @@ class Settings:
             f"evaluate.split: the prepared dataset has no split '{split}'; it has {', '.join(sorted(info.splits))}. "
             "Change it, or hold a test split out with ingest.test_share.",
         )
-        if not issubclass(FAMILIES[self.model.family], TranslationFamily):
+        if not FAMILIES[self.model.family].can(TranslationFamily):
             split = self.evaluate.split_for(info.splits, translates=False)
             check_count("evaluate.real", self.evaluate.real or 0, split, info.splits[split])
         elif info.kind != "paired":
@@ -316,7 +317,7 @@ def _parse(values: Mapping[str, Any]) -> Settings:
             values["model"]["preset"] = model["preset"]
     tune = values.get("tune")
     if isinstance(tune, Mapping) and tune.get("space") == "auto" and isinstance(model, Mapping):
-        values["tune"] = {**tune, "space": FAMILIES[model["family"]].searched(values["model"]["config"])}
+        values["tune"] = {**tune, "space": RECIPES[model["family"]].space(values["model"]["config"])}
     if "given" in values:
         raise SettingsError("Unknown setting 'given'.")
     settings = build(Settings, values)

@@ -48,7 +48,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
         dataset.pixels("train")  # decoded once here, mapped by every trial
         dataset.conditions("train")
         statistics = user_cache_dir() / "statistics"
-        if issubclass(FAMILIES[settings.model.family], NoiseFamily) or info.kind == "paired":
+        if FAMILIES[settings.model.family].can(NoiseFamily) or info.kind == "paired":
             say("tune", "measuring the real pictures that every trial is compared with")
             from gan_core.metrics.evaluate import real_moments
             from pipelines.tuning.trial import trial_extractor

@@ -15,7 +15,7 @@ import torch
 
 from gan_core.config import build
 from gan_core.data import PreparedDataset
-from gan_core.families import FAMILIES, family_config
+from gan_core.families import families_that_can, family_config
 from gan_core.families.noise import NoiseFamily
 from gan_core.nn import penalties
 from gan_core.precision import choose_device, has_bf16
@@ -32,7 +32,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 STEPS = {False: 2, True: 10}
 """In a block on a CPU: of networks whose step takes tens of milliseconds more, so that a block is not over at once."""
 QUICK = ("dcgan", "cgan")
-NAMES = tuple(name for name, kind in FAMILIES.items() if issubclass(kind, NoiseFamily))
+NAMES = tuple(families_that_can(NoiseFamily))
 # Images per second on one H200-class GPU, by family and resolution, with the settings of `auto`.
 RATES = {("dcgan", 64): 40_000, ("stylegan2", 128): 450, ("stylegan2", 256): 240}
 

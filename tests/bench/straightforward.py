@@ -8,7 +8,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from gan_core.families import Batch, Phase
+from gan_core.families import Batch, Phase, require
 from gan_core.families.noise import NoiseFamily
 from gan_core.nn import penalties
 from gan_core.nn.convolution import Conv2d, ConvTranspose2d
@@ -27,8 +27,7 @@ class NoiseLoop:
 
     def __init__(self, trainer: Trainer) -> None:
         """``trainer`` is in fp32 and is used up: its networks are this loop's from now on."""
-        family = trainer.family
-        assert isinstance(family, NoiseFamily)
+        family = require(trainer.family, NoiseFamily)
         self._trainer, self._turn, self._step = trainer, 0, 0
         family.joint = False
         for name, network in family.networks.items():

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan_core.data import PreparedDataset
+from gan_core.families import require
 from gan_core.families.pix2pix import UNet
 from gan_core.families.translation import TranslationFamily
 from gan_core.families.translation_layers import one_hot
@@ -39,8 +40,7 @@ class Straightforward:
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        family = trainer.family
-        assert isinstance(family, TranslationFamily)
+        family = require(trainer.family, TranslationFamily)
         self.config, self.shape = family.config, family.shape
         self.networks = {name: with_torchs_layers(network) for name, network in family.networks.items()}
         self._feed, self._turn = trainer._feed, 0

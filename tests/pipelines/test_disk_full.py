@@ -69,7 +69,7 @@ def test_a_projection_leaves_a_picture_and_its_styles_or_neither(tmp_path: Path,
     shape = ImageShape(channels=3, height=16, width=16)
     config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
     family = build_family("stylegan2", family_config("stylegan2", config), shape)
-    save_generator(tmp_path / "model", family_name="stylegan2", family=family)
+    save_generator(tmp_path / "model", family=family)
     place = tmp_path / "disk"
     out = place / "found.png"
     command = gantry("project", tmp_path / "model", pictures / "p00.png", "--steps", 2, "--out", out)
@@ -86,7 +86,7 @@ def test_an_enlarged_dataset_is_whole_or_not_there(tmp_path: Path) -> None:
     (data / "dataset.json").write_text(json.dumps({**described, "splits": {"train": 12, "test": 6}}))
     shape = ImageShape(channels=1, height=16, width=16, classes=2)
     family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
-    save_generator(tmp_path / "model", family_name="cgan", family=family, extra={"classes": ["0", "1"]})
+    save_generator(tmp_path / "model", family=family, extra={"classes": ["0", "1"]})
     place = tmp_path / "disk"
     command = gantry("augment", data, "--model", tmp_path / "model", "--per-class", 200, "--steps", 2, "--runs", 1)
     ended = run_on_small_disk([*command, "--out", place / "more"], place, size="32k", cwd=tmp_path)

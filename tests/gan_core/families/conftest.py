@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gan_core.data import PreparedDataset
-from gan_core.families import Batch, ImageShape, build_family, family_config
+from gan_core.families import Batch, ImageShape, build_family, family_config, require
 from gan_core.families.noise import NoiseFamily
 from gan_core.randomness import Slice
 from tests.datasets import blobs, write_prepared
@@ -38,9 +38,7 @@ def small(name: str, size: int = 16, channels: int = 1, classes: int = 2, /, **s
     """The family ``name`` with few maps and the same weights each time."""
     torch.manual_seed(0)
     shape = ImageShape(channels=channels, height=size, width=size, classes=classes)
-    family = build_family(name, family_config(name, {**SMALL[name], **settings}), shape)
-    assert isinstance(family, NoiseFamily)
-    return family
+    return require(build_family(name, family_config(name, {**SMALL[name], **settings}), shape), NoiseFamily)
 
 
 def some_batch(family: NoiseFamily, n: int = 8, keep: bool = True) -> Batch:

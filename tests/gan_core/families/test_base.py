@@ -47,9 +47,3 @@ def test_whether_a_family_can_make_a_picture_is_known_without_the_code_that_fill
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(SettingsError, match=r"not 65x64. Change ingest.size"):
         check_family("dcgan", family_config("dcgan", {}), ImageShape(channels=1, height=65, width=64))
-
-
-def test_the_nearest_resolution_goes_by_octaves_of_the_longer_side() -> None:
-    assert ImageShape(channels=1, height=28, width=28).nearest((32, 64, 128)) == 32
-    assert ImageShape(channels=1, height=96, width=64).nearest((32, 64, 128)) == 64
-    assert ImageShape(channels=1, height=96, width=64).nearest(()) == 0

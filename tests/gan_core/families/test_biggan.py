@@ -8,7 +8,6 @@ from torch import nn
 
 from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.families.biggan import PRESETS
 from gan_core.families.biggan_layers import (
     Attention,
     SpectralConv2d,
@@ -18,6 +17,7 @@ from gan_core.families.biggan_layers import (
     converge,
 )
 from gan_core.nn.penalties import orthogonal
+from gan_core.presets.recipes import BIGGAN
 from tests.gan_core.families.conftest import small, some_batch
 from tests.gan_core.families.updates import losses_of
 
@@ -97,7 +97,7 @@ def test_attention_is_at_64_pixels_of_both_networks_as_in_the_papers_tables(
     """Tables 4 and 5: behind the generator's block to 64x64, and behind the discriminator's to 64x64."""
     shape = ImageShape(channels=3, height=side, width=side, classes=1000)
     with torch.device("meta"):
-        networks = build_family("biggan", family_config("biggan", PRESETS[side]), shape).networks
+        networks = build_family("biggan", family_config("biggan", BIGGAN.model[side]), shape).networks
     generator, discriminator = networks["generator"], networks["discriminator"]
     assert (generator.attention.queries.in_channels, discriminator.attention.queries.in_channels) == maps
     assert (generator.blocks[blocks[0]].conv2.out_channels, discriminator.blocks[blocks[1]].conv2.out_channels) == maps

@@ -9,7 +9,8 @@ from torch import nn
 
 from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.families.r3gan import PRESETS, Block, R3gan
+from gan_core.families.r3gan import Block, R3gan
+from gan_core.presets.recipes import R3GAN
 from tests.gan_core.families.conftest import small, some_batch
 from tests.gan_core.families.updates import losses_of
 
@@ -29,7 +30,7 @@ def test_a_block_starts_as_the_identity_and_its_first_layers_are_scaled_down() -
 def test_there_is_no_normalisation_and_the_networks_mirror_each_other() -> None:
     shape = ImageShape(channels=3, height=64, width=64)
     with torch.device("meta"):
-        networks = build_family("r3gan", family_config("r3gan", PRESETS[64]), shape).networks
+        networks = build_family("r3gan", family_config("r3gan", R3GAN.model[64]), shape).networks
     modules = [module for network in networks.values() for module in network.modules()]
     assert not [module for module in modules if "Norm" in type(module).__name__]
     widths = {side: [stage[0].narrow.out_channels for stage in network.stages] for side, network in networks.items()}
@@ -88,7 +89,8 @@ def test_gamma_goes_along_a_cosine_over_the_burn_in() -> None:
 def test_gamma_goes_by_the_inverse_of_the_batch(size: int, batch: int, gamma: tuple[float, float] | None) -> None:
     """From the paper's tables: 0.05 to 0.005 at a batch of 512 for CIFAR-10, 2 to 0.2 at 256 for FFHQ at 64 pixels."""
     chosen = {
-        name: value for name, value, _ in R3gan.choose(ImageShape(channels=3, height=size, width=size), batch, 1000, {})
+        name: value
+        for name, value, _ in R3GAN.depends(ImageShape(channels=3, height=size, width=size), batch, 1000, {})
     }
     assert chosen == ({} if gamma is None else pytest.approx({"gamma": gamma[0], "final_gamma": gamma[1]}))
 

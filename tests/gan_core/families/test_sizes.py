@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from gan_core.families import ImageShape, _Unfilled, biggan, build_family, family_config, r3gan, stargan2
+from gan_core.families import ImageShape, _Unfilled, build_family, family_config
+from gan_core.presets.recipes import BIGGAN, R3GAN, STARGAN2
 
 
 def sizes(family: str, side: int, settings: dict[str, Any] | None = None, /, **data: Any) -> dict[str, int]:
@@ -49,7 +50,7 @@ def test_cgan_adds_embeddings_of_the_class_to_dcgans_networks(classes: int) -> N
 
 
 def test_biggan_at_128_pixels_has_the_sizes_of_the_authors_networks() -> None:
-    assert sizes("biggan", 128, biggan.PRESETS[128], classes=1000) == {
+    assert sizes("biggan", 128, BIGGAN.model[128], classes=1000) == {
         "generator": 70_433_988,
         "discriminator": 87_982_370,
     }
@@ -60,7 +61,7 @@ def test_biggan_at_256_pixels_has_one_block_more_than_at_128() -> None:
 
     The discriminator's attention is over 2 ch maps in place of ch.
     """
-    at128, at256 = (sizes("biggan", side, biggan.PRESETS[side], classes=1000) for side in (128, 256))
+    at128, at256 = (sizes("biggan", side, BIGGAN.model[side], classes=1000) for side in (128, 256))
     maps = 8 * 96
     block = 2 * (9 * maps**2 + maps) + maps**2 + maps
     # What scales and shifts each of a block's two norms: the embedding of 128 and a chunk of 20.
@@ -75,7 +76,7 @@ def attention(maps: int) -> int:
 
 def test_biggan_at_32_pixels_has_the_sizes_of_the_cifar_10_networks() -> None:
     """Three residual blocks of 256 maps, each norm with a scale and a shift of every class; four in the discriminator."""
-    assert sizes("biggan", 32, biggan.PRESETS[32], classes=10) == {"generator": 4_304_387, "discriminator": 4_207_361}
+    assert sizes("biggan", 32, BIGGAN.model[32], classes=10) == {"generator": 4_304_387, "discriminator": 4_207_361}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_stylegan2_has_the_sizes_that_were_published(side: int, base: int, gener
 
 def test_r3gan_at_256_pixels_has_the_sizes_of_the_papers_table() -> None:
     """Configuration E of table 2: 23.058 and 23.010 million."""
-    found = sizes("r3gan", 256, r3gan.PRESETS[256])
+    found = sizes("r3gan", 256, R3GAN.model[256])
     assert {name: round(count / 1e6, 3) for name, count in found.items()} == {
         "generator": 23.058,
         "discriminator": 23.010,
@@ -151,6 +152,6 @@ def test_stargan_v2_at_256_pixels_has_the_sizes_of_the_authors_networks(
     domains: int, downs: int, generator: int, mapping: int, style: int, discriminator: int
 ) -> None:
     """Tables 5 to 8; for CelebA-HQ the generator has one block more on each side (appendix E)."""
-    assert sizes("stargan2", 256, {**stargan2.PRESETS[256], "downs": downs}, classes=domains) == {
+    assert sizes("stargan2", 256, {**STARGAN2.model[256], "downs": downs}, classes=domains) == {
         **{"generator": generator, "mapping": mapping, "style": style, "discriminator": discriminator}
     }

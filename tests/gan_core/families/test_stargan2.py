@@ -78,7 +78,7 @@ def test_the_losses_are_the_papers() -> None:
 
 def test_a_style_from_another_picture(tmp_path: Path) -> None:
     family = stargan2()
-    save_generator(tmp_path, family_name="stargan2", family=family)
+    save_generator(tmp_path, family=family)
     generator = load_generator(tmp_path)
     images = torch.randint(0, 256, (2, 3, 20, 18), dtype=torch.uint8)
     references = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
@@ -92,7 +92,7 @@ def test_a_style_from_another_picture(tmp_path: Path) -> None:
 
 
 def test_who_takes_no_style_says_who_does(tmp_path: Path) -> None:
-    save_generator(tmp_path, family_name="stargan", family=small("stargan"))
+    save_generator(tmp_path, family=small("stargan"))
     images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     with pytest.raises(SettingsError, match="stargan takes no style from a picture; stargan2 does"):
         load_generator(tmp_path).translate_like(images, images, 1)

@@ -12,6 +12,7 @@ from gan_core.families import ImageShape, build_family, family_config
 from gan_core.families.stylegan2 import StyleGan2
 from gan_core.families.stylegan2_layers import Conv2d, Linear, ModulatedConv2d, activation_gain, with_deviation
 from gan_core.presets.choose import choose
+from gan_core.presets.recipes import STYLEGAN2
 from gan_core.randomness import Slice
 from tests.gan_core.families.conftest import small, some_batch
 from tests.gan_core.presets.test_choose import info
@@ -168,10 +169,10 @@ def test_the_mean_path_length_is_remembered() -> None:
 
 def test_gamma_is_chosen_from_pixels_and_batch() -> None:
     shape = ImageShape(channels=3, height=128, width=128)
-    ((name, value, reason),) = StyleGan2.choose(shape, 32, 1000, {})
+    ((name, value, reason),) = STYLEGAN2.depends(shape, 32, 1000, {})
     assert (name, value) == ("r1", pytest.approx(0.0002 * 128**2 / 32, rel=1e-2))
     assert "batch" in reason
-    small_pictures = StyleGan2.choose(ImageShape(channels=3, height=32, width=32), 256, 1000, {})
+    small_pictures = STYLEGAN2.depends(ImageShape(channels=3, height=32, width=32), 256, 1000, {})
     assert [choice[:2] for choice in small_pictures] == [("r1", pytest.approx(0.01 * 64 / 256))]
 
 

@@ -15,10 +15,11 @@ from gan_core.augment import AugmentConfig
 from gan_core.checkpoint import list_checkpoints, load_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
-from gan_core.families import FAMILIES, check_family, family_config
+from gan_core.families import FAMILIES, check_family, families_that_can, family_config
 from gan_core.families.base import ImageShape
 from gan_core.families.translation import TranslationFamily, in_rows
 from gan_core.inference.generator import load_generator
+from gan_core.presets.recipes import RECIPES
 from gan_core.training.feed import fixed_look
 from gan_core.training.health import diversity
 from gan_core.training.observer import Observer
@@ -47,7 +48,7 @@ def a_target(family: TranslationFamily) -> int | None:
 
 
 def test_every_family_is_tested() -> None:
-    assert sorted(SMALL) == sorted(name for name, kind in FAMILIES.items() if issubclass(kind, TranslationFamily))
+    assert sorted(SMALL) == families_that_can(TranslationFamily)
 
 
 # -- one step --------------------------------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ def test_data_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_preset_can_be_built(name: str) -> None:
-    for size, settings in FAMILIES[name].presets.items():
+    for size, settings in RECIPES[name].model.items():
         shape = ImageShape(channels=3, height=size, width=size, classes=2, condition_channels=3)
         check_family(name, family_config(name, settings), shape)
 
@@ -279,7 +280,7 @@ def test_every_preset_can_be_built(name: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_range_of_its_search_is_of_a_setting_that_makes_a_difference(variant: str) -> None:
     family = small(variant)
-    space = family.searched(family.config)
+    space = RECIPES[family.name].space(family.config)
     model = {key.removeprefix("model."): limits for key, limits in space.items() if key.startswith("model.")}
     assert all(limits["low"] < limits["high"] for limits in space.values())
     losses = {}

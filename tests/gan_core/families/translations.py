@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from gan_core.data import PreparedDataset
-from gan_core.families import Batch, ImageShape, build_family, family_config
+from gan_core.families import Batch, ImageShape, build_family, family_config, require
 from gan_core.families.translation import TranslationFamily
 from gan_core.randomness import Slice
 from gan_core.training.config import TrainConfig
@@ -44,9 +44,8 @@ def small(variant: str, size: int = 16, /, **settings: Any) -> TranslationFamily
     name, data = VARIANTS[variant]
     torch.manual_seed(0)
     shape = ImageShape(channels=3, height=size, width=size, **data)
-    family = build_family(name, family_config(name, {**SMALL[name], **SETTINGS.get(variant, {}), **settings}), shape)
-    assert isinstance(family, TranslationFamily)
-    return family
+    config = family_config(name, {**SMALL[name], **SETTINGS.get(variant, {}), **settings})
+    return require(build_family(name, config, shape), TranslationFamily)
 
 
 def some_pictures(n: int, channels: int, height: int = 16, width: int = 16, seed: int = 1) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gan_core import randomness
 from gan_core.families import FAMILIES, Batch, ImageShape, build_family, family_config
 from gan_core.presets.cost import memory, operations
+from gan_core.presets.recipes import RECIPES
 
 
 def test_the_cost_of_the_papers_dcgan_is_its_multiplications() -> None:
@@ -51,7 +52,7 @@ def shape_for(family: str, size: int = 32) -> ImageShape:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_memory_of_a_step_grows_with_its_images_and_shrinks_with_bf16(family: str) -> None:
-    shape, model = shape_for(family), FAMILIES[family].on_a_cpu
+    shape, model = shape_for(family), RECIPES[family].model_on_cpu
     needs = memory(family, shape, model, 32, keep=True, bf16=False)
     assert memory(family, shape, model, 64, keep=True, bf16=False) > needs
     assert memory(family, shape, model, 32, keep=True, bf16=True) < needs
@@ -81,7 +82,7 @@ def test_networks_and_their_optimisers_are_part_of_it() -> None:
 @pytest.mark.parametrize("name", ["dcgan", "r3gan"])
 def test_it_is_what_torch_allocates(name: str) -> None:
     """Beside torch's own count of a step that is computed, on this processor."""
-    shape, images, model = ImageShape(channels=3, height=32, width=32), 32, FAMILIES[name].on_a_cpu
+    shape, images, model = ImageShape(channels=3, height=32, width=32), 32, RECIPES[name].model_on_cpu
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         family = build_family(name, family_config(name, model), shape)
         batch = Batch(real=torch.rand(images, 3, 32, 32), labels=None, key=(0, 0, 0), part=randomness.Slice())

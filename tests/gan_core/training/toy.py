@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gan_core import randomness
-from gan_core.families import Batch, Family, ImageShape, Losses
+from gan_core.families import Batch, ImageShape, Losses
+from gan_core.families.noise import NoiseFamily
 from gan_core.nn.losses import logistic_discriminator, non_saturating_generator
 
 LATENT = 8
@@ -27,9 +28,10 @@ class ToyConfig:
     cured_after: int = 10**9
 
 
-class Toy(Family):
+class Toy(NoiseFamily):
     """Dense generator, dense discriminator, cross-entropy."""
 
+    name = "toy"
     Config = ToyConfig
 
     def __init__(self, config: ToyConfig, shape: ImageShape) -> None:

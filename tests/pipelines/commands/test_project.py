@@ -20,7 +20,7 @@ def _generator(tmp_path: Path) -> None:
     shape = ImageShape(channels=3, height=16, width=16)
     config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
     family = build_family("stylegan2", family_config("stylegan2", config), shape)
-    save_generator(tmp_path / "generator", family_name="stylegan2", family=family)
+    save_generator(tmp_path / "generator", family=family)
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -49,9 +49,7 @@ def test_a_generator_that_was_told_classes_asks_for_the_pictures(tmp_path: Path)
     shape = ImageShape(channels=3, height=16, width=16, classes=2)
     config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8, "conditional": True}
     family = build_family("stylegan2", family_config("stylegan2", config), shape)
-    save_generator(
-        tmp_path / "generator", family_name="stylegan2", family=family, extra={"classes": ["boot", "bag"], "step": 1}
-    )
+    save_generator(tmp_path / "generator", family=family, extra={"classes": ["boot", "bag"], "step": 1})
     Image.new("RGB", (16, 16)).save(tmp_path / "photo.png")
     arguments = [
         str(tmp_path / "generator"),

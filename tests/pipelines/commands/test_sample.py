@@ -29,7 +29,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(directory: Path, name: str, classes: int) -> Path:
     shape = ImageShape(channels=1, height=16, width=16, classes=classes)
     family = build_family(name, family_config(name, {"width": 4, "latent": 8}), shape)
-    save_generator(directory, family_name=name, family=family, extra={"classes": ["cat", "dog", "owl"][:classes]})
+    save_generator(directory, family=family, extra={"classes": ["cat", "dog", "owl"][:classes]})
     return directory
 
 
@@ -147,7 +147,7 @@ def styled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
     family = build_family("stylegan2", family_config("stylegan2", config), shape)
     folder = tmp_path_factory.mktemp("styled") / "generator"
-    save_generator(folder, family_name="stylegan2", family=family)
+    save_generator(folder, family=family)
     return folder
 
 
@@ -177,10 +177,10 @@ def test_a_table_that_cannot_be_is_refused(styled: Path, arguments: tuple[str, .
 
 
 def test_mixing_what_has_no_styles_is_refused(plain: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="dcgan has no styles to mix"):
+    with pytest.raises(SettingsError, match="dcgan cannot mix styles .* Families that can: stylegan2"):
         run(plain, "--mix", "--n", 2, "--out", tmp_path / "mix.png")
 
 
 def test_what_translates_is_sent_to_gantry_translate(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cyclegan makes no images from noise: give it some .gantry translate"):
+    with pytest.raises(SettingsError, match="cyclegan cannot make images from noise; it can translate images"):
         run(export_translator(tmp_path / "generator", "cyclegan"), "--out", tmp_path / "x.png")

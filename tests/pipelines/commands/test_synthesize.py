@@ -38,7 +38,7 @@ def generator(
     small = {"width": 4, "blocks": 1} if family == "stargan" else {"width": 4, "latent": 8}
     built = build_family(family, family_config(family, small), shape)
     extra = {"classes": list(classes), "dataset": dataset}
-    save_generator(directory, family_name=family, family=built, extra=extra)
+    save_generator(directory, family=built, extra=extra)
     return directory
 
 

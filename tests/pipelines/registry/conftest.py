@@ -33,7 +33,7 @@ def generator_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("export") / "generator"
     shape = ImageShape(channels=1, height=16, width=16)
     family = build_family("dcgan", family_config("dcgan", {"width": 4, "latent": 8}), shape)
-    save_generator(directory, family_name="dcgan", family=family, extra={"step": 7, "dataset": "d" * 64})
+    save_generator(directory, family=family, extra={"step": 7, "dataset": "d" * 64})
     return directory
 
 

@@ -41,14 +41,14 @@ def drawing() -> Generator:
     """A generator that takes classes of hostile names."""
     shape = ImageShape(channels=1, height=16, width=16, classes=3)
     family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
-    return Generator(family, describe("cgan", family, {"classes": HOSTILE}), "f" * 64)
+    return Generator(family, describe(family, {"classes": HOSTILE}), "f" * 64)
 
 
 @pytest.fixture
 def translating() -> Generator:
     """A generator that translates between domains of hostile names."""
     family = small("stargan")
-    return Generator(family, describe("stargan", family, {"classes": HOSTILE}), "f" * 64)
+    return Generator(family, describe(family, {"classes": HOSTILE}), "f" * 64)
 
 
 def test_names_of_classes_make_nothing_but_text(drawing: Generator, translating: Generator) -> None:

@@ -260,7 +260,7 @@ def test_the_card_of_a_generator_that_was_told_classes_says_how_to_ask_for_one(
     shape = ImageShape(channels=1, height=16, width=16, classes=2)
     family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
     extra = {"step": 1, "dataset": "d" * 64, "classes": names}
-    save_generator(tmp_path / "generator", family_name="cgan", family=family, extra=extra)
+    save_generator(tmp_path / "generator", family=family, extra=extra)
     version = register(generator_dir=tmp_path / "generator").version
     card = (artifacts(client, version) / "README.md").read_text()
     assert '{"n": 4, "seed": 0, "label": 0}' in card
@@ -324,7 +324,7 @@ def test_the_figures_are_kept_with_the_version(register, client):
 def test_a_figure_of_another_generator_is_not_registered(register, client, tmp_path):
     shape = ImageShape(channels=1, height=16, width=16)
     family = build_family("dcgan", family_config("dcgan", {"width": 4, "latent": 9}), shape)
-    save_generator(tmp_path / "other", family_name="dcgan", family=family, extra={"step": 7, "dataset": "d" * 64})
+    save_generator(tmp_path / "other", family=family, extra={"step": 7, "dataset": "d" * 64})
     figure = Figure(name="fid", value=1.0, protocol=PROTOCOL, generator_digest=generator_digest(tmp_path / "other"))
     with pytest.raises(TrackingError, match="The fid to register was measured of another generator"):
         register(figure=figure.as_dict())

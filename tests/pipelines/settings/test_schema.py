@@ -9,6 +9,7 @@ import yaml
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError, SettingsError
 from gan_core.families import FAMILIES
+from gan_core.presets.recipes import RECIPES
 from pipelines.settings.schema import load_settings
 from pipelines.settings.tracking_uri import URI_VARIABLES
 from tests.datasets import blobs, write_prepared
@@ -147,7 +148,7 @@ def test_the_shape_that_ingestion_prepares_is_one_that_the_family_makes(tmp_path
 
 def of_family(tmp_path: Path, family: str, **sections: dict) -> Path:
     """A params.yaml for ``family``, trained by its recipe."""
-    recipe = {"steps": 10, **FAMILIES[family].recipe}
+    recipe = {"steps": 10, **RECIPES[family].train}
     plain = yaml.safe_load(changed(tmp_path, tune={"space": "auto"}, **sections).read_text())
     plain["model"], plain["train"] = {"family": family}, {**recipe, **sections.get("train", {})}
     path = tmp_path / "params.yaml"
@@ -158,7 +159,7 @@ def of_family(tmp_path: Path, family: str, **sections: dict) -> Path:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_a_search_space_around_its_own_recipe(tmp_path: Path, family: str) -> None:
     settings = load_settings(of_family(tmp_path, family))
-    assert list(settings.tune.space) == list(FAMILIES[family].search)
+    assert list(settings.tune.space) == list(RECIPES[family].search)
     assert {"train.generator_lr", "train.discriminator_lr"} < set(settings.tune.space)
     assert settings.with_values({"tune.trials": 2}).tune.space == settings.tune.space
 
