@@ -94,3 +94,10 @@ def test_what_is_called_without_a_say_is_reached() -> None:
 def test_what_auto_chooses_determines_search_and_training() -> None:
     stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert all("pipelines/stages/auto.py" in stages[stage]["deps"] for stage in ("tune", "train"))
+
+
+@pytest.mark.parametrize("place", ["gan_core/presets/recipes.py", "pipelines/commands/run.py"])
+def test_a_change_of_recipes_or_commands_reruns_no_stage(place: str) -> None:
+    stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert (CHECKOUT / place).is_file()
+    assert [name for name, stage in stages.items() if covered(place, set(stage["deps"]))] == []
