@@ -1,7 +1,6 @@
 """Files that are either whole or absent, and digests of their content."""
 
 import errno
-import fcntl
 import functools
 import glob
 import hashlib
@@ -18,6 +17,7 @@ from typing import Any
 
 from gan_core.disk import refusal, with_place
 from gan_core.errors import DamagedFileError
+from gan_core.locks import lock, try_lock
 
 _LONGEST_NAME = 100
 """Bytes of a name, beyond which its temporary folder is named by a digest: some file systems end at 143 (eCryptfs)."""
@@ -47,7 +47,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     temporary = holder / path.name
     held_open = os.open(holder, os.O_RDONLY)
     with suppress(OSError):  # where nothing can be locked, nothing is taken for stale either
-        fcntl.flock(held_open, fcntl.LOCK_EX)
+        lock(held_open)
     try:
         with naming(path):
             yield temporary
@@ -113,8 +113,8 @@ def remove_stale(path: Path) -> None:
                 continue
             descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(holder)
+                if try_lock(descriptor):
+                    shutil.rmtree(holder)
             finally:
                 os.close(descriptor)
 
@@ -128,29 +128,6 @@ def link_or_copy(source: Path | str, target: Path | str) -> None:
     except OSError as error:  # another file system, or one without hard links
         _LOG.info("Copying %s: it cannot be hard-linked (%s).", source, error)
         shutil.copy2(source, target)
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Hold ``folder`` for this process alone, for the length of the block: yields False where another one holds it.
-
-    The folder is made; one that was not there before and is empty at the end goes again.
-    """
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
-        if new:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def obstacle(path: Path, *, folder: bool = False) -> str | None:

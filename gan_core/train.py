@@ -22,8 +22,9 @@ from gan_core.data import PreparedDataset
 from gan_core.disk import what_failed
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
-from gan_core.files import held, write_text
+from gan_core.files import write_text
 from gan_core.images.grid import save_sheet
+from gan_core.locks import folder_lock
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
 from gan_core.presets.choose import Choice, choose
@@ -166,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings(options)  # what is wrong with them is said before anything is made
     if options.out.exists() and not options.out.is_dir():
         raise SettingsError(f"--out: {options.out} is a file. Name a folder, new or of an earlier run.")
-    with held(options.out) as ours:
+    with folder_lock(options.out) as ours:
         if not ours:
             raise SettingsError(
                 f"--out: another process trains into {options.out} now. Wait until it ends, or name another folder."

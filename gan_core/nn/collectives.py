@@ -1,13 +1,54 @@
-"""What a loss needs of all workers that train together: a mean, or the rows of all."""
+"""Communication among the workers that train together: the only module that calls torch.distributed.
+
+Without a process group there is one worker, and every function returns at once what that one has.
+"""
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
+def _is_initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def count() -> int:
     """How many workers train together; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if _is_initialized() else 0
+
+
+@torch.no_grad()
+def average(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its mean over all workers, in one all-reduce."""
+    if count() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= count()
+    pieces = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)])
+
+
+def broadcast_from_first(value: Any) -> Any:
+    """What rank 0 calls this with, on every worker; pickled."""
+    if count() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait for all workers."""
+    if count() > 1:
+        dist.barrier()
 
 
 def mean_over_workers(tensor: Tensor) -> Tensor:

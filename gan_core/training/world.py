@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from gan_core.errors import GantryError
+from gan_core.nn import collectives
 from gan_core.randomness import Slice
 
 
@@ -27,23 +27,16 @@ class World:
     @classmethod
     def current(cls) -> "World":
         """The world of torch's default process group, or a world of one."""
-        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else cls()
+        return cls(collectives.rank(), collectives.count())
 
     @property
     def part(self) -> Slice:
         """This worker's rows of what all draw together."""
         return Slice(self.rank, self.size)
 
-    @torch.no_grad()
     def average(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over all workers, in one all-reduce."""
-        if self.size == 1 or not tensors:
-            return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        dist.all_reduce(flat)
-        flat /= self.size
-        pieces = flat.split([tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(tensors, [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)])
+        collectives.average(tensors)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average gradients over all workers; a missing gradient counts as zero, also in a world of one.
@@ -70,15 +63,11 @@ class World:
                 result = work()
             except GantryError as raised:
                 error = raised
-        if self.size > 1:
-            verdict = [error]
-            dist.broadcast_object_list(verdict, src=0)
-            error = verdict[0]
+        error = collectives.broadcast_from_first(error)
         if error is not None:
             raise error
         return result
 
     def barrier(self) -> None:
         """Wait for all workers."""
-        if self.size > 1:
-            dist.barrier()
+        collectives.barrier()

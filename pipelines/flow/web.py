@@ -8,7 +8,6 @@
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import secrets
@@ -29,6 +28,7 @@ from typing import Literal
 
 from gan_core.errors import StageError
 from gan_core.files import replacing
+from gan_core.locks import lock
 from pipelines.flow.door import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
 from pipelines.runtime.guard import guarded
 from pipelines.runtime.redaction import keep_secret
@@ -61,7 +61,7 @@ def own_auth(root: Path) -> str:
     path = auth_file(root)
     folder = os.open(private_folder(path.parent), os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # of two processes, the second takes what the first has made
+        lock(folder)  # of two processes, the second takes what the first has made
         with contextlib.suppress(FileNotFoundError):
             # One that others could read once is no secret any more.
             if not stat.S_IMODE(path.stat().st_mode) & 0o077 and (auth := path.read_text(encoding="ascii").strip()):

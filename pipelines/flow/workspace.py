@@ -6,7 +6,6 @@ where a later run of the same stage key resumes; results are in the shared cache
 """
 
 import datetime
-import fcntl
 import logging
 import os
 import re
@@ -23,6 +22,7 @@ from typing import Any
 import yaml
 
 from gan_core.errors import DataError, SettingsError, StageError, nearest
+from gan_core.locks import try_lock
 from pipelines.runtime.account import git_signature
 from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, GitError, run_git
@@ -324,14 +324,12 @@ def alone(root: Path) -> Iterator[None]:
     path = var_directory(root) / "run.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno()):
             file.seek(0)
             raise StageError(
                 f"A run is going on in {root} ({file.read().strip() or 'of another process'}). Wait for it, or end it. A "
                 "commit can be run beside it: gantry run --revision HEAD."
-            ) from None
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()}, since {datetime.datetime.now():%Y-%m-%d %H:%M}")
         file.flush()

@@ -1,6 +1,5 @@
 """Work directories: where a stage's work in progress lives, held by one process at a time."""
 
-import fcntl
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from gan_core.errors import DamagedFileError, StageError
 from gan_core.files import link_or_copy, read_json, replacing, sha256_json, write_json
+from gan_core.locks import try_lock
 from pipelines.runtime.guard import identity, kin_to_watch, lives
 
 LOG = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def work_directory(
     lock = _lock_path(directory)
     deadline = time.monotonic() + orphan_seconds
     waiting = False
-    while (held := _try_lock(lock)) is None:
+    while (held := _lock(lock)) is None:
         holder = _holder(lock)
         orphan = bool(holder) and not all(lives(kin) for kin in holder.get("kin", []))
         if (holder and not orphan) or time.monotonic() > deadline:
@@ -125,7 +125,7 @@ def prune(directory: Path) -> list[Path]:
     for other in sorted(directory.parent.iterdir()):
         if other == directory or not other.is_dir() or not (other / FINISHED).is_file():
             continue
-        held = _try_lock(_lock_path(other))
+        held = _lock(_lock_path(other))
         if held is None:
             continue
         try:
@@ -141,16 +141,15 @@ def _lock_path(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.lock")
 
 
-def _try_lock(path: Path) -> int | None:
+def _lock(path: Path) -> int | None:
     """An open descriptor that holds the lock, or None where another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
+            if not try_lock(descriptor):
+                os.close(descriptor)
+                return None
         except BaseException:
             os.close(descriptor)
             raise

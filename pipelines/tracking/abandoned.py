@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from gan_core.locks import locked
 from pipelines.runtime.guard import lives
-from pipelines.tracking.events import EVENTS, append, exclusive, find_logs, read_events
+from pipelines.tracking.events import EVENTS, append, find_logs, read_events
 
 _LAST_LINE = 4096
 
@@ -29,7 +30,7 @@ def _end(folder: Path) -> Iterator[str]:
     try:
         if _is_finished(descriptor):
             return
-        with exclusive(descriptor):  # whoever opens the run now is seen below, or comes after
+        with locked(descriptor):  # whoever opens the run now is seen below, or comes after
             name, last = folder.name, 0
             processes: list[str | None] = []
             for event, _ in read_events(folder):

@@ -11,7 +11,6 @@ Writers append under an exclusive lock on ``events.jsonl``; a line that a killed
 next writer and skipped by readers.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,7 +18,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,6 @@ def find_logs(directory: Path | str) -> list[Path]:
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-@contextmanager
-def exclusive(descriptor: int) -> Iterator[None]:
-    """Hold the exclusive advisory lock of an open file; the system drops it when the process dies."""
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def append(descriptor: int, event: Event) -> None:

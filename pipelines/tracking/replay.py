@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gan_core.files import read_json, write_json
+from gan_core.locks import locked
 from pipelines.runtime.account import user_name
 from pipelines.tracking.events import (
     ARTIFACTS,
@@ -24,7 +25,6 @@ from pipelines.tracking.events import (
     REFUSED,
     Event,
     count_events,
-    exclusive,
     now_ms,
     read_events,
 )
@@ -336,6 +336,6 @@ def _remove_artifacts(folder: Path, cursor: Cursor) -> None:
     """Remove what a killed writer left in the copies of a finished log, unless someone has begun to write again."""
     if not (folder / ARTIFACTS).is_dir():
         return
-    with open(folder / EVENTS, "rb") as file, exclusive(file.fileno()):
+    with open(folder / EVENTS, "rb") as file, locked(file.fileno()):
         if os.fstat(file.fileno()).st_size == cursor.offset:
             shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)

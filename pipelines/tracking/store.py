@@ -1,7 +1,6 @@
 """The way to MLflow: how to connect, and what its errors mean. MLflow is imported on first use (seconds)."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from gan_core.disk import with_place
 from gan_core.errors import TrackingError
 from gan_core.files import remove_stale, replacing
+from gan_core.locks import file_lock
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, URI_VARIABLES, resolve_uri
 from pipelines.tracking.sqlite_file import check_database, damaged, is_damage
@@ -72,7 +72,7 @@ def connect(uri: str, *, make: bool = True) -> "MlflowClient":
             f"There is no tracking database {database} yet. Run the pipeline first (gantry run), or check {uri_setting()}."
         )
     database.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(database.with_name(f".{database.name}.lock")), quiet("mlflow"):
+    with file_lock(database.with_name(f".{database.name}.lock")), quiet("mlflow"):
         if _is_unfinished(database):
             _make_database(database)
         remove_stale(database)  # of a process that was killed while it made it, after another one had
@@ -260,13 +260,6 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
     if not uri.startswith(SQLITE):
         return None
     return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / experiment).as_uri()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -1,19 +1,18 @@
 """All event logs under a folder: what waits, and one pass that sends it."""
 
-import fcntl
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.disk import what_failed, with_place
+from gan_core.locks import file_lock, locked
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, resolve_uri
-from pipelines.tracking.events import EVENTS, REFUSED, exclusive, find_logs, read_events
+from pipelines.tracking.events import EVENTS, REFUSED, find_logs, read_events
 from pipelines.tracking.replay import Cursor, Replayer
 from pipelines.tracking.store import connect, ensure_experiment, find_run_id, is_refusal, short
 
@@ -46,7 +45,7 @@ def prune(directory: Path | str, days: float = KEPT_DAYS) -> list[Path]:
         if cursor is None or (folder / REFUSED).exists():
             continue
         shipped = cursor.status != "RUNNING" and cursor.nested_in == cursor.parent_key
-        with suppress(FileNotFoundError), open(folder / EVENTS, "rb") as file, exclusive(file.fileno()):
+        with suppress(FileNotFoundError), open(folder / EVENTS, "rb") as file, locked(file.fileno()):
             state = os.fstat(file.fileno())
             if shipped and state.st_size == cursor.offset and time.time() - state.st_mtime > days * 86400:
                 shutil.rmtree(folder)
@@ -82,7 +81,7 @@ class LogTree:
         ]
         if not folders:
             return Pass(waiting=0)
-        with self._alone() as alone:
+        with file_lock(self._directory / LOCK, patience=0) as alone:
             trouble = self._send_each(folders) if alone else None
         waiting = sum(self._waiting(folder) for folder in folders)
         if trouble is None:
@@ -181,17 +180,6 @@ class LogTree:
             cursor = Cursor.load(folder, self.destination)
             return cursor.waiting(folder) if cursor.destination == self.destination else 0
         return 0
-
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Hold the lock that keeps two shippers off the same logs, or yield False when another has it."""
-        with open(self._directory / LOCK, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
 
 
 def _size(folder: Path) -> int | None:

@@ -1,10 +1,8 @@
 """What one Ray Train worker does: run gan_core's trainer, tell of metrics, pictures and checkpoints."""
 
-import fcntl
 import json
 import logging
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError, StageError
 from gan_core.files import link_or_copy, read_json, write_json
 from gan_core.images.grid import save_sheet
+from gan_core.locks import file_lock
 from gan_core.metrics.protocol import Figure
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
@@ -110,16 +109,9 @@ def work_as_one(values: dict[str, Any]) -> None:
 @contextmanager
 def _only_trainer(path: Path, patience: float = 60.0) -> Iterator[None]:
     """Hold the lock of a work directory; raises StageError when another trainer keeps it for ``patience`` seconds."""
-    with open(path, "a", encoding="utf-8") as file:
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StageError(f"Another trainer holds {path}. End it, then run the stage again.") from None
-                time.sleep(0.5)
+    with file_lock(path, patience=patience) as ours:
+        if not ours:
+            raise StageError(f"Another trainer holds {path}. End it, then run the stage again.")
         yield
 
 

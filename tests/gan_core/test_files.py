@@ -1,6 +1,5 @@
 """Files are whole or absent; digests name content."""
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -8,8 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gan_core import files
 from gan_core.disk import what_failed
@@ -121,17 +118,6 @@ def test_a_file_is_linked_or_else_copied(tmp_path: Path, monkeypatch: pytest.Mon
     assert os.path.samefile(tmp_path / "one", tmp_path / "two") == (error is None)
 
 
-def test_a_folder_is_held_by_one_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    with files.held(folder) as first, files.held(folder) as second:
-        assert (first, second) == (True, False)
-    assert not folder.exists(), "what was made for it and stayed empty is gone"
-    with files.held(folder) as again:
-        assert again
-        (folder / "result").touch()
-    assert (folder / "result").exists()
-
-
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     for name in ("first", "second"):
@@ -217,27 +203,3 @@ def test_sha256_file_is_the_sum_of_the_content(tmp_path: Path) -> None:
 def test_sha256_json_does_not_depend_on_the_order_of_keys_but_on_values() -> None:
     assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json({"b": 2, "a": 1})
     assert files.sha256_json({"a": 1}) != files.sha256_json({"a": 2})
-
-
-@given(steps=st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=20))
-def test_a_folder_is_held_by_one_at_a_time_whoever_comes_and_goes(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, bool]]
-) -> None:
-    """Each of four comes or goes at each step: whoever comes gets the folder when nobody has it, and only then."""
-    folder = tmp_path_factory.mktemp("held") / "folder"
-    folder.mkdir()
-    inside: dict[int, contextlib.ExitStack] = {}
-    owner = None
-    for who, comes in steps:
-        if comes and who not in inside:
-            inside[who] = contextlib.ExitStack()
-            got = inside[who].enter_context(files.held(folder))
-            assert got == (owner is None)
-            owner = who if got else owner
-        elif not comes and who in inside:
-            inside.pop(who).close()
-            owner = None if owner == who else owner
-    for stack in inside.values():
-        stack.close()
-    with files.held(folder) as free:
-        assert free

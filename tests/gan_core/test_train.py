@@ -14,8 +14,8 @@ from gan_core import train
 from gan_core.errors import DataError, SettingsError
 from gan_core.families import FAMILIES
 from gan_core.families.dcgan import DcganConfig
-from gan_core.files import held
 from gan_core.inference.generator import load_generator
+from gan_core.locks import folder_lock
 from gan_core.training.config import TrainConfig
 from tests.datasets import blobs, write_prepared
 
@@ -107,7 +107,7 @@ def test_what_cannot_work_is_an_error_that_leaves_nothing_behind(
 
 def test_two_processes_never_train_into_one_folder(tmp_path: Path) -> None:
     data, out = write_prepared(tmp_path / "data", blobs(8)), tmp_path / "out"
-    with held(out), pytest.raises(SettingsError, match="another process trains into .*out now"):
+    with folder_lock(out), pytest.raises(SettingsError, match="another process trains into .*out now"):
         train.main(["--data", str(data), "--out", str(out), "--device", "cpu"])
     assert not out.exists()
 

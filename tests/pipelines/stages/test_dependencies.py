@@ -15,6 +15,7 @@ WITHOUT_A_SAY = {
     "gan_core/errors.py",
     "gan_core/download",  # what it brings is checked by its SHA-256 sum, and those sums are in weights.py
     "gan_core/files.py",
+    "gan_core/locks.py",
 }
 """Without influence on what a stage makes."""
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.tracking.events import EVENTS, append, count_events, exclusive, find_logs, log_folder, read_events
+from gan_core.locks import locked
+from pipelines.tracking.events import EVENTS, append, count_events, find_logs, log_folder, read_events
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
@@ -31,7 +32,7 @@ def written(folder: Path, events: list[dict[str, Any]]) -> None:
     """Append ``events`` as a writer does."""
     descriptor = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
-        with exclusive(descriptor):
+        with locked(descriptor):
             for event in events:
                 append(descriptor, event)
     finally:
