@@ -20,7 +20,7 @@ from gan_core.images import drawing
 from gan_core.images.archive_names import LONGEST_LINK, is_link, link_target, zip_members
 from gan_core.images.pictures import PictureError
 
-SUFFIXES = frozenset(
+PICTURE_SUFFIXES = frozenset(
     (
         *(".apng", ".avif", ".avifs", ".bmp", ".bw", ".dds", ".dib", ".gif", ".icb", ".ico", ".j2c", ".j2k"),
         *(".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pcx", ".pfm", ".pgm"),
@@ -93,8 +93,7 @@ class PictureFiles:
         """The file of a picture; raises what the system or the archive says where that cannot be."""
         if self._zip is not None:
             return self._zip.open(self._members[name])
-        place = self.path if self.is_single else self.path / name
-        return open(place, "rb", buffering=0, opener=open_at_once)
+        return open(self._place(name), "rb", buffering=0, opener=_open_at_once)
 
     def read(self, name: str) -> bytes:
         """The content of a picture file.
@@ -103,18 +102,18 @@ class PictureFiles:
             PictureError: unreadable, too-many-bytes.
         """
         try:
-            with self.open(name) as file:
-                if self._zip is None:
-                    check_regular(file.fileno())
-                # One read of a plain file may give less than is asked for; its size has been checked.
-                content = file.read() if self._zip is None else file.read(MAX_FILE_BYTES + 1)
+            if self._zip is None:
+                content = read_picture_file(self._place(name))
+            else:
+                with self.open(name) as file:
+                    content = file.read(MAX_FILE_BYTES + 1)
         except _OF_A_ZIP as error:
             said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
             if "encrypted" in said:  # and the whole record of the member
                 said = "it is encrypted; unpack the zip with its password, and give the folder"
             raise PictureError("unreadable", said.rstrip(".")) from error
         if len(content) > MAX_FILE_BYTES:
-            raise too_many_bytes()
+            raise _too_many_bytes()
         return content
 
     def load(self, name: str) -> bytes | np.ndarray:
@@ -135,6 +134,9 @@ class PictureFiles:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _place(self, name: str) -> Path:
+        return self.path if self.is_single else self.path / name
 
     def _open_zip(self, encoding: str | None) -> None:
         try:
@@ -170,7 +172,7 @@ class PictureFiles:
         return info if target is None else self._members.get(target, info)
 
     def _is_picture(self, name: str) -> bool:
-        if _by_suffix(name):
+        if has_picture_suffix(name):
             return True
         try:
             with self.open(name) as file:
@@ -181,7 +183,7 @@ class PictureFiles:
 
 def is_picture(path: str | Path) -> bool:
     """Whether a file is meant to be a picture: by the end of its name, else by how its content begins."""
-    if _by_suffix(path):
+    if has_picture_suffix(path):
         return True
     if not os.path.isfile(path):
         return False  # reading a pipe would wait for somebody to write
@@ -272,27 +274,34 @@ def kinds(files: Sequence[str]) -> str:
     return f"{len(files)} file{'s' if len(files) > 1 else ''} ({told}{more})"
 
 
-def open_at_once(path: str, flags: int) -> int:
+def read_picture_file(path: str | Path) -> bytes:
+    """The content of a picture file on the disk; a pipe or a device is not waited for.
+
+    Raises:
+        PictureError: unreadable (a pipe or a device), too-many-bytes.
+        OSError: it cannot be opened or read.
+    """
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError("unreadable", "it is a pipe or a device, and no file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise _too_many_bytes()
+        return file.read()
+
+
+def has_picture_suffix(path: str | Path) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    return os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES
+
+
+def _open_at_once(path: str, flags: int) -> int:
     """An ``opener`` for :func:`open` that does not wait at a pipe until somebody writes."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def check_regular(descriptor: int) -> None:
-    """Raise PictureError where an open file cannot be read whole: unreadable (a pipe or a device), too-many-bytes."""
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise PictureError("unreadable", "it is a pipe or a device, and no file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise too_many_bytes()
-
-
-def too_many_bytes() -> PictureError:
-    """The reject for a file larger than any picture."""
+def _too_many_bytes() -> PictureError:
     return PictureError("too-many-bytes", f"more than {MAX_FILE_BYTES} bytes in one file")
-
-
-def _by_suffix(path: str | Path) -> bool:
-    return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 def _refuse_other_archives(path: Path) -> None:

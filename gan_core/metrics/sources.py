@@ -163,7 +163,7 @@ class Unchanged(DatasetSplit):
             yield prepare(as_answer(part, info.channels, info.derived))
 
 
-class PictureFiles:
+class PictureFolder:
     """All pictures in a folder and the folders in it, or in a zip, of any sizes.
 
     A picture that cannot be read is left out of the batches and named in ``unreadable``.

@@ -12,7 +12,7 @@ from gan_core.images.files import kinds
 from gan_core.inference.generator import DESCRIPTION, load_generator
 from gan_core.metrics.evaluate import fid as fid_of
 from gan_core.metrics.inception import FEATURES, load_inception
-from gan_core.metrics.sources import DatasetSplit, PictureFiles, Samples, Source
+from gan_core.metrics.sources import DatasetSplit, PictureFolder, Samples, Source
 from gan_core.precision import choose_device
 from pipelines.registry.find import generator_folder
 from pipelines.settings.tracking_uri import project_tracking_uri
@@ -84,11 +84,11 @@ def fid(
 def _say_left_out(*sources: Source) -> dict[str, dict[str, str]]:
     """Say which files were not measured; gives those that are pictures, with the reason, by the folder or zip."""
     for source in sources:
-        if isinstance(source, PictureFiles) and source.files.others:
+        if isinstance(source, PictureFolder) and source.files.others:
             click.echo(f"{source.path}: left aside {kinds(source.files.others)} that are no pictures.", err=True)
         for name, why in source.unreadable.items():
             click.echo(f"{source.name}: {name} cannot be read and is left out: {why}", err=True)
-    paths = [source for source in sources if isinstance(source, PictureFiles) and source.unreadable]
+    paths = [source for source in sources if isinstance(source, PictureFolder) and source.unreadable]
     return {str(source.path): dict(source.unreadable) for source in paths}
 
 
@@ -121,4 +121,4 @@ def _source(path: Path, *, split: str, seed: int, device: str, encoding: str | N
         return Samples(generator.sample, seed=seed, digest=generator.digest, name=path.name)
     if (path / DATASET_FILE).is_file() and next(path.glob("*.parquet"), None) is not None:
         return DatasetSplit(PreparedDataset(path), split)
-    return PictureFiles(path, encoding)
+    return PictureFolder(path, encoding)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from gan_core.errors import SettingsError
 from gan_core.files import obstacle, replacing
-from gan_core.images.files import SUFFIXES
+from gan_core.images.files import has_picture_suffix
 from gan_core.images.grid import contact_sheet, save_sheet
 from gan_core.inference.generator import Generator, load_generator
 from gan_core.precision import choose_device
@@ -89,7 +89,7 @@ def _kind(out: Path, seed: int) -> str:
         SettingsError: it is another kind of picture by its name, or something is in its place.
     """
     kind = out.suffix.lower() if out.suffix.lower() in (".png", ".gif") else ""
-    if not kind and out.suffix.lower() in SUFFIXES and not out.is_dir():
+    if not kind and has_picture_suffix(out) and not out.is_dir():
         raise SettingsError(f"--out {out}: one picture is a .png or a .gif; name one of these, or a folder.")
     found = obstacle(out, folder=not kind)
     if not (found or kind) and any(out.glob(f"{_stem(seed)}-*.png")):

@@ -19,7 +19,7 @@ from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape
 from gan_core.files import replacing
 from gan_core.images import bounded, pictures
-from gan_core.images.files import SUFFIXES, PictureFiles, check_regular, drawn, is_drawing, kinds, open_at_once
+from gan_core.images.files import PictureFiles, drawn, has_picture_suffix, is_drawing, kinds, read_picture_file
 from gan_core.inference.conditions import (
     Condition,
     domain_names,
@@ -142,7 +142,7 @@ def plan(files: PictureFiles, out: Path) -> list[Task]:
         SettingsError: ``out`` cannot take the pictures of ``files``.
     """
     source, names, suffix = files.path, files.names, out.suffix.lower()
-    if (suffix in SUFFIXES | {".zip"} or is_drawing(out.name)) and not out.is_dir():
+    if (suffix == ".zip" or has_picture_suffix(out) or is_drawing(out.name)) and not out.is_dir():
         if not files.is_single:
             raise SettingsError(
                 f"{source} may hold many pictures: OUT is a folder, and '{out.name}' reads like a file."
@@ -285,9 +285,7 @@ def _read_ahead(
 def _reference(like: Path, generator: Generator) -> torch.Tensor:
     """The picture at ``like`` in the generator's shape; raises SettingsError and DataError."""
     try:
-        with open(like, "rb", opener=open_at_once) as file:
-            check_regular(file.fileno())
-            return torch.from_numpy(read_reference(drawn(like.name, file.read()), generator))
+        return torch.from_numpy(read_reference(drawn(like.name, read_picture_file(like)), generator))
     except (pictures.PictureError, OSError) as error:
         raise DataError(f"--like {like} cannot be read as a picture ({error}). Give another one.") from error
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gan_core.images.files import check_regular, drawn, is_clutter, open_at_once, raise_unlistable
+from gan_core.images.files import drawn, is_clutter, raise_unlistable, read_picture_file
 from gan_core.images.files import kinds as kinds
 from gan_core.images.files import partition as partition
 from gan_core.images.files import walk_files as walk_files
@@ -117,9 +117,7 @@ class FileReader:
 
     def _bytes(self, entry: Entry) -> bytes:
         try:
-            with open(self._prefix + entry.file, "rb", buffering=0, opener=open_at_once) as file:
-                check_regular(file.fileno())
-                return file.read()
+            return read_picture_file(self._prefix + entry.file)
         except OSError as error:
             raise PictureError("unreadable", f"{type(error).__name__}: {error.strerror}") from error
 

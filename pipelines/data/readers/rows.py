@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gan_core.errors import DataError
-from gan_core.images.files import SUFFIXES
+from gan_core.images.files import has_picture_suffix
 from pipelines.data.readers.base import Reject, partition, split_name, walk_files
 from pipelines.data.readers.layout import read_layout, split_in
 from pipelines.data.readers.tabular import TABLES, column_names, read_rows
@@ -67,7 +67,7 @@ def assign(root: Path, sources: Sequence[Source]) -> Assigned:
     files = [file for file in walk_files(root) if root / file not in used]
     tables = [file for file in files if Path(file).suffix.lower() in TABLES]
     files = [file for file in files if Path(file).suffix.lower() not in TABLES]
-    meant = [file for file in files if Path(file).suffix.lower() in SUFFIXES] or files
+    meant = [file for file in files if has_picture_suffix(file)] or files
     layout = read_layout(meant)
     folder_split = {file: place.split for file, place in zip(meant, layout.places, strict=True)}
     result = Assigned([source.table.name for source in sources])

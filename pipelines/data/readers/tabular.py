@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.errors import DataError
-from gan_core.images.files import SUFFIXES
+from gan_core.images.files import has_picture_suffix
 from pipelines.data.readers.parquet_columns import read_columns, read_head
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -79,7 +79,7 @@ def cells(table: Path) -> Iterator[list[str]]:
 
 def without_header(columns: Sequence[str]) -> str | None:
     """The picture that the first line of a table names where the columns should be named; None when it names none."""
-    return next((name for name in columns if Path(name).suffix.lower() in SUFFIXES), None)
+    return next((name for name in columns if has_picture_suffix(name)), None)
 
 
 def _text(table: Path, where: str, column: str, value: Any) -> str:

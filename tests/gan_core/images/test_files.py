@@ -11,9 +11,9 @@ from PIL import Image
 
 from gan_core.errors import DataError
 from gan_core.images import files
-from gan_core.images.files import SUFFIXES, PictureFiles, is_picture, walk_files
+from gan_core.images.files import PICTURE_SUFFIXES, PictureFiles, is_picture, walk_files
 from gan_core.images.pictures import PictureError
-from gan_core.metrics.sources import PictureFiles as Measured
+from gan_core.metrics.sources import PictureFolder as Measured
 from pipelines.data.readers import list_pictures, read_note
 
 
@@ -170,4 +170,4 @@ def test_what_cannot_be_opened_says_what_to_do(tmp_path: Path) -> None:
 
 def test_the_walk_is_sorted_and_leaves_clutter_out(tmp_path: Path) -> None:
     assert [*walk_files(folder_of_all_sorts(tmp_path))] == sorted(PICTURES + OTHERS)
-    assert {".jfif", ".heic", ".jxl"} <= SUFFIXES
+    assert {".jfif", ".heic", ".jxl"} <= PICTURE_SUFFIXES

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gan_core.errors import DataError
-from gan_core.images.files import SUFFIXES, is_picture
+from gan_core.images.files import PICTURE_SUFFIXES, is_picture
 from gan_core.images.pictures import FORMATS, PictureError, decode, encode_png, fit, prepare
 
 
@@ -35,7 +35,7 @@ def half_red() -> Image.Image:
 
 def test_every_suffix_of_a_format_that_is_read_is_a_pictures() -> None:
     Image.init()
-    assert {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS} <= SUFFIXES
+    assert {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS} <= PICTURE_SUFFIXES
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "DDS", "ICO"])

@@ -12,7 +12,7 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import DataError, SettingsError
 from gan_core.metrics.evaluate import fid, fid_of_samples, real_moments
 from gan_core.metrics.inception import Extractor
-from gan_core.metrics.sources import DatasetSplit, PictureFiles
+from gan_core.metrics.sources import DatasetSplit, PictureFolder
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.metrics.test_sources import write_folder
 
@@ -30,8 +30,8 @@ def sample(n: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.weights
 def test_identical_folders_are_at_distance_zero(tmp_path: Path, real_extractor: Extractor) -> None:
-    folder = PictureFiles(write_folder(tmp_path / "a", blobs(6)))
-    other = PictureFiles(write_folder(tmp_path / "b", blobs(6)))
+    folder = PictureFolder(write_folder(tmp_path / "a", blobs(6)))
+    other = PictureFolder(write_folder(tmp_path / "b", blobs(6)))
     figure = fid(folder, other, extractor=real_extractor)
     assert figure.value == pytest.approx(0, abs=1e-4)
     assert (figure.protocol.real_count, figure.protocol.fake_count) == (6, 6)
@@ -41,10 +41,10 @@ def test_identical_folders_are_at_distance_zero(tmp_path: Path, real_extractor: 
 def test_a_folder_and_the_dataset_made_of_it_are_the_same(
     tmp_path: Path, dataset: PreparedDataset, small_extractor: Extractor
 ) -> None:
-    folder = PictureFiles(write_folder(tmp_path / "folder", blobs(N)))
+    folder = PictureFolder(write_folder(tmp_path / "folder", blobs(N)))
     split = DatasetSplit(dataset, "train")
     assert fid(split, folder, extractor=small_extractor).value == pytest.approx(0, abs=1e-6)
-    other = PictureFiles(write_folder(tmp_path / "other", blobs(N, seed=5)))
+    other = PictureFolder(write_folder(tmp_path / "other", blobs(N, seed=5)))
     of_split = fid(split, other, extractor=small_extractor).value
     of_folder = fid(folder, other, extractor=small_extractor).value
     assert of_split == pytest.approx(of_folder, rel=1e-4)

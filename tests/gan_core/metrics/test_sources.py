@@ -15,7 +15,7 @@ from gan_core.metrics.sources import (
     SAMPLE_CHUNK,
     TRANSLATE_CHUNK,
     DatasetSplit,
-    PictureFiles,
+    PictureFolder,
     Samples,
     Translated,
     Unchanged,
@@ -49,7 +49,7 @@ def test_a_folder_is_read_whole_nested_and_without_hidden_files(tmp_path: Path) 
     (folder / "notes.txt").write_text("no picture")
     (folder / ".thumbs").mkdir()
     shutil.copy(folder / "0" / "000.png", folder / ".thumbs" / "000.png")
-    source = PictureFiles(folder)
+    source = PictureFolder(folder)
     assert source.available() == 9
     taken = torch.cat(list(source.batches(9, 4, lambda images: images)))
     order = [0, 2, 4, 6, 8, 1, 3, 5, 7]
@@ -59,8 +59,8 @@ def test_a_folder_is_read_whole_nested_and_without_hidden_files(tmp_path: Path) 
 
 def test_a_zip_is_what_its_folder_is(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", blobs(9))
-    packed = PictureFiles(Path(shutil.make_archive(str(tmp_path / "f"), "zip", folder)))
-    plain = PictureFiles(folder)
+    packed = PictureFolder(Path(shutil.make_archive(str(tmp_path / "f"), "zip", folder)))
+    plain = PictureFolder(folder)
     assert packed.available() == 9
     assert packed.digest(5) == plain.digest(5) != plain.digest(6)
     for one, other in zip(packed.batches(5, 2, torch.clone), plain.batches(5, 2, torch.clone), strict=True):
@@ -72,7 +72,7 @@ def test_pictures_of_any_size_go_together(tmp_path: Path) -> None:
         Image.fromarray(blobs(1, side)[0, 0]).save(tmp_path / f"{side}.png")
     seen = []
     list(
-        PictureFiles(tmp_path).batches(
+        PictureFolder(tmp_path).batches(
             3, 2, lambda images: seen.append(images.shape[2]) or images.new_zeros(1, 3, 2, 2)
         )
     )
@@ -86,7 +86,7 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
         DataError,
         match=r"f: 1 of 9 pictures cannot be read, more than 1%: 1/003\.png \(not-an-image.*\)\. Mend or remove them",
     ):
-        list(PictureFiles(folder).batches(9, 4, lambda images: images))
+        list(PictureFolder(folder).batches(9, 4, lambda images: images))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -95,7 +95,7 @@ def test_one_unreadable_picture_of_many_is_left_out_and_named(tmp_path: Path, pa
     folder = write_folder(tmp_path / "f", pixels)
     (folder / "1" / "003.png").write_bytes(b"not a picture")
     (folder / "notes.txt").write_text("words")
-    broken = PictureFiles(Path(shutil.make_archive(str(tmp_path / "f"), "zip", folder)) if packed else folder)
+    broken = PictureFolder(Path(shutil.make_archive(str(tmp_path / "f"), "zip", folder)) if packed else folder)
     taken = torch.cat(list(broken.batches(120, 50, torch.clone)))
     assert set(broken.unreadable) == {"1/003.png"}
     assert broken.files.others == ["notes.txt"]
@@ -104,19 +104,19 @@ def test_one_unreadable_picture_of_many_is_left_out_and_named(tmp_path: Path, pa
     assert torch.equal(taken, torch.from_numpy(pixels[order]).repeat(1, 3, 1, 1))
     digest = broken.digest(120)
     (folder / "1" / "003.png").unlink()
-    whole = PictureFiles(folder)
+    whole = PictureFolder(folder)
     assert whole.digest(119) == digest, "the digest is of the pictures that were used"
     assert not whole.unreadable
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no pictures"):
-        PictureFiles(tmp_path)
+        PictureFolder(tmp_path)
     (tmp_path / "file.txt").write_text("words")
     with pytest.raises(DataError, match=r"holds no pictures, only 1 file \(1 \.txt\)"):
-        PictureFiles(tmp_path)
+        PictureFolder(tmp_path)
     with pytest.raises(DataError, match="neither a folder nor a zip"):
-        PictureFiles(tmp_path / "file.txt")
+        PictureFolder(tmp_path / "file.txt")
 
 
 def pack(folder: Path, to: Path) -> bytearray:
@@ -138,7 +138,7 @@ def test_a_broken_member_of_a_zip_is_named(tmp_path: Path, damage: str) -> None:
     else:
         content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory at the archive's end
     path.write_bytes(content)
-    source = PictureFiles(path)
+    source = PictureFolder(path)
     for read in (lambda: source.digest(4), lambda: list(source.batches(4, 2, torch.clone))):
         with pytest.raises(
             DataError,
@@ -153,7 +153,7 @@ def test_a_zip_without_a_readable_directory_is_called_broken(tmp_path: Path) -> 
     content[content.index(b"PK\x01\x02")] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"broken\.zip is a broken zip file"):
-        PictureFiles(path)
+        PictureFolder(path)
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -168,7 +168,7 @@ def test_a_damaged_member_is_named_however_it_is_packed(tmp_path: Path, packing:
     with pytest.raises(
         DataError, match=r"broken\.zip: 1 of 1 pictures cannot be read, .*: a\.png \(unreadable: .*\)\. Mend"
     ):
-        PictureFiles(path).digest(1)
+        PictureFolder(path).digest(1)
 
 
 @pytest.mark.parametrize("name", ["cut.zip", "cut"])
@@ -176,7 +176,7 @@ def test_a_zip_that_is_cut_off_is_called_broken(tmp_path: Path, name: str) -> No
     content = pack(write_folder(tmp_path / "f", blobs(4)), tmp_path / "whole.zip")
     (tmp_path / name).write_bytes(content[:-100])
     with pytest.raises(DataError, match=rf"/{name} is a broken zip file; it may be cut off\. Get it again"):
-        PictureFiles(tmp_path / name)
+        PictureFolder(tmp_path / name)
 
 
 def test_a_split_gives_its_pixels(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_as_an_answer_colours_become_grey_and_transparency_white() -> None:
 def test_drawings_are_measured_as_ingestion_draws_them(tmp_path: Path) -> None:
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="2"><rect width="2" height="2" fill="red"/></svg>'
     (tmp_path / "a.svg").write_text(svg)
-    source = PictureFiles(tmp_path)
+    source = PictureFolder(tmp_path)
     (images,) = source.batches(1, 1, lambda images: images)
     assert images.shape == (1, 3, 128, 256)
     assert images[0, :, 64, 10].tolist() == [255, 0, 0]
