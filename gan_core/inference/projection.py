@@ -40,7 +40,7 @@ def project(family: StyleBasedFamily, picture: Tensor, *, steps: int, label: int
     one a layer.
 
     Raises:
-        SettingsError: the family has no styles, or makes pictures of another shape.
+        SettingsError: the family makes pictures of another shape.
     """
     shape = family.shape
     if tuple(picture.shape) != (shape.channels, shape.height, shape.width):
