@@ -37,16 +37,16 @@ class Batch:
     """Whether work that both updates need may be kept between them; off when memory is what matters (accumulation)."""
     augmentation: Augmentation = no_augmentation
     """What the discriminator's images go through, real and generated alike; see :meth:`augment`."""
-    _kept: dict[str, Any] = field(default_factory=dict)
+    _cache: dict[str, Any] = field(default_factory=dict)
 
     def augment(self, images: Tensor, draw: str) -> Tensor:
         """``images`` (N, C, H, W) as the discriminator sees them; ``draw`` tells apart the draws that the batch needs."""
         return self.augmentation(images, self, draw)
 
-    def once(self, name: str, make: Callable[[], Any], *, light: bool = False) -> Any:
+    def cached(self, name: str, make: Callable[[], Any], *, light: bool = False) -> Any:
         """The result of ``make``, made once a batch where memory allows or it is ``light``, made again otherwise."""
         if not (self.keep or light):
             return make()
-        if name not in self._kept:
-            self._kept[name] = make()
-        return self._kept[name]
+        if name not in self._cache:
+            self._cache[name] = make()
+        return self._cache[name]

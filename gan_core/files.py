@@ -49,7 +49,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     with suppress(OSError):  # where nothing can be locked, nothing is taken for stale either
         lock(held_open)
     try:
-        with naming(path):
+        with explain_os_errors(path):
             yield temporary
         if path.is_dir() and not path.is_symlink():
             if not temporary.is_dir():
@@ -73,7 +73,7 @@ def _holder_prefix(path: Path) -> str:
 
 
 @contextmanager
-def naming(path: Path | str) -> Iterator[None]:
+def explain_os_errors(path: Path | str) -> Iterator[None]:
     """Have an error of the disk in the block, such as that it is full, be an OSError that names ``path``.
 
     A write knows no name, and libraries that write files themselves raise errors of their own.

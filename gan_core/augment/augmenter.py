@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gan_core import randomness
 from gan_core.augment import AugmentConfig, ada, diffaugment
 from gan_core.batch import Batch
-from gan_core.nn import collectives as workers
+from gan_core.nn import collectives
 from gan_core.precision import full_precision
 from gan_core.schedule import cosine
 
@@ -95,7 +95,7 @@ class Augmenter(nn.Module):
         self.sign += 2 * real_right.detach().float() - 1
         if turn % WINDOW != WINDOW - 1:
             return
-        mean = workers.mean_over_workers(self.sign / WINDOW)
+        mean = collectives.mean_over_workers(self.sign / WINDOW)
         move = images * WINDOW / (self.config.speed_kimg * 1000)
         self.strength.add_(torch.sign(mean - self.config.target), alpha=move).clamp_(0, 1)
         self.sign.zero_()

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from gan_core.disk import refusal
 from gan_core.download import package_clients as registry_clients
 from gan_core.errors import FetchError
-from gan_core.files import naming, replacing, sha256_file
+from gan_core.files import explain_os_errors, replacing, sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ class _Session:
         if host in self._failed:
             raise _KnownFailureError(f"not tried again: {self._failed[host]}")
         try:
-            with naming(to):
+            with explain_os_errors(to):
                 download(to)
         except (_UnreachableError, registry_clients.ClientError) as error:
             self._failed[host] = str(error)

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from gan_core.batch import Batch
 from gan_core.config import build
 from gan_core.errors import SettingsError, nearest
-from gan_core.families.base import Family, ImageShape, Losses, Made, Phase, Side
+from gan_core.families.base import DiversityPair, Family, ImageShape, Losses, Phase, Side
 from gan_core.families.biggan import BigGan
 from gan_core.families.cgan import Cgan
 from gan_core.families.cyclegan import CycleGan
@@ -96,10 +96,10 @@ class _Unfilled(TorchFunctionMode):
 __all__ = [
     "FAMILIES",
     "Batch",
+    "DiversityPair",
     "Family",
     "ImageShape",
     "Losses",
-    "Made",
     "Phase",
     "Side",
     "build_family",

@@ -42,7 +42,7 @@ class ImageShape:
             derived=info.derived,
         )
 
-    def halvings(self, family: str, largest: int) -> int:
+    def downsamplings(self, family: str, largest: int) -> int:
         """How many times ``family`` halves the picture until its shorter side is 4 to 7 pixels.
 
         Raises:
@@ -74,21 +74,22 @@ class Losses:
     """What one update minimises, and what it has to say about itself."""
 
     total: Tensor
-    terms: dict[str, Tensor]
+    scalars: dict[str, Tensor]
     """Detached scalars for the log, such as ``loss/discriminator``, ``health/real_right``; they stay on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class DiversityPair:
     """Generated images beside real ones that they should be as diverse as."""
 
-    images: Tensor
+    fakes: Tensor
     """(N, C, H, W)."""
-    real: Tensor
-    """Likewise."""
-    classes: Tensor | None = None
-    """Class or domain of each of ``images``, int64 (N,), where there are some."""
-    classes_of_real: Tensor | None = None
+    reals: Tensor
+    """(N, C, H, W)."""
+    fake_labels: Tensor | None = None
+    """Class or domain of each of ``fakes``, int64 (N,), where there are some."""
+    real_labels: Tensor | None = None
+    """Class or domain of each of ``reals``."""
 
 
 Side = Literal["discriminator", "generator"]
@@ -107,7 +108,7 @@ class Phase:
     loss: Callable[[Batch, int], Losses]
     every: int = 1
     """Runs at steps that this divides."""
-    joins: bool = False
+    accumulates: bool = False
     """Whether it is part of the update before it, of the same side and at the same steps: its gradients are added to that
     one's. Losses that are differentiated one after the other take the memory of the largest, not of all together."""
     full_precision: bool = False
@@ -144,7 +145,7 @@ class Family(ABC):
         self.config = config
         self.shape = shape
         self.networks: dict[str, nn.Module] = {}
-        self.memory: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
         """What the losses remember from step to step beside the networks; part of every checkpoint."""
         self._compiled: dict[str, Callable[..., Tensor]] = {}
 
@@ -180,7 +181,7 @@ class Family(ABC):
         """
         return {}
 
-    def run(self, name: str) -> Callable[..., Tensor]:
+    def network(self, name: str) -> Callable[..., Tensor]:
         """The network ``name`` to be called in a loss, compiled where that was asked for.
 
         A gradient that is differentiated once more goes through ``networks[name]`` itself.
@@ -192,7 +193,7 @@ class Family(ABC):
         self._compiled = {name: torch.compile(network, **options) for name, network in self.networks.items()}
 
     def penalties(self) -> tuple[Phase, ...]:
-        """What each side pays beside its half of the game; ``joins`` is not theirs to say."""
+        """What each side pays beside its half of the game; ``accumulates`` is set by :meth:`phases`."""
         return ()
 
     def phases(self) -> tuple[Phase, ...]:
@@ -207,14 +208,14 @@ class Family(ABC):
             own = sorted((phase for phase in self.penalties() if phase.side == side), key=lambda phase: phase.every)
             for before, phase in zip([found[-1], *own], own, strict=False):
                 loss = phase.loss if phase.every == 1 else _weighed(phase)
-                found.append(replace(phase, joins=before.every == phase.every, loss=loss))
+                found.append(replace(phase, accumulates=before.every == phase.every, loss=loss))
         return tuple(found)
 
     def updates(self) -> list[tuple[Phase, ...]]:
         """The phases of each update of a step: one, and those that join it."""
         updates: list[tuple[Phase, ...]] = []
         for phase in self.phases():
-            if phase.joins:
+            if phase.accumulates:
                 updates[-1] += (phase,)
             else:
                 updates.append((phase,))
@@ -224,20 +225,20 @@ class Family(ABC):
     def fakes(self, batch: Batch) -> Tensor:
         """Images generated for ``batch``, (N, C, H, W); both updates play against the same ones."""
 
-    def shown(self, batch: Batch) -> Tensor:
+    def detached_fakes(self, batch: Batch) -> Tensor:
         """:meth:`fakes` as discriminators are shown them, without a graph; made once a batch."""
 
         def make() -> Tensor:
             with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
                 return self.fakes(batch).detach()
 
-        return batch.once("shown", make, light=True)
+        return batch.cached("detached fakes", make, light=True)
 
-    def watched(self, batch: Batch) -> tuple[Made, ...]:
+    def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
         """What is looked at for a collapse, each by itself."""
-        return (Made(images=self.fakes(batch), real=batch.real),)
+        return (DiversityPair(fakes=self.fakes(batch), reals=batch.real),)
 
-    def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
+    def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Make averaged generators ready to be sampled: what training tracks beside weights is measured anew.
 
         By default nothing is tracked, and the networks are put into evaluation mode. ``batches`` bounds what it costs.
@@ -259,17 +260,17 @@ class Family(ABC):
         return ()
 
     @abstractmethod
-    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+    def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
         """What the generators ``networks`` can do, to be watched over time, and how many pictures make a row.
 
-        Float in about [-1, 1], (N, C, H, W). ``look`` holds a few real pictures, always the same ones.
+        Float in about [-1, 1], (N, C, H, W). ``reals`` holds a few real pictures, always the same ones.
         """
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.channels_last) -> "Family":
-        """Move every network, in ``memory_format``, and :attr:`memory` to ``device``; returns self."""
+        """Move every network, in ``memory_format``, and :attr:`buffers` to ``device``; returns self."""
         for network in self.networks.values():
             network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.memory = {name: tensor.to(device) for name, tensor in self.memory.items()}
+        self.buffers = {name: tensor.to(device) for name, tensor in self.buffers.items()}
         return self
 
 
@@ -278,6 +279,6 @@ def _weighed(phase: Phase) -> Callable[[Batch, int], Losses]:
 
     def loss(batch: Batch, step: int) -> Losses:
         losses = phase.loss(batch, step)
-        return Losses(losses.total * phase.every, losses.terms)
+        return Losses(losses.total * phase.every, losses.scalars)
 
     return loss

@@ -237,7 +237,7 @@ class BigGan(NoiseFamily):
     def consistency_loss(self, batch: Batch, step: int) -> Losses:
         """How much what the discriminator says changes with small changes of real and of generated images."""
         with torch.no_grad():
-            images = torch.cat([batch.real, self.shown(batch).float()])
+            images = torch.cat([batch.real, self.detached_fakes(batch).float()])
             # The two numbers of a row are of its real and of its generated image, however many workers there are.
             shape = (len(batch.real), 2 * len(NUMBERS))
             draw = randomness.uniform(shape, batch.part, batch.real.device, *batch.key, "consistency")
@@ -251,8 +251,8 @@ class BigGan(NoiseFamily):
         penalty = orthogonal(self.networks["generator"])
         return Losses(self.config.orthogonal * penalty, {"penalty/orthogonal": penalty.detach()})
 
-    def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
+    def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Measure the averaged weights' singular values, then, with them, the statistics of batch norm."""
         for network in networks.values():
             converge(network)
-        super().settle(networks, batches=batches)
+        super().update_statistics(networks, batches=batches)

@@ -80,7 +80,7 @@ class Concatenating(nn.Module):
         self.size = (1, shape.height, shape.width)
         self.classes = nn.Embedding(shape.classes, shape.height * shape.width)
         self.network = dcgan.Discriminator(config, shape)
-        self.network.layers[0] = dcgan.halving(shape.channels + 1, config.width, config.kernel, bias=True)
+        self.network.layers[0] = dcgan.strided_conv(shape.channels + 1, config.width, config.kernel, bias=True)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Logits (N,) for ``images`` said to be of the classes ``labels`` (N,)."""

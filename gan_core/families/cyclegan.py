@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from gan_core import randomness
 from gan_core.batch import Batch
 from gan_core.config import check, check_below_one, check_least
-from gan_core.families.base import ImageShape, Losses, Made
+from gan_core.families.base import DiversityPair, ImageShape, Losses
 from gan_core.families.contrastive import ContrastiveGenerator, patch_nce
-from gan_core.families.translation import TranslationFamily, conditions_of, in_rows, right_shares
+from gan_core.families.translation import TranslationFamily, conditions_of, discriminator_accuracy, grid_rows
 from gan_core.families.translation_layers import PatchDiscriminator, ResidualGenerator
-from gan_core.nn import collectives as workers
+from gan_core.nn import collectives
 from gan_core.nn.initialise import normal_weights
 from gan_core.nn.losses import least_squares_discriminator, least_squares_generator
 from gan_core.nn.padding import cropped, padded
@@ -67,7 +67,7 @@ class CycleGanConfig:
         check(self.temperature > 0, f"temperature: must be above 0, got {self.temperature}.")
 
 
-class _Made(NamedTuple):
+class _Generated(NamedTuple):
     """What a generator makes of a batch."""
 
     pictures: Tensor
@@ -84,7 +84,7 @@ class CycleGan(TranslationFamily):
     kinds = frozenset({"unpaired"})
     generators = ("a_to_b", "b_to_a")
     discriminators = ("a", "b")
-    multiple = 4
+    side_multiple = 4
 
     def __init__(self, config: CycleGanConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
@@ -107,8 +107,8 @@ class CycleGan(TranslationFamily):
             normal_weights(network)
         if config.pool:
             for name in self.discriminators:
-                self.memory[f"pool_{name}"] = torch.zeros(config.pool, channels, shape.height, shape.width)
-                self.memory[f"pooled_{name}"] = torch.zeros((), dtype=torch.int64)
+                self.buffers[f"pool_{name}"] = torch.zeros(config.pool, channels, shape.height, shape.width)
+                self.buffers[f"pooled_{name}"] = torch.zeros((), dtype=torch.int64)
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
@@ -121,16 +121,18 @@ class CycleGan(TranslationFamily):
 
     # -- training --
 
-    def made(self, batch: Batch, *, identity: bool) -> dict[str, _Made]:
+    def generated(self, batch: Batch, *, identity: bool) -> dict[str, _Generated]:
         """What each generator makes of its domain's pictures and, with ``identity``, of the other's: in one pass."""
         domains = {"a_to_b": (conditions_of(batch), batch.real), "b_to_a": (batch.real, conditions_of(batch))}
         made = {}
         for name, (source, target) in domains.items():
-            images, borders = padded(torch.cat([source, target]) if identity else source, self.multiple, self.least)
+            images, borders = padded(
+                torch.cat([source, target]) if identity else source, self.side_multiple, self.min_side
+            )
             places = self._places(name, images, batch)
-            answer: Any = self.run(name)(images, places) if places else (self.run(name)(images), [])
+            answer: Any = self.network(name)(images, places) if places else (self.network(name)(images), [])
             pictures, seen = answer
-            made[name] = _Made(cropped(pictures, borders), seen)
+            made[name] = _Generated(cropped(pictures, borders), seen)
         return made
 
     def fakes(self, batch: Batch) -> Tensor:
@@ -139,19 +141,19 @@ class CycleGan(TranslationFamily):
 
     def _fakes(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures generated for the batch, by the domain that they are to be of."""
-        made, rows = self._kept(batch) if batch.keep else self.made(batch, identity=False), len(batch.real)
+        made, rows = self._kept(batch) if batch.keep else self.generated(batch, identity=False), len(batch.real)
         return {"a": made["b_to_a"].pictures[:rows], "b": made["a_to_b"].pictures[:rows]}
 
-    def watched(self, batch: Batch) -> tuple[Made, ...]:
-        """See :meth:`Family.watched`; both directions."""
+    def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
+        """See :meth:`Family.diversity_pairs`; both directions."""
         fakes = self._fakes(batch)
         return (
-            Made(images=fakes["b"], real=batch.real),
-            Made(images=fakes["a"], real=conditions_of(batch)),
+            DiversityPair(fakes=fakes["b"], reals=batch.real),
+            DiversityPair(fakes=fakes["a"], reals=conditions_of(batch)),
         )
 
-    def _kept(self, batch: Batch) -> dict[str, _Made]:
-        return batch.once("made", lambda: self.made(batch, identity=self.config.identity > 0))
+    def _kept(self, batch: Batch) -> dict[str, _Generated]:
+        return batch.cached("made", lambda: self.generated(batch, identity=self.config.identity > 0))
 
     def _places(self, name: str, images: Tensor, batch: Batch) -> list[Tensor]:
         """Where generator ``name`` is asked what it sees in ``images``; nowhere, unless the objective is contrastive."""
@@ -167,11 +169,11 @@ class CycleGan(TranslationFamily):
             fakes = self._fakes(batch)
         total, shares = batch.real.new_zeros(()), []
         for name, real in (("a", conditions_of(batch)), ("b", batch.real)):
-            shown = self.remembered(name, fakes[name].detach().float(), batch)
+            shown = self.query_pool(name, fakes[name].detach().float(), batch)
             images = [batch.augment(real, f"real {name}"), batch.augment(shown, f"fake {name}")]
-            judged_real, judged_fake = self.run(name)(torch.cat(images)).float().chunk(2)
+            judged_real, judged_fake = self.network(name)(torch.cat(images)).float().chunk(2)
             total = total + least_squares_discriminator(judged_real, judged_fake)
-            shares.append(right_shares(judged_real, judged_fake, 0.5))
+            shares.append(discriminator_accuracy(judged_real, judged_fake, 0.5))
         terms = {name: (shares[0][name] + shares[1][name]) / 2 for name in shares[0]}
         return Losses(total, {"loss/discriminator": total.detach(), **terms})
 
@@ -184,7 +186,7 @@ class CycleGan(TranslationFamily):
         sides = (("a_to_b", "b_to_a", "b", conditions_of(batch)), ("b_to_a", "a_to_b", "a", batch.real))
         for name, back, judge, source in sides:
             fake = made[name].pictures[:rows]
-            judged = self.run(judge)(batch.augment(fake, f"fake {judge} again")).float()
+            judged = self.network(judge)(batch.augment(fake, f"fake {judge} again")).float()
             # The paper's generators take the whole square, its discriminators half of theirs (section 4).
             terms["adversarial"] = terms["adversarial"] + 2 * least_squares_generator(judged)
             if tie == "contrast":
@@ -192,7 +194,7 @@ class CycleGan(TranslationFamily):
                 terms["contrast"] = terms["contrast"] + unlike[:rows].mean()
                 terms["identity"] = terms["identity"] + (unlike[rows:].mean() if config.identity else 0.0)
                 continue
-            returned = self.through(self.run(back), fake)
+            returned = self.call_padded(self.network(back), fake)
             terms["cycle"] = terms["cycle"] + (returned.float() - source).abs().mean()
             if config.identity:
                 target = batch.real if name == "a_to_b" else conditions_of(batch)
@@ -202,14 +204,14 @@ class CycleGan(TranslationFamily):
         total = terms["adversarial"] + weight * (terms[tie] + config.identity * terms["identity"])
         return Losses(total, {f"loss/{name}": term.detach() for name, term in {"generator": total, **terms}.items()})
 
-    def _unlike(self, name: str, made: _Made, batch: Batch) -> Tensor:
+    def _unlike(self, name: str, made: _Generated, batch: Batch) -> Tensor:
         """How badly the patches of each picture that generator ``name`` made are recognised: (N,)."""
-        images, _ = padded(made.pictures, self.multiple, self.least)
-        seen: Any = self.run(name)(images, self._places(name, images, batch), False)
+        images, _ = padded(made.pictures, self.side_multiple, self.min_side)
+        seen: Any = self.network(name)(images, self._places(name, images, batch), False)
         return patch_nce(seen, made.seen, self.config.temperature)
 
     @torch.no_grad()
-    def remembered(self, name: str, fakes: Tensor, batch: Batch) -> Tensor:
+    def query_pool(self, name: str, fakes: Tensor, batch: Batch) -> Tensor:
         """What discriminator ``name`` is shown for ``fakes`` (N, C, H, W): half of them are old ones in their place.
 
         A pool holds the last generated pictures of all workers: until it is full each is kept and shown; from then on
@@ -217,8 +219,8 @@ class CycleGan(TranslationFamily):
         """
         if not self.config.pool:
             return fakes
-        pool, count = self.memory[f"pool_{name}"], self.memory[f"pooled_{name}"]
-        everyone = workers.rows_of_all(fakes)
+        pool, count = self.buffers[f"pool_{name}"], self.buffers[f"pooled_{name}"]
+        everyone = collectives.all_gather_rows(fakes)
         key, alone = (*batch.key, "pool", name), randomness.Slice()
         shown = []
         # Pieces that fit the pool, so that no two of one piece want the same place.
@@ -231,18 +233,18 @@ class CycleGan(TranslationFamily):
 
     # -- use --
 
-    def answer(
+    def translate_aligned(
         self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
     ) -> Tensor:
-        """See :meth:`TranslationFamily.answer`; nothing is random."""
+        """See :meth:`TranslationFamily.translate_aligned`; nothing is random."""
         return networks["a_to_b" if target == 1 else "b_to_a"](images)
 
-    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+    def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
         """Rows of a picture of A, the same as B, a picture of B, the same as A."""
-        a, b = conditions_of(look), look.real
+        a, b = conditions_of(reals), reals.real
         rows = min(len(a), len(b))
         a, b = a[:rows], b[:rows]
-        return in_rows(a, self.translate(a, 1, networks=networks), b, self.translate(b, 0, networks=networks))
+        return grid_rows(a, self.translate(a, 1, networks=networks), b, self.translate(b, 0, networks=networks))
 
 
 def _exchanged(pool: Tensor, count: Tensor, new: Tensor, order: Tensor, swap: Tensor) -> Tensor:

@@ -48,12 +48,12 @@ class DcganConfig:
         check_below_one(self, "slope")
 
 
-def halving(inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> Conv2d:
+def strided_conv(inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> Conv2d:
     """A convolution to half the size."""
     return Conv2d(inputs, outputs, kernel, stride=2, padding=(kernel - 1) // 2, bias=bias)
 
 
-def doubling(inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> ConvTranspose2d:
+def transposed_conv(inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> ConvTranspose2d:
     """A fractionally strided convolution to twice the size."""
     padding = (kernel - 1) // 2
     return ConvTranspose2d(inputs, outputs, kernel, stride=2, padding=padding, output_padding=kernel % 2, bias=bias)
@@ -64,7 +64,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: DcganConfig, shape: ImageShape) -> None:
         super().__init__()
-        count = shape.halvings("dcgan", LARGEST)
+        count = shape.downsamplings("dcgan", LARGEST)
         widths = [config.width * 2**power for power in reversed(range(count))]
         self.base = (widths[0], shape.height >> count, shape.width >> count)
         # The paper's "project and reshape"; no bias, the batch norm behind it has one.
@@ -72,11 +72,11 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
         for inputs, outputs in itertools.pairwise(widths):
             layers += [
-                doubling(inputs, outputs, config.kernel),
+                transposed_conv(inputs, outputs, config.kernel),
                 BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]
-        layers += [doubling(widths[-1], shape.channels, config.kernel, bias=True), nn.Tanh()]
+        layers += [transposed_conv(widths[-1], shape.channels, config.kernel, bias=True), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -90,15 +90,15 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: DcganConfig, shape: ImageShape) -> None:
         super().__init__()
-        count = shape.halvings("dcgan", LARGEST)
+        count = shape.downsamplings("dcgan", LARGEST)
         widths = [config.width * 2**power for power in range(count)]
         layers: list[nn.Module] = [
-            halving(shape.channels, widths[0], config.kernel, bias=True),
+            strided_conv(shape.channels, widths[0], config.kernel, bias=True),
             nn.LeakyReLU(config.slope, inplace=True),
         ]
         for inputs, outputs in itertools.pairwise(widths):
             layers += [
-                halving(inputs, outputs, config.kernel),
+                strided_conv(inputs, outputs, config.kernel),
                 BatchNorm2d(outputs),
                 nn.LeakyReLU(config.slope, inplace=True),
             ]

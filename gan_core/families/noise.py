@@ -11,7 +11,7 @@ from gan_core import randomness
 from gan_core.batch import Batch
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import Family, ImageShape, Losses, Made, Phase
+from gan_core.families.base import DiversityPair, Family, ImageShape, Losses, Phase
 from gan_core.nn.batch_norm import standing_statistics
 from gan_core.nn.losses import ADVERSARIAL_LOSSES
 from gan_core.nn.penalties import gradient_penalty, zero_centred
@@ -82,7 +82,7 @@ class NoiseFamily(Family):
         """A penalty on the discriminator's gradient every so many steps; of R1's and R2's weight, gamma, half is taken."""
 
         def loss(batch: Batch, step: int) -> Losses:
-            penalty = self._penalty(name, batch, batch.real if name == "r1" else self.shown(batch))
+            penalty = self._penalty(name, batch, batch.real if name == "r1" else self.detached_fakes(batch))
             return Losses(penalty * (weight(batch) * _SHARES[name]), {f"penalty/{name}": penalty.detach()})
 
         return Phase(name=name, side="discriminator", every=every, loss=loss)
@@ -96,18 +96,18 @@ class NoiseFamily(Family):
 
     def fakes(self, batch: Batch) -> Tensor:
         """Generated images for ``batch``, of the classes of its real images."""
-        return batch.once(
-            "fakes", lambda: self.generate(self.run("generator"), self.latents(batch), batch.labels, batch)
+        return batch.cached(
+            "fakes", lambda: self.generate(self.network("generator"), self.latents(batch), batch.labels, batch)
         )
 
-    def watched(self, batch: Batch) -> tuple[Made, ...]:
-        """See :meth:`Family.watched`; what is told the class, class by class."""
+    def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
+        """See :meth:`Family.diversity_pairs`; what is told the class, class by class."""
         classes = batch.labels if self.conditional else None
-        return (Made(images=self.fakes(batch), real=batch.real, classes=classes, classes_of_real=classes),)
+        return (DiversityPair(fakes=self.fakes(batch), reals=batch.real, fake_labels=classes, real_labels=classes),)
 
     def judge_both(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the discriminator gives for real and for generated images."""
-        discriminator = self.run("discriminator")
+        discriminator = self.network("discriminator")
         if not self.joint:
             return self.judge(discriminator, real, labels), self.judge(discriminator, fake, labels)
         twice = None if labels is None else torch.cat([labels, labels])
@@ -118,7 +118,7 @@ class NoiseFamily(Family):
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """The discriminator's half of the game."""
         real = batch.augment(batch.real, "real")
-        fake = batch.augment(self.shown(batch), "fake")
+        fake = batch.augment(self.detached_fakes(batch), "fake")
         judged_real, judged_fake = self.judge_both(real, fake, batch.labels)
         loss = ADVERSARIAL_LOSSES[self.config.loss]
         total = loss.discriminator(judged_real, judged_fake)
@@ -136,13 +136,13 @@ class NoiseFamily(Family):
         loss = ADVERSARIAL_LOSSES[self.config.loss]
         fake = batch.augment(self.fakes(batch), "fake again")
         if loss.generator:
-            total = loss.generator(self.judge(self.run("discriminator"), fake, batch.labels))
+            total = loss.generator(self.judge(self.network("discriminator"), fake, batch.labels))
         else:
             assert loss.paired_generator is not None
             with torch.no_grad():
                 real = batch.augment(batch.real, "real again")
-                judged_real = self.judge(self.run("discriminator"), real, batch.labels)
-            total = loss.paired_generator(self.judge(self.run("discriminator"), fake, batch.labels), judged_real)
+                judged_real = self.judge(self.network("discriminator"), real, batch.labels)
+            total = loss.paired_generator(self.judge(self.network("discriminator"), fake, batch.labels), judged_real)
         return Losses(total, {"loss/generator": total.detach()})
 
     def _penalty(self, name: str, batch: Batch, fake: Tensor) -> Tensor:
@@ -240,12 +240,12 @@ class NoiseFamily(Family):
             classes = None if labels is None else labels[:1].expand(frames)
             yield self.generate_sample(generator, between, classes, truncation)
 
-    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
-        """See :meth:`Family.display`; samples, always of the same latents."""
+    def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+        """See :meth:`Family.preview`; samples, always of the same latents."""
         return self.sample(_GRID, 0, networks=networks), 8
 
-    def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
-        """See :meth:`Family.settle`; the statistics of batch norm, over so many batches (:func:`standing_statistics`)."""
+    def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
+        """See :meth:`Family.update_statistics`: batch norm's, over so many batches (:func:`standing_statistics`)."""
         standing_statistics(networks, lambda first, n: self.sample(n, 0, first=first, networks=networks), batches)
 
     def sampling_latents(self, uniform: Tensor, truncation: float | None) -> Tensor:

@@ -20,7 +20,7 @@ from gan_core.config import check_below_one, check_least
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families.base import ImageShape, Losses
-from gan_core.families.translation import TranslationFamily, conditions_of, in_rows, right_shares
+from gan_core.families.translation import TranslationFamily, conditions_of, discriminator_accuracy, grid_rows
 from gan_core.families.translation_layers import PatchDiscriminator
 from gan_core.images.colour import lab_to_rgb, rgb_to_lab
 from gan_core.nn.convolution import Conv2d, ConvTranspose2d
@@ -124,7 +124,7 @@ class Pix2Pix(TranslationFamily):
                 f"model.depth: pictures of {shape.height}x{shape.width} cannot be halved {depth} times, between 3 and "
                 f"{min(shape.height, shape.width).bit_length() - 1}. Leave depth out, or change ingest.size."
             )
-        self.multiple = self.least = 2**depth
+        self.side_multiple = self.min_side = 2**depth
         self.colourises = shape.derived == "greyscale"
         if self.colourises and (shape.channels, shape.condition_channels) != (3, 1):
             raise SettingsError(
@@ -149,7 +149,7 @@ class Pix2Pix(TranslationFamily):
             raise SettingsError(f"{info.name} is paired and has no conditions. Run the ingest stage again.")
 
     @property
-    def sources(self) -> int:
+    def source_channels(self) -> int:
         """Channels of the conditions."""
         return self.shape.condition_channels
 
@@ -160,11 +160,11 @@ class Pix2Pix(TranslationFamily):
 
     # -- training --
 
-    def made(self, batch: Batch) -> Tensor:
+    def generated(self, batch: Batch) -> Tensor:
         """What the generator makes of the batch's conditions: pictures, or a and b in [-1, 1]."""
 
         def make() -> Tensor:
-            conditions, borders = padded(conditions_of(batch), self.multiple, self.least)
+            conditions, borders = padded(conditions_of(batch), self.side_multiple, self.min_side)
             rows, share = len(conditions), self.config.dropout
             kept = [
                 (
@@ -176,36 +176,36 @@ class Pix2Pix(TranslationFamily):
                 .contiguous(memory_format=torch.channels_last)
                 for layer, sizes in enumerate(self._noise_shapes(conditions))
             ]
-            return cropped(self.run("generator")(conditions, kept), borders)
+            return cropped(self.network("generator")(conditions, kept), borders)
 
-        return batch.once("made", make)
+        return batch.cached("made", make)
 
-    def wanted(self, batch: Batch) -> Tensor:
+    def targets(self, batch: Batch) -> Tensor:
         """What it should make: the real pictures, or their a and b in [-1, 1]."""
         if not self.colourises:
             return batch.real
-        return batch.once("wanted", lambda: rgb_to_lab((batch.real + 1) / 2)[:, 1:] / _AB)
+        return batch.cached("wanted", lambda: rgb_to_lab((batch.real + 1) / 2)[:, 1:] / _AB)
 
     def fakes(self, batch: Batch) -> Tensor:
         """Pictures generated from the batch's conditions."""
-        return self.pictures(self.made(batch), conditions_of(batch))
+        return self.pictures(self.generated(batch), conditions_of(batch))
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """Half the cross-entropy of real against generated pairs (section 3.3), judged in one pass."""
         with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
-            made = self.made(batch).detach()
+            made = self.generated(batch).detach()
         conditions = conditions_of(batch)
-        pairs = torch.cat([self._pairs(conditions, self.wanted(batch)), self._pairs(conditions, made)])
-        real, fake = self.run("discriminator")(pairs).float().chunk(2)
+        pairs = torch.cat([self._pairs(conditions, self.targets(batch)), self._pairs(conditions, made)])
+        real, fake = self.network("discriminator")(pairs).float().chunk(2)
         total = 0.5 * logistic_discriminator(real, fake)
-        return Losses(total, {"loss/discriminator": total.detach(), **right_shares(real, fake)})
+        return Losses(total, {"loss/discriminator": total.detach(), **discriminator_accuracy(real, fake)})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """What the discriminator says of generated pairs, and how far they are from the targets (equation 4)."""
-        made = self.made(batch)
-        judged = self.run("discriminator")(self._pairs(conditions_of(batch), made)).float()
+        made = self.generated(batch)
+        judged = self.network("discriminator")(self._pairs(conditions_of(batch), made)).float()
         adversarial = non_saturating_generator(judged)
-        distance = (made.float() - self.wanted(batch)).abs().mean()
+        distance = (made.float() - self.targets(batch)).abs().mean()
         total = adversarial + self.config.l1 * distance
         terms = {"loss/generator": total, "loss/adversarial": adversarial, "loss/l1": distance}
         return Losses(total, {name: term.detach() for name, term in terms.items()})
@@ -222,23 +222,23 @@ class Pix2Pix(TranslationFamily):
         lab = torch.cat([(conditions.float() + 1) * 50, made.float() * _AB], dim=1)
         return lab_to_rgb(lab) * 2 - 1
 
-    def answer(
+    def translate_aligned(
         self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
     ) -> Tensor:
-        """See :meth:`TranslationFamily.answer`; picture i of a seed has always the same dropout."""
+        """See :meth:`TranslationFamily.translate_aligned`; picture i of a seed has always the same dropout."""
         kept = dropout_of(self._noise_shapes(images), self.config.dropout, seed, first, len(images))
         kept = [layer.to(images.device, images.dtype) for layer in kept]
         generator: Callable[..., Tensor] = networks["generator"]
         return self.pictures(generator(images, kept), images)
 
-    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+    def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
         """Rows of condition, translation and target."""
-        conditions = conditions_of(look)
+        conditions = conditions_of(reals)
         translated = self.translate(conditions, networks=networks)
         shown = (
             self.pictures(torch.zeros_like(conditions.expand(-1, 2, -1, -1)), conditions) if self.colourises else None
         )
-        return in_rows(conditions if shown is None else shown, translated, look.real)
+        return grid_rows(conditions if shown is None else shown, translated, reals.real)
 
     def _noise_shapes(self, conditions: Tensor) -> list[tuple[int, int, int]]:
         if not self.config.dropout:

@@ -67,9 +67,9 @@ class R3ganConfig:
         check(self.width <= self.width_max, f"width_max: must be at least width ({self.width}), got {self.width_max}.")
         check_choice(self, tuple(ADVERSARIAL_LOSSES), "loss")
 
-    def widths(self, halvings: int) -> list[int]:
+    def widths(self, downsamplings: int) -> list[int]:
         """Maps at each resolution, from the smallest to the picture's."""
-        return [min(self.width << power, self.width_max) for power in range(halvings, -1, -1)]
+        return [min(self.width << power, self.width_max) for power in range(downsamplings, -1, -1)]
 
 
 # -- pieces of both networks ---------------------------------------------------------------------------------------------
@@ -129,13 +129,13 @@ def _blocks(width: int, config: R3ganConfig, levels: int) -> nn.Sequential:
 class Generator(nn.Module):
     """z (N, latent), and classes (N,) when conditional, to images (N, C, H, W), around [-1, 1]."""
 
-    def __init__(self, config: R3ganConfig, shape: ImageShape, halvings: int) -> None:
+    def __init__(self, config: R3ganConfig, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
-        widths = config.widths(halvings)
+        widths = config.widths(downsamplings)
         self.embedding = nn.Embedding(shape.classes, config.latent) if config.conditional else None
         inputs = config.latent * (2 if config.conditional else 1)
         # A learnt 4x4 picture of maps, each of which z weighs.
-        self.basis = nn.Parameter(torch.randn(widths[0], shape.height >> halvings, shape.width >> halvings))
+        self.basis = nn.Parameter(torch.randn(widths[0], shape.height >> downsamplings, shape.width >> downsamplings))
         self.weigh = nn.Linear(inputs, widths[0], bias=False)
         _scaled(self.weigh.weight)
         self.stages = nn.ModuleList(_blocks(width, config, len(widths)) for width in widths)
@@ -160,9 +160,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images (N, C, H, W) in [-1, 1], and classes (N,) when conditional, to critic values (N,); the generator's mirror."""
 
-    def __init__(self, config: R3ganConfig, shape: ImageShape, halvings: int) -> None:
+    def __init__(self, config: R3ganConfig, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
-        widths = config.widths(halvings)[::-1]
+        widths = config.widths(downsamplings)[::-1]
         self.picture = _pointwise(shape.channels, widths[0])
         self.stages = nn.ModuleList(_blocks(width, config, len(widths)) for width in widths)
         self.transitions = nn.ModuleList(
@@ -171,7 +171,7 @@ class Discriminator(nn.Module):
         )
         last = widths[-1]
         self.gather = nn.Conv2d(
-            last, last, (shape.height >> halvings, shape.width >> halvings), groups=last, bias=False
+            last, last, (shape.height >> downsamplings, shape.width >> downsamplings), groups=last, bias=False
         )
         _scaled(self.gather.weight)
         self.judge = nn.Linear(last, 1, bias=False)
@@ -204,10 +204,10 @@ class R3gan(NoiseFamily):
 
     def __init__(self, config: R3ganConfig, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
         super().__init__(config, shape, class_shares=class_shares)
-        halvings = shape.halvings("r3gan", LARGEST)
+        downsamplings = shape.downsamplings("r3gan", LARGEST)
         self.networks = {
-            "generator": Generator(config, shape, halvings),
-            "discriminator": Discriminator(config, shape, halvings),
+            "generator": Generator(config, shape, downsamplings),
+            "discriminator": Discriminator(config, shape, downsamplings),
         }
 
     @classmethod

@@ -17,10 +17,10 @@ from gan_core.batch import Batch
 from gan_core.config import check_below_one, check_least
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import ImageShape, Losses, Made, Phase
-from gan_core.families.translation import TranslationFamily, in_rows, labels_of, right_shares
+from gan_core.families.base import DiversityPair, ImageShape, Losses, Phase
+from gan_core.families.translation import TranslationFamily, discriminator_accuracy, grid_rows, labels_of
 from gan_core.families.translation_layers import ResidualGenerator, one_hot
-from gan_core.nn import collectives as workers
+from gan_core.nn import collectives
 from gan_core.nn.convolution import Conv2d
 from gan_core.nn.losses import critic_generator, wasserstein_discriminator
 from gan_core.nn.penalties import gradient_penalty
@@ -73,15 +73,17 @@ class Discriminator(nn.Module):
 
     def __init__(self, channels: int, domains: int, config: StarGanConfig, shape: ImageShape) -> None:
         super().__init__()
-        halvings = min(min(shape.height, shape.width).bit_length() - 2, _DEEPEST)
+        downsamplings = min(min(shape.height, shape.width).bit_length() - 2, _DEEPEST)
         layers: list[nn.Module] = []
-        for level in range(halvings):
+        for level in range(downsamplings):
             outputs = config.critic_width * min(2**level, _WIDEST)
             layers += [Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(config.slope, inplace=True)]
             channels = outputs
         self.layers = nn.Sequential(*layers)
         self.judge = Conv2d(channels, 1, 3, padding=1, bias=False)
-        self.classify = Conv2d(channels, domains, (shape.height >> halvings, shape.width >> halvings), bias=False)
+        self.classify = Conv2d(
+            channels, domains, (shape.height >> downsamplings, shape.width >> downsamplings), bias=False
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What is said of ``images``."""
@@ -115,7 +117,7 @@ class StarGan(TranslationFamily):
     name = "stargan"
     Config = StarGanConfig
     kinds = frozenset({"domains", "labelled"})
-    multiple = 4
+    side_multiple = 4
 
     def __init__(self, config: StarGanConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
@@ -157,7 +159,7 @@ class StarGan(TranslationFamily):
 
     # -- training --
 
-    def wanted(self, batch: Batch) -> Tensor:
+    def target_labels(self, batch: Batch) -> Tensor:
         """The domains (N,), or attributes (N, k), to translate to: those of the step's pictures in another order.
 
         So combinations of attributes are such as exist.
@@ -165,11 +167,11 @@ class StarGan(TranslationFamily):
 
         def draw() -> Tensor:
             known = labels_of(batch)
-            everyone = workers.rows_of_all(known)
+            everyone = collectives.all_gather_rows(known)
             numbers = randomness.uniform((len(everyone),), randomness.Slice(), known.device, *batch.key, "wanted")
             return everyone[numbers.argsort(stable=True)][batch.part.rows(len(known))]
 
-        return batch.once("wanted", draw)
+        return batch.cached("wanted", draw)
 
     def penalties(self) -> tuple[Phase, ...]:
         """See :meth:`Family.penalties`: the gradient penalty of the critic."""
@@ -180,23 +182,23 @@ class StarGan(TranslationFamily):
 
     def fakes(self, batch: Batch) -> Tensor:
         """The batch's pictures translated to what is wanted."""
-        return batch.once("fakes", lambda: self._translated(batch.real, self.wanted(batch)))
+        return batch.cached("fakes", lambda: self._translated(batch.real, self.target_labels(batch)))
 
     def _translated(self, images: Tensor, wanted: Tensor) -> Tensor:
-        return self.through(self.run("generator"), images, one_hot(wanted, self.domains))
+        return self.call_padded(self.network("generator"), images, one_hot(wanted, self.domains))
 
-    def watched(self, batch: Batch) -> tuple[Made, ...]:
-        """See :meth:`Family.watched`; domain by domain."""
+    def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
+        """See :meth:`Family.diversity_pairs`; domain by domain."""
         made, labels = self.fakes(batch), labels_of(batch)
         if labels.dim() > 1:
-            return (Made(images=made, real=batch.real),)
-        return (Made(images=made, real=batch.real, classes=self.wanted(batch), classes_of_real=labels),)
+            return (DiversityPair(fakes=made, reals=batch.real),)
+        return (DiversityPair(fakes=made, reals=batch.real, fake_labels=self.target_labels(batch), real_labels=labels),)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """The critic's loss of both in one pass, and the domains of real pictures (equation 5)."""
         config, labels = self.config, labels_of(batch)
         real, fake = self._augmented(batch)
-        judged, said = self.run("discriminator")(torch.cat([real, fake]))
+        judged, said = self.network("discriminator")(torch.cat([real, fake]))
         judged_real, judged_fake = judged.float().chunk(2)
         adversarial = wasserstein_discriminator(judged_real, judged_fake)
         classified = classification(said.float()[: len(real)], labels)
@@ -205,14 +207,14 @@ class StarGan(TranslationFamily):
         terms = {
             "loss/critic": adversarial,
             "loss/classification": classified,
-            **right_shares(judged_real - middle, judged_fake - middle),
+            **discriminator_accuracy(judged_real - middle, judged_fake - middle),
         }
         total = adversarial + config.classification * classified
         return Losses(total, {name: term.detach() for name, term in {"loss/discriminator": total, **terms}.items()})
 
     def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The real and the generated pictures that the discriminator looks at."""
-        made = self.shown(batch).float()
+        made = self.detached_fakes(batch).float()
         return batch.augment(batch.real, "real"), batch.augment(made, "fake")
 
     def penalty_loss(self, batch: Batch, step: int) -> Losses:
@@ -227,11 +229,11 @@ class StarGan(TranslationFamily):
         """What the critic says, the domains that it sees, and what is lost there and back (equation 6)."""
         config, labels = self.config, labels_of(batch)
         made = self.fakes(batch)
-        judged, said = self.run("discriminator")(batch.augment(made, "fake again"))
+        judged, said = self.network("discriminator")(batch.augment(made, "fake again"))
         returned = self._translated(made.to(batch.real.dtype), labels)
         terms = {
             "loss/adversarial": critic_generator(judged.float()),
-            "loss/generator_classification": classification(said.float(), self.wanted(batch)),
+            "loss/generator_classification": classification(said.float(), self.target_labels(batch)),
             "loss/reconstruction": (returned.float() - batch.real).abs().mean(),
         }
         total = (
@@ -241,16 +243,18 @@ class StarGan(TranslationFamily):
         )
         terms["loss/generator"] = total
         if self.shape.attributes:
-            terms["loss/reader"] = F.binary_cross_entropy_with_logits(self.run("reader")(batch.real).float(), labels)
+            terms["loss/reader"] = F.binary_cross_entropy_with_logits(
+                self.network("reader")(batch.real).float(), labels
+            )
             total = total + terms["loss/reader"]
         return Losses(total, {name: term.detach() for name, term in terms.items()})
 
     # -- use --
 
-    def answer(
+    def translate_aligned(
         self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
     ) -> Tensor:
-        """See :meth:`TranslationFamily.answer`: to the domain ``target``, or with the attribute ``target`` switched."""
+        """See :meth:`TranslationFamily.translate_aligned`: to domain ``target``, or with attribute ``target`` switched."""
         assert target is not None
         if self.shape.attributes:
             wanted = (networks["reader"](images) > 0).float()
@@ -260,9 +264,9 @@ class StarGan(TranslationFamily):
         generator: Any = networks["generator"]
         return generator(images, wanted)
 
-    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+    def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
         """Rows of a picture, and the same in every domain or with each attribute switched."""
-        return in_rows(look.real, *(self.translate(look.real, to, networks=networks) for to in range(self.domains)))
+        return grid_rows(reals.real, *(self.translate(reals.real, to, networks=networks) for to in range(self.domains)))
 
 
 def classification(said: Tensor, labels: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from gan_core.batch import Batch
 from gan_core.config import check_below_one, check_least
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
-from gan_core.families.base import ImageShape, Losses, Made, Phase
+from gan_core.families.base import DiversityPair, ImageShape, Losses, Phase
 from gan_core.families.noise import latents_from_uniform
 from gan_core.families.stargan2_layers import Generator, MappingNetwork, Trunk, of_domains
-from gan_core.families.translation import ReferenceGuidedFamily, in_rows, labels_of, right_shares
-from gan_core.nn import collectives as workers
+from gan_core.families.translation import ReferenceGuidedFamily, discriminator_accuracy, grid_rows, labels_of
+from gan_core.nn import collectives
 from gan_core.nn.initialise import he_weights
 from gan_core.nn.losses import logistic_discriminator, non_saturating_generator
 from gan_core.nn.padding import cropped, padded
@@ -79,7 +79,7 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class _Made(NamedTuple):
+class _Generated(NamedTuple):
     """What the generator makes of a batch, in styles of the domains wanted."""
 
     pictures: Tensor
@@ -109,8 +109,8 @@ class StarGan2(ReferenceGuidedFamily):
                 f"stargan2 translates pictures of 8 pixels a side and more, not {size[0]}x{size[1]}. Change ingest.size."
             )
         downs = config.downs or max(min(size).bit_length() - 5, 1)
-        self.multiple = 2**downs
-        self.least = max(16, 2 * self.multiple)
+        self.side_multiple = 2**downs
+        self.min_side = max(16, 2 * self.side_multiple)
         widths, k = (config.width, config.width_max), shape.classes
         self.networks = {
             "generator": Generator(shape.channels, *widths, downs, config.style, config.slope),
@@ -141,31 +141,31 @@ class StarGan2(ReferenceGuidedFamily):
 
     def order(self, batch: Batch) -> Tensor:
         """Whose style and domain each picture of the step is to get: numbers among all workers' pictures."""
-        count = len(batch.real) * workers.count()
+        count = len(batch.real) * collectives.world_size()
         numbers = randomness.uniform((count,), randomness.Slice(), batch.real.device, *batch.key, "order")
         return numbers.argsort(stable=True)[batch.part.rows(len(batch.real))]
 
-    def wanted(self, batch: Batch) -> Tensor:
+    def target_labels(self, batch: Batch) -> Tensor:
         """The domains to translate to, (N,)."""
-        return batch.once("wanted", lambda: workers.rows_of_all(labels_of(batch))[self.order(batch)])
+        return batch.cached("wanted", lambda: collectives.all_gather_rows(labels_of(batch))[self.order(batch)])
 
     def own_styles(self, batch: Batch) -> Tensor:
         """What the style encoder sees in the batch's pictures, (N, style)."""
-        return batch.once("own", lambda: of_domains(self.run("style")(batch.real).float(), labels_of(batch)))
+        return batch.cached("own", lambda: of_domains(self.network("style")(batch.real).float(), labels_of(batch)))
 
-    def made(self, batch: Batch, *, twice: bool) -> _Made:
+    def generated(self, batch: Batch, *, twice: bool) -> _Generated:
         """Translations in styles from noise and of other pictures and, with ``twice``, in further styles from noise."""
-        wanted, draws = self.wanted(batch), ("latents", "other latents")[: 1 + twice]
+        wanted, draws = self.target_labels(batch), ("latents", "other latents")[: 1 + twice]
         shape, device = (len(batch.real), self.config.latent), batch.real.device
         latents = [randomness.normal(shape, batch.part, device, *batch.key, draw) for draw in draws]
-        drawn = of_domains(self.run("mapping")(torch.cat(latents)), wanted.repeat(len(latents))).split(len(wanted))
+        drawn = of_domains(self.network("mapping")(torch.cat(latents)), wanted.repeat(len(latents))).split(len(wanted))
         # A style that is lent is not changed by what is made of it: its own picture's worker would not know.
-        lent = workers.rows_of_all(self.own_styles(batch))[self.order(batch)]
+        lent = collectives.all_gather_rows(self.own_styles(batch))[self.order(batch)]
         styles = torch.cat([drawn[0], lent, *drawn[1:]])
-        return _Made(self.through(self.run("generator"), batch.real, styles), styles)
+        return _Generated(self.call_padded(self.network("generator"), batch.real, styles), styles)
 
-    def _kept(self, batch: Batch) -> _Made:
-        return batch.once("made", lambda: self.made(batch, twice=self.config.diversity > 0))
+    def _kept(self, batch: Batch) -> _Generated:
+        return batch.cached("made", lambda: self.generated(batch, twice=self.config.diversity > 0))
 
     def fakes(self, batch: Batch) -> Tensor:
         """The batch's pictures translated in styles from noise."""
@@ -173,7 +173,7 @@ class StarGan2(ReferenceGuidedFamily):
 
     def _played(self, batch: Batch) -> Tensor:
         """The translations that the discriminator is shown, (2 N, C, H, W)."""
-        made = self._kept(batch) if batch.keep else self.made(batch, twice=False)
+        made = self._kept(batch) if batch.keep else self.generated(batch, twice=False)
         return made.pictures[: 2 * len(batch.real)]
 
     def _augmented(self, pictures: Tensor, batch: Batch, draw: str) -> Tensor:
@@ -181,10 +181,10 @@ class StarGan2(ReferenceGuidedFamily):
         halves = (batch.augment(half, f"{draw} {index}") for index, half in enumerate(pictures.chunk(2)))
         return torch.cat(list(halves))
 
-    def watched(self, batch: Batch) -> tuple[Made, ...]:
-        """See :meth:`Family.watched`; domain by domain."""
-        wanted, labels = self.wanted(batch), labels_of(batch)
-        return (Made(images=self.fakes(batch), real=batch.real, classes=wanted, classes_of_real=labels),)
+    def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
+        """See :meth:`Family.diversity_pairs`; domain by domain."""
+        wanted, labels = self.target_labels(batch), labels_of(batch)
+        return (DiversityPair(fakes=self.fakes(batch), reals=batch.real, fake_labels=wanted, real_labels=labels),)
 
     def penalties(self) -> tuple[Phase, ...]:
         """See :meth:`Family.penalties`: the R1 of the discriminator."""
@@ -195,15 +195,15 @@ class StarGan2(ReferenceGuidedFamily):
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """Cross-entropy of real and translated pictures in one pass (equation 1)."""
-        labels, wanted = labels_of(batch), self.wanted(batch)
+        labels, wanted = labels_of(batch), self.target_labels(batch)
         with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
             made = self._played(batch).detach().float()
         real, fake = batch.augment(batch.real, "real"), self._augmented(made, batch, "fake")
-        said = self.run("discriminator")(torch.cat([real, fake])).float()
+        said = self.network("discriminator")(torch.cat([real, fake])).float()
         judged = of_domains(said, torch.cat([labels, wanted, wanted]))[:, 0]
         judged_real, judged_fake = judged[: len(real)], judged[len(real) :]
         total = logistic_discriminator(judged_real, judged_fake)
-        terms = right_shares(judged_real, judged_fake)
+        terms = discriminator_accuracy(judged_real, judged_fake)
         return Losses(total, {"loss/discriminator": total.detach(), **terms})
 
     def penalty_loss(self, batch: Batch, step: int) -> Losses:
@@ -215,16 +215,18 @@ class StarGan2(ReferenceGuidedFamily):
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """What the discriminator says, styles seen again, the difference they make, and the way back (equation 5)."""
         config, rows = self.config, len(batch.real)
-        wanted, made = self.wanted(batch), self._kept(batch)
+        wanted, made = self.target_labels(batch), self._kept(batch)
         played = made.pictures[: 2 * rows]
-        said = self.run("discriminator")(self._augmented(played, batch, "fake again")).float()
+        said = self.network("discriminator")(self._augmented(played, batch, "fake again")).float()
         # Of lent styles only the generator learns: an encoder that was to find again what it has given itself would have
         # nothing to hold on to, and its styles grow without end.
         with _frozen(self.networks["style"]):
-            lent = self.run("style")(played[rows:])
-        seen = torch.cat([of_domains(said_of.float(), wanted) for said_of in (self.run("style")(played[:rows]), lent)])
+            lent = self.network("style")(played[rows:])
+        seen = torch.cat(
+            [of_domains(said_of.float(), wanted) for said_of in (self.network("style")(played[:rows]), lent)]
+        )
         own = self.own_styles(batch)
-        returned = self.through(self.run("generator"), played, torch.cat([own, own.detach()]))
+        returned = self.call_padded(self.network("generator"), played, torch.cat([own, own.detach()]))
         terms = {
             "loss/adversarial": non_saturating_generator(of_domains(said, wanted.repeat(2))),
             "loss/style": (seen - made.styles[: 2 * rows]).abs().mean(),
@@ -244,10 +246,10 @@ class StarGan2(ReferenceGuidedFamily):
 
     # -- use --
 
-    def answer(
+    def translate_aligned(
         self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
     ) -> Tensor:
-        """See :meth:`TranslationFamily.answer`; picture i of a seed has always the style of the same noise."""
+        """See :meth:`TranslationFamily.translate_aligned`; picture i of a seed has always the style of the same noise."""
         table = randomness.sampling_uniform(first, len(images), self.config.latent, seed)
         latents = latents_from_uniform(table, "normal", None).to(images.device)
         return networks["generator"](images, networks["mapping"](latents)[:, target]).clamp(-1, 1)
@@ -263,11 +265,11 @@ class StarGan2(ReferenceGuidedFamily):
                 f"references: {len(images)} pictures of {shape.channels} channels and {shape.height}x{shape.width} pixels are "
                 f"needed, one for each picture to translate, not {tuple(references.shape)}. Resize them."
             )
-        images, borders = padded(images, self.multiple, self.least)
+        images, borders = padded(images, self.side_multiple, self.min_side)
         styles = networks["style"](references)[:, target]
         return cropped(networks["generator"](images, styles).clamp(-1, 1), borders)
 
-    def display(self, look: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
+    def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
         """Rows of a picture, and the same in every domain in a style from noise."""
         domains = range(self.shape.classes)
-        return in_rows(look.real, *(self.translate(look.real, to, networks=networks) for to in domains))
+        return grid_rows(reals.real, *(self.translate(reals.real, to, networks=networks) for to in domains))

@@ -110,14 +110,14 @@ class Trunk(nn.Module):
     ) -> None:
         """``size``: height and width of the pictures; halved until the shorter side is 4 to 7 pixels."""
         super().__init__()
-        halvings = min(size).bit_length() - 3
-        widths = [min(width * 2**level, width_max) for level in range(halvings + 1)]
+        downsamplings = min(size).bit_length() - 3
+        widths = [min(width * 2**level, width_max) for level in range(downsamplings + 1)]
         pairs = itertools.pairwise(widths)
         self.layers = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1),
             *(ResidualBlock(*pair, slope, halve=True) for pair in pairs),
             nn.LeakyReLU(slope),
-            nn.Conv2d(widths[-1], widths[-1], (size[0] >> halvings, size[1] >> halvings)),
+            nn.Conv2d(widths[-1], widths[-1], (size[0] >> downsamplings, size[1] >> downsamplings)),
             nn.LeakyReLU(slope),
         )
         self.heads = nn.Linear(widths[-1], domains * outputs)

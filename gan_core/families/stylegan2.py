@@ -23,7 +23,7 @@ from gan_core.families.stylegan2_layers import (
     activation_gain,
     with_deviation,
 )
-from gan_core.nn import collectives as workers
+from gan_core.nn import collectives
 from gan_core.nn.convolution import QuickSecondGradients
 from gan_core.nn.losses import ADVERSARIAL_LOSSES
 from gan_core.nn.penalties import path_lengths
@@ -31,8 +31,8 @@ from gan_core.nn.resampling import Upsample
 from gan_core.precision import full_precision
 
 LARGEST = 1024
-_SETTLE = 256
-"""Styles for each batch that :meth:`StyleGan2.settle` is allowed."""
+_STYLES_PER_BATCH = 256
+"""Styles for each batch that :meth:`StyleGan2.update_statistics` is allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +75,14 @@ class StyleGan2Config:
         check(0 <= self.mixing <= 1, f"mixing: must lie in [0, 1], got {self.mixing}.")
         check_choice(self, tuple(ADVERSARIAL_LOSSES), "loss")
 
-    def widths(self, halvings: int) -> list[int]:
+    def widths(self, downsamplings: int) -> list[int]:
         """Maps at each resolution, from the smallest to the picture's."""
-        top = 4 << halvings
+        top = 4 << downsamplings
         check(
             self.channel_base >= top,
             f"model.channel_base: {self.channel_base} leaves no maps at {top} pixels. Make it {16 * top} or more.",
         )
-        return [min(self.channel_base // (4 << level), self.channel_max) for level in range(halvings + 1)]
+        return [min(self.channel_base // (4 << level), self.channel_max) for level in range(downsamplings + 1)]
 
 
 # -- the generator -------------------------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ class ToImage(nn.Module):
 class Synthesis(nn.Module):
     """Styles (N, layers, style) to images (N, C, H, W), around [-1, 1]."""
 
-    def __init__(self, config: StyleGan2Config, shape: ImageShape, halvings: int) -> None:
+    def __init__(self, config: StyleGan2Config, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
-        widths = config.widths(halvings)
-        base = (shape.height >> halvings, shape.width >> halvings)
+        widths = config.widths(downsamplings)
+        base = (shape.height >> downsamplings, shape.width >> downsamplings)
         self.start = nn.Parameter(torch.randn(1, widths[0], *base))
         self.first, self.second, self.to_image = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
@@ -201,10 +201,10 @@ class Synthesis(nn.Module):
 class Generator(nn.Module):
     """z (N, latent), and classes (N,) when conditional, to images (N, C, H, W), around [-1, 1]."""
 
-    def __init__(self, config: StyleGan2Config, shape: ImageShape, halvings: int) -> None:
+    def __init__(self, config: StyleGan2Config, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
         self.mapping = MappingNetwork(config, shape.classes)
-        self.synthesis = Synthesis(config, shape, halvings)
+        self.synthesis = Synthesis(config, shape, downsamplings)
         self.layers = self.synthesis.layers
         """Styles that an image takes."""
         self.mean_style: Tensor
@@ -267,16 +267,16 @@ class ResidualBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images (N, C, H, W) in [-1, 1], and classes (N,) when conditional, to logits (N,): above 0 means judged real."""
 
-    def __init__(self, config: StyleGan2Config, shape: ImageShape, halvings: int) -> None:
+    def __init__(self, config: StyleGan2Config, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
-        widths, gain = config.widths(halvings), activation_gain(config.slope)
+        widths, gain = config.widths(downsamplings), activation_gain(config.slope)
         last = widths[0]
         self.from_image = Conv2d(shape.channels, widths[-1], 1, gain=gain)
         self.blocks = nn.Sequential(
-            *(ResidualBlock(widths[level], widths[level - 1], config.slope) for level in range(halvings, 0, -1))
+            *(ResidualBlock(widths[level], widths[level - 1], config.slope) for level in range(downsamplings, 0, -1))
         )
         self.last = Conv2d(last + 1, last, 3, gain=gain)
-        pixels = (shape.height >> halvings) * (shape.width >> halvings)
+        pixels = (shape.height >> downsamplings) * (shape.width >> downsamplings)
         self.features = Linear(last * pixels, last, gain=gain)
         self.judge = Linear(last, 1)
         # Miyato & Koyama 2018, "cGANs with Projection Discriminator".
@@ -306,12 +306,12 @@ class StyleGan2(StyleBasedFamily):
 
     def __init__(self, config: StyleGan2Config, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
         super().__init__(config, shape, class_shares=class_shares)
-        halvings = shape.halvings("stylegan2", LARGEST)
+        downsamplings = shape.downsamplings("stylegan2", LARGEST)
         self.networks = {
-            "generator": Generator(config, shape, halvings),
-            "discriminator": Discriminator(config, shape, halvings),
+            "generator": Generator(config, shape, downsamplings),
+            "discriminator": Discriminator(config, shape, downsamplings),
         }
-        self.memory = {"path_length_mean": torch.zeros(())}
+        self.buffers = {"path_length_mean": torch.zeros(())}
 
     # -- training --
 
@@ -354,9 +354,9 @@ class StyleGan2(StyleBasedFamily):
             images = generator.synthesis(styles, self.noise(n, batch, "path noise"))
         direction = randomness.normal(tuple(images.shape), batch.part, device, *batch.key, "path direction")
         lengths = path_lengths(images, styles, direction)
-        now = workers.mean_over_workers(lengths.detach().mean())
-        mean = torch.lerp(self.memory["path_length_mean"].to(device), now, 0.01)
-        self.memory["path_length_mean"] = mean
+        now = collectives.mean_over_workers(lengths.detach().mean())
+        mean = torch.lerp(self.buffers["path_length_mean"].to(device), now, 0.01)
+        self.buffers["path_length_mean"] = mean
         penalty = (lengths - mean).square().mean()
         return Losses(penalty * self.config.path_length, {"penalty/path_length": penalty.detach()})
 
@@ -374,7 +374,7 @@ class StyleGan2(StyleBasedFamily):
         styles = generator.mapping(latents, labels)
         if truncation is not None:
             if not generator.mean_style.any():
-                self._measure_mean(generator, 16 * _SETTLE)
+                self._measure_mean(generator, 16 * _STYLES_PER_BATCH)
             styles = generator.truncated(styles, labels, truncation)
         return generator.synthesis(generator.repeated(styles)).clamp(-1, 1)
 
@@ -392,11 +392,11 @@ class StyleGan2(StyleBasedFamily):
         generator = self._generator()
         return generator.repeated(generator.mean_style[label or 0][None])[0]
 
-    def settle(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
+    def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Measure the mean style that truncation moves towards, on 256 latents for each of ``batches``."""
         generator = networks["generator"].eval()
         assert isinstance(generator, Generator)
-        self._measure_mean(generator, batches * _SETTLE)
+        self._measure_mean(generator, batches * _STYLES_PER_BATCH)
 
     @torch.no_grad()
     def _measure_mean(self, generator: Generator, count: int) -> None:

@@ -17,17 +17,17 @@ class TranslationFamily(Family):
     """Generators that turn a picture, and a domain where there are several, into another of the same size.
 
     A subclass builds ``networks``, says what :attr:`directions` there are, how one picture is translated
-    (:meth:`answer`), and of which sides its generators take pictures (:attr:`multiple`, :attr:`least`).
+    (:meth:`translate_aligned`), and of which sides its generators take pictures (:attr:`side_multiple`, :attr:`min_side`).
     """
 
     does = "translate images"
-    multiple: int = 1
+    side_multiple: int = 1
     """Generators take sides that this divides; others are continued by reflection and cropped back ..."""
-    least: int = 16
+    min_side: int = 16
     """... and sides of this at least."""
 
     @abstractmethod
-    def answer(
+    def translate_aligned(
         self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
     ) -> Tensor:
         """``images`` (N, C', H, W), of sides that the generators ``networks`` take, translated: (N, C, H, W)."""
@@ -38,12 +38,12 @@ class TranslationFamily(Family):
         """What it translates: (from domain, to domain) each; None where domains have no number."""
 
     @property
-    def sources(self) -> int:
+    def source_channels(self) -> int:
         """Channels of the pictures that are translated."""
         return self.shape.channels
 
     @property
-    def targets(self) -> tuple[int, ...]:
+    def target_domains(self) -> tuple[int, ...]:
         """Domains that a picture can be translated to; none where there is but one answer."""
         return tuple(sorted({to for _, to in self.directions if to is not None}))
 
@@ -69,29 +69,29 @@ class TranslationFamily(Family):
             SettingsError: a target that does not exist, or none where one is needed, or a wrong number of channels.
         """
         target = self.check_target(target)
-        if images.shape[1] != self.sources:
+        if images.shape[1] != self.source_channels:
             raise SettingsError(
-                f"{self.name} has learnt to translate pictures of {self.sources} channels, not "
+                f"{self.name} has learnt to translate pictures of {self.source_channels} channels, not "
                 f"{images.shape[1]}. Convert them first."
             )
-        images, borders = padded(images, self.multiple, self.least)
+        images, borders = padded(images, self.side_multiple, self.min_side)
         images = images.contiguous(memory_format=torch.channels_last)
-        return cropped(self.answer(images, target, networks or self.networks, seed, first), borders)
+        return cropped(self.translate_aligned(images, target, networks or self.networks, seed, first), borders)
 
     def check_target(self, target: int | None) -> int | None:
         """The domain to translate to, where ``target`` is left out the family's own; raises SettingsError."""
-        if not self.targets:
+        if not self.target_domains:
             if target is not None:
                 raise SettingsError(f"target: {self.name} translates in one way and takes no target. Leave it out.")
         elif target is None:
-            raise SettingsError(f"target: {self.name} needs a domain to translate to, 0 to {self.targets[-1]}.")
-        elif target not in self.targets:
-            raise SettingsError(f"target: there is no domain {target}; the domains are 0 to {self.targets[-1]}.")
+            raise SettingsError(f"target: {self.name} needs a domain to translate to, 0 to {self.target_domains[-1]}.")
+        elif target not in self.target_domains:
+            raise SettingsError(f"target: there is no domain {target}; the domains are 0 to {self.target_domains[-1]}.")
         return target
 
-    def through(self, generator: Callable[..., Tensor], images: Tensor, *inputs: Any) -> Tensor:
+    def call_padded(self, generator: Callable[..., Tensor], images: Tensor, *inputs: Any) -> Tensor:
         """``generator`` of ``images`` (N, C', H, W) of any size, and of further ``inputs``."""
-        images, borders = padded(images, self.multiple, self.least)
+        images, borders = padded(images, self.side_multiple, self.min_side)
         return cropped(generator(images, *inputs), borders)
 
 
@@ -122,7 +122,7 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     return images[:, :channels]
 
 
-def in_rows(*columns: Tensor) -> tuple[Tensor, int]:
+def grid_rows(*columns: Tensor) -> tuple[Tensor, int]:
     """A grid of ``columns`` (N, C, H, W) each: its pictures row by row, of as many channels each, and the row's length."""
     channels = max(column.shape[1] for column in columns)
     pictures = [with_channels(column.float(), channels) for column in columns]
@@ -143,7 +143,7 @@ def labels_of(batch: Batch) -> Tensor:
     return batch.labels
 
 
-def right_shares(real: Tensor, fake: Tensor, border: float = 0.0) -> dict[str, Tensor]:
+def discriminator_accuracy(real: Tensor, fake: Tensor, border: float = 0.0) -> dict[str, Tensor]:
     """The shares of real and of generated images, or patches, that are judged on their side of ``border``."""
     return {
         "health/real_right": (real.detach() > border).float().mean(),

@@ -22,24 +22,24 @@ class PatchDiscriminator(nn.Module):
     C256-C512), with 2 of 34x34, with 1 of 16x16. Instance norm behind all but the first and the last.
     """
 
-    def __init__(self, channels: int, width: int, halvings: int, slope: float, shape: ImageShape) -> None:
+    def __init__(self, channels: int, width: int, downsamplings: int, slope: float, shape: ImageShape) -> None:
         """``shape``: of the pictures; raises SettingsError where it is too small for so many halvings."""
         super().__init__()
         short = min(shape.height, shape.width)
-        if short >> halvings < 3:  # the two layers behind the halvings each take one more pixel
-            most = next((fewer for fewer in range(halvings, 0, -1) if short >> fewer >= 3), 0)
+        if short >> downsamplings < 3:  # the two layers behind the halvings each take one more pixel
+            most = next((fewer for fewer in range(downsamplings, 0, -1) if short >> fewer >= 3), 0)
             raise SettingsError(
-                f"model.patch_halvings: {halvings} leave nothing of pictures of {shape.height}x{shape.width}. "
+                f"model.patch_halvings: {downsamplings} leave nothing of pictures of {shape.height}x{shape.width}. "
                 + (f"Set it to {most} at most." if most else "Change ingest.size: no patch is so small.")
             )
-        widths = [width * min(2**power, PATCH_WIDTH_MAX) for power in range(halvings + 1)]
+        widths = [width * min(2**power, PATCH_WIDTH_MAX) for power in range(downsamplings + 1)]
         layers: list[nn.Module] = [
             Conv2d(channels, width, 4, stride=2, padding=1),
             nn.LeakyReLU(slope, inplace=True),
         ]
         for level, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
             layers += [
-                Conv2d(inputs, outputs, 4, stride=2 if level < halvings else 1, padding=1, bias=False),
+                Conv2d(inputs, outputs, 4, stride=2 if level < downsamplings else 1, padding=1, bias=False),
                 InstanceNorm2d(outputs),
                 nn.LeakyReLU(slope, inplace=True),
             ]

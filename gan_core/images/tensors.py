@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def unit(pixels: Tensor) -> Tensor:
+def from_uint8(pixels: Tensor) -> Tensor:
     """uint8 images as float32 in [-1, 1], channels last."""
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
 

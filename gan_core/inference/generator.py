@@ -21,7 +21,7 @@ from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family,
 from gan_core.families.noise import NoiseFamily, StyleBasedFamily
 from gan_core.families.translation import ReferenceGuidedFamily, TranslationFamily
 from gan_core.files import open_to_others, read_json, replacing, sha256_file, sha256_json, write_json
-from gan_core.images.tensors import to_uint8, unit
+from gan_core.images.tensors import from_uint8, to_uint8
 from gan_core.inference.projection import Projection, project
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
@@ -118,9 +118,9 @@ class Generator:
         return torch.cat(parts)
 
     @torch.inference_mode()
-    def display(self, look: Batch) -> tuple[Tensor, int]:
-        """What it makes of the pictures ``look``, beside them: uint8 (n, C, H, W) on the CPU, and how many make a row."""
-        pictures, columns = self._family.display(look, self._family.networks)
+    def preview(self, reals: Batch) -> tuple[Tensor, int]:
+        """What it makes of the pictures ``reals``, beside them: uint8 (n, C, H, W) on the CPU, and how many make a row."""
+        pictures, columns = self._family.preview(reals, self._family.networks)
         return to_uint8(pictures).cpu(), columns
 
     @torch.inference_mode()
@@ -205,14 +205,17 @@ class Generator:
 
     def _check_target(self, family: TranslationFamily, target: int | None) -> None:
         """Raise SettingsError for a domain that is not there, with the names of those that are."""
-        if family.targets and target is not None and target not in family.targets:
+        if family.target_domains and target is not None and target not in family.target_domains:
             names = self.info.get("attributes") or self.info.get("classes") or ()
-            known = ", ".join(f"{name} ({index})" for index, name in enumerate(names)) or f"0 to {family.targets[-1]}"
+            known = (
+                ", ".join(f"{name} ({index})" for index, name in enumerate(names))
+                or f"0 to {family.target_domains[-1]}"
+            )
             raise SettingsError(f"target: there is no domain {target}; the generator knows {known}.")
 
     def _given(self, pictures: Tensor) -> Tensor:
         """Pictures, uint8, as the family's networks want them."""
-        return unit(pictures.to(next(self._family.networks[self._family.generators[0]].parameters()).device))
+        return from_uint8(pictures.to(next(self._family.networks[self._family.generators[0]].parameters()).device))
 
 
 def _together(images: Tensor) -> int:
@@ -293,7 +296,7 @@ def _averaged(found: checkpoints.Checkpoint, device: torch.device) -> Generator:
     tensors = {name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)}
     family = _rebuilt(info, tensors, where).to(device)
     # A checkpoint holds averaged weights as training left them.
-    family.settle(family.networks)
+    family.update_statistics(family.networks)
     return Generator(family, info, _digest(info, sha256_file(found.path / checkpoints.TENSORS)))
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from gan_core.data import PreparedDataset
 from gan_core.images.colour import colourfulness
-from gan_core.metrics.bench import Bench, Subject, mean_value
 from gan_core.metrics.between import between_domains
 from gan_core.metrics.inception import Extractor
+from gan_core.metrics.measurement import Measurement, Subject, mean_value
 from gan_core.metrics.pairs import l1, psnr, ssim
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.sources import Unchanged, as_answer
@@ -73,7 +73,7 @@ def assess(
     Raises:
         DataError: no such split, fewer real pictures than asked for, or a domain with fewer than two in it.
     """
-    bench = Bench(
+    measurement = Measurement(
         subject=subject,
         dataset=dataset,
         split=split,
@@ -88,17 +88,17 @@ def assess(
         full=full,
     )
     if not subject.translates:
-        figures = bench.from_noise().figures()
+        figures = measurement.from_noise().figures()
     elif dataset.info.kind == "paired":
-        figures = _of_pairs(bench)
+        figures = _of_pairs(measurement)
     else:
-        figures = between_domains(bench)
+        figures = between_domains(measurement)
     return Assessment(figures[0], figures)
 
 
-def _of_pairs(bench: Bench) -> tuple[Figure, ...]:
-    info, pictures = bench.dataset.info, bench.pictures()
-    targets, rows = bench.dataset.pixels(bench.split), pictures.chosen(bench.taken(pictures))
+def _of_pairs(measurement: Measurement) -> tuple[Figure, ...]:
+    info, pictures = measurement.dataset.info, measurement.pictures()
+    targets, rows = measurement.dataset.pixels(measurement.split), pictures.chosen(measurement.taken(pictures))
     metrics = {"l1": l1, "psnr": psnr, "ssim": ssim}
     values: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     colourised = info.derived == "greyscale" and info.channels == 3
@@ -113,20 +113,22 @@ def _of_pairs(bench: Bench) -> tuple[Figure, ...]:
             for kind, shown in (("made", made), ("trivial", trivial), ("real", target)):
                 values["colourfulness", kind].append(colourfulness(shown))
 
-    comparison = bench.translated(pictures, pictures, None, watch, PAIRED)
-    if not bench.full:
+    comparison = measurement.translated(pictures, pictures, None, watch, PAIRED)
+    if not measurement.full:
         return comparison.figures()
-    figures = list(comparison.figures(bench.untouched(Unchanged(bench.dataset, bench.split))))
+    figures = list(comparison.figures(measurement.untouched(Unchanged(measurement.dataset, measurement.split))))
     for name in metrics:
         made, trivial = values[name, "made"], mean_value(values[name, "trivial"])
-        figures.append(bench.mean(name, made, direction=PAIRED, baseline=trivial, higher_is_better=name != "l1"))
+        figures.append(measurement.mean(name, made, direction=PAIRED, baseline=trivial, higher_is_better=name != "l1"))
     if colourised:
         colours = {kind: torch.cat(values["colourfulness", kind]) for kind in ("made", "trivial", "real")}
         # More colour is not better: as much as the real picture has is right.
         gaps = {kind: (colours[kind] - colours["real"]).abs() for kind in ("made", "trivial")}
         figures += [
-            bench.mean("colourfulness_gap", [gaps["made"]], direction=PAIRED, baseline=mean_value([gaps["trivial"]])),
-            bench.mean("colourfulness", [colours["made"]], direction=PAIRED),
-            bench.mean("colourfulness_of_real", [colours["real"]]),
+            measurement.mean(
+                "colourfulness_gap", [gaps["made"]], direction=PAIRED, baseline=mean_value([gaps["trivial"]])
+            ),
+            measurement.mean("colourfulness", [colours["made"]], direction=PAIRED),
+            measurement.mean("colourfulness_of_real", [colours["real"]]),
         ]
     return tuple(figures)

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from gan_core.data import PreparedDataset
-from gan_core.metrics.bench import Bench, enough, mean_value
 from gan_core.metrics.domains import DomainClassifier
 from gan_core.metrics.intervals import Estimate, mean_of, of_mean_of_means, of_share
+from gan_core.metrics.measurement import Measurement, enough, mean_value
 from gan_core.metrics.pairs import l1
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.sources import DatasetSplit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Direction:
     """A direction between domains, or the switching on or off of an attribute."""
 
     name: str
@@ -43,58 +43,67 @@ def check_domains(dataset: PreparedDataset, split: str) -> None:
             enough(DatasetSplit(dataset, split, domain, lacking=lacking))
 
 
-def between_domains(bench: Bench) -> tuple[Figure, ...]:
+def between_domains(measurement: Measurement) -> tuple[Figure, ...]:
     """The mean of all directions' figures, then each direction's; the first is the mean FID."""
-    ways = [way for source, to in bench.subject.directions if to is not None for way in _ways(bench, source, to)]
+    directions = [
+        direction
+        for source, to in measurement.subject.directions
+        if to is not None
+        for direction in _directions(measurement, source, to)
+    ]
     classifier = None
-    if bench.full and bench.dataset.info.kind != "unpaired":
-        classifier = DomainClassifier(bench.dataset, device=bench.extractor.device, cache_dir=bench.cache_dir)
+    if measurement.full and measurement.dataset.info.kind != "unpaired":
+        classifier = DomainClassifier(
+            measurement.dataset, device=measurement.extractor.device, cache_dir=measurement.cache_dir
+        )
     figures: dict[str, list[Figure]] = defaultdict(list)
     parts: dict[str, list[Estimate | _Each]] = defaultdict(list)
-    for way in ways:
-        for figure, part in _of_way(bench, way, classifier, warn=not figures):
+    for direction in directions:
+        for figure, part in _of_direction(measurement, direction, classifier, warn=not figures):
             figures[figure.name].append(figure)
             if part is not None:
                 parts[figure.name].append(part)
     each = [figure for of_name in figures.values() for figure in of_name]
     # Of one direction the mean is its own figure.
-    means = [_mean(of_name, parts[name]) for name, of_name in figures.items()] if len(ways) > 1 else []
+    means = [_mean(of_name, parts[name]) for name, of_name in figures.items()] if len(directions) > 1 else []
     if classifier is not None:
-        each.append(_accuracy_of_real(bench, classifier, ways))
+        each.append(_accuracy_of_real(measurement, classifier, directions))
     return (*means, *each)
 
 
-def _ways(bench: Bench, source: int | None, to: int) -> list[Way]:
+def _directions(measurement: Measurement, source: int | None, to: int) -> list[Direction]:
     """From a domain to another; or, as an attribute is switched, from the pictures that lack it and from those that have it."""
-    info = bench.dataset.info
+    info = measurement.dataset.info
     if info.attributes:
-        name, lacking, having = info.attributes[to], bench.pictures(to, lacking=True), bench.pictures(to)
+        name, lacking, having = info.attributes[to], measurement.pictures(to, lacking=True), measurement.pictures(to)
         return [
-            Way(name=f"without {name} -> {name}", source=lacking, target=having, to=to, back=to),
-            Way(name=f"{name} -> without {name}", source=having, target=lacking, to=to, back=to, lacking=True),
+            Direction(name=f"without {name} -> {name}", source=lacking, target=having, to=to, back=to),
+            Direction(name=f"{name} -> without {name}", source=having, target=lacking, to=to, back=to, lacking=True),
         ]
     assert source is not None
     name = f"{info.classes[source]} -> {info.classes[to]}"
-    return [Way(name=name, source=bench.pictures(source), target=bench.pictures(to), to=to, back=source)]
+    return [
+        Direction(name=name, source=measurement.pictures(source), target=measurement.pictures(to), to=to, back=source)
+    ]
 
 
 @dataclass
 class _Watch:
     """Sees translations pass and keeps a value a picture."""
 
-    bench: Bench
-    way: Way
+    measurement: Measurement
+    direction: Direction
     classifier: DomainClassifier | None
     errors: list[Tensor] = field(default_factory=list)
     right: list[Tensor] = field(default_factory=list)
     right_untouched: list[Tensor] = field(default_factory=list)
 
     def __call__(self, given: Tensor, made: Tensor, first: int) -> None:
-        back = self.bench.subject.translate(made, self.way.back, self.bench.seed, first=first)
+        back = self.measurement.subject.translate(made, self.direction.back, self.measurement.seed, first=first)
         self.errors.append(l1(back.cpu(), given))
         if self.classifier is not None:
-            self.right.append(self.way.reached(self.classifier, made))
-            self.right_untouched.append(self.way.reached(self.classifier, given))
+            self.right.append(self.direction.reached(self.classifier, made))
+            self.right_untouched.append(self.direction.reached(self.classifier, given))
 
 
 @dataclass(frozen=True)
@@ -109,43 +118,50 @@ class _Each:
     """Whether the values are 0 and 1."""
 
 
-def _of_way(
-    bench: Bench, way: Way, classifier: DomainClassifier | None, *, warn: bool
+def _of_direction(
+    measurement: Measurement, direction: Direction, classifier: DomainClassifier | None, *, warn: bool
 ) -> list[tuple[Figure, Estimate | _Each | None]]:
     """A direction's figures, each with what the interval of a mean over directions is made of."""
-    watch = _Watch(bench, way, classifier)
-    comparison = bench.translated(way.source, way.target, way.to, watch, way.name, warn=warn)
-    rows = way.source.chosen(bench.taken(way.source))
+    watch = _Watch(measurement, direction, classifier)
+    comparison = measurement.translated(
+        direction.source, direction.target, direction.to, watch, direction.name, warn=warn
+    )
+    rows = direction.source.chosen(measurement.taken(direction.source))
 
     def each(values: Sequence[Tensor], *, share: bool = False) -> _Each:
         return _Each(torch.cat(list(values)).double().numpy(), rows, share)
 
     figures: list[tuple[Figure, Estimate | _Each | None]] = list(
-        zip(comparison.figures(bench.untouched(way.source)), (comparison.fid, comparison.kid), strict=False)
+        zip(comparison.figures(measurement.untouched(direction.source)), (comparison.fid, comparison.kid), strict=False)
     )
-    if bench.full:
+    if measurement.full:
         # No trivial answer: a generator that changes nothing comes back without error.
-        figures.append((bench.mean("cycle", watch.errors, direction=way.name), each(watch.errors)))
+        figures.append((measurement.mean("cycle", watch.errors, direction=direction.name), each(watch.errors)))
     if classifier is not None:
         trivial = mean_value(watch.right_untouched)
-        accuracy = _share(bench, "accuracy", watch.right, classifier, way.name, trivial)
+        accuracy = _share(measurement, "accuracy", watch.right, classifier, direction.name, trivial)
         figures.append((accuracy, each(watch.right, share=True)))
     return figures
 
 
-def _accuracy_of_real(bench: Bench, classifier: DomainClassifier, ways: Sequence[Way]) -> Figure:
+def _accuracy_of_real(
+    measurement: Measurement, classifier: DomainClassifier, directions: Sequence[Direction]
+) -> Figure:
     """How often the classifier is right of real pictures: what perfect translations would get."""
     right = []
-    for way in {(way.to, way.lacking): way for way in ways}.values():
-        pixels, chosen = bench.dataset.pixels(bench.split), way.target.chosen(bench.taken(way.target))
+    for direction in {(direction.to, direction.lacking): direction for direction in directions}.values():
+        pixels, chosen = (
+            measurement.dataset.pixels(measurement.split),
+            direction.target.chosen(measurement.taken(direction.target)),
+        )
         for start in range(0, len(chosen), 256):
             part = torch.from_numpy(pixels[chosen[start : start + 256]])
-            right.append(way.reached(classifier, part))
-    return _share(bench, "accuracy_of_real", right, classifier, "", None)
+            right.append(direction.reached(classifier, part))
+    return _share(measurement, "accuracy_of_real", right, classifier, "", None)
 
 
 def _share(
-    bench: Bench,
+    measurement: Measurement,
     name: str,
     right: Sequence[Tensor],
     classifier: DomainClassifier,
@@ -153,7 +169,7 @@ def _share(
     baseline: float | None,
 ) -> Figure:
     share, count = mean_value(right), sum(map(len, right))
-    return bench.figure(
+    return measurement.figure(
         name,
         share,
         of_share(share, count),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_core.nn import collectives as workers
+from gan_core.nn import collectives
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -21,14 +21,14 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalised ``input``, (N, C, H, W); every worker has the same N."""
-        if self.alone or not self.training or workers.count() == 1:
+        if self.alone or not self.training or collectives.world_size() == 1:
             return super().forward(input)
         images = input.float()
         moments = torch.stack([images.mean(dim=(0, 2, 3)), images.square().mean(dim=(0, 2, 3))])
-        mean, square = workers.mean_over_workers(moments)
+        mean, square = collectives.mean_over_workers(moments)
         variance = (square - mean.square()).clamp_min(0)
         if self.track_running_stats:
-            self._track(mean.detach(), variance.detach(), input.numel() // input.shape[1] * workers.count())
+            self._track(mean.detach(), variance.detach(), input.numel() // input.shape[1] * collectives.world_size())
         scale = torch.rsqrt(variance + self.eps) * (1 if self.weight is None else self.weight)
         shift = (0 if self.bias is None else self.bias) - mean * scale
         return torch.addcmul(shift[:, None, None], images, scale[:, None, None]).to(input.dtype)

@@ -14,7 +14,7 @@ def _is_initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def count() -> int:
+def world_size() -> int:
     """How many workers train together; 1 without a process group."""
     return dist.get_world_size() if _is_initialized() else 1
 
@@ -27,18 +27,18 @@ def rank() -> int:
 @torch.no_grad()
 def average(tensors: list[Tensor]) -> None:
     """Replace each tensor by its mean over all workers, in one all-reduce."""
-    if count() == 1 or not tensors:
+    if world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    flat /= count()
+    flat /= world_size()
     pieces = flat.split([tensor.numel() for tensor in tensors])
     torch._foreach_copy_(tensors, [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)])
 
 
 def broadcast_from_first(value: Any) -> Any:
     """What rank 0 calls this with, on every worker; pickled."""
-    if count() == 1:
+    if world_size() == 1:
         return value
     values = [value]
     dist.broadcast_object_list(values, src=0)
@@ -47,7 +47,7 @@ def broadcast_from_first(value: Any) -> Any:
 
 def barrier() -> None:
     """Wait for all workers."""
-    if count() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
@@ -57,15 +57,15 @@ def mean_over_workers(tensor: Tensor) -> Tensor:
     Its gradient is the mean over all workers too: each worker's loss is a mean over its own images, and what all of them
     minimise is the mean of those.
     """
-    return tensor if count() == 1 else _Mean.apply(tensor)
+    return tensor if world_size() == 1 else _Mean.apply(tensor)
 
 
-def rows_of_all(tensor: Tensor) -> Tensor:
+def all_gather_rows(tensor: Tensor) -> Tensor:
     """The rows of ``tensor`` (n, ...) of all workers in their order, (workers * n, ...); without a gradient."""
-    if count() == 1:
+    if world_size() == 1:
         return tensor.detach()
     # Laid out plainly: gloo gathers memory, whatever order of channels that has.
-    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(count())]
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
 

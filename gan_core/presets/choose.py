@@ -9,7 +9,7 @@ import torch
 from gan_core.data import DatasetInfo
 from gan_core.families import FAMILIES, ImageShape
 from gan_core.precision import device_memory, has_bf16
-from gan_core.presets.cost import memory
+from gan_core.presets.cost import peak_memory
 from gan_core.presets.recipes import RECIPES, nearest_resolution
 
 _GPU_PIXELS = 2**21
@@ -141,7 +141,7 @@ def micro_batches(
     room = _SHARE * has - (pixels if pixels <= has / 2 else 0)
     count = 1
     while True:
-        needs = memory(family, shape, model, batch // count, keep=count == 1, bf16=bf16, compiled=compiled)
+        needs = peak_memory(family, shape, model, batch // count, keep=count == 1, bf16=bf16, compiled=compiled)
         if needs <= room or batch % (2 * count) or batch // (2 * count) < 2:
             return count, needs
         count *= 2

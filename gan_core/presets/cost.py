@@ -21,7 +21,7 @@ _FLOAT = 4
 """Bytes of a float32."""
 
 
-def operations(name: str, shape: ImageShape, model: Mapping[str, Any], rounds: int = 1) -> float:
+def training_flops(name: str, shape: ImageShape, model: Mapping[str, Any], rounds: int = 1) -> float:
     """Floating point operations of training for one real image, with the family's settings ``model``.
 
     ``rounds`` are the updates of the discriminator in a step.
@@ -39,7 +39,7 @@ def operations(name: str, shape: ImageShape, model: Mapping[str, Any], rounds: i
     return 3 * passes["generator"] / rounds + (6 + 2 / rounds) * passes["discriminator"]
 
 
-def memory(
+def peak_memory(
     name: str,
     shape: ImageShape,
     model: Mapping[str, Any],
@@ -80,7 +80,7 @@ def memory(
                 game = max(game, most)
             level = now
 
-        family = _play(name, shape, model, images, keep=keep, bf16=bf16, after=count)
+        family = _simulate_step(name, shape, model, images, keep=keep, bf16=bf16, after=count)
         of_generators, of_discriminators = (
             sum(parameter.numel() for name in names for parameter in family.networks[name].parameters())
             for names in (family.generators, family.discriminators)
@@ -113,11 +113,11 @@ def _operations_of_a_step(name: str, shape: ImageShape, model: Mapping[str, Any]
             passes[phase.side] += (counter.total - before) / n / phase.every
             before = counter.total
 
-        _play(name, shape, model, n, after=count)
+        _simulate_step(name, shape, model, n, after=count)
     return passes
 
 
-def _play(
+def _simulate_step(
     name: str,
     shape: ImageShape,
     model: Mapping[str, Any],

@@ -10,7 +10,7 @@ from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, ImageShape
 from gan_core.precision import has_bf16
 from gan_core.presets.choose import choose
-from gan_core.presets.cost import operations
+from gan_core.presets.cost import training_flops
 from gan_core.presets.recipes import RECIPES
 
 FEW, MANY = 10_000, 30_000
@@ -42,7 +42,7 @@ def recommend(info: DatasetInfo, device: torch.device) -> list[Recommendation]:
             chosen = {choice.name: choice.value for choice in choose(name, info, device, steps=1)}
             model = {key.removeprefix("model."): value for key, value in chosen.items() if key.startswith("model.")}
             rounds = chosen.get("train.discriminator_steps", 1)
-            for_an_image = operations(name, ImageShape.of(info), model, rounds)
+            for_an_image = training_flops(name, ImageShape.of(info), model, rounds)
             hours = for_an_image * RECIPES[name].kimg * 1000 / rate / 3600
             problem = ""
         except SettingsError as error:

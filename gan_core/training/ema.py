@@ -16,7 +16,7 @@ def ema_decay(batch: int, half_life_images: float, images_seen: int) -> float:
     return 0.5 ** (batch / max(half_life, 1e-8))
 
 
-class Averaged:
+class AveragedNetworks:
     """Averaged copies of generators. Buffers (batch-norm statistics) are not averaged but measured where needed."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:

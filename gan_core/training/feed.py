@@ -12,7 +12,7 @@ from gan_core import randomness
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.families import Batch
-from gan_core.images.tensors import unit
+from gan_core.images.tensors import from_uint8
 from gan_core.nn.padding import reflected
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class Feed:
         labels = None if self._labels is None else self._sent(self._labels[rows["real"]])
         if labels is not None and labels.dim() == 2:
             labels = labels.float()
-        made = {name: self._changed(name, unit(pixels), step) for name, pixels in images.items()}
+        made = {name: self._changed(name, from_uint8(pixels), step) for name, pixels in images.items()}
         return made["real"], labels, made.get("condition")
 
     def _changed(self, name: str, images: Tensor, step: int) -> Tensor:
@@ -196,12 +196,12 @@ def moved(images: Tensor, share: float, offsets: Tensor) -> Tensor:
     return large.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def fixed_look(dataset: PreparedDataset, split: str, device: torch.device, count: int = 8) -> Batch:
+def preview_batch(dataset: PreparedDataset, split: str, device: torch.device, count: int = 8) -> Batch:
     """The first pictures of ``split``, to be watched: of unpaired data of each domain, B as ``real``, A as ``condition``."""
     pixels, labels, conditions = dataset.pixels(split), dataset.labels(split), dataset.conditions(split)
 
     def taken(array: np.ndarray | None, rows: np.ndarray) -> Tensor | None:
-        return None if array is None else unit(torch.from_numpy(array[rows]).to(device))
+        return None if array is None else from_uint8(torch.from_numpy(array[rows]).to(device))
 
     rows = other = np.arange(min(count, len(pixels)))
     if dataset.info.kind == "unpaired":

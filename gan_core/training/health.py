@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gan_core.families import Made
+from gan_core.families import DiversityPair
 
 
 @torch.no_grad()
@@ -26,21 +26,21 @@ def spread(images: Tensor, classes: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def diversity(pairs: Iterable[Made]) -> Tensor:
+def diversity(pairs: Iterable[DiversityPair]) -> Tensor:
     """The spread of what was made over that of real images, the least of all ``pairs``; a scalar.
 
     Where a batch holds two images a class and more, of those of one class: one picture a class is a collapse.
     """
     ratios = []
-    for made in pairs:
-        of, of_real = made.classes, made.classes_of_real
+    for pair in pairs:
+        of, of_real = pair.fake_labels, pair.real_labels
         if of_real is not None and len(of_real) < 2 * len(of_real.unique()):
             of = of_real = None
-        ratios.append(spread(made.images, of) / spread(made.real, of_real).clamp_min(1e-8))
+        ratios.append(spread(pair.fakes, of) / spread(pair.reals, of_real).clamp_min(1e-8))
     return torch.stack(ratios).amin()
 
 
-class Watch:
+class HealthMonitor:
     """Judges logged metrics: NaN at once, a collapse after some patience."""
 
     def __init__(self, collapse_diversity: float, patience: int) -> None:

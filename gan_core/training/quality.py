@@ -14,9 +14,9 @@ from gan_core.errors import CheckpointError
 from gan_core.files import read_json, replacing
 from gan_core.inference.generator import DESCRIPTION, generator_digest
 from gan_core.metrics.assess import assess
-from gan_core.metrics.bench import Subject, enough
 from gan_core.metrics.between import check_domains
 from gan_core.metrics.inception import load_inception
+from gan_core.metrics.measurement import Subject, enough
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.sources import DatasetSplit
 
@@ -26,7 +26,7 @@ SEED = 0
 """Names the pictures that are measured: those that ``gantry fid`` and the evaluate stage draw by default."""
 
 
-class Quality:
+class QualityMonitor:
     """Measures one run at several steps, always by the same protocol: 2048 features in fp32, as published figures are."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Quality:
         ).objective
 
 
-class Best:
+class BestGenerator:
     """The generator with the lowest FID of a run: an exported folder, which says by which figure it was chosen."""
 
     def __init__(self, directory: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from gan_core import checkpoint as checkpoints
 from gan_core.errors import CheckpointError, TrainingDivergedError
 from gan_core.training.config import TrainConfig
-from gan_core.training.health import Watch
+from gan_core.training.health import HealthMonitor
 from gan_core.training.state import State
 from gan_core.training.world import World
 
@@ -46,7 +46,7 @@ class Recovery:
         self._state, self._config, self._directory = state, config, directory
         self._settings, self._defaults, self._world = settings, defaults, world
         self._places = [directory, *([elsewhere] if elsewhere else [])]
-        self._watch = Watch(config.collapse_diversity, config.collapse_patience)
+        self._watch = HealthMonitor(config.collapse_diversity, config.collapse_patience)
         self.rollbacks = 0
         """How often this run was rolled back; each halves its learning rates."""
 
@@ -75,7 +75,7 @@ class Recovery:
         return newest.step
 
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
-        """What is wrong with the run, in words, or None; see :class:`Watch`. To be asked before a checkpoint is written."""
+        """What is wrong with the run, in words, or None; see :class:`HealthMonitor`. Call it before a checkpoint is written."""
         return self._watch.diagnose(metrics)
 
     def roll_back(self, step: int, wrong: str) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gan_core.augment.augmenter import Augmenter
 from gan_core.families import Family
 from gan_core.training.adam import Adam
-from gan_core.training.ema import Averaged
+from gan_core.training.ema import AveragedNetworks
 
 
 class State:
@@ -17,7 +17,7 @@ class State:
     """
 
     def __init__(
-        self, family: Family, averaged: Averaged, augmenter: Augmenter, optimisers: Mapping[str, Adam]
+        self, family: Family, averaged: AveragedNetworks, augmenter: Augmenter, optimisers: Mapping[str, Adam]
     ) -> None:
         self._family, self._optimisers = family, optimisers
         self._modules: dict[str, nn.Module] = {
@@ -33,7 +33,7 @@ class State:
             found |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
         for side, optimiser in self._optimisers.items():
             found |= {f"optimiser.{side}.{name}": tensor for name, tensor in optimiser.moments().items()}
-        return found | {f"memory.{name}": tensor for name, tensor in self._family.memory.items()}
+        return found | {f"memory.{name}": tensor for name, tensor in self._family.buffers.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Become what :meth:`tensors` gave; they may lie on another device."""
@@ -41,7 +41,7 @@ class State:
             module.load_state_dict(_below(f"{name}.", tensors))
         for side, optimiser in self._optimisers.items():
             optimiser.load_moments(_below(f"optimiser.{side}.", tensors))
-        memory = self._family.memory
+        memory = self._family.buffers
         memory.update({name: tensors[f"memory.{name}"].to(tensor, copy=True) for name, tensor in memory.items()})
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str | None:
@@ -52,7 +52,7 @@ class State:
         own: dict[str, Tensor] = {}
         for name, module in self._modules.items():
             own |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
-        own |= {f"memory.{name}": tensor for name, tensor in self._family.memory.items()}
+        own |= {f"memory.{name}": tensor for name, tensor in self._family.buffers.items()}
         for side, optimiser in self._optimisers.items():
             remembered = _below(f"optimiser.{side}.", tensors)
             like = optimiser.moments_like(remembered)

@@ -18,21 +18,21 @@ from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, Side, build_family, require
 from gan_core.families.noise import NoiseFamily
 from gan_core.families.translation import TranslationFamily
-from gan_core.images.tensors import to_uint8, unit
+from gan_core.images.tensors import from_uint8, to_uint8
 from gan_core.inference.generator import SAMPLE_BATCH, describe, save_generator
 from gan_core.precision import choose_device, choose_precision, out_of_memory
 from gan_core.schedule import cosine
 from gan_core.training.adam import Adam
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
-from gan_core.training.ema import Averaged, ema_decay
-from gan_core.training.feed import Feed, fixed_look
+from gan_core.training.ema import AveragedNetworks, ema_decay
+from gan_core.training.feed import Feed, preview_batch
 from gan_core.training.health import diversity
+from gan_core.training.metrics_window import MetricsWindow
 from gan_core.training.observer import Observer
-from gan_core.training.quality import Best, Quality
+from gan_core.training.quality import BestGenerator, QualityMonitor
 from gan_core.training.rates import Rates
 from gan_core.training.recovery import Recovery
 from gan_core.training.state import State
-from gan_core.training.window import Window
 from gan_core.training.world import World
 
 log = logging.getLogger(__name__)
@@ -86,8 +86,9 @@ class Trainer:
         self.observer: Observer = observer or Observer()
         self.device = choose_device(str(device))
         config.check_workers(self.world.size)
+        self._has_graphs = config.compile and self.device.type == "cuda"
         self.family = self._build_family(family_name, family_config)
-        self.averaged = Averaged({name: self.family.networks[name] for name in self.family.generators})
+        self.averaged = AveragedNetworks({name: self.family.networks[name] for name in self.family.generators})
         self.augmenter = Augmenter(config.augment, dataset.info.splits["train"], fused=self._has_graphs)
         self.augmenter.to(self.device)
         self._updates = self.family.updates()
@@ -103,18 +104,13 @@ class Trainer:
         self._feed = self._build_feed()
         # How well pictures are translated shows on some that were not learnt from.
         watched = "test" if self.translates and dataset.info.splits.get("test") else "train"
-        self._look = fixed_look(dataset, watched, self.device)
-        self._best = Best(self.directory / "best")
+        self._preview_batch = preview_batch(dataset, watched, self.device)
+        self._best = BestGenerator(self.directory / "best")
         self._quality = self._build_quality(watched) if config.fid_every else None
-        self._window = Window()
+        self._window = MetricsWindow()
         self._recovery = self._build_recovery(Path(resume_from) if resume_from else None)
         self.step = self._recovery.resume()
         self._set_rates()
-
-    @property
-    def _has_graphs(self) -> bool:
-        """Whether the networks are compiled to CUDA graphs."""
-        return self.config.compile and self.device.type == "cuda"
 
     def _build_family(self, name: str, family_config: Any) -> Family:
         """The family on the device with the same initial weights on every worker; raises SettingsError."""
@@ -148,10 +144,12 @@ class Trainer:
             jitter=config.jitter,
         )
 
-    def _build_quality(self, split: str) -> Quality | None:
+    def _build_quality(self, split: str) -> QualityMonitor | None:
         """What measures the FID against ``split``, on rank 0."""
         count, translates = self.config.fid_samples, self.translates
-        return self.world.first_does(lambda: Quality(self.dataset, split, count, self.device, translates=translates))
+        return self.world.on_rank_zero(
+            lambda: QualityMonitor(self.dataset, split, count, self.device, translates=translates)
+        )
 
     def _build_recovery(self, elsewhere: Path | None) -> Recovery:
         config = self.config
@@ -192,7 +190,7 @@ class Trainer:
         while self.step < until:
             self._set_rates()
             with self._enough_memory():
-                batches = self._play()
+                batches = self._train_step()
             self.step += 1
             self._window.steps += 1
             half_life = cosine(0, config.ema_half_life_kimg, self._progress()) * 1000
@@ -212,7 +210,7 @@ class Trainer:
             return
         if self.config.keep_best:
             log.warning("keep_best: this run has measured no FID, so the last generator is exported, not the best.")
-        self.settle()
+        self.update_statistics()
         self._write_generator(directory)
 
     @torch.inference_mode()
@@ -238,17 +236,19 @@ class Trainer:
     def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
         """Pictures uint8 (N, C', H, W) translated by the averaged generators as they are now: uint8 (N, C, H, W)."""
         family, networks = require(self.family, TranslationFamily), self.averaged.networks
-        return to_uint8(family.translate(unit(images.to(self.device)), target, seed, first=first, networks=networks))
+        return to_uint8(
+            family.translate(from_uint8(images.to(self.device)), target, seed, first=first, networks=networks)
+        )
 
     @torch.inference_mode()
-    def display(self) -> tuple[Tensor, int]:
+    def preview(self) -> tuple[Tensor, int]:
         """Pictures uint8 (n, C, H, W) that show how far the averaged generators are, and how many make a row."""
-        pictures, columns = self.family.display(self._look, self.averaged.networks)
+        pictures, columns = self.family.preview(self._preview_batch, self.averaged.networks)
         return to_uint8(pictures), columns
 
-    def settle(self, batches: int = 16) -> None:
-        """Make the averaged generator ready to be sampled (:meth:`Family.settle`)."""
-        self.family.settle(self.averaged.networks, batches=batches)
+    def update_statistics(self, batches: int = 16) -> None:
+        """Make the averaged generator ready to be sampled (:meth:`Family.update_statistics`)."""
+        self.family.update_statistics(self.averaged.networks, batches=batches)
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class Trainer:
         over = self.config.burn_in_kimg * 1000
         return min(self.images_seen / over, 1.0) if over else 1.0
 
-    def _play(self) -> list[Batch]:
+    def _train_step(self) -> list[Batch]:
         """One step: the discriminator's updates, each on a batch of its own, and the generator's on the last of them."""
         rounds = self.config.discriminator_steps
         randomness.seed_global(self.config.seed, self.step, self.world.rank)
@@ -331,7 +331,7 @@ class Trainer:
                     losses = phase.loss(batch, self.step)
                 (losses.total / len(batches)).backward()
                 self._window.add(losses, len(batches))
-                judged_right += [losses.terms[_REAL_RIGHT]] if _REAL_RIGHT in losses.terms else []
+                judged_right += [losses.scalars[_REAL_RIGHT]] if _REAL_RIGHT in losses.scalars else []
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -387,7 +387,7 @@ class Trainer:
     def _report(self, batch: Batch) -> bool:
         """Log the means since the last report; False when the run had to be rolled back."""
         with torch.no_grad(), self._autocast():
-            watched = self.family.watched(batch)
+            watched = self.family.diversity_pairs(batch)
         self._window.gauge("health/diversity", diversity(watched))
         if self.config.augment.kind == "ada":
             self._window.gauge("augment/strength", self.augmenter.strength.detach().clone())
@@ -403,7 +403,7 @@ class Trainer:
             self._window.start()
             return False
         if self._measures_at(self.step):
-            metrics["quality/fid"] = self.world.first_does(self._measure)
+            metrics["quality/fid"] = self.world.on_rank_zero(self._measure)
         if self.world.rank == 0:
             self.observer.metrics(metrics, self.step)
         return True
@@ -412,7 +412,7 @@ class Trainer:
         """FID of the averaged generator as it is now, by rank 0; it is kept if none was better."""
         assert self._quality is not None
         with self._window.off_the_clock():
-            self.settle()
+            self.update_statistics()
             figure = self._quality.measure(self, self.step)
             if self.config.keep_best and self._best.is_beaten_by(figure):
                 self._write_generator(self._best.directory, fid=figure.as_dict())
@@ -422,8 +422,8 @@ class Trainer:
     def _draw_grid(self) -> None:
         if self.world.rank == 0:
             with self._window.off_the_clock():
-                self.settle(_GRID_BATCHES)
-                pictures, columns = self.display()
+                self.update_statistics(_GRID_BATCHES)
+                pictures, columns = self.preview()
                 self.observer.pictures(pictures.cpu(), self.step, columns)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class World:
     @classmethod
     def current(cls) -> "World":
         """The world of torch's default process group, or a world of one."""
-        return cls(collectives.rank(), collectives.count())
+        return cls(collectives.rank(), collectives.world_size())
 
     @property
     def part(self) -> Slice:
@@ -51,7 +51,7 @@ class World:
             gradients.append(parameter.grad)
         self.average(gradients)
 
-    def first_does(self, work: Callable[[], Any]) -> Any:
+    def on_rank_zero(self, work: Callable[[], Any]) -> Any:
         """What ``work`` gives on rank 0, which alone does it, and None on the others; they wait.
 
         Raises:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gan_core.files import naming
+from gan_core.files import explain_os_errors
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _PART = pa.schema([("image", pa.binary())])
@@ -96,7 +96,7 @@ class PartWriter:
 
     def __enter__(self) -> Self:
         # Arrow's errors of the disk name no file.
-        with naming(self._path):
+        with explain_os_errors(self._path):
             sink = self._open.enter_context(pa.OSFile(str(self._path), "wb"))
             self._writer = self._open.enter_context(pa.ipc.new_file(sink, self._schema))
         return self
@@ -109,7 +109,7 @@ class PartWriter:
             self._flush()
 
     def __exit__(self, *error: Any) -> None:
-        with naming(self._path):
+        with explain_os_errors(self._path):
             try:
                 if error[0] is None:
                     self._flush()
@@ -119,7 +119,7 @@ class PartWriter:
     def _flush(self) -> None:
         if self._waiting:
             columns = [pa.array(column, type=pa.binary()) for column in zip(*self._waiting, strict=True)]
-            with naming(self._path):
+            with explain_os_errors(self._path):
                 self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
             self._waiting.clear()
             self._size = 0
@@ -129,7 +129,7 @@ def write_shard(spec: ShardSpec) -> str:
     """Put one shard together from its parts, a row group at a time; returns its file name."""
     columns = schema(spec.classes, spec.attributes, paired=spec.paired)
     with (
-        naming(spec.path),
+        explain_os_errors(spec.path),
         pq.ParquetWriter(
             spec.path,
             columns,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.errors import StageError
-from gan_core.files import naming
+from gan_core.files import explain_os_errors
 from pipelines.runtime.guard import _ended, dvc_ancestor, enter_guard, identity, stop_no_more
 from pipelines.runtime.key import StageDefinition, read_stage
 from pipelines.runtime.work_directory import finish, finished, prune, publish, var_directory, work_directory
@@ -114,7 +114,7 @@ def _run(name: str, body: Body, root: Path | str) -> None:
                 context.work,
             )
         else:
-            with naming(context.work):
+            with explain_os_errors(context.work):
                 results = {out: context.work / result for out, result in body(context).items()}
             _check_results(context, results)
             finish(context.work, results)

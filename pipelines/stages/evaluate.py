@@ -7,7 +7,7 @@ from gan_core.files import write_json
 from gan_core.images.grid import save_sheet
 from gan_core.inference.generator import Generator, load_generator
 from gan_core.precision import choose_device
-from gan_core.training.feed import fixed_look
+from gan_core.training.feed import preview_batch
 from pipelines.evaluation.measure import described, measure, results, tracked
 from pipelines.runtime.checkout import PREPARED
 from pipelines.runtime.progress import say
@@ -57,5 +57,5 @@ def draw_sheet(path: Path, generator: Generator, dataset: PreparedDataset, seed:
         save_sheet(path, generator.sample(SHEET_PICTURES, seed))
         return
     split = "test" if dataset.info.splits.get("test") else "train"
-    pictures, columns = generator.display(fixed_look(dataset, split, choose_device()))
+    pictures, columns = generator.preview(preview_batch(dataset, split, choose_device()))
     save_sheet(path, pictures, columns=columns)

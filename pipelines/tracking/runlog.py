@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from gan_core.errors import TrackingError
-from gan_core.files import link_or_copy, naming
+from gan_core.files import explain_os_errors, link_or_copy
 from gan_core.locks import locked
 from pipelines.runtime.guard import identity
 from pipelines.runtime.redaction import redact_credentials
@@ -103,7 +103,7 @@ class RunLog:
         # A name that is not UTF-8 is stored as the log spells it.
         name = path.name.encode(errors="backslashreplace").decode()
         stored = Path(ARTIFACTS) / uuid.uuid4().hex[:12] / name
-        with self._mutex, locked(self._file), naming(self.folder / stored), _whole(self.folder / stored):
+        with self._mutex, locked(self._file), explain_os_errors(self.folder / stored), _whole(self.folder / stored):
             if path.is_dir():
                 shutil.copytree(path, self.folder / stored, copy_function=_copy)
             else:
@@ -143,7 +143,7 @@ class RunLog:
         self.close()
 
     def _append(self, kind: str, **fields: Any) -> None:
-        with self._mutex, locked(self._file), naming(self.folder / EVENTS):
+        with self._mutex, locked(self._file), explain_os_errors(self.folder / EVENTS):
             append(self._file, {"kind": kind, "time": now_ms(), **fields})
 
     def _last_steps(self) -> dict[str, int]:

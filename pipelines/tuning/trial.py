@@ -78,7 +78,7 @@ class Trial(tune.Trainable):
         until = min(self._trainer.step + tuned.report_every, tuned.steps)
         try:
             self._trainer.run(until)
-            self._trainer.settle()
+            self._trainer.update_statistics()
             measured = assess(
                 self._trainer,
                 self._dataset,
@@ -99,7 +99,7 @@ class Trial(tune.Trainable):
         self._log.metrics({OBJECTIVE: value}, until)
         if value < WORST:
             grid = self._directory / "grid.png"
-            pictures, columns = self._trainer.display()
+            pictures, columns = self._trainer.preview()
             save_sheet(grid, pictures, columns=columns)
             self._log.artifact(grid, "grids")
         if done:

@@ -11,7 +11,7 @@ import pytest
 
 from gan_core import disk
 from gan_core.errors import DataError
-from gan_core.files import naming, replacing
+from gan_core.files import explain_os_errors, replacing
 from tests.small_disk import run_on_small_disk
 
 _WRITERS = {
@@ -81,7 +81,7 @@ def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
         ValueError("28"),
         DataError("no space left on device"),
     ):
-        with pytest.raises(type(error)) as caught, naming(tmp_path):
+        with pytest.raises(type(error)) as caught, explain_os_errors(tmp_path):
             raise error
         assert caught.value is error
     assert disk.refusal(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None

@@ -10,7 +10,7 @@ from gan_core.augment import AugmentConfig
 from gan_core.augment.augmenter import Augmenter, starting_strength
 from gan_core.batch import Batch
 from gan_core.errors import SettingsError
-from gan_core.nn import collectives as workers
+from gan_core.nn import collectives
 from gan_core.randomness import Slice
 
 BOTH = [AugmentConfig(kind="diffaugment"), AugmentConfig(kind="ada", strength=0.9)]
@@ -181,7 +181,7 @@ def test_all_workers_move_alike(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(tensor.item())
         return (tensor - 1) / 2
 
-    monkeypatch.setattr(workers, "mean_over_workers", mean_with_a_worker_that_was_never_right)
+    monkeypatch.setattr(collectives, "mean_over_workers", mean_with_a_worker_that_was_never_right)
     assert drive(augmenter, 1.0, range(4)) == pytest.approx(0.4)
     assert seen == [1.0]
 

@@ -11,7 +11,7 @@ from gan_core.families import ImageShape, check_family, family_config
 
 
 def halvings(channels: int, height: int, width: int) -> int:
-    return ImageShape(channels=channels, height=height, width=width).halvings("dcgan", 128)
+    return ImageShape(channels=channels, height=height, width=width).downsamplings("dcgan", 128)
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,9 @@ def test_consistency_compares_images_with_the_same_ones_moved_and_cut() -> None:
     family = small("biggan", consistency=10.0)
     data = some_batch(family)
     losses = losses_of(family, "discriminator", data)
-    penalty = losses.terms["penalty/consistency"]
+    penalty = losses.scalars["penalty/consistency"]
     assert penalty > 0
-    torch.testing.assert_close(losses.total.detach(), losses.terms["loss/discriminator"] + 10 * penalty)
+    torch.testing.assert_close(losses.total.detach(), losses.scalars["loss/discriminator"] + 10 * penalty)
     losses.total.backward()
     assert all(parameter.grad is None for parameter in family.networks["generator"].parameters())
 
@@ -142,9 +142,9 @@ def test_the_wasserstein_game_has_its_gradient_penalty() -> None:
     family = small("biggan", loss="wasserstein", gradient_penalty=10.0)
     losses = losses_of(family, "discriminator", some_batch(family))
     torch.testing.assert_close(
-        losses.total.detach(), losses.terms["loss/discriminator"] + 10 * losses.terms["penalty/gp"]
+        losses.total.detach(), losses.scalars["loss/discriminator"] + 10 * losses.scalars["penalty/gp"]
     )
-    assert losses.terms["penalty/gp"] > 0
+    assert losses.scalars["penalty/gp"] > 0
 
 
 @pytest.mark.parametrize(

@@ -55,14 +55,14 @@ def test_the_losses_are_the_papers() -> None:
     identity = (to_b(b) - b).abs().mean() + (to_a(a) - a).abs().mean()
     losses = family.generator_loss(batch, 0)
     torch.testing.assert_close(losses.total, adversarial + 5 * cycle + 5 * 0.3 * identity)
-    torch.testing.assert_close(losses.terms["loss/cycle"], cycle.detach())
+    torch.testing.assert_close(losses.scalars["loss/cycle"], cycle.detach())
 
 
 def test_without_a_weight_identity_costs_nothing() -> None:
     family = cyclegan(identity=0.0)
     rows = []
     family.networks["a_to_b"].register_forward_hook(lambda net, given, made: rows.append(len(made)))
-    assert family.generator_loss(some_batch(family, n=4), 0).terms["loss/identity"] == 0
+    assert family.generator_loss(some_batch(family, n=4), 0).scalars["loss/identity"] == 0
     assert rows == [4, 4]
 
 
@@ -121,11 +121,11 @@ def numbered(first: int, n: int) -> Tensor:
 
 def shown(family: CycleGan, new: Tensor, step: int, part: Slice | None = None) -> list[int]:
     batch = Batch(real=new, labels=None, key=(0, 0, step), part=part or Slice())
-    return family.remembered("a", new, batch)[:, 0, 0, 0].int().tolist()
+    return family.query_pool("a", new, batch)[:, 0, 0, 0].int().tolist()
 
 
 def pooled(family: CycleGan) -> list[int]:
-    return family.memory["pool_a"][:, 0, 0, 0].int().tolist()
+    return family.buffers["pool_a"][:, 0, 0, 0].int().tolist()
 
 
 def test_until_the_pool_is_full_every_picture_is_kept_and_shown() -> None:
@@ -133,7 +133,7 @@ def test_until_the_pool_is_full_every_picture_is_kept_and_shown() -> None:
     assert shown(family, numbered(1, 4), 0) == [1, 2, 3, 4]
     assert shown(family, numbered(5, 4), 1) == [5, 6, 7, 8]
     assert pooled(family) == [1, 2, 3, 4, 5, 6, 7, 8, 0, 0]
-    assert family.memory["pooled_a"] == 8
+    assert family.buffers["pooled_a"] == 8
 
 
 def test_then_half_are_exchanged_for_old_ones_and_none_is_lost() -> None:
@@ -160,7 +160,7 @@ def test_a_batch_larger_than_the_pool_goes_through_it_in_pieces() -> None:
 
 def test_without_a_pool_the_new_ones_are_shown() -> None:
     family = cyclegan(pool=0)
-    assert family.memory == {}
+    assert family.buffers == {}
     assert shown(family, numbered(1, 4), 0) == [1, 2, 3, 4]
 
 

@@ -192,7 +192,7 @@ def test_the_losses_are_cross_entropy_of_real_and_generated_judged_apart(loss: s
     data = batch(family)
     discriminator = family.networks["discriminator"]
     got = family.discriminator_loss(data, 0)
-    fakes = data.once("fakes", lambda: pytest.fail("the fakes were to be kept"))
+    fakes = data.cached("fakes", lambda: pytest.fail("the fakes were to be kept"))
     with torch.no_grad():
         real, fake = discriminator(data.real), discriminator(fakes)
         cross_entropy = nn.functional.binary_cross_entropy_with_logits
@@ -200,9 +200,9 @@ def test_the_losses_are_cross_entropy_of_real_and_generated_judged_apart(loss: s
         torch.testing.assert_close(got.total.detach(), expected)
         game = cross_entropy(fake, torch.ones(6)) if loss == "non-saturating" else -cross_entropy(fake, torch.zeros(6))
         torch.testing.assert_close(family.generator_loss(data, 0).total, game)
-    assert got.terms["health/real_right"].item() == (real > 0).float().mean().item()
-    assert got.terms["health/fake_right"].item() == (fake < 0).float().mean().item()
-    assert not any(term.requires_grad for term in got.terms.values())
+    assert got.scalars["health/real_right"].item() == (real > 0).float().mean().item()
+    assert got.scalars["health/fake_right"].item() == (fake < 0).float().mean().item()
+    assert not any(term.requires_grad for term in got.scalars.values())
 
 
 @pytest.mark.parametrize("prior", ["uniform", "normal"])

@@ -127,7 +127,7 @@ def test_a_step_waits_for_the_gpu_nowhere(
 @pytest.mark.parametrize("name", NAMES)
 def test_picture_i_of_a_seed_is_the_same_in_any_batch(name: str) -> None:
     family = small(name)
-    family.settle({"generator": family.networks["generator"]}, batches=2)
+    family.update_statistics({"generator": family.networks["generator"]}, batches=2)
     with torch.no_grad():
         whole = family.sample(20, seed=5)
         assert whole.shape == (20, 1, 16, 16)
@@ -139,7 +139,7 @@ def test_picture_i_of_a_seed_is_the_same_in_any_batch(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_truncation_lessens_variety(name: str) -> None:
     family = small(name)
-    family.settle({"generator": family.networks["generator"]}, batches=2)
+    family.update_statistics({"generator": family.networks["generator"]}, batches=2)
     with torch.no_grad():
         label = 0 if family.conditional else None
         narrow, wide = (family.sample(48, 0, label=label, truncation=bound).std(dim=0).mean() for bound in (0.2, None))
@@ -198,7 +198,7 @@ def test_a_label_changes_the_picture_and_nothing_else_drawn(name: str) -> None:
     family = small(name, conditional=True) if name in ("r3gan", "stylegan2") else small(name)
     first, second = (family.draw(4, 3, label)[0] for label in (0, 1))
     assert torch.equal(first, second)
-    family.settle({"generator": family.networks["generator"]}, batches=2)
+    family.update_statistics({"generator": family.networks["generator"]}, batches=2)
     with torch.no_grad():
         assert not torch.equal(family.sample(4, 3, label=0), family.sample(4, 3, label=1))
         drawn = family.draw(200, 3)[1]
@@ -211,7 +211,7 @@ def test_a_label_changes_the_picture_and_nothing_else_drawn(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_walk_is_closed_and_passes_through_the_pictures(name: str) -> None:
     family = small(name)
-    family.settle({"generator": family.networks["generator"]}, batches=2)
+    family.update_statistics({"generator": family.networks["generator"]}, batches=2)
     label = 0 if family.conditional else None
     with torch.no_grad():
         parts = list(family.walk(3, 7, label, frames=4))
@@ -331,10 +331,10 @@ def test_it_learns_64_pictures(name: str, steps: int, labelled: PreparedDataset,
     # R3GAN at this width wants larger steps (``R3GAN.train_on_cpu``); of three seeds this one is in the middle.
     own = {"generator_lr": 2e-3, "discriminator_lr": 2e-3, "seed": 1} if name == "r3gan" else {}
     trainer = trainer_of(name, labelled, tmp_path, steps=steps, batch=32, **often, **own)
-    trainer.settle()
+    trainer.update_statistics()
     assert nearest_distance(trainer.sample(64, 1), data) > 65
     trainer.run()
-    trainer.settle()
+    trainer.update_statistics()
     learnt = trainer.sample(64, 1)
     assert nearest_distance(learnt, data) < 58
     assert learnt.float().std(dim=0).mean() > 0.6 * data.float().std(dim=0).mean()

@@ -50,7 +50,7 @@ def test_every_penalty_is_tested() -> None:
 def test_with_interval_1_it_is_part_of_its_sides_update(family: str, name: str, settings: dict, interval: str) -> None:
     game, batch = made(family, **settings, **{interval: 1})
     side = the_phase(game, name).side
-    assert f"penalty/{name}" in losses_of(game, side, batch).terms
+    assert f"penalty/{name}" in losses_of(game, side, batch).scalars
     assert lazy_share(side, [update for update in game.updates() if name in {phase.name for phase in update}]) == 1.0
 
 

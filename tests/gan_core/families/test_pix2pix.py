@@ -115,7 +115,7 @@ def test_its_targets_are_the_colours_of_the_real_pictures() -> None:
     pixels = ((batch.real + 1) * 127.5).round().to(torch.uint8)
     batch.real = pixels / 127.5 - 1
     batch.condition = torch.from_numpy(lightness(pixels.numpy())) / 127.5 - 1
-    wanted = family.wanted(batch)
+    wanted = family.targets(batch)
     assert wanted.shape == (2, 2, 16, 16)
     assert wanted.abs().max() <= 1
     # From what is wanted and the condition comes the real picture back, but for L's rounding to 1 of 255.

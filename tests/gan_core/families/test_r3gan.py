@@ -71,7 +71,7 @@ def test_the_loss_is_relativistic_over_pairs_with_both_penalties_weighed_by_half
     game = F.softplus(discriminator(fake) - discriminator(real)).mean()
     losses = losses_of(family, "discriminator", data)
     torch.testing.assert_close(losses.total, game + 1.5 * (penalties[0] + penalties[1]))
-    assert losses.terms["penalty/r1"].item() == pytest.approx(penalties[0].item(), rel=1e-4)
+    assert losses.scalars["penalty/r1"].item() == pytest.approx(penalties[0].item(), rel=1e-4)
     torch.testing.assert_close(
         family.generator_loss(data, 0).total, F.softplus(discriminator(real) - discriminator(fake)).mean()
     )
@@ -98,7 +98,7 @@ def test_gamma_goes_by_the_inverse_of_the_batch(size: int, batch: int, gamma: tu
 @pytest.mark.parametrize(("every", "joins"), [(1, True), (4, False)])
 def test_penalties_are_part_of_each_update_or_lazy(every: int, joins: bool) -> None:
     phases = small("r3gan", penalty_every=every).phases()
-    assert [(phase.name, phase.every, phase.joins) for phase in phases] == [
+    assert [(phase.name, phase.every, phase.accumulates) for phase in phases] == [
         ("discriminator", 1, False), ("r1", every, joins), ("r2", every, True), ("generator", 1, False),
     ]  # fmt: skip
 

@@ -36,7 +36,7 @@ def stargan(variant: str = "stargan", **settings: object) -> StarGan:
 def test_the_losses_are_the_papers(variant: str) -> None:
     family = stargan(variant, classification=2.0, reconstruction=3.0, gradient_penalty=4.0)
     batch = some_batch(family, n=6)
-    real, labels, wanted = batch.real, batch.labels, family.wanted(batch)
+    real, labels, wanted = batch.real, batch.labels, family.target_labels(batch)
     judge, generate = family.networks["discriminator"], family.networks["generator"]
 
     def planes(domains: torch.Tensor) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_the_losses_are_the_papers(variant: str) -> None:
     total = -judged_fake.mean() + 2 * said(said_fake, wanted) + 3 * reconstruction
     losses = family.generator_loss(batch, 0)
     if variant == "attributes":
-        total = total + losses.terms["loss/reader"]
+        total = total + losses.scalars["loss/reader"]
     torch.testing.assert_close(losses.total, total)
 
 
@@ -67,7 +67,7 @@ def test_the_losses_are_the_papers(variant: str) -> None:
 def test_what_is_wanted_are_the_labels_of_the_step_in_another_order(variant: str) -> None:
     family = stargan(variant)
     batch = some_batch(family, n=8)
-    wanted = family.wanted(batch)
+    wanted = family.target_labels(batch)
     assert wanted.shape == batch.labels.shape
     assert not torch.equal(wanted, batch.labels)
     assert sorted(map(str, wanted.tolist())) == sorted(map(str, batch.labels.tolist()))

@@ -49,7 +49,7 @@ def test_each_picture_is_encoded_once_for_all_its_styles() -> None:
 def test_the_losses_are_the_papers() -> None:
     family = stargan2(r1=0.7, style_reconstruction=2.0, cycle=3.0, diversity=4.0, diversity_steps=100)
     batch = some_batch(family, n=5)
-    real, labels, wanted = batch.real, batch.labels, family.wanted(batch)
+    real, labels, wanted = batch.real, batch.labels, family.target_labels(batch)
     generate, see, judge = (family.networks[name] for name in ("generator", "style", "discriminator"))
     rows = torch.arange(5)
     drawn, lent, other = family._kept(batch).styles.chunk(3)
@@ -109,7 +109,7 @@ def test_of_styles_lent_by_pictures_only_the_generator_learns() -> None:
     family = stargan2(cycle=0.0, diversity=0.0)
     batch = some_batch(family, n=4)
     encoder = family.networks["style"]
-    made, wanted = family._kept(batch), family.wanted(batch)
+    made, wanted = family._kept(batch), family.target_labels(batch)
     from_noise = encoder(made.pictures[:4])[torch.arange(4), wanted] - made.styles[:4]
     wanted_gradients = torch.autograd.grad(from_noise.abs().mean() / 2, list(encoder.parameters()), retain_graph=True)
     family.generator_loss(batch, 0).total.backward()

@@ -107,7 +107,7 @@ def test_the_deviation_map_tells_equal_images_from_different_ones_in_groups_of_f
 def test_truncation_moves_w_towards_its_mean_at_0_to_one_picture() -> None:
     family = plain()
     generator = family.networks["generator"]
-    family.settle({"generator": generator})
+    family.update_statistics({"generator": generator})
     assert generator.mean_style.abs().sum() > 0
     with torch.no_grad():
         pictures = family.sample(4, 0, truncation=1e-6)
@@ -136,10 +136,10 @@ def test_noise_is_fresh_in_training_and_fixed_when_sampling() -> None:
             layer.strength.fill_(1.0)
         data = some_batch(family)
         latents = family.latents(data)
-        made = [family.generate(family.run("generator"), latents, None, batch) for batch in (data, data)]
+        made = [family.generate(family.network("generator"), latents, None, batch) for batch in (data, data)]
         assert torch.equal(*made)  # a function of the batch's key
         data.key = (0, 0, 1)
-        assert not torch.equal(made[0], family.generate(family.run("generator"), latents, None, data))
+        assert not torch.equal(made[0], family.generate(family.network("generator"), latents, None, data))
         assert torch.equal(family.sample(2, 0), family.sample(2, 0))
 
 
@@ -160,11 +160,11 @@ def test_a_step_has_four_updates_of_which_penalties_come_now_and_then() -> None:
 
 def test_the_mean_path_length_is_remembered() -> None:
     family = plain()
-    before = family.memory["path_length_mean"]
+    before = family.buffers["path_length_mean"]
     losses = family.path_loss(some_batch(family), 0)
     assert before == 0
-    assert family.memory["path_length_mean"] > 0
-    assert losses.total.item() == pytest.approx(losses.terms["penalty/path_length"].item() * 2.0, rel=1e-4)
+    assert family.buffers["path_length_mean"] > 0
+    assert losses.total.item() == pytest.approx(losses.scalars["penalty/path_length"].item() * 2.0, rel=1e-4)
 
 
 def test_gamma_is_chosen_from_pixels_and_batch() -> None:

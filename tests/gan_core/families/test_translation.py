@@ -17,10 +17,10 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, check_family, families_that_can, family_config
 from gan_core.families.base import ImageShape
-from gan_core.families.translation import TranslationFamily, in_rows
+from gan_core.families.translation import TranslationFamily, grid_rows
 from gan_core.inference.generator import load_generator
 from gan_core.presets.recipes import RECIPES
-from gan_core.training.feed import fixed_look
+from gan_core.training.feed import preview_batch
 from gan_core.training.health import diversity
 from gan_core.training.observer import Observer
 from tests.datasets import blobs, write_prepared
@@ -92,7 +92,7 @@ def test_a_generator_is_called_once_for_the_pictures_that_both_updates_need(vari
     batch = some_batch(family, n=4)
     for phase in family.phases():
         phase.loss(batch, 0)
-    # CycleGAN: translation and identity in one pass each, then the way back, or another look. StarGAN: there, and back;
+    # CycleGAN: translation and identity in one pass each, then the way back, or another reals. StarGAN: there, and back;
     # its second version in three styles there, and in two back.
     passes = {
         "pix2pix": [4],
@@ -107,7 +107,7 @@ def test_a_generator_is_called_once_for_the_pictures_that_both_updates_need(vari
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_collapse_of_any_direction_or_domain_is_seen(variant: str) -> None:
     family = small(variant)
-    sides = family.watched(some_batch(family, n=8))
+    sides = family.diversity_pairs(some_batch(family, n=8))
     assert diversity(sides) > 0
     assert len(sides) == (2 if variant in ("cyclegan", "contrastive") else 1)
     for side in sides:
@@ -173,7 +173,7 @@ def test_a_step_waits_for_the_gpu_nowhere(variant: str, compiled: bool, data: di
 def test_pictures_of_any_size_keep_it(variant: str, size: tuple[int, int]) -> None:
     family = small(variant)
     with torch.no_grad():
-        made = family.translate(some_pictures(2, family.sources, *size), a_target(family))
+        made = family.translate(some_pictures(2, family.source_channels, *size), a_target(family))
     assert made.shape == (2, 3, *size)
     assert made.abs().max() <= 1
     assert made.isfinite().all()
@@ -182,7 +182,7 @@ def test_pictures_of_any_size_keep_it(variant: str, size: tuple[int, int]) -> No
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_translation_is_the_same_whatever_the_batch(variant: str) -> None:
     family = small(variant)
-    images, target = some_pictures(7, family.sources), a_target(family)
+    images, target = some_pictures(7, family.source_channels), a_target(family)
     with torch.no_grad():
         whole = family.translate(images, target, seed=3)
         part = family.translate(images[4:6], target, seed=3, first=4)
@@ -195,9 +195,9 @@ def test_a_translation_is_the_same_whatever_the_batch(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_it_makes_depends_on_the_picture_and_on_the_target(variant: str) -> None:
     family = small(variant)
-    one, two = some_pictures(2, family.sources).split(1)
+    one, two = some_pictures(2, family.source_channels).split(1)
     with torch.no_grad():
-        made = [family.translate(one, target) for target in family.targets or (None,)]
+        made = [family.translate(one, target) for target in family.target_domains or (None,)]
         assert not torch.equal(family.translate(two, a_target(family)), family.translate(one, a_target(family)))
     for index, translated in enumerate(made):
         assert not any(torch.equal(translated, another) for another in made[:index])
@@ -206,10 +206,10 @@ def test_what_it_makes_depends_on_the_picture_and_on_the_target(variant: str) ->
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_target_that_does_not_exist_and_wrong_channels_are_refused(variant: str) -> None:
     family = small(variant)
-    images = some_pictures(1, family.sources)
+    images = some_pictures(1, family.source_channels)
     with pytest.raises(SettingsError, match="target: .*(no domain 9|takes no target)"):
         family.translate(images, 9)
-    with pytest.raises(SettingsError, match=f"pictures of {family.sources} channels, not 2"):
+    with pytest.raises(SettingsError, match=f"pictures of {family.source_channels} channels, not 2"):
         family.translate(images[:, :1].expand(-1, 2, -1, -1), a_target(family))
     if variant in ("stargan", "attributes", "stargan2"):
         with pytest.raises(SettingsError, match="needs a domain to translate to, 0 to 2"):
@@ -240,21 +240,21 @@ def test_the_grid_shows_sources_and_translations_in_rows(
     variant: str, columns: int, data: dict[str, Path], tmp_path: Path
 ) -> None:
     family = small(variant)
-    look = fixed_look(PreparedDataset(data[variant], tmp_path), "train", torch.device("cpu"))
+    reals = preview_batch(PreparedDataset(data[variant], tmp_path), "train", torch.device("cpu"))
     with torch.no_grad():
-        pictures, length = family.display(look, family.networks)
+        pictures, length = family.preview(reals, family.networks)
     assert length == columns
     assert pictures.shape == (8 * columns, 3, 16, 16)
-    source = look.real if look.condition is None else look.condition
+    source = reals.real if reals.condition is None else reals.condition
     if variant != "colourisation":  # there, the grey of L is another number than L
         torch.testing.assert_close(pictures[::columns], source.expand(-1, 3, -1, -1))
     if "paired" in family.kinds:
-        torch.testing.assert_close(pictures[2::columns], look.real)
+        torch.testing.assert_close(pictures[2::columns], reals.real)
 
 
 def test_pictures_of_different_channels_stand_side_by_side() -> None:
     grey, colour, clear = (torch.full((2, channels, 4, 4), channels / 8) for channels in (1, 3, 4))
-    pictures, columns = in_rows(grey, colour, clear)
+    pictures, columns = grid_rows(grey, colour, clear)
     assert (pictures.shape, columns) == ((6, 4, 4, 4), 3)
     assert pictures[0, :3].eq(1 / 8).all()
     assert pictures[:2, 3].eq(1).all()
@@ -324,7 +324,7 @@ def test_an_exported_generator_translates_as_the_trained_one(
     trainer.run(3)
     trainer.export(tmp_path / "generator")
     loaded, checkpoint = load_generator(tmp_path / "generator"), load_generator(tmp_path / "run")
-    images = torch.randint(0, 256, (5, trainer.family.sources, 20, 16), dtype=torch.uint8)
+    images = torch.randint(0, 256, (5, trainer.family.source_channels, 20, 16), dtype=torch.uint8)
     assert loaded.translates
     assert loaded.directions == trainer.directions
     for _, target in trainer.directions:
@@ -332,8 +332,8 @@ def test_an_exported_generator_translates_as_the_trained_one(
         assert wanted.shape == (5, 3, 20, 16)
         assert torch.equal(loaded.translate(images, target, 1), wanted)
         assert torch.equal(checkpoint.translate(images, target, 1), wanted)
-    look = fixed_look(trainer.dataset, "train", torch.device("cpu"))
-    assert torch.equal(loaded.display(look)[0], trainer.display()[0])
+    reals = preview_batch(trainer.dataset, "train", torch.device("cpu"))
+    assert torch.equal(loaded.preview(reals)[0], trainer.preview()[0])
 
 
 @pytest.mark.parametrize("variant", ["cyclegan", "stargan", "stargan2"])

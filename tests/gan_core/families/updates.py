@@ -7,5 +7,5 @@ def losses_of(family: Family, side: Side, batch: Batch, step: int = 0) -> Losses
     """Of a side's update: the game and the penalties that are part of it."""
     update = next(phases for phases in family.updates() if phases[0].name == side)
     losses = [phase.loss(batch, step) for phase in update]
-    terms = {name: term for part in losses for name, term in part.terms.items()}
+    terms = {name: term for part in losses for name, term in part.scalars.items()}
     return Losses(sum((part.total for part in losses[1:]), losses[0].total), terms)

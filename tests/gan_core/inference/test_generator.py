@@ -24,7 +24,7 @@ def export(directory: Path, **settings) -> Path:
     torch.manual_seed(0)
     config = DcganConfig(**{"width": 8, "latent": 10, "init": "he", **settings})
     family = build_family("dcgan", config, ImageShape(channels=3, height=16, width=20))
-    family.settle({"generator": family.networks["generator"]})
+    family.update_statistics({"generator": family.networks["generator"]})
     save_generator(directory, family=family, extra={"dataset": "d" * 64, "classes": ["a"], "step": 7})
     return directory
 
@@ -167,14 +167,14 @@ def test_standing_statistics_are_the_mean_over_batches_of_the_present_weights() 
     network = family.networks["generator"]
     norm = network.layers[0]
     norm.running_mean.fill_(99)
-    family.settle({"generator": network})
+    family.update_statistics({"generator": network})
     assert not network.training
     assert norm.momentum == 0.1
     with torch.no_grad():
         whole = network.project(family_latents(1024)).view(-1, *network.base)
     torch.testing.assert_close(norm.running_mean, whole.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    family.settle({"generator": network})
+    family.update_statistics({"generator": network})
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 

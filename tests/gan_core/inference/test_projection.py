@@ -17,7 +17,7 @@ def family() -> StyleGan2:
     built = small("stylegan2", conditional=False)
     assert isinstance(built, StyleGan2)
     built.networks["generator"].eval()
-    built.settle({"generator": built.networks["generator"]})
+    built.update_statistics({"generator": built.networks["generator"]})
     return built
 
 

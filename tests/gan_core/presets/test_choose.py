@@ -171,7 +171,7 @@ def test_compiled_with_cuda_graphs_a_step_is_cut_earlier(monkeypatch: pytest.Mon
 def test_pictures_that_stay_on_the_gpu_leave_less_memory_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def count(pictures: int) -> int:
         needs = 2 * 2**30
-        monkeypatch.setattr(presets, "memory", lambda *_, **__: needs)
+        monkeypatch.setattr(presets, "peak_memory", lambda *_, **__: needs)
         return micro_batches("dcgan", info(64, pictures), {}, 256, 4 * 2**30, bf16=True)[0]
 
     assert count(10_000) == 1
@@ -180,7 +180,7 @@ def test_pictures_that_stay_on_the_gpu_leave_less_memory_for_a_step(monkeypatch:
 
 
 def test_what_never_fits_is_cut_as_small_as_the_batch_divides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets, "memory", lambda *_, **__: 2**40)
+    monkeypatch.setattr(presets, "peak_memory", lambda *_, **__: 2**40)
     assert micro_batches("dcgan", info(64), {}, 48, 2**30, bf16=True) == (16, 2**40)
 
 

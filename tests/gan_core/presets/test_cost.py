@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gan_core import randomness
 from gan_core.families import FAMILIES, Batch, ImageShape, build_family, family_config
-from gan_core.presets.cost import memory, operations
+from gan_core.presets.cost import peak_memory, training_flops
 from gan_core.presets.recipes import RECIPES
 
 
@@ -18,13 +18,13 @@ def test_the_cost_of_the_papers_dcgan_is_its_multiplications() -> None:
     shape = ImageShape(channels=3, height=32, width=32)
     up = 2 * 16 * (512 * 256 * 4 * 4 + 256 * 128 * 8 * 8 + 128 * 3 * 16 * 16) + 2 * 100 * 512 * 16
     down = 2 * 16 * (3 * 128 * 16 * 16 + 128 * 256 * 8 * 8 + 256 * 512 * 4 * 4) + 2 * 512 * 16
-    assert operations("dcgan", shape, {}) == pytest.approx(3 * up + 8 * down, rel=0.01)
+    assert training_flops("dcgan", shape, {}) == pytest.approx(3 * up + 8 * down, rel=0.01)
 
 
 def test_the_estimate_is_of_what_auto_would_train_on_this_device() -> None:
     """Without a GPU, of the narrower networks."""
     shape = ImageShape(channels=3, height=32, width=32)
-    assert operations("dcgan", shape, {"width": 48}) < 0.25 * operations("dcgan", shape, {})
+    assert training_flops("dcgan", shape, {"width": 48}) < 0.25 * training_flops("dcgan", shape, {})
 
 
 def test_the_cost_of_a_translator_is_that_of_its_passes() -> None:
@@ -40,7 +40,7 @@ def test_the_cost_of_a_translator_is_that_of_its_passes() -> None:
         forward[name] = counter.get_total_flops()
     expected = 3 * forward["generator"] + 8 * forward["discriminator"]
     # A little less: nothing is differentiated by the pictures themselves.
-    assert 0.9 * expected < operations("pix2pix", shape, {}) <= expected
+    assert 0.9 * expected < training_flops("pix2pix", shape, {}) <= expected
 
 
 def shape_for(family: str, size: int = 32) -> ImageShape:
@@ -53,16 +53,16 @@ def shape_for(family: str, size: int = 32) -> ImageShape:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_memory_of_a_step_grows_with_its_images_and_shrinks_with_bf16(family: str) -> None:
     shape, model = shape_for(family), RECIPES[family].model_on_cpu
-    needs = memory(family, shape, model, 32, keep=True, bf16=False)
-    assert memory(family, shape, model, 64, keep=True, bf16=False) > needs
-    assert memory(family, shape, model, 32, keep=True, bf16=True) < needs
+    needs = peak_memory(family, shape, model, 32, keep=True, bf16=False)
+    assert peak_memory(family, shape, model, 64, keep=True, bf16=False) > needs
+    assert peak_memory(family, shape, model, 32, keep=True, bf16=True) < needs
 
 
 def test_compiled_the_penalties_have_memory_beside_the_graphs() -> None:
     """CUDA graphs keep the game's for themselves; a family without penalties takes no more than before."""
     shape, images = ImageShape(channels=3, height=32, width=32), 64
     needs = {
-        (family, compiled): memory(family, shape, model, images, keep=True, bf16=True, compiled=compiled)
+        (family, compiled): peak_memory(family, shape, model, images, keep=True, bf16=True, compiled=compiled)
         for family, model in (("r3gan", {"width": 32, "width_max": 64}), ("dcgan", {"width": 48}))
         for compiled in (False, True)
     }
@@ -76,7 +76,7 @@ def test_networks_and_their_optimisers_are_part_of_it() -> None:
     family = build_family("dcgan", family_config("dcgan", {}), shape)
     of = {side: sum(p.numel() for p in network.parameters()) for side, network in family.networks.items()}
     weights = 4 * (5 * of["generator"] + 4 * of["discriminator"])
-    assert weights < memory("dcgan", shape, {}, 2, keep=True, bf16=False) < 1.1 * weights
+    assert weights < peak_memory("dcgan", shape, {}, 2, keep=True, bf16=False) < 1.1 * weights
 
 
 @pytest.mark.parametrize("name", ["dcgan", "r3gan"])
@@ -93,5 +93,5 @@ def test_it_is_what_torch_allocates(name: str) -> None:
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     of = {side: sum(p.numel() for p in network.parameters()) for side, network in family.networks.items()}
     moments = 4 * (3 * of["generator"] + 2 * of["discriminator"])
-    counted = memory(name, shape, model, images, keep=True, bf16=False) - moments
+    counted = peak_memory(name, shape, model, images, keep=True, bf16=False) - moments
     assert counted == pytest.approx(max(itertools.accumulate(changes)), rel=0.15)

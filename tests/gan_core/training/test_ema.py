@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan_core.training.ema import Averaged, ema_decay
+from gan_core.training.ema import AveragedNetworks, ema_decay
 
 
 def test_after_a_half_life_of_images_half_of_the_old_average_is_left() -> None:
@@ -29,7 +29,7 @@ def test_decay_grows_with_the_images_seen_and_stays_below_one() -> None:
 
 def test_the_average_moves_towards_the_live_weights_and_leaves_them_alone() -> None:
     live = nn.Linear(3, 2)
-    averaged = Averaged({"generator": live})
+    averaged = AveragedNetworks({"generator": live})
     before = [p.clone() for p in averaged.networks["generator"].parameters()]
     with torch.no_grad():
         for parameter in live.parameters():
@@ -43,7 +43,7 @@ def test_the_average_moves_towards_the_live_weights_and_leaves_them_alone() -> N
 
 def test_a_decay_of_zero_copies() -> None:
     live = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
-    averaged = Averaged({"g": live})
+    averaged = AveragedNetworks({"g": live})
     with torch.no_grad():
         live.weight.normal_()
     averaged.update(0.0)
@@ -51,6 +51,6 @@ def test_a_decay_of_zero_copies() -> None:
 
 
 def test_the_average_takes_no_gradient_and_is_ready_for_use() -> None:
-    network = Averaged({"g": nn.BatchNorm2d(3)}).networks["g"]
+    network = AveragedNetworks({"g": nn.BatchNorm2d(3)}).networks["g"]
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())

@@ -11,7 +11,7 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.randomness import Slice
-from gan_core.training.feed import Feed, Order, fixed_look, moved
+from gan_core.training.feed import Feed, Order, moved, preview_batch
 from tests.datasets import write_prepared
 
 CPU = torch.device("cpu")
@@ -173,9 +173,9 @@ def test_a_domain_without_pictures_is_refused() -> None:
 def test_the_pictures_to_be_watched_are_always_the_same(tmp_path: Path, split: str) -> None:
     pixels = numbered(20)
     write_prepared(tmp_path, pixels, np.array([0, 1] * 10), split=split, kind="unpaired")
-    look = fixed_look(PreparedDataset(tmp_path, tmp_path), split, CPU, count=4)
-    assert shown(look.condition) == [0, 2, 4, 6]
-    assert shown(look.real) == [1, 3, 5, 7]
+    reals = preview_batch(PreparedDataset(tmp_path, tmp_path), split, CPU, count=4)
+    assert shown(reals.condition) == [0, 2, 4, 6]
+    assert shown(reals.real) == [1, 3, 5, 7]
 
 
 def test_an_empty_split_is_refused() -> None:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from gan_core.families import Made
-from gan_core.training.health import Watch, diversity, spread
+from gan_core.families import DiversityPair
+from gan_core.training.health import HealthMonitor, diversity, spread
 
 
 def test_spread_is_the_root_mean_square_distance_to_the_mean_image() -> None:
@@ -32,27 +32,27 @@ def test_one_picture_a_class_is_a_collapse_where_a_batch_can_tell() -> None:
     real = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     classes = torch.arange(8) % 2
     same = real[classes]
-    assert diversity([Made(images=same, real=real)]) > 0.3
-    assert diversity([Made(images=same, real=real, classes=classes, classes_of_real=classes)]) < 1e-4
+    assert diversity([DiversityPair(fakes=same, reals=real)]) > 0.3
+    assert diversity([DiversityPair(fakes=same, reals=real, fake_labels=classes, real_labels=classes)]) < 1e-4
     apart = torch.arange(8)
-    assert diversity([Made(images=same, real=real, classes=apart, classes_of_real=apart)]) > 0.3
+    assert diversity([DiversityPair(fakes=same, reals=real, fake_labels=apart, real_labels=apart)]) > 0.3
 
 
 def test_the_least_diverse_side_counts() -> None:
     real = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    dead = Made(images=real[:1].expand(8, -1, -1, -1), real=real)
-    assert diversity([Made(images=real, real=real)]) == 1
-    assert diversity([Made(images=real, real=real), dead]) == 0
+    dead = DiversityPair(fakes=real[:1].expand(8, -1, -1, -1), reals=real)
+    assert diversity([DiversityPair(fakes=real, reals=real)]) == 1
+    assert diversity([DiversityPair(fakes=real, reals=real), dead]) == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_is_named_at_once(value: float) -> None:
-    said = Watch(0.05, patience=5).diagnose({"loss/generator": 1.0, "loss/discriminator": value})
+    said = HealthMonitor(0.05, patience=5).diagnose({"loss/generator": 1.0, "loss/discriminator": value})
     assert said == f"loss/discriminator is {value}"
 
 
 def test_little_diversity_is_a_collapse_after_patience_and_not_before() -> None:
-    watch = Watch(0.05, patience=3)
+    watch = HealthMonitor(0.05, patience=3)
     poor, good = {"health/diversity": 0.01}, {"health/diversity": 0.5}
     assert [watch.diagnose(row) for row in (poor, poor, good, poor, poor)] == [None] * 5
     assert watch.poor == 2
@@ -64,5 +64,5 @@ def test_little_diversity_is_a_collapse_after_patience_and_not_before() -> None:
 
 
 def test_ordinary_metrics_are_no_finding() -> None:
-    assert Watch(0.05, 1).diagnose({"loss/generator": 5.0, "health/diversity": 0.05}) is None
-    assert Watch(0.05, 1).diagnose({"loss/generator": 5.0}) is None
+    assert HealthMonitor(0.05, 1).diagnose({"loss/generator": 5.0, "health/diversity": 0.05}) is None
+    assert HealthMonitor(0.05, 1).diagnose({"loss/generator": 5.0}) is None

@@ -20,20 +20,20 @@ class Lazy(Toy):
 
     def __init__(self, config, shape) -> None:
         super().__init__(config, shape)
-        self.memory["asked"] = torch.zeros(())
-        self.shown: list[tuple[int, torch.Tensor]] = []
+        self.buffers["asked"] = torch.zeros(())
+        self.detached_fakes: list[tuple[int, torch.Tensor]] = []
 
     def phases(self) -> tuple[Phase, ...]:
         discriminator, generator = super().phases()
         return (discriminator, Phase(name="decay", side="discriminator", loss=self.decay, every=2), generator)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        self.shown.append((step, batch.real))
+        self.detached_fakes.append((step, batch.real))
         return super().discriminator_loss(batch, step)
 
     def decay(self, batch: Batch, step: int) -> Losses:
         assert step % 2 == 0
-        self.memory["asked"] = self.memory["asked"] + 1
+        self.buffers["asked"] = self.buffers["asked"] + 1
         total = sum(parameter.square().sum() for parameter in self.networks["discriminator"].parameters())
         return Losses(total * 1e-3, {"penalty/decay": total.detach()})
 
@@ -54,7 +54,7 @@ def test_a_lazy_phase_runs_at_its_interval_and_adam_is_slowed_by_k_over_k_plus_1
     """Karras et al. 2020, appendix B: learning rate times c, betas to the power of c, c = k / (k + 1)."""
     trainer = make(blob_data, tmp_path, beta1=0.5, beta2=0.99, discriminator_lr=3e-4, generator_lr=2e-4)
     trainer.run(7)
-    assert trainer.family.memory["asked"] == 4
+    assert trainer.family.buffers["asked"] == 4
     lazy, plain = (trainer.optimisers[side] for side in ("discriminator", "generator"))
     assert lazy.lr == pytest.approx(2e-4)
     assert lazy.betas == pytest.approx((0.5 ** (2 / 3), 0.99 ** (2 / 3)))
@@ -66,8 +66,8 @@ def test_the_discriminator_may_learn_several_times_a_step_each_time_from_other_i
 ) -> None:
     trainer = make(blob_data, tmp_path, discriminator_steps=3)
     trainer.run(2)
-    assert [step for step, _ in trainer.family.shown] == [0, 0, 0, 1, 1, 1]
-    assert len({images.sum().item() for _, images in trainer.family.shown}) > 3
+    assert [step for step, _ in trainer.family.detached_fakes] == [0, 0, 0, 1, 1, 1]
+    assert len({images.sum().item() for _, images in trainer.family.detached_fakes}) > 3
     assert trainer.images_seen == 2 * 3 * 16
 
 
@@ -76,7 +76,7 @@ class Sure(Toy):
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         losses = super().discriminator_loss(batch, step)
-        return Losses(losses.total, {**losses.terms, "health/real_right": torch.ones(())})
+        return Losses(losses.total, {**losses.scalars, "health/real_right": torch.ones(())})
 
 
 @pytest.mark.parametrize("rounds", [1, 3, 4])
@@ -101,7 +101,11 @@ class Joined(Lazy):
     def phases(self) -> tuple[Phase, ...]:
         discriminator, generator = Toy.phases(self)
         if self.apart:
-            return (discriminator, Phase(name="decay", side="discriminator", loss=self.decay, joins=True), generator)
+            return (
+                discriminator,
+                Phase(name="decay", side="discriminator", loss=self.decay, accumulates=True),
+                generator,
+            )
         return (Phase(name="discriminator", side="discriminator", loss=self.both), generator)
 
     def decay(self, batch: Batch, step: int) -> Losses:
@@ -110,7 +114,7 @@ class Joined(Lazy):
 
     def both(self, batch: Batch, step: int) -> Losses:
         first, second = self.discriminator_loss(batch, step), self.decay(batch, step)
-        return Losses(first.total + second.total, {**first.terms, **second.terms})
+        return Losses(first.total + second.total, {**first.scalars, **second.scalars})
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])

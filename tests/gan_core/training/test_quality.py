@@ -46,10 +46,10 @@ def ordered(_averages: None, monkeypatch: pytest.MonkeyPatch) -> dict[int, float
     values: dict[int, float] = {}
     measure = quality.Quality.measure
 
-    def in_order(self: quality.Quality, subject: Trainer, step: int) -> Figure:
+    def in_order(self: quality.QualityMonitor, subject: Trainer, step: int) -> Figure:
         return dataclasses.replace(measure(self, subject, step), value=values[step])
 
-    monkeypatch.setattr(quality.Quality, "measure", in_order)
+    monkeypatch.setattr(quality.QualityMonitor, "measure", in_order)
     return values
 
 

@@ -6,7 +6,7 @@ from gan_core import randomness
 from gan_core.augment.augmenter import AugmentConfig, Augmenter
 from gan_core.families import Batch, ImageShape
 from gan_core.training.adam import Adam
-from gan_core.training.ema import Averaged
+from gan_core.training.ema import AveragedNetworks
 from gan_core.training.state import State
 from tests.gan_core.training.toy import Toy, ToyConfig
 
@@ -17,8 +17,8 @@ class Run:
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
         self.family = Toy(ToyConfig(), ImageShape(channels=1, height=16, width=16))
-        self.family.memory = {"history": torch.randn(3)}
-        self.averaged = Averaged({"generator": self.family.networks["generator"]})
+        self.family.buffers = {"history": torch.randn(3)}
+        self.averaged = AveragedNetworks({"generator": self.family.networks["generator"]})
         self.augmenter = Augmenter(AugmentConfig(kind="ada"), 64)
         self.augmenter.strength.fill_(seed / 10)
         self.optimisers = {side: Adam(self.family.networks[side].parameters(), 0.01) for side in self.family.networks}

@@ -39,7 +39,7 @@ def test_a_world_of_one_needs_no_process_group() -> None:
     world.average(tensors)
     world.barrier()
     assert tensors[0].tolist() == [1, 1, 1]
-    assert world.first_does(lambda: "done") == "done"
+    assert world.on_rank_zero(lambda: "done") == "done"
 
 
 def _refuse() -> None:
@@ -64,9 +64,9 @@ def _worker(rank: int, folder: str, data: str) -> None:
     assert layer.weight.grad.tolist() == [[2.0, 2.0]]  # missing on one worker: counts as zero there
     assert layer.bias.grad.tolist() == [0.0]
 
-    assert world.first_does(lambda: "done") == ("done" if rank == 0 else None)
+    assert world.on_rank_zero(lambda: "done") == ("done" if rank == 0 else None)
     with pytest.raises(DataError, match="nothing to measure"):
-        world.first_does(_refuse)
+        world.on_rank_zero(_refuse)
 
     # Only the first measures, while the other waits for it.
     quality.load_inception = lambda device: Averages()

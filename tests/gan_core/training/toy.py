@@ -54,15 +54,15 @@ class Toy(NoiseFamily):
             else:
                 key = (*batch.key, "latents")
                 latents = randomness.normal((len(batch.real), LATENT), batch.part, batch.real.device, *key)
-            images = self._images(latents, self.run("generator"))
+            images = self._images(latents, self.network("generator"))
             ill = batch.key[1] < self.config.cured_after
             return images * 0 if ill and batch.key[2] >= self.config.collapse_from else images
 
-        return batch.once("fakes", make)
+        return batch.cached("fakes", make)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """Cross-entropy, or NaN where ordered."""
-        judge = self.run("discriminator")
+        judge = self.network("discriminator")
         total = logistic_discriminator(judge(batch.real), judge(self.fakes(batch).detach()))
         if step == self.config.nan_at and batch.key[1] < self.config.cured_after:
             total = total * math.nan
@@ -70,7 +70,7 @@ class Toy(NoiseFamily):
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """Non-saturating."""
-        total = non_saturating_generator(self.run("discriminator")(self.fakes(batch)))
+        total = non_saturating_generator(self.network("discriminator")(self.fakes(batch)))
         return Losses(total, {"loss/generator": total.detach()})
 
     def sample(

@@ -39,7 +39,7 @@ class Subject(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Measurement:
     """Where a subject is measured; fields are the arguments of :func:`gan_core.metrics.assess.assess`."""
 
     subject: Subject

@@ -5,27 +5,27 @@ import time
 import torch
 
 from gan_core.families import Losses
-from gan_core.training.window import Window
+from gan_core.training.metrics_window import MetricsWindow
 
 
 def losses(**terms: float) -> Losses:
     return Losses(torch.zeros(()), {name: torch.tensor(value) for name, value in terms.items()})
 
 
-def read(window: Window) -> dict[str, float]:
+def read(window: MetricsWindow) -> dict[str, float]:
     names, row = window.means()
     return dict(zip(names, row.tolist(), strict=True))
 
 
 def test_a_term_is_the_mean_over_the_updates_that_gave_it() -> None:
-    window = Window()
+    window = MetricsWindow()
     window.add(losses(often=1.0))
     window.add(losses(often=3.0, seldom=5.0))
     assert read(window) == {"often": 2.0, "seldom": 5.0}
 
 
 def test_the_pieces_of_an_update_count_as_one() -> None:
-    window = Window()
+    window = MetricsWindow()
     for value in (1.0, 3.0):
         window.add(losses(loss=value), pieces=2)
     window.add(losses(loss=8.0))
@@ -33,7 +33,7 @@ def test_the_pieces_of_an_update_count_as_one() -> None:
 
 
 def test_a_gauge_is_what_it_was_last() -> None:
-    window = Window()
+    window = MetricsWindow()
     window.add(losses(loss=1.0))
     for value in (7.0, 9.0):
         window.gauge("strength", torch.tensor(value))
@@ -41,7 +41,7 @@ def test_a_gauge_is_what_it_was_last() -> None:
 
 
 def test_a_new_start_forgets_terms_steps_and_time() -> None:
-    window = Window()
+    window = MetricsWindow()
     window.steps = 4
     window.add(losses(loss=1.0))
     time.sleep(0.05)
@@ -53,7 +53,7 @@ def test_a_new_start_forgets_terms_steps_and_time() -> None:
 
 
 def test_what_is_no_training_does_not_count_as_time() -> None:
-    window = Window()
+    window = MetricsWindow()
     began = time.perf_counter()
     with window.off_the_clock():
         time.sleep(0.2)

@@ -10,7 +10,7 @@ from torch import Tensor
 from gan_core.families import Losses
 
 
-class Window:
+class MetricsWindow:
     """Sums up terms on their device until they are read: to read a number back makes a step wait for the GPU."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Window:
 
     def add(self, losses: Losses, pieces: int = 1) -> None:
         """Take in the terms of one of the ``pieces`` that an update is made of."""
-        for name, value in losses.terms.items():
+        for name, value in losses.scalars.items():
             share = value / pieces
             self._sums[name] = self._sums[name] + share if name in self._sums else share
             self._times[name] = self._times.get(name, 0.0) + 1 / pieces
