@@ -44,7 +44,7 @@ def _averages(monkeypatch: pytest.MonkeyPatch) -> None:
 def ordered(_averages: None, monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """FIDs by step, as a test orders them."""
     values: dict[int, float] = {}
-    measure = quality.Quality.measure
+    measure = quality.QualityMonitor.measure
 
     def in_order(self: quality.QualityMonitor, subject: Trainer, step: int) -> Figure:
         return dataclasses.replace(measure(self, subject, step), value=values[step])

@@ -193,7 +193,7 @@ def test_a_step_that_memory_is_too_small_for_says_what_helps(make: Make, monkeyp
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23 GiB"
         )
 
-    monkeypatch.setattr(trainer, "_play", full)
+    monkeypatch.setattr(trainer, "_train_step", full)
     message = (
         r"train.batch: step 1 of dcgan .* 16 images in 2 micro-batch.* Double train.accumulate, or halve train.batch"
     )

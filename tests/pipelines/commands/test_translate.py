@@ -331,8 +331,8 @@ def test_a_style_is_taken_from_a_picture_of_any_size(generator_of, tmp_path: Pat
 @pytest.mark.parametrize(
     ("variant", "arguments", "kind", "words"),
     [
-        ("stargan", ("--target", "dog"), SettingsError, "stargan takes no style from a picture; stargan2 does"),
-        ("cyclegan", (), SettingsError, "cyclegan takes no style from a picture"),
+        ("stargan", ("--target", "dog"), SettingsError, "stargan cannot take the style of a reference picture"),
+        ("cyclegan", (), SettingsError, "cyclegan cannot take the style of a reference picture"),
         ("stargan2", (), SettingsError, "name the domain to translate to, one of cat"),
         ("stargan2", ("--target", "dog"), DataError, r"--like .*like\.png cannot be read as a picture \(truncated"),
         (
