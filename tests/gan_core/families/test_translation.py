@@ -111,9 +111,9 @@ def test_a_collapse_of_any_direction_or_domain_is_seen(variant: str) -> None:
     assert diversity(sides) > 0
     assert len(sides) == (2 if variant in ("cyclegan", "contrastive") else 1)
     for side in sides:
-        of = torch.zeros(8, dtype=torch.int64) if side.classes is None else side.classes
-        alike = side.real[of]  # one picture a domain
-        dead = dataclasses.replace(side, images=alike)
+        of = torch.zeros(8, dtype=torch.int64) if side.fake_labels is None else side.fake_labels
+        alike = side.reals[of]  # one picture a domain
+        dead = dataclasses.replace(side, fakes=alike)
         assert diversity([dead, *(other for other in sides if other is not side)]) < 1e-4
 
 
