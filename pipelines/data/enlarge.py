@@ -15,7 +15,7 @@ from gan_core.config import as_dict
 from gan_core.data import DATASET_FILE, DatasetInfo, PreparedDataset
 from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
-from gan_core.files import naming, replacing, write_json
+from gan_core.files import explain_os_errors, replacing, write_json
 from gan_core.images.pictures import encode_png
 from gan_core.inference.generator import Generator
 from pipelines.data.shards import shard_name
@@ -116,7 +116,7 @@ def _write(path: Path, columns: pa.Schema, tables: Iterator[pa.Table]) -> None:
     """Write ``tables`` as one file, in row groups of about :data:`_GROUP_BYTES`: that much is in memory at once."""
     waiting: list[pa.Table] = []
     size, empty = 0, True
-    with naming(path), pq.ParquetWriter(path, columns) as writer:
+    with explain_os_errors(path), pq.ParquetWriter(path, columns) as writer:
         for table in tables:
             waiting.append(table)
             size, empty = size + table.nbytes, False
