@@ -277,7 +277,7 @@ def _describe(
     # Of what the first editions knew, unlabelled and labelled data, the digest stays what it was.
     more = "" if kind in ("unlabelled", "labelled") else f" {kind}"
     if pairing:
-        more += f" {pairing.how} {pairing.side} {pairing.channels}"
+        more += f" {pairing.pairs} {pairing.side} {pairing.channels}"
     more += "".join(f"\n{attribute}" for attribute in listing.attributes)
     digest = hashlib.sha256(f"{settings.channels}x{height}x{width}{more}".encode())
     for split, kept in sorted(splits.items()):
@@ -296,7 +296,7 @@ def _describe(
         classes=listing.classes,
         attributes=listing.attributes,
         condition_channels=pairing.channels if pairing else 0,
-        derived=pairing.how if pairing and pairing.how in DERIVED else "",
+        derived=pairing.pairs if pairing and pairing.pairs in DERIVED else "",
         splits={split: len(kept) for split, kept in sorted(splits.items())},
         mean=tuple(mean),
         std=tuple(value**0.5 for value in variance),

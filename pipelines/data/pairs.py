@@ -43,9 +43,9 @@ def prepare_pair(
     Raises:
         PictureError: as :func:`gan_core.images.pictures.decode`; ``unequal-pair`` where the shapes of the two differ.
     """
-    if pairing.how in DERIVED:
+    if pairing.pairs in DERIVED:
         pixels = pictures.prepare(content, size=size, channels=channels, mode=mode)
-        return pixels, _derived(pixels, content, pairing.how, mode)
+        return pixels, _derived(pixels, content, pairing.pairs, mode)
     if partner is not None:
         target = pictures.as_picture(content, channels)
         try:

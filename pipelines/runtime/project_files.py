@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from gan_core.errors import StageError
-from pipelines.settings.params import conflict, read_params
+from pipelines.settings.params import find_merge_conflict, read_params
 
 OUTS = {
     "ingest": ("data/prepared",),
@@ -97,7 +97,7 @@ def _read(path: Path, schema: str, remedy: str) -> _File:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise StageError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). {remedy}.") from None
-    if found := conflict(text):
+    if found := find_merge_conflict(text):
         raise StageError(f"{path}: {found} {remedy}.")
     _check_depth(path, text, remedy)
     try:

@@ -1,1 +1,1 @@
-"""The schema of params.yaml, and reading it."""
+"""Read params.yaml and check it against the schema."""

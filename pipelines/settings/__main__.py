@@ -1,6 +1,6 @@
-"""``python -m pipelines.settings``: check the params.yaml of the current directory; what is wrong goes to stdout.
+"""``python -m pipelines.settings``: check the params.yaml of the current directory and print the first error to stdout.
 
-A run of another revision calls it by this name, with that revision's code.
+A run of another revision starts this module by its name, with that revision's code.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pipelines.settings.schema import load_settings
 
 
 def main() -> None:
-    """Exit status 1 where a setting is wrong."""
+    """Exit with status 1 if a setting is invalid."""
     try:
         load_settings().check_pictures()
     except GantryError as error:

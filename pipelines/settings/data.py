@@ -1,4 +1,4 @@
-"""The section ``data`` of params.yaml: which pictures, and what an archive of them may unpack to."""
+"""The section ``data`` of params.yaml: the raw data set, and how far an archive may unpack."""
 
 import os
 from dataclasses import dataclass
@@ -9,12 +9,16 @@ from gan_core.config import check
 
 @dataclass(frozen=True, kw_only=True)
 class UnpackLimits:
-    """What an archive may unpack to, judged by what it says of itself; what is longer than it says is refused, too."""
+    """Limits on the unpacked size of an archive.
+
+    The sizes in the archive's headers are checked; a member that unpacks to more than its header says is refused, too.
+    """
 
     max_unpacked_gib: float = 100.0
-    """GiB on the disk that an archive may unpack to."""
+    """Largest unpacked size of an archive, GiB."""
     max_unpacked_ratio: float = 100.0
-    """How many times its own size an archive may unpack to, where that is more than 64 MiB. Pictures hardly compress."""
+    """Largest ratio of an archive's unpacked size to its own size. Archives that unpack to at most 64 MiB are exempt.
+    Pictures hardly compress: a high ratio suggests a decompression bomb."""
 
     def __post_init__(self) -> None:
         for name in ("max_unpacked_gib", "max_unpacked_ratio"):
@@ -22,20 +26,20 @@ class UnpackLimits:
 
 
 MAX_NAME_BYTES = 200
-"""Of a data set's name: file systems take 255, and files beside its folder have longer names."""
+"""Longest name of a data set. File systems allow 255 bytes, and files beside its folder have longer names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(UnpackLimits):
-    """Which raw dataset, and what ``gantry data add`` may unpack."""
+    """The raw data set, and the limits of ``gantry data add``."""
 
     name: str
-    """Folder under data/raw."""
+    """Name of the data set: its folder under data/raw."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         plain = self.name == Path(self.name).name and self.name not in ("", "..") and self.name.isprintable()
-        check(plain, f"name: {self.name!r} is not a plain folder name.")
+        check(plain, f"name: must be the plain name of a folder under data/raw, got {self.name!r}.")
         check(
             len(os.fsencode(self.name)) <= MAX_NAME_BYTES,
             f"name: must be at most {MAX_NAME_BYTES} bytes long, got {len(os.fsencode(self.name))}.",

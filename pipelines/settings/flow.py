@@ -1,4 +1,4 @@
-"""The ``flow`` section of params.yaml."""
+"""The section ``flow`` of params.yaml: retries and time limits."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from pipelines.settings.params import read_params
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSettings:
-    """What the flow adds to DVC: second attempts and time limits."""
+    """Retries and time limits, which the flow adds to DVC's stages."""
 
     retries: int = 0
-    """Further attempts at a failed stage; it resumes where it stopped."""
+    """Number of retries of a failed stage. A retry resumes where the last attempt stopped."""
     retry_delay_s: float = 10.0
-    """Pause before a further attempt, seconds."""
+    """Pause before a retry, seconds."""
     timeout_s: Mapping[str, float] = field(default_factory=dict)
-    """Longest time that one attempt may take, seconds, by stage; a stage that is not named has no limit."""
+    """Time limit of one attempt, seconds, by stage: {train: 3600}. Stages that are not listed have no limit."""
 
     def __post_init__(self) -> None:
         check(self.retries >= 0, f"retries: must be 0 or more, got {self.retries}.")
@@ -27,17 +27,17 @@ class FlowSettings:
             check(seconds > 0, f"timeout_s.{stage}: must be above 0, got {seconds}.")
 
     def check_stages(self, names: Iterable[str]) -> None:
-        """Raise SettingsError when a time limit names a stage that is not among ``names``."""
+        """Raise SettingsError if ``timeout_s`` names a stage that is not in ``names``."""
         names = list(names)
         for stage in self.timeout_s:
-            check(stage in names, f"flow.timeout_s: there is no stage '{stage}'.{nearest(stage, names)}")
+            check(stage in names, f"flow.timeout_s: unknown stage '{stage}'.{nearest(stage, names)}")
 
 
 def load_flow_settings(root: Path) -> FlowSettings:
-    """The flow's settings from ``root``'s params.yaml; the defaults where it has no ``flow`` section or is absent.
+    """Read the section ``flow`` of the params.yaml in ``root``. A missing file or section means the defaults.
 
     Raises:
-        SettingsError: an unknown or impossible setting; names it and the file.
+        SettingsError: a setting is unknown or invalid. The message names it and the file.
     """
     path = root / "params.yaml"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""The section ``ingest`` of params.yaml: what the pictures are and how they are prepared."""
+"""The section ``ingest`` of params.yaml: the kind of the data set and how its pictures are prepared."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,17 +9,18 @@ from gan_core.images.pictures import Fit
 Pairs = Literal["folders", "side-by-side", "greyscale", "edges", "mask", "lowres"]
 Side = Literal["first", "second"]
 DERIVED = ("greyscale", "edges", "mask", "lowres")
+"""Values of ``ingest.pairs`` that compute the condition from the picture itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """How a picture comes to its condition."""
+    """Where the conditions of paired data come from."""
 
-    how: Pairs
+    pairs: Pairs
     side: Side
-    """Of a picture of two halves, which one is the condition: the left one is first."""
+    """Half of a side-by-side picture that is the condition; ``first`` is the left one."""
     channels: int
-    """Of the condition."""
+    """Channels of the condition."""
 
 
 Kind = Literal["auto", "unlabelled", "labelled", "paired", "unpaired", "domains"]
@@ -27,39 +28,39 @@ Kind = Literal["auto", "unlabelled", "labelled", "paired", "unpaired", "domains"
 
 @dataclass(frozen=True, kw_only=True)
 class IngestSettings:
-    """Section ``ingest`` of params.yaml."""
+    """The section ``ingest`` of params.yaml."""
 
     kind: Kind = "auto"
-    """What the pictures are to each other: ``unlabelled``, ``labelled``, ``paired`` (each with the picture that it is to be
-    made from, its condition), ``unpaired`` (two domains), ``domains`` (two or more, or a table of attributes). ``auto`` sees
-    from the layout which of them it is, but for pairs; see :func:`pipelines.data.arrange.arrange`."""
+    """Kind of data set: ``unlabelled``; ``labelled``; ``paired`` (each picture with a condition, the picture to translate
+    from); ``unpaired`` (two domains); ``domains`` (two or more domains, or a table of attributes). ``auto`` detects the kind
+    from the folder layout, except ``paired``."""
     pairs: Pairs = "folders"
-    """Of ``paired`` data, where conditions come from: ``folders`` (two folders with equal names), ``side-by-side`` (the
-    halves of each picture), or the picture itself: ``greyscale`` (its lightness, CIE L*), ``edges``, ``mask`` (its
-    silhouette), ``lowres``."""
+    """Source of the conditions of ``paired`` data. ``folders``: two folders with equal file names; ``side-by-side``: one half
+    of each picture. The others are computed from the picture: ``greyscale`` (its lightness, CIE L*), ``edges``, ``mask``
+    (its silhouette), ``lowres``."""
     condition_side: Side = "first"
-    """Which of two folders, by name, or of two halves, from the left, is the condition."""
+    """Folder or half that is the condition: ``first`` is the first of the two folders by name, or the left half."""
     condition_channels: int | None = None
-    """1, 3 or 4; None: as ``channels``, and 1 for greyscale, edges and masks."""
+    """Channels of the condition: 1, 3 or 4. null: 1 for greyscale, edges and mask, otherwise the value of ``channels``."""
     attributes: tuple[str, ...] = ()
-    """Of a table of attributes, the columns to use; empty for all."""
+    """Columns of the table of attributes to use; empty: all."""
     size: tuple[int, int] = (32, 32)
     """Height and width of the prepared pictures, pixels."""
     channels: int = 3
-    """1 grey, 3 RGB, 4 RGBA; transparency is composed on white when there is no fourth channel."""
+    """Channels of the prepared pictures: 1 grey, 3 RGB, 4 RGBA. With 1 or 3, transparent pictures are composed on white."""
     fit: Fit = "crop"
-    """``crop``: cover the shape and cut the centre out; ``pad``: shrink what is larger, never enlarge, centre on black
-    (on transparency with 4 channels); ``stretch``: ignore the aspect."""
+    """How pictures are fitted to ``size``. ``crop``: scale to cover it and crop the centre; ``pad``: shrink larger pictures,
+    enlarge none, and centre on black (with 4 channels on transparency); ``stretch``: ignore the aspect ratio."""
     test_share: float = 0.0
-    """Share of pictures held out as the test split by a hash of their content, where the source has no splits."""
+    """Share of pictures held out as the test split, chosen by a hash of their content. Ignored if the source has splits."""
     max_reject_share: float = 0.01
-    """Above this share of pictures that cannot be used (unreadable, unlabelled, without a partner) ingestion fails."""
+    """Largest share of unusable pictures (unreadable, unlabelled, without a partner). Above it, ingestion fails."""
     max_duplicate_share: float = 1.0
-    """Above this share of duplicates, which are put aside, ingestion fails; at 1 they are only reported."""
+    """Largest share of duplicates, which are removed and reported. Above it, ingestion fails."""
     shard_pictures: int = 8192
-    """Pictures in one shard; the last of a split holds the rest."""
+    """Pictures in one shard; the last shard of a split holds the remainder."""
     workers: int = 1
-    """Ray tasks at once; 1 runs in this process. Does not change the result."""
+    """Ray tasks that run in parallel; 1 runs without Ray, in the stage's process. The prepared data does not depend on it."""
 
     def __post_init__(self) -> None:
         check(
@@ -79,22 +80,29 @@ class IngestSettings:
         if self.kind != "paired":
             of_pairs = {"pairs": "folders", "condition_side": "first", "condition_channels": None}
             changed = [name for name, default in of_pairs.items() if getattr(self, name) != default]
-            check(not changed, f"{', '.join(changed)}: of paired data only; set kind to paired (it is {self.kind}).")
-        check(self.kind == "domains" or not self.attributes, f"attributes: need kind domains (it is {self.kind}).")
-        check(len(set(self.attributes)) == len(self.attributes), "attributes: one is named twice.")
+            check(not changed, f"{', '.join(changed)}: for paired data only; set kind to paired (it is {self.kind}).")
+        check(
+            self.kind == "domains" or not self.attributes,
+            f"attributes: for kind domains only; set kind to domains (it is {self.kind}), or remove them.",
+        )
+        twice = sorted({name for name in self.attributes if self.attributes.count(name) > 1})
+        check(not twice, f"attributes: {', '.join(twice)} appears twice.")
         check(
             self.pairs != "greyscale" or self.channels == 3,
-            f"channels: greyscale pairs lead from grey to RGB, 3 channels, got {self.channels}.",
+            f"channels: must be 3 (RGB) for greyscale pairs, got {self.channels}.",
         )
         given = self.condition_channels
         check(given in (None, 1, 3, 4), f"condition_channels: must be 1, 3, 4 or null, got {given}.")
         made = {"lowres": self.channels, **dict.fromkeys(("greyscale", "edges", "mask"), 1)}.get(self.pairs, given)
-        check(given in (None, made), f"condition_channels: {self.pairs} makes {made} of {self.channels}, got {given}.")
+        check(
+            given in (None, made),
+            f"condition_channels: must be {made} (or null) for {self.pairs} pairs of {self.channels} channels, got {given}.",
+        )
 
     @property
     def pairing(self) -> Pairing | None:
-        """How conditions are come by; None where there are none."""
+        """Where conditions come from; None if the data is not paired."""
         if self.kind != "paired":
             return None
         usual = 1 if self.pairs in ("greyscale", "edges", "mask") else self.channels
-        return Pairing(how=self.pairs, side=self.condition_side, channels=self.condition_channels or usual)
+        return Pairing(pairs=self.pairs, side=self.condition_side, channels=self.condition_channels or usual)

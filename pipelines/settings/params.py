@@ -1,4 +1,4 @@
-"""params.yaml as plain values, and the one thing in it that the environment may overrule. Imports nothing heavy."""
+"""Read params.yaml as plain values, before the schema checks them. Imports nothing heavy."""
 
 import re
 from pathlib import Path
@@ -15,51 +15,53 @@ _CONFLICT = re.compile(r"^(<{7}|>{7}|\|{7})( .*)?$|^={7}$", re.MULTILINE)
 
 
 def read_params(path: Path | str) -> dict[str, Any]:
-    """The sections of a parameters file; none for an empty one.
+    """Read the sections of a parameters file. An empty file has none.
 
-    DVC reads the same file by YAML 1.2 and PyYAML reads it by YAML 1.1. What the two understand differently (``010``,
-    ``1:30``) and what is no setting (dates, tags, binary data) is refused.
+    DVC parses the same file as YAML 1.2, PyYAML as YAML 1.1. Values that the two parse differently (``010``, ``1:30``) and
+    values that cannot be settings (dates, tags, binary data) are refused.
 
     Raises:
-        SettingsError: too large, not UTF-8, not YAML, not a mapping, a name that appears twice, or a value that is none of
-            text, numbers, true, false, null, lists and mappings; says where.
+        SettingsError: the file is too large, not UTF-8, not YAML or not a mapping; a key appears twice; a value is not text,
+            a number, true, false, null, a list or a mapping. The message names the file and, where known, the line.
     """
     path = Path(path)
     try:
         if (size := path.stat().st_size) > _MAX_BYTES:
-            raise SettingsError(f"it has {size:,} bytes, and {_MAX_BYTES:,} are the most that are read. Shorten it.")
+            raise SettingsError(f"the file has {size:,} bytes; the limit is {_MAX_BYTES:,}. Shorten it.")
         text = path.read_text(encoding="utf-8-sig")
-        if found := conflict(text):
-            raise SettingsError(found)
+        if conflict := find_merge_conflict(text):
+            raise SettingsError(conflict)
         values = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not YAML: {error}") from None
     except RecursionError:
-        raise SettingsError(f"{path}: lists or mappings are nested too deeply. Settings need three levels.") from None
+        raise SettingsError(
+            f"{path}: lists or mappings are nested too deeply. Settings need at most three levels."
+        ) from None
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise SettingsError(f"{path}: expected sections (data:, model:, train: ...), got {values!r}.")
+        raise SettingsError(f"{path}: must consist of sections (data:, model:, train: ...), got {values!r}.")
     return values
 
 
-def conflict(text: str) -> str:
-    """What to say of the marks that a merge of git's has left in ``text``; empty where there are none."""
+def find_merge_conflict(text: str) -> str:
+    """Describe the first git merge conflict in ``text``, with its line; return an empty string if there is none."""
     found = _CONFLICT.search(text)
     if found is None:
         return ""
     return (
-        f"line {text.count(chr(10), 0, found.start()) + 1}: git has left a merge conflict here ({found[0].strip()[:40]}). Keep "
+        f"line {text.count(chr(10), 0, found.start()) + 1}: unresolved git merge conflict ({found[0].strip()[:40]}). Keep "
         "one side of each conflict and remove the lines that begin with <<<<<<<, ======= and >>>>>>>."
     )
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML reduced to what settings are made of. Each error names the line and the remedy."""
+    """A YAML loader for the values that settings can have. Each error names the line and the remedy."""
 
     def get_single_node(self) -> Any:
         node = super().get_single_node()
@@ -68,7 +70,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """As in PyYAML, but a name that appears twice is an error: of two values, one would be lost without a word."""
+        """As in PyYAML, but a key that appears twice is an error: PyYAML drops the first value silently."""
         node = super().compose_mapping_node(anchor)
         first: dict[str, int] = {}
         for key, _ in node.value:
@@ -82,7 +84,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_date(self, node: yaml.ScalarNode) -> Any:
         raise SettingsError(
-            f"line {_line(node)}: {_short(node.value)} is a date in YAML, and no setting is one. Put it in quotes."
+            f"line {_line(node)}: YAML reads {_short(node.value)} as a date, and no setting is a date. Put it in quotes."
         )
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:
@@ -96,12 +98,12 @@ class _Loader(yaml.SafeLoader):
             integer = node.tag == "tag:yaml.org,2002:int"
             return self.construct_yaml_int(node) if integer else self.construct_yaml_float(node)
         except ValueError:
-            raise SettingsError(f"line {_line(node)}: {_short(node.value)} is no number that can be read.") from None
+            raise SettingsError(f"line {_line(node)}: {_short(node.value)} is not a valid number.") from None
 
     def construct_unknown(self, node: yaml.Node) -> Any:
         raise SettingsError(
-            f"line {_line(node)}: the tag {node.tag.replace(_YAML_TAG, '!!')} is no kind of setting. Remove it: a setting is "
-            "text, a number, true, false, null, a list or a mapping."
+            f"line {_line(node)}: the tag {node.tag.replace(_YAML_TAG, '!!')} is not allowed. Remove it: a setting is text, a "
+            "number, true, false, null, a list or a mapping."
         )
 
 
@@ -114,7 +116,7 @@ _Loader.add_constructor(None, _Loader.construct_unknown)
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Raise SettingsError when aliases make the document endless, or far larger than its text is."""
+    """Raise SettingsError if aliases make the document endless or expand it to more than ``_MAX_VALUES`` values."""
     sizes: dict[int, int | None] = {}
 
     def size(node: yaml.Node) -> int:
@@ -129,7 +131,7 @@ def _check_size(root: yaml.Node) -> None:
         sizes[id(node)] = total = 1 + sum(map(size, parts))
         if total > _MAX_VALUES:
             raise SettingsError(
-                f"line {_line(node)}: with its aliases written out, this holds more than {_MAX_VALUES:,} values. Use fewer."
+                f"line {_line(node)}: with its aliases expanded, this has more than {_MAX_VALUES:,} values. Use fewer aliases."
             )
         return total
 
@@ -141,5 +143,5 @@ def _line(node: yaml.Node) -> int:
 
 
 def _short(text: str) -> str:
-    """``text``, cut where nobody would read on."""
+    """Shorten ``text`` for an error message."""
     return text if len(text) <= 40 else f"{text[:20]}... ({len(text):,} characters)"

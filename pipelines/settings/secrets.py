@@ -1,4 +1,4 @@
-"""What a secret in an address looks like."""
+"""Detect passwords and tokens in URIs."""
 
 import re
 
@@ -12,6 +12,6 @@ _QUERY = re.compile(rf"((?:[?&;]|\b(?=password=|passwd=|pwd=)){_NAMED}=)[^&\s\"'
 
 
 def has_secret(uri: str) -> bool:
-    """Whether an address holds a password or a token, in front of its host or in its query."""
+    """Whether a URI holds a password or a token, before its host or in its query."""
     user = _USER.search(uri)
     return bool(user and ":" in user.group()) or bool(_QUERY.search(uri))

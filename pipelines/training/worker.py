@@ -122,7 +122,7 @@ def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None
             settings.model.family,
             settings.model.config,
             PreparedDataset(job.data, cache_dir=job.cache),
-            settings.train.core(),
+            settings.train.trainer_config(),
             directory / CHECKPOINTS,
             device=device,
             observer=Reporter(directory, log),

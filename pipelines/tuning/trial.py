@@ -122,7 +122,7 @@ class Trial(tune.Trainable):
     def _build(self, resume_from: str | None = None) -> Trainer:
         settings = self._settings
         config = dataclasses.replace(
-            settings.train.core(),
+            settings.train.trainer_config(),
             steps=settings.tune.steps,
             checkpoint_every=settings.tune.report_every,
             sample_every=settings.tune.steps + 1,

@@ -78,7 +78,9 @@ def bare(place: Path) -> None:
     """Train with nothing around it, a line for each row of metrics."""
     torch.set_num_threads(os.cpu_count() or 1)
     settings, never = load_settings(ROOT / "params.yaml"), 10**9
-    config = dataclasses.replace(settings.train.core(), steps=never, sample_every=never, checkpoint_every=never)
+    config = dataclasses.replace(
+        settings.train.trainer_config(), steps=never, sample_every=never, checkpoint_every=never
+    )
 
     class Lines(Observer):
         def metrics(self, values: dict[str, float], step: int) -> None:

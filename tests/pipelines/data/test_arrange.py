@@ -472,15 +472,18 @@ def test_labels_are_left_aside_or_asked_for(tmp_path: Path) -> None:
     [
         ({"kind": "pairs"}, "Did you mean 'paired'"),
         ({"kind": "paired", "pairs": "grayscale"}, "Did you mean 'greyscale'"),
-        ({"pairs": "edges"}, r"ingest\.pairs: of paired data only; set kind to paired \(it is auto\)"),
-        ({"kind": "unpaired", "condition_side": "second"}, "condition_side: of paired data only"),
-        ({"kind": "paired", "pairs": "greyscale", "channels": 1}, "greyscale pairs lead from grey to RGB"),
+        ({"pairs": "edges"}, r"ingest\.pairs: for paired data only; set kind to paired \(it is auto\)"),
+        ({"kind": "unpaired", "condition_side": "second"}, "condition_side: for paired data only"),
+        ({"kind": "paired", "pairs": "greyscale", "channels": 1}, r"channels: must be 3 \(RGB\) for greyscale pairs"),
         ({"kind": "paired", "condition_channels": 2}, "condition_channels: must be 1, 3, 4 or null, got 2"),
-        ({"kind": "paired", "pairs": "edges", "condition_channels": 3}, "edges makes 1 of 3, got 3"),
-        ({"attributes": ["Smiling"]}, r"attributes: need kind domains \(it is auto\)"),
-        ({"kind": "domains", "attributes": ["a", "a"]}, "one is named twice"),
+        (
+            {"kind": "paired", "pairs": "edges", "condition_channels": 3},
+            r"condition_channels: must be 1 \(or null\) for edges pairs of 3 channels, got 3",
+        ),
+        ({"attributes": ["Smiling"]}, r"attributes: for kind domains only; set kind to domains \(it is auto\)"),
+        ({"kind": "domains", "attributes": ["a", "a"]}, "a appears twice"),
     ],
 )
-def test_settings_that_contradict_each_other_are_named(settings: dict[str, object], message: str) -> None:
+def test_contradictory_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         build(IngestSettings, settings, where="ingest")

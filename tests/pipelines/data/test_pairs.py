@@ -33,7 +33,7 @@ def pair(
     channels: tuple[int, int] = (3, 3),
     mode: str = "crop",
 ) -> tuple[np.ndarray, np.ndarray]:
-    pairing = Pairing(how=how, side=side, channels=channels[1])
+    pairing = Pairing(pairs=how, side=side, channels=channels[1])
     return prepare_pair(content, partner, pairing, size=size, channels=channels[0], mode=mode)  # type: ignore[arg-type]
 
 

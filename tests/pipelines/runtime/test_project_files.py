@@ -65,17 +65,17 @@ def test_a_project_without_any_of_them_passes(tmp_path):
         (SOURCE, WHOLE[:-7], r"fashion-mnist.dvc, line 6: it is cut short: .*'fashion'.*'fashion-mnist'"),
         (SOURCE, "outs:\n", r"fashion-mnist.dvc, line 1: it names no data"),
         (SOURCE, "out", r"fashion-mnist.dvc, line 1: .* holds one value"),
-        (SOURCE, CONFLICT.format(WHOLE), r"fashion-mnist.dvc: line 1: git has left a merge conflict"),
+        (SOURCE, CONFLICT.format(WHOLE), r"fashion-mnist.dvc: line 1: unresolved git merge conflict"),
         (SOURCE, "\x00\x01", r"fashion-mnist.dvc.*not YAML"),
         ("dvc.lock", "", r"dvc.lock is empty"),
         ("dvc.lock", "[]\n", r"dvc.lock, line 1: .* holds a list"),
         ("dvc.lock", "- a\n", r"dvc.lock, line 1: .* holds a list"),
-        ("dvc.lock", LOCK + CONFLICT.format("  a: 1"), r"dvc.lock: line 9: git has left a merge conflict"),
+        ("dvc.lock", LOCK + CONFLICT.format("  a: 1"), r"dvc.lock: line 9: unresolved git merge conflict"),
         ("dvc.lock", LOCK[:22], r"dvc.lock.*stages"),
         ("dvc.lock", LOCK + "    deps: []\n", r"dvc.lock, line 9: .*not YAML, or cut short.*duplicate"),
         ("dvc.yaml", "[]\n", r"dvc.yaml, line 1: .* holds a list"),
         ("dvc.yaml", "stages: {a: {deps: [b]}}\n", r"dvc.yaml, line 1: stages.a.*cmd"),
-        ("dvc.yaml", "# stages\n" + CONFLICT.format("stages:"), r"dvc.yaml: line 2: git has left a merge conflict"),
+        ("dvc.yaml", "# stages\n" + CONFLICT.format("stages:"), r"dvc.yaml: line 2: unresolved git merge conflict"),
     ],
     ids=lambda value: str(value)[:24].replace("/", "-"),
 )
@@ -91,7 +91,7 @@ def test_conflicts_in_the_settings_are_named(checkout):
     path = checkout / "params.yaml"
     path.write_text("data:\n" + CONFLICT.format("  name: a"))
     for read in (check_project_files, lambda root: load_settings(root / "params.yaml")):
-        with pytest.raises(SettingsError, match=r"params.yaml: line 2: git has left a merge conflict.*<<<<<<< HEAD"):
+        with pytest.raises(SettingsError, match=r"params.yaml: line 2: unresolved git merge conflict.*<<<<<<< HEAD"):
             read(checkout)
 
 

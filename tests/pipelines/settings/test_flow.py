@@ -1,4 +1,4 @@
-"""The flow's section of params.yaml."""
+"""The section ``flow`` of params.yaml."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from gan_core.errors import SettingsError
 from pipelines.settings.flow import FlowSettings, load_flow_settings
 
 
-def test_a_file_without_the_section_has_the_defaults(tmp_path):
+def test_a_missing_file_or_section_means_the_defaults(tmp_path):
     assert load_flow_settings(tmp_path) == FlowSettings()
     (tmp_path / "params.yaml").write_text("train: {steps: 1}\n")
     assert load_flow_settings(tmp_path) == FlowSettings()
@@ -26,14 +26,14 @@ def test_settings_are_read_with_their_types(tmp_path):
         ("{retries: many}", "flow.retries: expected a whole number"),
     ],
 )
-def test_an_impossible_setting_is_named_with_its_file(tmp_path, section, message):
+def test_an_error_names_the_setting_and_the_file(tmp_path, section, message):
     (tmp_path / "params.yaml").write_text(f"flow: {section}\n")
     with pytest.raises(SettingsError, match=f"params.yaml: {message}"):
         load_flow_settings(tmp_path)
 
 
-def test_a_time_limit_for_a_stage_that_is_not_there_is_an_error():
+def test_a_time_limit_of_an_unknown_stage_is_refused():
     settings = FlowSettings(timeout_s={"trian": 1.0})
-    with pytest.raises(SettingsError, match=r"flow.timeout_s: there is no stage 'trian'. Did you mean 'train'"):
+    with pytest.raises(SettingsError, match=r"flow.timeout_s: unknown stage 'trian'. Did you mean 'train'"):
         settings.check_stages(["ingest", "train"])
     FlowSettings(timeout_s={"train": 1.0}).check_stages(["ingest", "train"])

@@ -63,7 +63,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
         settings.model.family,
         settings.model.config,
         PreparedDataset(data),
-        settings.train.core(),
+        settings.train.trainer_config(),
         tmp_path / "alone",
         device="cpu",
     )
