@@ -7,11 +7,12 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gan_core.errors import GantryError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _REFUSALS = {
     errno.ENOSPC: "Make room there, or name another place.",
@@ -113,7 +114,7 @@ def what_failed(error: OSError) -> str:
     return f"{told} Change its permissions, or name another place." if isinstance(error, PermissionError) else told
 
 
-def new_array(path: Path | str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap:
+def new_array(path: Path | str, shape: tuple[int, ...], dtype: "type[np.generic]") -> "np.memmap":
     """A new ``.npy`` file of zeros, mapped into memory for writing.
 
     Its room is taken at once: a disk that filled up later would end the process with a bus error.
@@ -121,6 +122,8 @@ def new_array(path: Path | str, shape: tuple[int, ...], dtype: type[np.generic])
     Raises:
         OSError: there is not enough room; names ``path``.
     """
+    import numpy as np  # here: every command imports this module, and numpy takes as long as all else together
+
     require_room(path, math.prod(shape) * np.dtype(dtype).itemsize)
     array: Any = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate") and array.size:  # macOS has no such call

@@ -17,13 +17,12 @@ from gan_core.config import check
 from gan_core.download.weights import INCEPTION_SHA256, inception_file, torchscript_tensors
 from gan_core.errors import SettingsError
 from gan_core.files import sha256_json
+from gan_core.metrics.protocol import FEATURES
 from gan_core.metrics.resize import resize_tf1
 from gan_core.precision import has_bf16
 
 log = logging.getLogger(__name__)
 
-FEATURES = (64, 192, 768, 2048)
-"""The layers that pytorch-fid offers: after the first and the second pool, before and after the last three blocks."""
 SIDE = 299
 RESIZE = f"tf1-bilinear-{SIDE}"
 Precision = Literal["fp32", "bf16"]

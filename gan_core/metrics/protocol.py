@@ -6,6 +6,9 @@ from typing import Any
 from gan_core.config import as_dict
 from gan_core.files import sha256_json
 
+FEATURES = (64, 192, 768, 2048)
+"""The Inception layers that pytorch-fid offers: after the first and the second pool, before and after the last three blocks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:

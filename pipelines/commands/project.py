@@ -3,19 +3,9 @@
 from pathlib import Path
 
 import click
-import torch
-from safetensors.torch import save_file
 
 from gan_core.errors import DataError, SettingsError
 from gan_core.files import obstacle, open_to_others, replacing, same_file
-from gan_core.images.bounded import prepare
-from gan_core.images.grid import save_sheet
-from gan_core.images.pictures import PictureError
-from gan_core.inference.generator import load_generator
-from gan_core.precision import choose_device
-from pipelines.commands.sample import label_index
-from pipelines.registry.find import generator_folder
-from pipelines.settings.tracking_uri import project_tracking_uri
 
 
 @click.command()
@@ -31,6 +21,19 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
     MODEL is named as for gantry sample. PICTURE is cropped and resized to the generator's size. OUT, a .png, shows it
     beside what was found; the styles lie beside it as .safetensors.
     """
+    # Imported here: --help need not wait for torch.
+    import torch
+    from safetensors.torch import save_file
+
+    from gan_core.images.bounded import prepare
+    from gan_core.images.grid import save_sheet
+    from gan_core.images.pictures import PictureError
+    from gan_core.inference.generator import load_generator
+    from gan_core.inference.sample import label_index
+    from gan_core.precision import choose_device
+    from pipelines.registry.find import generator_folder
+    from pipelines.settings.tracking_uri import project_tracking_uri
+
     table = out.with_suffix(".safetensors")
     _check_places(picture, out, table)
     with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:

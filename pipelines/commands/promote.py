@@ -8,10 +8,8 @@ from pathlib import Path
 import click
 
 from gan_core.errors import SettingsError, TrackingError
-from pipelines.registry import promote as registry
 from pipelines.registry.ledger import PREFIX, Move, Outcome, in_one_line
 from pipelines.registry.verify import Report
-from pipelines.settings.schema import load_settings
 
 
 @click.command()
@@ -33,13 +31,17 @@ def promote(
 
     NAME is the registered model, by default register.name of params.yaml.
     """
+    # Imported here: --help need not wait for torch.
+    from pipelines.registry import promote as registry
+    from pipelines.settings.schema import load_settings
+
     if force and measure:
         raise SettingsError("--force passes over what --measure measures for: give one of them.")
     settings = load_settings()
     name = name or settings.register.name
     anew = None
     if measure:
-        from pipelines.registry.measure import measure_version  # torch and the metrics: seconds
+        from pipelines.registry.measure import measure_version
 
         anew = partial(measure_version, name, root=Path.cwd(), settings=settings)
     move = registry.promote(
@@ -62,6 +64,9 @@ def rollback(name: str | None, reason: str | None, as_json: bool) -> None:
 
     NAME is the registered model, by default register.name of params.yaml.
     """
+    from pipelines.registry import promote as registry
+    from pipelines.settings.schema import load_settings
+
     settings = load_settings()
     name = name or settings.register.name
     _tell(name, registry.rollback(name, tracking_uri=settings.track.uri, reason=reason), as_json)
@@ -77,6 +82,9 @@ def ledger(name: str | None, verify: bool, expect: str | None, as_json: bool) ->
 
     NAME is the registered model, by default register.name of params.yaml.
     """
+    from pipelines.registry import promote as registry
+    from pipelines.settings.schema import load_settings
+
     if expect and not verify:
         raise SettingsError("--expect is for --verify: give both.")
     settings = load_settings()

@@ -7,10 +7,6 @@ from pathlib import Path
 
 import click
 
-from gan_core.data import PreparedDataset
-from gan_core.precision import choose_device
-from gan_core.presets.recommend import recommend as ranked
-
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path), default=Path("data/prepared"))
@@ -21,6 +17,11 @@ def recommend(data: Path, device: str, as_json: bool) -> None:
 
     The time is an estimate from operations counted and a matrix product measured here: good to a factor of two or so.
     """
+    # Imported here: --help need not wait for torch.
+    from gan_core.data import PreparedDataset
+    from gan_core.precision import choose_device
+    from gan_core.presets.recommend import recommend as ranked
+
     info = PreparedDataset(data).info
     found = ranked(info, choose_device(device))
     if as_json:

@@ -3,22 +3,19 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-import torch
 
-from gan_core.data import DATASET_FILE, PreparedDataset
 from gan_core.errors import DataError, SettingsError
 from gan_core.files import obstacle, replacing, write_json
-from gan_core.inference.generator import load_generator
-from gan_core.metrics.classifier import accuracy
-from gan_core.precision import choose_device
-from pipelines.data.enlarge import check_generator, enlarge
-from pipelines.data.raw import track
-from pipelines.registry.find import generator_folder
 from pipelines.runtime.progress import say
-from pipelines.settings.tracking_uri import project_tracking_uri
+
+if TYPE_CHECKING:
+    import torch
+
+    from gan_core.data import PreparedDataset
 
 AUGMENTED = Path("data/augmented")
 REPORT = "report.json"
@@ -86,6 +83,15 @@ def augment(
     report is report.json beside the data; DVC tracks both. What an earlier gantry augment wrote to OUT is replaced,
     nothing else is.
     """
+    # Imported here: --help need not wait for torch.
+    from gan_core.data import PreparedDataset
+    from gan_core.inference.generator import load_generator
+    from gan_core.precision import choose_device
+    from pipelines.data.enlarge import check_generator, enlarge
+    from pipelines.data.raw import track
+    from pipelines.registry.find import generator_folder
+    from pipelines.settings.tracking_uri import project_tracking_uri
+
     dataset = PreparedDataset(data)
     out = out or AUGMENTED / dataset.info.name
     _check_place(out, data)
@@ -130,6 +136,8 @@ def augment(
 
 def _check_place(out: Path, data: Path) -> None:
     """Raise SettingsError where writing ``out`` would take anything away but what an earlier run wrote there."""
+    from gan_core.data import DATASET_FILE
+
     place, source = out.resolve(), data.resolve()
     if place == source or place in source.parents or source in place.parents:
         raise SettingsError(
@@ -144,9 +152,11 @@ def _check_place(out: Path, data: Path) -> None:
 
 
 def _accuracies(
-    dataset: PreparedDataset, enlarged: PreparedDataset, *, steps: int, runs: int, device: torch.device
+    dataset: "PreparedDataset", enlarged: "PreparedDataset", *, steps: int, runs: int, device: "torch.device"
 ) -> dict[str, list[float]]:
     """How often classifiers are right on the real test split, by what they were trained on."""
+    from gan_core.metrics.classifier import accuracy
+
     test, classes = _labelled(dataset, "test"), len(dataset.info.classes)
     sets = {"real": _labelled(dataset, "train"), "enlarged": _labelled(enlarged, "train")}
     accuracies: dict[str, list[float]] = {name: [] for name in sets}
@@ -157,7 +167,7 @@ def _accuracies(
     return accuracies
 
 
-def _labelled(dataset: PreparedDataset, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(dataset: "PreparedDataset", split: str) -> tuple[np.ndarray, np.ndarray]:
     labels = dataset.labels(split)
     if labels is None:
         raise DataError(f"{dataset.directory} has no labels.")

@@ -10,8 +10,6 @@ from tqdm import tqdm
 
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.runtime.work_directory import var_directory
-from pipelines.settings.schema import load_settings
-from pipelines.stages.tracked import TRACK
 from pipelines.tracking.abandoned import end_abandoned
 from pipelines.tracking.events import REFUSED, count_events, find_logs, read_events
 from pipelines.tracking.replay import Cursor
@@ -28,6 +26,10 @@ def track() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def sync(as_json: bool) -> None:
     """Send everything that still waits in var/track (or in GANTRY_VAR) to the tracking server, now."""
+    # Imported here: --help need not wait for torch.
+    from pipelines.settings.schema import load_settings
+    from pipelines.stages.tracked import TRACK
+
     settings, logs = load_settings().track, var_directory() / TRACK
     end_abandoned(logs)
     waiting = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).waiting()
@@ -49,6 +51,9 @@ def sync(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
     """List the runs logged here, and how much of each the tracking server has. Does not contact it."""
+    from pipelines.settings.schema import load_settings
+    from pipelines.stages.tracked import TRACK
+
     settings, logs = load_settings().track, var_directory() / TRACK
     end_abandoned(logs)
     destination = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).destination

@@ -10,7 +10,6 @@ from PIL import Image
 from gan_core.download.fetch import Address, Debian, Derived, Npm, Url
 from gan_core.errors import DataError, nearest
 from pipelines.data.public import PublicDataset, PublicFile
-from pipelines.data.readers.idx import write_idx
 from pipelines.data.translation_sources import (
     DOGS_CATS,
     EMOJI_GOOGLE_TWITTER,
@@ -174,12 +173,16 @@ CIFAR10 = PublicDataset(
 def _digits_images(parts: Sequence[Path], to: Path) -> None:
     from sklearn.datasets import load_digits
 
+    from pipelines.data.readers.idx import write_idx
+
     # 0..16 ink levels to 0..255, rounded half up.
     write_idx((load_digits().images * 255 + 8) // 16, to)
 
 
 def _digits_labels(parts: Sequence[Path], to: Path) -> None:
     from sklearn.datasets import load_digits
+
+    from pipelines.data.readers.idx import write_idx
 
     write_idx(load_digits().target, to)
 

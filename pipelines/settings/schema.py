@@ -16,7 +16,7 @@ from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.families.translation import TranslationFamily
 from gan_core.metrics.between import check_domains
 from gan_core.metrics.features import check_count
-from gan_core.metrics.inception import FEATURES
+from gan_core.metrics.protocol import FEATURES
 from gan_core.presets.choose import Choice, choose
 from gan_core.presets.recipes import RECIPES
 from gan_core.training.config import FREE_TO_CHANGE, TrainConfig

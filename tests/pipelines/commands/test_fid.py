@@ -124,7 +124,7 @@ def test_what_translates_is_sent_to_the_evaluate_stage_before_anything_is_measur
     def measured(*_: object, **__: object) -> None:
         raise AssertionError("the extractor was loaded")
 
-    monkeypatch.setattr("pipelines.commands.fid.load_inception", measured)
+    monkeypatch.setattr("gan_core.metrics.inception.load_inception", measured)
     pair = [write_folder(tmp_path / "a", blobs(3)), export_translator(tmp_path / "generator", "cyclegan")]
     with pytest.raises(
         SettingsError, match="generator translates pictures and draws none. The evaluate stage measures"

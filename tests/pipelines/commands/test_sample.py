@@ -10,7 +10,8 @@ from PIL import Image
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.inference.generator import load_generator, save_generator
-from pipelines.commands.sample import label_index, sample
+from gan_core.inference.sample import label_index
+from pipelines.commands.sample import sample
 from tests.pipelines.translators import export as export_translator
 
 

@@ -121,7 +121,7 @@ def test_a_run_that_is_stopped_leaves_what_was_there(
     def stopped(*_: object, **__: object) -> float:
         raise DataError("stopped")
 
-    monkeypatch.setattr("pipelines.commands.synthesize.accuracy", stopped)
+    monkeypatch.setattr("gan_core.metrics.classifier.accuracy", stopped)
     with pytest.raises(DataError, match="stopped"):
         run(data, "--model", model, "--per-class", 2, "--out", out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

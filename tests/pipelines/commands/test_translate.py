@@ -14,8 +14,8 @@ from PIL import Image
 
 from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.images.pictures import prepare
+from gan_core.inference import translate as module
 from gan_core.inference.generator import Generator, load_generator
-from pipelines.commands import translate as module
 from pipelines.commands.translate import translate
 from tests.gan_core.images.test_archive_names import zip_of
 from tests.pipelines.commands.test_sample import export as export_noise
