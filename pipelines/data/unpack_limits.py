@@ -1,4 +1,4 @@
-"""How much an archive may unpack to: counted from what it says of itself, before anything is written."""
+"""Check the unpacked size of an archive against limits, by the sizes in its headers, before anything is written."""
 
 import tarfile
 from pathlib import Path
@@ -8,16 +8,16 @@ from gan_core.errors import DataError
 from pipelines.settings.data import UnpackLimits
 
 _DISK_BLOCK = 4096
-"""Bytes that a file takes on most disks at least: a million empty files are not nothing."""
+"""Smallest size of a file on most disks, bytes. Counts a million empty files at their real cost."""
 _HARMLESS = 64 * 2**20
-"""Bytes below which an archive may unpack to any multiple of its size."""
+"""Unpacked size up to which the ratio is not limited, bytes."""
 _MANY_EMPTY = 10_000
 _LONGEST_HEADER = 2**20
-"""Bytes of a tar's extended header, which tarfile reads into memory whole; long names and times take some hundred."""
+"""Largest extended header of a tar, bytes. tarfile reads it into memory whole; real ones have a few hundred bytes."""
 
 
 class Budget:
-    """Counts what an archive is to take on the disk, and raises before it is too much."""
+    """Counts the disk space that an archive needs, and raises when it exceeds the limits."""
 
     def __init__(self, archive: Path, limits: UnpackLimits) -> None:
         self._archive, self.limits = archive, limits
@@ -25,11 +25,11 @@ class Budget:
         self._bytes = self._members = self._empty = 0
 
     def add(self, size: int, *, is_file: bool = True) -> None:
-        """Count a member of ``size`` bytes; raises DataError where a limit is passed."""
+        """Count a member of ``size`` bytes; raises DataError if a limit is exceeded."""
         self._members += 1
         self._empty += is_file and size == 0
         self._bytes += max(size, _DISK_BLOCK)
-        trust = "Where you trust it, raise that setting in params.yaml, or unpack it yourself and give the folder."
+        trust = "If you trust it, raise that setting in params.yaml, or unpack it yourself and give the folder."
         begin = f"{self._archive} is refused: it unpacks to {amount(self._bytes)} or more"
         if self._bytes > self.limits.max_unpacked_gib * 2**30:
             raise DataError(f"{begin}, above data.max_unpacked_gib ({self.limits.max_unpacked_gib:g}). {trust}")
@@ -41,13 +41,13 @@ class Budget:
             )
         if self._empty > _MANY_EMPTY and 2 * self._empty > self._members:
             raise DataError(
-                f"{self._archive} is refused: {self._empty} of its first {self._members} files are empty. Get it again; or "
-                "unpack it yourself, and give the folder of what is of use."
+                f"{self._archive} is refused: {self._empty} of its first {self._members} files are empty. Download it again, "
+                "or unpack it yourself and give the folder."
             )
 
 
 class BoundedTarInfo(tarfile.TarInfo):
-    """Refuses extended headers that would fill the memory, before they are read."""
+    """Refuses extended headers that would fill the memory before reading them."""
 
     def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
         extended = (
@@ -55,8 +55,9 @@ class BoundedTarInfo(tarfile.TarInfo):
             *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
         )
         if self.type in extended and self.size > _LONGEST_HEADER:
-            # No TarError: tarfile takes one here for the archive's end.
+            # Not a TarError: tarfile would take it for the end of the archive.
             raise DataError(
-                f"{tarfile_.name!s} is refused: a header of {amount(self.size)} in it is broken or hostile."
+                f"{tarfile_.name!s} is refused: it has a header of {amount(self.size)}, and is broken or malicious. Download "
+                "it again."
             )
         return super()._proc_member(tarfile_)  # type: ignore[misc]

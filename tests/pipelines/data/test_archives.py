@@ -1,4 +1,4 @@
-"""What is packed or copied comes out whole, or is an error that names the archive, the file and what to do."""
+"""Archives and folders are copied completely; errors name the archive, the file and the remedy."""
 
 import bz2
 import gzip
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gan_core.errors import DataError
-from pipelines.data.archives import copy_tree, is_archive, like_archive, unpack
+from pipelines.data.archives import copy_tree, is_archive, looks_like_archive, unpack
 from pipelines.settings.data import UnpackLimits
 from tests.pipelines.data.samples import pets, png, without_privileges, write
 
@@ -53,7 +53,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("suffix", PACKINGS)
 @pytest.mark.parametrize("damage", ["another header", "zeros for a header", "cut off"])
-def test_a_tar_that_breaks_off_is_no_shorter_tar(tmp_path: Path, suffix: str, damage: str) -> None:
+def test_a_truncated_or_damaged_tar_is_refused(tmp_path: Path, suffix: str, damage: str) -> None:
     content = tar(*NAMES)
     second = content.index(b"a/2.png")
     if damage == "cut off":
@@ -61,25 +61,23 @@ def test_a_tar_that_breaks_off_is_no_shorter_tar(tmp_path: Path, suffix: str, da
     else:
         content[second : second + 512] = (b"?" if damage == "another header" else b"\0") * 512
     archive = write(tmp_path / f"t{suffix}", PACKINGS[suffix](bytes(content)))
-    with pytest.raises(DataError, match=rf"/t{suffix} is broken after file 1: .*Get it again"):
+    with pytest.raises(DataError, match=rf"/t{suffix} is broken after file 1: .*Download it again"):
         unpack(archive, tmp_path / "out", "t")
     assert not (tmp_path / "out").exists()
 
 
-def test_tars_that_were_joined_are_not_the_first_of_them(tmp_path: Path) -> None:
+def test_concatenated_tars_are_refused(tmp_path: Path) -> None:
     archive = write(tmp_path / "t.tar", bytes(tar("1.png") + tar("2.png")))
     with pytest.raises(DataError, match=r"broken after file 1.*tar --ignore-zeros"):
         unpack(archive, tmp_path / "out", "t")
 
 
-def test_a_tar_without_the_mark_of_its_end_comes_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_tar_without_an_end_marker_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = tar(*NAMES)
     archive = write(tmp_path / "t.tar", bytes(content[: content.index(b"b/3.png")]))
     unpack(archive, tmp_path / "out", "t")
     assert files(tmp_path / "out") == ["a/1.png", "a/2.png"]
-    assert "t.tar ends after file 2 without the mark of an end" in caplog.text
+    assert "t.tar ends after file 2 without an end marker" in caplog.text
     caplog.clear()
     unpack(write(tmp_path / "whole.tar", bytes(content)), tmp_path / "whole", "t")
     assert files(tmp_path / "whole") == NAMES
@@ -87,29 +85,33 @@ def test_a_tar_without_the_mark_of_its_end_comes_with_a_warning(
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tar.bz2", ".tar.xz"])
-def test_damaged_compression_is_a_broken_archive(tmp_path: Path, suffix: str) -> None:
+def test_damaged_compression_is_refused(tmp_path: Path, suffix: str) -> None:
     content = bytearray(PACKINGS[suffix](bytes(tar(*(f"{index}.png" for index in range(200))))))
     middle = len(content) // 2
     content[middle : middle + 64] = b"\xff" * 64
     archive = write(tmp_path / f"t{suffix}", bytes(content))
-    assert like_archive(archive)
+    assert looks_like_archive(archive)
     if is_archive(archive):  # bzip2 packs 900 kB at a time, and is read no part of such a block
-        with pytest.raises(DataError, match=rf"/t{suffix} cannot be unpacked: .* The archive is broken; get it again"):
+        with pytest.raises(
+            DataError, match=rf"/t{suffix} cannot be unpacked: .* The archive is broken\. Download it again"
+        ):
             unpack(archive, tmp_path / "out", "t")
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_damaged_member_of_a_zip_is_named(tmp_path: Path, packing: int) -> None:
+def test_an_error_names_a_damaged_member_of_a_zip(tmp_path: Path, packing: int) -> None:
     archive = zipped(tmp_path / "z.zip", "good.png", "bad.png", packing=packing)
     content = bytearray(archive.read_bytes())
     start = content.index(b"bad.png") + len("bad.png") + 4  # past what LZMA says of itself
     content[start : start + 40] = b"\xff" * 40
     archive.write_bytes(content)
-    with pytest.raises(DataError, match=r"/z\.zip: bad\.png cannot be copied: .*The archive is broken; get it again"):
+    with pytest.raises(
+        DataError, match=r"/z\.zip: bad\.png cannot be copied: .*The archive is broken\. Download it again"
+    ):
         unpack(archive, tmp_path / "out", "z")
 
 
-def test_a_zip_that_wants_a_password_is_for_another_program(tmp_path: Path) -> None:
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "z.zip", "a.png")
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
@@ -120,17 +122,17 @@ def test_a_zip_that_wants_a_password_is_for_another_program(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("suffix", [".zip", *PACKINGS])
 @pytest.mark.parametrize("length", [20, 700])
-def test_what_is_cut_off_is_no_archive_but_like_one(tmp_path: Path, suffix: str, length: int) -> None:
+def test_a_truncated_archive_looks_like_an_archive(tmp_path: Path, suffix: str, length: int) -> None:
     whole = (
         zipped(tmp_path / "whole", *NAMES).read_bytes() if suffix == ".zip" else PACKINGS[suffix](bytes(tar(*NAMES)))
     )
     archive = write(tmp_path / f"cut{suffix}", whole[:length])
     if is_archive(archive):
-        with pytest.raises(DataError, match=r"/cut.* [Gg]et it again"):
+        with pytest.raises(DataError, match=r"/cut.* Download it again"):
             unpack(archive, tmp_path / "out", "t")
-    assert like_archive(archive)
-    assert like_archive(write(tmp_path / "nameless", b"PK\3\4 and no more"))
-    assert not like_archive(write(tmp_path / "picture.png", png(0)))
+    assert looks_like_archive(archive)
+    assert looks_like_archive(write(tmp_path / "nameless", b"PK\3\4 and no more"))
+    assert not looks_like_archive(write(tmp_path / "picture.png", png(0)))
 
 
 # Names
@@ -139,26 +141,26 @@ def test_what_is_cut_off_is_no_archive_but_like_one(tmp_path: Path, suffix: str,
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["x.png", "y.png", "./y.png"], r"holds two files for one place, y\.png; one would be lost. Rename one"),
-        (["a/y.png", "a/../a/y.png"], r"holds two files for one place, a/y\.png"),
-        (["a", "a/1.png"], "a is a file and a folder too. Rename one of them"),
-        (["a/1.png", "a"], "a is a file and a folder too"),
-        ([f"{'n' * 300}.png"], r": n{100}\.\.\. cannot be copied: File name too long\. Give it a shorter name"),
+        (["x.png", "y.png", "./y.png"], r"contains two files with the path y\.png; one would be lost. Rename one"),
+        (["a/y.png", "a/../a/y.png"], r"contains two files with the path a/y\.png"),
+        (["a", "a/1.png"], "a is both a file and a folder. Rename one of them"),
+        (["a/1.png", "a"], "a is both a file and a folder"),
+        ([f"{'n' * 300}.png"], r": n{100}\.\.\. cannot be copied: File name too long\. Shorten its name"),
     ],
 )
-def test_members_that_cannot_all_lie_in_one_folder_are_named(tmp_path: Path, names: list[str], message: str) -> None:
+def test_members_with_conflicting_paths_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
     archives = [write(tmp_path / "t.tar", bytes(tar(*names))), zipped(tmp_path / "z.zip", *names)]
     for archive in archives:
         with pytest.raises(DataError, match=f"{archive}:? ?{message}"):
             unpack(archive, tmp_path / "out", "x")
 
 
-def test_what_systems_leave_in_archives_may_be_there_twice(tmp_path: Path) -> None:
+def test_hidden_files_of_operating_systems_may_appear_twice(tmp_path: Path) -> None:
     unpack(write(tmp_path / "t.tar", bytes(tar(".DS_Store", "a.png", ".DS_Store"))), tmp_path / "out", "t")
     assert files(tmp_path / "out") == ["a.png"]
 
 
-def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_refused_and_shown_with_its_bytes(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     write(tmp_path / "folder" / "cat" / name, png(0))
     with pytest.raises(DataError, match=r"/folder: the name cat/caf\\xe9\.png is not UTF-8\. Rename it"):
@@ -170,7 +172,7 @@ def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(tmp_path: Path) -> Non
         unpack(archive, tmp_path / "out", "x")
     zipped(tmp_path / "z.zip", "é.png")
     write(tmp_path / "z.zip", (tmp_path / "z.zip").read_bytes().replace("é".encode(), b"\xff\xfe"))
-    with pytest.raises(DataError, match=r"/z\.zip cannot be unpacked: .*get it again"):
+    with pytest.raises(DataError, match=r"/z\.zip cannot be unpacked: .*Download it again"):
         unpack(tmp_path / "z.zip", tmp_path / "out", "x")
     assert not (tmp_path / "out").exists()
 
@@ -178,7 +180,7 @@ def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(tmp_path: Path) -> Non
 # What may not be read
 
 
-def test_a_file_or_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_an_error_names_an_unreadable_file_or_folder(tmp_path: Path) -> None:
     source = pets(tmp_path / "pets", each=2)
     (source / "cat" / "001.png").chmod(0)
     with (
@@ -200,13 +202,13 @@ def test_a_file_or_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "z.zip", "a.png")
     archive.chmod(0)
     with without_privileges(), pytest.raises(DataError, match=r"/z\.zip cannot be read: Permission denied"):
-        like_archive(archive)
+        looks_like_archive(archive)
 
 
 # Empty folders
 
 
-def test_empty_folders_come_along(tmp_path: Path) -> None:
+def test_empty_folders_are_kept(tmp_path: Path) -> None:
     source = pets(tmp_path / "pets", each=1)
     (source / "owl" / "deeper").mkdir(parents=True)
     (source / ".git" / "empty").mkdir(parents=True)
@@ -257,13 +259,13 @@ def bombs(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["deflated.zip", "zeros.tar.gz", "links.tar.gz"])
-def test_a_bomb_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+def test_a_decompression_bomb_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
     archive = bombs(tmp_path / "bombs")[name]
     assert archive.stat().st_size < 2**18
     with pytest.raises(
         DataError,
         match=r"is refused: it unpacks to 6\d\.\d MiB or more, more than 100 times its own size \(\d+\.\d KiB\), which is the "
-        r"limit data\.max_unpacked_ratio\. Where you trust it, raise that setting in params\.yaml",
+        r"limit data\.max_unpacked_ratio\. If you trust it, raise that setting in params\.yaml",
     ):
         unpack(archive, tmp_path / "out", "x", limits=LIMITS)
     assert not (tmp_path / "out").exists()
@@ -273,7 +275,7 @@ def test_a_bomb_is_refused_before_anything_is_written(tmp_path: Path, name: str)
     assert len(files(tmp_path / "out")) >= 128
 
 
-def test_pictures_pass_and_small_archives_may_unpack_to_any_multiple(tmp_path: Path) -> None:
+def test_pictures_pass_and_the_ratio_of_small_archives_is_not_limited(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "masks.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for index in range(30):
             packed.writestr(f"{index}.bmp", bytes(2**20))
@@ -281,7 +283,7 @@ def test_pictures_pass_and_small_archives_may_unpack_to_any_multiple(tmp_path: P
     assert len(files(tmp_path / "out")) == 30
 
 
-def test_a_million_empty_members_are_refused(tmp_path: Path) -> None:
+def test_very_many_empty_members_are_refused(tmp_path: Path) -> None:
     archive = tmp_path / "empty.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         for index in range(20_002):
@@ -297,7 +299,7 @@ def test_a_million_empty_members_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("claimed", [10, 2**31])
-def test_a_zip_that_lies_about_a_size_is_broken(tmp_path: Path, claimed: int) -> None:
+def test_a_zip_with_a_false_size_is_refused(tmp_path: Path, claimed: int) -> None:
     archive = zipped(tmp_path / "z.zip", "a.png", packing=zipfile.ZIP_DEFLATED)
     content = archive.read_bytes()
     size = len(png(0)).to_bytes(4, "little")
@@ -310,38 +312,40 @@ def test_a_zip_that_lies_about_a_size_is_broken(tmp_path: Path, claimed: int) ->
         unpack(archive, tmp_path / "out", "x", limits=LIMITS)
 
 
-def test_a_tars_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+def test_a_tar_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     info = tarfile.TarInfo("a.png")
     for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
         info.type, info.size = kind, 3 * 2**30
         archive = write(tmp_path / "t.tar", info.tobuf() + bytes(4096))
         assert is_archive(archive)
-        with pytest.raises(DataError, match=r"t\.tar is refused: a header of 3\.0 GiB in it is broken or hostile"):
+        with pytest.raises(
+            DataError, match=r"t\.tar is refused: it has a header of 3\.0 GiB, and is broken or malicious"
+        ):
             unpack(archive, tmp_path / "out", "x")
 
 
-def test_an_archive_in_an_archive_stays_packed(tmp_path: Path) -> None:
+def test_a_nested_archive_stays_packed(tmp_path: Path) -> None:
     inner = tarfile.TarInfo("inner.tar.gz")
     archive = tar_of(tmp_path / "outer.tar.gz", (inner, gzip.compress(bytes(2**24))))
     unpack(archive, tmp_path / "out", "x", limits=LIMITS)
     assert (tmp_path / "out" / "inner.tar.gz").stat().st_size < 2**16
 
 
-def test_a_long_link_in_a_zip_is_not_read(tmp_path: Path) -> None:
+def test_a_link_with_a_long_target_in_a_zip_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         info = zipfile.ZipInfo("link.png")
         info.external_attr = 0o120777 << 16
         packed.writestr(info, b"x" * 2**20)
-    with pytest.raises(DataError, match=r"its member 'link\.png' is a link of 1\.0 MiB"):
+    with pytest.raises(DataError, match=r"the link 'link\.png' in it has a target of 1\.0 MiB"):
         unpack(tmp_path / "z.zip", tmp_path / "out", "x")
 
 
 def test_control_characters_in_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"the name 'a\\nb/1\.png' has a control character\. Rename it"):
+    with pytest.raises(DataError, match=r"the name 'a\\nb/1\.png' contains a control character\. Rename it"):
         unpack(zipped(tmp_path / "z.zip", "a\nb/1.png"), tmp_path / "out", "x")
 
 
-def test_names_of_a_tar_that_are_shift_jis_are_read_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_shift_jis_names_in_a_tar_are_decoded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with tarfile.open(tmp_path / "t.tar", "w", encoding="cp932", format=tarfile.GNU_FORMAT) as packed:
         for name in ("猫/写真.png", "犬/表.png"):
             info = tarfile.TarInfo(name)

