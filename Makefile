@@ -8,7 +8,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Tests run side by side; those that start a cluster or a server are one group, one after the other.
 BESIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo test test-fast lint types contract chaos fuzz bench lock clean
+.PHONY: help demo test test-fast lint types contract chaos fuzz bench lock docs docs-build clean
 help:           ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -48,6 +48,13 @@ fuzz: $(VENV)/.ready  ## broken and hostile pictures, archives, tables and Parqu
 
 bench: $(VENV)/.ready  ## measured ratios, a table on stdout and JSON in var/bench.json
 	@$(BIN)/python -m tests.bench
+
+docs: docs-build  ## build the documentation strictly and serve it on http://127.0.0.1:8000
+	@echo "Serving $$PWD/var/site on http://127.0.0.1:8000 until Ctrl-C"
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory var/site 8000
+
+docs-build: $(VENV)/.ready  ## build the documentation into var/site; a warning or a broken link fails
+	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --quiet --strict --clean
 
 # The CUDA packages are left out on purpose: the build of torch that a machine gets brings its own.
 lock: $(VENV)/.ready  ## resolve the requirements again

@@ -1,0 +1,101 @@
+"""Writes the pages that are read from the code: settings, Python API, the tables on the families' pages, the navigation.
+
+mkdocs-gen-files runs it at each build. Nothing that it writes is kept in the repository.
+"""
+
+import re
+from pathlib import Path
+
+import mkdocs_gen_files
+
+from docs.generate.tables import sections, table
+from gan_core.families import FAMILIES
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+PROJECT = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
+"""Files of the repository's root that are pages of the site too."""
+PACKAGES = ("training", "presets", "inference", "families", "metrics", "augment", "nn", "images", "download")
+"""Packages of gan_core with a page each; the modules beside them share one."""
+
+
+def write(place: str, text: str) -> None:
+    """Write the page ``place``, relative to the folder of the site's sources."""
+    with mkdocs_gen_files.open(place, "w") as page:
+        page.write(text)
+
+
+def settings() -> None:
+    """The page of params.yaml."""
+    parts = [
+        "# Settings\n",
+        "Every setting of `params.yaml`: default, range, meaning. This page is generated from the typed settings in the "
+        "code. `gantry settings` prints the same in a terminal, and `gantry settings train` one section of it.\n",
+        "An unknown key is an error that names the nearest valid one.\n",
+    ]
+    for name, kind in sections().items():
+        parts += [f"## {name}\n", table(kind, name)]
+        if name == "model":
+            pages = ", ".join(f"[{family}](../families/{family}.md#settings)" for family in FAMILIES)
+            parts.append(f"The other settings of `model` belong to the family: {pages}.\n")
+    write("reference/settings.md", "\n".join(parts))
+
+
+def api() -> list[str]:
+    """A page for each package of gan_core; lines of the navigation."""
+    lines = []
+    loose = sorted(path.stem for path in (ROOT / "gan_core").glob("*.py") if path.stem != "__init__")
+    for package in ("gan_core", *PACKAGES):
+        if package == "gan_core":
+            title, modules = "gan_core", [f"gan_core.{name}" for name in loose]
+        else:
+            title = f"gan_core.{package}"
+            names = sorted(path.stem for path in (ROOT / "gan_core" / package).glob("*.py") if path.stem != "__init__")
+            modules = [f"{title}.{name}" for name in names]
+        blocks = [f"## {module}\n\n::: {module}\n" for module in modules]
+        write(f"reference/api/{package}.md", f"# {title}\n\n" + "\n".join(blocks))
+        lines.append(f"    - [{title}](api/{package}.md)\n")
+    return lines
+
+
+def families() -> None:
+    """The table of settings on each family's page, where its mark is."""
+    mark = "<!-- settings -->"
+    for name, family in FAMILIES.items():
+        page = DOCS / "families" / f"{name}.md"
+        if not page.is_file():
+            continue
+        text = page.read_text(encoding="utf-8")
+        if mark not in text:
+            raise SystemExit(f"docs/families/{name}.md has no {mark}, which the table of settings replaces.")
+        write(f"families/{name}.md", text.replace(mark, table(family.Config, "model")))
+
+
+def project() -> None:
+    """Files of the repository's root as pages: their links lead to the site's pages in place of files."""
+    for file, page in PROJECT.items():
+        if (ROOT / file).is_file():
+            text = (ROOT / file).read_text(encoding="utf-8")
+            for other, name in PROJECT.items():
+                text = text.replace(f"]({other}", f"]({name}")
+            write(page, text.replace("](docs/", "]("))
+
+
+def decisions() -> list[str]:
+    """Lines of the navigation: the index first, then each decision by its title."""
+    folder = DOCS / "decisions"
+    if not folder.is_dir():
+        return ["- [Decisions](../decisions.md)\n"]
+    lines = []
+    for page in sorted(folder.glob("*.md"), key=lambda path: (path.stem != "index", path.stem)):
+        title = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        lines.append(f"- [{title[1] if title else page.stem}]({page.name})\n")
+    return lines
+
+
+families()
+settings()
+write("reference/SUMMARY.md", "".join(["- [Commands](commands.md)\n- [Settings](settings.md)\n- Python API\n", *api()]))
+write("decisions/SUMMARY.md", "".join(decisions()))
+project()
