@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import mkdocs_gen_files
+from mkdocs.exceptions import PluginError
 
-from docs.generate.tables import sections, table
+from docs.generate.tables import recipe_table, sections, table
 from gan_core.families import FAMILIES
+from gan_core.presets.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -60,16 +62,20 @@ def api() -> list[str]:
 
 
 def families() -> None:
-    """The table of settings on each family's page, where its mark is."""
-    mark = "<!-- settings -->"
+    """The recipe and the settings of each family, at the end of its page."""
     for name, family in FAMILIES.items():
         page = DOCS / "families" / f"{name}.md"
         if not page.is_file():
-            continue
-        text = page.read_text(encoding="utf-8")
-        if mark not in text:
-            raise SystemExit(f"docs/families/{name}.md has no {mark}, which the table of settings replaces.")
-        write(f"families/{name}.md", text.replace(mark, table(family.Config, "model")))
+            raise PluginError(f"The family {name} has no page: write docs/families/{name}.md.")
+        parts = [
+            page.read_text(encoding="utf-8"),
+            "## Recipe\n",
+            recipe_table(RECIPES[name]),
+            "## Settings\n",
+            f"In the section `model` of `params.yaml`; `gantry settings {name}` prints them.\n",
+            table(family.Config, "model"),
+        ]
+        write(f"families/{name}.md", "\n".join(parts))
 
 
 def project() -> None:
@@ -85,8 +91,9 @@ def project() -> None:
 def decisions() -> list[str]:
     """Lines of the navigation: the index first, then each decision by its title."""
     folder = DOCS / "decisions"
-    if not folder.is_dir():
-        return ["- [Decisions](../decisions.md)\n"]
+    if not folder.is_dir():  # all in one file
+        write("decisions/index.md", (DOCS / "decisions.md").read_text(encoding="utf-8"))
+        return ["- [Decisions](index.md)\n"]
     lines = []
     for page in sorted(folder.glob("*.md"), key=lambda path: (path.stem != "index", path.stem)):
         title = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
+from gan_core.presets.recipes import Recipe
 from pipelines.settings.schema import Settings
 
 _WORDS = {int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "null"}
@@ -61,6 +62,29 @@ def table(kind: type, prefix: str) -> str:
     for row in rows(kind, prefix):
         default = f"`{row.default}`" if row.default != "required" else row.default
         lines.append(f"| `{row.name}` | {default} | {_cell(row.range)} | {_cell(row.meaning)} |")
+    return "\n".join(lines) + "\n"
+
+
+def recipe_table(recipe: Recipe) -> str:
+    """What ``preset: auto`` starts from, and what ``tune.space: auto`` searches, as a Markdown table."""
+    settings = [
+        *((f"networks for {pixels} pixels", values, "model") for pixels, values in sorted(recipe.model.items())),
+        ("training", recipe.train, "train"),
+        *(
+            (f"training at {pixels} pixels, GPU", v, "train")
+            for pixels, v in sorted(recipe.train_by_resolution.items())
+        ),
+        ("networks on a CPU, at most", recipe.model_on_cpu, "model"),
+        ("training on a CPU", recipe.train_on_cpu, "train"),
+    ]
+    parts = [
+        (what, [f"`{section}.{k}: {json.dumps(v)}`" for k, v in values.items()]) for what, values, section in settings
+    ]
+    parts.append(("searched by `tune.space: auto`", [f"`{name}`" for name in recipe.search]))
+    parts.append(("augmentation where pictures are few", [recipe.augmentation]))
+    parts.append(("worth a look after", [f"{recipe.kimg:,} thousand images"]))
+    lines = ["| `preset: auto` | value |", "|---|---|"]
+    lines += [f"| {what} | {', '.join(values)} |" for what, values in parts if values]
     return "\n".join(lines) + "\n"
 
 
