@@ -30,7 +30,7 @@ class Batch:
     images of domain A, drawn apart, for unpaired data, whose ``real`` is domain B. None for other kinds."""
     key: tuple[int | str, ...]
     """Names the step (and micro-batch): random numbers are functions of it."""
-    part: randomness.Slice
+    part: randomness.WorkerSlice
     progress: float = 1.0
     """How far the run is through its burn-in, 0 to 1; settings with a schedule have arrived at their end at 1."""
     keep: bool = True

@@ -46,7 +46,7 @@ def save_checkpoint(directory: Path | str, step: int, tensors: Mapping[str, Tens
     return path
 
 
-def damage(path: Path | str) -> str | None:
+def find_damage(path: Path | str) -> str | None:
     """What is wrong with the checkpoint at ``path``, or None when it is whole and holds a state and tensors."""
     path = Path(path)
     if not (path / MANIFEST).is_file():
@@ -106,7 +106,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read the checkpoint at ``path``; raises CheckpointError when it is not whole."""
     path = Path(path)
-    wrong = damage(path)
+    wrong = find_damage(path)
     if wrong:
         raise CheckpointError(f"Checkpoint {path} cannot be used: {wrong}.")
     return _read(path)
@@ -128,14 +128,14 @@ def whole_checkpoints(
     """The whole checkpoints under ``directories`` whose state ``accept`` takes, newest step first; names damaged ones."""
     paths = [path for directory in directories for path in list_checkpoints(directory)]
     for path in sorted(paths, key=lambda path: path.name, reverse=True):
-        wrong = damage(path)
+        wrong = find_damage(path)
         if wrong is not None:
-            pass_over(path, wrong)
+            log_passed_over(path, wrong)
         elif accept(read_state(path)):
             yield _read(path)
 
 
-def pass_over(path: Path, wrong: str) -> None:
+def log_passed_over(path: Path, wrong: str) -> None:
     """Say that a checkpoint is not used, and why."""
     log.warning("Passing over checkpoint %s: %s.", path, wrong)
 

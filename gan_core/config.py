@@ -35,7 +35,7 @@ def check_below_one(config: object, *names: str) -> None:
         check(value is None or 0 <= value < 1, f"{name}: must lie in [0, 1), got {value}.")
 
 
-def check_least(config: object, least: float, *names: str) -> None:
+def check_at_least(config: object, least: float, *names: str) -> None:
     """Raise :class:`SettingsError` for the first of the fields ``names`` that is below ``least``; None passes."""
     for name in names:
         value = getattr(config, name)
@@ -165,7 +165,7 @@ def as_dict(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-def meanings(config: type) -> dict[str, str]:
+def field_docs(config: type) -> dict[str, str]:
     """What the fields of a configuration mean: the first sentence of the docstring below each that has one."""
     found = {}
     for kind in reversed(config.__mro__[:-1]):  # the last of all is object

@@ -20,7 +20,7 @@ def derive_seed(*parts: int | str) -> int:
 
 
 @dataclass(frozen=True)
-class Slice:
+class WorkerSlice:
     """One worker's rows of a batch that all workers draw together."""
 
     rank: int = 0
@@ -31,17 +31,17 @@ class Slice:
         return slice(self.rank * count, (self.rank + 1) * count)
 
 
-def normal(shape: tuple[int, ...], part: Slice, device: torch.device, *key: int | str) -> Tensor:
+def normal(shape: tuple[int, ...], part: WorkerSlice, device: torch.device, *key: int | str) -> Tensor:
     """Standard normal numbers of ``shape`` for this worker: its rows of one draw of ``world`` times as many."""
     return _draw(torch.randn, shape, part, device, key)
 
 
-def uniform(shape: tuple[int, ...], part: Slice, device: torch.device, *key: int | str) -> Tensor:
+def uniform(shape: tuple[int, ...], part: WorkerSlice, device: torch.device, *key: int | str) -> Tensor:
     """Uniform numbers in [0, 1) of ``shape`` for this worker: its rows of one draw of ``world`` times as many."""
     return _draw(torch.rand, shape, part, device, key)
 
 
-def _draw(draw, shape: tuple[int, ...], part: Slice, device: torch.device, key: tuple[int | str, ...]) -> Tensor:
+def _draw(draw, shape: tuple[int, ...], part: WorkerSlice, device: torch.device, key: tuple[int | str, ...]) -> Tensor:
     generator = torch.Generator(device).manual_seed(derive_seed(*key))
     whole = draw((shape[0] * part.world, *shape[1:]), generator=generator, device=device)
     return whole[part.rows(shape[0])]

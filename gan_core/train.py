@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_core.config import as_dict, build, meanings
+from gan_core.config import as_dict, build, field_docs
 from gan_core.data import PreparedDataset
 from gan_core.disk import what_failed
 from gan_core.errors import GantryError, SettingsError
@@ -83,7 +83,7 @@ def _family_settings(name: str) -> str:
     """What ``--model`` may set, a line a setting, for the end of the help."""
     if name not in FAMILIES:
         return ""
-    told, defaults = meanings(FAMILIES[name].Config), as_dict(FAMILIES[name].Config())
+    told, defaults = field_docs(FAMILIES[name].Config), as_dict(FAMILIES[name].Config())
     rows = [
         f"  {key}: {told.get(key, 'see the family')} (default {json.dumps(value)})" for key, value in defaults.items()
     ]
@@ -113,7 +113,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="none",
         help="auto: what is not given is chosen from the data and the device, and told with its reason",
     )
-    told = meanings(TrainConfig)
+    told = field_docs(TrainConfig)
     settings = parser.add_argument_group("settings of the run, as YAML")
     for name, default in as_dict(TrainConfig()).items():
         meaning = f"{told[name]} (default {json.dumps(default)})".replace("%", "%%")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from gan_core.config import check, check_least
+from gan_core.config import check, check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class AugmentConfig:
     """ada: thousand real images in which the strength can rise from 0 to 1."""
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "strength", "target")
+        check_at_least(self, 0, "strength", "target")
         check(self.strength is None or self.strength <= 1, f"strength: must lie in [0, 1], got {self.strength}.")
         check(self.target < 1, f"target: must lie in [0, 1), got {self.target}.")
         of_ada = {field.name: field.default for field in fields(self) if field.name != "kind"}

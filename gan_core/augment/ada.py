@@ -74,7 +74,9 @@ class Transformations:
     saturation: Tensor
 
 
-def choose(strength: Tensor, uniform: Tensor, normal: Tensor, height: int, width: int) -> Transformations:
+def sample_transformations(
+    strength: Tensor, uniform: Tensor, normal: Tensor, height: int, width: int
+) -> Transformations:
     """What images of ``height`` and ``width`` go through (appendix B gives the distributions).
 
     Mirroring and quarter turns draw from all possibilities, the one that changes nothing included. Images that are not
@@ -126,7 +128,7 @@ def ada(images: Tensor, strength: Tensor, uniform: Tensor, normal: Tensor, *, ex
 
     ``exact``: with the same gradient at every call, also on a GPU.
     """
-    does = choose(strength, uniform, normal, *images.shape[2:])
+    does = sample_transformations(strength, uniform, normal, *images.shape[2:])
     images = turn(mirror(images, does.mirror), does.quarters)
     images = shift(images, does.right, does.down, mirror=True)
     images = torch.where(_each(does.warp), warp(images, does, exact=exact), images)

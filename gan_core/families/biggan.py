@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gan_core import randomness
 from gan_core.augment.diffaugment import NUMBERS, diffaugment
 from gan_core.batch import Batch
-from gan_core.config import check, check_below_one, check_choice, check_least
+from gan_core.config import check, check_at_least, check_below_one, check_choice
 from gan_core.errors import SettingsError
 from gan_core.families.base import ImageShape, Losses, Phase
 from gan_core.families.biggan_layers import (
@@ -27,11 +27,11 @@ from gan_core.families.biggan_layers import (
     SpectralEmbedding,
     SpectralLinear,
     UpBlock,
-    converge,
+    run_power_iterations,
 )
 from gan_core.families.noise import NoiseFamily
 from gan_core.nn.batch_norm import BatchNorm2d
-from gan_core.nn.penalties import consistency, orthogonal
+from gan_core.nn.penalties import consistency_penalty, orthogonal_penalty
 from gan_core.precision import full_precision
 
 
@@ -92,8 +92,8 @@ class BigGanConfig:
     """Steps between two updates by it; 1: it is part of each update of the discriminator."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "latent", "width", "orthogonal_every", "gradient_penalty_every", "consistency_every")
-        check_least(self, 0, "attention", "shared_embedding", "orthogonal", "gradient_penalty", "consistency")
+        check_at_least(self, 1, "latent", "width", "orthogonal_every", "gradient_penalty_every", "consistency_every")
+        check_at_least(self, 0, "attention", "shared_embedding", "orthogonal", "gradient_penalty", "consistency")
         check_below_one(self, "slope")
         check_choice(self, (2, 8), "attention_values")
         check(
@@ -243,16 +243,16 @@ class BigGan(NoiseFamily):
             draw = randomness.uniform(shape, batch.part, batch.real.device, *batch.key, "consistency")
             changed = diffaugment(images, torch.cat(draw.chunk(2, dim=1)))
         plain, moved = self.judge_both(images, changed, None if batch.labels is None else batch.labels.repeat(2))
-        penalty = consistency(plain, moved)
+        penalty = consistency_penalty(plain, moved)
         return Losses(self.config.consistency * penalty, {"penalty/consistency": penalty.detach()})
 
     def orthogonal_loss(self, batch: Batch, step: int) -> Losses:
         """How far the generator's weights are from orthogonal (equation 3)."""
-        penalty = orthogonal(self.networks["generator"])
+        penalty = orthogonal_penalty(self.networks["generator"])
         return Losses(self.config.orthogonal * penalty, {"penalty/orthogonal": penalty.detach()})
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Measure the averaged weights' singular values, then, with them, the statistics of batch norm."""
         for network in networks.values():
-            converge(network)
+            run_power_iterations(network)
         super().update_statistics(networks, batches=batches)

@@ -48,7 +48,7 @@ class SpectralNorm(nn.Module):
 
 
 @torch.no_grad()
-def converge(network: nn.Module, times: int = 64) -> None:
+def run_power_iterations(network: nn.Module, times: int = 64) -> None:
     """Bring every spectral norm in ``network`` up to date with weights that changed without it: averaged ones."""
     for module in network.modules():
         if isinstance(module, SpectralConv2d | SpectralLinear | SpectralEmbedding):

@@ -1,6 +1,6 @@
 """cGAN: Mirza & Osindero 2014, "Conditional Generative Adversarial Nets", with DCGAN's networks.
 
-Both networks are told the class. The generator gets a learnt embedding of it beside z. The discriminator gets it as one
+Both networks are class-conditional. The generator gets a learnt embedding of it beside z. The discriminator gets it as one
 more channel of the picture, in the paper's spirit, or by projection (Miyato & Koyama 2018).
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gan_core.config import check_least
+from gan_core.config import check_at_least
 from gan_core.errors import SettingsError
 from gan_core.families import dcgan
 from gan_core.families.base import ImageShape
@@ -31,12 +31,12 @@ class CganConfig(dcgan.DcganConfig):
     embedding: int = 64
     """Length of the class embedding that the generator gets beside z."""
     condition: Literal["projection", "concatenation"] = "projection"
-    """How the discriminator is told the class: the inner product of an embedding with its pooled features joins the
+    """How the discriminator is conditioned on the class: the inner product of an embedding with its pooled features joins the
     logit, or an embedding as large as the picture joins the channels."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, 1, "embedding")
+        check_at_least(self, 1, "embedding")
 
 
 class Generator(nn.Module):

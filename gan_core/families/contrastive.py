@@ -36,7 +36,8 @@ class ContrastiveGenerator(ResidualGenerator):
         """Up to ``count`` places, int64, of each layer that is looked at, in pictures of ``height`` and ``width``."""
         sizes = [height * width, height * width // 4, *[height * width // 16] * 3]
         draws = [
-            randomness.uniform((size,), randomness.Slice(), device, *key, layer) for layer, size in enumerate(sizes)
+            randomness.uniform((size,), randomness.WorkerSlice(), device, *key, layer)
+            for layer, size in enumerate(sizes)
         ]
         return [draw.argsort(stable=True)[:count] for draw in draws]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.batch import Batch
-from gan_core.config import check, check_below_one, check_least
+from gan_core.config import check, check_at_least, check_below_one
 from gan_core.families.base import DiversityPair, ImageShape, Losses
 from gan_core.families.contrastive import ContrastiveGenerator, patch_nce
 from gan_core.families.translation import TranslationFamily, conditions_of, discriminator_accuracy, grid_rows
@@ -60,9 +60,9 @@ class CycleGanConfig:
     ``auto`` chooses for CUT's objective."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "width", "patch_width", "patch_halvings")
-        check_least(self, 0, "blocks", "cycle", "contrast", "identity", "pool")
-        check_least(self, 2, "patches")
+        check_at_least(self, 1, "width", "patch_width", "patch_halvings")
+        check_at_least(self, 0, "blocks", "cycle", "contrast", "identity", "pool")
+        check_at_least(self, 2, "patches")
         check_below_one(self, "slope")
         check(self.temperature > 0, f"temperature: must be above 0, got {self.temperature}.")
 
@@ -221,7 +221,7 @@ class CycleGan(TranslationFamily):
             return fakes
         pool, count = self.buffers[f"pool_{name}"], self.buffers[f"pooled_{name}"]
         everyone = collectives.all_gather_rows(fakes)
-        key, alone = (*batch.key, "pool", name), randomness.Slice()
+        key, alone = (*batch.key, "pool", name), randomness.WorkerSlice()
         shown = []
         # Pieces that fit the pool, so that no two of one piece want the same place.
         for piece, new in enumerate(everyone.split(len(pool))):

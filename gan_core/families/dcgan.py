@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gan_core.config import check_below_one, check_choice, check_least
+from gan_core.config import check_at_least, check_below_one, check_choice
 from gan_core.families.base import ImageShape
 from gan_core.families.noise import NoiseFamily
 from gan_core.nn.batch_norm import BatchNorm2d
@@ -43,7 +43,7 @@ class DcganConfig:
     """normal: N(0, 0.02); he: variance-preserving with the gain that follows ``slope``."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "latent", "width")
+        check_at_least(self, 1, "latent", "width")
         check_choice(self, (4, 5), "kernel")
         check_below_one(self, "slope")
 

@@ -14,7 +14,7 @@ from gan_core.errors import SettingsError
 from gan_core.families.base import DiversityPair, Family, ImageShape, Losses, Phase
 from gan_core.nn.batch_norm import standing_statistics
 from gan_core.nn.losses import ADVERSARIAL_LOSSES
-from gan_core.nn.penalties import gradient_penalty, zero_centred
+from gan_core.nn.penalties import gradient_penalty, zero_centred_penalty
 
 _SHARES = {"r1": 0.5, "r2": 0.5, "gp": 1.0}
 """What a penalty's paper multiplies its weight with."""
@@ -101,7 +101,7 @@ class NoiseFamily(Family):
         )
 
     def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
-        """See :meth:`Family.diversity_pairs`; what is told the class, class by class."""
+        """See :meth:`Family.diversity_pairs`; class by class where the family is class-conditional."""
         classes = batch.labels if self.conditional else None
         return (DiversityPair(fakes=self.fakes(batch), reals=batch.real, fake_labels=classes, real_labels=classes),)
 
@@ -157,7 +157,7 @@ class NoiseFamily(Family):
         if name == "gp":
             mix = randomness.uniform((len(fake), 1, 1, 1), batch.part, fake.device, *batch.key, "gp mix")
             return gradient_penalty(judge, images, other, mix)
-        return zero_centred(judge, images)
+        return zero_centred_penalty(judge, images)
 
     # -- use -----------------------------------------------------------------------------------------------------------
 

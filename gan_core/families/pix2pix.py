@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.batch import Batch
-from gan_core.config import check_below_one, check_least
+from gan_core.config import check_at_least, check_below_one
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families.base import ImageShape, Losses
@@ -58,8 +58,8 @@ class Pix2PixConfig:
     """Weight of the mean distance to the target beside the adversarial loss (equation 4)."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "width", "patch_width", "patch_halvings")
-        check_least(self, 0, "depth", "l1")
+        check_at_least(self, 1, "width", "patch_width", "patch_halvings")
+        check_at_least(self, 0, "depth", "l1")
         check_below_one(self, "slope", "dropout")
 
 
@@ -226,7 +226,7 @@ class Pix2Pix(TranslationFamily):
         self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
     ) -> Tensor:
         """See :meth:`TranslationFamily.translate_aligned`; picture i of a seed has always the same dropout."""
-        kept = dropout_of(self._noise_shapes(images), self.config.dropout, seed, first, len(images))
+        kept = dropout_masks(self._noise_shapes(images), self.config.dropout, seed, first, len(images))
         kept = [layer.to(images.device, images.dtype) for layer in kept]
         generator: Callable[..., Tensor] = networks["generator"]
         return self.pictures(generator(images, kept), images)
@@ -248,7 +248,9 @@ class Pix2Pix(TranslationFamily):
         return generator.noise_shapes(conditions.shape[2], conditions.shape[3])
 
 
-def dropout_of(shapes: Sequence[tuple[int, int, int]], share: float, seed: int, first: int, count: int) -> list[Tensor]:
+def dropout_masks(
+    shapes: Sequence[tuple[int, int, int]], share: float, seed: int, first: int, count: int
+) -> list[Tensor]:
     """What maps of ``shapes`` are multiplied with for pictures ``first`` to ``first + count`` of ``seed``.
 
     0 with probability ``share``, 1 / (1 - share) else, so that the mean stays: float32 (count, maps, h, w) for each shape.

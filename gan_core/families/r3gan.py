@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_core.batch import Batch
-from gan_core.config import check, check_below_one, check_choice, check_least
+from gan_core.config import check, check_at_least, check_below_one, check_choice
 from gan_core.families.base import ImageShape, Phase
 from gan_core.families.noise import NoiseFamily
 from gan_core.nn.initialise import leaky_gain
@@ -49,7 +49,7 @@ class R3ganConfig:
     loss: str = "relativistic"
     """A name in ADVERSARIAL_LOSSES."""
     conditional: bool = False
-    """Whether both networks are told the class; needs labelled data."""
+    """Whether the generator and the discriminator are class-conditional; needs labelled data."""
     gamma: float = 2.0
     """gamma of R1 and of R2 at the start; along a cosine it becomes ``final_gamma`` at the end of the burn-in."""
     final_gamma: float = 0.2
@@ -58,8 +58,8 @@ class R3ganConfig:
     """1: both penalties are part of the discriminator's loss, as in the paper; k: an update of their own every k steps."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "latent", "width", "width_max", "blocks", "penalty_every")
-        check_least(self, 0, "gamma", "final_gamma")
+        check_at_least(self, 1, "latent", "width", "width_max", "blocks", "penalty_every")
+        check_at_least(self, 0, "gamma", "final_gamma")
         check_below_one(self, "slope")
         for name in ("width", "width_max"):
             value, step = getattr(self, name), _GROUP // _EXPANSION

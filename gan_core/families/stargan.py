@@ -1,6 +1,6 @@
 """StarGAN: Choi et al. 2018, "StarGAN: Unified Generative Adversarial Networks for Multi-Domain Image-to-Image Translation".
 
-One residual generator is told the domain to translate to, as channels beside the picture's. The discriminator, a critic of
+One residual generator gets the domain to translate to as channels beside the picture's. The discriminator, a critic of
 patches under WGAN-GP, also says which domain a picture is of. Translated back, a picture is to be itself again.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.batch import Batch
-from gan_core.config import check_below_one, check_least
+from gan_core.config import check_at_least, check_below_one
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families.base import DiversityPair, ImageShape, Losses, Phase
@@ -22,7 +22,7 @@ from gan_core.families.translation import TranslationFamily, discriminator_accur
 from gan_core.families.translation_layers import ResidualGenerator, one_hot
 from gan_core.nn import collectives
 from gan_core.nn.convolution import Conv2d
-from gan_core.nn.losses import critic_generator, wasserstein_discriminator
+from gan_core.nn.losses import wasserstein_discriminator, wasserstein_generator
 from gan_core.nn.penalties import gradient_penalty
 
 _DEEPEST, _WIDEST = 6, 32
@@ -51,8 +51,8 @@ class StarGanConfig:
     """Steps between two updates by it; 1: it is part of each update of the discriminator."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "width", "critic_width", "gradient_penalty_every")
-        check_least(self, 0, "blocks", "classification", "reconstruction", "gradient_penalty")
+        check_at_least(self, 1, "width", "critic_width", "gradient_penalty_every")
+        check_at_least(self, 0, "blocks", "classification", "reconstruction", "gradient_penalty")
         check_below_one(self, "slope")
 
 
@@ -168,7 +168,7 @@ class StarGan(TranslationFamily):
         def draw() -> Tensor:
             known = labels_of(batch)
             everyone = collectives.all_gather_rows(known)
-            numbers = randomness.uniform((len(everyone),), randomness.Slice(), known.device, *batch.key, "wanted")
+            numbers = randomness.uniform((len(everyone),), randomness.WorkerSlice(), known.device, *batch.key, "wanted")
             return everyone[numbers.argsort(stable=True)][batch.part.rows(len(known))]
 
         return batch.cached("wanted", draw)
@@ -201,7 +201,7 @@ class StarGan(TranslationFamily):
         judged, said = self.network("discriminator")(torch.cat([real, fake]))
         judged_real, judged_fake = judged.float().chunk(2)
         adversarial = wasserstein_discriminator(judged_real, judged_fake)
-        classified = classification(said.float()[: len(real)], labels)
+        classified = classification_loss(said.float()[: len(real)], labels)
         # Of a critic only differences mean something: what is right is on its side of the middle.
         middle = (judged_real.detach().mean() + judged_fake.detach().mean()) / 2
         terms = {
@@ -232,8 +232,8 @@ class StarGan(TranslationFamily):
         judged, said = self.network("discriminator")(batch.augment(made, "fake again"))
         returned = self._translated(made.to(batch.real.dtype), labels)
         terms = {
-            "loss/adversarial": critic_generator(judged.float()),
-            "loss/generator_classification": classification(said.float(), self.target_labels(batch)),
+            "loss/adversarial": wasserstein_generator(judged.float()),
+            "loss/generator_classification": classification_loss(said.float(), self.target_labels(batch)),
             "loss/reconstruction": (returned.float() - batch.real).abs().mean(),
         }
         total = (
@@ -269,7 +269,7 @@ class StarGan(TranslationFamily):
         return grid_rows(reals.real, *(self.translate(reals.real, to, networks=networks) for to in range(self.domains)))
 
 
-def classification(said: Tensor, labels: Tensor) -> Tensor:
+def classification_loss(said: Tensor, labels: Tensor) -> Tensor:
     """-log of the probability that logits ``said`` (N, k) give to the domains (N,), or to all attributes (N, k)."""
     if labels.dim() == 1:
         return F.cross_entropy(said, labels)

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.batch import Batch
-from gan_core.config import check_below_one, check_least
+from gan_core.config import check_at_least, check_below_one
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
 from gan_core.families.base import DiversityPair, ImageShape, Losses, Phase
 from gan_core.families.noise import latents_from_uniform
-from gan_core.families.stargan2_layers import Generator, MappingNetwork, Trunk, of_domains
+from gan_core.families.stargan2_layers import Generator, MappingNetwork, Trunk, select_domains
 from gan_core.families.translation import ReferenceGuidedFamily, discriminator_accuracy, grid_rows, labels_of
 from gan_core.nn import collectives
 from gan_core.nn.initialise import he_weights
 from gan_core.nn.losses import logistic_discriminator, non_saturating_generator
 from gan_core.nn.padding import cropped, padded
-from gan_core.nn.penalties import zero_centred
+from gan_core.nn.penalties import zero_centred_penalty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,8 @@ class StarGan2Config:
     """Weight of what is lost on the way to another domain and back (equation 4)."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "width", "width_max", "latent", "hidden", "style", "diversity_steps", "r1_every")
-        check_least(self, 0, "downs", "r1", "style_reconstruction", "diversity", "cycle")
+        check_at_least(self, 1, "width", "width_max", "latent", "hidden", "style", "diversity_steps", "r1_every")
+        check_at_least(self, 0, "downs", "r1", "style_reconstruction", "diversity", "cycle")
         check_below_one(self, "slope")
 
 
@@ -142,7 +142,7 @@ class StarGan2(ReferenceGuidedFamily):
     def order(self, batch: Batch) -> Tensor:
         """Whose style and domain each picture of the step is to get: numbers among all workers' pictures."""
         count = len(batch.real) * collectives.world_size()
-        numbers = randomness.uniform((count,), randomness.Slice(), batch.real.device, *batch.key, "order")
+        numbers = randomness.uniform((count,), randomness.WorkerSlice(), batch.real.device, *batch.key, "order")
         return numbers.argsort(stable=True)[batch.part.rows(len(batch.real))]
 
     def target_labels(self, batch: Batch) -> Tensor:
@@ -151,14 +151,16 @@ class StarGan2(ReferenceGuidedFamily):
 
     def own_styles(self, batch: Batch) -> Tensor:
         """What the style encoder sees in the batch's pictures, (N, style)."""
-        return batch.cached("own", lambda: of_domains(self.network("style")(batch.real).float(), labels_of(batch)))
+        return batch.cached("own", lambda: select_domains(self.network("style")(batch.real).float(), labels_of(batch)))
 
     def generated(self, batch: Batch, *, twice: bool) -> _Generated:
         """Translations in styles from noise and of other pictures and, with ``twice``, in further styles from noise."""
         wanted, draws = self.target_labels(batch), ("latents", "other latents")[: 1 + twice]
         shape, device = (len(batch.real), self.config.latent), batch.real.device
         latents = [randomness.normal(shape, batch.part, device, *batch.key, draw) for draw in draws]
-        drawn = of_domains(self.network("mapping")(torch.cat(latents)), wanted.repeat(len(latents))).split(len(wanted))
+        drawn = select_domains(self.network("mapping")(torch.cat(latents)), wanted.repeat(len(latents))).split(
+            len(wanted)
+        )
         # A style that is lent is not changed by what is made of it: its own picture's worker would not know.
         lent = collectives.all_gather_rows(self.own_styles(batch))[self.order(batch)]
         styles = torch.cat([drawn[0], lent, *drawn[1:]])
@@ -200,7 +202,7 @@ class StarGan2(ReferenceGuidedFamily):
             made = self._played(batch).detach().float()
         real, fake = batch.augment(batch.real, "real"), self._augmented(made, batch, "fake")
         said = self.network("discriminator")(torch.cat([real, fake])).float()
-        judged = of_domains(said, torch.cat([labels, wanted, wanted]))[:, 0]
+        judged = select_domains(said, torch.cat([labels, wanted, wanted]))[:, 0]
         judged_real, judged_fake = judged[: len(real)], judged[len(real) :]
         total = logistic_discriminator(judged_real, judged_fake)
         terms = discriminator_accuracy(judged_real, judged_fake)
@@ -209,7 +211,9 @@ class StarGan2(ReferenceGuidedFamily):
     def penalty_loss(self, batch: Batch, step: int) -> Losses:
         """R1."""
         judge, labels = self.networks["discriminator"], labels_of(batch)
-        penalty = zero_centred(lambda x: of_domains(judge(x).float(), labels), batch.augment(batch.real, "real"))
+        penalty = zero_centred_penalty(
+            lambda x: select_domains(judge(x).float(), labels), batch.augment(batch.real, "real")
+        )
         return Losses(0.5 * self.config.r1 * penalty, {"penalty/r1": penalty.detach()})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
@@ -223,12 +227,12 @@ class StarGan2(ReferenceGuidedFamily):
         with _frozen(self.networks["style"]):
             lent = self.network("style")(played[rows:])
         seen = torch.cat(
-            [of_domains(said_of.float(), wanted) for said_of in (self.network("style")(played[:rows]), lent)]
+            [select_domains(said_of.float(), wanted) for said_of in (self.network("style")(played[:rows]), lent)]
         )
         own = self.own_styles(batch)
         returned = self.call_padded(self.network("generator"), played, torch.cat([own, own.detach()]))
         terms = {
-            "loss/adversarial": non_saturating_generator(of_domains(said, wanted.repeat(2))),
+            "loss/adversarial": non_saturating_generator(select_domains(said, wanted.repeat(2))),
             "loss/style": (seen - made.styles[: 2 * rows]).abs().mean(),
             "loss/cycle": (returned.float() - batch.real.repeat(2, 1, 1, 1)).abs().mean(),
         }

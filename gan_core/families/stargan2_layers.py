@@ -163,6 +163,6 @@ class MappingNetwork(nn.Module):
             return self.layers(latents[None]).transpose(0, 1)
 
 
-def of_domains(said: Tensor, labels: Tensor) -> Tensor:
+def select_domains(said: Tensor, labels: Tensor) -> Tensor:
     """Of what is said for each domain (N, domains, ...) that of ``labels`` (N,): (N, ...)."""
     return said[torch.arange(len(said), device=said.device), labels]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.batch import Batch
-from gan_core.config import check, check_below_one, check_choice, check_least
+from gan_core.config import check, check_at_least, check_below_one, check_choice
 from gan_core.families.base import ImageShape, Losses, Phase
 from gan_core.families.noise import StyleBasedFamily, latents_from_uniform
 from gan_core.families.stylegan2_layers import (
@@ -21,10 +21,10 @@ from gan_core.families.stylegan2_layers import (
     Linear,
     ModulatedConv2d,
     activation_gain,
-    with_deviation,
+    append_minibatch_deviation,
 )
 from gan_core.nn import collectives
-from gan_core.nn.convolution import QuickSecondGradients
+from gan_core.nn.convolution import FastDoubleBackward
 from gan_core.nn.losses import ADVERSARIAL_LOSSES
 from gan_core.nn.penalties import path_lengths
 from gan_core.nn.resampling import Upsample
@@ -54,7 +54,7 @@ class StyleGan2Config:
     loss: str = "non-saturating"
     """A name in ADVERSARIAL_LOSSES."""
     conditional: bool = False
-    """Whether both networks are told the class; needs labelled data."""
+    """Whether the generator and the discriminator are class-conditional; needs labelled data."""
     mixing: float = 0.9
     """Probability of an image's later layers getting the style of another z, in training."""
     r1: float = 10.0
@@ -67,10 +67,10 @@ class StyleGan2Config:
     """Steps between two updates by path lengths."""
 
     def __post_init__(self) -> None:
-        check_least(
+        check_at_least(
             self, 1, "latent", "style", "mapping_layers", "channel_base", "channel_max", "r1_every", "path_every"
         )
-        check_least(self, 0, "r1", "path_length")
+        check_at_least(self, 0, "r1", "path_length")
         check_below_one(self, "slope")
         check(0 <= self.mixing <= 1, f"mixing: must lie in [0, 1], got {self.mixing}.")
         check_choice(self, tuple(ADVERSARIAL_LOSSES), "loss")
@@ -228,18 +228,18 @@ class Generator(nn.Module):
             others: more latents (N, latent), whose styles are taken from layer ``crossover`` on.
             crossover: (N,).
         """
-        styles = self.repeated(self.mapping(latents, labels))
+        styles = self.broadcast_style(self.mapping(latents, labels))
         if others is not None and crossover is not None:
             layers = torch.arange(self.layers, device=latents.device)
             later = (layers >= crossover[:, None])[:, :, None]
-            styles = torch.where(later, self.repeated(self.mapping(others, labels)), styles)
+            styles = torch.where(later, self.broadcast_style(self.mapping(others, labels)), styles)
         return self.synthesis(styles, noise)
 
-    def repeated(self, styles: Tensor) -> Tensor:
+    def broadcast_style(self, styles: Tensor) -> Tensor:
         """One style (N, style) for all layers: (N, layers, style)."""
         return styles[:, None].expand(-1, self.layers, -1)
 
-    def truncated(self, styles: Tensor, labels: Tensor | None, psi: float) -> Tensor:
+    def truncate(self, styles: Tensor, labels: Tensor | None, psi: float) -> Tensor:
         """Styles (N, style) moved towards their class's mean: mean + psi (w - mean)."""
         mean = self.mean_style if labels is None or len(self.mean_style) == 1 else self.mean_style[labels]
         return mean + psi * (styles - mean)
@@ -286,7 +286,7 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits (N,)."""
         maps = self.blocks(self.activate(self.from_image(images)))
-        maps = self.activate(self.last(with_deviation(maps)))
+        maps = self.activate(self.last(append_minibatch_deviation(maps)))
         features = self.activate(self.features(maps.flatten(1)))
         judged = self.judge(features)[:, 0]
         if self.embedding is not None:
@@ -349,8 +349,8 @@ class StyleGan2(StyleBasedFamily):
         labels = batch.labels[::2] if self.conditional and batch.labels is not None else None
         n = (len(batch.real) + 1) // 2
         latents = randomness.normal((n, self.config.latent), batch.part, device, *batch.key, "path latents")
-        styles = generator.repeated(generator.mapping(latents, labels))
-        with QuickSecondGradients():
+        styles = generator.broadcast_style(generator.mapping(latents, labels))
+        with FastDoubleBackward():
             images = generator.synthesis(styles, self.noise(n, batch, "path noise"))
         direction = randomness.normal(tuple(images.shape), batch.part, device, *batch.key, "path direction")
         lengths = path_lengths(images, styles, direction)
@@ -375,13 +375,13 @@ class StyleGan2(StyleBasedFamily):
         if truncation is not None:
             if not generator.mean_style.any():
                 self._measure_mean(generator, 16 * _STYLES_PER_BATCH)
-            styles = generator.truncated(styles, labels, truncation)
-        return generator.synthesis(generator.repeated(styles)).clamp(-1, 1)
+            styles = generator.truncate(styles, labels, truncation)
+        return generator.synthesis(generator.broadcast_style(styles)).clamp(-1, 1)
 
     def to_styles(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         """See :meth:`StyleBasedFamily.to_styles`."""
         generator = self._generator()
-        return generator.repeated(generator.mapping(latents, labels))
+        return generator.broadcast_style(generator.mapping(latents, labels))
 
     def from_styles(self, styles: Tensor) -> Tensor:
         """See :meth:`StyleBasedFamily.from_styles`; with the layers' own noise."""
@@ -390,7 +390,7 @@ class StyleGan2(StyleBasedFamily):
     def mean_styles(self, label: int | None) -> Tensor:
         """See :meth:`StyleBasedFamily.mean_styles`; of class 0 when conditional and no class is given."""
         generator = self._generator()
-        return generator.repeated(generator.mean_style[label or 0][None])[0]
+        return generator.broadcast_style(generator.mean_style[label or 0][None])[0]
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Measure the mean style that truncation moves towards, on 256 latents for each of ``batches``."""

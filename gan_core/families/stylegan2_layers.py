@@ -128,7 +128,7 @@ class ModulatedConv2d(nn.Module):
         return maps if after is None else maps * after.to(maps.dtype)[:, :, None, None]
 
 
-def with_deviation(maps: Tensor, size: int = 4) -> Tensor:
+def append_minibatch_deviation(maps: Tensor, size: int = 4) -> Tensor:
     """``maps`` (N, C, H, W) and one more: the mean standard deviation in each image's group (Karras et al. 2018, section 3).
 
     Groups are of consecutive images, so that several workers form the same ones as one does: ``size`` each, or the most

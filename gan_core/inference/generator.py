@@ -189,13 +189,13 @@ class Generator:
         See :func:`gan_core.inference.projection.project`.
 
         Raises:
-            SettingsError: the family has no styles, makes pictures of another shape, or was told classes and ``label`` is none.
+            SettingsError: the family has no styles, makes pictures of another shape, or needs a ``label``.
         """
         family = require(self._family, StyleBasedFamily)
         if self.conditional and label is None:
             names = ", ".join(f"{name} ({index})" for index, name in enumerate(self.info.get("classes") or ()))
             raise SettingsError(
-                f"label: {self.info['family']} was told the class of each picture. Say of which this one is: {names}."
+                f"label: {self.info['family']} is class-conditional. Name the class of this picture: {names}."
             )
         return project(family, picture, steps=steps, label=label)
 
@@ -280,7 +280,7 @@ def load_generator(directory: Path | str, device: str | torch.device = "cpu") ->
         try:
             return _averaged(found, torch.device(device))
         except CheckpointError as error:
-            checkpoints.pass_over(found.path, str(error).rstrip("."))
+            checkpoints.log_passed_over(found.path, str(error).rstrip("."))
             reason = "no checkpoint that holds a generator"
     raise CheckpointError(f"{directory} holds no exported generator ({DESCRIPTION} is missing) and {reason}.")
 

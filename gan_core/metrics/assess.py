@@ -19,7 +19,7 @@ from gan_core.metrics.inception import Extractor
 from gan_core.metrics.measurement import Measurement, Subject, mean_value
 from gan_core.metrics.pairs import l1, psnr, ssim
 from gan_core.metrics.protocol import Figure
-from gan_core.metrics.sources import Unchanged, as_answer
+from gan_core.metrics.sources import IdentityTranslations, identity_translation
 
 PAIRED = "condition -> image"
 """The direction of paired data."""
@@ -98,14 +98,17 @@ def assess(
 
 def _of_pairs(measurement: Measurement) -> tuple[Figure, ...]:
     info, pictures = measurement.dataset.info, measurement.pictures()
-    targets, rows = measurement.dataset.pixels(measurement.split), pictures.chosen(measurement.taken(pictures))
+    targets, rows = (
+        measurement.dataset.pixels(measurement.split),
+        pictures.chosen(measurement.translated_count(pictures)),
+    )
     metrics = {"l1": l1, "psnr": psnr, "ssim": ssim}
     values: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     colourised = info.derived == "greyscale" and info.channels == 3
 
     def watch(given: Tensor, made: Tensor, first: int) -> None:
         target = torch.from_numpy(targets[rows[first : first + len(made)]])
-        trivial = as_answer(given, info.channels, info.derived)
+        trivial = identity_translation(given, info.channels, info.derived)
         for name, metric in metrics.items():
             values[name, "made"].append(metric(made, target))
             values[name, "trivial"].append(metric(trivial, target))
@@ -116,7 +119,9 @@ def _of_pairs(measurement: Measurement) -> tuple[Figure, ...]:
     comparison = measurement.translated(pictures, pictures, None, watch, PAIRED)
     if not measurement.full:
         return comparison.figures()
-    figures = list(comparison.figures(measurement.untouched(Unchanged(measurement.dataset, measurement.split))))
+    figures = list(
+        comparison.figures(measurement.identity_features(IdentityTranslations(measurement.dataset, measurement.split)))
+    )
     for name in metrics:
         made, trivial = values[name, "made"], mean_value(values[name, "trivial"])
         figures.append(measurement.mean(name, made, direction=PAIRED, baseline=trivial, higher_is_better=name != "l1"))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gan_core.data import PreparedDataset
 from gan_core.metrics.domains import DomainClassifier
-from gan_core.metrics.intervals import Estimate, mean_of, of_mean_of_means, of_share
-from gan_core.metrics.measurement import Measurement, enough, mean_value
+from gan_core.metrics.intervals import Estimate, mean_estimate, mean_of_means_interval, proportion_interval
+from gan_core.metrics.measurement import Measurement, check_two_pictures, mean_value
 from gan_core.metrics.pairs import l1
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.sources import DatasetSplit
@@ -32,7 +32,7 @@ class Direction:
 
     def reached(self, classifier: DomainClassifier, pictures: Tensor) -> Tensor:
         """Whether the classifier takes each picture, uint8 (N, C, H, W), for one of the target: bool (N,)."""
-        return classifier.says(pictures, self.to) != self.lacking
+        return classifier.predicts(pictures, self.to) != self.lacking
 
 
 def check_domains(dataset: PreparedDataset, split: str) -> None:
@@ -40,7 +40,7 @@ def check_domains(dataset: PreparedDataset, split: str) -> None:
     several = bool(dataset.info.attributes)
     for domain in range(len(dataset.info.attributes or dataset.info.classes)):
         for lacking in (False, True)[: 1 + several]:
-            enough(DatasetSplit(dataset, split, domain, lacking=lacking))
+            check_two_pictures(DatasetSplit(dataset, split, domain, lacking=lacking))
 
 
 def between_domains(measurement: Measurement) -> tuple[Figure, ...]:
@@ -126,13 +126,17 @@ def _of_direction(
     comparison = measurement.translated(
         direction.source, direction.target, direction.to, watch, direction.name, warn=warn
     )
-    rows = direction.source.chosen(measurement.taken(direction.source))
+    rows = direction.source.chosen(measurement.translated_count(direction.source))
 
     def each(values: Sequence[Tensor], *, share: bool = False) -> _Each:
         return _Each(torch.cat(list(values)).double().numpy(), rows, share)
 
     figures: list[tuple[Figure, Estimate | _Each | None]] = list(
-        zip(comparison.figures(measurement.untouched(direction.source)), (comparison.fid, comparison.kid), strict=False)
+        zip(
+            comparison.figures(measurement.identity_features(direction.source)),
+            (comparison.fid, comparison.kid),
+            strict=False,
+        )
     )
     if measurement.full:
         # No trivial answer: a generator that changes nothing comes back without error.
@@ -152,7 +156,7 @@ def _accuracy_of_real(
     for direction in {(direction.to, direction.lacking): direction for direction in directions}.values():
         pixels, chosen = (
             measurement.dataset.pixels(measurement.split),
-            direction.target.chosen(measurement.taken(direction.target)),
+            direction.target.chosen(measurement.translated_count(direction.target)),
         )
         for start in range(0, len(chosen), 256):
             part = torch.from_numpy(pixels[chosen[start : start + 256]])
@@ -172,7 +176,7 @@ def _share(
     return measurement.figure(
         name,
         share,
-        of_share(share, count),
+        proportion_interval(share, count),
         count,
         direction=direction,
         classifier=classifier.digest,
@@ -186,7 +190,9 @@ def _mean(figures: Sequence[Figure], parts: Sequence[Estimate | _Each]) -> Figur
     n, first = len(figures), figures[0]
     baselines = [figure.baseline for figure in figures if figure.baseline is not None]
     estimates = [part for part in parts if isinstance(part, Estimate)]
-    low, high = mean_of(estimates).interval if estimates else _interval([p for p in parts if isinstance(p, _Each)])
+    low, high = (
+        mean_estimate(estimates).interval if estimates else _interval([p for p in parts if isinstance(p, _Each)])
+    )
     protocol = replace(
         first.protocol,
         direction=f"mean of {n} directions",
@@ -206,10 +212,12 @@ def _mean(figures: Sequence[Figure], parts: Sequence[Estimate | _Each]) -> Figur
 def _interval(parts: Sequence[_Each]) -> tuple[float, float] | tuple[None, None]:
     """The interval of a mean over directions of a value a picture."""
     values, pictures = [part.values for part in parts], [part.pictures for part in parts]
-    varies = of_mean_of_means(values, pictures) if parts else (None, None)
+    varies = mean_of_means_interval(values, pictures) if parts else (None, None)
     if varies[0] is None or not parts[0].share:
         return varies
     # Where all are right they do not vary, and so many pictures still say only so much.
-    counted = of_share(float(np.mean([part.mean() for part in values])), len(np.unique(np.concatenate(pictures))))
+    counted = proportion_interval(
+        float(np.mean([part.mean() for part in values])), len(np.unique(np.concatenate(pictures)))
+    )
     assert counted[0] is not None
     return max(min(varies[0], counted[0]), 0.0), min(max(varies[1], counted[1]), 1.0)

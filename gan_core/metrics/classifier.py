@@ -50,11 +50,11 @@ def accuracy(
 
     Both are pictures, uint8 (N, C, H, W), and labels, int64 (N,). The same arguments give the same figure on a CPU.
     """
-    network = trained(train, classes=classes, steps=steps, seed=seed, device=device)
+    network = train_classifier(train, classes=classes, steps=steps, seed=seed, device=device)
     return _right(network, test, device)
 
 
-def trained(
+def train_classifier(
     train: tuple[np.ndarray, np.ndarray],
     *,
     classes: int,

@@ -12,7 +12,7 @@ from torch import Tensor
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import DataError
 from gan_core.files import open_to_others, replacing, sha256_file, sha256_json
-from gan_core.metrics.classifier import Classifier, trained
+from gan_core.metrics.classifier import Classifier, train_classifier
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class DomainClassifier:
         self._network.to(device).eval()
 
     @torch.inference_mode()
-    def says(self, pictures: Tensor, domain: int) -> Tensor:
+    def predicts(self, pictures: Tensor, domain: int) -> Tensor:
         """Whether each picture, uint8 (N, C, H, W), is of ``domain``, or has the attribute of that number: bool (N,)."""
         reduced = self._reduced(pictures.to(self._device))
         scores = self._network(reduced.float() / 127.5 - 1)
@@ -86,7 +86,7 @@ class DomainClassifier:
             pixels = np.concatenate(parts)
         steps = min(max(40 * len(pixels) // _BATCH, STEPS[0]), STEPS[1])
         how = {"steps": steps, "seed": _SEED, "batch": _BATCH}
-        return trained((pixels, labels), classes=classes, device=self._device, **how)
+        return train_classifier((pixels, labels), classes=classes, device=self._device, **how)
 
     def _reduced(self, pictures: Tensor) -> Tensor:
         if self._factor == 1:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.data import PreparedDataset
-from gan_core.metrics.features import Features, count_of, features_of, real_features
+from gan_core.metrics.features import Features, extract_features, real_features, source_count
 from gan_core.metrics.frechet import Moments
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.intervals import Estimate, fid_estimate
-from gan_core.metrics.kid import counted, kid_estimate
+from gan_core.metrics.kid import kid_count, kid_estimate
 from gan_core.metrics.protocol import Figure, Protocol
 from gan_core.metrics.sources import DatasetSplit, Sample, Samples, Source, Translated
 
@@ -56,7 +56,7 @@ class Comparison:
 
 def of_kid(protocol: Protocol) -> Protocol:
     """The KID's protocol beside the FID's."""
-    real, fake = counted(protocol.real_count), counted(protocol.fake_count)
+    real, fake = kid_count(protocol.real_count), kid_count(protocol.fake_count)
     return replace(protocol, metric="kid", real_count=real, fake_count=fake)
 
 
@@ -83,7 +83,7 @@ def compare(
 
     Other arguments and errors as :func:`fid`.
     """
-    real_n, fake_n = count_of(real, real_count), count_of(fake, fake_count)
+    real_n, fake_n = source_count(real, real_count), source_count(fake, fake_count)
     for source, n in ((real, real_n), (fake, fake_n)):
         if warn and n <= extractor.features:
             log.warning(
@@ -96,8 +96,8 @@ def compare(
     if isinstance(real, DatasetSplit):
         of_real = real_features(real, real_n, extractor, cache_dir=cache_dir, **how)
     else:
-        of_real = features_of(real, real_n, extractor, **how)
-    of_fake = features_of(fake, fake_n, extractor, **how)
+        of_real = extract_features(real, real_n, extractor, **how)
+    of_fake = extract_features(fake, fake_n, extractor, **how)
     return Comparison(
         fid=fid_estimate(of_real, of_fake, interval=full),
         kid=kid_estimate(of_real, of_fake, interval=True, device=extractor.device) if full else None,
@@ -233,11 +233,11 @@ def real_moments(
     """
     real = DatasetSplit(dataset, split)
     how: dict[str, Any] = {"cache_dir": cache_dir, "batch_size": batch_size, "progress": progress}
-    return real_features(real, count_of(real, count), extractor, keep=False, **how).moments
+    return real_features(real, source_count(real, count), extractor, keep=False, **how).moments
 
 
 def moments(
     source: Source, count: int, extractor: Extractor, *, batch_size: int | None = None, progress: bool = False
 ) -> Moments:
     """Moments of the features of ``count`` pictures of ``source``."""
-    return features_of(source, count, extractor, keep=False, batch_size=batch_size, progress=progress).moments
+    return extract_features(source, count, extractor, keep=False, batch_size=batch_size, progress=progress).moments

@@ -47,7 +47,7 @@ class Features:
         return self.rows is not None and len(self.rows) == self.n
 
 
-def features_of(
+def extract_features(
     source: Source,
     count: int,
     extractor: Extractor,
@@ -125,7 +125,7 @@ def real_features(
     return Features(found or moments, np.load(of_rows, mmap_mode="r") if keep else None)
 
 
-def count_of(source: Source, wanted: int | None) -> int:
+def source_count(source: Source, wanted: int | None) -> int:
     """How many pictures to take of ``source``: ``wanted``, or all.
 
     Raises:
@@ -172,7 +172,7 @@ def _pass(
     bar = progress_bar(f"features: {source.name}", count, unit="img") if progress else None
     try:
         for inputs in source.batches(count, batch_size or extractor.batch_size, extractor.prepare):
-            features = extractor.of_prepared(inputs)
+            features = extractor.features_of_prepared(inputs)
             take(features)
             if rows is not None:
                 first, last = np.searchsorted(kept, (done, done + len(features)))

@@ -170,7 +170,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
             a, b, few_a = b, a, few_b
         cov_a, cov_b = a.cov, b.cov
         trace_a, trace_b = np.trace(cov_a), np.trace(cov_b)
-        factor = few_a if few_a is not None else factor_of(cov_a)
+        factor = few_a if few_a is not None else covariance_factor(cov_a)
         eigenvalues = np.linalg.eigvalsh(factor @ cov_b @ factor.T)
         # Rounding may leave an eigenvalue that is zero a little below it.
         root = np.sqrt(eigenvalues.clip(min=0)).sum()
@@ -178,7 +178,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return max(0.0, float(shift + trace_a + trace_b - 2 * root))
 
 
-def factor_of(cov: np.ndarray) -> np.ndarray:
+def covariance_factor(cov: np.ndarray) -> np.ndarray:
     """F with FᵀF = ``cov``, from its eigenvalues; as many rows as ``cov`` has positive ones."""
     values, vectors = np.linalg.eigh(cov)
     positive = values > 0

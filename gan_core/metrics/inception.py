@@ -261,14 +261,14 @@ class Extractor:
         )
         images = images.to(self.device)
         if images.shape[1] == 4:
-            images = on_white(images)
+            images = composite_on_white(images)
         # Scaled before it is enlarged: exact in float32, and fewer values.
         with _true_fp32:
             inputs = resize_tf1((images.float() - 128) / 128, SIDE, SIDE)
         return inputs.expand(-1, 3, -1, -1)
 
     @torch.inference_mode()
-    def of_prepared(self, inputs: Tensor) -> Tensor:
+    def features_of_prepared(self, inputs: Tensor) -> Tensor:
         """Features, float32 (N, features) on the extractor's device, of what :meth:`prepare` returned."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         with _true_fp32:
@@ -276,7 +276,7 @@ class Extractor:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features, float32 (N, features), of uint8 pictures (N, C, H, W), ``batch_size`` at a time."""
-        return torch.cat([self.of_prepared(self.prepare(part)) for part in images.split(self.batch_size)])
+        return torch.cat([self.features_of_prepared(self.prepare(part)) for part in images.split(self.batch_size)])
 
 
 def load_inception(
@@ -303,7 +303,7 @@ def load_inception(
     return Extractor(network, features=features, precision=precision, device=device, weights=INCEPTION_SHA256)
 
 
-def on_white(images: Tensor) -> Tensor:
+def composite_on_white(images: Tensor) -> Tensor:
     """RGBA, uint8 (N, 4, H, W), composed on white: RGB, in whole numbers as when a picture file is decoded to three
     channels."""
     colour, alpha = images[:, :3].int(), images[:, 3:].int()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gan_core.metrics.features import Features
-from gan_core.metrics.frechet import factor_of, frechet_distance
+from gan_core.metrics.frechet import covariance_factor, frechet_distance
 
 GROUPS = 10
 LEAST = 20
@@ -35,7 +35,7 @@ class Estimate:
         return max(self.least, self.value - reach), self.value + reach
 
 
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     """The mean of figures of the same groups of pictures."""
     deleted = [estimate.deleted for estimate in estimates if estimate.deleted is not None]
     return Estimate(
@@ -73,7 +73,7 @@ def fid_estimate(real: Features, fake: Features, *, interval: bool) -> Estimate:
     return Estimate(value=value, deleted=deleted, least=0.0)
 
 
-def of_values(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+def mean_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
     """95 % interval (Student's t) of the mean of a value a picture, float64 (N,); None, None below 20 pictures."""
     n = len(values)
     if n < LEAST:
@@ -82,7 +82,7 @@ def of_values(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 
-def of_mean_of_means(
+def mean_of_means_interval(
     values: Sequence[np.ndarray], pictures: Sequence[np.ndarray]
 ) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of the mean of several means, each of a value a picture; None, None where one has fewer than 20.
@@ -104,7 +104,7 @@ def of_mean_of_means(
     return value - reach, value + reach
 
 
-def of_share(share: float, n: int) -> tuple[float, float] | tuple[None, None]:
+def proportion_interval(share: float, n: int) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of a share of ``n`` pictures (Wilson 1927); None, None below 20 pictures."""
     if n < LEAST:
         return None, None
@@ -191,7 +191,7 @@ def _distance(a: _Part, b: _Part) -> float:
         try:
             factor = np.linalg.cholesky(b.cov).T  # a third of the time of eigenvectors
         except np.linalg.LinAlgError:  # hardly more pictures than features
-            factor = factor_of(b.cov)
+            factor = covariance_factor(b.cov)
     root = _sum_of_roots(factor @ a.cov @ factor.T)
     return float(np.square(a.mean - b.mean).sum() + a.trace + b.trace - 2 * root)
 

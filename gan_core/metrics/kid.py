@@ -48,7 +48,7 @@ def kid_estimate(real: Features, fake: Features, *, interval: bool, device: torc
     return Estimate(value=without(None), deleted=deleted)
 
 
-def counted(n: int) -> int:
+def kid_count(n: int) -> int:
     """How many of ``n`` pictures the KID is of."""
     return min(n, PICTURES)
 
@@ -56,7 +56,7 @@ def counted(n: int) -> int:
 def _taken(features: Features, device: torch.device | None) -> Tensor:
     if features.rows is None:
         raise SettingsError("The KID needs the features themselves, and only their moments were kept.")
-    rows = features.rows[subset(len(features.rows), counted(len(features.rows)))]
+    rows = features.rows[subset(len(features.rows), kid_count(len(features.rows)))]
     return torch.from_numpy(rows).to(device if device is not None and device.type == "cuda" else "cpu").double()
 
 

@@ -13,7 +13,7 @@ from gan_core.errors import DataError
 from gan_core.metrics.evaluate import Comparison, compare
 from gan_core.metrics.features import Features, real_features
 from gan_core.metrics.inception import Extractor
-from gan_core.metrics.intervals import of_values
+from gan_core.metrics.intervals import mean_interval
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.protocol import Protocol as Stamp
 from gan_core.metrics.sources import DatasetSplit, Samples, Translate, Translated
@@ -57,9 +57,9 @@ class Measurement:
 
     def pictures(self, domain: int | None = None, *, lacking: bool = False) -> DatasetSplit:
         """The split, or a domain of it; raises DataError for fewer than two pictures, which no figure can be made of."""
-        return enough(DatasetSplit(self.dataset, self.split, domain, lacking=lacking))
+        return check_two_pictures(DatasetSplit(self.dataset, self.split, domain, lacking=lacking))
 
-    def taken(self, source: DatasetSplit) -> int:
+    def translated_count(self, source: DatasetSplit) -> int:
         """How many pictures of ``source`` are translated."""
         return min(self.count, source.available())
 
@@ -90,15 +90,15 @@ class Measurement:
             watch=watch if self.full else None,
         )
         wanted = min(self.count if self.real_count is None else self.real_count, real.available())
-        return self._compare(real, fake, wanted, self.taken(of), direction=direction, warn=warn)
+        return self._compare(real, fake, wanted, self.translated_count(of), direction=direction, warn=warn)
 
-    def untouched(self, source: DatasetSplit) -> Features | None:
+    def identity_features(self, source: DatasetSplit) -> Features | None:
         """Features of ``source`` as the trivial answer; None where only the objective is wanted."""
         if not self.full:
             return None
         return real_features(
             source,
-            self.taken(source),
+            self.translated_count(source),
             self.extractor,
             keep=True,
             cache_dir=self.cache_dir,
@@ -109,7 +109,7 @@ class Measurement:
     def mean(self, name: str, values: Sequence[Tensor], **more: Any) -> Figure:
         """A figure that is the mean of a value a picture, (N,) in parts; ``more`` as :meth:`figure`."""
         whole = torch.cat(list(values)).double().numpy()
-        return self.figure(name, float(whole.mean()), of_values(whole), len(whole), **more)
+        return self.figure(name, float(whole.mean()), mean_interval(whole), len(whole), **more)
 
     def figure(
         self,
@@ -172,7 +172,7 @@ class Measurement:
         )
 
 
-def enough(source: DatasetSplit) -> DatasetSplit:
+def check_two_pictures(source: DatasetSplit) -> DatasetSplit:
     """``source`` itself; raises DataError where it has fewer than two pictures, which no figure can be made of."""
     available = source.available()
     if available >= 2:

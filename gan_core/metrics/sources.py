@@ -22,7 +22,7 @@ from gan_core.errors import DataError, SettingsError
 from gan_core.images import bounded, files
 from gan_core.images.colour import lab_to_rgb
 from gan_core.images.pictures import PictureError
-from gan_core.metrics.inception import on_white
+from gan_core.metrics.inception import composite_on_white
 from gan_core.randomness import derive_seed
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class DatasetSplit:
             yield prepare(torch.from_numpy(pixels[chosen[start : start + batch_size]]))
 
 
-class Unchanged(DatasetSplit):
+class IdentityTranslations(DatasetSplit):
     """What the pictures of a split of paired data are made from, unchanged, as the answer: what a translation must beat."""
 
     def __init__(self, dataset: PreparedDataset, split: str) -> None:
@@ -160,7 +160,7 @@ class Unchanged(DatasetSplit):
         chosen = self.chosen(count)
         for start in range(0, count, batch_size):
             part = torch.from_numpy(pixels[chosen[start : start + batch_size]])
-            yield prepare(as_answer(part, info.channels, info.derived))
+            yield prepare(identity_translation(part, info.channels, info.derived))
 
 
 class PictureFolder:
@@ -358,7 +358,7 @@ def conditions_of(dataset: PreparedDataset, split: str) -> np.ndarray:
     return conditions
 
 
-def as_answer(conditions: Tensor, channels: int, derived: str = "") -> Tensor:
+def identity_translation(conditions: Tensor, channels: int, derived: str = "") -> Tensor:
     """Pictures to translate from, as if they were the translation.
 
     Args:
@@ -380,7 +380,7 @@ def as_answer(conditions: Tensor, channels: int, derived: str = "") -> Tensor:
     if channels == found:
         return conditions
     if found == 4:
-        conditions = on_white(conditions)
+        conditions = composite_on_white(conditions)
     if channels == 1:
         # ITU-R 601's weights in 16 bits, as Pillow has them when it reads a coloured file in grey.
         red, green, blue = conditions.int().unbind(1)

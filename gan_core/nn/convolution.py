@@ -23,7 +23,7 @@ _Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], bool, int]
 """Stride, padding, output padding, whether it is transposed, groups."""
 
 
-class QuickSecondGradients(TorchFunctionMode):
+class FastDoubleBackward(TorchFunctionMode):
     """A context in which convolutions and leaky ReLUs are of the kind that this module is about."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

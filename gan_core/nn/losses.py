@@ -46,7 +46,7 @@ def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return fake.mean() - real.mean()
 
 
-def critic_generator(fake: Tensor) -> Tensor:
+def wasserstein_generator(fake: Tensor) -> Tensor:
     """-D(G(z)): the generator's loss of the hinge and of the Wasserstein game."""
     return -fake.mean()
 
@@ -76,8 +76,8 @@ class AdversarialLoss:
 ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {
     "non-saturating": AdversarialLoss(logistic_discriminator, non_saturating_generator),
     "minimax": AdversarialLoss(logistic_discriminator, minimax_generator),
-    "hinge": AdversarialLoss(hinge_discriminator, critic_generator),
+    "hinge": AdversarialLoss(hinge_discriminator, wasserstein_generator),
     "least-squares": AdversarialLoss(least_squares_discriminator, least_squares_generator),
-    "wasserstein": AdversarialLoss(wasserstein_discriminator, critic_generator),
+    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator),
     "relativistic": AdversarialLoss(relativistic_discriminator, paired_generator=relativistic_generator),
 }

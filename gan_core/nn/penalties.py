@@ -9,19 +9,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gan_core.nn.convolution import QuickSecondGradients
+from gan_core.nn.convolution import FastDoubleBackward
 
 
 def squared_gradient(judge: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Squared norm of the gradient of ``judge`` at each of ``images`` (N, C, H, W): (N,), differentiable."""
     images = images.detach().requires_grad_(True)
-    with QuickSecondGradients():
+    with FastDoubleBackward():
         judged = judge(images)
     (gradient,) = torch.autograd.grad(judged.sum(), images, create_graph=True)
     return gradient.flatten(1).square().sum(dim=1)
 
 
-def zero_centred(judge: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def zero_centred_penalty(judge: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Mean squared gradient norm: R1 at real images, R2 at generated ones (Mescheder et al. 2018, equations 9 and 10).
 
     The paper weighs it with gamma / 2.
@@ -50,7 +50,7 @@ def path_lengths(images: Tensor, styles: Tensor, noise: Tensor) -> Tensor:
     """Length of the Jacobian of ``images`` by ``styles`` along random images (Karras et al. 2020, section 3.2): (N,).
 
     Args:
-        images: generated images, (N, C, H, W), with a graph back to ``styles``, best made under QuickSecondGradients.
+        images: generated images, (N, C, H, W), with a graph back to ``styles``, best made under FastDoubleBackward.
         styles: latents of each layer, (N, layers, W); lengths are averaged over layers.
         noise: standard normal numbers of the images' shape.
     """
@@ -59,7 +59,7 @@ def path_lengths(images: Tensor, styles: Tensor, noise: Tensor) -> Tensor:
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
 
-def orthogonal(network: nn.Module) -> Tensor:
+def orthogonal_penalty(network: nn.Module) -> Tensor:
     """Sum over weights of |W W^T x (1 - I)|^2 (Brock et al. 2019, equation 3); embeddings and biases are left out."""
     total = torch.zeros((), device=next(network.parameters()).device)
     for module in network.modules():
@@ -70,7 +70,7 @@ def orthogonal(network: nn.Module) -> Tensor:
     return total
 
 
-def consistency(plain: Tensor, augmented: Tensor) -> Tensor:
+def consistency_penalty(plain: Tensor, augmented: Tensor) -> Tensor:
     """Mean squared difference of what the discriminator gives for images and for the same ones augmented.
 
     Zhang et al. 2020, "Consistency Regularization for GANs", equation 2; applied to real and to generated images in its

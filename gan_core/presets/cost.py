@@ -139,7 +139,7 @@ def _simulate_step(
         labels=torch.zeros(images, shape.attributes) if shape.attributes else classes,
         condition=condition,
         key=("cost",),
-        part=randomness.Slice(),
+        part=randomness.WorkerSlice(),
         keep=keep,
     )
     for phase in family.phases():

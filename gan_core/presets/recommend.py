@@ -35,9 +35,9 @@ class Recommendation:
 
 def recommend(info: DatasetInfo, device: torch.device) -> list[Recommendation]:
     """Every family that learns from such data, the most suitable first; those that cannot make such pictures last."""
-    rate = product_rate(device) * _EFFICIENCY
+    rate = matmul_flops_per_second(device) * _EFFICIENCY
     ranked = []
-    for rank, (name, reason) in enumerate(order(info)):
+    for rank, (name, reason) in enumerate(rank_families(info)):
         try:
             chosen = {choice.name: choice.value for choice in choose(name, info, device, steps=1)}
             model = {key.removeprefix("model."): value for key, value in chosen.items() if key.startswith("model.")}
@@ -58,7 +58,7 @@ def recommend(info: DatasetInfo, device: torch.device) -> list[Recommendation]:
     return [found for *_, found in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def order(info: DatasetInfo) -> list[tuple[str, str]]:
+def rank_families(info: DatasetInfo) -> list[tuple[str, str]]:
     """Families from the most suitable to the least, each with its reason."""
     pictures, labelled = info.splits["train"], info.kind in ("labelled", "domains") and bool(info.classes)
     translating = []
@@ -94,7 +94,7 @@ def order(info: DatasetInfo) -> list[tuple[str, str]]:
     return [(name, reason) for name, reason in ranked if name in FAMILIES]
 
 
-def product_rate(device: torch.device, size: int = 1024, seconds: float = 0.5) -> float:
+def matmul_flops_per_second(device: torch.device, size: int = 1024, seconds: float = 0.5) -> float:
     """Floating point operations a second of a matrix product in the type that ``device`` trains in."""
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
     a = torch.randn(size, size, device=device, dtype=dtype)

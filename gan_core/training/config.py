@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gan_core.augment import AugmentConfig
-from gan_core.config import check, check_below_one, check_least
+from gan_core.config import check, check_at_least, check_below_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +73,14 @@ class TrainConfig:
     """At how many logged steps one after the other that makes a collapse."""
 
     def __post_init__(self) -> None:
-        check_least(
+        check_at_least(
             self,
             1,
             *("steps", "batch", "discriminator_steps", "accumulate"),
             *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "collapse_patience"),
         )
-        check_least(self, 0, "fid_every", "max_rollbacks", "burn_in_kimg", "seed")
-        check_least(self, 2, "fid_samples")
+        check_at_least(self, 0, "fid_every", "max_rollbacks", "burn_in_kimg", "seed")
+        check_at_least(self, 2, "fid_samples")
         check(
             self.fid_every > 0 or not self.keep_best,
             "keep_best: the best is known by its FID, which fid_every: 0 never measures. Set fid_every to some steps.",

@@ -62,7 +62,7 @@ class Feed:
         batch: int,
         seed: int,
         device: torch.device,
-        part: randomness.Slice,
+        part: randomness.WorkerSlice,
         conditions: np.ndarray | None = None,
         unpaired: bool = False,
         mirror: bool = False,
@@ -152,7 +152,7 @@ class Feed:
         of = () if name == "real" or self._paired else (name,)
         if self._jitter:
             offsets = self._uniform((len(images), 2), "jitter", *of, step)
-            images = moved(images, self._jitter, offsets)
+            images = random_shift(images, self._jitter, offsets)
         if self._mirror:
             flip = self._uniform((len(images), 1, 1, 1), "mirror", *of, step) < 0.5
             images = torch.where(flip, images.flip(3), images)
@@ -177,7 +177,7 @@ class Feed:
         return {name: images.pin_memory() if self._device.type == "cuda" else images for name, images in read.items()}
 
 
-def moved(images: Tensor, share: float, offsets: Tensor) -> Tensor:
+def random_shift(images: Tensor, share: float, offsets: Tensor) -> Tensor:
     """Images (N, C, H, W) continued by ``share`` of their size and cut back to (H, W) at ``offsets`` (N, 2) in [0, 1).
 
     In place of the random jitter of Isola et al. 2017, section 6.2 (286 pixels cut to 256: a share of 30/256), which enlarges
@@ -216,5 +216,5 @@ def preview_batch(dataset: PreparedDataset, split: str, device: torch.device, co
         labels=known.float() if known is not None and known.dim() == 2 else known,
         condition=taken(conditions, other),
         key=("look",),
-        part=randomness.Slice(),
+        part=randomness.WorkerSlice(),
     )

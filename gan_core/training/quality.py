@@ -16,7 +16,7 @@ from gan_core.inference.generator import DESCRIPTION, generator_digest
 from gan_core.metrics.assess import assess
 from gan_core.metrics.between import check_domains
 from gan_core.metrics.inception import load_inception
-from gan_core.metrics.measurement import Subject, enough
+from gan_core.metrics.measurement import Subject, check_two_pictures
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.sources import DatasetSplit
 
@@ -48,7 +48,7 @@ class QualityMonitor:
         if translates and dataset.info.kind != "paired":
             check_domains(dataset, split)
         else:
-            enough(DatasetSplit(dataset, split))
+            check_two_pictures(DatasetSplit(dataset, split))
         self._dataset, self._split, self._count = dataset, split, count
         self._extractor = load_inception(device)
 

@@ -117,10 +117,10 @@ class Recovery:
             wrong = _incomplete(found.state)
             if wrong is None:
                 checkpoints.refuse_other_settings(found.state["settings"], self._settings, found.path, self._defaults)
-                wrong = self._state.misfit(found.tensors)
+                wrong = self._state.mismatch(found.tensors)
             if wrong is None:
                 return found
-            checkpoints.pass_over(found.path, wrong)
+            checkpoints.log_passed_over(found.path, wrong)
             passed_over = passed_over or f"{found.path}: {wrong}"
         if passed_over:
             raise CheckpointError(

@@ -44,7 +44,7 @@ class State:
         memory = self._family.buffers
         memory.update({name: tensors[f"memory.{name}"].to(tensor, copy=True) for name, tensor in memory.items()})
 
-    def misfit(self, tensors: Mapping[str, Tensor]) -> str | None:
+    def mismatch(self, tensors: Mapping[str, Tensor]) -> str | None:
         """Why :meth:`load` cannot take ``tensors``, naming the first that does not fit; None where it can.
 
         What is loaded in part would be a run that never was.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gan_core.errors import GantryError
 from gan_core.nn import collectives
-from gan_core.randomness import Slice
+from gan_core.randomness import WorkerSlice
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class World:
         return cls(collectives.rank(), collectives.world_size())
 
     @property
-    def part(self) -> Slice:
+    def part(self) -> WorkerSlice:
         """This worker's rows of what all draw together."""
-        return Slice(self.rank, self.size)
+        return WorkerSlice(self.rank, self.size)
 
     def average(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over all workers, in one all-reduce."""

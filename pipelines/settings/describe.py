@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, get_type_hints
 
-from gan_core.config import meanings
+from gan_core.config import field_docs
 from gan_core.families import FAMILIES
 from pipelines.settings.schema import Settings
 
@@ -24,7 +24,7 @@ def settings_of_family(name: str) -> Iterator[tuple[str, str, str]]:
 
 def settings_of(section: str, kind: Any) -> Iterator[tuple[str, str, str]]:
     """The fields of the configuration class ``kind``, likewise, named as in ``section``."""
-    told = meanings(kind)
+    told = field_docs(kind)
     for field in dataclasses.fields(kind):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         dotted, meaning = f"{section}.{field.name}", told.get(field.name, "")

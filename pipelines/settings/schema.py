@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from gan_core.config import as_dict, build, check, check_choice, check_least
+from gan_core.config import as_dict, build, check, check_at_least, check_choice
 from gan_core.data import DatasetInfo, PreparedDataset
 from gan_core.errors import SettingsError, nearest
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
@@ -67,7 +67,7 @@ class TrainSettings(TrainConfig):
             1 <= least <= most,
             f"num_workers: must be at least 1, and a pair must be [min, max], got {self.num_workers}.",
         )
-        check_least(self, 0, "max_failures")
+        check_at_least(self, 0, "max_failures")
 
     @property
     def workers(self) -> tuple[int, int]:
@@ -119,9 +119,9 @@ class TuneSettings:
     the family's own search space."""
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "trials", "seed")
-        check_least(self, 1, "steps", "report_every", "concurrent")
-        check_least(self, 2, "samples", "reduction")
+        check_at_least(self, 0, "trials", "seed")
+        check_at_least(self, 1, "steps", "report_every", "concurrent")
+        check_at_least(self, 2, "samples", "reduction")
         check(
             self.report_every <= self.steps,
             f"report_every: must be at most steps ({self.steps}), got {self.report_every}.",
@@ -147,9 +147,9 @@ class EvaluateSettings:
     """Seed of the generated pictures."""
 
     def __post_init__(self) -> None:
-        check_least(self, 2, "samples", "real")
-        check_least(self, 1, "batch")
-        check_least(self, 0, "seed")
+        check_at_least(self, 2, "samples", "real")
+        check_at_least(self, 1, "batch")
+        check_at_least(self, 0, "seed")
         check(
             bool(_SPLIT.fullmatch(self.split)),
             f"split: must be auto or a split such as train or test, got {self.split!r}.",

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gan_core.checkpoint import damage, list_checkpoints
+from gan_core.checkpoint import find_damage, list_checkpoints
 from gan_core.config import check
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.disk import what_failed, with_place
@@ -154,7 +154,7 @@ def newest_step(places: Iterable[Path]) -> int:
     """The step of the newest whole checkpoint below ``places``, where the trainer is going to look; 0 when there is none."""
     found = [path for place in places for path in list_checkpoints(place)]
     newest = sorted(found, key=lambda path: path.name, reverse=True)
-    whole = next((path for path in newest if damage(path) is None), None)
+    whole = next((path for path in newest if find_damage(path) is None), None)
     return int(whole.name.removeprefix("step-")) if whole else 0
 
 

@@ -116,7 +116,7 @@ def _second_gradients(name: str, trainer: Trainer, steps: int, device: torch.dev
     """The same steps with torch's own gradients of gradients of convolutions."""
 
     def torchs_own() -> None:
-        with patch.object(penalties, "QuickSecondGradients", contextlib.nullcontext):
+        with patch.object(penalties, "FastDoubleBackward", contextlib.nullcontext):
             _steps(trainer, steps)
 
     seconds = _race({"quick": lambda: _steps(trainer, steps), "torch": torchs_own}, device)

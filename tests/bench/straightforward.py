@@ -77,7 +77,7 @@ def torchs_own() -> Iterator[None]:
     """
     with (
         patch.object(torch, "channels_last", torch.contiguous_format),
-        patch.object(penalties, "QuickSecondGradients", contextlib.nullcontext),
+        patch.object(penalties, "FastDoubleBackward", contextlib.nullcontext),
     ):
         yield
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gan_core.checkpoint import damage, list_checkpoints
+from gan_core.checkpoint import find_damage, list_checkpoints
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.tracking.store import connect
 from tests.chaos.place import Place, outs
@@ -54,7 +54,7 @@ def check_whole(place: Place) -> None:
                 raise AssertionError(f"{path.relative_to(place.root)} is no JSON: {error}") from None
     for work in sorted((place.root / "var/work/train").glob("*/checkpoints")):
         for path in list_checkpoints(work):
-            assert damage(path) is None, f"{path.relative_to(place.root)}: {damage(path)}"
+            assert find_damage(path) is None, f"{path.relative_to(place.root)}: {find_damage(path)}"
 
 
 def check_metrics(place: Place, uri: str | None = None, name: str = "train") -> None:

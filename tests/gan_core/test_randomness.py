@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gan_core.randomness import Slice, derive_seed, normal, sampling_uniform, seed_global, uniform
+from gan_core.randomness import WorkerSlice, derive_seed, normal, sampling_uniform, seed_global, uniform
 
 CPU = torch.device("cpu")
 
@@ -18,17 +18,17 @@ def test_derived_seeds_differ_and_stay_the_same() -> None:
 @pytest.mark.parametrize("draw", [normal, uniform])
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_the_workers_rows_make_up_the_draw_of_one_worker(draw, world: int) -> None:
-    whole = draw((8, 3), Slice(), CPU, 7, "latents")
-    parts = [draw((8 // world, 3), Slice(rank, world), CPU, 7, "latents") for rank in range(world)]
+    whole = draw((8, 3), WorkerSlice(), CPU, 7, "latents")
+    parts = [draw((8 // world, 3), WorkerSlice(rank, world), CPU, 7, "latents") for rank in range(world)]
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_another_key_draws_other_numbers() -> None:
-    assert not torch.equal(normal((4,), Slice(), CPU, 1, "a"), normal((4,), Slice(), CPU, 1, "b"))
+    assert not torch.equal(normal((4,), WorkerSlice(), CPU, 1, "a"), normal((4,), WorkerSlice(), CPU, 1, "b"))
 
 
 def test_draws_have_their_distributions() -> None:
-    u, n = uniform((100_000,), Slice(), CPU, 0), normal((100_000,), Slice(), CPU, 0)
+    u, n = uniform((100_000,), WorkerSlice(), CPU, 0), normal((100_000,), WorkerSlice(), CPU, 0)
     assert 0 <= u.min() < 0.001 < 0.999 < u.max() < 1
     assert n.mean().item() == pytest.approx(0, abs=0.02)
     assert n.std().item() == pytest.approx(1, abs=0.02)

@@ -123,9 +123,9 @@ def test_a_run_that_is_further_than_asked_for_says_so(tmp_path: Path, capsys: py
 
 def test_every_setting_of_a_run_and_of_every_family_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
     for field in dataclasses.fields(TrainConfig):
-        assert len(train.meanings(TrainConfig)[field.name]) > 5, field.name
+        assert len(train.field_docs(TrainConfig)[field.name]) > 5, field.name
     for name, family in FAMILIES.items():
-        for field, meaning in train.meanings(family.Config).items():
+        for field, meaning in train.field_docs(family.Config).items():
             assert len(meaning) > 5, f"{name}: {field}"
         with pytest.raises(SystemExit):
             train.parse(["--help", "--family", name])

@@ -38,7 +38,7 @@ def numbers(n: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def chosen(strength: float, n: int, seed: int = 1, height: int = 16, width: int = 16) -> Transformations:
-    return ada.choose(torch.tensor(strength), *numbers(n, seed), height, width)
+    return ada.sample_transformations(torch.tensor(strength), *numbers(n, seed), height, width)
 
 
 def only(n: int, **values: float) -> Transformations:
@@ -146,7 +146,7 @@ def test_only_images_that_drew_a_warp_are_resampled() -> None:
             colours_off[:, ada.UNIFORMS.index(name)] = 0.999
     strength = torch.tensor(0.2)
     found = ada.ada(images, strength, colours_off, normal)
-    warp = ada.choose(strength, colours_off, normal, 16, 16).warp
+    warp = ada.sample_transformations(strength, colours_off, normal, 16, 16).warp
     assert 10 < warp.sum() < 54
     changed = (found - images).abs().amax(dim=(1, 2, 3)) > 1e-6
     assert torch.equal(changed, warp)
@@ -309,7 +309,7 @@ def test_alpha_of_a_colour_image_keeps_its_values_and_moves_along() -> None:
     images = pictures(8, 4)
     uniform, normal = numbers(8)
     found = ada.ada(images, torch.tensor(1.0), uniform, normal)
-    does = ada.choose(torch.tensor(1.0), uniform, normal, 16, 16)
+    does = ada.sample_transformations(torch.tensor(1.0), uniform, normal, 16, 16)
     assert torch.equal(ada.recolour(images, does)[:, 3], images[:, 3])
     colour_only = ada.recolour(images, does)
     assert (found[:, 3] - colour_only[:, 3]).abs().amax(dim=(1, 2)).min() > 0.01

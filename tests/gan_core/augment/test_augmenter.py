@@ -11,7 +11,7 @@ from gan_core.augment.augmenter import Augmenter, starting_strength
 from gan_core.batch import Batch
 from gan_core.errors import SettingsError
 from gan_core.nn import collectives
-from gan_core.randomness import Slice
+from gan_core.randomness import WorkerSlice
 
 BOTH = [AugmentConfig(kind="diffaugment"), AugmentConfig(kind="ada", strength=0.9)]
 KINDS = pytest.mark.parametrize("config", BOTH, ids=["diffaugment", "ada"])
@@ -21,8 +21,10 @@ def pictures(n: int = 8, channels: int = 3) -> Tensor:
     return torch.rand(n, channels, 12, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def batch_of(images: Tensor, key: tuple[int | str, ...] = (1, 0, 7), part: Slice | None = None, **more: Any) -> Batch:
-    return Batch(real=images, labels=None, key=key, part=part or Slice(), **more)
+def batch_of(
+    images: Tensor, key: tuple[int | str, ...] = (1, 0, 7), part: WorkerSlice | None = None, **more: Any
+) -> Batch:
+    return Batch(real=images, labels=None, key=key, part=part or WorkerSlice(), **more)
 
 
 def augment(config: AugmentConfig, images: Tensor, draw: str = "real", **batch: Any) -> Tensor:
@@ -60,7 +62,7 @@ def test_the_same_step_and_draw_give_the_same_and_any_other_something_else(confi
 @KINDS
 def test_two_workers_do_to_their_halves_what_one_does_to_the_whole(config: AugmentConfig) -> None:
     images = pictures()
-    halves = [augment(config, half, part=Slice(rank, 2)) for rank, half in enumerate(images.chunk(2))]
+    halves = [augment(config, half, part=WorkerSlice(rank, 2)) for rank, half in enumerate(images.chunk(2))]
     torch.testing.assert_close(torch.cat(halves), augment(config, images), rtol=0, atol=1e-6)
 
 

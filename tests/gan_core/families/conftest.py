@@ -11,7 +11,7 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.families import Batch, ImageShape, build_family, family_config, require
 from gan_core.families.noise import NoiseFamily
-from gan_core.randomness import Slice
+from gan_core.randomness import WorkerSlice
 from tests.datasets import blobs, write_prepared
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ def some_batch(family: NoiseFamily, n: int = 8, keep: bool = True) -> Batch:
     shape, generator = family.shape, torch.Generator().manual_seed(1)
     real = torch.rand(n, shape.channels, shape.height, shape.width, generator=generator) * 2 - 1
     labels = torch.arange(n) % shape.classes if shape.classes else None
-    return Batch(real=real, labels=labels, key=(0, 0, 0), part=Slice(), keep=keep)
+    return Batch(real=real, labels=labels, key=(0, 0, 0), part=WorkerSlice(), keep=keep)
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,8 @@ from gan_core.families.biggan_layers import (
     SpectralEmbedding,
     SpectralLinear,
     SpectralNorm,
-    converge,
+    run_power_iterations,
 )
-from gan_core.nn.penalties import orthogonal
 from gan_core.presets.recipes import BIGGAN
 from tests.gan_core.families.conftest import small, some_batch
 from tests.gan_core.families.updates import losses_of
@@ -25,7 +24,7 @@ from tests.gan_core.families.updates import losses_of
 def test_every_spectral_layer_divides_by_its_largest_singular_value() -> None:
     family = small("biggan", 32)
     for side, network in family.networks.items():
-        converge(network, 400)
+        run_power_iterations(network, 400)
         network.eval()
         for name, module in network.named_modules():
             if isinstance(module, SpectralConv2d | SpectralLinear | SpectralEmbedding):
@@ -123,7 +122,9 @@ def test_each_block_gets_a_chunk_of_z_of_its_own() -> None:
 def test_orthogonal_regularisation_joins_the_generators_loss() -> None:
     plain, regular = small("biggan"), small("biggan", orthogonal=0.1)
     totals = [losses_of(family, "generator", some_batch(family)).total.item() for family in (plain, regular)]
-    assert totals[1] - totals[0] == pytest.approx(0.1 * orthogonal(plain.networks["generator"]).item(), rel=1e-3)
+    assert totals[1] - totals[0] == pytest.approx(
+        0.1 * orthogonal_penalty(plain.networks["generator"]).item(), rel=1e-3
+    )
 
 
 def test_consistency_compares_images_with_the_same_ones_moved_and_cut() -> None:

@@ -1,4 +1,4 @@
-"""cGAN: DCGAN's networks that are told the class."""
+"""cGAN: DCGAN's networks, class-conditional."""
 
 import pytest
 import torch

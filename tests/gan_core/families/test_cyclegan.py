@@ -13,7 +13,7 @@ from gan_core.families import ImageShape, _Unfilled, build_family, family_config
 from gan_core.families.contrastive import ContrastiveGenerator, patch_nce
 from gan_core.families.cyclegan import CycleGan
 from gan_core.families.translation_layers import ResidualBlock
-from gan_core.randomness import Slice
+from gan_core.randomness import WorkerSlice
 from tests.datasets import write_prepared
 from tests.gan_core.families.translations import error, small, some_batch, trainer_of, two_colours
 
@@ -119,8 +119,8 @@ def numbered(first: int, n: int) -> Tensor:
     return torch.arange(first, first + n).float()[:, None, None, None].expand(-1, 3, 16, 16).contiguous()
 
 
-def shown(family: CycleGan, new: Tensor, step: int, part: Slice | None = None) -> list[int]:
-    batch = Batch(real=new, labels=None, key=(0, 0, step), part=part or Slice())
+def shown(family: CycleGan, new: Tensor, step: int, part: WorkerSlice | None = None) -> list[int]:
+    batch = Batch(real=new, labels=None, key=(0, 0, step), part=part or WorkerSlice())
     return family.query_pool("a", new, batch)[:, 0, 0, 0].int().tolist()
 
 

@@ -14,7 +14,7 @@ from gan_core.families.noise import latents_from_uniform
 from gan_core.nn.batch_norm import BatchNorm2d
 from gan_core.nn.convolution import Conv2d, ConvTranspose2d
 from gan_core.nn.initialise import he_weights
-from gan_core.randomness import Slice
+from gan_core.randomness import WorkerSlice
 
 SHAPES = [
     (1, 16, 16), (2, 16, 16), (3, 32, 32), (1, 28, 28), (4, 64, 64), (1, 128, 128), (3, 16, 32), (1, 64, 32), (3, 24, 20),
@@ -32,7 +32,7 @@ def make(channels: int = 1, height: int = 16, width: int = 16, /, **settings: An
 def batch(family: Dcgan, n: int = 6, keep: bool = True) -> Batch:
     shape = family.shape
     real = torch.rand(n, shape.channels, shape.height, shape.width, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    return Batch(real=real, labels=None, key=(0, 0, 0), part=Slice(), keep=keep)
+    return Batch(real=real, labels=None, key=(0, 0, 0), part=WorkerSlice(), keep=keep)
 
 
 # -- the networks ----------------------------------------------------------------------------------------------------

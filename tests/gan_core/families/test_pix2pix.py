@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from gan_core.augment import AugmentConfig
 from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, _Unfilled, check_family, family_config
-from gan_core.families.pix2pix import UNet, dropout_of
+from gan_core.families.pix2pix import UNet, dropout_masks
 from gan_core.families.translation_layers import PatchDiscriminator
 from gan_core.images.colour import lightness, rgb_to_lab
 from tests.datasets import blobs, write_prepared
@@ -71,9 +71,9 @@ def test_augmentation_is_refused_for_what_changes_both_of_a_pair(tmp_path: Path)
 
 def test_dropout_is_named_by_seed_and_picture_and_keeps_the_mean() -> None:
     shapes = [(64, 4, 4), (32, 8, 8)]
-    whole = dropout_of(shapes, 0.25, seed=1, first=0, count=5)
+    whole = dropout_masks(shapes, 0.25, seed=1, first=0, count=5)
     assert [tuple(layer.shape) for layer in whole] == [(5, 64, 4, 4), (5, 32, 8, 8)]
-    for part, layer in zip(dropout_of(shapes, 0.25, seed=1, first=3, count=1), whole, strict=True):
+    for part, layer in zip(dropout_masks(shapes, 0.25, seed=1, first=3, count=1), whole, strict=True):
         assert torch.equal(part, layer[3:4])
         assert layer.unique().tolist() == pytest.approx([0, 4 / 3])
         assert layer.mean() == pytest.approx(1, abs=0.05)

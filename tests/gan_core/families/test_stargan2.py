@@ -11,7 +11,7 @@ from gan_core.families import ImageShape, check_family, family_config
 from gan_core.families.stargan2 import StarGan2
 from gan_core.families.stargan2_layers import ResidualBlock, StyledNorm
 from gan_core.inference.generator import load_generator, save_generator
-from gan_core.nn.penalties import zero_centred
+from gan_core.nn.penalties import zero_centred_penalty
 from tests.datasets import write_prepared
 from tests.gan_core.families.translations import nearest, small, some_batch, some_pictures, trainer_of, two_colours
 from tests.gan_core.families.updates import losses_of
@@ -64,7 +64,7 @@ def test_the_losses_are_the_papers() -> None:
 
     fakes = [generate(real, style) for style in (drawn, lent)]
     said = torch.cat([judged(fake, wanted) for fake in fakes])
-    penalty = zero_centred(lambda x: judged(x, labels), real)
+    penalty = zero_centred_penalty(lambda x: judged(x, labels), real)
     entropy = F.softplus(-judged(real, labels)).mean() + F.softplus(said).mean()
     torch.testing.assert_close(losses_of(family, "discriminator", batch).total, entropy + 0.35 * penalty)
 

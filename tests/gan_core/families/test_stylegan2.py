@@ -10,10 +10,16 @@ from torch import Tensor
 from gan_core.errors import SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.families.stylegan2 import StyleGan2
-from gan_core.families.stylegan2_layers import Conv2d, Linear, ModulatedConv2d, activation_gain, with_deviation
+from gan_core.families.stylegan2_layers import (
+    Conv2d,
+    Linear,
+    ModulatedConv2d,
+    activation_gain,
+    append_minibatch_deviation,
+)
 from gan_core.presets.choose import choose
 from gan_core.presets.recipes import STYLEGAN2
-from gan_core.randomness import Slice
+from gan_core.randomness import WorkerSlice
 from tests.gan_core.families.conftest import small, some_batch
 from tests.gan_core.presets.test_choose import info
 
@@ -94,11 +100,11 @@ def test_the_activations_gain_is_the_root_of_two_at_the_papers_slope_and_keeps_t
 
 def test_the_deviation_map_tells_equal_images_from_different_ones_in_groups_of_four() -> None:
     maps = torch.cat([torch.ones(4, 2, 4, 4), torch.randn(4, 2, 4, 4)])
-    column = with_deviation(maps)[:, 2]
+    column = append_minibatch_deviation(maps)[:, 2]
     assert column[:4].abs().max() < 1e-3
     expected = (maps[4:].var(dim=0, correction=0) + 1e-8).sqrt().mean()
     torch.testing.assert_close(column[4:], expected.expand(4, 4, 4))
-    assert with_deviation(torch.randn(6, 2, 4, 4)).shape == (6, 3, 4, 4)
+    assert append_minibatch_deviation(torch.randn(6, 2, 4, 4)).shape == (6, 3, 4, 4)
 
 
 # -- styles ----------------------------------------------------------------------------------------------------------
@@ -182,7 +188,7 @@ def test_half_of_two_workers_noise_is_the_whole_of_one() -> None:
     whole = family.noise(8, data)
     halves = []
     for rank in range(2):
-        data.part = Slice(rank, 2)
+        data.part = WorkerSlice(rank, 2)
         halves.append(family.noise(4, data))
     for layer, pair in zip(whole, zip(*halves, strict=True), strict=True):
         torch.testing.assert_close(layer, torch.cat(pair))

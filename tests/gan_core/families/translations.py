@@ -9,7 +9,7 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.families import Batch, ImageShape, build_family, family_config, require
 from gan_core.families.translation import TranslationFamily
-from gan_core.randomness import Slice
+from gan_core.randomness import WorkerSlice
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.datasets import blobs, write_prepared
@@ -65,7 +65,7 @@ def some_batch(family: TranslationFamily, n: int = 8, keep: bool = True) -> Batc
     else:
         labels = torch.arange(n) % shape.classes
     real = some_pictures(n, shape.channels, shape.height, shape.width)
-    return Batch(real=real, labels=labels, condition=condition, key=(0, 0, 0), part=Slice(), keep=keep)
+    return Batch(real=real, labels=labels, condition=condition, key=(0, 0, 0), part=WorkerSlice(), keep=keep)
 
 
 def write_data(variant: str, directory: Path, n: int = 32, size: int = 16) -> Path:

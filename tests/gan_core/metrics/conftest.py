@@ -36,7 +36,7 @@ class Averages(Extractor):
     def prepare(self, images: Tensor) -> Tensor:
         return images.float() / 255
 
-    def of_prepared(self, inputs: Tensor) -> Tensor:
+    def features_of_prepared(self, inputs: Tensor) -> Tensor:
         averages = F.adaptive_avg_pool2d(inputs.mean(1, keepdim=True), 4).flatten(1)
         return torch.cat([averages, averages.square()], dim=1)
 

@@ -33,16 +33,16 @@ def test_it_tells_domains_apart_and_is_trained_once(tmp_path: Path, caplog: pyte
     labels = np.arange(40) % 2
     dataset, pixels = dataset_at(tmp_path / "d", labels)
     classifier = DomainClassifier(dataset, device=CPU, cache_dir=tmp_path / "c")
-    assert classifier.says(pixels, 1).tolist() == (labels == 1).tolist()
-    assert classifier.says(pixels, 0).tolist() == (labels == 0).tolist()
+    assert classifier.predicts(pixels, 1).tolist() == (labels == 1).tolist()
+    assert classifier.predicts(pixels, 0).tolist() == (labels == 0).tolist()
     with caplog.at_level(logging.INFO, "gan_core.metrics.domains"):
         again = DomainClassifier(dataset, device=CPU, cache_dir=tmp_path / "c")
     assert "Training" not in caplog.text
     assert again.digest == classifier.digest
-    assert torch.equal(again.says(pixels, 1), classifier.says(pixels, 1))
+    assert torch.equal(again.predicts(pixels, 1), classifier.predicts(pixels, 1))
     (path,) = (tmp_path / "c").iterdir()
     path.write_bytes(path.read_bytes()[:100])
-    assert DomainClassifier(dataset, device=CPU, cache_dir=tmp_path / "c").says(pixels, 1).any()
+    assert DomainClassifier(dataset, device=CPU, cache_dir=tmp_path / "c").predicts(pixels, 1).any()
     assert "trained again" in caplog.text
 
 
@@ -51,7 +51,7 @@ def test_attributes_are_told_one_by_one_also_of_large_pictures(tmp_path: Path) -
     labels = rng.integers(0, 2, (24, 2))
     dataset, pixels = dataset_at(tmp_path / "d", labels, size=96)
     classifier = DomainClassifier(dataset, device=CPU, cache_dir=tmp_path / "c")
-    assert (classifier.says(pixels, 0).numpy() == (labels[:, 0] == 1)).mean() > 0.9
+    assert (classifier.predicts(pixels, 0).numpy() == (labels[:, 0] == 1)).mean() > 0.9
 
 
 def test_data_without_domains_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from gan_core.data import PreparedDataset
 from gan_core.metrics import features
-from gan_core.metrics.features import features_of, real_features
+from gan_core.metrics.features import extract_features, real_features
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.sources import DatasetSplit, subset
 from tests.datasets import blobs, write_prepared
@@ -23,20 +23,20 @@ def split(tmp_path: Path) -> DatasetSplit:
 
 
 def test_rows_are_the_networks_own(split: DatasetSplit, averages: Extractor) -> None:
-    found = features_of(split, N, averages, keep=True, batch_size=5)
+    found = extract_features(split, N, averages, keep=True, batch_size=5)
     assert found.rows is not None
     np.testing.assert_allclose(found.rows, averages(torch.from_numpy(blobs(N))).numpy(), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.moments.mean, found.rows.mean(0), rtol=1e-5)
     assert found.complete
-    assert features_of(split, N, averages, keep=False).rows is None
+    assert extract_features(split, N, averages, keep=False).rows is None
 
 
 def test_of_many_pictures_a_fair_draw_of_rows_is_kept(
     split: DatasetSplit, averages: Extractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = features_of(split, N, averages, keep=True, batch_size=5)
+    whole = extract_features(split, N, averages, keep=True, batch_size=5)
     monkeypatch.setattr(features, "KEPT", 7)
-    part = features_of(split, N, averages, keep=True, batch_size=5)
+    part = extract_features(split, N, averages, keep=True, batch_size=5)
     assert whole.rows is not None
     np.testing.assert_array_equal(part.rows, whole.rows[subset(N, 7)])
     assert (part.n, part.complete) == (N, False)

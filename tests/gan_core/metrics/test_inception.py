@@ -42,7 +42,7 @@ def test_features_equal_the_torchscript_networks(pictures, real_extractor: Extra
     inputs = real_extractor.prepare(pictures())
     with torch.inference_mode():
         wanted = torch.jit.load(str(weights_file))(inputs.contiguous())
-    found = real_extractor.of_prepared(inputs)
+    found = real_extractor.features_of_prepared(inputs)
     assert found.shape == (6, 2048)
     assert found.dtype == torch.float32
     assert difference(found, wanted) < 1e-4

@@ -12,10 +12,10 @@ from gan_core.metrics.intervals import (
     Estimate,
     fid_estimate,
     groups,
-    mean_of,
-    of_mean_of_means,
-    of_share,
-    of_values,
+    mean_estimate,
+    mean_interval,
+    mean_of_means_interval,
+    proportion_interval,
     quantile,
 )
 
@@ -79,7 +79,7 @@ def test_few_pictures_have_no_interval() -> None:
     x, y = features(normal(19, 4, 0)), features(normal(50, 4, 1))
     assert fid_estimate(x, y, interval=True).interval == (None, None)
     assert fid_estimate(y, y, interval=False).interval == (None, None)
-    assert of_values(np.ones(19)) == (None, None) == of_share(0.5, 19)
+    assert mean_interval(np.ones(19)) == (None, None) == proportion_interval(0.5, 19)
 
 
 def test_an_interval_does_not_go_below_what_the_figure_can_be() -> None:
@@ -91,20 +91,20 @@ def test_an_interval_does_not_go_below_what_the_figure_can_be() -> None:
 def test_the_mean_of_figures_of_the_same_pictures_varies_as_they_do() -> None:
     one = Estimate(value=1.0, deleted=np.arange(10.0))
     opposite = Estimate(value=3.0, deleted=-np.arange(10.0))
-    assert mean_of([one, one]).interval == one.interval
-    assert mean_of([one, opposite]).interval == (2.0, 2.0)
-    assert mean_of([one, Estimate(value=5.0)]) == Estimate(value=3.0)
+    assert mean_estimate([one, one]).interval == one.interval
+    assert mean_estimate([one, opposite]).interval == (2.0, 2.0)
+    assert mean_estimate([one, Estimate(value=5.0)]) == Estimate(value=3.0)
 
 
 def test_what_a_picture_does_in_several_directions_counts_together() -> None:
     values, rows = np.random.default_rng(0).normal(size=50), np.arange(50)
-    alone = of_values(values)
-    assert of_mean_of_means([values] * 4, [rows] * 4) == pytest.approx(alone)
-    low, high = of_mean_of_means([values] * 4, [rows + 50 * way for way in range(4)])
+    alone = mean_interval(values)
+    assert mean_of_means_interval([values] * 4, [rows] * 4) == pytest.approx(alone)
+    low, high = mean_of_means_interval([values] * 4, [rows + 50 * way for way in range(4)])
     assert high - low == pytest.approx((alone[1] - alone[0]) / 2, rel=0.03), "of different pictures twice as sure"
-    low, high = of_mean_of_means([values, -values], [rows, rows])
+    low, high = mean_of_means_interval([values, -values], [rows, rows])
     assert (low, high) == pytest.approx((0, 0))
-    assert of_mean_of_means([values, values[:19]], [rows, rows[:19]]) == (None, None)
+    assert mean_of_means_interval([values, values[:19]], [rows, rows[:19]]) == (None, None)
 
 
 def test_quantiles_are_students() -> None:
@@ -114,8 +114,8 @@ def test_quantiles_are_students() -> None:
 
 def test_a_mean_of_values_and_a_share_have_the_textbook_intervals() -> None:
     values = np.arange(25.0)
-    low, high = of_values(values)
+    low, high = mean_interval(values)
     assert (low, high) == pytest.approx((12 - 2.0639 * 7.3598 / 5, 12 + 2.0639 * 7.3598 / 5), rel=1e-3)
-    assert of_share(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    low, high = of_share(1.0, 20)
+    assert proportion_interval(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    low, high = proportion_interval(1.0, 20)
     assert (low, high) == pytest.approx((0.8389, 1.0), abs=1e-4)

@@ -59,7 +59,7 @@ def test_of_many_pictures_a_fair_draw_is_taken(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(kid, "PICTURES", 40)
     part = kid_estimate(features(x), features(y), interval=False).value
     assert part != whole
-    assert kid.counted(60) == 40 == kid.counted(40)
+    assert kid.kid_count(60) == 40 == kid.kid_count(40)
 
 
 def test_moments_alone_are_not_enough() -> None:

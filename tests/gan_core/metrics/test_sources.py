@@ -15,11 +15,11 @@ from gan_core.metrics.sources import (
     SAMPLE_CHUNK,
     TRANSLATE_CHUNK,
     DatasetSplit,
+    IdentityTranslations,
     PictureFolder,
     Samples,
     Translated,
-    Unchanged,
-    as_answer,
+    identity_translation,
     subset,
 )
 from tests.datasets import blobs, write_prepared
@@ -265,26 +265,26 @@ def test_translations_are_of_the_conditions_and_do_not_depend_on_the_batch_size(
 def test_the_condition_unchanged_is_shown_with_the_targets_channels(tmp_path: Path) -> None:
     conditions = blobs(5, seed=1)
     dataset = PreparedDataset(write_prepared(tmp_path / "d", blobs(5, channels=3), conditions=conditions))
-    unchanged = Unchanged(dataset, "train")
+    unchanged = IdentityTranslations(dataset, "train")
     assert torch.equal(whole(unchanged, 5), torch.from_numpy(conditions).expand(-1, 3, -1, -1))
     assert unchanged.key != DatasetSplit(dataset, "train").key
     with pytest.raises(DataError, match="not paired"):
-        whole(Unchanged(PreparedDataset(write_prepared(tmp_path / "e", blobs(4))), "train"), 4)
+        whole(IdentityTranslations(PreparedDataset(write_prepared(tmp_path / "e", blobs(4))), "train"), 4)
 
 
 def test_as_an_answer_colours_become_grey_and_transparency_white() -> None:
     red = torch.tensor([255, 0, 0], dtype=torch.uint8)[None, :, None, None]
-    assert as_answer(red, 1).item() == 76
-    assert as_answer(red, 4).flatten().tolist() == [255, 0, 0, 255]
+    assert identity_translation(red, 1).item() == 76
+    assert identity_translation(red, 4).flatten().tolist() == [255, 0, 0, 255]
     clear = torch.tensor([9, 9, 9, 0], dtype=torch.uint8)[None, :, None, None]
-    assert as_answer(clear, 3).flatten().tolist() == [255, 255, 255]
-    assert as_answer(clear, 1).item() == 255
+    assert identity_translation(clear, 3).flatten().tolist() == [255, 255, 255]
+    assert identity_translation(clear, 1).item() == 255
     # A lightness of 50 of 100 is the grey 119, not 128.
     half = torch.full((1, 1, 1, 1), 128, dtype=torch.uint8)
-    assert as_answer(half, 3, "greyscale").flatten().tolist() == [119, 119, 119]
-    assert as_answer(half, 3, "edges").flatten().tolist() == [128, 128, 128]
+    assert identity_translation(half, 3, "greyscale").flatten().tolist() == [119, 119, 119]
+    assert identity_translation(half, 3, "edges").flatten().tolist() == [128, 128, 128]
     with pytest.raises(SettingsError, match="1, 3 or 4 channels"):
-        as_answer(red, 2)
+        identity_translation(red, 2)
 
 
 def test_drawings_are_measured_as_ingestion_draws_them(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from gan_core.nn.batch_norm import BatchNorm2d, standing_statistics
-from gan_core.nn.penalties import zero_centred
+from gan_core.nn.penalties import zero_centred_penalty
 
 
 def images(n: int = 8, seed: int = 0) -> Tensor:
@@ -43,7 +43,7 @@ def learn(critic: Critic, pictures: Tensor) -> dict[str, Tensor]:
     critic(pictures).square().mean().backward()
     first = {f"gradient.{name}": p.grad.clone() for name, p in critic.named_parameters()}
     critic.zero_grad()
-    penalty = zero_centred(critic, pictures)
+    penalty = zero_centred_penalty(critic, pictures)
     penalty.backward()
     second = {f"second.{name}": p.grad.clone() for name, p in critic.named_parameters() if p.grad is not None}
     means = {**first, **second, "penalty": penalty.detach()}

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from gan_core.nn.convolution import Conv2d, ConvTranspose2d, QuickSecondGradients
-from gan_core.nn.penalties import zero_centred
+from gan_core.nn.convolution import Conv2d, ConvTranspose2d, FastDoubleBackward
+from gan_core.nn.penalties import zero_centred_penalty
 
 CASES = [
     {"padding": 1}, {"stride": 2, "padding": 1}, {"stride": 2, "padding": (0, 1)}, {"groups": 2, "padding": 1},
@@ -38,7 +38,7 @@ def test_values_gradients_and_gradients_of_gradients_are_torchs(transposed: bool
     for quick in (True, False):
         given = arguments(transposed, options.get("groups", 1))
         if quick:
-            with QuickSecondGradients():
+            with FastDoubleBackward():
                 output = operation(*given, **options)
         else:
             output = operation(*given, **options)
@@ -54,7 +54,7 @@ def test_second_derivatives_agree_with_finite_differences(transposed: bool) -> N
     options = {"stride": 2, "padding": 1}
 
     def convolve(*given: Tensor) -> Tensor:
-        with QuickSecondGradients():
+        with FastDoubleBackward():
             return (F.conv_transpose2d if transposed else F.conv2d)(*given, **options)
 
     given = (numbers(1, 2, 5, 4), numbers(2, 2, 3, 3), numbers(2))
@@ -64,7 +64,7 @@ def test_second_derivatives_agree_with_finite_differences(transposed: bool) -> N
 
 def test_layers_inside_the_context_are_replaced_and_others_are_left_alone() -> None:
     layer, images = torch.nn.Conv2d(3, 3, 3), torch.randn(1, 3, 5, 5)
-    with QuickSecondGradients():
+    with FastDoubleBackward():
         inside = layer(images)
     assert "_Convolution" in type(inside.grad_fn).__name__
     assert type(layer(images).grad_fn).__name__ == "ConvolutionBackward0"
@@ -78,7 +78,7 @@ def test_a_leaky_relu_has_torchs_values_and_derivatives_and_nothing_to_carry_bac
     found = []
     for quick in (True, False):
         input, factor = numbers(2, 3, 4, 4), numbers(2, 3, 4, 4).detach()
-        with QuickSecondGradients() if quick else contextlib.nullcontext():
+        with FastDoubleBackward() if quick else contextlib.nullcontext():
             output = F.leaky_relu(input * factor, 0.2, inplace=inplace)
         (first,) = torch.autograd.grad(output.pow(3).sum(), input, create_graph=True)
         second = torch.autograd.grad(first.pow(2).sum(), input)
@@ -86,7 +86,7 @@ def test_a_leaky_relu_has_torchs_values_and_derivatives_and_nothing_to_carry_bac
     for mine, torchs in zip(*found, strict=True):
         torch.testing.assert_close(mine, torchs)
     input = numbers(2, 3, 4, 4)
-    with QuickSecondGradients():
+    with FastDoubleBackward():
         output = F.leaky_relu(input, 0.2, inplace=False)
     (slopes,) = torch.autograd.grad(output.sum(), input, create_graph=True)
     assert not slopes.requires_grad
@@ -179,7 +179,7 @@ def test_a_penalty_goes_through_deep_layers_in_bf16() -> None:
         )
         images = torch.randn(2, 64, 4, 4)
         with torch.autocast("cpu", torch.bfloat16):
-            penalty = zero_centred(network, images)
+            penalty = zero_centred_penalty(network, images)
         found.append([penalty.detach(), *torch.autograd.grad(penalty, [network[0].weight, network[2].weight])])
     for mine, torchs in zip(*found, strict=True):
         torch.testing.assert_close(mine, torchs, rtol=0.03, atol=1e-3)
@@ -188,7 +188,7 @@ def test_a_penalty_goes_through_deep_layers_in_bf16() -> None:
 def test_a_penalty_makes_no_gradient_by_a_weight_that_nobody_asked_for() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 3), nn.LeakyReLU(0.2), nn.Flatten())
     images = torch.randn(2, 3, 8, 8, requires_grad=True)
-    with QuickSecondGradients():
+    with FastDoubleBackward():
         judged = network(images).sum()
         with profile(activities=[ProfilerActivity.CPU]) as seen:
             (by_images,) = torch.autograd.grad(judged, images, create_graph=True)

@@ -80,18 +80,18 @@ def test_zero_centred_is_the_mean_squared_gradient_norm() -> None:
     critic, (real, _, _) = Critic(), pictures()
     expected = slopes(critic, real.flatten(1)).square().sum(dim=1)
     torch.testing.assert_close(penalties.squared_gradient(critic, real), expected, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(penalties.zero_centred(critic, real), expected.mean(), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(penalties.zero_centred_penalty(critic, real), expected.mean(), rtol=1e-7, atol=1e-9)
 
 
 def test_zero_centred_gives_the_critic_the_gradient_that_finite_differences_give() -> None:
     critic, (real, _, _) = Critic(), pictures()
-    assert_gradients_are_finite_differences(lambda: penalties.zero_centred(critic, real), [critic.a, critic.b])
+    assert_gradients_are_finite_differences(lambda: penalties.zero_centred_penalty(critic, real), [critic.a, critic.b])
 
 
 def test_zero_centred_leaves_what_made_the_images_alone() -> None:
     _, fake, _ = pictures()
     fake.requires_grad_(True)
-    penalties.zero_centred(Critic(), fake).backward()
+    penalties.zero_centred_penalty(Critic(), fake).backward()
     assert fake.grad is None
 
 
@@ -172,18 +172,18 @@ def test_path_lengths_do_not_depend_on_the_size_of_the_images() -> None:
 def test_orthogonal_counts_what_rows_have_in_common() -> None:
     layer = nn.Linear(3, 2, bias=True)
     layer.weight.data = torch.tensor([[1.0, 2, 0], [3, 1, 5]])  # rows . rows = 5, off the diagonal twice
-    assert penalties.orthogonal(layer).item() == 50.0
+    assert penalties.orthogonal_penalty(layer).item() == 50.0
     layer.weight.data = torch.tensor([[7.0, 0, 0], [0, 0, 0.1]])  # of any length, but orthogonal
-    assert penalties.orthogonal(layer).item() == 0.0
+    assert penalties.orthogonal_penalty(layer).item() == 0.0
 
 
 def test_orthogonal_sums_over_layers_and_leaves_embeddings_and_biases_out() -> None:
     layers = [nn.Conv2d(2, 3, 2), nn.Linear(4, 3), nn.ConvTranspose2d(3, 2, 2), nn.Embedding(5, 4)]
     network = nn.Sequential(*layers).double()
-    expected = sum(penalties.orthogonal(layer).item() for layer in layers[:3])
+    expected = sum(penalties.orthogonal_penalty(layer).item() for layer in layers[:3])
     assert expected > 0
-    assert penalties.orthogonal(network).item() == pytest.approx(expected, rel=1e-12)
-    penalties.orthogonal(network).backward()
+    assert penalties.orthogonal_penalty(network).item() == pytest.approx(expected, rel=1e-12)
+    penalties.orthogonal_penalty(network).backward()
     assert layers[3].weight.grad is None
     assert all(layer.bias.grad is None for layer in layers[:3])
 
@@ -192,7 +192,7 @@ def test_orthogonal_gives_weights_the_gradient_that_finite_differences_give() ->
     torch.manual_seed(7)
     network = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Linear(4, 3)).double()
     assert_gradients_are_finite_differences(
-        lambda: penalties.orthogonal(network), [network[0].weight, network[1].weight]
+        lambda: penalties.orthogonal_penalty(network), [network[0].weight, network[1].weight]
     )
 
 
@@ -201,7 +201,7 @@ def test_orthogonal_gives_weights_the_gradient_that_finite_differences_give() ->
 
 def test_consistency_is_the_mean_squared_difference() -> None:
     plain, augmented = torch.tensor([1.0, -2, 0]), torch.tensor([3.0, -2, 1])
-    assert penalties.consistency(plain, augmented).item() == pytest.approx(5 / 3)
+    assert penalties.consistency_penalty(plain, augmented).item() == pytest.approx(5 / 3)
 
 
 def test_consistency_gives_the_critic_the_gradient_that_finite_differences_give() -> None:
@@ -228,7 +228,7 @@ def test_under_autocast_the_gradient_is_nearly_that_of_full_precision(name: str)
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             mix = torch.full((8, 1, 1, 1), 0.3)
-            how = penalties.zero_centred, penalties.gradient_penalty
+            how = penalties.zero_centred_penalty, penalties.gradient_penalty
             penalty = how[0](judge, real) if name == "r1" else how[1](judge, real, fake, mix)
         assert penalty.dtype is torch.float32
         found = torch.autograd.grad(penalty, [*critic.parameters(), *head.parameters()], allow_unused=True)

@@ -114,7 +114,7 @@ def test_on_a_gpu_auto_trains_with_the_papers_settings(family: str, size: int, n
 
 
 @pytest.mark.parametrize("family", ["stylegan2", "r3gan"])
-def test_who_may_be_told_the_classes_is_where_there_are_some(family: str) -> None:
+def test_a_family_that_may_be_class_conditional_is_where_there_are_classes(family: str) -> None:
     assert values(family, info(), GPU)["model.conditional"] is True
     assert "model.conditional" not in values(family, info(classes=0), GPU)
 

@@ -85,7 +85,7 @@ def test_it_is_what_torch_allocates(name: str) -> None:
     shape, images, model = ImageShape(channels=3, height=32, width=32), 32, RECIPES[name].model_on_cpu
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         family = build_family(name, family_config(name, model), shape)
-        batch = Batch(real=torch.rand(images, 3, 32, 32), labels=None, key=(0, 0, 0), part=randomness.Slice())
+        batch = Batch(real=torch.rand(images, 3, 32, 32), labels=None, key=(0, 0, 0), part=randomness.WorkerSlice())
         for phase in family.phases():
             family.networks["discriminator"].requires_grad_(phase.side == "discriminator")
             phase.loss(batch, 0).total.backward()

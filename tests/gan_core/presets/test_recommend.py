@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from gan_core.presets.choose import choose
-from gan_core.presets.recommend import order, recommend
+from gan_core.presets.recommend import rank_families, recommend
 from tests.gan_core.presets.test_choose import CPU, info
 
 
@@ -14,7 +14,7 @@ from tests.gan_core.presets.test_choose import CPU, info
     [(2_000, 0, "stylegan2"), (2_000, 10, "stylegan2"), (60_000, 10, "biggan"), (60_000, 0, "stylegan2")],
 )
 def test_few_pictures_ask_for_ada_and_many_with_labels_for_biggan(pictures: int, classes: int, first: str) -> None:
-    ranked = order(info(pictures=pictures, classes=classes))
+    ranked = rank_families(info(pictures=pictures, classes=classes))
     assert ranked[0][0] == first
     assert "dcgan" in dict(ranked)
     assert ("cgan" in dict(ranked)) == ("biggan" in dict(ranked)) == bool(classes)
@@ -41,13 +41,13 @@ def test_a_family_that_cannot_make_such_pictures_comes_last_and_says_why() -> No
 )
 def test_data_to_translate_asks_for_a_family_that_does(kind: str, more: dict, family: str, reason: str) -> None:
     data = dataclasses.replace(info(32, classes=0), kind=kind, **more)
-    first, *others = order(data)
+    first, *others = rank_families(data)
     assert first[0] == family
     assert reason in first[1]
     assert others
     rest = [(name, text) for name, text in others if name != "stargan2"]
     assert ("stargan2" in dict(others)) == (kind == "domains" and "classes" in more)
     assert all(text.startswith("new pictures, not translations") for _, text in rest)
-    assert "pix2pix" not in dict(order(info(32, classes=10)))
+    assert "pix2pix" not in dict(rank_families(info(32, classes=10)))
     for choice in choose(family, data, CPU, steps=100):
         assert choice.name != "train.augment", "what translates is not given augmented pictures unasked"

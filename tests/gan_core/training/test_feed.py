@@ -10,8 +10,8 @@ import torch
 
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
-from gan_core.randomness import Slice
-from gan_core.training.feed import Feed, Order, moved, preview_batch
+from gan_core.randomness import WorkerSlice
+from gan_core.training.feed import Feed, Order, preview_batch, random_shift
 from tests.datasets import write_prepared
 
 CPU = torch.device("cpu")
@@ -24,20 +24,20 @@ def numbered(count: int, size: int = 4) -> np.ndarray:
     return pixels
 
 
-def feed(count: int = 20, batch: int = 8, part: Slice | None = None, labels: bool = False, **options) -> Feed:
+def feed(count: int = 20, batch: int = 8, part: WorkerSlice | None = None, labels: bool = False, **options) -> Feed:
     return Feed(
         numbered(count),
         np.arange(count, dtype=np.int64) * 10 if labels else None,
         batch=batch,
         seed=options.pop("seed", 0),
         device=CPU,
-        part=part or Slice(),
+        part=part or WorkerSlice(),
         **options,
     )
 
 
 def feed_of(pixels: np.ndarray, labels: np.ndarray | None = None, **options) -> Feed:
-    return Feed(pixels, labels, **{"batch": 8, "seed": 0, "device": CPU, "part": Slice(), **options})
+    return Feed(pixels, labels, **{"batch": 8, "seed": 0, "device": CPU, "part": WorkerSlice(), **options})
 
 
 def shown(images: torch.Tensor) -> list[int]:
@@ -77,7 +77,7 @@ def test_a_resumed_feed_serves_the_batches_that_an_uninterrupted_one_does() -> N
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_workers_rows_make_up_the_whole_batch(world: int) -> None:
     for step in range(4):
-        parts = [feed(part=Slice(rank, world), mirror=True)(step)[0] for rank in range(world)]
+        parts = [feed(part=WorkerSlice(rank, world), mirror=True)(step)[0] for rank in range(world)]
         assert torch.equal(torch.cat(parts), feed(mirror=True)(step)[0])
 
 
@@ -94,7 +94,7 @@ def test_images_arrive_in_minus_one_to_one_channels_last_with_their_labels() -> 
 
 def test_values_map_linearly_from_bytes() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
-    images, *_ = Feed(pixels, None, batch=1, seed=0, device=CPU, part=Slice())(0)
+    images, *_ = Feed(pixels, None, batch=1, seed=0, device=CPU, part=WorkerSlice())(0)
     np.testing.assert_allclose(images[0, 0].numpy().ravel(), np.arange(256) / 127.5 - 1, atol=1e-6)
 
 
@@ -141,7 +141,7 @@ def test_a_condition_comes_with_its_image_and_goes_through_the_same_jitter_and_m
 
 def test_jitter_moves_an_image_and_leaves_it_as_sharp_as_it_was() -> None:
     ramp = torch.arange(8.0).expand(3, 3, 8, 8)
-    first, middle, last = moved(ramp, 0.5, torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.999, 0.999]]))
+    first, middle, last = random_shift(ramp, 0.5, torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.999, 0.999]]))
     assert first[0, 0].tolist() == [2, 1, 0, 1, 2, 3, 4, 5]
     assert torch.equal(middle, ramp[0])
     assert last[0, 0].tolist() == [2, 3, 4, 5, 6, 7, 6, 5]
@@ -180,4 +180,4 @@ def test_the_pictures_to_be_watched_are_always_the_same(tmp_path: Path, split: s
 
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(DataError, match="train split holds no picture"):
-        Feed(np.zeros((0, 1, 4, 4), np.uint8), None, batch=2, seed=0, device=CPU, part=Slice())
+        Feed(np.zeros((0, 1, 4, 4), np.uint8), None, batch=2, seed=0, device=CPU, part=WorkerSlice())

@@ -151,11 +151,11 @@ def halted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("mismatch", MISFITS)
 def test_a_newest_checkpoint_of_other_content_under_the_right_sums_is_passed_over(
-    halted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, misfit: str
+    halted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, mismatch: str
 ) -> None:
-    harm, said = MISFITS[misfit]
+    harm, said = MISFITS[mismatch]
     shutil.copytree(halted / "run", tmp_path / "run")
     harm(tmp_path / "run" / "step-00000020")
     with caplog.at_level(logging.WARNING):

@@ -26,7 +26,7 @@ class Run:
         self.step(seed)
 
     def step(self, number: int) -> None:
-        batch = Batch(real=torch.zeros(4, 1, 16, 16), labels=None, key=(0, 0, number), part=randomness.Slice())
+        batch = Batch(real=torch.zeros(4, 1, 16, 16), labels=None, key=(0, 0, number), part=randomness.WorkerSlice())
         for loss in (self.family.discriminator_loss, self.family.generator_loss):
             loss(batch, number).total.backward()
         for optimiser in self.optimisers.values():

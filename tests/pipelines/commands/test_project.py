@@ -44,7 +44,7 @@ def test_the_picture_its_projection_and_the_styles_are_written(tmp_path: Path) -
     assert (tmp_path / "found.safetensors").stat().st_mode == out.stat().st_mode
 
 
-def test_a_generator_that_was_told_classes_asks_for_the_pictures(tmp_path: Path) -> None:
+def test_a_class_conditional_generator_asks_for_the_class_of_the_picture(tmp_path: Path) -> None:
     """Its styles of one class make no picture of another."""
     shape = ImageShape(channels=3, height=16, width=16, classes=2)
     config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8, "conditional": True}
@@ -62,7 +62,7 @@ def test_a_generator_that_was_told_classes_asks_for_the_pictures(tmp_path: Path)
     result = CliRunner().invoke(project, arguments)
     assert isinstance(result.exception, SettingsError)
     assert re.search(
-        r"was told the class of each picture. Say of which this one is: boot \(0\), bag \(1\)", str(result.exception)
+        r"is class-conditional. Name the class of this picture: boot \(0\), bag \(1\)", str(result.exception)
     )
     assert CliRunner().invoke(project, [*arguments, "--label", "bag"]).exit_code == 0
 

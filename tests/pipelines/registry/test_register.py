@@ -254,9 +254,7 @@ def test_the_interval_of_the_figure_is_kept_where_there_is_one(register, client)
 
 
 @pytest.mark.parametrize(("names", "known"), [(["wren", "blue tit"], "0 wren, 1 blue tit."), ([], "0 to 1.")])
-def test_the_card_of_a_generator_that_was_told_classes_says_how_to_ask_for_one(
-    register, client, tmp_path, names, known
-):
+def test_the_card_of_a_class_conditional_generator_says_how_to_ask_for_one(register, client, tmp_path, names, known):
     shape = ImageShape(channels=1, height=16, width=16, classes=2)
     family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
     extra = {"step": 1, "dataset": "d" * 64, "classes": names}
