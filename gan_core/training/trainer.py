@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gan_core import randomness
 from gan_core.augment.augmenter import Augmenter
-from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, Side, build_family, require
@@ -23,10 +22,12 @@ from gan_core.inference.generator import SAMPLE_BATCH, describe, save_generator
 from gan_core.precision import choose_device, choose_precision, out_of_memory
 from gan_core.schedule import cosine
 from gan_core.training.adam import Adam
-from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
+from gan_core.training.backends import compile_options, cudnn_kernels
+from gan_core.training.config import TrainConfig
 from gan_core.training.ema import AveragedNetworks, ema_decay
 from gan_core.training.feed import Feed, preview_batch
 from gan_core.training.health import diversity
+from gan_core.training.hyperparameters import earlier_defaults, hyperparameters
 from gan_core.training.metrics_window import MetricsWindow
 from gan_core.training.observer import Observer
 from gan_core.training.quality import BestGenerator, QualityMonitor
@@ -72,7 +73,7 @@ class Trainer:
             config: settings of the run.
             directory: checkpoints are written here; ranks other than 0 only read.
             device: ``auto`` or torch's name.
-            observer: told of metrics, pictures and checkpoints.
+            observer: gets metrics, pictures and checkpoints.
             world: workers that train together; torch's default process group when left out.
             resume_from: look for checkpoints here too (an uploaded copy).
 
@@ -103,14 +104,89 @@ class Trainer:
         self._dtype = choose_precision(config.precision, self.device)
         self._feed = self._build_feed()
         # How well pictures are translated shows on some that were not learnt from.
-        watched = "test" if self.translates and dataset.info.splits.get("test") else "train"
-        self._preview_batch = preview_batch(dataset, watched, self.device)
+        split = "test" if self.translates and dataset.info.splits.get("test") else "train"
+        self._preview_batch = preview_batch(dataset, split, self.device)
         self._best = BestGenerator(self.directory / "best")
-        self._quality = self._build_quality(watched) if config.fid_every else None
+        self._quality = self._build_quality(split) if config.fid_every else None
         self._window = MetricsWindow()
         self._recovery = self._build_recovery(Path(resume_from) if resume_from else None)
         self.step = self._recovery.resume()
         self._set_rates()
+
+    def run(self, until: int | None = None) -> None:
+        """Train up to step ``until`` (``config.steps`` when left out).
+
+        Raises:
+            TrainingDivergedError: NaN or collapse after the last rollback; the newest healthy checkpoint is kept.
+        """
+        config = self.config
+        until = config.steps if until is None else min(until, config.steps)
+        with cudnn_kernels(exact=not config.compile):
+            self._window.start()
+            if self.step == 0:
+                self._begin()
+            while self.step < until:
+                self._set_rates()
+                with self._enough_memory():
+                    batches = self._train_step()
+                self.step += 1
+                self._window.steps += 1
+                self._update_average()
+                if self._reports_at(self.step) and not self._report(batches[0]):
+                    continue  # it was rolled back
+                if self._is_due(config.sample_every):
+                    self._draw_grid()
+                if self._is_due(config.checkpoint_every):
+                    self._save()
+
+    def export(self, directory: Path | str) -> None:
+        """Write the averaged generator as an exported generator folder: the last, or with ``keep_best`` the best."""
+        if self.config.keep_best and self._best.figure:
+            self._best.copy_to(directory)
+            return
+        if self.config.keep_best:
+            log.warning("keep_best: this run has measured no FID, so the last generator is exported, not the best.")
+        self.update_statistics()
+        self._write_generator(directory)
+
+    @torch.inference_mode()
+    def sample(self, n: int, seed: int, *, first: int = 0) -> Tensor:
+        """Pictures of the averaged generator as it is now: uint8 (n, C, H, W). Call :meth:`update_statistics` first."""
+        family, networks, parts = require(self.family, NoiseFamily), self.averaged.networks, []
+        for start in range(0, n, SAMPLE_BATCH):
+            count = min(SAMPLE_BATCH, n - start)
+            parts.append(to_uint8(family.sample(count, seed, first=first + start, networks=networks)))
+        return torch.cat(parts)
+
+    @property
+    def translates(self) -> bool:
+        """Whether it makes pictures from pictures; from noise otherwise."""
+        return self.family.can(TranslationFamily)
+
+    @property
+    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
+        """What the generators translate: (from domain, to domain); none where they make images from noise."""
+        return self.family.directions
+
+    @torch.inference_mode()
+    def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
+        """Pictures uint8 (N, C', H, W) translated by the averaged generators as they are now: uint8 (N, C, H, W)."""
+        family, networks = require(self.family, TranslationFamily), self.averaged.networks
+        return to_uint8(
+            family.translate(from_uint8(images.to(self.device)), target, seed, first=first, networks=networks)
+        )
+
+    @torch.inference_mode()
+    def preview(self) -> tuple[Tensor, int]:
+        """Pictures uint8 (n, C, H, W) that show how far the averaged generators are, and how many make a row."""
+        pictures, columns = self.family.preview(self._preview_batch, self.averaged.networks)
+        return to_uint8(pictures), columns
+
+    def update_statistics(self, batches: int = 16) -> None:
+        """Make the averaged generator ready to be sampled (:meth:`Family.update_statistics`)."""
+        self.family.update_statistics(self.averaged.networks, batches=batches)
+
+    # -- construction ------------------------------------------------------------------------------------------------
 
     def _build_family(self, name: str, family_config: Any) -> Family:
         """The family on the device with the same initial weights on every worker; raises SettingsError."""
@@ -152,103 +228,15 @@ class Trainer:
         )
 
     def _build_recovery(self, elsewhere: Path | None) -> Recovery:
-        config = self.config
-        settings = {
-            **_decisive(config, self.family.config),
-            "model.family": self.family.name,
-            "dataset": self.dataset.info.digest,
-            # Where rates fall towards its end, what a step computes depends on how long the run is.
-            **({"train.steps": config.steps} if config.decay_from < 1 else {}),
-        }
         return Recovery(
             State(self.family, self.averaged, self.augmenter, self.optimisers),
-            config,
+            self.config,
             self.directory,
-            settings=settings,
-            defaults=_defaults(self.family),
+            settings=hyperparameters(self.config, self.family, self.dataset.info.digest),
+            defaults=earlier_defaults(self.family),
             world=self.world,
             elsewhere=elsewhere,
         )
-
-    def run(self, until: int | None = None) -> None:
-        """Train up to step ``until`` (``config.steps`` when left out).
-
-        Raises:
-            TrainingDivergedError: NaN or collapse after the last rollback; the newest healthy checkpoint is kept.
-        """
-        until = self.config.steps if until is None else min(until, self.config.steps)
-        with _cudnn(exact=not self.config.compile):
-            self._run(until)
-
-    def _run(self, until: int) -> None:
-        config = self.config
-        self._window.start()
-        if self.step == 0:
-            if self.world.rank == 0:
-                self._best.forget()
-            self._save()  # something to roll back to from the first step on
-        while self.step < until:
-            self._set_rates()
-            with self._enough_memory():
-                batches = self._train_step()
-            self.step += 1
-            self._window.steps += 1
-            half_life = cosine(0, config.ema_half_life_kimg, self._progress()) * 1000
-            self.averaged.update(ema_decay(self._images_a_step, half_life, self.images_seen))
-            last = self.step == config.steps
-            if self._reports_at(self.step) and not self._report(batches[0]):
-                continue
-            if self.step % config.sample_every == 0 or last:
-                self._draw_grid()
-            if self.step % config.checkpoint_every == 0 or last:
-                self._save()
-
-    def export(self, directory: Path | str) -> None:
-        """Write the averaged generator as an exported generator folder: the last, or with ``keep_best`` the best."""
-        if self.config.keep_best and self._best.figure:
-            self._best.copy_to(directory)
-            return
-        if self.config.keep_best:
-            log.warning("keep_best: this run has measured no FID, so the last generator is exported, not the best.")
-        self.update_statistics()
-        self._write_generator(directory)
-
-    @torch.inference_mode()
-    def sample(self, n: int, seed: int, *, first: int = 0) -> Tensor:
-        """Pictures of the averaged generator as it is now: uint8 (n, C, H, W). Call :meth:`settle` first."""
-        family, networks, parts = require(self.family, NoiseFamily), self.averaged.networks, []
-        for start in range(0, n, SAMPLE_BATCH):
-            count = min(SAMPLE_BATCH, n - start)
-            parts.append(to_uint8(family.sample(count, seed, first=first + start, networks=networks)))
-        return torch.cat(parts)
-
-    @property
-    def translates(self) -> bool:
-        """Whether it makes pictures from pictures; from noise otherwise."""
-        return self.family.can(TranslationFamily)
-
-    @property
-    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
-        """What the generators translate: (from domain, to domain); none where they make images from noise."""
-        return self.family.directions
-
-    @torch.inference_mode()
-    def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
-        """Pictures uint8 (N, C', H, W) translated by the averaged generators as they are now: uint8 (N, C, H, W)."""
-        family, networks = require(self.family, TranslationFamily), self.averaged.networks
-        return to_uint8(
-            family.translate(from_uint8(images.to(self.device)), target, seed, first=first, networks=networks)
-        )
-
-    @torch.inference_mode()
-    def preview(self) -> tuple[Tensor, int]:
-        """Pictures uint8 (n, C, H, W) that show how far the averaged generators are, and how many make a row."""
-        pictures, columns = self.family.preview(self._preview_batch, self.averaged.networks)
-        return to_uint8(pictures), columns
-
-    def update_statistics(self, batches: int = 16) -> None:
-        """Make the averaged generator ready to be sampled (:meth:`Family.update_statistics`)."""
-        self.family.update_statistics(self.averaged.networks, batches=batches)
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
@@ -271,6 +259,12 @@ class Trainer:
         over = self.config.burn_in_kimg * 1000
         return min(self.images_seen / over, 1.0) if over else 1.0
 
+    def _begin(self) -> None:
+        """Remove what an earlier run left, and write something to roll back to from the first step on."""
+        if self.world.rank == 0:
+            self._best.forget()
+        self._save()
+
     def _train_step(self) -> list[Batch]:
         """One step: the discriminator's updates, each on a batch of its own, and the generator's on the last of them."""
         rounds = self.config.discriminator_steps
@@ -280,6 +274,11 @@ class Trainer:
             self._update("discriminator", batches, turn)
         self._update("generator", batches, turn)
         return batches
+
+    def _update_average(self) -> None:
+        """Move the averaged generators towards the ones just updated; the half-life grows over the burn-in."""
+        half_life = cosine(0, self.config.ema_half_life_kimg, self._progress()) * 1000
+        self.averaged.update(ema_decay(self._images_a_step, half_life, self.images_seen))
 
     def _batches(self, turn: int, *, last: bool) -> list[Batch]:
         """The micro-batches of one round; ``turn`` counts rounds over the whole run."""
@@ -371,7 +370,11 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self._dtype)
 
-    # -- what is told ------------------------------------------------------------------------------------------------
+    # -- reports ------------------------------------------------------------------------------------------------
+
+    def _is_due(self, every: int) -> bool:
+        """Whether what happens at every so many steps, and at the last one, happens now."""
+        return self.step % every == 0 or self.step == self.config.steps
 
     def _reports_at(self, step: int) -> bool:
         """Whether metrics are logged and health is checked at ``step``: always before a checkpoint is written."""
@@ -387,8 +390,8 @@ class Trainer:
     def _report(self, batch: Batch) -> bool:
         """Log the means since the last report; False when the run had to be rolled back."""
         with torch.no_grad(), self._autocast():
-            watched = self.family.diversity_pairs(batch)
-        self._window.gauge("health/diversity", diversity(watched))
+            pairs = self.family.diversity_pairs(batch)
+        self._window.gauge("health/diversity", diversity(pairs))
         if self.config.augment.kind == "ada":
             self._window.gauge("augment/strength", self.augmenter.strength.detach().clone())
         names, row = self._window.means()
@@ -445,45 +448,10 @@ class Trainer:
             self.observer.checkpoint(path, self.step)
 
     def _write_generator(self, directory: Path | str, **extra: Any) -> None:
-        """The averaged generator as an exported generator folder; call :meth:`settle` first."""
+        """The averaged generator as an exported generator folder; call :meth:`update_statistics` first."""
         save_generator(
             directory,
             family=self.family,
             networks=self.averaged.networks,
             extra={**self._lineage(), "step": self.step, **extra},
         )
-
-
-def _decisive(config: TrainConfig, family_config: Any) -> dict[str, Any]:
-    """The settings, by dotted name, that what a step computes depends on."""
-    train = {f"train.{key}": value for key, value in as_dict(config).items() if key not in FREE_TO_CHANGE}
-    return {**train, **{f"model.{key}": value for key, value in as_dict(family_config).items()}}
-
-
-def _defaults(family: Family) -> dict[str, Any]:
-    """What the settings were, by dotted name, in a checkpoint of an edition that did not know them."""
-    older = family.older_settings(as_dict(family.config))
-    return {
-        **_decisive(TrainConfig(), type(family.config)()),
-        **{f"model.{name}": value for name, value in older.items()},
-    }
-
-
-@contextlib.contextmanager
-def _cudnn(*, exact: bool) -> Iterator[None]:
-    """How cuDNN chooses its kernels: ``exact`` ones sum in an order and are chosen by what they are for, not by a race.
-
-    Otherwise each call may give other last digits, which is what compiled networks do anyway.
-    """
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = exact, not exact
-    try:
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
-
-
-def compile_options(device: torch.device) -> dict[str, Any]:
-    """How networks are compiled for ``device``: shapes never change, and on a GPU a call is one launch."""
-    return {"dynamic": False, **({"mode": "reduce-overhead"} if device.type == "cuda" else {})}

@@ -16,6 +16,7 @@ from gan_core.families.biggan_layers import (
     SpectralNorm,
     run_power_iterations,
 )
+from gan_core.nn.penalties import orthogonal_penalty
 from gan_core.presets.recipes import BIGGAN
 from tests.gan_core.families.conftest import small, some_batch
 from tests.gan_core.families.updates import losses_of
