@@ -57,7 +57,7 @@ class Straightforward:
             "cyclegan": (self._cyclegan_discriminators, self._cyclegan_generators),
             "stargan": (self._stargan_discriminator, self._stargan_generator),
         }
-        self._losses = losses[trainer.family_name]
+        self._losses = losses[trainer.family.name]
 
     def run(self, steps: int) -> None:
         """Train for ``steps`` steps."""
