@@ -1,4 +1,4 @@
-"""What every family's shape has to be."""
+"""What every family's shape has to be, and what each family can do."""
 
 import re
 import subprocess
@@ -7,7 +7,18 @@ import sys
 import pytest
 
 from gan_core.errors import SettingsError
-from gan_core.families import ImageShape, check_family, family_config
+from gan_core.families import (
+    FAMILIES,
+    ImageShape,
+    check_family,
+    families_that_can,
+    family_config,
+    require,
+    sketch_family,
+)
+from gan_core.families.dcgan import DcganConfig
+from gan_core.families.noise import NoiseFamily, StyleBasedFamily
+from gan_core.families.translation import ReferenceGuidedFamily, TranslationFamily
 
 
 def halvings(channels: int, height: int, width: int) -> int:
@@ -47,3 +58,40 @@ def test_whether_a_family_can_make_a_picture_is_known_without_the_code_that_fill
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(SettingsError, match=r"not 65x64. Change ingest.size"):
         check_family("dcgan", family_config("dcgan", {}), ImageShape(channels=1, height=65, width=64))
+
+
+def test_every_family_either_makes_images_from_noise_or_translates_them() -> None:
+    noise, translation = families_that_can(NoiseFamily), families_that_can(TranslationFamily)
+    assert sorted([*noise, *translation]) == sorted(FAMILIES)
+    assert families_that_can(StyleBasedFamily) == ["stylegan2"]
+    assert families_that_can(ReferenceGuidedFamily) == ["stargan2"]
+
+
+def test_a_family_without_a_method_of_its_capability_cannot_be_built() -> None:
+    class Styleless(StyleBasedFamily):
+        name = "styleless"
+        Config = DcganConfig
+
+    with pytest.raises(TypeError, match="abstract methods '?from_styles'?, '?mean_styles'?, '?to_styles'?"):
+        Styleless(DcganConfig(), ImageShape(channels=1, height=16, width=16))
+
+
+def test_what_a_family_cannot_do_is_refused_with_the_families_that_can() -> None:
+    dcgan = sketch_family("dcgan", family_config("dcgan", {}), ImageShape(channels=1, height=16, width=16))
+    assert require(dcgan, NoiseFamily) is dcgan
+    with pytest.raises(SettingsError, match=r"dcgan cannot mix styles or project pictures; it can .*: stylegan2\.$"):
+        require(dcgan, StyleBasedFamily)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "conditional"),
+    [("dcgan", {}, False), ("cgan", {}, True), ("r3gan", {}, False), ("r3gan", {"conditional": True}, True)],
+)
+def test_whether_a_generator_is_class_conditional_is_known_from_its_settings(
+    family: str, settings: dict[str, bool], conditional: bool
+) -> None:
+    config = family_config(family, settings)
+    assert FAMILIES[family].is_conditional(config) == conditional
+    if conditional:
+        with pytest.raises(SettingsError, match=f"{family} needs labels, and this dataset has none"):
+            check_family(family, config, ImageShape(channels=1, height=16, width=16))
