@@ -13,7 +13,7 @@ from pipelines.commands.settings import settings
 
 _SETTINGS = '''
 from dataclasses import dataclass
-from gan_core.config import check, check_choice, check_least
+from gan_core.config import check, check_choice, check_at_least
 
 MOST = 9
 LAYERS = (64, 2048)
@@ -28,7 +28,7 @@ class Oven:
     """Which one."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "shelves")
+        check_at_least(self, 1, "shelves")
         for name in ("heat",):
             check(True, f"{name}: must be at most {MOST} degrees, got {self.heat}.")
         check_choice(self, LAYERS, "layer")
