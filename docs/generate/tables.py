@@ -130,7 +130,7 @@ def _demands(call: ast.Call, scope: dict[str, Any], loops: dict[str, list[str]])
     names = [text for argument in arguments for text in _texts(argument)]
     if function == "check_below_one":
         yield from ((name, "[0, 1)") for name in names)
-    elif function == "check_least":
+    elif function == "check_at_least":
         yield from ((name, f"at least {ast.unparse(arguments[1])}") for name in names)
     elif function == "check_choice":
         choices = eval(compile(ast.Expression(arguments[1]), "choices", "eval"), scope)
