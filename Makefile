@@ -54,7 +54,7 @@ docs: docs-build  ## build the documentation strictly and serve it on http://127
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory var/site 8000
 
 docs-build: $(VENV)/.ready  ## build the documentation into var/site; a warning or a broken link fails
-	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --quiet --strict --clean
+	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --clean
 
 # The CUDA packages are left out on purpose: the build of torch that a machine gets brings its own.
 lock: $(VENV)/.ready  ## resolve the requirements again

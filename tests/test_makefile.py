@@ -1,8 +1,10 @@
 """The verbs work wherever a checkout lies."""
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,25 @@ def test_a_verb_works_in_a_folder_of_any_name(tmp_path: Path, name: str, verb: s
     assert called[0] == f"uv|{place}/.venv|pip install --quiet -r requirements.lock"
     assert called[1] == f"uv|{place}/.venv|pip install --quiet --no-deps -e ."
     assert called[2].split("|")[0] == {"test": "python", "demo": "gantry", "lint": "ruff"}[verb]
+
+
+@pytest.mark.parametrize(
+    ("page", "passes"), [("[a](other.md)", True), ("[a](none.md)", False), ("[a](other.md#no-such-heading)", False)]
+)
+def test_the_documentation_is_built_only_when_each_link_leads_somewhere(
+    tmp_path: Path, page: str, passes: bool
+) -> None:
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for file in ("requirements.lock", "pyproject.toml", ".venv/.ready"):  # the last is the newest: nothing is installed
+        (tmp_path / file).touch()
+    (tools / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (tools / "python").chmod(0o755)
+    validation = (ROOT / "mkdocs.yml").read_text().split("\nvalidation:\n")[1].split("\n\n")[0]
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: a\nvalidation:\n{validation}\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# A\n\n{page}\n")
+    (tmp_path / "docs" / "other.md").write_text("# B\n")
+    done = subprocess.run(["make", "docs-build"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is passes, done.stdout + done.stderr

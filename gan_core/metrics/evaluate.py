@@ -188,7 +188,9 @@ def fid_of_samples(
         extractor: from ``load_inception``. With precision bf16 the protocol says so and is not ``publishable``.
         generator_digest: kept in the figure.
         real_count: real pictures; None takes ``count`` of them, or all when there are fewer.
-        batch_size, cache_dir, progress: see :func:`fid`.
+        batch_size: see :func:`fid`.
+        cache_dir: see :func:`fid`.
+        progress: see :func:`fid`.
     """
     real = DatasetSplit(dataset, split)
     if real_count is None:
