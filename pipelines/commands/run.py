@@ -19,6 +19,7 @@ from pipelines.flow.outcome import made
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, answering, is_gone, server, with_room
 from pipelines.flow.submitted import Served
+from pipelines.flow.terminal import TerminalHandler, terminal_log
 from pipelines.flow.web import USER, auth_file, listen, own_auth, own_server, sign_in_page
 from pipelines.flow.workspace import alone, check_checkout, check_revision, parse_override, remove_abandoned
 from pipelines.runtime.guard import STOPS, enter_guard
@@ -83,6 +84,7 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
         from pipelines.flow.flow import PipelineError, flush, mark_crashed, pipeline_of
 
         LOGGER.removeHandler(handler)
+        stack.enter_context(terminal_log())
         stack.callback(flush)
         auth = None if elsewhere else own_auth(root)
         with answering(url, auth):
@@ -298,8 +300,7 @@ def _checkout() -> Path:
 
 def _log_to_terminal() -> logging.Handler:
     """What Gantry itself says, to stderr, until Prefect is imported and takes over."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d | %(levelname)-7s | %(message)s", "%H:%M:%S"))
+    handler = TerminalHandler()
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     return handler
