@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gan_core.errors import SettingsError, TrackingError
-from pipelines.registry.ledger import PREFIX, Move, Outcome, in_one_line
+from pipelines.registry.ledger import TAG_PREFIX, Move, Outcome, escape_nonprintable
 from pipelines.registry.verify import Report
 
 
@@ -90,9 +90,9 @@ def ledger(name: str | None, verify: bool, expect: str | None, as_json: bool) ->
     settings = load_settings()
     name = name or settings.register.name
     if verify:
-        _verify(name, registry.check_ledger(name, tracking_uri=settings.track.uri, expected=expect), as_json)
+        _verify(name, registry.verify_ledger(name, tracking_uri=settings.track.uri, expected=expect), as_json)
         return
-    found = registry.history(name, tracking_uri=settings.track.uri)
+    found = registry.load_ledger(name, tracking_uri=settings.track.uri)
     if as_json:
         moves = [{**asdict(move), "outcome": str(found.outcomes[move.id])} for move in found.moves()]
         click.echo(json.dumps(moves, indent=2))
@@ -103,9 +103,9 @@ def ledger(name: str | None, verify: bool, expect: str | None, as_json: bool) ->
         outcome = found.outcomes[move.id]
         notes = "".join([", forced" if move.forced else "", "" if outcome is Outcome.MADE else f", {outcome}"])
         what = f"{move.previous or 'none'} -> {move.version or 'none'}"
-        click.echo(in_one_line(f"{move.at}  {move.kind:8}  {what:14}  {move.by}{notes}: {move.reason}"))
+        click.echo(escape_nonprintable(f"{move.at}  {move.kind:8}  {what:14}  {move.by}{notes}: {move.reason}"))
     for bad in found.unreadable:
-        click.secho(in_one_line(f"The tag {PREFIX}{bad.id} holds no entry: {bad.why}."), err=True)
+        click.secho(escape_nonprintable(f"The tag {TAG_PREFIX}{bad.id} holds no entry: {bad.why}."), err=True)
     click.echo(f"Champion now: {f'version {found.champion}' if found.champion else 'none'}.")
 
 
@@ -115,13 +115,13 @@ def _verify(name: str, report: Report, as_json: bool) -> None:
         click.echo(json.dumps(asdict(report), indent=2))
     else:
         for note in report.notes:
-            click.echo(in_one_line(f"note: {note}."))
+            click.echo(escape_nonprintable(f"note: {note}."))
         for broken in report.breaks:
-            click.echo(in_one_line(f"broken: {broken}."))
+            click.echo(escape_nonprintable(f"broken: {broken}."))
     if report.breaks:
         more = f" ({len(report.breaks) - 1} more)" if len(report.breaks) > 1 else ""
         raise TrackingError(
-            in_one_line(f"The ledger of '{name}' is not as it was written. First: {report.breaks[0]}{more}.")
+            escape_nonprintable(f"The ledger of '{name}' is not as it was written. First: {report.breaks[0]}{more}.")
         )
     if not as_json:
         champion = f"version {report.champion}" if report.champion else "none"
@@ -140,6 +140,6 @@ def _tell(name: str, move: Move | None, as_json: bool) -> None:
     else:
         after = f"version {move.version}" if move.version else "no version"
         before = f"version {move.previous}" if move.previous else "no version"
-        click.echo(in_one_line(f"{name}: champion is now {after}, was {before} ({move.reason})."))
+        click.echo(escape_nonprintable(f"{name}: champion is now {after}, was {before} ({move.reason})."))
         if move.found and move.found != move.reason:
             click.echo(f"Measured: {move.found}.")

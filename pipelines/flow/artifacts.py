@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.files import read_json
-from pipelines.registry.markdown import escape, link_target
+from pipelines.registry.markdown import escape_markdown, link_target
 from pipelines.runtime.redaction import redact_credentials
 
 LOG = logging.getLogger(__name__)
@@ -78,7 +78,10 @@ def _figures(path: Path) -> str:
         figures += [(f"{name}, the source itself", figure["baseline"])] if figure.get("baseline") is not None else []
     rows = [
         # The page takes what it finds in a cell for Markdown.
-        {"figure": escape(name), "value": f"{value:.6g}" if isinstance(value, float) else escape(value)}
+        {
+            "figure": escape_markdown(name),
+            "value": f"{value:.6g}" if isinstance(value, float) else escape_markdown(value),
+        }
         for name, value in figures
     ]
     create_table_artifact(rows, key="figures", description="Measured figures, each with its protocol")
@@ -89,7 +92,7 @@ def _registered(path: Path) -> str:
     from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
     registered = json.loads(redact_credentials(path.read_text(encoding="utf-8")))
-    what = escape(f"{registered.get('name', 'model')} version {registered.get('version', '?')}")
+    what = escape_markdown(f"{registered.get('name', 'model')} version {registered.get('version', '?')}")
     url = link_target(registered.get("run_url"))
     if url:
         create_link_artifact(url, link_text=f"{what}: its MLflow run", key="mlflow-run", description="The MLflow run")

@@ -1,1 +1,1 @@
-"""The model registry: registering a measured generator, promoting it to champion, and undoing that."""
+"""The model registry: register a measured generator, promote it to champion, roll back."""

@@ -1,8 +1,9 @@
-"""Moving the alias ``champion`` on a server: entry first, alias second, safe to kill and to run twice at once.
+"""Move the alias ``champion`` on a server; safe against kills and concurrent moves.
 
-MLflow has no transaction over a tag and an alias. Whoever moves the champion writes the next entry of the chain, reads the
-ledger again, and goes on only if nobody else wrote an entry of the same number: of two at once at most one does. What a
-killed process left is in progress for some seconds, and void after that.
+MLflow has no transaction over a tag and an alias. A process that moves the champion first writes the next entry of the
+chain and reads the ledger again. It moves the alias only if no other process has written an entry with the same number, so
+at most one of two concurrent moves succeeds. An entry left by a killed process counts as in progress for a few seconds and
+as void after that.
 """
 
 import logging
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gan_core.errors import TrackingError
-from pipelines.registry.ledger import Ledger, Move, as_tag, in_one_line, milliseconds, place, read_ledger
+from pipelines.registry.ledger import Ledger, Move, entry_label, escape_nonprintable, read_ledger, to_tag, written_at_ms
 from pipelines.tracking.store import is_refusal
 
 if TYPE_CHECKING:
@@ -20,81 +21,92 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
 
 CHAMPION = "champion"
-PATIENCE = 5.0
-"""Seconds to wait for a move that another process has begun; each of its two calls takes the server milliseconds."""
-_YOUNG_MS = 60_000
-"""Older entries than this are not waited for."""
+PENDING_TIMEOUT = 5.0
+"""Seconds to wait for a move in progress in another process; each of its two calls takes the server milliseconds."""
+_WAIT_FOR_YOUNGER_THAN_MS = 60_000
+"""A pending entry older than this counts as void at once."""
 _ATTEMPTS = 20
 _LOG = logging.getLogger(__name__)
 
 
-def registered_model(client: "MlflowClient", name: str) -> "RegisteredModel":
-    """The registered model ``name``; raises TrackingError when there is none."""
+def get_registered_model(client: "MlflowClient", name: str) -> "RegisteredModel":
+    """The registered model ``name``; raises TrackingError if it does not exist."""
     try:
         return client.get_registered_model(name)
     except Exception as error:
         if not is_refusal(error):
             raise
         raise TrackingError(
-            f"There is no registered model '{name}'. Run the pipeline first, or check register.name in params.yaml."
+            f"There is no registered model '{name}'. Run the pipeline first (gantry run), or check register.name in "
+            "params.yaml."
         ) from None
 
 
 def current_ledger(client: "MlflowClient", name: str) -> Ledger:
-    """The ledger of ``name`` and who is champion, as they are now."""
-    model = registered_model(client, name)
+    """The current ledger of ``name``, read from the server."""
+    model = get_registered_model(client, name)
     champion = model.aliases.get(CHAMPION)
     return read_ledger(model.tags, str(champion) if champion else None)
 
 
 def move_champion(client: "MlflowClient", name: str, decide: Callable[[Ledger], Move | None]) -> Move | None:
-    """Write the move that ``decide`` makes of the ledger, and make it; None where it makes none.
+    """Move the champion as ``decide`` chooses.
 
-    Called again with a new ledger where somebody else moved the champion in the meantime.
+    Args:
+        client: client of the tracking server.
+        name: registered model.
+        decide: given the current ledger, returns the move to make, or None to leave the champion. Called again with the
+            new ledger if another process moves the champion at the same time.
+
+    Returns:
+        The move, or None if ``decide`` chose none.
 
     Raises:
-        TrackingError: others moved the champion again and again, or took this move for one of a killed process.
+        TrackingError: other processes kept moving the champion, or one treated this move as interrupted.
     """
     for attempt in range(_ATTEMPTS):
-        ledger = _settled(client, name)
+        ledger = _wait_for_pending(client, name)
         move = decide(ledger)
         if move is None:
             return None
-        tag, value = as_tag(move)
+        tag, value = to_tag(move)
         client.set_registered_model_tag(name, tag, value)
-        if not current_ledger(client, name).rivals(move):
+        if not current_ledger(client, name).competing_moves(move):
             _set_alias(client, name, move.version)
             _confirm(client, name, move)
             return move
-        _LOG.info("Somebody else moves the champion of '%s' at this moment; trying again.", name)
+        _LOG.info("Another process is moving the champion of '%s'; retrying.", name)
         _withdraw(client, name, move)
         time.sleep(random.uniform(0.05, 0.3) * (attempt + 1))
     raise TrackingError(
-        f"The champion of '{name}' was moved by others {_ATTEMPTS} times while this tried to. See gantry ledger, and try again."
+        f"Could not move the champion of '{name}': other processes moved it during each of {_ATTEMPTS} attempts. See gantry "
+        "ledger, and try again."
     )
 
 
-def _settled(client: "MlflowClient", name: str) -> Ledger:
-    """The ledger, after a move that another process is about was made or given up."""
-    deadline, told = time.monotonic() + PATIENCE, False
+def _wait_for_pending(client: "MlflowClient", name: str) -> Ledger:
+    """The ledger, once no other process has a move in progress or the move in progress counts as void."""
+    deadline, logged = time.monotonic() + PENDING_TIMEOUT, False
     while True:
         ledger = current_ledger(client, name)
         begun = ledger.pending
         if begun is None:
             return ledger
-        what = f"{place(begun)}: {begun.kind} {begun.previous or 'none'} -> {begun.version or 'none'}, by {begun.by}"
-        if time.monotonic() >= deadline or time.time() * 1000 - milliseconds(begun.id) > _YOUNG_MS:
-            _LOG.warning("%s was cut short; it is void now.", in_one_line(what))
+        what = (
+            f"{entry_label(begun)}: {begun.kind} {begun.previous or 'none'} -> {begun.version or 'none'}, by {begun.by}"
+        )
+        if time.monotonic() >= deadline or time.time() * 1000 - written_at_ms(begun.id) > _WAIT_FOR_YOUNGER_THAN_MS:
+            _LOG.warning("%s was interrupted; it is void now.", escape_nonprintable(what))
             return ledger
-        if not told:
-            _LOG.warning("Waiting up to %g s for a move in progress: %s.", PATIENCE, in_one_line(what))
-            told = True
+        if not logged:
+            _LOG.warning("Waiting up to %g s for a move in progress: %s.", PENDING_TIMEOUT, escape_nonprintable(what))
+            logged = True
         time.sleep(0.1)
 
 
 def _withdraw(client: "MlflowClient", name: str, move: Move) -> None:
-    """Take back an entry that nobody has carried out, unless another entry relies on it already."""
-    tag, value = as_tag(move)
+    """Delete the entry of a move that was not carried out, unless another entry already follows it."""
+    tag, value = to_tag(move)
     client.delete_registered_model_tag(name, tag)
     digest = next(entry.digest for entry in read_ledger({tag: value}, None).entries)
     if any(entry.move.after == digest for entry in current_ledger(client, name).entries):
@@ -102,10 +114,10 @@ def _withdraw(client: "MlflowClient", name: str, move: Move) -> None:
 
 
 def _confirm(client: "MlflowClient", name: str, move: Move) -> None:
-    """Look whether the move was taken for one of a killed process while it was made, and undo it then.
+    """Undo ``move`` if another process declared it void before the alias moved.
 
     Raises:
-        TrackingError: it was; the champion is the one that the ledger names.
+        TrackingError: the move was void; the champion is the one that the ledger names.
     """
     ledger = current_ledger(client, name)
     voided_by = next((entry.move for entry in ledger.entries if move.id in entry.move.voids), None)
@@ -115,8 +127,9 @@ def _confirm(client: "MlflowClient", name: str, move: Move) -> None:
     if ledger.champion == move.version != champion:
         _set_alias(client, name, champion)
     raise TrackingError(
-        f"Moving the champion of '{name}' took so long that {voided_by.by} took it for cut short ({place(voided_by)}). The "
-        f"champion is {f'version {champion}' if champion else 'no version'}. See gantry ledger, and try again."
+        f"Moving the champion of '{name}' took so long that another process, run by {voided_by.by}, treated it as interrupted "
+        f"({entry_label(voided_by)}). The champion is {f'version {champion}' if champion else 'no version'}. See gantry "
+        "ledger, and try again."
     )
 
 

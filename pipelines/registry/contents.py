@@ -1,4 +1,4 @@
-"""The files of a registered version: fetched, and compared with what was registered before anything is made of them."""
+"""Files of a registered version: download them, and check them against the registration before use."""
 
 import json
 import logging
@@ -21,44 +21,44 @@ if TYPE_CHECKING:
 MANIFEST_TAG = "gantry.manifest"
 """Tag of a version: SHA-256 of its manifest."""
 METRICS = "metrics.json"
-"""File of a version: the figure that versions are compared by (``fid``) and everything that was measured (``figures``)."""
+"""File of a version: the figure that versions are compared by (``fid``), and all measured figures (``figures``)."""
 FIGURE, VALUE, LOW, HIGH = "gantry.figure", "gantry.value", "gantry.low", "gantry.high"
 PROTOCOL, PROTOCOL_DIGEST = "gantry.protocol", "gantry.protocol_digest"
-"""Tags of a version that show its figure; LOW and HIGH, the ends of its 95 % interval, may be missing."""
+"""Tags of a version that show its figure. LOW and HIGH, the ends of its 95 % interval, are optional."""
 _LARGEST_METRICS = 1 << 26
 _LOG = logging.getLogger(__name__)
 
 
 @contextmanager
 def version_files(version: "ModelVersion", tracking_uri: str) -> Iterator[Path]:
-    """The folder of a version's files for the length of the block, compared with its manifest.
+    """Context manager that gives the folder of a version's files, checked against the manifest.
 
-    A version of an edition that wrote no manifest is taken as it is, and that is logged.
+    A version without a manifest, from an older version of Gantry, is accepted with a warning.
 
     Raises:
-        CheckpointError: a file is not what was registered; names it.
+        CheckpointError: a file does not match the registration; names the file.
         TrackingError: the files are gone.
     """
     with TemporaryDirectory(prefix="gantry-version-") as temporary:
-        folder = fetch(version, tracking_uri, Path(temporary))
+        folder = download_files(version, tracking_uri, Path(temporary))
         digest = version.tags.get(MANIFEST_TAG)
         if digest or (folder / MANIFEST).is_file():
             check_manifest(folder, digest)
         else:
             _LOG.warning(
-                "%s version %s keeps no sums of its files (an earlier edition registered it), so nothing shows whether they "
-                "were changed.",
+                "%s version %s has no checksums of its files (an older version of Gantry registered it), so changes to them "
+                "cannot be detected.",
                 version.name,
                 version.version,
             )
         yield folder
 
 
-def fetch(version: "ModelVersion", tracking_uri: str, place: Path) -> Path:
-    """Download a version's files to ``place`` where they are not local; returns the folder where they lie.
+def download_files(version: "ModelVersion", tracking_uri: str, place: Path) -> Path:
+    """Download a version's files to ``place``, unless they are local; returns their folder.
 
     Raises:
-        TrackingError: they are gone.
+        TrackingError: the files are gone.
     """
     import mlflow
 
@@ -72,62 +72,64 @@ def fetch(version: "ModelVersion", tracking_uri: str, place: Path) -> Path:
     except FileNotFoundError as error:
         raise TrackingError(f"{gone}: {error}.") from error
     if not found.is_dir():
-        raise TrackingError(f"{gone}: {version.source} is no folder.")
+        raise TrackingError(f"{gone}: {version.source} is not a folder.")
     return found
 
 
-def generator_below(folder: Path, version: "ModelVersion") -> Path:
-    """The exported generator among a version's files; raises TrackingError where there is none."""
+def find_generator(folder: Path, version: "ModelVersion") -> Path:
+    """The folder of the exported generator in a version's files; raises TrackingError if there is none."""
     found = sorted(folder.rglob(DESCRIPTION))
     if not found:
-        raise TrackingError(f"Version {version.version} of '{version.name}' holds no generator; was it made by Gantry?")
+        raise TrackingError(
+            f"Version {version.version} of '{version.name}' contains no generator. Choose a version that gantry run registered."
+        )
     return found[0].parent
 
 
 def read_figure(folder: Path, version: "ModelVersion") -> tuple[Figure, str]:
-    """The figure that a version is compared by, from the ``metrics.json`` among its files, and the SHA-256 of that file.
+    """The figure that a version is compared by, from its ``metrics.json``, and the SHA-256 of that file.
 
-    Tags are not asked: whoever may comment on a version may write them.
+    Tags are ignored, because anyone who can comment on a version can write them.
 
     Raises:
-        TrackingError: there is no such file, it is damaged, it has no finite figure with its protocol, or the figure was
-            measured of another generator.
+        TrackingError: the file is missing or damaged, it has no finite figure with a protocol, or its figure was measured
+            on another generator.
     """
     path, what = folder / METRICS, f"Version {version.version} of '{version.name}'"
     if not path.is_file():
         raise TrackingError(
-            f"{what} has no {METRICS} among its files, so it carries no measured figure that can be checked: an earlier "
-            "edition of Gantry registered it, or none did."
+            f"{what} has no {METRICS}, so it has no figure that can be checked: it was registered by an older version of "
+            "Gantry, or not by Gantry."
         )
     try:
         if path.stat().st_size > _LARGEST_METRICS:
-            raise ValueError("it is too large")
+            raise ValueError(f"it is larger than {_LARGEST_METRICS >> 20} MiB")
         values = read_json(path)["fid"]
         known = {name: value for name, value in values.items() if name not in ("protocol_digest", "stamp")}
         figure = build(Figure, known, where="fid")
     except SettingsError as error:
         raise TrackingError(
-            f"{METRICS} of version {version.version} of '{version.name}' holds no figure that this edition of Gantry can "
-            f"read: {error} Register the generator anew."
+            f"{METRICS} of version {version.version} of '{version.name}' has no figure that this version of Gantry can "
+            f"read: {error} Register the generator again."
         ) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise TrackingError(
-            f"{METRICS} of version {version.version} of '{version.name}' is damaged ({error}). Register the generator anew."
+            f"{METRICS} of version {version.version} of '{version.name}' is damaged ({error}). Register the generator again."
         ) from error
     try:
-        made_by = generator_digest(generator_below(folder, version))
+        made_by = generator_digest(find_generator(folder, version))
     except CheckpointError as error:
         raise TrackingError(f"{what}: {error}") from error
     if figure.generator_digest != made_by:
         raise TrackingError(
-            f"{what}: {METRICS} has the figure of another generator ({figure.generator_digest[:12]}) than the one among its "
-            f"files ({made_by[:12]}). Evaluate and register it again."
+            f"{what}: the figure in {METRICS} was measured on another generator ({figure.generator_digest[:12]}) than the one "
+            f"in its files ({made_by[:12]}). Evaluate and register the generator again."
         )
     return figure, sha256_file(path)
 
 
-def contradiction(version: "ModelVersion", figure: Figure) -> str:
-    """What the tags of a version say otherwise than its figure, for people who read tags; empty where they agree."""
+def find_tag_mismatch(version: "ModelVersion", figure: Figure) -> str:
+    """The first tag of a version that contradicts its figure, as text for people; empty if all agree."""
     for tag, value in figure_tags(figure).items():
         said = version.tags.get(tag)
         if said is not None and said != value:
@@ -136,7 +138,7 @@ def contradiction(version: "ModelVersion", figure: Figure) -> str:
 
 
 def figure_tags(figure: Figure) -> dict[str, str]:
-    """Tags that show a figure on MLflow's pages, where versions are sorted and searched by them."""
+    """Tags that show a figure in the MLflow UI, where versions can be sorted and searched by them."""
     tags = {
         FIGURE: figure.name,
         VALUE: repr(float(figure.value)),

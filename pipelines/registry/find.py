@@ -1,4 +1,4 @@
-"""Where the generator is that a person names: in the registry, behind a run, or in a folder."""
+"""Find a generator by name: a folder, a registered model, a version, an alias, or a run."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from gan_core.checkpoint import STATE, list_checkpoints
 from gan_core.errors import TrackingError
 from gan_core.inference.generator import DESCRIPTION
 from pipelines.registry.champion import CHAMPION
-from pipelines.registry.contents import generator_below, version_files
+from pipelines.registry.contents import find_generator, version_files
 from pipelines.registry.register import CHALLENGER
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
 
 @contextmanager
 def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
-    """The folder of an exported generator, for the length of the block.
+    """Context manager that gives the folder of an exported generator.
 
     Args:
-        model: a folder that holds one (itself, or below it as ``generator``), or checkpoints; a registered model, as
-            ``NAME`` (its champion, else its challenger, else its newest version), ``NAME/VERSION`` or ``NAME@ALIAS``; or
-            the id of the MLflow run that a version was registered from.
-        tracking_uri: MLflow server or database; None where none is known, and a folder is all that can be meant.
+        model: a folder with an exported generator (directly, or in its subfolder ``generator``) or with checkpoints; a
+            registered model, as ``NAME`` (its champion, else its challenger, else its newest version), ``NAME/VERSION`` or
+            ``NAME@ALIAS``; or the id of the MLflow run that a version was registered from.
+        tracking_uri: MLflow server or database; None to accept only folders.
 
     Raises:
-        TrackingError: there is no such generator; says what was looked for and where.
-        CheckpointError: a file of the registered version is not what was registered.
+        TrackingError: there is no such generator; says what was searched for, and where.
+        CheckpointError: a file of the registered version does not match the registration.
     """
     if not model.strip():
-        raise TrackingError("The name of the model is empty; is a variable not set that it was to come from?")
+        raise TrackingError(
+            "The name of the model is empty. If it comes from a shell variable, check that the variable is set."
+        )
     place = Path(model)
     if (place / "dvc.yaml").is_file():
         raise TrackingError(
-            f"{model} is a checkout, and no generator. Name {place / 'outputs/train/generator'}, or a registered model."
+            f"{model} is a checkout, not a generator. Name {place / 'outputs/train/generator'}, or a registered model."
         )
     for folder in (place, place / "generator"):
         if (folder / DESCRIPTION).is_file():
@@ -49,19 +51,20 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
     if place.is_dir():
         if not list_checkpoints(place) and not (place / STATE).is_file():
             raise TrackingError(
-                f"{model} holds no exported generator ({DESCRIPTION}), no folder 'generator' with one, and no checkpoint."
+                f"{model} has no exported generator ({DESCRIPTION}, directly or in a subfolder 'generator') and no "
+                "checkpoint. Name another folder, or a registered model."
             )
         yield place
         return
     named = Path(model.removeprefix("models:/"))
     if len(named.parts) > 2 or named.is_absolute() or model.startswith("."):  # NAME/VERSION has two parts
         raise TrackingError(
-            f"There is no folder '{model}'. Train first, or name a registered model: NAME, NAME/VERSION, NAME@ALIAS or a "
-            "run's id."
+            f"There is no folder '{model}'. Train first (gantry run), or name a registered model: NAME, NAME/VERSION, "
+            "NAME@ALIAS or the id of its run."
         )
     if tracking_uri is None:
         raise TrackingError(
-            f"There is no folder '{model}', and nothing says where registered models are: run this in the checkout, or set "
+            f"There is no folder '{model}', and the address of the registry is unknown. Run this in the checkout, or set "
             "GANTRY_TRACKING_URI."
         )
     with ExitStack() as open_files:
@@ -70,15 +73,15 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
             version = _version(client, model.removeprefix("models:/"))
             if version is None:
                 raise TrackingError(
-                    f"There is no generator '{model}': no folder of that name, and at {redact_credentials(tracking_uri)} no "
-                    "registered model, version, alias or run. Write NAME, NAME/VERSION, NAME@ALIAS, a run's id or a folder."
+                    f"There is no generator '{model}': neither a folder nor, at {redact_credentials(tracking_uri)}, a "
+                    "registered model or run. Give NAME, NAME/VERSION, NAME@ALIAS, the id of a run, or a folder."
                 )
             files = open_files.enter_context(version_files(version, tracking_uri))
-        yield generator_below(files, version)
+        yield find_generator(files, version)
 
 
 def is_registered(name: str, version: str, *, tracking_uri: str) -> bool:
-    """Whether the registry at ``tracking_uri`` has this version; raises TrackingError when it cannot be reached."""
+    """Whether the registry at ``tracking_uri`` has this version; raises TrackingError if it cannot be reached."""
     from mlflow.exceptions import MlflowException
 
     with reaching(tracking_uri):
@@ -98,8 +101,8 @@ def _version(client: "MlflowClient", model: str) -> "ModelVersion | None":
     if re.fullmatch(r"[0-9a-f]{32}", model):
         return _of_run(client, model)
     if model.endswith("@"):
-        raise TrackingError(f"'{model}' names no alias: write NAME@ALIAS, or '{name}' alone.")
-    # MLflow's filters know no escape: a name may hold one kind of quote, and none of Gantry's holds any.
+        raise TrackingError(f"'{model}' names no alias. Give NAME@ALIAS, or '{name}' alone.")
+    # MLflow's filters have no escape sequence, so a name with both kinds of quotes cannot be searched for.
     if model.endswith("/") or ("'" in name and '"' in name):
         return None
     quoted = f'"{name}"' if "'" in name else f"'{name}'"
@@ -120,10 +123,10 @@ def _version(client: "MlflowClient", model: str) -> "ModelVersion | None":
 
 
 def _of_run(client: "MlflowClient", run: str) -> "ModelVersion | None":
-    """The version that was registered from ``run`` or, when it is a stage's, from the pipeline's run above.
+    """The version that was registered from ``run`` or from one of its parents; None if there is none.
 
     Raises:
-        TrackingError: it is a trial's: its generator is none that was registered.
+        TrackingError: ``run`` is the run of a trial, whose generator is never registered.
     """
     from mlflow.exceptions import MlflowException
 
@@ -137,8 +140,8 @@ def _of_run(client: "MlflowClient", run: str) -> "ModelVersion | None":
             return None
         if tags.get(STAGE_TAG) == TRIAL:
             raise TrackingError(
-                f"{run} is the run of a trial, whose generator is not kept. Name the run of the pipeline or of its train "
-                "stage, or a registered model."
+                f"{run} is the run of a trial; generators of trials are not kept. Name the run of the pipeline or of its "
+                "train stage, or a registered model."
             )
         run = tags.get("mlflow.parentRunId", "")
     return None

@@ -1,4 +1,4 @@
-"""Whether a version may become champion: a lower figure than the champion's, by the same protocol."""
+"""The promotion gate: a version may become champion if its figure is lower than the champion's by the same protocol."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,73 +13,73 @@ if TYPE_CHECKING:
 
 
 class IncomparableError(TrackingError):
-    """The figures of challenger and champion do not compare."""
+    """The figures of challenger and champion cannot be compared."""
 
     def __init__(self, message: str, version: str) -> None:
         super().__init__(message)
         self.version = version
-        """Number of the version that a measurement would help."""
+        """Number of the version that must be measured again to make the figures comparable."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Why a version may become champion."""
+class Comparison:
+    """Comparison of a version that passed the gate with the champion."""
 
     found: str
-    """Both figures and whether they differ by more than noise; empty where there was nothing to compare with."""
+    """Both figures, and whether the difference exceeds the noise; empty if nothing was compared."""
     within_noise: bool | None
-    """Whether the 95 % intervals of both overlap; None where they were not compared, or one has none."""
+    """Whether the 95 % intervals of both figures overlap; None if they were not compared or one has no interval."""
     metrics: str
-    """SHA-256 of the version's ``metrics.json``; empty where it has none."""
+    """SHA-256 of the version's ``metrics.json``; empty if it has none."""
 
 
-def judge(
+def check_promotion(
     name: str,
     challenger: "ModelVersion",
     champion: "ModelVersion | None",
     *,
     tracking_uri: str,
     force: bool,
-    anew: Mapping[str, Figure],
-) -> Verdict:
-    """Look at the files of both versions.
+    remeasured: Mapping[str, Figure],
+) -> Comparison:
+    """Check that ``challenger`` may become champion, from the files of both versions.
 
     Args:
         name: registered model.
-        challenger: the version that is to become champion.
-        champion: the present one, or None.
+        challenger: the version to promote.
+        champion: the current champion, or None.
         tracking_uri: MLflow server or database.
-        force: whether to compare nothing. Files that are not what was registered are refused all the same.
-        anew: figures of versions that were measured here and now, by number; they count in place of the versions' own.
+        force: skip the comparison. The challenger's files must match the registration even so.
+        remeasured: figures measured again on the current data, by version number; they replace the versions' own figures.
 
     Raises:
-        IncomparableError: another protocol, or a version without a figure that can be checked.
-        TrackingError: the figure is not lower, or it is damaged.
-        CheckpointError: a file of the challenger is not what was registered.
+        IncomparableError: the protocols differ, or a version has no valid figure.
+        TrackingError: the challenger's figure is not lower.
+        CheckpointError: a file of the challenger does not match the registration.
     """
     new, metrics, missing = _figure(challenger, tracking_uri)
-    new = anew.get(str(challenger.version), new)
+    new = remeasured.get(str(challenger.version), new)
     if force or champion is None:
         if not force and new is None:
             raise _incomparable(name, challenger, challenger, missing)
-        return Verdict(found="", within_noise=None, metrics=metrics)
+        return Comparison(found="", within_noise=None, metrics=metrics)
     if new is None:
         raise _incomparable(name, challenger, challenger, missing)
-    old = anew.get(str(champion.version))
-    how = ", the champion measured anew" if old else ""
+    old = remeasured.get(str(champion.version))
+    how = ", the champion measured again" if old else ""
     if old is None:
         try:
             old, _, missing = _figure(champion, tracking_uri)
-        except (CheckpointError, TrackingError) as error:  # the champion's files do not keep another one from its place
+        except (CheckpointError, TrackingError) as error:  # a damaged champion must not block its replacement
             raise _incomparable(name, challenger, champion, str(error)) from error
         if old is None:
             raise _incomparable(name, challenger, champion, missing)
     found, within_noise = _compare(name, challenger, champion, new, old, how)
-    return Verdict(found=found, within_noise=within_noise, metrics=metrics)
+    return Comparison(found=found, within_noise=within_noise, metrics=metrics)
 
 
 def _figure(version: "ModelVersion", tracking_uri: str) -> tuple[Figure | None, str, str]:
-    """A version's figure and the digest of its ``metrics.json``; None and why where it has none that can be trusted."""
+    """A version's figure, the digest of its ``metrics.json``, and an empty text; without a valid figure None, "", why."""
     with version_files(version, tracking_uri) as folder:
         try:
             figure, digest = read_figure(folder, version)
@@ -91,8 +91,8 @@ def _figure(version: "ModelVersion", tracking_uri: str) -> tuple[Figure | None, 
 def _incomparable(name: str, challenger: "ModelVersion", which: "ModelVersion", missing: str) -> IncomparableError:
     promote = f"gantry promote {name} --version {challenger.version}"
     return IncomparableError(
-        f"{missing} Measure it on the data of this checkout: {promote} --measure. Or: {promote} --force --reason "
-        '"why".',
+        f"{missing} Measure it on the data of this checkout: {promote} --measure. Or promote without a comparison: "
+        f'{promote} --force --reason "why".',
         str(which.version),
     )
 
@@ -100,32 +100,33 @@ def _incomparable(name: str, challenger: "ModelVersion", which: "ModelVersion", 
 def _compare(
     name: str, challenger: "ModelVersion", champion: "ModelVersion", new: Figure, old: Figure, how: str
 ) -> tuple[str, bool | None]:
-    """Both figures in words and whether they are within the noise of each other, None where that is not known."""
+    """Both figures in words, and whether their 95 % intervals overlap (None if one has no interval)."""
     promote = f"gantry promote {name} --version {challenger.version}"
-    remedy = f"Measure the champion as the challenger was, on the data of this checkout: {promote} --measure"
+    remedy = f"Measure the champion again, on the data and settings of this checkout: {promote} --measure"
     if how:
         remedy = (
-            "What is measured here (data/prepared, evaluate in params.yaml) is not what the challenger was measured by"
+            "The data or settings of this checkout (data/prepared, evaluate in params.yaml) are not those that the "
+            "challenger was measured with"
         )
     gap = [f"figure: {new.name} against {old.name}"] if new.name != old.name else []
     gap += new.protocol.differences(old.protocol)
     if gap:
         raise IncomparableError(
             f"Version {challenger.version} of '{name}' cannot be compared with the champion, version {champion.version}: "
-            f"they were measured by different protocols ({'; '.join(gap)}). {remedy}. Or: {promote} --force "
-            '--reason "why".',
+            f"they were measured by different protocols ({'; '.join(gap)}). {remedy}. Or promote without a comparison: "
+            f'{promote} --force --reason "why".',
             str(champion.version),
         )
     if not new.value < old.value:
         raise TrackingError(
             f"Version {challenger.version} of '{name}' is not better than the champion, version {champion.version}: "
-            f"{new.name} {new.value:.4f} against {old.value:.4f} (lower is better). To promote it all the same: {promote} "
+            f"{new.name} {new.value:.4f} against {old.value:.4f} (lower is better). To promote it anyway: {promote} "
             '--force --reason "why".'
         )
     found = f"{new.name} {new.value:.4f} against {old.value:.4f} by the same protocol{how}"
     if new.low is None or new.high is None or old.low is None or old.high is None:
         return found, None
     if new.high < old.low:
-        return f"{found}, lower by more than noise", False
+        return f"{found}, lower by more than the noise", False
     ends = " and ".join(f"{low:.4f} to {high:.4f}" for low, high in ((new.low, new.high), (old.low, old.high)))
     return f"{found}; lower, but within the noise: the 95 % intervals {ends} overlap", True

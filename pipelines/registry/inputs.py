@@ -1,4 +1,4 @@
-"""What the register stage is given by the stages before it, checked before anything is made of it."""
+"""Inputs of the register stage: read the outputs of earlier stages and check them before use."""
 
 import csv
 import math
@@ -11,14 +11,14 @@ from gan_core.files import read_json
 from gan_core.metrics.protocol import Figure
 
 CURVES = ("curves.csv", "fid.csv")
-"""Tables of numbers by step that the train stage leaves beside the generator."""
+"""Tables of numbers by step that the train stage writes beside the generator."""
 
 
 def read_measured(path: Path) -> dict[str, Any]:
-    """What the evaluate stage measured: ``fid``, the figure to register, and all ``figures``.
+    """Read the output of the evaluate stage: ``fid``, the figure to register, and ``figures``, all of them.
 
     Raises:
-        StageError: the file is missing or damaged, or an entry in it is no figure; names the entry and the remedy.
+        StageError: the file is missing or damaged, or an entry in it is not a valid figure; names the entry.
     """
     remedy = "Remove the file and evaluate again: gantry run"
     try:
@@ -28,13 +28,13 @@ def read_measured(path: Path) -> dict[str, Any]:
     except DamagedFileError as error:
         raise StageError(f"{path} is damaged: {error.reason}. {remedy}.") from error
     if not isinstance(measured, dict) or not isinstance(measured.get("fid"), dict):
-        raise StageError(f"{path} holds no figure to register. {remedy}.")
+        raise StageError(f"{path} has no figure to register. {remedy}.")
     figures = measured.get("figures", [])
     if not isinstance(figures, list):
-        raise StageError(f"{path}: figures is no list. {remedy}.")
+        raise StageError(f"{path}: figures is not a list. {remedy}.")
     for place, figure in [("fid", measured["fid"]), *((f"figures[{n}]", figure) for n, figure in enumerate(figures))]:
         if not isinstance(figure, dict):
-            raise StageError(f"{path}: {place} is no figure. {remedy}.")
+            raise StageError(f"{path}: {place} is not a figure. {remedy}.")
         known = {name: value for name, value in figure.items() if name not in ("protocol_digest", "stamp")}
         try:
             build(Figure, known, where=place)
@@ -44,48 +44,48 @@ def read_measured(path: Path) -> dict[str, Any]:
 
 
 def check_curves(folder: Path) -> None:
-    """Refuse tables of training in ``folder`` that are no tables of numbers by ascending step. One that is not there passes.
+    """Check that the training curves in ``folder`` are tables of numbers with ascending steps. Missing files are accepted.
 
     Raises:
-        StageError: names the file, the line, what is wrong and the remedy.
+        StageError: a table is not valid; names the file and the line.
     """
     for name in CURVES:
         path = folder / name
         if path.is_file() and (fault := _fault(path)):
             line, what = fault
             raise StageError(
-                f"{path}, line {line}: {what}. It is not what training wrote, so nothing is registered. Remove the file; "
-                "gantry run puts it in its place again."
+                f"{path}, line {line}: {what}. The file was changed after training, so nothing is registered. Remove it; "
+                "gantry run restores it."
             )
 
 
 def _fault(path: Path) -> tuple[int, str] | None:
-    """The first line of a table that is wrong, and why."""
+    """Line number and description of the first fault in a table; None if it is valid."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return _fault_in(csv.reader(file, strict=True))
     except UnicodeDecodeError as error:
         with path.open("rb") as raw:
-            return raw.read(error.start).count(b"\n") + 1, "it is not UTF-8"
+            return raw.read(error.start).count(b"\n") + 1, "the text is not UTF-8"
 
 
 def _fault_in(rows: Any) -> tuple[int, str] | None:
     try:
         header: list[str] = next(rows, [])
         if "step" not in header or len(set(header)) != len(header):
-            return 1, f"its header has no column 'step', or one twice: {','.join(header)[:60]!r}"
+            return 1, f"the header has no column 'step', or a duplicate column: {','.join(header)[:60]!r}"
         step, last = header.index("step"), -math.inf
         for row in rows:
             if len(row) != len(header):
                 return rows.line_num, f"{len(row)} values where the header has {len(header)}"
             for name, text in zip(header, row, strict=True):
                 if not _is_number(text) and (text or name == "step"):
-                    return rows.line_num, f"{name} is {text[:40]!r}, which is no number"
+                    return rows.line_num, f"{name} is {text[:40]!r}, which is not a number"
             if not last < float(row[step]):
                 return rows.line_num, f"step {row[step]} comes after step {last:.0f}"
             last = float(row[step])
     except csv.Error as error:
-        return rows.line_num, f"it is no CSV ({error})"
+        return rows.line_num, f"the text is not CSV ({error})"
     return None
 
 

@@ -1,11 +1,12 @@
-"""The ledger: every move of the champion, kept in the registry itself as tags of the registered model.
+"""The ledger: the history of the champion, stored in the registry as tags of the registered model.
 
-The registry is the truth about who is champion, so it keeps the history too: it is seen in the MLflow UI and shared by
-everyone who uses the registry. An entry is one tag with a name of its own. Entries form a hash chain: each holds its number
-and the digest of the entry before it, the first the digest of all entries that an edition without a chain has left. An
-entry is written before the alias is moved; the next entry says which ones before it were never carried out.
+The registry is the source of truth for the champion, so it also keeps the history: everyone who uses the registry shares
+it, and the MLflow UI shows it. Each entry is one tag. Entries form a hash chain: each holds its number and the digest of
+the previous entry; the first holds the digest of all entries written by versions of Gantry that kept no chain. An entry is
+written before the alias moves. The next entry lists the earlier entries that were never carried out.
 
-Nothing here talks to a server: :mod:`pipelines.registry.champion` reads and writes, :mod:`pipelines.registry.verify` checks.
+This module does not access a server: :mod:`pipelines.registry.champion` reads and writes,
+:mod:`pipelines.registry.verify` checks.
 """
 
 import itertools
@@ -23,13 +24,13 @@ from gan_core.errors import SettingsError, TrackingError
 from gan_core.files import sha256_json
 from pipelines.runtime.account import user_name
 
-PREFIX = "gantry.ledger."
-LONGEST_REASON = 1000
-"""Characters; a registry's database may keep 5000 of a whole entry."""
+TAG_PREFIX = "gantry.ledger."
+MAX_REASON_LENGTH = 1000
+"""In characters. A registry's database may limit a whole entry to 5000."""
 _DIGEST = "digest"
 _CLOCK_DIGITS = 13
-CLOCKS_DIFFER_MS = 86_400_000
-"""An entry that is dated later than this from now is no matter of clocks that differ."""
+MAX_CLOCK_SKEW_MS = 86_400_000
+"""An entry dated further than this in the future is not explained by clock skew between machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +39,11 @@ class Move:
 
     kind: Literal["promote", "rollback"]
     version: str | None
-    """The champion afterwards; None when there is none."""
+    """The champion after the move; None for no champion."""
     previous: str | None
-    """The champion before."""
+    """The champion before the move; None for no champion."""
     at: str
-    """UTC time, ISO 8601. Never before that of the entry that it follows."""
+    """UTC time, ISO 8601. Never earlier than the time of the previous entry."""
     by: str
     """User name."""
     reason: str
@@ -50,53 +51,53 @@ class Move:
     undoes: str | None = None
     """For a rollback, the id of the entry that it undoes."""
     found: str = ""
-    """For a promotion that passed the gate, both figures and whether they differ by more than noise."""
+    """For a promotion that passed the gate: both figures, and whether the difference exceeds the noise."""
     within_noise: bool | None = None
-    """Whether the 95 % intervals of both figures overlap; None where they were not compared, or one has none."""
+    """Whether the 95 % intervals of both figures overlap; None if they were not compared or one has no interval."""
     id: str = ""
     number: int = 0
-    """Place in the chain, from 1 on; 0 for an entry of an edition that kept no chain."""
+    """Position in the chain, from 1; 0 for an entry written by a version of Gantry that kept no chain."""
     after: str = ""
-    """Digest of the entry before it in the chain; for the first, of all entries without a chain."""
+    """Digest of the previous entry in the chain; for the first entry, digest of all legacy entries."""
     voids: tuple[str, ...] = ()
-    """Ids of the entries before it that were found not to be carried out."""
+    """Ids of earlier entries that were never carried out."""
     metrics: str = ""
-    """SHA-256 of the ``metrics.json`` of ``version``; empty where it has none, or there is no version."""
+    """SHA-256 of the ``metrics.json`` of ``version``; empty if it has no such file, or ``version`` is None."""
 
     def __post_init__(self) -> None:
         check(self.number >= 0, f"number: must be 0 or more, got {self.number}.")
 
 
 class Outcome(StrEnum):
-    """What became of an entry."""
+    """Status of an entry."""
 
     MADE = "made"
-    CUT_SHORT = "cut short"
-    """It was not carried out, and a later entry says so."""
-    UNDONE = "cut short, or undone by hand"
-    """The next entry found another champion than this one names."""
-    PENDING = "in progress or cut short"
-    """The last entry, and the champion is still the one before."""
-    MOVED = "the champion was moved since, and not by gantry promote"
-    """The last entry, and the champion is neither the one it names nor the one before."""
+    INTERRUPTED = "interrupted"
+    """Not carried out; a later entry records this."""
+    UNDONE = "interrupted, or undone outside gantry"
+    """The next entry started from a different champion."""
+    PENDING = "in progress or interrupted"
+    """The last entry; the alias still names the previous champion."""
+    MOVED = "the champion was moved later, outside gantry"
+    """The last entry; the alias names neither its champion nor the previous one."""
     OUTSIDE = "outside the chain"
-    """Written by an earlier edition or by hand when there was a chain already; nothing relies on it."""
+    """Written without a number although a chain existed, by an older version of Gantry or by hand. Ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A move as it is stored."""
+    """A move as stored in the registry."""
 
     move: Move
     digest: str
     """SHA-256 of the stored content."""
     intact: bool
-    """Whether the stored content matches the digest stored with it. True without a chain: there is nothing to compare."""
+    """Whether the content matches the digest stored with it. Always True for a legacy entry, which has no digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """A tag that is named like an entry and holds none."""
+class UnreadableEntry:
+    """A tag with the name of an entry but without a valid entry in it."""
 
     id: str
     why: str
@@ -104,20 +105,20 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """The entries of one registered model and its present champion."""
+    """The entries of one registered model and its current champion."""
 
     entries: tuple[Entry, ...]
-    """All that can be read, by id: the time at which they were written."""
-    unreadable: tuple[Unreadable, ...]
+    """All valid entries, sorted by id, which begins with the time of writing."""
+    unreadable: tuple[UnreadableEntry, ...]
     champion: str | None
-    """The version that the alias names now; None where there is no champion."""
+    """The version that the alias names now; None for no champion."""
 
     @cached_property
     def chain(self) -> list[Entry]:
-        """The entries of the chain by number, one each.
+        """The entries of the chain, one per number, in ascending order.
 
-        Of two processes that write at once, one may be killed before it withdraws, and leaves a second entry of one number:
-        the one that the next entry follows is in the chain. Of two last ones it is the one that was carried out.
+        When two processes write at once and one is killed before it withdraws, two entries share a number. The chain holds
+        the one that the next entry follows; at the end of the chain, the one whose version is champion.
         """
         numbered: dict[int, list[Entry]] = {}
         for entry in self.entries:
@@ -134,38 +135,38 @@ class Ledger:
         return line[::-1]
 
     @cached_property
-    def strays(self) -> list[Entry]:
-        """Entries with a number that are not in the chain: they were not carried out."""
+    def orphans(self) -> list[Entry]:
+        """Numbered entries that are not in the chain; they were not carried out."""
         chosen = {entry.move.id for entry in self.chain}
         return [entry for entry in self.entries if entry.move.number and entry.move.id not in chosen]
 
     @cached_property
-    def early(self) -> list[Entry]:
-        """Entries from before the chain."""
+    def legacy(self) -> list[Entry]:
+        """Entries from before the chain, written by versions of Gantry that kept none."""
         first = self.chain[0].move.id if self.chain else None
         return [e for e in self.entries if not e.move.number and (first is None or e.move.id < first)]
 
     @cached_property
     def outside(self) -> list[Entry]:
-        """Entries without a number that are younger than the chain."""
-        early = {entry.move.id for entry in self.early}
-        return [entry for entry in self.entries if not entry.move.number and entry.move.id not in early]
+        """Entries without a number that are newer than the start of the chain."""
+        legacy = {entry.move.id for entry in self.legacy}
+        return [entry for entry in self.entries if not entry.move.number and entry.move.id not in legacy]
 
     @property
-    def early_changed(self) -> bool:
-        """Whether the entries from before the chain are others than those that its first entry found."""
+    def legacy_changed(self) -> bool:
+        """Whether the legacy entries differ from those that the first entry of the chain recorded."""
         return (
             bool(self.chain)
             and self.chain[0].move.number == 1
-            and self.chain[0].move.after != digest_of_early(self.early)
+            and self.chain[0].move.after != digest_of_legacy(self.legacy)
         )
 
     @cached_property
     def outcomes(self) -> dict[str, Outcome]:
-        """What became of each entry, by its id."""
-        line = [entry.move for entry in (*self.early, *self.chain)]
-        void = {name for move in line for name in move.voids} | {entry.move.id for entry in self.strays}
-        found = {entry.move.id: Outcome.OUTSIDE for entry in self.outside} | dict.fromkeys(void, Outcome.CUT_SHORT)
+        """The status of each entry, by id."""
+        line = [entry.move for entry in (*self.legacy, *self.chain)]
+        void = {name for move in line for name in move.voids} | {entry.move.id for entry in self.orphans}
+        found = {entry.move.id: Outcome.OUTSIDE for entry in self.outside} | dict.fromkeys(void, Outcome.INTERRUPTED)
         valid = [move for move in line if move.id not in void]
         for move, later in itertools.pairwise(valid):
             found[move.id] = Outcome.MADE if later.previous == move.version else Outcome.UNDONE
@@ -180,34 +181,34 @@ class Ledger:
 
     @property
     def pending(self) -> Move | None:
-        """The last entry where its alias is not moved yet: its process is at work, or was killed."""
+        """The last entry if the alias has not moved yet: its process is still running, or was killed."""
         return next((move for move in self.moves() if self.outcomes[move.id] is Outcome.PENDING), None)
 
     def moves(self) -> list[Move]:
         """All moves, oldest first."""
         return [entry.move for entry in self.entries]
 
-    def to_undo(self) -> Move | None:
-        """The latest promotion that made the present champion and was not undone, or None.
+    def promotion_to_undo(self) -> Move | None:
+        """The latest promotion of the current champion that no rollback has undone, or None.
 
-        A rollback that was cut short, or that somebody reversed by hand, undid nothing.
+        A rollback that was interrupted, or reversed by hand, does not count.
 
         Raises:
-            TrackingError: the content of that entry was changed.
+            TrackingError: the entry was modified after it was written.
         """
-        line = [*self.early, *self.chain]
+        line = [*self.legacy, *self.chain]
         undone = {entry.move.undoes for entry in line if self.outcomes[entry.move.id] is Outcome.MADE}
         for entry in reversed(line):
             move = entry.move
             if move.kind != "promote" or move.version != self.champion or move.id in undone:
                 continue
-            if self.outcomes[move.id] is Outcome.CUT_SHORT:
+            if self.outcomes[move.id] is Outcome.INTERRUPTED:
                 continue
-            if not entry.intact or (not move.number and self.early_changed):
+            if not entry.intact or (not move.number and self.legacy_changed):
                 raise TrackingError(
-                    f"{place(move)} of the ledger, which made version {move.version} champion, cannot be trusted: the ledger "
-                    "was changed there (gantry ledger --verify says where). Name the version to go back to yourself: "
-                    'gantry promote --version V --force --reason "why".'
+                    f"{entry_label(move)} of the ledger, which made version {move.version} champion, cannot be trusted: it, or "
+                    "what it follows, was modified after it was written (gantry ledger --verify shows the changes). Choose "
+                    'the version to return to yourself: gantry promote --version V --force --reason "why".'
                 )
             return move
         return None
@@ -224,15 +225,15 @@ class Ledger:
         within_noise: bool | None = None,
         metrics: str = "",
     ) -> Move:
-        """A move from the present champion to ``version``, made here and now by this user: the next entry of the chain."""
+        """The next entry of the chain: a move from the current champion to ``version``, by this user, at this time."""
         tail = self.chain[-1] if self.chain else None
         done = {name for entry in self.chain for name in entry.move.voids}
-        void = [entry.move.id for entry in self.strays if entry.move.id not in done]
+        void = [entry.move.id for entry in self.orphans if entry.move.id not in done]
         void += [self.pending.id] if self.pending else []
-        # Entries are listed by time, also where this machine's clock is behind that of another, but not if it is far off.
+        # Keep entries in order of time even if this machine's clock is behind another's. Ignore times far in the future.
         now = time.time_ns() // 1_000_000
-        before = [milliseconds(entry.move.id) for entry in (*self.early, *self.chain)]
-        now = max([now, *(one + 1 for one in before if one < now + CLOCKS_DIFFER_MS)])
+        before = [written_at_ms(entry.move.id) for entry in (*self.legacy, *self.chain)]
+        now = max([now, *(one + 1 for one in before if one < now + MAX_CLOCK_SKEW_MS)])
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now / 1000)) + f".{now % 1000:03d}Z"
         return Move(
             kind=kind,
@@ -247,63 +248,66 @@ class Ledger:
             within_noise=within_noise,
             id=f"{now:0{_CLOCK_DIGITS}d}-{uuid.uuid4().hex[:8]}",
             number=tail.move.number + 1 if tail else 1,
-            after=tail.digest if tail else digest_of_early(self.early),
+            after=tail.digest if tail else digest_of_legacy(self.legacy),
             voids=tuple(void),
             metrics=metrics,
         )
 
-    def rivals(self, move: Move) -> list[Move]:
-        """Entries of others with the number of ``move``: somebody moved the champion at the same moment."""
+    def competing_moves(self, move: Move) -> list[Move]:
+        """Other entries with the number of ``move``, written by processes that moved the champion at the same time."""
         return [other for other in self.moves() if other.number == move.number and other.id != move.id]
 
 
 def read_ledger(tags: Mapping[str, str], champion: str | None) -> Ledger:
-    """The ledger in the tags of a registered model whose alias ``champion`` names the version ``champion``."""
+    """Read the ledger from the tags of a registered model.
+
+    Args:
+        tags: all tags of the registered model; those that are not entries are ignored.
+        champion: the version that the alias ``champion`` names, or None.
+    """
     entries, unreadable = [], []
     for name in sorted(tags):
-        if name.startswith(PREFIX):
-            identity = name.removeprefix(PREFIX)
+        if name.startswith(TAG_PREFIX):
+            identity = name.removeprefix(TAG_PREFIX)
             try:
                 entries.append(_entry(identity, tags[name]))
             except (ValueError, RecursionError, SettingsError) as error:
-                unreadable.append(Unreadable(id=identity, why=" ".join(str(error).split())[:200]))
+                unreadable.append(UnreadableEntry(id=identity, why=" ".join(str(error).split())[:200]))
     return Ledger(entries=tuple(entries), unreadable=tuple(unreadable), champion=champion)
 
 
-def as_tag(move: Move) -> tuple[str, str]:
-    """Name and value of the tag that keeps a move, its digest included."""
+def to_tag(move: Move) -> tuple[str, str]:
+    """Name and value of the tag that stores ``move``, with its digest."""
     content = _stored(move)
-    return PREFIX + move.id, json.dumps({**content, _DIGEST: sha256_json(content)}, ensure_ascii=False)
+    return TAG_PREFIX + move.id, json.dumps({**content, _DIGEST: sha256_json(content)}, ensure_ascii=False)
 
 
-def digest_of_early(entries: Sequence[Entry]) -> str:
-    """What the first entry of a chain holds about the entries without a chain."""
+def digest_of_legacy(entries: Sequence[Entry]) -> str:
+    """Digest of the legacy entries, stored in the first entry of a chain."""
     return sha256_json([[entry.move.id, entry.digest] for entry in entries])
 
 
-def place(move: Move) -> str:
-    """An entry as messages name it."""
+def entry_label(move: Move) -> str:
+    """Name of an entry in messages."""
     return f"Entry {move.number} ({move.id})" if move.number else f"Entry {move.id}"
 
 
 def check_reason(reason: str | None) -> str | None:
-    """A reason as the ledger keeps it: in one line, any text that UTF-8 can hold.
+    """Normalise a reason for the ledger: one line of valid UTF-8.
 
     Raises:
-        TrackingError: it is too long.
+        TrackingError: the reason is longer than ``MAX_REASON_LENGTH``.
     """
     if reason is None:
         return None
     line = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
-    if len(line) > LONGEST_REASON:
-        raise TrackingError(
-            f"--reason has {len(line)} characters; the ledger keeps {LONGEST_REASON}. Say it in fewer words."
-        )
+    if len(line) > MAX_REASON_LENGTH:
+        raise TrackingError(f"--reason has {len(line)} characters; the limit is {MAX_REASON_LENGTH}. Shorten it.")
     return line
 
 
-def in_one_line(text: object) -> str:
-    """``text`` as a listing may show it: control characters, line breaks and the like are spelled out, not obeyed."""
+def escape_nonprintable(text: object) -> str:
+    """``text`` in one line that is safe to print: line breaks, control characters and the like become escape sequences."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
@@ -312,23 +316,23 @@ def _stored(move: Move) -> dict[str, Any]:
 
 
 def _entry(identity: str, value: str) -> Entry:
-    """Raise ValueError, RecursionError or SettingsError where ``value`` holds no entry."""
+    """Parse an entry; raises ValueError, RecursionError or SettingsError if ``value`` is not a valid one."""
     content = json.loads(value)
     if not isinstance(content, dict):
-        raise ValueError("it holds no table of values")
+        raise ValueError("it is not a JSON object")
     stored = content.pop(_DIGEST, None)
-    known = {field.name for field in fields(Move)}  # a later edition may keep more
+    known = {field.name for field in fields(Move)}  # a later version of Gantry may store more
     move = build(Move, {name: of for name, of in content.items() if name in known})
     if move.id != identity:
-        raise ValueError(f"it says that it is the entry {move.id}")
-    milliseconds(identity)
+        raise ValueError(f"its id field is {move.id}")
+    written_at_ms(identity)
     digest = sha256_json(content)
     return Entry(move=move, digest=digest, intact=not move.number or stored == digest)
 
 
-def milliseconds(identity: str) -> int:
-    """The time in an entry's id; raises ValueError where there is none."""
+def written_at_ms(identity: str) -> int:
+    """Time of writing from an entry's id, in milliseconds since 1970; raises ValueError if the id has none."""
     number = identity.partition("-")[0]
     if not (number.isascii() and number.isdecimal() and len(number) == _CLOCK_DIGITS):
-        raise ValueError("its name does not begin with a time")
+        raise ValueError("its name does not start with a time")
     return int(number)

@@ -1,32 +1,31 @@
-"""Text that others chose (names of classes, files, data sets) as Markdown shows it: as text, whatever it holds.
+"""Escape untrusted text (names of classes, files, data sets) for Markdown.
 
-Model cards, the notes in MLflow and the artifacts in Prefect are Markdown, which may hold HTML, and a page that shows it
-loads the pictures that it names.
+Model cards, descriptions in MLflow and artifacts in Prefect are Markdown, which may contain HTML and load pictures.
 """
 
 import re
 
-LONGEST = 200
-"""Characters of one name; what is longer is cut."""
+MAX_NAME_LENGTH = 200
+"""In characters; longer names are truncated."""
 _ANYWHERE = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _AT_START = re.compile(r"^([#+\-=>:]|\d+(?=[.)]))")
 
 
-def escape(text: object) -> str:
-    """``text`` in one line of Markdown, in a table or outside, with nothing in it that Markdown or HTML would obey."""
+def escape_markdown(text: object) -> str:
+    """``text`` as one line of Markdown without any markup, safe inside and outside a table."""
     line = _one_line(text)
     line = _ANYWHERE.sub(lambda found: "\\" + found[0], line)
     line = _ENTITY.sub("&amp;", line).replace("<", "&lt;")
     start = _AT_START.match(line)
     if start is None:
         return line
-    # A number before a full stop would begin a list: it is the full stop that is escaped.
+    # A number and a full stop would start a list: escape the full stop.
     return f"{start[0]}\\{line[start.end() :]}" if start[0].isdecimal() else f"\\{line}"
 
 
-def code(text: object, *, in_table: bool = False) -> str:
-    """``text`` as a span of code; empty where it is empty."""
+def code_span(text: object, *, in_table: bool = False) -> str:
+    """``text`` as a code span; empty if ``text`` is empty."""
     line = _one_line(text)
     if in_table:
         line = line.replace("|", "\\|")
@@ -37,11 +36,11 @@ def code(text: object, *, in_table: bool = False) -> str:
 
 
 def link_target(url: object) -> str | None:
-    """``url`` where it is one of HTTP that ends where a link in Markdown ends; None otherwise."""
+    """``url`` if it is an HTTP address that cannot break out of a Markdown link; None otherwise."""
     return url if isinstance(url, str) and re.fullmatch(r"https?://[^\s()<>\[\]\"'`\\]+", url) else None
 
 
 def _one_line(text: object) -> str:
     shown = "".join(c if c.isprintable() or c.isspace() else c.encode("unicode_escape").decode() for c in str(text))
     line = " ".join(shown.split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    return line if len(line) <= MAX_NAME_LENGTH else f"{line[:MAX_NAME_LENGTH]}..."

@@ -1,4 +1,4 @@
-"""Measuring a registered version anew: as the evaluate stage measures, on the data of the checkout."""
+"""Measure a registered version again, as the evaluate stage does, on the data of the checkout."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from pipelines.settings.schema import Settings
 
 
 def measure_version(name: str, version: str, *, root: Path, settings: Settings) -> Figure:
-    """The figure that versions of ``name`` are compared by, of one of them, with the settings and data at ``root``.
+    """Measure the figure that versions of ``name`` are compared by, with the settings and data at ``root``.
 
     Raises:
-        TrackingError: there is no such version, or it makes pictures of another shape.
+        TrackingError: there is no such version, or its pictures have another shape than the data.
         DataError: there is no prepared dataset at ``root``.
     """
     dataset = PreparedDataset(root / PREPARED, cache_dir=user_cache_dir() / "decoded")
@@ -26,7 +26,8 @@ def measure_version(name: str, version: str, *, root: Path, settings: Settings) 
         made, here = generator.info["shape"], dataset.info
         if (made["height"], made["width"], made["channels"]) != (here.height, here.width, here.channels):
             raise TrackingError(
-                f"Version {version} of '{name}' makes {made['height']}x{made['width']}x{made['channels']} pictures and "
-                f"{dataset.directory} holds {here.height}x{here.width}x{here.channels}: no figure compares them."
+                f"Version {version} of '{name}' cannot be measured on {dataset.directory}: it makes pictures of "
+                f"{made['height']}x{made['width']}x{made['channels']}, and the data has {here.height}x{here.width}x"
+                f"{here.channels}. Use the data that it was trained on."
             )
         return measure(generator, dataset, settings.evaluate).objective

@@ -1,4 +1,4 @@
-"""A generator as an MLflow model folder: safetensors, source text and JSON, no pickle."""
+"""Write a generator as an MLflow model folder of safetensors, source code and JSON, without pickles."""
 
 import importlib.metadata
 import logging
@@ -20,11 +20,11 @@ _SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 
 
 def signature(generator: Generator) -> Any:
-    """What a generator takes and gives.
+    """The MLflow signature of a generator.
 
-    One that draws: ``n``, and optionally ``seed``, ``label`` and ``truncation``, to ``png``, ``seed``, ``index`` and ``row``.
-    One that translates: ``image`` or ``pixels``, and optionally ``target``, ``seed`` and, where it takes a style from a
-    picture, ``reference``, to ``png`` and ``row``.
+    From noise: inputs ``n`` and optionally ``seed``, ``label`` and ``truncation``; outputs ``png``, ``seed``, ``index`` and
+    ``row``. From pictures: inputs ``image`` or ``pixels``, and optionally ``target``, ``seed`` and, if the generator takes a
+    style from a picture, ``reference``; outputs ``png`` and ``row``.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
@@ -44,21 +44,21 @@ def signature(generator: Generator) -> Any:
             ),
             outputs=Schema([ColSpec(DataType.binary, "png"), ColSpec(DataType.long, "row")]),
         )
-    asked: list[ColSpec | TensorSpec] = [
+    inputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.long, "n"),
         ColSpec(DataType.long, "seed", required=False),
         ColSpec(DataType.long, "label", required=False),
         ColSpec(DataType.double, "truncation", required=False),
     ]
-    given: list[ColSpec | TensorSpec] = [
+    outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.binary, "png"),
         *(ColSpec(DataType.long, name) for name in ("seed", "index", "row")),
     ]
-    return ModelSignature(inputs=Schema(asked), outputs=Schema(given))
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
 def input_example(generator: Generator, picture: bytes | None) -> Any:
-    """A request that a served version answers; None for a generator that translates and has no ``picture`` to show it."""
+    """An example request; None for a generator that translates if there is no example ``picture``."""
     import pandas
 
     if not generator.translates:
@@ -70,7 +70,7 @@ def input_example(generator: Generator, picture: bytes | None) -> Any:
 
 
 def requirements() -> list[str]:
-    """What the model needs to run, as installed here; local builds by their public version (torch 2.13.0, not +cpu)."""
+    """The packages that the model needs, at the installed versions, without local labels (torch 2.13.0, not +cpu)."""
     return [f"{package}=={importlib.metadata.version(package).partition('+')[0]}" for package in _PACKAGES]
 
 
@@ -87,19 +87,19 @@ def write_model(
     model_id: str,
     run_id: str | None,
 ) -> str:
-    """Write the model folder ``target``, its card, figures and manifest included; returns the manifest's digest.
+    """Write the model folder ``target`` with its card, figures and manifest; returns the digest of the manifest.
 
     Args:
         target: a folder that does not exist.
         generator_dir: an exported generator.
         name: registered model, for the card.
-        figure: measured figure with protocol, for the card.
-        figures: everything that was measured, for the card.
+        figure: the figure that versions are compared by, with its protocol.
+        figures: all measured figures.
         tags: lineage, for the card.
-        card: files to put beside the card, by name.
-        example: a small picture file to translate, for a generator that does.
-        model_id: MLflow's logged model that the folder becomes.
-        run_id: the run it comes from.
+        card: files to copy beside the card, by name.
+        example: a small picture file as the input example of a generator that translates.
+        model_id: id of the MLflow logged model.
+        run_id: id of the run that the model belongs to.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
@@ -107,7 +107,7 @@ def write_model(
     info = read_json(generator_dir / "generator.json")
     generator = load_generator(generator_dir)
     model = Model(model_uuid=model_id, model_id=model_id, run_id=run_id, metadata={"gantry.family": info["family"]})
-    # MLflow would like type hints, to infer from them another signature than the one given here.
+    # MLflow warns that there are no type hints; it would infer the signature from them, but it is given here.
     with quiet("mlflow", logging.ERROR):
         mlflow.pyfunc.save_model(
             path=str(target),
@@ -119,7 +119,7 @@ def write_model(
             signature=signature(generator),
             input_example=input_example(generator, example),
         )
-    # MLflow notes where things were on this machine, which is no business of the model's users.
+    # MLflow records absolute paths of this machine: replace them with relative ones.
     flavor = model.flavors["python_function"]
     flavor["model_code_path"] = _SCRIPT.name
     for artifact in flavor["artifacts"].values():

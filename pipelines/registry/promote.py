@@ -1,4 +1,4 @@
-"""Promotion: moving the alias ``champion``, only to what was measured to be better by the same protocol, and back."""
+"""Promote a version to champion if it is measurably better by the same protocol, and roll back."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from gan_core.errors import GantryError, TrackingError
 from gan_core.inference.manifest import MANIFEST, check_manifest
 from gan_core.metrics.protocol import Figure
-from pipelines.registry.champion import CHAMPION, current_ledger, move_champion, registered_model
-from pipelines.registry.contents import MANIFEST_TAG, contradiction, fetch, read_figure, version_files
-from pipelines.registry.gate import IncomparableError, judge
+from pipelines.registry.champion import CHAMPION, current_ledger, get_registered_model, move_champion
+from pipelines.registry.contents import MANIFEST_TAG, download_files, find_tag_mismatch, read_figure, version_files
+from pipelines.registry.gate import IncomparableError, check_promotion
 from pipelines.registry.ledger import Ledger, Move, check_reason
 from pipelines.registry.register import CHALLENGER
-from pipelines.registry.verify import Evidence, Report, verify, versions
+from pipelines.registry.verify import Evidence, Report, promoted_versions, verify
 from pipelines.tracking.store import connect, is_refusal, reaching
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-__all__ = ["CHAMPION", "check_ledger", "history", "promote", "rollback"]
+__all__ = ["CHAMPION", "load_ledger", "promote", "rollback", "verify_ledger"]
 
 
 def promote(
@@ -34,46 +34,46 @@ def promote(
 ) -> Move | None:
     """Make a version of ``name`` the champion.
 
-    The gate asks for a lower figure by the same protocol, read from the files of both versions. Whether it is lower by more
-    than noise is told and kept in the ledger, and stops nobody: intervals of few pictures are wide, and what they hide may
-    be an improvement all the same.
+    The gate requires a lower figure by the same protocol, read from the files of both versions. The ledger also records
+    whether the difference exceeds the noise, but an improvement within the noise is promoted too: with few pictures the
+    intervals are wide and would hide real improvements.
 
     Args:
         name: registered model.
         tracking_uri: MLflow server or database.
-        version: which version; the one with the alias ``challenger`` by default.
-        force: pass over the gates; needs a reason.
-        reason: why, for the ledger.
-        measure: gives the figure of a version number as it is measured here and now. Where a version has no figure that
-            compares (the data has grown since, say), this one counts in its place.
+        version: the version to promote; by default, the one with the alias ``challenger``.
+        force: skip the gate; requires a reason.
+        reason: reason to store in the ledger.
+        measure: measures the version with a given number on the current data. Used if a version has no comparable figure,
+            for example because the data has grown.
 
     Returns:
-        The move as the ledger has it, or None when the version is champion already.
+        The move as stored in the ledger, or None if the version is already champion.
 
     Raises:
-        TrackingError: a gate is shut (another protocol, or a figure that is not lower): names each difference; no such
-            version; forced without a reason; the server cannot be reached.
-        CheckpointError: the files of the version are not what was registered.
-        GantryError: what ``measure`` raises.
+        TrackingError: the figure is not lower, or the protocols differ (names each difference); no such version; forced
+            without a reason; the server cannot be reached.
+        CheckpointError: the files of the version do not match the registration.
+        GantryError: whatever ``measure`` raises.
     """
     reason = check_reason(reason)
     if force and not reason:
         raise TrackingError('A forced promotion needs a reason for the ledger: --force --reason "why".')
-    anew: dict[str, Figure] = {}
+    remeasured: dict[str, Figure] = {}
     while True:
         try:
-            return _promote(name, tracking_uri, version, force, reason, anew)
+            return _promote(name, tracking_uri, version, force, reason, remeasured)
         except IncomparableError as error:
-            if measure is None or error.version in anew:
+            if measure is None or error.version in remeasured:
                 raise
-            # It takes minutes, and meanwhile another version may become champion: all is looked at again.
-            anew[error.version] = measure(error.version)
+            # Measuring takes minutes, in which another version may become champion: the loop checks everything again.
+            remeasured[error.version] = measure(error.version)
 
 
 def _promote(
-    name: str, tracking_uri: str, version: str | None, force: bool, reason: str | None, anew: Mapping[str, Figure]
+    name: str, tracking_uri: str, version: str | None, force: bool, reason: str | None, remeasured: Mapping[str, Figure]
 ) -> Move | None:
-    """One attempt; ``anew`` has the figures of versions that were measured here, see :func:`promote`."""
+    """One attempt; ``remeasured`` holds the figures that ``measure`` of :func:`promote` gave, by version."""
     with reaching(tracking_uri):
         client = connect(tracking_uri, make=False)
 
@@ -82,27 +82,29 @@ def _promote(
             if ledger.champion == str(challenger.version):
                 return None
             champion = _version(client, name, ledger.champion) if ledger.champion else None
-            verdict = judge(name, challenger, champion, tracking_uri=tracking_uri, force=force, anew=anew)
+            comparison = check_promotion(
+                name, challenger, champion, tracking_uri=tracking_uri, force=force, remeasured=remeasured
+            )
             return ledger.next_move(
                 "promote",
                 version=str(challenger.version),
-                reason=reason or verdict.found or "the first champion",
+                reason=reason or comparison.found or "the first champion",
                 forced=force,
-                found=verdict.found,
-                within_noise=verdict.within_noise,
-                metrics=verdict.metrics,
+                found=comparison.found,
+                within_noise=comparison.within_noise,
+                metrics=comparison.metrics,
             )
 
         return move_champion(client, name, decide)
 
 
 def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move:
-    """Undo the promotion that made the present champion, and give the alias back to the one before.
+    """Undo the promotion of the current champion: the previous champion gets the alias back.
 
     Raises:
-        TrackingError: there is no champion; the ledger does not know how it became one, or was changed there; the one
-            before is gone.
-        CheckpointError: the files of the one before are not what was registered.
+        TrackingError: there is no champion; the ledger has no promotion of it, or its entry was modified; the previous
+            champion was deleted.
+        CheckpointError: the files of the previous champion do not match the registration.
     """
     reason = check_reason(reason)
     with reaching(tracking_uri):
@@ -111,15 +113,15 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
         def decide(ledger: Ledger) -> Move:
             if ledger.champion is None:
                 raise TrackingError(f"'{name}' has no champion to roll back.")
-            undone = ledger.to_undo()
+            undone = ledger.promotion_to_undo()
             if undone is None:
                 raise TrackingError(
-                    f"Version {ledger.champion} of '{name}' became champion without `gantry promote`, so there is nothing "
-                    'to undo. Name the version you want: gantry promote --version V --force --reason "why".'
+                    f"Version {ledger.champion} of '{name}' became champion without `gantry promote`, so the previous "
+                    'champion is unknown. Choose a version: gantry promote --version V --force --reason "why".'
                 )
             if undone.previous is not None:
                 with version_files(_version(client, name, undone.previous), tracking_uri):
-                    pass  # they are what was registered
+                    pass  # raises if a file does not match the registration
             return ledger.next_move(
                 "rollback",
                 version=undone.previous,
@@ -128,23 +130,23 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
             )
 
         move = move_champion(client, name, decide)
-    assert move is not None, "a rollback that changes nothing raises"
+    assert move is not None, "decide returns a move or raises"
     return move
 
 
-def history(name: str, *, tracking_uri: str) -> Ledger:
-    """Every move of the champion of ``name``, and who it is; raises TrackingError when there is no such model."""
+def load_ledger(name: str, *, tracking_uri: str) -> Ledger:
+    """The ledger of ``name``: every move of the champion; raises TrackingError if there is no such model."""
     with reaching(tracking_uri):
         return current_ledger(connect(tracking_uri, make=False), name)
 
 
-def check_ledger(name: str, *, tracking_uri: str, expected: str | None = None) -> Report:
-    """Compare the ledger of ``name`` with itself, with the alias and with the files of the versions in it.
+def verify_ledger(name: str, *, tracking_uri: str, expected: str | None = None) -> Report:
+    """Check the ledger of ``name``: its hash chain, the alias, and the files of the versions in it.
 
     Args:
         name: registered model.
         tracking_uri: MLflow server or database.
-        expected: digest, or how it begins, of an entry that the chain must hold.
+        expected: digest, or its beginning, that an entry of the chain must have.
 
     Raises:
         TrackingError: there is no such model; the server cannot be reached.
@@ -152,12 +154,12 @@ def check_ledger(name: str, *, tracking_uri: str, expected: str | None = None) -
     with reaching(tracking_uri):
         client = connect(tracking_uri, make=False)
         ledger = current_ledger(client, name)
-        evidence = {number: _evidence(client, name, number, tracking_uri) for number in versions(ledger)}
+        evidence = {number: _evidence(client, name, number, tracking_uri) for number in promoted_versions(ledger)}
     return verify(ledger, evidence, expected=expected)
 
 
 def _evidence(client: "MlflowClient", name: str, number: str, tracking_uri: str) -> Evidence:
-    """What the files of a version say, whatever is wrong with them."""
+    """State of the files of a version; damage is recorded, not raised."""
     try:
         version = client.get_model_version(name, number)
     except Exception as error:
@@ -166,7 +168,7 @@ def _evidence(client: "MlflowClient", name: str, number: str, tracking_uri: str)
         return Evidence(metrics=None, gone=True)
     with tempfile.TemporaryDirectory(prefix="gantry-version-") as temporary:
         try:
-            folder = fetch(version, tracking_uri, Path(temporary))
+            folder = download_files(version, tracking_uri, Path(temporary))
             figure, digest = read_figure(folder, version)
         except GantryError as error:
             return Evidence(metrics=None, why=str(error).rstrip("."))
@@ -175,19 +177,19 @@ def _evidence(client: "MlflowClient", name: str, number: str, tracking_uri: str)
                 check_manifest(folder, version.tags.get(MANIFEST_TAG))
         except GantryError as error:
             return Evidence(metrics=digest, why=str(error).rstrip("."))
-        return Evidence(metrics=digest, why=contradiction(version, figure))
+        return Evidence(metrics=digest, why=find_tag_mismatch(version, figure))
 
 
 def _version(client: "MlflowClient", name: str, version: str | None) -> "ModelVersion":
-    """A version by its number, or the challenger; raises TrackingError where there is none."""
+    """A version by its number, by default the challenger; raises TrackingError if it does not exist."""
     if version is None:
-        # Aliases are read from the model: asking for one that is not set is an error like any other.
-        version = registered_model(client, name).aliases.get(CHALLENGER)
+        # Read aliases from the model: MLflow's error for a missing alias is the same as for any bad request.
+        version = get_registered_model(client, name).aliases.get(CHALLENGER)
         if not version:
             raise TrackingError(
-                f"'{name}' has no challenger. Run the pipeline, or name a version: gantry promote --version V."
+                f"'{name}' has no challenger. Run the pipeline (gantry run), or name a version: gantry promote --version V."
             )
-    registered_model(client, name)
+    get_registered_model(client, name)
     try:
         return client.get_model_version(name, str(version))
     except Exception as error:

@@ -1,7 +1,7 @@
-"""The registered model as MLflow runs it ("models from code"): rows that ask for pictures in, PNGs out.
+"""The registered model as an MLflow Python model ("models from code"): requests as rows in, PNGs out.
 
-MLflow copies this file and the ``gan_core`` package beside the weights, so a version is used where Gantry is not
-installed. Nothing here is pickled.
+MLflow copies this file and the ``gan_core`` package beside the weights, so a version runs where Gantry is not installed.
+Nothing is pickled.
 """
 
 import base64
@@ -21,28 +21,28 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
-LIMIT = 1024
-"""Pictures in one request, over all its rows."""
-MOST_PIXELS = 2**24
-"""Width times height of a picture to translate: a larger one could take all of a server's memory."""
-MOST_IN_ALL = 2**26
-"""Pixels in one request, of all pictures that are drawn or given: 1024 of 256x256, 64 of 1024x1024."""
-PATIENCE = 60.0
-"""Seconds that a request waits for those before it; MLflow's server gives none more than that to be answered."""
+MAX_PICTURES = 1024
+"""Maximum number of pictures in one request, over all its rows."""
+MAX_PIXELS_PER_PICTURE = 2**24
+"""Maximum width times height of a picture to translate; larger ones could exhaust the server's memory."""
+MAX_PIXELS_PER_REQUEST = 2**26
+"""Maximum number of pixels in one request, over all pictures: 1024 of 256x256, or 64 of 1024x1024."""
+QUEUE_TIMEOUT = 60.0
+"""Seconds that a request waits for earlier ones; MLflow's server allows no request more time than that."""
 _LONGEST_MESSAGE = 1000
 _LOG = logging.getLogger(__name__)
 
 
 class GeneratorModel(PythonModel):
-    """A generator behind rows of a frame: what makes images from noise draws them, what translates is given some."""
+    """A generator that is called with a data frame: each row asks for samples, or for the translation of a picture."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the generator, on the GPU when there is one.
+        """Load the generator, on the GPU if there is one.
 
         Raises:
-            CheckpointError: a file of the model is not what was registered. That of a script that was changed too is for
-                Gantry's own commands to find: they compare with the registry, and run nothing of the model's.
-            MlflowException: the process has imported the code of an earlier version, which this one cannot run by.
+            CheckpointError: a file of the model does not match its manifest. A change to this script itself cannot be
+                detected here; Gantry's commands detect it, because they check all files against the registry first.
+            MlflowException: the process has already imported ``gan_core`` from another version, which lacks a module.
         """
         import torch
 
@@ -53,66 +53,66 @@ class GeneratorModel(PythonModel):
             import gan_core
 
             raise MlflowException(
-                f"This process has imported another version's code, {gan_core.__file__}, and it has no {error.name}. Load "
-                "this version in a process of its own, or before the other.",
+                f"This process has already imported gan_core from another model version ({gan_core.__file__}), which has no "
+                f"module {error.name}. Load this version in a separate process, or before the other.",
                 error_code=INTERNAL_ERROR,
             ) from error
 
         check_manifest(Path(context.artifacts["generator"]).parents[1])
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.generator = load_generator(context.artifacts["generator"], device)
-        # The server calls from many threads, and the memory that one request may take is bounded: one at a time.
+        # The server calls from many threads. The limits bound the memory of one request, so answer one at a time.
         self._turn = threading.Lock()
         _LOG.info("Generator %s on %s.", self.generator.digest[:12], device)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> Any:
-        """Make the pictures that the rows ask for; equal rows give equal pictures.
+        """Make the requested pictures; equal rows give equal pictures.
 
         Args:
-            context: MLflow's; not used.
-            model_input: to draw: ``n`` (pictures, at least 1), and where wanted ``seed`` (0 by default), ``label`` (class
-                index) and ``truncation``. To translate: ``image`` (a picture file, or its base64 text) or ``pixels``
-                (rows of pixels of 1, 3 or 4 numbers, 0 to 255), and where wanted ``target`` (domain, by name or number),
-                ``seed`` and, of a model that takes one, ``reference``: a picture of that domain, given like ``image``,
-                whose style is taken.
-            params: MLflow's; not used.
+            context: passed by MLflow; not used.
+            model_input: to sample: ``n`` (number of pictures, at least 1) and optionally ``seed`` (default 0), ``label``
+                (class index) and ``truncation``. To translate: ``image`` (a picture file, or its base64 text) or
+                ``pixels`` (nested lists of rows, pixels and 1, 3 or 4 values from 0 to 255), and optionally ``target``
+                (domain, by name or number), ``seed`` and, if the generator takes a style from a picture, ``reference``: a
+                picture of the target domain, in the same form as ``image``.
+            params: passed by MLflow; not used.
 
         Returns:
-            A frame with the columns ``png`` (bytes; base64 over HTTP) and ``row`` (of the request), and of pictures that
-            were drawn ``seed`` and ``index`` (of the picture within its seed).
+            A frame with the columns ``png`` (bytes; base64 over HTTP) and ``row`` (index of the row in the request). For
+            samples, also ``seed`` and ``index`` (of the picture within its row).
 
         Raises:
-            MlflowException: (HTTP 400) a value that the generator cannot take, or more than one request may ask for; names
-            the row. (503) others are served. (500) anything else, which is in the server's log.
+            MlflowException: HTTP 400 for an invalid value (names the row) or a request beyond the limits; 503 if earlier
+                requests take too long; 500 for any other failure, which is in the server's log.
         """
-        if not self._turn.acquire(timeout=PATIENCE):
-            raise MlflowException("Too many requests at once; try again later.", error_code=TEMPORARILY_UNAVAILABLE)
+        if not self._turn.acquire(timeout=QUEUE_TIMEOUT):
+            raise MlflowException("The server is busy; try again later.", error_code=TEMPORARILY_UNAVAILABLE)
         try:
             return self._answered(model_input.to_dict("records"))
         except MlflowException:
             raise
-        except Exception:  # of any kind: MLflow would answer with the traceback, which is for nobody but the owner
+        except Exception:  # MLflow would send the traceback to the client, who must not see it
             _LOG.exception("A request failed.")
             raise MlflowException(
-                "The model failed at this request; the log of the server says why.", error_code=INTERNAL_ERROR
+                "The model failed on this request. The server's log has the cause.", error_code=INTERNAL_ERROR
             ) from None
         finally:
             self._turn.release()
 
     def _answered(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
-        if not rows:  # MLflow drops the columns that it does not know, and a row that is left with none
+        if not rows:  # MLflow drops unknown columns, and rows without a known column
             known = "image or pixels" if self.generator.translates else "n"
-            raise _invalid(f"the request has no row with a known column; give {known}.")
+            raise _invalid(f"the request has no row with a known column; add the column {known}.")
         return self._translated(rows) if self.generator.translates else self._drawn(rows)
 
     # -- image to image ------------------------------------------------------------------------------------------------
 
     def _translated(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
-        if len(rows) > LIMIT:
-            raise _invalid(f"the request has {len(rows)} pictures; the most at once is {LIMIT}.")
-        made, left = [], MOST_IN_ALL
+        if len(rows) > MAX_PICTURES:
+            raise _invalid(f"the request has {len(rows)} pictures; the limit is {MAX_PICTURES}.")
+        made, left = [], MAX_PIXELS_PER_REQUEST
         for number, row in enumerate(rows):
             picture = _picture(row, number)
             styled = not _missing(row.get("reference"))
@@ -120,7 +120,8 @@ class GeneratorModel(PythonModel):
             left -= sum(_pixels_of(content) for content in (picture, reference) if content is not None)
             if left < 0:
                 raise _invalid(
-                    f"row {number}: the pictures up to here have more than {MOST_IN_ALL} pixels; send several requests."
+                    f"row {number}: the pictures up to this row have more than {MAX_PIXELS_PER_REQUEST} pixels, the limit of "
+                    "a request; split it."
                 )
             made.append({"png": self._translation(row, picture, reference, number), "row": number})
         return pd.DataFrame(made, columns=["png", "row"])
@@ -128,7 +129,7 @@ class GeneratorModel(PythonModel):
     def _translation(
         self, row: dict[str, Any], picture: bytes | np.ndarray, reference: bytes | None, number: int
     ) -> bytes:
-        """The PNG of one row's picture. Each goes alone: what it becomes does not depend on the others."""
+        """The PNG of one row. Each picture is translated on its own, so that its result does not depend on the others."""
         import torch
 
         from gan_core.errors import GantryError
@@ -150,7 +151,7 @@ class GeneratorModel(PythonModel):
         return encode(with_alpha(made[0].numpy(), condition.alpha))
 
     def _translation_like(self, images: Any, reference: bytes, target: int | None, number: int) -> Any:
-        """A row's picture, uint8 (1, C, H, W), in the style of its reference."""
+        """Translate ``images``, uint8 (1, C, H, W), in the style of the reference."""
         import torch
 
         from gan_core.images.pictures import PictureError
@@ -160,7 +161,7 @@ class GeneratorModel(PythonModel):
             style = torch.from_numpy(read_reference(reference, self.generator)[None])
         except PictureError as error:
             raise _invalid(f"row {number}: reference: {error}") from error
-        assert target is not None, "who takes a style translates to several domains"
+        assert target is not None, "a generator that takes styles has several target domains"
         return self.generator.translate_like(images, style, target)
 
     # -- noise to image ------------------------------------------------------------------------------------------------
@@ -173,12 +174,12 @@ class GeneratorModel(PythonModel):
         for number, row in enumerate(rows):
             n = _integer(row, "n", number)
             if n is None or n < 1:
-                raise _invalid(f"row {number}: n is {n}; ask for 1 or more pictures.")
+                raise _invalid(f"row {number}: n is {n}; it must be 1 or more.")
             counts.append(n)
         shape = self.generator.info["shape"]
-        most = max(min(LIMIT, MOST_IN_ALL // (shape["height"] * shape["width"])), 1)
+        most = max(min(MAX_PICTURES, MAX_PIXELS_PER_REQUEST // (shape["height"] * shape["width"])), 1)
         if sum(counts) > most:
-            raise _invalid(f"the request asks for {sum(counts)} pictures; the most at once is {most}.")
+            raise _invalid(f"the request asks for {sum(counts)} pictures; the limit is {most}.")
         made: list[dict[str, Any]] = []
         for number, row in enumerate(rows):
             n, seed, label = counts[number], _integer(row, "seed", number) or 0, _integer(row, "label", number)
@@ -197,61 +198,61 @@ class GeneratorModel(PythonModel):
     def _check_label(self, label: int | None, number: int) -> None:
         classes = self.generator.info["shape"]["classes"]
         if label is not None and not 0 <= label < classes:
-            known = f"it takes 0 to {classes - 1}" if classes else "it was trained without labels, leave the column out"
+            known = (
+                f"labels are 0 to {classes - 1}" if classes else "it is not class-conditional, so omit the column label"
+            )
             raise _invalid(f"row {number}: the generator has no label {label}; {known}.")
 
 
 def _missing(value: Any) -> bool:
-    """Whether a row has nothing in a column: pandas fills the gaps of mixed rows with NaN."""
+    """Whether a cell is empty. Pandas fills missing cells with NaN."""
     return value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA
 
 
 def _picture(row: dict[str, Any], number: int) -> bytes | np.ndarray:
-    """A row's picture: the bytes of a file, or pixels (C, H, W)."""
+    """The picture of a row: the bytes of a file, or pixels, uint8 (C, H, W)."""
     image, pixels = row.get("image"), row.get("pixels")
     if _missing(image) == _missing(pixels):
-        raise _invalid(f"row {number}: give one picture, as image (a file's bytes, base64 in JSON) or as pixels.")
+        raise _invalid(f"row {number}: give one picture, as image (bytes of a file, base64 in JSON) or as pixels.")
     return _from_pixels(pixels, number) if _missing(image) else _file(row, "image", number)
 
 
 def _file(row: dict[str, Any], column: str, number: int) -> bytes:
-    """The bytes of a picture file in a row's ``column``, of a size that may be read."""
+    """The bytes of the picture file in ``column``, checked against the size limit."""
     content = row[column]
     if isinstance(content, str):
         try:
             content = base64.b64decode(content, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise _invalid(f"row {number}: {column} is text, and not base64 ({error}).") from error
+            raise _invalid(f"row {number}: {column} is text but not valid base64 ({error}).") from error
     if not isinstance(content, (bytes, bytearray)):
-        raise _invalid(f"row {number}: {column} is {type(content).__name__}; it must be a picture file's bytes.")
+        raise _invalid(f"row {number}: {column} is {type(content).__name__}; it must be the bytes of a picture file.")
     _check_size(_pixels_of(bytes(content)), number)
     return bytes(content)
 
 
 def _pixels_of(content: bytes | np.ndarray) -> int:
-    """Width times height of a picture: a file, by its head, or pixels (C, H, W); 0 of a file that is no picture."""
+    """Width times height of a picture file, from its header, or of pixels (C, H, W); 0 if the file is not a picture."""
     if isinstance(content, np.ndarray):
         return content.shape[1] * content.shape[2]
     from gan_core.images.pictures import FORMATS
 
     try:
-        # The formats that are decoded: in another order of them a file may be another picture.
+        # Use the formats of the decoder in the same order: a file may be valid in several formats.
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             return picture.width * picture.height
-    except (
-        Exception
-    ):  # Pillow raises nearly anything at a broken file; reading it in earnest says what is wrong with it
-        _LOG.debug("The head of a picture cannot be read.", exc_info=True)
+    except Exception:  # Pillow raises nearly anything for a broken file; decoding it later gives the proper error
+        _LOG.debug("The header of a picture cannot be read.", exc_info=True)
         return 0
 
 
 def _from_pixels(pixels: Any, number: int) -> np.ndarray:
     try:
         _check_size(len(pixels) * max((len(line) for line in pixels), default=0), number)
-        # numpy hands MLflow's nested arrays on as arrays of arrays.
+        # MLflow passes nested lists as arrays of arrays.
         values = np.array([[list(pixel) for pixel in line] for line in pixels], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise _invalid(f"row {number}: pixels are not rows of pixels of equal length ({error}).") from error
+        raise _invalid(f"row {number}: pixels must be nested lists with rows of equal length ({error}).") from error
     if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or not values.size:
         raise _invalid(f"row {number}: pixels have the shape {values.shape}; it must be (height, width, 1, 3 or 4).")
     if not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
@@ -260,8 +261,8 @@ def _from_pixels(pixels: Any, number: int) -> np.ndarray:
 
 
 def _check_size(pixels: int, number: int) -> None:
-    if pixels > MOST_PIXELS:
-        raise _invalid(f"row {number}: the picture has {pixels} pixels; the most is {MOST_PIXELS}. Make it smaller.")
+    if pixels > MAX_PIXELS_PER_PICTURE:
+        raise _invalid(f"row {number}: the picture has {pixels} pixels; the limit is {MAX_PIXELS_PER_PICTURE}.")
 
 
 def _integer(row: dict[str, Any], name: str, number: int) -> int | None:
@@ -272,7 +273,7 @@ def _integer(row: dict[str, Any], name: str, number: int) -> int | None:
 
 
 def _number(row: dict[str, Any], name: str, number: int) -> float | None:
-    """A row's number in the column ``name``; None where it has none."""
+    """The number in column ``name`` of a row; None if the cell is empty."""
     value: Any = row.get(name)
     if _missing(value):
         return None

@@ -1,4 +1,4 @@
-"""Registering a measured generator: a version of a registered model, alias ``challenger``."""
+"""Register a measured generator as a version of a registered model, with the alias ``challenger``."""
 
 import json
 import logging
@@ -38,9 +38,9 @@ class Registered:
     version: str
     alias: str
     model_uri: str
-    """What ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` take."""
+    """URI for ``mlflow.pyfunc.load_model`` and ``mlflow models serve``."""
     run_url: str
-    """Page of the MLflow run that it leads back to."""
+    """Page of the MLflow run that the version belongs to."""
 
 
 def register_generator(
@@ -56,37 +56,37 @@ def register_generator(
     example: bytes | None = None,
     experiment: str = "gantry",
 ) -> Registered:
-    """Make the exported generator a version of the registered model ``name`` and give it the alias ``challenger``.
+    """Register an exported generator as a version of ``name`` and give it the alias ``challenger``.
 
-    One stage key registers once: called again with the same tag ``gantry.stage_key`` (after a kill, say) it finds the
-    version that is there. Files of an attempt that was killed half-way are deleted.
+    A stage key registers one version: a second call with the same tag ``gantry.stage_key``, for example after a kill,
+    returns the existing version. Files of an interrupted attempt are deleted.
 
     Args:
         generator_dir: folder with ``generator.json`` and ``generator.safetensors``.
-        name: registered model; made when it is missing.
+        name: registered model; created if missing.
         tracking_uri: MLflow server or database.
-        run_id: MLflow run that the version leads back to; one named ``register`` is made where there is none.
-        figure: its measured quality as ``Figure.as_dict()`` gives it, protocol included.
-        tags: lineage: ``gantry.stage_key`` is required; dataset digest, git commit, dvc.lock digest and others.
-        card: files to keep beside the model card, by the name they get there.
-        figures: everything that was measured, ``figure`` among it, for the card.
-        example: a small picture file that shows how a generator which translates is called.
-        experiment: MLflow experiment that the files belong to.
+        run_id: MLflow run that the version belongs to; by default, a new run named ``register``.
+        figure: measured quality with its protocol, from ``Figure.as_dict()``.
+        tags: lineage, such as dataset digest, git commit and dvc.lock digest; ``gantry.stage_key`` is required.
+        card: files to store beside the model card, by their name there.
+        figures: all measured figures, including ``figure``, for the card.
+        example: a small picture file as the input example of a generator that translates.
+        experiment: MLflow experiment of the files.
 
     Raises:
-        TrackingError: the server cannot be reached or refuses; a name that the registry cannot take; a figure that is not
-            a number, which no other could be compared with, or that was measured of another generator.
-        CheckpointError: there is no whole generator in ``generator_dir``.
+        TrackingError: the server cannot be reached or refuses a request; the registry does not accept the name; the figure
+            is not finite, or was measured on another generator.
+        CheckpointError: ``generator_dir`` has no complete generator.
         SettingsError: the figure lacks a value or its protocol.
     """
     from gan_core.inference.generator import load_generator
 
-    generator = load_generator(generator_dir)  # a damaged export must not get a version
+    generator = load_generator(generator_dir)  # a damaged export must not become a version
     measured = _measured(figure, generator_dir)
     if measured.generator_digest != generator.digest:
         raise TrackingError(
-            f"The {measured.name} to register was measured of another generator ({measured.generator_digest[:12]}) than that "
-            f"in {generator_dir} ({generator.digest[:12]}). Run the evaluate stage again: gantry run."
+            f"The {measured.name} to register was measured on another generator ({measured.generator_digest[:12]}) than the "
+            f"one in {generator_dir} ({generator.digest[:12]}). Run the evaluate stage again: gantry run."
         )
     with reaching(tracking_uri):
         client = connect(tracking_uri)
@@ -99,7 +99,7 @@ def register_generator(
             written = {"figures": figures, "card": dict(card or {}), "example": example}
             version = _create(client, experiment_id, generator_dir, name, run_id, figure, dict(tags), written)
         else:
-            _LOG.info("%s version %s was registered by this stage before.", name, version.version)
+            _LOG.info("%s version %s is already registered for this stage; keeping it.", name, version.version)
         client.set_registered_model_alias(name, CHALLENGER, version.version)
         _link(client, experiment_id, version, figure)
     number = str(version.version)
@@ -113,13 +113,13 @@ def register_generator(
 
 
 def _measured(figure: Mapping[str, Any], generator_dir: Path) -> Figure:
-    """The figure, checked; raises TrackingError where its value is no number and SettingsError where it is no figure."""
+    """Validate the figure; raises TrackingError if its value is not finite, SettingsError if it is malformed."""
     value = figure.get("value")
     if isinstance(value, float) and not math.isfinite(value):
         raise TrackingError(
-            f"The {figure.get('name')} of {generator_dir} is {value}: nothing could be compared with it, so it is not "
-            "registered. Look at the pictures (outputs/evaluate/samples.png): the generator makes none of use, or they are "
-            "too few. Train longer or with other settings, or raise evaluate.samples."
+            f"The {figure.get('name')} of {generator_dir} is {value}. The generator is not registered, because its figure "
+            "cannot be compared with others. Look at its pictures (outputs/evaluate/samples.png). If they are useless, train "
+            "longer or with other settings; otherwise increase evaluate.samples."
         )
     known = {name: of for name, of in figure.items() if name not in ("protocol_digest", "stamp")}
     return build(Figure, known, where="figure")
@@ -139,9 +139,9 @@ def _find_version(client: "MlflowClient", name: str, stage_key: str) -> "ModelVe
 
 
 def _delete_abandoned(client: "MlflowClient", experiment_id: str, stage_key: str) -> None:
-    """Delete the files of attempts that were killed before they became a version."""
+    """Delete the files of attempts that were interrupted before they became a version."""
     for model in client.search_logged_models([experiment_id], f"tags.`{STAGE_KEY}` = '{stage_key}'"):
-        _LOG.info("Deleting %s: an earlier attempt that did not become a version.", model.model_id)
+        _LOG.info("Deleting %s, left by an interrupted registration.", model.model_id)
         client.delete_logged_model(model.model_id)
 
 
@@ -174,7 +174,7 @@ def _create(
         )
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
-    # The source is the folder itself: given "models:/ID", MLflow's registry looks the id up at its global tracking URI.
+    # Use the folder as the source: MLflow would look up "models:/ID" at its global tracking URI.
     info = read_json(generator_dir / "generator.json")
     return client.create_model_version(
         name,
@@ -187,18 +187,22 @@ def _create(
 
 
 def _link(client: "MlflowClient", experiment_id: str, version: "ModelVersion", figure: Mapping[str, Any]) -> None:
-    """Have MLflow's pages lead from the run to the model and its figure, and from the model to the version.
+    """Link the run to the model and its figure, and the model to the version, in the MLflow UI.
 
-    Done again it changes nothing: a registration that was cut short may lack it.
+    Idempotent, so that it can complete an interrupted registration.
     """
     from mlflow.entities import LoggedModelOutput, Metric
 
-    # A database does not keep which model a version was made of.
+    # A database store does not record the model of a version.
     models = client.search_logged_models([experiment_id], f"tags.`{STAGE_KEY}` = '{version.tags[STAGE_KEY]}'")
     model_id = next((model.model_id for model in models if model.artifact_location == version.source), None)
     run = _active_run(client, version.run_id)
-    if run is None or model_id is None:  # the version stays, without this link
-        _LOG.warning("%s version %s: a person has deleted its run or its model.", version.name, version.version)
+    if run is None or model_id is None:
+        _LOG.warning(
+            "%s version %s is not linked in the MLflow UI, because its run or model was deleted.",
+            version.name,
+            version.version,
+        )
         return
     outputs = run.outputs.model_outputs if run.outputs else ()
     if not any(output.model_id == model_id for output in outputs):
@@ -211,7 +215,7 @@ def _link(client: "MlflowClient", experiment_id: str, version: "ModelVersion", f
 
 
 def _active_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
-    """The run, or None where there is none or it was deleted."""
+    """The run, or None if it does not exist or was deleted."""
     try:
         run = client.get_run(str(run_id))
     except Exception as error:
@@ -222,7 +226,7 @@ def _active_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
 
 
 def _own_run(client: "MlflowClient", experiment_id: str, stage_key: str) -> str:
-    """A run to lead back to where the caller has none; found again by the stage key."""
+    """Id of the run ``register`` of this stage key, for a caller without a run; created on the first call."""
     key = f"register/{stage_key}"
     run_id = find_run_id(client, experiment_id, key)
     if run_id is None:

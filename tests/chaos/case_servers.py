@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gan_core.files import read_json
 from pipelines.registry.ledger import Move
-from pipelines.registry.promote import CHAMPION, history, promote, rollback
+from pipelines.registry.promote import CHAMPION, load_ledger, promote, rollback
 from pipelines.registry.register import CHALLENGER, register_generator
 from pipelines.tracking.store import connect
 from tests.chaos.case import Case, Suite, choose
@@ -149,10 +149,10 @@ def promoting(suite: Suite, numbers: random.Random) -> None:
 def _kill_one(place: Place, uri: str, kind: str, name: str, point: Point, after: str) -> None:
     where = f"{kind} killed at {point}"
     before = _champion(uri, name)
-    made = len(history(name, tracking_uri=uri).entries)
+    made = len(load_ledger(name, tracking_uri=uri).entries)
     ended = place.call(partial(_move, kind, name, uri), place.plan(point))
     assert ended.acted, f"{point} did not come"
-    champion, moves = _champion(uri, name), history(name, tracking_uri=uri).moves()
+    champion, moves = _champion(uri, name), load_ledger(name, tracking_uri=uri).moves()
     assert champion in (before, after), f"{where}: champion is {champion}"
     assert len(moves) - made in (0, 1), f"{where}: {len(moves) - made} entries"
     if champion == after:
@@ -160,12 +160,12 @@ def _kill_one(place: Place, uri: str, kind: str, name: str, point: Point, after:
     elif len(moves) > made:
         told = place.call(partial(_ledger, name, uri))
         line = next((line for line in reversed(told.output.splitlines()) if " -> " in line), told.output)
-        assert "cut short" in line, f"{where}: the ledger shows it as done: {line}"
+        assert "interrupted" in line, f"{where}: the ledger shows it as done: {line}"
     if champion != after:
         again = place.call(partial(_move, kind, name, uri))
         assert again.status == 0, f"{where}; tried again: {again.output[-1500:]}"
     assert _champion(uri, name) == after, f"{where}; tried again: champion is {_champion(uri, name)}"
-    last: Move = history(name, tracking_uri=uri).moves()[-1]
+    last: Move = load_ledger(name, tracking_uri=uri).moves()[-1]
     assert last.version == after, f"{where}; tried again: the ledger ends with {last.version}"
 
 

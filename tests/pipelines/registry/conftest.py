@@ -1,4 +1,4 @@
-"""A tiny generator for the registry tests."""
+"""Fixtures of the registry tests: a tiny generator, and its registration."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def generator_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def register(uri: str, generator_dir: Path) -> Callable[..., Registered]:
-    """Register the generator with a FID; keyword arguments replace the defaults."""
+    """Register the generator with a given FID; keyword arguments override the defaults."""
 
     def call(
         fid: float = 20.0,
@@ -68,12 +68,12 @@ def register(uri: str, generator_dir: Path) -> Callable[..., Registered]:
 
 
 def artifacts(client: MlflowClient, version: str) -> Path:
-    """Where the files of a version of ``digits`` lie."""
+    """The folder with the files of a version of ``digits``."""
     return Path(client.get_model_version("digits", version).source.removeprefix("file://"))
 
 
 def seal(client: MlflowClient, version: str) -> None:
-    """Make the manifest and its tag fit files that a test has changed, as only who writes both can."""
+    """Rewrite the manifest and its tag after a test has changed files of the version."""
     client.set_model_version_tag("digits", version, "gantry.manifest", write_manifest(artifacts(client, version)))
 
 

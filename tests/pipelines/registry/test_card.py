@@ -1,4 +1,4 @@
-"""The model card and the note in MLflow show names of classes as text, whatever they hold."""
+"""The model card and the version description show class names as plain text, whatever they contain."""
 
 import html
 import json
@@ -38,7 +38,7 @@ def tags(markdown: str) -> set[str]:
 
 @pytest.fixture
 def drawing() -> Generator:
-    """A generator that takes classes of hostile names."""
+    """A class-conditional generator with hostile class names."""
     shape = ImageShape(channels=1, height=16, width=16, classes=3)
     family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
     return Generator(family, describe(family, {"classes": HOSTILE}), "f" * 64)
@@ -46,12 +46,12 @@ def drawing() -> Generator:
 
 @pytest.fixture
 def translating() -> Generator:
-    """A generator that translates between domains of hostile names."""
+    """A generator that translates between domains with hostile names."""
     family = small("stargan")
     return Generator(family, describe(family, {"classes": HOSTILE}), "f" * 64)
 
 
-def test_names_of_classes_make_nothing_but_text(drawing: Generator, translating: Generator) -> None:
+def test_class_names_are_shown_as_plain_text(drawing: Generator, translating: Generator) -> None:
     for generator in (drawing, translating):
         text = card(generator, f"{HOSTILE[0]} -> {HOSTILE[1]}")
         rendered = READER.render(text)
@@ -60,13 +60,13 @@ def test_names_of_classes_make_nothing_but_text(drawing: Generator, translating:
         pictures = re.findall(r'<img src="(.*?)"', rendered)
         assert pictures == ["samples.png", "%3Cb%3E.png"]
         assert re.findall(r"<h1>(.*?)</h1>", rendered) == ["pets"]
-        # A row has as many cells as its table has columns: nothing broke out of one.
+        # All rows of a table have the same number of cells: no name broke out of its cell.
         for table in re.findall(r"<table>.*?</table>", rendered, re.DOTALL):
             rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
             assert len({len(re.findall(r"<t[hd]", row)) for row in rows}) == 1
 
 
-def test_the_note_in_mlflow_makes_nothing_but_text(translating: Generator) -> None:
+def test_the_version_description_shows_names_as_plain_text(translating: Generator) -> None:
     figure = Figure(name="fid", value=20.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
     figure["protocol"]["direction"] = figure["stamp"] = f"{HOSTILE[0]} -> {HOSTILE[1]}"
     note = version_description(info=translating.info, figure=figure, tags={"gantry.data": HOSTILE[1]})
@@ -74,7 +74,7 @@ def test_the_note_in_mlflow_makes_nothing_but_text(translating: Generator) -> No
 
 
 @pytest.mark.parametrize("name", [HOSTILE[2], "it's", "a b", "größer", "`<script>`", "a|b"])
-def test_the_commands_of_the_card_send_the_very_name(translating: Generator, name: str, tmp_path) -> None:
+def test_the_commands_in_the_card_pass_the_exact_name(translating: Generator, name: str, tmp_path) -> None:
     translating.info["classes"] = [name, name, name]
     (tmp_path / "picture.png").write_bytes(b"x")
     (sent,) = re.findall(r"^(echo '.*?) \|$", card(translating), re.MULTILINE)
@@ -89,7 +89,7 @@ def test_the_commands_of_the_card_send_the_very_name(translating: Generator, nam
     assert [*tmp_path.iterdir()] == [tmp_path / "picture.png"]
 
 
-def test_a_name_that_cannot_be_typed_is_no_example(translating: Generator) -> None:
+def test_the_example_uses_the_number_of_a_domain_whose_name_cannot_be_typed(translating: Generator) -> None:
     translating.info["classes"] = ["a\n```\n<script>", "b\n```\n<script>", "c\n```\n<script>"]
     assert '"target": "1"' in card(translating)
     assert "script" not in tags(card(translating))

@@ -1,4 +1,4 @@
-"""Moving the champion on a real registry: killed at every call to it, and by two at once."""
+"""Moving the champion on a real registry: killed at every call, and by concurrent processes."""
 
 import threading
 import time
@@ -11,17 +11,17 @@ from gan_core.errors import TrackingError
 from pipelines.commands import promote as cli
 from pipelines.registry import champion as moving
 from pipelines.registry import promote as promoting
-from pipelines.registry.ledger import PREFIX, Outcome
-from pipelines.registry.promote import check_ledger, history, promote, rollback
+from pipelines.registry.ledger import TAG_PREFIX, Outcome
+from pipelines.registry.promote import load_ledger, promote, rollback, verify_ledger
 from tests.pipelines.registry.conftest import artifacts, seal
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
+    """Simulates a kill; no code under test catches it."""
 
 
 class Client:
-    """A client that counts its calls and does something at one of them."""
+    """A client that counts its calls and raises Killed before or after one of them."""
 
     def __init__(self, client: MlflowClient, at: int, after: bool) -> None:
         self._client, self._at, self._after = client, at, after
@@ -49,13 +49,13 @@ def client(uri):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """Who finds a move in progress waits no longer than a test can."""
-    monkeypatch.setattr(moving, "PATIENCE", 0.2)
+    """Shorten the wait for a move in progress."""
+    monkeypatch.setattr(moving, "PENDING_TIMEOUT", 0.2)
 
 
 @pytest.fixture
 def kill(uri, client, monkeypatch):
-    """Call something with a client that kills at its nth call; whether it came so far, and how many calls it made."""
+    """Run an action with a client that kills it at the nth call; returns whether it was killed and the number of calls."""
 
     def call(action, at: int, after: bool) -> tuple[bool, int]:
         faulty = Client(client, at, after)
@@ -76,9 +76,9 @@ def champion(client: MlflowClient) -> str | None:
 
 
 def reset(client: MlflowClient, tags: dict[str, str], version: str | None) -> None:
-    """Give the registered model these entries and this champion again."""
+    """Restore the entries and the champion of the registered model."""
     for name in client.get_registered_model("digits").tags:
-        if name.startswith(PREFIX) and name not in tags:
+        if name.startswith(TAG_PREFIX) and name not in tags:
             client.delete_registered_model_tag("digits", name)
     if version is None:
         client.delete_registered_model_alias("digits", "champion")
@@ -87,16 +87,16 @@ def reset(client: MlflowClient, tags: dict[str, str], version: str | None) -> No
 
 
 def shown_as_made(uri: str) -> list[str | None]:
-    ledger = history("digits", tracking_uri=uri)
+    ledger = load_ledger("digits", tracking_uri=uri)
     return [move.version for move in ledger.moves() if ledger.outcomes[move.id] is Outcome.MADE]
 
 
 @pytest.mark.parametrize("earlier", [0, 1, 2], ids=["no champion", "one champion", "two champions"])
 @pytest.mark.parametrize("action", [promote, rollback], ids=["promote", "rollback"])
-def test_a_move_killed_at_any_call_is_not_shown_as_made_and_is_made_by_the_next(
+def test_a_move_killed_at_any_call_is_not_shown_as_made_and_succeeds_when_repeated(
     register, client, uri, kill, action, earlier
 ):
-    """Before each call, which is after the one before it, and after the last."""
+    """Kills before each call, which is after the previous one, and after the last call."""
     if action is rollback and not earlier:
         pytest.skip("there is nothing to roll back")
     for fid in (30.0, 20.0)[:earlier]:
@@ -113,16 +113,16 @@ def test_a_move_killed_at_any_call_is_not_shown_as_made_and_is_made_by_the_next(
         assert kill(action, at, after) == (True, at)
         now = champion(client)
         assert now in (before, wanted)
-        # The ledger and the alias agree: what is shown as made last is the champion.
+        # The ledger and the alias agree: the last move shown as made is the champion's.
         assert (shown_as_made(uri) or [None])[-1] == now
         if now == before:
             action("digits", tracking_uri=uri)
         assert champion(client) == wanted
         assert shown_as_made(uri)[-1] == wanted
-        assert check_ledger("digits", tracking_uri=uri).breaks == ()
+        assert verify_ledger("digits", tracking_uri=uri).breaks == ()
 
 
-def test_a_promotion_cut_short_does_not_mislead_a_rollback(register, client, uri, kill):
+def test_rollback_ignores_an_interrupted_promotion(register, client, uri, kill):
     for fid in (30.0, 20.0):
         register(fid)
         promote("digits", tracking_uri=uri)
@@ -134,65 +134,67 @@ def test_a_promotion_cut_short_does_not_mislead_a_rollback(register, client, uri
     assert rollback("digits", tracking_uri=uri).version == "1"
 
 
-def test_the_command_says_what_was_cut_short_and_that_it_is_not_the_champion(register, uri, kill, monkeypatch):
+def test_the_command_lists_an_interrupted_promotion_and_the_actual_champion(register, uri, kill, monkeypatch):
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     register(30.0)
-    at = next(at for at in range(1, 100) if kill(promote, at, True)[0] and history("digits", tracking_uri=uri).entries)
+    at = next(
+        at for at in range(1, 100) if kill(promote, at, True)[0] and load_ledger("digits", tracking_uri=uri).entries
+    )
     assert at > 1
     line, now = CliRunner().invoke(cli.ledger, ["digits"]).output.splitlines()
     assert "none -> 1" in line
-    assert "in progress or cut short" in line
+    assert "in progress or interrupted" in line
     assert now == "Champion now: none."
     told = CliRunner().invoke(cli.ledger, ["digits", "--verify"])
     assert isinstance(told.exception, TrackingError)
-    assert "is not carried out: the champion is still none, not version 1. Run gantry promote again" in told.output
+    assert "was not carried out: the champion is still none, not version 1. Run gantry promote again" in told.output
 
 
-def test_a_move_that_another_process_is_about_is_waited_for(register, client, uri, monkeypatch):
-    monkeypatch.setattr(moving, "PATIENCE", 60.0)
+def test_promote_waits_for_a_move_in_progress_in_another_process(register, client, uri, monkeypatch):
+    monkeypatch.setattr(moving, "PENDING_TIMEOUT", 60.0)
     register(30.0)
     promote("digits", tracking_uri=uri)
     register(10.0)
     register(20.0)
-    slow = history("digits", tracking_uri=uri).next_move("promote", version="2", reason="slow")
-    client.set_registered_model_tag("digits", *moving.as_tag(slow))
+    slow = load_ledger("digits", tracking_uri=uri).next_move("promote", version="2", reason="slow")
+    client.set_registered_model_tag("digits", *moving.to_tag(slow))
     threading.Timer(0.5, client.set_registered_model_alias, ("digits", "champion", "2")).start()
     with pytest.raises(TrackingError, match="Version 3 .* is not better than the champion, version 2"):
         promote("digits", tracking_uri=uri)
     assert shown_as_made(uri) == ["1", "2"]
 
 
-def test_an_old_move_that_was_not_made_is_not_waited_for(register, client, uri, monkeypatch):
-    monkeypatch.setattr(moving, "PATIENCE", 600.0)
-    monkeypatch.setattr(moving, "_YOUNG_MS", 0)
+def test_promote_does_not_wait_for_an_old_pending_move(register, client, uri, monkeypatch):
+    monkeypatch.setattr(moving, "PENDING_TIMEOUT", 600.0)
+    monkeypatch.setattr(moving, "_WAIT_FOR_YOUNGER_THAN_MS", 0)
     register(30.0)
-    left = history("digits", tracking_uri=uri).next_move("promote", version="1", reason="killed")
-    client.set_registered_model_tag("digits", *moving.as_tag(left))
+    left = load_ledger("digits", tracking_uri=uri).next_move("promote", version="1", reason="killed")
+    client.set_registered_model_tag("digits", *moving.to_tag(left))
     time.sleep(0.01)
     assert promote("digits", tracking_uri=uri).voids == (left.id,)
 
 
-def test_who_is_so_slow_that_others_take_the_move_for_void_puts_the_champion_back(register, client, uri, monkeypatch):
+def test_a_move_that_another_process_voided_restores_the_champion(register, client, uri, monkeypatch):
     for fid in (30.0, 20.0, 10.0):
         register(fid)
     real = moving._set_alias
 
     def slow(of, name, version):
-        if version == "2":  # while it hangs, another one is promoted
+        if version == "2":  # another version is promoted while this move hangs
             monkeypatch.setattr(moving, "_set_alias", real)
             promote("digits", tracking_uri=uri, version="3")
         real(of, name, version)
 
     monkeypatch.setattr(moving, "_set_alias", slow)
-    with pytest.raises(TrackingError, match="took so long that .* took it for cut short .*is version 3"):
+    with pytest.raises(TrackingError, match="took so long that .* treated it as interrupted .*is version 3"):
         promote("digits", tracking_uri=uri, version="2")
     assert champion(client) == "3"
-    assert check_ledger("digits", tracking_uri=uri).breaks == ()
+    assert verify_ledger("digits", tracking_uri=uri).breaks == ()
 
 
-def test_two_promotions_at_once_are_made_one_after_the_other(register, client, uri, monkeypatch):
-    """Both write their entry at the same moment, with the same number: at most one of them goes on."""
-    monkeypatch.setattr(moving, "PATIENCE", 30.0)
+def test_concurrent_promotions_are_serialised(register, client, uri, monkeypatch):
+    """Both write an entry with the same number at the same time; at most one of them moves the alias."""
+    monkeypatch.setattr(moving, "PENDING_TIMEOUT", 30.0)
     for fid in (30.0, 20.0, 10.0):
         register(fid)
     promote("digits", tracking_uri=uri, version="1")
@@ -225,39 +227,39 @@ def test_two_promotions_at_once_are_made_one_after_the_other(register, client, u
     for thread in threads:
         thread.join()
     monkeypatch.undo()
-    # Where the better one was first, the other one is refused by the gate.
+    # If the better version was promoted first, the gate refuses the other.
     assert champion(client) == "3"
     assert shown_as_made(uri) == (["1", "3"] if refused else ["1", "2", "3"])
     assert all("is not better than the champion, version 3" in str(error) for error in refused)
-    assert check_ledger("digits", tracking_uri=uri).breaks == ()
+    assert verify_ledger("digits", tracking_uri=uri).breaks == ()
 
 
-def test_verify_reads_the_figures_in_the_versions_files(register, client, uri):
+def test_verify_compares_the_figures_in_the_files_of_versions(register, client, uri):
     register(30.0)
     promote("digits", tracking_uri=uri)
     register(20.0)
     promote("digits", tracking_uri=uri)
-    assert check_ledger("digits", tracking_uri=uri).figures == 2
+    assert verify_ledger("digits", tracking_uri=uri).figures == 2
     client.set_model_version_tag("digits", "1", "gantry.value", "-5.0")
-    (found,) = check_ledger("digits", tracking_uri=uri).breaks
+    (found,) = verify_ledger("digits", tracking_uri=uri).breaks
     assert "its tag gantry.value says '-5.0', metrics.json says '30.0'" in found
     path = artifacts(client, "1") / "metrics.json"
     path.write_text(path.read_text().replace("30.0", "3.0"))
-    (found,) = check_ledger("digits", tracking_uri=uri).breaks
+    (found,) = verify_ledger("digits", tracking_uri=uri).breaks
     assert "the figures of version 1 are not those it was promoted by" in found
     client.delete_model_version("digits", "1")
-    assert check_ledger("digits", tracking_uri=uri).breaks == ()
+    assert verify_ledger("digits", tracking_uri=uri).breaks == ()
 
 
-def test_verify_sees_weights_that_were_exchanged(register, client, uri):
+def test_verify_detects_replaced_weights(register, client, uri):
     register(30.0)
     promote("digits", tracking_uri=uri)
     weights = artifacts(client, "1") / "artifacts" / "generator" / "generator.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    (found,) = check_ledger("digits", tracking_uri=uri).breaks
+    (found,) = verify_ledger("digits", tracking_uri=uri).breaks
     assert "generator.safetensors is missing or damaged" in found
     seal(client, "1")
-    assert len(check_ledger("digits", tracking_uri=uri).breaks) == 1
+    assert len(verify_ledger("digits", tracking_uri=uri).breaks) == 1
 
 
 def test_the_command_verifies_and_prints_the_head(register, client, uri, monkeypatch):
@@ -267,13 +269,13 @@ def test_the_command_verifies_and_prints_the_head(register, client, uri, monkeyp
     told = CliRunner().invoke(cli.ledger, ["digits", "--verify"])
     assert told.exit_code == 0, told.output
     assert "1 entries, 1 of them in an unbroken chain; champion version 1, as the ledger says" in told.output
-    head = history("digits", tracking_uri=uri).chain[-1].digest
+    head = load_ledger("digits", tracking_uri=uri).chain[-1].digest
     assert f"Head: {head}." in told.output
     assert CliRunner().invoke(cli.ledger, ["digits", "--verify", "--expect", head[:16]]).exit_code == 0
     told = CliRunner().invoke(cli.ledger, ["digits", "--verify", "--expect", "0" * 64])
     assert isinstance(told.exception, TrackingError)
     for name in client.get_registered_model("digits").tags:
-        if name.startswith(PREFIX):
+        if name.startswith(TAG_PREFIX):
             client.set_registered_model_tag("digits", name, "[]\nrollback 1 -> none")
     told = CliRunner().invoke(cli.ledger, ["digits", "--verify", "--json"])
     assert isinstance(told.exception, TrackingError)
@@ -285,7 +287,7 @@ def test_the_command_verifies_and_prints_the_head(register, client, uri, monkeyp
     assert now == "Champion now: version 1."
 
 
-def test_a_reason_makes_one_line_of_the_listing(register, uri, monkeypatch):
+def test_a_multi_line_reason_is_listed_in_one_line(register, uri, monkeypatch):
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     register(30.0)
     promote("digits", tracking_uri=uri, reason="good\n2024-01-01T00:00:00.000Z  rollback  1 -> none  ann: forged")

@@ -1,4 +1,4 @@
-"""A generator is found by whatever a person calls it: a folder, a registered model, a version, an alias, a run."""
+"""A generator is found by folder, registered model, version, alias or run."""
 
 from contextlib import contextmanager
 
@@ -15,11 +15,11 @@ def digest(model, uri):
         return load_generator(folder).digest
 
 
-def test_a_folder_or_the_folder_above_it(generator_dir, uri):
+def test_a_generator_is_found_in_its_folder_and_in_the_parent_folder(generator_dir, uri):
     assert digest(generator_dir, uri) == digest(generator_dir.parent, uri) == load_generator(generator_dir).digest
 
 
-def test_a_name_a_version_an_alias_a_uri_and_a_run(register, generator_dir, uri):
+def test_a_generator_is_found_by_name_version_alias_uri_and_run(register, generator_dir, uri):
     first = register(fid=20.0)
     register(fid=10.0)
     expected = load_generator(generator_dir).digest
@@ -32,7 +32,7 @@ def test_a_name_a_version_an_alias_a_uri_and_a_run(register, generator_dir, uri)
         assert digest(model, uri) == expected
 
 
-def test_a_trials_run_is_not_taken_for_the_generator_that_was_registered_above_it(register, uri):
+def test_the_run_of_a_trial_is_refused(register, uri):
     from mlflow import MlflowClient
 
     client = MlflowClient(uri, uri)
@@ -40,12 +40,12 @@ def test_a_trials_run_is_not_taken_for_the_generator_that_was_registered_above_i
     tags = {"mlflow.parentRunId": run, "gantry.stage": "trial"}
     trial = client.create_run(client.get_run(run).info.experiment_id, tags=tags).info.run_id
     with pytest.raises(
-        TrackingError, match=rf"{trial} is the run of a trial, whose generator is not kept. Name the run of"
+        TrackingError, match=rf"{trial} is the run of a trial; generators of trials are not kept. Name the run of"
     ):
         digest(trial, uri)
 
 
-def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, generator_dir, monkeypatch):
+def test_a_name_alone_means_the_champion_if_there_is_one(register, uri, generator_dir, monkeypatch):
     register(fid=20.0)
     promote("digits", tracking_uri=uri)
     register(fid=10.0)
@@ -69,7 +69,7 @@ def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, gener
         ("digits/9", "no version 9; it has 1"),
         ("digits@best", "no alias 'best'; it has challenger"),
         ("0" * 32, "There is no generator '000"),
-        ("digits@", "'digits@' names no alias: write NAME@ALIAS, or 'digits' alone"),
+        ("digits@", "'digits@' names no alias. Give NAME@ALIAS, or 'digits' alone"),
         ("digits/", "There is no generator 'digits/'"),
         ("a'b", "There is no generator 'a'b'"),
         ("a\"b'c", "There is no generator"),
@@ -77,7 +77,7 @@ def test_a_name_alone_means_the_champion_where_there_is_one(register, uri, gener
         ("./digits", "There is no folder './digits'"),
     ],
 )
-def test_what_is_not_there_is_named_with_what_is(register, uri, model, words, tmp_path, monkeypatch):
+def test_an_unknown_model_is_refused_with_the_known_names(register, uri, model, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a checkout may have outputs/train/generator
     register()
     with pytest.raises(TrackingError, match=words):
@@ -85,31 +85,31 @@ def test_what_is_not_there_is_named_with_what_is(register, uri, model, words, tm
 
 
 @pytest.mark.parametrize("model", ["", " "])
-def test_an_empty_name_is_no_folder(uri, model):
-    with pytest.raises(TrackingError, match="name of the model is empty; is a variable not set"):
+def test_an_empty_name_is_refused(uri, model):
+    with pytest.raises(TrackingError, match="name of the model is empty. If it comes from a shell variable"):
         digest(model, uri)
 
 
-def test_a_checkout_is_not_searched_for_whatever_checkpoint_lies_in_it(tmp_path, uri):
+def test_a_checkout_is_refused_even_if_it_contains_checkpoints(tmp_path, uri):
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "var" / "step-00000001").mkdir(parents=True)
-    with pytest.raises(TrackingError, match=r"is a checkout, and no generator\. Name .*outputs/train/generator"):
+    with pytest.raises(TrackingError, match=r"is a checkout, not a generator\. Name .*outputs/train/generator"):
         digest(tmp_path, uri)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path, uri):
-    with pytest.raises(TrackingError, match="holds no exported generator"):
+def test_a_folder_without_a_generator_is_refused(tmp_path, uri):
+    with pytest.raises(TrackingError, match="has no exported generator"):
         digest(tmp_path, uri)
 
 
-def test_without_a_store_a_folder_is_still_found_and_a_name_is_not(generator_dir):
+def test_without_a_tracking_uri_only_folders_are_found(generator_dir):
     assert digest(generator_dir, None) == load_generator(generator_dir).digest
-    with pytest.raises(TrackingError, match="nothing says where registered models are"):
+    with pytest.raises(TrackingError, match="the address of the registry is unknown"):
         digest("digits", None)
 
 
-def test_a_name_with_a_quote_is_looked_up_like_any_other(register, generator_dir, uri):
-    """MLflow lets others have one."""
+def test_a_name_with_a_quote_is_found(register, generator_dir, uri):
+    """Gantry's own names contain no quotes, but MLflow allows them."""
     from mlflow import MlflowClient
 
     client, version = MlflowClient(uri, uri), register().version

@@ -1,4 +1,4 @@
-"""What the stages before registering left is refused where it is damaged: by file, line and remedy."""
+"""Damaged inputs of the register stage are refused with file, line and remedy."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ FIGURE = Figure(
 CURVES = "step,loss_generator,health_diversity\n20,1.5,\n40,nan,0.5\n"
 
 
-def test_whole_results_pass(tmp_path):
+def test_valid_inputs_are_accepted(tmp_path):
     write_json(tmp_path / "metrics.json", {"fid": FIGURE, "figures": [FIGURE], "values": {"fid": 12.5}})
     assert read_measured(tmp_path / "metrics.json")["fid"]["value"] == 12.5
     (tmp_path / "curves.csv").write_text(CURVES)
@@ -42,12 +42,12 @@ def test_whole_results_pass(tmp_path):
     [
         ("", r"metrics.json is damaged.*line 1"),
         ('{"fid": {\n"value": 1,', r"metrics.json is damaged.*line 2"),
-        ("[]", r"metrics.json holds no figure to register"),
-        ('{"fid": 3}', r"metrics.json holds no figure to register"),
+        ("[]", r"metrics.json has no figure to register"),
+        ('{"fid": 3}', r"metrics.json has no figure to register"),
         ({"fid": {"value": "low"}}, r"metrics.json: .*fid"),
         ({"fid": {"protocol": {"split": 3}}}, r"metrics.json: .*fid.protocol"),
-        ({"figures": 3}, r"metrics.json: figures is no list"),
-        ({"figures": [3]}, r"metrics.json: figures\[0\] is no figure"),
+        ({"figures": 3}, r"metrics.json: figures is not a list"),
+        ({"figures": [3]}, r"metrics.json: figures\[0\] is not a figure"),
         ({"figures": [{"name": "kid"}]}, r"metrics.json: Missing setting 'figures\[0\]"),
     ],
     ids=str,
@@ -65,7 +65,7 @@ def test_damaged_figures_are_refused(tmp_path, content, message):
         read_measured(path)
 
 
-def test_figures_that_are_missing_are_to_be_measured_first(tmp_path):
+def test_missing_figures_are_refused(tmp_path):
     with pytest.raises(StageError, match=r"metrics.json is missing. Evaluate first: gantry run"):
         read_measured(tmp_path / "metrics.json")
 
@@ -73,20 +73,20 @@ def test_figures_that_are_missing_are_to_be_measured_first(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"line 1: its header has no column 'step'"),
-        (b"junk\n", r"line 1: its header has no column 'step'"),
+        (b"", r"line 1: the header has no column 'step'"),
+        (b"junk\n", r"line 1: the header has no column 'step'"),
         (b"step,fid\n20,1.5\n40\n", r"line 3: 1 values where the header has 2"),
-        (b"step,fid\n20,1.5\n40,high\n", r"line 3: fid is 'high', which is no number"),
+        (b"step,fid\n20,1.5\n40,high\n", r"line 3: fid is 'high', which is not a number"),
         (b"step,fid\n40,1.5\n20,1.5\n", r"line 3: step 20 comes after step 40"),
-        (b"step,fid\n,1.5\n", r"line 2: step is '', which is no number"),
-        (b"step,fid\n20,1\n\xff\xfe,2\n", r"line 3: it is not UTF-8"),
-        (b'step,fid\n20,"1\n', r"line 2: it is no CSV"),
+        (b"step,fid\n,1.5\n", r"line 2: step is '', which is not a number"),
+        (b"step,fid\n20,1\n\xff\xfe,2\n", r"line 3: the text is not UTF-8"),
+        (b'step,fid\n20,"1\n', r"line 2: the text is not CSV"),
         (b"step,fid\n20,1\x00\n", r"line 2: "),
     ],
     ids=lambda value: str(value)[:30],
 )
 @pytest.mark.parametrize("name", ["curves.csv", "fid.csv"])
-def test_damaged_tables_of_training_are_refused(tmp_path, name, content, message):
+def test_damaged_training_curves_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(StageError, match=rf"{name}, {message}.*nothing is registered.*gantry run"):
         check_curves(tmp_path)

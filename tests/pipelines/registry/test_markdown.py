@@ -1,4 +1,4 @@
-"""Names that others chose are shown as they are, and obeyed by nothing: an independent Markdown reader is the judge."""
+"""Untrusted names render as plain text in an independent Markdown parser."""
 
 import html
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from pipelines.registry.markdown import LONGEST, code, escape, link_target
+from pipelines.registry.markdown import MAX_NAME_LENGTH, code_span, escape_markdown, link_target
 
 NAMES = [
     "<script>alert(1)</script>",
@@ -46,7 +46,7 @@ READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethroug
 
 
 def text_of(rendered: str, tag: str) -> str:
-    """What the only element ``tag`` of a page shows, where it holds text and nothing else."""
+    """The text of the only element ``tag`` of a page; fails if it contains other elements."""
     found = re.findall(rf"<{tag}>(.*?)</{tag}>", rendered, re.DOTALL)
     assert len(found) == 1, rendered
     assert "<" not in found[0], rendered
@@ -58,15 +58,17 @@ def shown(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_a_paragraph_of_its_own_text(name: str) -> None:
-    rendered = READER.render(escape(name))
+def test_a_name_renders_as_its_own_text_in_a_paragraph(name: str) -> None:
+    rendered = READER.render(escape_markdown(name))
     assert set(re.findall(r"</?(\w+)", rendered)) == {"p"}
     assert text_of(rendered, "p") == shown(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_one_cell_of_a_table(name: str) -> None:
-    rendered = READER.render(f"| a | b |\n|---|---|\n| {escape(name)} | {code(name, in_table=True)} |\n\nafter")
+def test_a_name_renders_as_one_table_cell(name: str) -> None:
+    rendered = READER.render(
+        f"| a | b |\n|---|---|\n| {escape_markdown(name)} | {code_span(name, in_table=True)} |\n\nafter"
+    )
     cells = re.findall(r"<td>(.*?)</td>", rendered, re.DOTALL)
     assert len(cells) == 2, rendered
     assert html.unescape(cells[0]) == shown(name)
@@ -74,22 +76,22 @@ def test_a_name_is_one_cell_of_a_table(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_a_span_of_code(name: str) -> None:
-    assert text_of(READER.render(f"x {code(name)}"), "code") == shown(name)
+def test_a_name_renders_as_a_code_span(name: str) -> None:
+    assert text_of(READER.render(f"x {code_span(name)}"), "code") == shown(name)
 
 
 @pytest.mark.parametrize("name", ["a\n# b", "a\r\n\r\n<b>", "a\x00b", "a\u2028b", "a\x1b[31mb", "a\u202eb"])
-def test_line_breaks_and_control_characters_are_spelled_out_or_spaces(name: str) -> None:
-    for text in (escape(name), code(name)):
+def test_line_breaks_and_control_characters_are_replaced(name: str) -> None:
+    for text in (escape_markdown(name), code_span(name)):
         assert text.isprintable()
 
 
-def test_a_name_without_end_is_cut() -> None:
-    assert len(escape("x" * 10**7)) == LONGEST + 3
+def test_a_long_name_is_truncated() -> None:
+    assert len(escape_markdown("x" * 10**7)) == MAX_NAME_LENGTH + 3
 
 
-def test_an_empty_name_is_no_empty_span() -> None:
-    assert code("") == escape("") == ""
+def test_an_empty_name_renders_as_nothing() -> None:
+    assert code_span("") == escape_markdown("") == ""
 
 
 @pytest.mark.parametrize(
@@ -105,5 +107,5 @@ def test_an_empty_name_is_no_empty_span() -> None:
         (5, False),
     ],
 )
-def test_a_link_leads_to_an_address_of_http_alone(url: object, good: bool) -> None:
+def test_links_lead_only_to_http_addresses(url: object, good: bool) -> None:
     assert link_target(url) == (url if good else None)

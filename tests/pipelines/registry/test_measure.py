@@ -1,4 +1,4 @@
-"""A registered version measured anew: what evaluation gives for it on the data that is here."""
+"""A registered version measured again gives the figure that the evaluate stage would give on the current data."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def settings(uri):
 
 @pytest.mark.weights
 @pytest.mark.usefixtures("weights_file")
-def test_it_is_measured_as_the_evaluate_stage_would(register, generator_dir, uri, tmp_path):
+def test_a_version_is_measured_as_the_evaluate_stage_does(register, generator_dir, uri, tmp_path):
     from gan_core.data import PreparedDataset
 
     dataset = PreparedDataset(write_prepared(tmp_path / "data" / "prepared", blobs(8)))
@@ -40,7 +40,7 @@ def test_it_is_measured_as_the_evaluate_stage_would(register, generator_dir, uri
     assert figure.protocol == expected.protocol
 
 
-def test_pictures_of_another_shape_are_named(register, uri, tmp_path):
+def test_a_version_with_another_picture_shape_is_refused(register, uri, tmp_path):
     write_prepared(tmp_path / "data" / "prepared", blobs(8, size=32))
-    with pytest.raises(TrackingError, match="makes 16x16x1 pictures and .*prepared holds 32x32x1"):
+    with pytest.raises(TrackingError, match="prepared: it makes pictures of 16x16x1, and the data has 32x32x1"):
         measure_version("digits", register().version, root=tmp_path, settings=settings(uri))

@@ -1,4 +1,4 @@
-"""Promotion: only what is better by the same protocol becomes champion, every move is kept, and it can be undone."""
+"""Only a version that is better by the same protocol becomes champion; each move is recorded and can be undone."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from gan_core.errors import CheckpointError, TrackingError
 from gan_core.metrics.protocol import Figure
 from pipelines.commands import promote as cli
 from pipelines.registry.ledger import Move
-from pipelines.registry.promote import check_ledger, history, promote, rollback
+from pipelines.registry.promote import load_ledger, promote, rollback, verify_ledger
 from tests.pipelines.registry.conftest import PROTOCOL, artifacts, refigure, seal
 
 
@@ -22,7 +22,7 @@ def client(uri):
 
 
 def moves(uri: str) -> list[Move]:
-    return history("digits", tracking_uri=uri).moves()
+    return load_ledger("digits", tracking_uri=uri).moves()
 
 
 def champion(client: MlflowClient) -> str | None:
@@ -35,7 +35,7 @@ def test_the_first_challenger_becomes_champion(register, client, uri):
     move = promote("digits", tracking_uri=uri)
     assert (move.version, move.previous, move.forced) == ("1", None, False)
     assert champion(client) == "1"
-    assert promote("digits", tracking_uri=uri) is None  # it is champion already
+    assert promote("digits", tracking_uri=uri) is None  # already champion
     assert len(moves(uri)) == 1
 
 
@@ -61,7 +61,7 @@ def test_a_fid_that_is_not_lower_is_not_promoted(register, client, uri, fid):
 
 
 @pytest.mark.parametrize("tag", ["-5.0", "abc", "nan", ""])
-def test_the_gate_reads_the_figure_in_the_versions_files_and_no_tag(register, client, uri, tag):
+def test_the_gate_reads_figures_from_files_and_ignores_tags(register, client, uri, tag):
     register(30.0)
     promote("digits", tracking_uri=uri)
     second = register(31.0).version
@@ -76,14 +76,14 @@ FIGURES = {
     "text": (lambda fid: fid.update(value="abc"), r"fid\.value: expected a finite number, got 'abc'"),
     "no protocol": (lambda fid: fid.pop("protocol"), r"Missing setting 'fid\.protocol'"),
     "an interval without an end": (lambda fid: fid.update(low=float("inf")), r"fid\.low"),
-    "another generator's": (lambda fid: fid.update(generator_digest="a" * 64), "has the figure of another generator"),
+    "another generator's": (lambda fid: fid.update(generator_digest="a" * 64), "was measured on another generator"),
     "a later edition's": (lambda fid: fid["protocol"].update(new=1), r"Unknown setting 'fid\.protocol\.new'"),
 }
 
 
 @pytest.mark.parametrize("which", ["1", "2"], ids=["the champion's", "the challenger's"])
 @pytest.mark.parametrize("harm", FIGURES)
-def test_a_figure_that_nothing_can_be_compared_with_is_refused_by_name(register, client, uri, harm, which):
+def test_an_invalid_figure_is_refused(register, client, uri, harm, which):
     register(30.0)
     promote("digits", tracking_uri=uri)
     register(20.0)
@@ -95,7 +95,7 @@ def test_a_figure_that_nothing_can_be_compared_with_is_refused_by_name(register,
     assert promote("digits", tracking_uri=uri, force=True, reason="seen").version == "2"
 
 
-def test_the_first_champion_needs_a_figure_too(register, client, uri):
+def test_the_first_champion_needs_a_figure(register, client, uri):
     register(30.0)
     refigure(client, "1", lambda fid: fid.update(value=float("nan")))
     with pytest.raises(TrackingError, match="expected a finite number"):
@@ -103,8 +103,8 @@ def test_the_first_champion_needs_a_figure_too(register, client, uri):
     assert promote("digits", tracking_uri=uri, measure=lambda version: measured()).version == "1"
 
 
-def test_a_version_of_an_earlier_edition_is_measured_where_that_is_asked_for(register, client, uri):
-    """It keeps its figure in tags alone, and no sums of its files."""
+def test_a_version_without_metrics_is_measured_on_request(register, client, uri):
+    """A version from an older version of Gantry, with its figure only in tags and without checksums."""
     for fid in (30.0, 20.0):
         register(fid)
     promote("digits", tracking_uri=uri, version="1")
@@ -119,7 +119,7 @@ def test_a_version_of_an_earlier_edition_is_measured_where_that_is_asked_for(reg
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("file", ["metrics.json", "MLmodel", "artifacts/generator/generator.json", "code/torch.py"])
-def test_a_version_whose_files_were_changed_is_not_promoted(register, client, uri, file, force):
+def test_a_version_with_changed_files_is_not_promoted(register, client, uri, file, force):
     register(30.0)
     path = artifacts(client, "1") / file
     path.write_text((path.read_text() if path.exists() else "") + " ")
@@ -128,8 +128,8 @@ def test_a_version_whose_files_were_changed_is_not_promoted(register, client, ur
     assert champion(client) is None
 
 
-def test_whether_a_lower_fid_is_lower_by_more_than_noise_is_kept(register, client, uri):
-    """And stops nobody, whatever reason is given beside it."""
+def test_the_ledger_records_whether_an_improvement_exceeds_the_noise(register, client, uri):
+    """An improvement within the noise is promoted too, with any reason."""
     register(30.0, interval=(28.0, 33.0))
     first = promote("digits", tracking_uri=uri)
     assert (first.found, first.within_noise) == ("", None)
@@ -144,8 +144,10 @@ def test_whether_a_lower_fid_is_lower_by_more_than_noise_is_kept(register, clien
     register(20.0, interval=(19.0, 21.0))
     clear = promote("digits", tracking_uri=uri)
     assert clear.within_noise is False
-    assert clear.reason == clear.found == "fid 20.0000 against 29.0000 by the same protocol, lower by more than noise"
-    register(10.0)  # by an edition that kept no intervals
+    assert (
+        clear.reason == clear.found == "fid 20.0000 against 29.0000 by the same protocol, lower by more than the noise"
+    )
+    register(10.0)  # by a version of Gantry without intervals
     unknown = promote("digits", tracking_uri=uri)
     assert unknown.within_noise is None
     assert "noise" not in unknown.found
@@ -153,7 +155,7 @@ def test_whether_a_lower_fid_is_lower_by_more_than_noise_is_kept(register, clien
     assert champion(client) == "4"
 
 
-def test_another_protocol_is_refused_and_each_difference_named(register, client, uri):
+def test_another_protocol_is_refused_and_each_difference_is_named(register, client, uri):
     register(30.0)
     promote("digits", tracking_uri=uri)
     register(5.0, protocol={"fake_count": 50, "precision": "bf16"})
@@ -166,7 +168,7 @@ def test_another_protocol_is_refused_and_each_difference_named(register, client,
 
 
 GROWN = {"dataset_digest": "a" * 64}
-"""How a challenger is measured that learnt from data which has grown since."""
+"""Change of the protocol of a challenger that was trained on more data than the champion."""
 
 
 def measured(**changes) -> Figure:
@@ -174,7 +176,7 @@ def measured(**changes) -> Figure:
     return Figure(**{"name": "fid", "value": 25.0, "protocol": protocol, "generator_digest": "f" * 64, **changes})
 
 
-def test_a_champion_of_earlier_data_is_measured_anew_where_that_is_asked_for(register, client, uri):
+def test_a_champion_from_earlier_data_is_measured_again_on_request(register, client, uri):
     register(10.0)
     promote("digits", tracking_uri=uri)
     register(20.0, protocol=GROWN, interval=(19.0, 21.0))
@@ -187,7 +189,7 @@ def test_a_champion_of_earlier_data_is_measured_anew_where_that_is_asked_for(reg
     assert asked == ["1"]
     assert champion(client) == "2"
     assert move.found == (
-        "fid 20.0000 against 25.0000 by the same protocol, the champion measured anew, lower by more than noise"
+        "fid 20.0000 against 25.0000 by the same protocol, the champion measured again, lower by more than the noise"
     )
 
 
@@ -195,14 +197,12 @@ def test_a_champion_of_earlier_data_is_measured_anew_where_that_is_asked_for(reg
     ("figure", "message"),
     [
         (measured(value=15.0), "is not better than the champion"),
-        (measured(protocol=PROTOCOL), r"What is measured here \(data/prepared, evaluate in params.yaml\) is not what"),
+        (measured(protocol=PROTOCOL), r"data or settings of this checkout \(data/prepared, evaluate in params.yaml\)"),
         (measured(name="mean_fid"), "figure: fid against mean_fid"),
     ],
     ids=["better", "other-data", "other-figure"],
 )
-def test_a_champion_measured_anew_has_to_be_beaten_by_the_same_protocol_all_the_same(
-    register, client, uri, figure, message
-):
+def test_a_champion_measured_again_must_be_beaten_by_the_same_protocol(register, client, uri, figure, message):
     register(10.0)
     promote("digits", tracking_uri=uri)
     register(20.0, protocol=GROWN)
@@ -211,7 +211,7 @@ def test_a_champion_measured_anew_has_to_be_beaten_by_the_same_protocol_all_the_
     assert champion(client) == "1"
 
 
-def test_a_champion_of_the_time_that_measuring_takes_is_not_run_over(register, client, uri):
+def test_a_champion_promoted_during_the_measurement_is_not_replaced_by_a_worse_version(register, client, uri):
     register(10.0)
     promote("digits", tracking_uri=uri)
     register(20.0, protocol=GROWN)
@@ -226,24 +226,26 @@ def test_a_champion_of_the_time_that_measuring_takes_is_not_run_over(register, c
     assert champion(client) == "3"
 
 
-def test_a_champion_without_a_figure_is_measured_where_that_is_asked_for(register, client, uri):
+def test_a_champion_without_a_figure_is_measured_on_request(register, client, uri):
     register(10.0)
     promote("digits", tracking_uri=uri)
     (artifacts(client, "1") / "metrics.json").unlink()
     seal(client, "1")
     register(20.0, protocol=GROWN)
-    with pytest.raises(TrackingError, match="carries no measured figure .*gantry promote digits --version 2 --measure"):
+    with pytest.raises(
+        TrackingError, match="no figure that can be checked.*gantry promote digits --version 2 --measure"
+    ):
         promote("digits", tracking_uri=uri)
     assert promote("digits", tracking_uri=uri, measure=lambda version: measured()).version == "2"
 
 
-def test_a_champion_whose_figure_compares_is_not_measured_again(register, uri):
+def test_a_champion_with_a_comparable_figure_is_not_measured_again(register, uri):
     for fid in (30.0, 20.0):
         register(fid)
         promote("digits", tracking_uri=uri, measure=lambda version: pytest.fail("it was measured"))
 
 
-def test_force_passes_the_gates_with_a_reason_only(register, client, uri):
+def test_force_skips_the_gate_but_needs_a_reason(register, client, uri):
     register(30.0)
     promote("digits", tracking_uri=uri)
     register(99.0)
@@ -255,7 +257,7 @@ def test_force_passes_the_gates_with_a_reason_only(register, client, uri):
     assert moves(uri)[-1] == move
 
 
-def test_rollback_undoes_move_after_move_down_to_no_champion(register, client, uri):
+def test_repeated_rollback_undoes_all_promotions(register, client, uri):
     for fid in (30.0, 20.0, 10.0):
         register(fid)
         promote("digits", tracking_uri=uri)
@@ -276,7 +278,7 @@ def test_rollback_undoes_move_after_move_down_to_no_champion(register, client, u
     ]
 
 
-def test_what_was_rolled_back_can_be_promoted_and_rolled_back_again(register, client, uri):
+def test_a_version_can_be_promoted_and_rolled_back_again(register, client, uri):
     for fid in (30.0, 20.0):
         register(fid)
         promote("digits", tracking_uri=uri)
@@ -287,14 +289,14 @@ def test_what_was_rolled_back_can_be_promoted_and_rolled_back_again(register, cl
     assert champion(client) == "1"
 
 
-def test_a_champion_set_by_hand_is_not_guessed_about(register, client, uri):
+def test_a_champion_set_by_hand_cannot_be_rolled_back(register, client, uri):
     register(30.0)
     client.set_registered_model_alias("digits", "champion", "1")
     with pytest.raises(TrackingError, match="without `gantry promote`"):
         rollback("digits", tracking_uri=uri)
 
 
-def test_what_is_not_there_is_named(register, client, uri):
+def test_missing_models_versions_and_aliases_are_named(register, client, uri):
     with pytest.raises(TrackingError, match=r"no registered model 'digits'.*register\.name"):
         promote("digits", tracking_uri=uri)
     register(30.0)
@@ -315,7 +317,7 @@ def test_a_version_without_a_figure_needs_force(register, client, uri, tmp_path)
     for name in ("metrics.json", "gantry-manifest.json"):
         (tmp_path / "imported" / name).unlink()
     client.create_model_version("digits", source=(tmp_path / "imported").as_uri())
-    with pytest.raises(TrackingError, match="carries no measured figure"):
+    with pytest.raises(TrackingError, match="no figure that can be checked"):
         promote("digits", tracking_uri=uri, version="2")
     assert promote("digits", tracking_uri=uri, version="2", force=True, reason="imported").version == "2"
 
@@ -341,7 +343,7 @@ def test_the_command_line_promotes_and_rolls_back(register, uri, monkeypatch):
     assert [move["kind"] for move in json.loads(told)] == ["promote", "rollback"]
 
 
-def test_the_command_line_tells_what_is_within_the_noise(register, uri, monkeypatch):
+def test_the_command_reports_an_improvement_within_the_noise(register, uri, monkeypatch):
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     for fid in (30.0, 29.0, 28.0):
         register(fid, interval=(fid - 3, fid + 3))
@@ -350,7 +352,7 @@ def test_the_command_line_tells_what_is_within_the_noise(register, uri, monkeypa
     assert "was version 2 (nicer).\nMeasured: fid 28.0000 against 29.0000" in told
 
 
-def test_a_champion_whose_files_were_changed_can_be_replaced_by_force(register, client, uri):
+def test_a_champion_with_changed_files_can_be_replaced_by_force(register, client, uri):
     register(30.0)
     promote("digits", tracking_uri=uri)
     register(20.0)
@@ -360,7 +362,7 @@ def test_a_champion_whose_files_were_changed_can_be_replaced_by_force(register, 
     assert promote("digits", tracking_uri=uri, force=True, reason="it was changed").version == "2"
 
 
-def test_a_rollback_goes_to_no_version_whose_files_were_changed(register, client, uri):
+def test_rollback_to_a_version_with_changed_files_is_refused(register, client, uri):
     for fid in (30.0, 20.0):
         register(fid)
         promote("digits", tracking_uri=uri)
@@ -370,7 +372,7 @@ def test_a_rollback_goes_to_no_version_whose_files_were_changed(register, client
     assert champion(client) == "2"
 
 
-def test_an_earlier_editions_ledger_goes_on_as_a_chain(register, client, uri):
+def test_a_legacy_ledger_continues_as_a_chain(register, client, uri):
     for fid in (30.0, 20.0):
         register(fid)
     old = {"kind": "promote", "version": "1", "previous": None, "at": "2024-01-01T00:00:00.000Z", "by": "ann"}
@@ -378,10 +380,10 @@ def test_an_earlier_editions_ledger_goes_on_as_a_chain(register, client, uri):
     client.set_registered_model_tag("digits", f"gantry.ledger.{old['id']}", json.dumps(old))
     client.set_registered_model_alias("digits", "champion", "1")
     promote("digits", tracking_uri=uri)
-    report = check_ledger("digits", tracking_uri=uri)
+    report = verify_ledger("digits", tracking_uri=uri)
     assert (report.breaks, report.entries, report.chained) == ((), 2, 1)
     client.set_registered_model_tag("digits", f"gantry.ledger.{old['id']}", json.dumps({**old, "by": "eve"}))
-    assert "an entry from before the chain was changed" in check_ledger("digits", tracking_uri=uri).breaks[0]
+    assert "an entry from before the chain was changed" in verify_ledger("digits", tracking_uri=uri).breaks[0]
     assert rollback("digits", tracking_uri=uri).version == "1"
     with pytest.raises(TrackingError, match="cannot be trusted"):
         rollback("digits", tracking_uri=uri)

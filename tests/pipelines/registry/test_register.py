@@ -1,4 +1,4 @@
-"""Registering: a version that anyone can load, without a pickle, that leads back to where it came from."""
+"""A registered version loads anywhere, contains no pickle, and records its lineage."""
 
 import io
 import json
@@ -35,9 +35,9 @@ def client(uri):
 
 @pytest.fixture
 def load(uri, monkeypatch):
-    """Load a model version as a user does, with pickles forbidden."""
+    """Load a model version as a user does, with pickles disabled."""
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    # MLflow notes in the environment what it is set to, where Gantry would take it for the user's wish.
+    # MLflow writes its tracking URI to the environment, where Gantry would treat it as the user's setting.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
@@ -45,7 +45,7 @@ def load(uri, monkeypatch):
     mlflow.set_tracking_uri(before)
 
 
-def test_a_version_is_loaded_by_its_alias_and_makes_the_generators_pictures(register, load, generator_dir):
+def test_a_version_loaded_by_alias_makes_the_pictures_of_its_generator(register, load, generator_dir):
     registered = register()
     assert (registered.version, registered.alias) == ("1", "challenger")
     made = load("models:/digits@challenger").predict(pd.DataFrame({"n": [2, 1], "seed": [5, 6]}))
@@ -57,7 +57,7 @@ def test_a_version_is_loaded_by_its_alias_and_makes_the_generators_pictures(regi
     np.testing.assert_array_equal(pictures, expected)
 
 
-def test_only_n_must_be_given(register, load):
+def test_only_n_is_required(register, load):
     model = load(register().model_uri)
     made = model.predict(pd.DataFrame({"n": [3]}))
     assert len(made) == 3
@@ -74,38 +74,38 @@ def test_only_n_must_be_given(register, load):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"n": [1, 0]}, "row 1: n is 0; ask for 1 or more"),
+        ({"n": [1, 0]}, "row 1: n is 0; it must be 1 or more"),
         ({"n": [-4]}, "row 0: n is -4"),
-        ({"n": [1000, 1000]}, "asks for 2000 pictures; the most at once is 1024"),
-        ({"n": [2000, -1500]}, "row 1: n is -1500; ask for 1 or more"),
-        ({"n": [2**62, 2**62]}, "the most at once is 1024"),
+        ({"n": [1000, 1000]}, "asks for 2000 pictures; the limit is 1024"),
+        ({"n": [2000, -1500]}, "row 1: n is -1500; it must be 1 or more"),
+        ({"n": [2**62, 2**62]}, "the limit is 1024"),
         ({"n": [1], "truncation": [float("inf")]}, "row 0: truncation is 'inf'; it must be a number"),
         ({"n": [1], "seed": [-1]}, "row 0: seed: must be 0 or more"),
-        ({"n": [1], "label": [3]}, "no label 3; it was trained without labels"),
+        ({"n": [1], "label": [3]}, "no label 3; it is not class-conditional"),
         ({"seed": [1]}, "missing inputs"),
         ({"n": ["two"]}, "Incompatible input types"),
     ],
 )
-def test_a_request_that_cannot_be_met_says_why(register, load, rows, message):
+def test_an_invalid_request_is_refused_with_the_reason(register, load, rows, message):
     with pytest.raises(MlflowException, match=message) as raised:
         load(register().model_uri).predict(pd.DataFrame(rows))
     assert raised.value.get_http_status_code() == 400
 
 
-def test_there_is_no_pickle_in_the_model(register, client):
+def test_the_model_contains_no_pickle(register, client):
     folder = artifacts(client, register().version)
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {"MLmodel", "pyfunc_model.py", "README.md", "generator.safetensors"} <= {path.name for path in files}
     for path in files:
         assert path.suffix not in {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin"}, path
         content = path.read_bytes()
-        assert not content.startswith(b"\x80"), path  # how every pickle since protocol 2 begins
-        assert not content.startswith(b"PK"), path  # torch.save's zip
+        assert not content.startswith(b"\x80"), path  # the start of every pickle since protocol 2
+        assert not content.startswith(b"PK"), path  # the zip file of torch.save
         with pytest.raises(ValueError, match=r".*"):
-            list(pickletools.genops(content))  # nor one of the oldest protocols
+            list(pickletools.genops(content))  # a pickle of an older protocol would parse
 
 
-def test_nothing_of_this_machine_is_in_the_model(register, client, generator_dir):
+def test_the_model_contains_no_path_of_this_machine(register, client, generator_dir):
     for path in artifacts(client, register().version).rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -113,7 +113,7 @@ def test_nothing_of_this_machine_is_in_the_model(register, client, generator_dir
             assert str(Path.cwd()).encode() not in content, path
 
 
-def test_the_requirements_are_those_installed_without_local_builds(register, client):
+def test_requirements_are_the_installed_versions_without_local_labels(register, client):
     lines = (artifacts(client, register().version) / "requirements.txt").read_text().splitlines()
     assert {line.split("==")[0] for line in lines} >= {"mlflow", "torch", "numpy", "pillow", "safetensors"}
     assert not [line for line in lines if "+" in line]
@@ -143,19 +143,19 @@ def test_one_stage_key_registers_once(register, client):
     assert register(stage_key="a") == first
     assert register(stage_key="b").version == "2"
     assert client.get_model_version_by_alias("digits", "challenger").version == 2
-    assert register(stage_key="a").version == "1"  # registered again, it is the challenger again
+    assert register(stage_key="a").version == "1"  # registered again, it becomes challenger again
     assert client.get_model_version_by_alias("digits", "challenger").version == 1
     assert len(client.search_model_versions("name = 'digits'")) == 2
 
 
-def test_an_attempt_that_was_killed_leaves_no_second_model(register, client, uri):
+def test_an_interrupted_attempt_leaves_no_second_model(register, client, uri):
     experiment = ensure_experiment(client, uri, "gantry")
     client.create_logged_model(experiment, name="digits", tags={"gantry.stage_key": "a"})
     register(stage_key="a")
     assert len(client.search_logged_models([experiment])) == 1
 
 
-def test_the_version_leads_back_to_its_run_and_to_the_data(register, client, uri, tmp_path, generator_dir):
+def test_a_version_records_its_run_and_lineage(register, client, uri, tmp_path, generator_dir):
     RunLog(tmp_path / "track", key="pipeline-1", name="digits").finish()
     sync(tmp_path / "track", tracking_uri=uri, experiment="gantry")
     run_id = find_run(uri, "gantry", "pipeline-1").run_id
@@ -187,7 +187,7 @@ def test_the_version_leads_back_to_its_run_and_to_the_data(register, client, uri
     assert run.data.metrics == {"fid": 12.5}
 
 
-def test_a_registration_that_was_cut_short_is_completed_by_the_next(register, client, monkeypatch):
+def test_the_next_registration_completes_an_interrupted_one(register, client, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
@@ -206,7 +206,7 @@ def test_a_registration_that_was_cut_short_is_completed_by_the_next(register, cl
     assert [(metric.key, metric.value) for metric in model.metrics] == [("fid", 12.5)]
 
 
-def test_a_version_whose_run_a_person_deleted_is_the_challenger_again_all_the_same(register, client):
+def test_a_version_whose_run_was_deleted_can_be_challenger_again(register, client):
     first = register(fid=12.5, stage_key="a")
     register(fid=11.5, stage_key="b")
     client.delete_run(client.get_model_version("digits", first.version).run_id)
@@ -214,12 +214,12 @@ def test_a_version_whose_run_a_person_deleted_is_the_challenger_again_all_the_sa
     assert client.get_model_version_by_alias("digits", "challenger").version == 1
 
 
-def test_what_is_missing_here_is_not_blamed_on_the_server(register, tmp_path):
+def test_a_missing_local_file_is_not_reported_as_a_server_error(register, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.png"):
         register(card={"samples.png": tmp_path / "none.png"})
 
 
-def test_the_page_of_the_run_is_told(register, client):
+def test_the_address_of_the_run_is_returned(register, client):
     registered = register()
     version = client.get_model_version("digits", registered.version)
     experiment = client.get_run(version.run_id).info.experiment_id
@@ -227,12 +227,12 @@ def test_the_page_of_the_run_is_told(register, client):
     assert run_page("https://me:pass@server/mlflow/", "1", "2") == "https://server/mlflow/#/experiments/1/runs/2"
 
 
-def test_without_a_run_one_is_made_so_that_every_version_has_one(register, client):
+def test_a_run_is_created_for_a_version_without_one(register, client):
     version = client.get_model_version("digits", register().version)
     assert client.get_run(version.run_id).info.run_name == "register"
 
 
-def test_a_damaged_generator_gets_no_version(register, client, tmp_path):
+def test_a_damaged_generator_is_not_registered(register, client, tmp_path):
     (tmp_path / "broken").mkdir()
     with pytest.raises(CheckpointError, match="holds no exported generator"):
         register(generator_dir=tmp_path / "broken")
@@ -240,13 +240,13 @@ def test_a_damaged_generator_gets_no_version(register, client, tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_figure_that_is_no_number_is_not_registered(register, client, value):
-    with pytest.raises(TrackingError, match=rf"The fid of .* is {value}: nothing could be compared with it"):
+def test_a_figure_that_is_not_finite_is_not_registered(register, client, value):
+    with pytest.raises(TrackingError, match=rf"The fid of .* is {value}. The generator is not registered"):
         register(value)
     assert client.search_registered_models() == []
 
 
-def test_the_interval_of_the_figure_is_kept_where_there_is_one(register, client):
+def test_the_interval_of_the_figure_is_stored_if_there_is_one(register, client):
     with_one, without = register(20.0, interval=(18.5, 21.25)), register(19.0)
     tags = client.get_model_version("digits", with_one.version).tags
     assert (float(tags["gantry.low"]), float(tags["gantry.high"])) == (18.5, 21.25)
@@ -254,7 +254,7 @@ def test_the_interval_of_the_figure_is_kept_where_there_is_one(register, client)
 
 
 @pytest.mark.parametrize(("names", "known"), [(["wren", "blue tit"], "0 wren, 1 blue tit."), ([], "0 to 1.")])
-def test_the_card_of_a_class_conditional_generator_says_how_to_ask_for_one(register, client, tmp_path, names, known):
+def test_the_card_of_a_class_conditional_generator_explains_labels(register, client, tmp_path, names, known):
     shape = ImageShape(channels=1, height=16, width=16, classes=2)
     family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
     extra = {"step": 1, "dataset": "d" * 64, "classes": names}
@@ -262,12 +262,12 @@ def test_the_card_of_a_class_conditional_generator_says_how_to_ask_for_one(regis
     version = register(generator_dir=tmp_path / "generator").version
     card = (artifacts(client, version) / "README.md").read_text()
     assert '{"n": 4, "seed": 0, "label": 0}' in card
-    assert f": {known} Without it" in card
+    assert f"Classes: {known} Without `label`" in card
 
 
-def test_the_card_says_that_all_rows_have_the_same_columns(register, client):
+def test_the_card_says_that_all_rows_must_have_the_same_columns(register, client):
     card = (artifacts(client, register().version) / "README.md").read_text()
-    assert "All rows of a request have the same columns" in card
+    assert "All rows of a request must have the same columns" in card
 
 
 TAMPERED = {
@@ -279,7 +279,7 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_a_version_whose_files_were_changed_is_neither_loaded_nor_served(register, client, load, uri, what):
+def test_a_version_with_changed_files_is_not_loaded(register, client, load, uri, what):
     registered = register()
     path = artifacts(client, registered.version) / TAMPERED[what]
     content = path.read_bytes()
@@ -293,7 +293,7 @@ def test_a_version_whose_files_were_changed_is_neither_loaded_nor_served(registe
         pass
 
 
-def test_a_manifest_that_was_changed_too_does_not_fit_the_registry(register, client, uri):
+def test_a_replaced_manifest_does_not_match_the_registry(register, client, uri):
     version = register().version
     folder = artifacts(client, version)
     (folder / "README.md").write_text("another")
@@ -305,32 +305,32 @@ def test_a_manifest_that_was_changed_too_does_not_fit_the_registry(register, cli
         pass
 
 
-def test_a_version_of_an_edition_without_a_manifest_still_loads_and_that_is_said(register, client, uri, caplog):
+def test_a_version_without_a_manifest_loads_with_a_warning(register, client, uri, caplog):
     version = register().version
     (artifacts(client, version) / "gantry-manifest.json").unlink()
     client.delete_model_version_tag("digits", version, "gantry.manifest")
     with caplog.at_level("WARNING"), generator_folder("digits", tracking_uri=uri) as folder:
         load_generator(folder)
-    assert "digits version 1 keeps no sums of its files" in caplog.text
+    assert "digits version 1 has no checksums of its files" in caplog.text
 
 
-def test_the_figures_are_kept_with_the_version(register, client):
+def test_the_figures_are_stored_with_the_version(register, client):
     folder = artifacts(client, register(12.5).version)
     assert json.loads((folder / "metrics.json").read_text())["fid"]["value"] == 12.5
 
 
-def test_a_figure_of_another_generator_is_not_registered(register, client, tmp_path):
+def test_a_figure_measured_on_another_generator_is_not_registered(register, client, tmp_path):
     shape = ImageShape(channels=1, height=16, width=16)
     family = build_family("dcgan", family_config("dcgan", {"width": 4, "latent": 9}), shape)
     save_generator(tmp_path / "other", family=family, extra={"step": 7, "dataset": "d" * 64})
     figure = Figure(name="fid", value=1.0, protocol=PROTOCOL, generator_digest=generator_digest(tmp_path / "other"))
-    with pytest.raises(TrackingError, match="The fid to register was measured of another generator"):
+    with pytest.raises(TrackingError, match="The fid to register was measured on another generator"):
         register(figure=figure.as_dict())
     assert client.search_registered_models() == []
 
 
 @pytest.mark.parametrize("without", ["value", "protocol", "name"])
-def test_a_figure_that_lacks_a_part_is_not_registered(register, client, without):
+def test_an_incomplete_figure_is_not_registered(register, client, without):
     figure = Figure(name="fid", value=1.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
     del figure[without]
     with pytest.raises(SettingsError, match=rf"Missing setting 'figure\.{without}'"):

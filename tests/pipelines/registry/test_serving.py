@@ -1,4 +1,4 @@
-"""Serving: a registered version behind a real ``mlflow models serve`` answers JSON with PNGs."""
+"""A registered version served by ``mlflow models serve`` answers JSON requests with PNGs."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ from gan_core.inference.generator import load_generator
 
 
 def post(port: int, body: dict) -> tuple[int, dict]:
-    """Status and answer of an invocation."""
+    """Send an invocation; returns the HTTP status and the decoded response."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations",
         json.dumps(body).encode(),
@@ -37,14 +37,14 @@ def post(port: int, body: dict) -> tuple[int, dict]:
 
 @contextmanager
 def serving(model_uri: str, tracking_uri: str, directory: Path):
-    """``mlflow models serve``, ended with all its processes; yields its port."""
+    """Run ``mlflow models serve`` and end it with all its processes; yields its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model_uri, "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    # The command starts another one by its name.
+    # The command starts another command by name.
     environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = directory / "serve.log"
     with open(log, "w") as output:
@@ -86,7 +86,7 @@ def test_a_version_is_served_over_http(register, uri, generator_dir, tmp_path):
                 np.testing.assert_array_equal(shown, picture)
         status, answer = post(port, {"dataframe_records": [{"n": 0}]})
         assert status == 400
-        assert "ask for 1 or more" in answer["message"]
+        assert "n is 0; it must be 1 or more" in answer["message"]
         status, answer = post(port, {"dataframe_records": [{"n": 1, "seed": 0, "label": 2}]})
         assert status == 400
         assert "no label 2" in answer["message"]

@@ -1,4 +1,4 @@
-"""A version that translates: pictures in, as files, base64 or pixels, and PNGs out; what it cannot take is an HTTP 400."""
+"""A version that translates takes pictures as files, base64 or pixels, returns PNGs, and refuses bad input with HTTP 400."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ PIXELS = np.asarray(picture(1, 20, 16))
 
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The MLflow folder of a variant's generator, written once."""
+    """Write the MLflow folder of a variant's generator, once per variant."""
     written: dict[str, Path] = {}
 
     def get(variant: str) -> Path:
@@ -57,7 +57,7 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def load(model_of, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Load a variant as a user does, with pickles forbidden."""
+    """Load a variant as a user does, with pickles disabled."""
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     return lambda variant: mlflow.pyfunc.load_model(str(model_of(variant)))
 
@@ -66,7 +66,7 @@ def pictures(answer: pd.DataFrame) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(content))) for content in answer["png"]]
 
 
-def test_a_file_its_base64_and_its_pixels_give_the_same_picture(load, model_of) -> None:
+def test_a_file_its_base64_and_its_pixels_give_the_same_result(load, model_of) -> None:
     model, target = load("stargan"), {"target": ["owl"]}
     forms = [{"image": [FILE]}, {"image": [base64.b64encode(FILE).decode()]}, {"pixels": [PIXELS.tolist()]}]
     made = [pictures(model.predict(pd.DataFrame({**form, **target})))[0] for form in forms]
@@ -76,8 +76,8 @@ def test_a_file_its_base64_and_its_pixels_give_the_same_picture(load, model_of) 
         np.testing.assert_array_equal(one, expected)
 
 
-def test_equal_rows_give_equal_pictures_whatever_else_is_asked(load) -> None:
-    """Of a generator whose dropout is random, too; a target may be a number, a row says which of the request it answers."""
+def test_equal_rows_give_equal_pictures_in_any_request(load) -> None:
+    """Even if the generator has random dropout. Each result names its row in the request."""
     model = load("pix2pix")
     answer = model.predict(pd.DataFrame({"image": [png(2), FILE, FILE, FILE], "seed": [1, 1, 1, 2]}))
     assert list(answer.columns) == ["png", "row"]
@@ -89,8 +89,8 @@ def test_equal_rows_give_equal_pictures_whatever_else_is_asked(load) -> None:
     np.testing.assert_array_equal(alone[0], made[1])
 
 
-def test_a_reference_lends_its_style_as_a_file_or_as_base64(load, model_of) -> None:
-    """A row without one has the style that its seed names."""
+def test_the_style_is_taken_from_a_reference_as_file_or_base64(load, model_of) -> None:
+    """Without a reference, the seed determines the style."""
     model, rows = load("stargan2"), {"image": [FILE, FILE, FILE], "target": ["owl"] * 3}
     references = [png(7, height=30, width=40), png(8, height=16, width=16)]
     answer = pictures(model.predict(pd.DataFrame({**rows, "reference": [*references, None]})))
@@ -109,18 +109,18 @@ def test_a_reference_lends_its_style_as_a_file_or_as_base64(load, model_of) -> N
     ("row", "message"),
     [
         ({"reference": png(7)[:60], "target": "owl"}, "row 0: reference: truncated"),
-        ({"reference": "no base64!", "target": "owl"}, "row 0: reference is text, and not base64"),
+        ({"reference": "no base64!", "target": "owl"}, "row 0: reference is text but not valid base64"),
         ({"reference": png(7)}, "row 0: There is no target"),
     ],
 )
-def test_a_reference_that_cannot_be_used_names_the_row(load, row: dict, message: str) -> None:
+def test_an_invalid_reference_is_refused_with_the_row(load, row: dict, message: str) -> None:
     with pytest.raises(MlflowException, match=message) as raised:
         load("stargan2").predict(pd.DataFrame([{"image": FILE, **row}]))
     assert raised.value.get_http_status_code() == 400
 
 
-def test_who_takes_no_reference_says_so(load) -> None:
-    """MLflow drops a column that is not in the signature; whoever asks the model itself is told."""
+def test_a_generator_without_styles_refuses_a_reference(load) -> None:
+    """MLflow drops columns that are not in the signature, so this calls the model directly."""
     model = load("stargan")
     with pytest.raises(MlflowException, match="row 0: stargan cannot take the style of a reference picture"):
         model.unwrap_python_model().predict(
@@ -128,7 +128,7 @@ def test_who_takes_no_reference_says_so(load) -> None:
         )
 
 
-def test_transparency_comes_back(load) -> None:
+def test_transparency_is_preserved(load) -> None:
     clear = picture(4, 16, 16, mode="RGBA")
     content = io.BytesIO()
     clear.save(content, "PNG")
@@ -145,7 +145,7 @@ def test_transparency_comes_back(load) -> None:
         ),
         ({"image": [FILE]}, "row 0: There is no target"),
         ({"image": [FILE[:60]], "target": ["owl"]}, "row 0: truncated"),
-        ({"image": ["no base64!"], "target": ["owl"]}, "row 0: image is text, and not base64"),
+        ({"image": ["no base64!"], "target": ["owl"]}, "row 0: image is text but not valid base64"),
         ({"target": ["owl"]}, "row 0: give one picture"),
         ({"pixels": [[[[1, 2]]]], "target": ["owl"]}, r"row 0: pixels have the shape \(1, 1, 2\)"),
         ({"pixels": [[[[1, 2, 3]], [[1, 2, 3], [1, 2, 3]]]], "target": ["owl"]}, "row 0: .* of equal length"),
@@ -153,14 +153,14 @@ def test_transparency_comes_back(load) -> None:
         ({"image": [FILE], "target": ["owl"], "seed": [-1]}, "row 0: seed: must be 0 or more"),
     ],
 )
-def test_a_request_that_cannot_be_met_names_the_row(load, rows: dict, message: str) -> None:
+def test_an_invalid_request_is_refused_with_the_row(load, rows: dict, message: str) -> None:
     with pytest.raises(MlflowException, match=message) as raised:
         load("stargan").predict(pd.DataFrame(rows))
     assert raised.value.get_http_status_code() == 400
 
 
-def test_over_http_pictures_go_and_come_as_base64(load) -> None:
-    """MLflow's own server, without the socket."""
+def test_http_requests_and_responses_hold_pictures_as_base64(load) -> None:
+    """With MLflow's own server application, without a socket."""
     from fastapi.testclient import TestClient
     from mlflow.pyfunc import scoring_server
 
@@ -178,14 +178,14 @@ def test_over_http_pictures_go_and_come_as_base64(load) -> None:
             ({"image": text, "target": "cow"}, "row 0: target cow: there is no such domain"),
             ({"image": "####", "target": "owl"}, "row 0: empty"),
             ({"target": "owl"}, "row 0: give one picture"),
-            ({"img": text}, "no row with a known column; give image or pixels"),
+            ({"img": text}, "no row with a known column; add the column image or pixels"),
         ):
             answer = client.post("/invocations", json={"dataframe_records": [row]})
             assert answer.status_code == 400, answer.text
             assert words in answer.text
 
 
-def test_over_http_a_reference_goes_as_base64(load) -> None:
+def test_http_requests_hold_a_reference_as_base64(load) -> None:
     from fastapi.testclient import TestClient
     from mlflow.pyfunc import scoring_server
 
@@ -201,7 +201,7 @@ def test_over_http_a_reference_goes_as_base64(load) -> None:
         assert "row 0: reference: " in answer.text
 
 
-def test_the_example_is_a_real_picture_that_the_model_answers(load, model_of) -> None:
+def test_the_model_answers_its_input_example(load, model_of) -> None:
     described = Model.load(str(model_of("stargan")))
     assert [(column.name, column.required) for column in described.signature.inputs] == [
         ("image", False),
@@ -216,23 +216,23 @@ def test_the_example_is_a_real_picture_that_the_model_answers(load, model_of) ->
     assert made.shape == PIXELS.shape
 
 
-def test_the_card_shows_every_figure_beside_the_trivial_answers_and_how_to_call(model_of) -> None:
+def test_the_card_shows_every_figure_with_its_baseline_and_the_usage(model_of) -> None:
     card = (model_of("stargan") / "README.md").read_text()
     assert "source, to cat, to dog, to owl" in card
     assert "| fid |  | 20.00 |  | 31.50 | lower |" in card
     assert "| kid |  | 0.0123 | 0.0100 to 0.0200 |  | lower |" in card
     assert '"image": [picture], "target": ["dog"]' in card
     assert "gantry translate pets@champion IN OUT --target dog" in card
-    assert "All rows of a request have the same columns" in card
+    assert "All rows of a request must have the same columns" in card
     assert "reference" not in card.split("## Use")[1]
     styled = (model_of("stargan2") / "README.md").read_text()
-    assert "`reference`, a picture of that domain given like `image`, is what the style is taken from" in styled
+    assert "To take the style from a picture of the target domain, add it as `reference`" in styled
     assert "gantry translate pets@champion IN OUT --target dog [--like PICTURE]" in styled
     assert "target" not in (model_of("pix2pix") / "README.md").read_text().split("## Use")[1]
 
 
 def raw(model: Any) -> Any:
-    """The model itself, without MLflow's checks of types before it."""
+    """The model itself, without MLflow's type checks."""
     return model.unwrap_python_model()
 
 
@@ -243,34 +243,36 @@ Image.new("1", (4200, 4200)).save(BOMB, "PNG")
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"image": BOMB.getvalue()}, "row 0: the picture has 17640000 pixels; the most is 16777216"),
+        ({"image": BOMB.getvalue()}, "row 0: the picture has 17640000 pixels; the limit is 16777216"),
         ({"image": base64.b64encode(BOMB.getvalue()).decode()}, "row 0: the picture has 17640000 pixels"),
         ({"pixels": [[[0]] * 5000] * 5000}, "row 0: the picture has 25000000 pixels"),
         ({"pixels": [[]]}, "row 0: pixels have the shape"),
-        ({"pixels": 5}, "row 0: pixels are not rows of pixels"),
+        ({"pixels": 5}, "row 0: pixels must be nested lists"),
         ({"image": FILE, "target": "x" * 10**6}, "row 0: target x{900,990}$"),
         ({"image": FILE, "target": "owl", "seed": float("inf")}, "row 0: seed is 'inf'; it must be a number"),
         ({"image": FILE, "target": "owl", "seed": "many"}, "row 0: seed is 'many'; it must be a number"),
-        ({"image": ["a", "b"]}, "row 0: image is list; it must be a picture file's bytes"),
+        ({"image": ["a", "b"]}, "row 0: image is list; it must be the bytes of a picture file"),
     ],
     ids=["bomb", "base64 bomb", "pixels", "no pixels", "a number", "long target", "inf", "text", "list"],
 )
-def test_what_would_take_all_memory_or_time_is_refused_first(load, row: dict, message: str) -> None:
+def test_oversized_or_malformed_values_are_refused_before_decoding(load, row: dict, message: str) -> None:
     with pytest.raises(MlflowException, match=message) as raised:
         raw(load("stargan")).predict(None, pd.DataFrame([row]))
     assert raised.value.get_http_status_code() == 400
 
 
-def test_the_pictures_of_a_request_are_bounded_together(load, monkeypatch) -> None:
+def test_the_total_pixels_of_a_request_are_limited(load, monkeypatch) -> None:
     model = raw(load("stargan"))
-    monkeypatch.setitem(type(model)._answered.__globals__, "MOST_IN_ALL", 2 * PIXELS.shape[0] * PIXELS.shape[1])
+    monkeypatch.setitem(
+        type(model)._answered.__globals__, "MAX_PIXELS_PER_REQUEST", 2 * PIXELS.shape[0] * PIXELS.shape[1]
+    )
     rows = pd.DataFrame({"image": [FILE] * 3, "target": ["owl"] * 3})
     assert len(model.predict(None, rows[:2])) == 2
-    with pytest.raises(MlflowException, match="row 2: the pictures up to here have more than 640 pixels"):
+    with pytest.raises(MlflowException, match="row 2: the pictures up to this row have more than 640 pixels"):
         model.predict(None, rows)
 
 
-def test_a_failure_of_the_model_shows_its_caller_nothing_of_the_server(load, monkeypatch) -> None:
+def test_a_failure_reveals_nothing_of_the_server_to_the_client(load, monkeypatch) -> None:
     from fastapi.testclient import TestClient
     from mlflow.pyfunc import scoring_server
 
@@ -284,16 +286,16 @@ def test_a_failure_of_the_model_shows_its_caller_nothing_of_the_server(load, mon
         row = {"image": base64.b64encode(FILE).decode(), "target": "owl"}
         answer = client.post("/invocations", json={"dataframe_records": [row]})
     assert answer.status_code == 500
-    assert "the log of the server says why" in answer.text
+    assert "The server's log has the cause" in answer.text
     for secret in ("machine", "Traceback", ".py", "stack_trace"):
         assert secret not in answer.text
 
 
-def test_one_request_is_answered_at_a_time_and_none_waits_for_ever(load, monkeypatch) -> None:
+def test_requests_are_answered_one_at_a_time_and_time_out(load, monkeypatch) -> None:
     model = raw(load("stargan"))
-    monkeypatch.setitem(type(model)._answered.__globals__, "PATIENCE", 0.01)
+    monkeypatch.setitem(type(model)._answered.__globals__, "QUEUE_TIMEOUT", 0.01)
     rows = pd.DataFrame({"image": [FILE], "target": ["owl"]})
-    with model._turn, pytest.raises(MlflowException, match="Too many requests at once") as raised:
+    with model._turn, pytest.raises(MlflowException, match="The server is busy") as raised:
         model.predict(None, rows)
     assert raised.value.get_http_status_code() == 503
     assert len(model.predict(None, rows)) == 1
