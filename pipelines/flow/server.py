@@ -194,7 +194,7 @@ def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
         check_database(
             database,
             title="Prefect database",
-            keeps="the history of flow runs (results, tracking and schedules are elsewhere)",
+            contents="the history of flow runs (results, tracking and schedules are elsewhere)",
         )
     require_room(home, SPARE_ROOM if database.is_file() else NEW_ROOM)
     listening = listen(PORT if port is None else port, only=port is not None)

@@ -14,7 +14,7 @@ from pipelines.registry.contents import find_generator, version_files
 from pipelines.registry.register import CHALLENGER
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
-from pipelines.tracking.store import connect, is_refusal, reaching
+from pipelines.tracking.store import connect, explain_server_errors, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,8 +68,8 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
             "GANTRY_TRACKING_URI."
         )
     with ExitStack() as open_files:
-        with reaching(tracking_uri):
-            client = connect(tracking_uri, make=False)
+        with explain_server_errors(tracking_uri):
+            client = connect(tracking_uri, create=False)
             version = _version(client, model.removeprefix("models:/"))
             if version is None:
                 raise TrackingError(
@@ -84,9 +84,9 @@ def is_registered(name: str, version: str, *, tracking_uri: str) -> bool:
     """Whether the registry at ``tracking_uri`` has this version; raises TrackingError if it cannot be reached."""
     from mlflow.exceptions import MlflowException
 
-    with reaching(tracking_uri):
+    with explain_server_errors(tracking_uri):
         try:
-            connect(tracking_uri, make=False).get_model_version(name, version)
+            connect(tracking_uri, create=False).get_model_version(name, version)
         except MlflowException as error:
             if not is_refusal(error):
                 raise

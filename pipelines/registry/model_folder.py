@@ -13,7 +13,7 @@ from gan_core.inference.generator import Generator, load_generator
 from gan_core.inference.manifest import write_manifest
 from pipelines.registry.card import example_target, model_card
 from pipelines.registry.contents import METRICS
-from pipelines.tracking.store import quiet
+from pipelines.tracking.store import silence_logger
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "pandas")
 _SCRIPT = Path(__file__).with_name("pyfunc_model.py")
@@ -108,7 +108,7 @@ def write_model(
     generator = load_generator(generator_dir)
     model = Model(model_uuid=model_id, model_id=model_id, run_id=run_id, metadata={"gantry.family": info["family"]})
     # MLflow warns that there are no type hints; it would infer the signature from them, but it is given here.
-    with quiet("mlflow", logging.ERROR):
+    with silence_logger("mlflow", logging.ERROR):
         mlflow.pyfunc.save_model(
             path=str(target),
             mlflow_model=model,

@@ -14,7 +14,7 @@ from pipelines.registry.gate import IncomparableError, check_promotion
 from pipelines.registry.ledger import Ledger, Move, check_reason
 from pipelines.registry.register import CHALLENGER
 from pipelines.registry.verify import Evidence, Report, promoted_versions, verify
-from pipelines.tracking.store import connect, is_refusal, reaching
+from pipelines.tracking.store import connect, explain_server_errors, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,8 +74,8 @@ def _promote(
     name: str, tracking_uri: str, version: str | None, force: bool, reason: str | None, remeasured: Mapping[str, Figure]
 ) -> Move | None:
     """One attempt; ``remeasured`` holds the figures that ``measure`` of :func:`promote` gave, by version."""
-    with reaching(tracking_uri):
-        client = connect(tracking_uri, make=False)
+    with explain_server_errors(tracking_uri):
+        client = connect(tracking_uri, create=False)
 
         def decide(ledger: Ledger) -> Move | None:
             challenger = _version(client, name, version)
@@ -107,8 +107,8 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
         CheckpointError: the files of the previous champion do not match the registration.
     """
     reason = check_reason(reason)
-    with reaching(tracking_uri):
-        client = connect(tracking_uri, make=False)
+    with explain_server_errors(tracking_uri):
+        client = connect(tracking_uri, create=False)
 
         def decide(ledger: Ledger) -> Move:
             if ledger.champion is None:
@@ -136,8 +136,8 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
 
 def load_ledger(name: str, *, tracking_uri: str) -> Ledger:
     """The ledger of ``name``: every move of the champion; raises TrackingError if there is no such model."""
-    with reaching(tracking_uri):
-        return current_ledger(connect(tracking_uri, make=False), name)
+    with explain_server_errors(tracking_uri):
+        return current_ledger(connect(tracking_uri, create=False), name)
 
 
 def verify_ledger(name: str, *, tracking_uri: str, expected: str | None = None) -> Report:
@@ -151,8 +151,8 @@ def verify_ledger(name: str, *, tracking_uri: str, expected: str | None = None) 
     Raises:
         TrackingError: there is no such model; the server cannot be reached.
     """
-    with reaching(tracking_uri):
-        client = connect(tracking_uri, make=False)
+    with explain_server_errors(tracking_uri):
+        client = connect(tracking_uri, create=False)
         ledger = current_ledger(client, name)
         evidence = {number: _evidence(client, name, number, tracking_uri) for number in promoted_versions(ledger)}
     return verify(ledger, evidence, expected=expected)

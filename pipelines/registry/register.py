@@ -18,7 +18,15 @@ from pipelines.registry.card import version_description
 from pipelines.registry.contents import MANIFEST_TAG, figure_tags
 from pipelines.registry.model_folder import write_model
 from pipelines.settings.tracking_uri import resolve_uri
-from pipelines.tracking.store import KEY_TAG, connect, ensure_experiment, find_run_id, is_refusal, reaching, run_page
+from pipelines.tracking.store import (
+    KEY_TAG,
+    connect,
+    ensure_experiment,
+    explain_server_errors,
+    find_run_id,
+    is_refusal,
+    run_url,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,7 +96,7 @@ def register_generator(
             f"The {measured.name} to register was measured on another generator ({measured.generator_digest[:12]}) than the "
             f"one in {generator_dir} ({generator.digest[:12]}). Run the evaluate stage again: gantry run."
         )
-    with reaching(tracking_uri):
+    with explain_server_errors(tracking_uri):
         client = connect(tracking_uri)
         experiment_id = ensure_experiment(client, resolve_uri(tracking_uri), experiment)
         _ensure_model(client, name)
@@ -108,7 +116,7 @@ def register_generator(
         version=number,
         alias=CHALLENGER,
         model_uri=f"models:/{name}/{number}",
-        run_url=run_page(tracking_uri, experiment_id, str(version.run_id)),
+        run_url=run_url(tracking_uri, experiment_id, str(version.run_id)),
     )
 
 

@@ -29,19 +29,19 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     generator = load_generator(context.root / "outputs/train/generator", choose_device())
     dataset = PreparedDataset(context.root / PREPARED, cache_dir=user_cache_dir() / "decoded")
     with stage_run(context, settings) as run:
-        run.params({"evaluate": settings.as_dict()["evaluate"]})
+        run.log_params({"evaluate": settings.as_dict()["evaluate"]})
         draw_sheet(sheet, generator, dataset, chosen.seed)
-        run.artifact(sheet)
+        run.log_artifact(sheet)
         measured = measure(generator, dataset, chosen)
         if generator.translates and measured.objective.protocol.split == "train":
             held_out = dataset.info.splits.get("test")
             remedy = "evaluate.split: test holds others" if held_out else "ingest.test_share holds others out"
             say("evaluate", f"measured on pictures that the generator has learnt from; {remedy}")
         objective = measured.objective
-        run.metrics(tracked(measured), generator.info["step"])
-        run.tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
+        run.log_metrics(tracked(measured), generator.info["step"])
+        run.set_tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
         write_json(metrics, results(measured))
-        run.artifact(metrics)
+        run.log_artifact(metrics)
     say("evaluate", f"{described(objective)} ({objective.protocol.stamp})")
     others = [figure for figure in measured.figures if figure != objective]
     for figure in others[:SAID]:

@@ -22,12 +22,12 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         mapper = mapper_for(
             workers, connect=lambda: stack.enter_context(cluster(root=context.root, log_to_driver=False))
         )
-        run.params({"ingest": settings.as_dict()["ingest"]})
+        run.log_params({"ingest": settings.as_dict()["ingest"]})
         info = ingest(raw, prepared, settings.ingest, name=settings.data.name, map_shards=mapper)
         counts = {f"data/{split}": float(count) for split, count in info.splits.items()}
-        run.metrics({**counts, "data/rejects": float(sum(info.rejects.values()))}, 0)
-        run.artifact(prepared / "dataset.json")
-        run.artifact(prepared / "rejects.csv")
+        run.log_metrics({**counts, "data/rejects": float(sum(info.rejects.values()))}, 0)
+        run.log_artifact(prepared / "dataset.json")
+        run.log_artifact(prepared / "rejects.csv")
     splits = ", ".join(f"{count:,} {split}" for split, count in info.splits.items())
     say(
         "ingest",

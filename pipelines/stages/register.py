@@ -32,7 +32,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     lock = root / "dvc.lock"
     with stage_run(context, settings) as run:
         if lock.is_file():
-            run.artifact(lock)
+            run.log_artifact(lock)
         # The version leads back to the pipeline's run: that one has to be on the server first.
         sync(
             context.var / TRACK,
@@ -63,7 +63,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                 **({"dvc.lock": lock} if lock.is_file() else {}),
             },
         )
-        run.tags({"gantry.version": f"{registered.name}/{registered.version}"})
+        run.set_tags({"gantry.version": f"{registered.name}/{registered.version}"})
     write_json(result, asdict(registered))
     say("register", f"{registered.name} version {registered.version}, alias {registered.alias}")
     return {f"outputs/register/{RESULT}": result}

@@ -42,12 +42,12 @@ def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
                 tags={**tags, STAGE_TAG: context.name, "gantry.stage_key": context.key},
             ) as run,
         ):
-            pipeline.params(
+            pipeline.log_params(
                 {"data": settings.data.name, "model": settings.model.family, "train.steps": settings.train.steps}
             )
             for name, digest in dataset_inputs(context.root).items():
-                run.dataset(name, source=f"data/raw/{name}", digest=digest, context=context.name)
-                pipeline.dataset(name, source=f"data/raw/{name}", digest=digest, context="pipeline")
+                run.log_dataset(name, source=f"data/raw/{name}", digest=digest, context=context.name)
+                pipeline.log_dataset(name, source=f"data/raw/{name}", digest=digest, context="pipeline")
             yield run
 
 

@@ -26,7 +26,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     for name, value in best.items():
         say("train", f"{name} = {value} (from the search)")
     with stage_run(context, settings) as run:
-        run.params({"model": {**settings.model.as_dict(), "preset": preset}, "train": settings.as_dict()["train"]})
+        run.log_params({"model": {**settings.model.as_dict(), "preset": preset}, "train": settings.as_dict()["train"]})
         if not is_exported(context.work):
             with cluster(root=context.root, log_to_driver=False):
                 fit(
@@ -38,7 +38,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                     track=run.folder.parent,
                 )
         write_curves(context.work / CURVES, context.work / "curves.csv", context.work / "fid.csv")
-        run.artifact(context.work / "curves.csv")
+        run.log_artifact(context.work / "curves.csv")
     return {f"{OUT}/{name}": context.work / name for name in (GENERATOR, "curves.csv", "fid.csv", GRIDS)}
 
 

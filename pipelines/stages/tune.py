@@ -43,7 +43,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
     settings.check_data(PreparedDataset(data))
     decoded = user_cache_dir() / "decoded"
     with stage_run(context, settings) as run:
-        run.params({"tune": settings.as_dict()["tune"]})
+        run.log_params({"tune": settings.as_dict()["tune"]})
         dataset = PreparedDataset(data, cache_dir=decoded)
         dataset.pixels("train")  # decoded once here, mapped by every trial
         dataset.conditions("train")
@@ -68,12 +68,12 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
             found = search(context.work, settings, job)
         found.table.to_csv(board, index=False)
         plot_search(found.table, settings.tune.space, plot)
-        run.metrics({"fid": found.fid}, 0)
-        run.artifact(board)
-        run.artifact(plot)
+        run.log_metrics({"fid": found.fid}, 0)
+        run.log_artifact(board)
+        run.log_artifact(plot)
         say("tune", f"best: FID-{settings.tune.samples} {found.fid:.1f} with {found.parameters}")
         write_json(best, {"parameters": found.parameters, "fid": found.fid})
-        run.artifact(best)
+        run.log_artifact(best)
 
 
 def plot_search(table: pd.DataFrame, space: Mapping[str, Range], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tracking: event logs on disk that wait for no server, and a shipper that replays each event once into MLflow."""
+"""Tracking: runs write event logs to disk without waiting for a server; a shipper sends each event to MLflow once."""
 
 from pipelines.tracking.runlog import RunLog
 from pipelines.tracking.shipper import Shipper, sync

@@ -1,4 +1,4 @@
-"""Runs that nobody is going to end: of processes that were killed before they could say so."""
+"""End abandoned runs: those whose processes were killed before they could finish."""
 
 import json
 import os
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from gan_core.locks import locked
 from pipelines.runtime.guard import lives
-from pipelines.tracking.events import EVENTS, append, find_logs, read_events
+from pipelines.tracking.events import EVENTS, append_event, find_logs, read_events
 
 _LAST_LINE = 4096
 
 
 def end_abandoned(directory: Path | str) -> list[str]:
-    """Finish as KILLED, at the time they were last heard of, all runs under ``directory`` whose processes are gone.
+    """Finish all runs under ``directory`` whose processes are gone as KILLED, at the time of their last event.
 
-    Opened again, as by a stage that resumes, such a run goes on. Returns the runs' names.
+    A run that is opened again, for example by a stage that resumes, continues. Returns the names of the finished runs.
     """
     names: list[str] = []
     for folder in find_logs(directory):
-        with suppress(FileNotFoundError):  # another process has removed what the server has in full
+        with suppress(FileNotFoundError):  # another process has removed a log that was sent completely
             names += _end(folder)
     return names
 
@@ -30,7 +30,7 @@ def _end(folder: Path) -> Iterator[str]:
     try:
         if _is_finished(descriptor):
             return
-        with locked(descriptor):  # whoever opens the run now is seen below, or comes after
+        with locked(descriptor):  # a process that opens the run now is seen below, or waits
             name, last = folder.name, 0
             processes: list[str | None] = []
             for event, _ in read_events(folder):
@@ -42,16 +42,16 @@ def _end(folder: Path) -> Iterator[str]:
                 elif event["kind"] == "open":
                     name = event["name"]
                     processes.append(event.get("process"))
-            # Of a run that an earlier edition opened nobody knows the process.
+            # Runs opened by older versions of Gantry do not record their process.
             if processes and not any(process is None or lives(process) for process in processes):
-                append(descriptor, {"kind": "finish", "time": last, "status": "KILLED"})
+                append_event(descriptor, {"kind": "finish", "time": last, "status": "KILLED"})
                 yield name
     finally:
         os.close(descriptor)
 
 
 def _is_finished(descriptor: int) -> bool:
-    """Whether the last event says that the run has ended: most have, and their logs need not be read."""
+    """Whether the last event finishes the run. Saves reading the whole log of most runs."""
     size = os.fstat(descriptor).st_size
     tail = os.pread(descriptor, _LAST_LINE, max(size - _LAST_LINE, 0))
     last = tail.removesuffix(b"\n").rpartition(b"\n")[2]

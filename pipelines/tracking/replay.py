@@ -1,8 +1,8 @@
-"""Replaying one event log into MLflow, each event once.
+"""Replay one event log into MLflow, each event once.
 
-The cursor beside the log says how far the server has it. It is written after the server has taken something, so a
-process killed in between sends that something again: which changes nothing, because a metric with the same name, step,
-time and value, a parameter, a tag, a dataset and a file are all written over themselves, and a run is found by its key.
+The cursor beside the log records how much the server has. It is written after each successful call, so a process killed in
+between sends the same events again. That has no effect: a metric with the same name, step, time and value, a parameter, a
+tag, a dataset or a file overwrites itself, and a run is found by its key.
 """
 
 import json
@@ -28,20 +28,20 @@ from pipelines.tracking.events import (
     now_ms,
     read_events,
 )
-from pipelines.tracking.store import KEY_TAG, PARENT_TAG, find_run_id, is_refusal, short
+from pipelines.tracking.store import KEY_TAG, PARENT_TAG, error_summary, find_run_id, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_BATCH, _METRICS, _TEXTS = 500, 500, 50  # MLflow takes 1000 a call, 100 parameters, 100 tags, 1 MB
-_DIGEST_LIMIT = 36  # of MLflow's datasets; a DVC hash of a folder has just that
+_BATCH, _METRICS, _TEXTS = 500, 500, 50  # MLflow's limits per call: 1000 entries, 100 parameters, 100 tags, 1 MB
+_DIGEST_LIMIT = 36  # limit of MLflow's datasets, and the length of the DVC hash of a folder
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
 class Cursor:
-    """How far a log has been sent, and where to."""
+    """How much of a log was sent, and to which destination."""
 
     destination: str
     """Tracking URI and experiment."""
@@ -50,14 +50,14 @@ class Cursor:
     key: str | None = None
     parent_key: str | None = None
     nested_in: str | None = None
-    """Key of the parent that the run has been nested in; not yet the right one while it differs from ``parent_key``."""
+    """Key of the parent that the run is nested in on the server; still to be updated if it differs from ``parent_key``."""
     status: str = "RUNNING"
 
     @classmethod
     def read(cls, folder: Path) -> "Cursor | None":
-        """The cursor as it stands beside a log; None where there is none, or none that can be read: the log is sent again.
+        """The cursor stored beside a log; None if it is missing or unreadable, so that the log is sent again.
 
-        What another edition keeps in it beside is passed over.
+        Unknown fields, from other versions of Gantry, are ignored.
         """
         try:
             kept = read_json(folder / CURSOR)
@@ -65,14 +65,16 @@ class Cursor:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            _LOG.warning("%s cannot be read (%s); the log is sent from its start.", folder / CURSOR, short(error))
+            _LOG.warning(
+                "%s cannot be read (%s); the log is sent from its start.", folder / CURSOR, error_summary(error)
+            )
             return None
 
     @classmethod
     def load(cls, folder: Path, destination: str) -> "Cursor":
         """The cursor of a log for ``destination``.
 
-        A log that was sent to another destination and ended there stays there; one that is not finished is sent whole.
+        A finished log that was sent completely to another destination keeps that cursor. An unfinished one starts over.
         """
         cursor = cls.read(folder)
         if cursor is None:
@@ -82,11 +84,11 @@ class Cursor:
         return cursor
 
     def save(self, folder: Path) -> None:
-        """Write the cursor, whole or not at all."""
+        """Write the cursor atomically."""
         write_json(folder / CURSOR, asdict(self))
 
     def waiting(self, folder: Path) -> int:
-        """Events of the log that were not sent yet."""
+        """Number of events that are still to be sent."""
         return count_events(folder, self.offset)
 
 
@@ -100,7 +102,7 @@ class _Batch:
 
     @classmethod
     def of(cls, event: Event) -> "_Batch":
-        """The entries of one event; raises KeyError, TypeError or ValueError when it is not what it says it is."""
+        """The entries of one event; raises KeyError, TypeError or ValueError if the event is malformed."""
         values = dict(event["values"])
         if event["kind"] == "metrics":
             return cls(
@@ -110,12 +112,12 @@ class _Batch:
         return cls(params=texts) if event["kind"] == "params" else cls(tags=texts)
 
     def fits(self, other: "_Batch") -> bool:
-        """Whether ``other`` may join: room is left, and no parameter would have two values (the server judges)."""
+        """Whether ``other`` can be added: within the limit, and no parameter has two values (the server decides)."""
         clash = any(self.params.get(name, value) != value for name, value in other.params.items())
         return not clash and len(self) + len(other) <= _BATCH
 
     def join(self, other: "_Batch") -> None:
-        """Add the entries of ``other`` after the ones here."""
+        """Append the entries of ``other``."""
         self.metrics += other.metrics
         self.params |= other.params
         self.tags |= other.tags
@@ -127,39 +129,39 @@ class _Batch:
 class Replayer:
     """Sends logs to one experiment of one tracking server."""
 
-    def __init__(self, client: "MlflowClient", experiment_id: str, destination: str, *, doubtful: bool = False) -> None:
-        """``doubtful``: the experiment may have been another before, so each run's being there is asked for once."""
-        self._doubtful = doubtful
+    def __init__(
+        self, client: "MlflowClient", experiment_id: str, destination: str, *, verify_runs: bool = False
+    ) -> None:
+        """Set up for one destination; with ``verify_runs``, check once for each run that the server still has it."""
+        self._verify_runs = verify_runs
         self._seen: set[str] = set()
         self._client = client
         self._experiment_id = experiment_id
         self._destination = destination
 
     def ship(self, folder: Path, parent: Callable[[str], str | None]) -> Cursor:
-        """Send what the log in ``folder`` holds beyond its cursor.
+        """Send the events of the log in ``folder`` that are beyond its cursor.
 
         Args:
             folder: a log folder.
-            parent: gives the run id of a key, or None while it is not known.
+            parent: returns the run id of a key, or None if it is not known yet.
 
         Returns:
-            The cursor afterwards.
+            The new cursor.
 
         Raises:
-            Exception: whatever MLflow raises when it cannot be reached; what was sent until then is in the cursor.
+            Exception: any error of MLflow if the server cannot be reached; the cursor records what was sent before.
         """
         cursor = Cursor.load(folder, self._destination)
         if cursor.offset == 0 and (folder / CURSOR).is_file():
-            _LOG.info(
-                "%s: partly sent to another destination; sending it to %s from its start.", folder, self._destination
-            )
+            _LOG.info("%s was partly sent to another destination; sending all of it to %s.", folder, self._destination)
         if cursor.destination != self._destination:
             return cursor
-        if cursor.run_id and (cursor.waiting(folder) or (self._doubtful and cursor.run_id not in self._seen)):
+        if cursor.run_id and (cursor.waiting(folder) or (self._verify_runs and cursor.run_id not in self._seen)):
             self._seen.add(cursor.run_id)
             stage = self._lifecycle(cursor.run_id)
             if stage is None:
-                _LOG.warning("%s: the server has lost run %s; sending the log from its start.", folder, cursor.run_id)
+                _LOG.warning("%s: the server no longer has run %s; sending the whole log.", folder, cursor.run_id)
                 cursor = Cursor(destination=self._destination)
             elif stage == "deleted" and cursor.waiting(folder):
                 self._drop(folder, cursor)
@@ -185,7 +187,7 @@ class Replayer:
         return cursor
 
     def _lifecycle(self, run_id: str) -> str | None:
-        """``active``, ``deleted`` (by a person), or None for a run that the server does not know."""
+        """``active``, ``deleted`` (by a person), or None if the server does not know the run."""
         try:
             return self._client.get_run(run_id).info.lifecycle_stage
         except Exception as error:
@@ -194,16 +196,16 @@ class Replayer:
             return None
 
     def _drop(self, folder: Path, cursor: Cursor) -> None:
-        """Pass over what a deleted run still has to say: a person did not want it."""
+        """Skip the remaining events of a run that a person deleted."""
         end = max((after for _, after in read_events(folder, cursor.offset)), default=cursor.offset)
         what = {"bytes": [cursor.offset, end], "of": EVENTS}
         self._refuse(folder, f"run {cursor.run_id} was deleted on the server", what)
         self._advance(folder, cursor, end)
 
     def _guarded(self, folder: Path, event: Event, action: Callable[[], T]) -> T | None:
-        """Do ``action``; set the event aside when it is malformed or the server will not take it.
+        """Run ``action``; set the event aside if it is malformed or the server rejects it.
 
-        Without its run nothing of a log can be sent: a server that refuses to open one is asked again.
+        A rejected ``open`` event is raised and retried, because nothing else can be sent without its run.
         """
         try:
             return action()
@@ -211,14 +213,14 @@ class Replayer:
             malformed = isinstance(error, (KeyError, TypeError, ValueError)) and not isinstance(error, OSError)
             if not malformed and (not is_refusal(error) or event["kind"] == "open"):
                 raise
-            self._refuse(folder, f"not a valid event: {error!r}" if malformed else short(error), event)
+            self._refuse(folder, f"not a valid event: {error!r}" if malformed else error_summary(error), event)
         return None
 
     def _flush(self, folder: Path, cursor: Cursor, batch: _Batch, end: int) -> None:
         """Send a batch and advance the cursor to ``end``."""
         if len(batch):
             if cursor.run_id is None:
-                self._refuse(folder, "the log does not begin by opening a run", asdict(batch))
+                self._refuse(folder, "the log does not start with an open event", asdict(batch))
             else:
                 self._send(folder, cursor.run_id, batch)
         if end > cursor.offset:
@@ -233,7 +235,7 @@ class Replayer:
             self._send_entries(folder, run_id, entries)
 
     def _send_entries(self, folder: Path, run_id: str, entries: list[tuple[str, Any]]) -> None:
-        """Send entries in one call; when it is refused, halve them until the one at fault is found and set aside."""
+        """Send entries in one call; if it is rejected, bisect to find the bad entry and set it aside."""
         from mlflow.entities import Metric, Param, RunTag
 
         try:
@@ -247,7 +249,7 @@ class Replayer:
             if not is_refusal(error):
                 raise
             if len(entries) == 1:
-                self._refuse(folder, short(error), entries[0])
+                self._refuse(folder, error_summary(error), entries[0])
             else:
                 half = len(entries) // 2
                 self._send_entries(folder, run_id, entries[:half])
@@ -258,7 +260,7 @@ class Replayer:
             self._open(folder, cursor, event, parent)
             return
         if cursor.run_id is None:
-            raise ValueError("the log does not begin by opening a run")
+            raise ValueError("the log does not start with an open event")
         if event["kind"] == "artifact":
             self._upload(folder, cursor.run_id, event)
         elif event["kind"] == "dataset":
@@ -267,7 +269,7 @@ class Replayer:
             self._client.set_terminated(cursor.run_id, event["status"], event["time"])
             cursor.status = event["status"]
         else:
-            raise ValueError(f"unknown kind '{event['kind']}'")
+            raise ValueError(f"unknown kind of event '{event['kind']}'")
 
     def _open(self, folder: Path, cursor: Cursor, event: Event, parent: Callable[[str], str | None]) -> None:
         cursor.key, cursor.parent_key = event["key"], event["parent"] or cursor.parent_key
@@ -284,12 +286,12 @@ class Replayer:
         else:
             self._client.update_run(cursor.run_id, status="RUNNING")
         self._send(folder, cursor.run_id, _Batch(tags=dict(event["tags"])))
-        # Resumed under another pipeline run, it belongs to the one that goes on with it.
+        # A run that is resumed by another pipeline run becomes its child.
         self._nest(folder, cursor, parent)
         cursor.status = "RUNNING"
 
     def _nest(self, folder: Path, cursor: Cursor, parent: Callable[[str], str | None]) -> None:
-        """Nest the run in its parent as soon as that one is known."""
+        """Nest the run in its parent once the parent is known."""
         if cursor.run_id and cursor.parent_key and cursor.nested_in != cursor.parent_key:
             parent_id = parent(cursor.parent_key)
             if parent_id:
@@ -298,14 +300,14 @@ class Replayer:
                 cursor.save(folder)
 
     def _upload(self, folder: Path, run_id: str, event: Event) -> None:
-        """Upload one artifact and remove the copy. One that is missing was sent before a kill, or to another server."""
+        """Upload one artifact and remove the copy. A missing copy was sent before a kill, or to another server."""
         stored, target = folder / event["stored"], event["folder"]
         if stored.is_dir():
             self._client.log_artifacts(run_id, str(stored), "/".join(filter(None, [target, stored.name])))
         elif stored.is_file():
             self._client.log_artifact(run_id, str(stored), target or None)
         else:
-            _LOG.info("%s: %s was sent before.", folder, event["stored"])
+            _LOG.info("%s: %s was already sent.", folder, event["stored"])
         shutil.rmtree(stored.parent, ignore_errors=True)
 
     def _log_dataset(self, run_id: str, event: Event) -> None:
@@ -325,15 +327,15 @@ class Replayer:
         cursor.save(folder)
 
     def _refuse(self, folder: Path, reason: str, what: Any) -> None:
-        """Set something aside that the server will never take, so that what follows can be sent."""
-        _LOG.warning("%s: not taken by the tracking server and set aside in %s: %s", folder, REFUSED, reason)
+        """Set an event aside that the server will never accept, so that later events can be sent."""
+        _LOG.warning("%s: set aside an event in %s: %s", folder, REFUSED, reason)
         line = json.dumps({"time": now_ms(), "reason": reason, "what": what}, default=str, ensure_ascii=False)
         with open(folder / REFUSED, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
 def _remove_artifacts(folder: Path, cursor: Cursor) -> None:
-    """Remove what a killed writer left in the copies of a finished log, unless someone has begun to write again."""
+    """Remove leftover copies of a killed writer from a finished log, unless a process has started to write again."""
     if not (folder / ARTIFACTS).is_dir():
         return
     with open(folder / EVENTS, "rb") as file, locked(file.fileno()):

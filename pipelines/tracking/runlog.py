@@ -1,4 +1,4 @@
-"""RunLog: what a run has to say, appended to a file at once. No network, no MLflow; usable from any process."""
+"""RunLog: record a run in a local event log. Needs neither a network nor MLflow; usable from any process."""
 
 import json
 import os
@@ -16,21 +16,21 @@ from gan_core.files import explain_os_errors, link_or_copy
 from gan_core.locks import locked
 from pipelines.runtime.guard import identity
 from pipelines.runtime.redaction import redact_credentials
-from pipelines.tracking.events import ARTIFACTS, EVENTS, append, log_folder, now_ms, read_events
+from pipelines.tracking.events import ARTIFACTS, EVENTS, append_event, log_folder, now_ms, read_events
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
 STAGE_TAG, TRIAL = "gantry.stage", "trial"
-"""The tag of what a run is of: a stage by its name, or a trial of the search."""
+"""Tag with the kind of a run: the name of a stage, or ``trial`` for a trial of the search."""
 _LINK_FROM = 16 << 20
 
 
 class RunLog:
     """The append-only log of one run.
 
-    Several processes may hold the same log (same directory and key) and append to it. Opening it again after a kill
-    goes on where it stopped: a metric at a step that the log already holds is dropped until its step is new, because a
-    resumed run repeats the steps after its last checkpoint. Steps repeated within one process (a rollback) are kept.
+    Several processes may open the same log (same directory and key) and append to it. A log that is opened again after a
+    kill drops metrics at steps that it already has, because a resumed run repeats the steps after its last checkpoint.
+    Steps repeated within one process, by a rollback, are kept.
     """
 
     def __init__(
@@ -42,22 +42,22 @@ class RunLog:
         parent_key: str | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> None:
-        """Open the log of the run ``key`` under ``directory`` (made when missing).
+        """Open the log of the run ``key`` under ``directory``, which is created if missing.
 
         Args:
-            directory: the folder that a shipper watches.
-            key: names the run for ever: the tracking server's run is found by it.
-            name: what a person sees.
-            parent_key: key of the run that this one is nested in.
+            directory: folder of event logs, watched by a shipper.
+            key: permanent identity of the run; the run on the tracking server is found by it.
+            name: display name.
+            parent_key: key of the parent run.
             tags: tags of the run.
 
         Raises:
-            TrackingError: the key holds characters that a key may not have.
+            TrackingError: a key is not valid.
         """
         self.key = key
         self.folder = log_folder(directory, key)
         if parent_key is not None:
-            log_folder(directory, parent_key)  # the same rule holds for the parent's key
+            log_folder(directory, parent_key)  # checks the key
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.folder / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._mutex = threading.Lock()
@@ -71,12 +71,12 @@ class RunLog:
             process=identity(),
         )
 
-    def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; nested mappings become dotted names, values that are no text are written as JSON."""
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters. Nested mappings become dotted names; values other than text are written as JSON."""
         self._append("params", values=_texts(_flatten(values)))
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log numbers at ``step``; whatever ``float()`` takes will do, NaN and infinities included."""
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers at ``step``: anything that ``float()`` accepts, including NaN and infinities."""
         numbers = {name: float(value) for name, value in values.items()}
         with self._mutex:
             if self._logged_until:
@@ -84,23 +84,23 @@ class RunLog:
         if numbers:
             self._append("metrics", values=numbers, step=int(step))
 
-    def tags(self, values: Mapping[str, Any]) -> None:
+    def set_tags(self, values: Mapping[str, Any]) -> None:
         """Set tags; a later value replaces an earlier one."""
         self._append("tags", values=_texts(values))
 
-    def artifact(self, path: Path | str, folder: str = "") -> None:
-        """Keep a copy of a file or directory as it is now, to be sent to ``folder`` of the run's artifacts.
+    def log_artifact(self, path: Path | str, folder: str = "") -> None:
+        """Log a copy of a file or directory, to be sent to ``folder`` of the run's artifacts.
 
-        The caller may replace or delete the original at once. Files from 16 MiB on are hard-linked where the file
-        system can, so they must be replaced rather than written into; smaller ones are copied.
+        The caller may replace or delete the original at once, but must not write into a file of 16 MiB or more: such files
+        are hard-linked if the file system allows it.
 
         Raises:
-            TrackingError: there is nothing at ``path``.
+            TrackingError: ``path`` does not exist.
         """
         path = Path(path)
         if not path.exists():
             raise TrackingError(f"Cannot log {path} as an artifact of run '{self.key}': it does not exist.")
-        # A name that is not UTF-8 is stored as the log spells it.
+        # Escape a name that is not UTF-8, as the log does.
         name = path.name.encode(errors="backslashreplace").decode()
         stored = Path(ARTIFACTS) / uuid.uuid4().hex[:12] / name
         with self._mutex, locked(self._file), explain_os_errors(self.folder / stored), _whole(self.folder / stored):
@@ -108,23 +108,23 @@ class RunLog:
                 shutil.copytree(path, self.folder / stored, copy_function=_copy)
             else:
                 _copy(path, self.folder / stored)
-            append(self._file, {"kind": "artifact", "time": now_ms(), "stored": str(stored), "folder": folder})
+            append_event(self._file, {"kind": "artifact", "time": now_ms(), "stored": str(stored), "folder": folder})
 
-    def dataset(self, name: str, source: str, digest: str, context: str = "training") -> None:
-        """Log a dataset as an input of the run: its name, where it came from, its DVC hash and what it was used for."""
+    def log_dataset(self, name: str, source: str, digest: str, context: str = "training") -> None:
+        """Log a dataset as an input of the run: its name, source, DVC hash and use."""
         self._append(
             "dataset", name=redact_credentials(name), source=redact_credentials(source), digest=digest, context=context
         )
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Say how the run ended, and have the log on disk before returning. Opening the log again reopens the run."""
+        """Finish the run with a status and sync the log to disk. Opening the log again reopens the run."""
         if status not in _STATUSES:
-            raise TrackingError(f"A run ends as {', '.join(_STATUSES)}, not as '{status}'.")
+            raise TrackingError(f"'{status}' is not a status of a finished run. Use one of {', '.join(_STATUSES)}.")
         self._append("finish", status=status)
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Let go of the file; the run is not finished by this."""
+        """Close the file without finishing the run."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -135,7 +135,7 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish the run: FINISHED, KILLED by an interrupt or exit, FAILED by any other exception."""
+        """Finish the run as FINISHED, as KILLED after an interrupt or exit, or as FAILED after any other exception."""
         if kind is None:
             self.finish("FINISHED")
         else:
@@ -144,10 +144,10 @@ class RunLog:
 
     def _append(self, kind: str, **fields: Any) -> None:
         with self._mutex, locked(self._file), explain_os_errors(self.folder / EVENTS):
-            append(self._file, {"kind": kind, "time": now_ms(), **fields})
+            append_event(self._file, {"kind": kind, "time": now_ms(), **fields})
 
     def _last_steps(self) -> dict[str, int]:
-        """For each metric the step it was logged at last (the last, not the highest: a rollback may have gone back)."""
+        """For each metric, the step of its last event. This need not be its highest step, because of rollbacks."""
         steps: dict[str, int] = {}
         for event, _ in read_events(self.folder):
             if event and event["kind"] == "metrics":
@@ -163,7 +163,7 @@ class RunLog:
 
 @contextmanager
 def _whole(stored: Path) -> Iterator[None]:
-    """Make the folder that ``stored`` is to lie in, and remove it again where the block fails."""
+    """Create the parent folder of ``stored``, and remove it if the block fails."""
     try:
         stored.parent.mkdir(parents=True)
         yield
@@ -173,7 +173,7 @@ def _whole(stored: Path) -> Iterator[None]:
 
 
 def _copy(source: str | Path, target: str | Path) -> None:
-    """Copy a file; link it when it is large (a copy cannot be changed through the original, a link costs nothing)."""
+    """Copy a file, or hard-link a large one: a copy is safe from writes into the original, a link takes no space."""
     if os.path.getsize(source) >= _LINK_FROM:
         link_or_copy(os.path.realpath(source), target)
     else:

@@ -1,4 +1,4 @@
-"""Shipper: a background thread that brings every event log under a folder to the tracking server."""
+"""Shipper: a background thread that sends all event logs under a folder to the tracking server."""
 
 import logging
 import threading
@@ -10,18 +10,18 @@ from types import TracebackType
 from gan_core.errors import TrackingError
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.tracking.abandoned import end_abandoned
-from pipelines.tracking.store import short, uri_setting
-from pipelines.tracking.tree import KEPT_DAYS, LogTree, Pass, prune
+from pipelines.tracking.store import error_summary, uri_setting
+from pipelines.tracking.tree import RETENTION_DAYS, LogTree, SendResult, prune_logs
 
 _POLL, _FLUSH, _LONGEST_WAIT = 1.0, 15.0, 60.0
 _LOG = logging.getLogger(__name__)
 
 
 class Shipper:
-    """Context manager that sends the logs under a folder while the block runs, in a thread of its own.
+    """Context manager that sends the logs under a folder from a background thread while the block runs.
 
-    A tracking server that is away costs nothing but a warning: events wait on disk, are sent when it is back, or by the
-    next shipper on the same folder. Leaving the block waits at most ``flush_seconds`` for what is left.
+    If the tracking server is unavailable, it logs a warning and keeps the events on disk; they are sent when the server is
+    back, or by the next shipper on the same folder. Leaving the block waits at most ``flush_seconds`` for pending events.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Shipper:
         self._poll, self._flush = poll_seconds, flush_seconds
         self._stop = threading.Event()
         self._passed = threading.Condition()
-        self._wanted, self._passes, self._last = 0, 0, Pass(waiting=0)
+        self._wanted, self._passes, self._last = 0, 0, SendResult(waiting=0)
         self._thread = threading.Thread(target=self._work, name="gantry-shipper", daemon=True)
 
     def __enter__(self) -> "Shipper":
-        for old in prune(self._directory):
-            _LOG.info("Removed %s: the tracking server has had all of it for %.0f days.", old, KEPT_DAYS)
+        for old in prune_logs(self._directory):
+            _LOG.info("Removed %s: it was sent completely more than %.0f days ago.", old, RETENTION_DAYS)
         for name in end_abandoned(self._directory):
-            _LOG.info("Run '%s' was killed; it is marked so.", name)
+            _LOG.info("Marked run '%s' as killed: its process is gone.", name)
         self._thread.start()
         return self
 
@@ -63,16 +63,17 @@ class Shipper:
             self._thread.join(self._flush)
         else:
             _LOG.warning(
-                "%d events wait in %s for the tracking server %s: the next run sends them, or now: gantry track sync",
+                "%d events in %s are still to be sent to the tracking server %s. The next run sends them; to send them now: "
+                "gantry track sync",
                 self._counter.waiting(),
                 self._directory,
                 self._uri,
             )
 
     def flush(self, timeout: float) -> bool:
-        """Have everything sent that is on disk now; whether that was done within ``timeout`` seconds.
+        """Send all events that are on disk now; returns whether that succeeded within ``timeout`` seconds.
 
-        Returns early with False when the server cannot be reached.
+        Returns False early if the server cannot be reached.
         """
         end = time.monotonic() + timeout
         first = self._passes
@@ -84,8 +85,8 @@ class Shipper:
                 self._passed.wait_for(lambda begun=begun: self._passes > begun, left)  # type: ignore[misc]
             if not self._counter.waiting():
                 return True
-            # The first pass may have failed before this call; the second is an answer to it.
-            if self._last.trouble and self._passes >= first + 2:
+            # The first pass may have failed before this call; the second started after it.
+            if self._last.error and self._passes >= first + 2:
                 return False
             time.sleep(0.05)
         return False
@@ -96,7 +97,7 @@ class Shipper:
             try:
                 last = self._tree.send()
             except OSError as error:  # the disk, not the server
-                last = Pass(waiting=1, trouble=short(error))
+                last = SendResult(waiting=1, error=error_summary(error))
             failures = self._report(last, failures)
             with self._passed:
                 self._last = last
@@ -107,17 +108,17 @@ class Shipper:
                 if self._stop.is_set():
                     return
 
-    def _report(self, last: Pass, failures: int) -> int:
-        """Say once that sending fails and once that it works again; return the failures in a row."""
-        if last.trouble is None:
+    def _report(self, last: SendResult, failures: int) -> int:
+        """Log the first failure and the recovery; return the number of consecutive failures."""
+        if last.error is None:
             if failures:
-                _LOG.info("The tracking server %s takes events again.", self._uri)
+                _LOG.info("The tracking server %s is available again.", self._uri)
             return 0
         if not failures:
             _LOG.warning(
-                "Cannot send to the tracking server %s (%s). Work goes on; events wait in %s.",
+                "Cannot send events to the tracking server %s (%s). The run continues; events are kept in %s.",
                 self._uri,
-                last.trouble,
+                last.error,
                 self._directory,
             )
         return failures + 1
@@ -132,36 +133,37 @@ def sync(
     then: str = "gantry track sync",
     progress: Callable[[int], object] | None = None,
 ) -> int:
-    """Send everything that waits under ``directory`` now, in this thread; return how many events were sent.
+    """Send all pending events under ``directory`` in this thread; returns the number of events sent.
 
     Args:
-        directory: the folder of event logs; one that does not exist holds none.
+        directory: folder of event logs; it need not exist.
         tracking_uri: MLflow server or database.
         experiment: MLflow experiment.
-        timeout: seconds after which to give up (another shipper may be at work on the same folder).
-        then: what to do once the server is back, for the error's message.
-        progress: called with the number of events that still wait.
+        timeout: seconds after which to give up, for example if another shipper holds the folder.
+        then: command that sends the events later, for the error message.
+        progress: called with the number of pending events.
 
     Raises:
-        TrackingError: the server cannot be reached or the time is over.
+        TrackingError: the server cannot be reached, or the timeout has passed.
     """
     tree = LogTree(directory, tracking_uri=tracking_uri, experiment=experiment)
     before = waiting = tree.waiting()
     end = time.monotonic() + timeout
     while waiting:
         last = tree.send()
-        if last.trouble:
-            remedy = "After that" if last.disk else f"Check {uri_setting()} and that the server runs, then"
+        if last.error:
+            remedy = "Then" if last.disk else f"Check {uri_setting()} and that the server is running, then"
             raise TrackingError(
-                f"The tracking server {redact_credentials(tracking_uri)} does not take the events that wait in {directory} "
-                f"({last.trouble}). {remedy}: {then}"
+                f"Cannot send the events in {directory} to the tracking server {redact_credentials(tracking_uri)} "
+                f"({last.error}). {remedy} run: {then}"
             )
         waiting = tree.waiting()
         if progress:
             progress(waiting)
         if waiting and time.monotonic() > end:
             raise TrackingError(
-                f"{waiting} events still wait in {directory} after {timeout:.0f} s: is another shipper stuck?"
+                f"{waiting} events in {directory} are still to be sent after {timeout:.0f} s. Check whether another process "
+                "that sends them is stuck."
             )
         if waiting:
             time.sleep(0.2)

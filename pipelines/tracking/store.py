@@ -1,4 +1,4 @@
-"""The way to MLflow: how to connect, and what its errors mean. MLflow is imported on first use (seconds)."""
+"""Connect to MLflow and explain its errors. MLflow is imported on first use, which takes seconds."""
 
 import contextlib
 import logging
@@ -18,17 +18,17 @@ from gan_core.files import remove_stale, replacing
 from gan_core.locks import file_lock
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, URI_VARIABLES, resolve_uri
-from pipelines.tracking.sqlite_file import check_database, damaged, is_damage
+from pipelines.tracking.sqlite_file import check_database, damage_message, is_damage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY_TAG, PARENT_TAG = "gantry.key", "mlflow.parentRunId"
 MLFLOW_PORT = 5000
-"""The default port of MLflow's pages in ``gantry ui``."""
-# A person's server may be away; waiting for it is the shipper's business, not MLflow's (246 s by its own settings).
-# Nor may MLflow ask again by itself: a server that was only slow would make the same run or version twice.
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""Default port of the MLflow UI in ``gantry ui``."""
+# The shipper waits for an unavailable server, so MLflow must not (246 s by default). MLflow must not retry either: a slow
+# server would create the same run or version twice.
+_HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 _REFUSALS = {
     "ALREADY_EXISTS",
     "BAD_REQUEST",
@@ -38,8 +38,8 @@ _REFUSALS = {
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
-_MAKING_SECONDS = 60.0
-_TITLE, _KEEPS = "tracking database", "the earlier runs and registered versions"
+_CREATION_SECONDS = 60.0
+_TITLE, _CONTENTS = "tracking database", "the earlier runs and registered versions"
 _LOG = logging.getLogger(__name__)
 
 
@@ -50,14 +50,14 @@ class RunRef:
     run_id: str
 
 
-def connect(uri: str, *, make: bool = True) -> "MlflowClient":
-    """A client of the tracking server or database at ``uri``; a database is made when it is missing, if ``make``.
+def connect(uri: str, *, create: bool = True) -> "MlflowClient":
+    """A client of the tracking server or database at ``uri``. A missing database is created if ``create``.
 
-    A SQLite file is opened under a lock beside it: processes that make its tables at the same time would collide.
-    A server is not contacted here.
+    A SQLite file is opened under a lock beside it, because processes that create its tables at the same time would
+    collide. A server is not contacted.
 
     Raises:
-        TrackingError: there is no such database, and it is not to be made; or it is damaged.
+        TrackingError: the database is damaged, or it does not exist and ``create`` is False.
     """
     _settings()
     check_store(uri)
@@ -67,60 +67,60 @@ def connect(uri: str, *, make: bool = True) -> "MlflowClient":
     if not uri.startswith(SQLITE):
         return MlflowClient(uri, uri)
     database = Path(uri.removeprefix(SQLITE))
-    if not make and not _there(uri):
+    if not create and not _exists(uri):
         raise TrackingError(
-            f"There is no tracking database {database} yet. Run the pipeline first (gantry run), or check {uri_setting()}."
+            f"The tracking database {database} does not exist. Run the pipeline first (gantry run), or check {uri_setting()}."
         )
     database.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(database.with_name(f".{database.name}.lock")), quiet("mlflow"):
+    with file_lock(database.with_name(f".{database.name}.lock")), silence_logger("mlflow"):
         if _is_unfinished(database):
             _make_database(database)
-        remove_stale(database)  # of a process that was killed while it made it, after another one had
+        remove_stale(database)  # left by a process that was killed while it created the same database
         client = MlflowClient(uri, uri)
-        # The registry has a store of its own over the same file; opening it makes its tables.
+        # The registry has a separate store over the same file; opening it creates its tables.
         client.search_registered_models(max_results=1)
     return client
 
 
 def check_store(uri: str) -> None:
-    """Raise TrackingError where ``uri`` names a SQLite file that is damaged. Nothing else is asked, and MLflow not imported."""
+    """Raise TrackingError if ``uri`` is a damaged SQLite file. Checks nothing else, and does not import MLflow."""
     if (uri := resolve_uri(uri)).startswith(SQLITE) and (file := uri.removeprefix(SQLITE)) not in ("", ":memory:"):
-        check_database(Path(file), title=_TITLE, keeps=_KEEPS)
+        check_database(Path(file), title=_TITLE, contents=_CONTENTS)
 
 
 def _is_unfinished(database: Path) -> bool:
-    """Whether there is no database, or one whose making was cut short: MLflow makes an experiment last of all.
+    """Whether the database is missing or its creation was interrupted: MLflow creates an experiment last.
 
-    One that was written to a moment ago may be in the making, by a server say, and is left alone.
+    A file that was modified recently may still be in creation, for example by a server, and does not count.
     """
     if not database.exists():
         return True
-    if time.time() - database.stat().st_mtime < _MAKING_SECONDS:
+    if time.time() - database.stat().st_mtime < _CREATION_SECONDS:
         return False
     with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as opened:
         try:
             return opened.execute("SELECT 1 FROM experiments").fetchone() is None
-        except sqlite3.OperationalError as error:  # anything else (locked, no database at all) is for MLflow to say
+        except sqlite3.OperationalError as error:  # MLflow reports anything else (locked, not a database)
             return "no such table" in str(error)
         except sqlite3.DatabaseError:
             return False
 
 
 def _make_database(database: Path) -> None:
-    """Make MLflow's database whole or not at all: one that a kill cuts short could never be opened again."""
+    """Create MLflow's database atomically, because MLflow cannot open one whose creation was interrupted."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    _LOG.info("Making the tracking database %s.", database)
+    _LOG.info("Creating the tracking database %s.", database)
     with replacing(database) as temporary:
-        # MLflow writes this place between quotes into a statement of SQL; a URI has none.
+        # MLflow puts this location in quotes into an SQL statement; a URI contains no quotes.
         store = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / "mlartifacts").absolute().as_uri())
         store.engine.dispose()
 
 
 def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
-    """The id of the experiment ``name``, made when it is missing.
+    """The id of the experiment ``name``, which is created if missing.
 
-    Beside a SQLite file artifacts go to the folder ``mlartifacts``; a server knows where its own go.
+    The artifacts of a SQLite store go to the folder ``mlartifacts`` beside it; a server chooses the location itself.
 
     Raises:
         TrackingError: the experiment was deleted.
@@ -135,25 +135,25 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
                 )
             return experiment.experiment_id
         try:
-            # The kind makes MLflow's pages show runs and metrics first, in place of prompts and traces.
+            # With this kind, the MLflow UI shows runs and metrics first instead of prompts and traces.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             return client.create_experiment(name, artifact_location=_artifact_location(uri, name), tags=kind)
         except Exception as error:
-            if not is_refusal(error):  # a refusal: another process made it between the two calls
+            if not is_refusal(error):  # a refusal: another process created it between the two calls
                 raise
     raise TrackingError(
-        f"The MLflow experiment '{name}' at {redact_credentials(uri)} can neither be found nor made. Look at the server's log."
+        f"The MLflow experiment '{name}' at {redact_credentials(uri)} can be neither found nor created. Check the server's log."
     )
 
 
 def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
-    """The run that carries ``key``, or None when the server does not know it (yet).
+    """The run with the key ``key``, or None if the server does not have it (yet).
 
     Raises:
         TrackingError: the server cannot be reached.
     """
-    with reaching(tracking_uri):
-        if not _there(tracking_uri):
+    with explain_server_errors(tracking_uri):
+        if not _exists(tracking_uri):
             return None
         client = connect(tracking_uri)
         found = client.get_experiment_by_name(experiment)
@@ -163,63 +163,65 @@ def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
     return RunRef(run_id=run_id)
 
 
-def run_page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
-    """Where MLflow's pages show a run; of a store without pages of its own, where ``gantry ui`` shows them."""
+def run_url(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """Address of a run in the MLflow UI; for a database, in the UI that ``gantry ui`` starts."""
     served = tracking_uri.startswith(("http://", "https://"))
     root = redact_credentials(tracking_uri).rstrip("/") if served else f"http://127.0.0.1:{MLFLOW_PORT}"
     return f"{root}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def find_run_id(client: "MlflowClient", experiment_id: str, key: str) -> str | None:
-    """The id of the run tagged with ``key`` that is not deleted (the oldest, were there several), or None."""
+    """The id of the oldest run with the key ``key`` that is not deleted, or None."""
     query = f"tags.`{KEY_TAG}` = '{key}'"
     runs = client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
     return runs[0].info.run_id if runs else None
 
 
 @contextmanager
-def reaching(uri: str) -> Iterator[None]:
-    """Turn MLflow's errors into a TrackingError that names the server and what to do; those of files here stay as they are."""
+def explain_server_errors(uri: str) -> Iterator[None]:
+    """Convert MLflow's errors to a TrackingError that names the server and the remedy. Errors of local files pass through."""
     _settings()
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, OSError) as error:
-        if isinstance(error, OSError) and error.filename is not None:  # a file here, of which the server knows nothing
+        if isinstance(error, OSError) and error.filename is not None:  # a local file, not the server
             raise
         place = resolve_uri(uri)
         if place.startswith(SQLITE) and (refused := with_place(error, place.removeprefix(SQLITE))):
             raise refused from error
         if place.startswith(SQLITE) and is_damage(error):
             file = Path(place.removeprefix(SQLITE))
-            raise TrackingError(damaged(file, short(error), title=_TITLE, keeps=_KEEPS)) from error
-        what = "refused" if is_refusal(error) else "cannot be reached or failed"
-        remedy = "" if is_refusal(error) else f" Check {uri_setting()} and that the server runs."
-        raise TrackingError(f"The tracking server {redact_credentials(uri)} {what}: {short(error)}.{remedy}") from error
+            raise TrackingError(damage_message(file, error_summary(error), title=_TITLE, contents=_CONTENTS)) from error
+        what = "refused the request" if is_refusal(error) else "cannot be reached or failed"
+        remedy = "" if is_refusal(error) else f" Check {uri_setting()} and that the server is running."
+        raise TrackingError(
+            f"The tracking server {redact_credentials(uri)} {what}: {error_summary(error)}.{remedy}"
+        ) from error
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server answered and will not take this, now or later; otherwise it may be asked again."""
+    """Whether the server has refused a request permanently. Otherwise the request may be retried."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
         return getattr(error, "error_code", None) in _REFUSALS
-    # Uploads of files answer with plain HTTP errors. Who may not log in today may do so tomorrow, and busy is not no.
+    # File uploads raise plain HTTP errors. Authentication, timeouts and rate limits may succeed on a retry.
     status = getattr(getattr(error, "response", None), "status_code", 0)
     return 400 <= status < 500 and status not in (401, 403, 407, 408, 425, 429)
 
 
 def uri_setting() -> str:
-    """Where a person changes the tracking URI: the environment, when it is set there, wins."""
+    """Name of the setting that determines the tracking URI. The environment takes precedence over params.yaml."""
     named = next(filter(os.environ.get, URI_VARIABLES), None)
     return f"{named} in the environment" if named else "track.uri in params.yaml"
 
 
-def short(error: BaseException) -> str:
-    """What an error says, in one line of at most 300 characters, without its full stop and without secrets.
+def error_summary(error: BaseException) -> str:
+    """The message of an error in one line of at most 300 characters, without final full stop and without secrets.
 
-    A connection that failed is wrapped by each library on the way: what the system said of it is all that tells.
+    For a failed connection, which each library wraps again, this is the message of the operating system.
     """
     text = str(error).strip()
     cause: BaseException | None = error
@@ -234,23 +236,23 @@ def short(error: BaseException) -> str:
 
 
 def _settings() -> None:
-    """Settings of MLflow that have to stand before it is imported; a user's own are left alone."""
+    """Set MLflow's environment variables and log levels before it is imported, unless the user has set them."""
     quiet_ones = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
-    for name, value in {**_PATIENCE, **quiet_ones}.items():
+    for name, value in {**_HTTP_SETTINGS, **quiet_ones}.items():
         os.environ.setdefault(name, value)
-    # These report each retry, and a database that is full or locked with a traceback: who asked says it once, in a line.
+    # These log every retry, and a traceback for a full or locked database; the caller reports the error in one line.
     for name, least in (("urllib3.connectionpool", logging.ERROR), ("mlflow.store.db.utils", logging.CRITICAL)):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(least)
 
 
-def _there(uri: str) -> bool:
-    """Whether there is something to ask: a server, or a database that was made."""
+def _exists(uri: str) -> bool:
+    """Whether ``uri`` is a server, or a database that exists."""
     uri = resolve_uri(uri)
     return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_file()
 
@@ -263,8 +265,8 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
 
 
 @contextmanager
-def quiet(name: str, least: int = logging.WARNING) -> Iterator[None]:
-    """Keep a library's messages below the level ``least`` off the screen."""
+def silence_logger(name: str, least: int = logging.WARNING) -> Iterator[None]:
+    """Suppress a library's log messages below the level ``least`` during the block."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(least)

@@ -1,4 +1,4 @@
-"""All event logs under a folder: what waits, and one pass that sends it."""
+"""All event logs under a folder: count the pending events, and send them."""
 
 import logging
 import os
@@ -14,30 +14,30 @@ from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, resolve_uri
 from pipelines.tracking.events import EVENTS, REFUSED, find_logs, read_events
 from pipelines.tracking.replay import Cursor, Replayer
-from pipelines.tracking.store import connect, ensure_experiment, find_run_id, is_refusal, short
+from pipelines.tracking.store import connect, ensure_experiment, error_summary, find_run_id, is_refusal
 
 LOCK = ".shipper.lock"
-KEPT_DAYS = 30.0
+RETENTION_DAYS = 30.0
 _PARENT_WAIT = 30.0
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
-    """What one pass over all logs came to."""
+class SendResult:
+    """Result of one pass over all logs."""
 
     waiting: int
-    """Events still to be sent, to the knowledge of this pass."""
-    trouble: str | None = None
-    """Why something could not be sent; None when all went well."""
+    """Number of events that are still to be sent, as far as this pass knows."""
+    error: str | None = None
+    """Why an event could not be sent; None if there was no error."""
     disk: bool = False
-    """Whether the trouble is the disk of a database here, and its remedy in what is said of it."""
+    """Whether the error is a full or failing disk of a local database; ``error`` then includes the remedy."""
 
 
-def prune(directory: Path | str, days: float = KEPT_DAYS) -> list[Path]:
-    """Remove the logs that the server has had in full for ``days`` days: of runs that ended, with nothing refused.
+def prune_logs(directory: Path | str, days: float = RETENTION_DAYS) -> list[Path]:
+    """Remove logs of finished runs that were sent completely, without rejected events, more than ``days`` days ago.
 
-    The run itself is found by its key on the server, should it be opened again.
+    If such a run is opened again, it is found on the server by its key.
     """
     removed = []
     for folder in find_logs(directory):
@@ -54,15 +54,15 @@ def prune(directory: Path | str, days: float = KEPT_DAYS) -> list[Path]:
 
 
 class LogTree:
-    """All logs under a directory, for one destination; for one thread. Other processes may do the same."""
+    """All logs under a directory, for one destination. Not thread-safe, but safe beside other processes."""
 
     def __init__(self, directory: Path | str, *, tracking_uri: str, experiment: str) -> None:
         self._directory = Path(directory)
         self._uri = resolve_uri(tracking_uri)
         self._experiment = experiment
-        # The same whatever secrets the environment of the process holds.
+        # Independent of the secrets in the environment of this process.
         self.destination = f"{redact_credentials(self._uri, {})} {experiment}"
-        """Names where the logs go, in their cursors."""
+        """Name of the destination in the cursors of the logs."""
         self._replayer: Replayer | None = None
         self._was_connected = False
         self._opened: dict[Path, int] = {}
@@ -71,41 +71,41 @@ class LogTree:
         self._asked: dict[str, float] = {}
 
     def waiting(self) -> int:
-        """Events on disk that the server has not got yet."""
+        """Number of events on disk that are still to be sent."""
         return sum(self._waiting(folder) for folder in find_logs(self._directory))
 
-    def send(self) -> Pass:
-        """Send everything that is there. Another process that is doing so is left to it."""
+    def send(self) -> SendResult:
+        """Send all pending events, unless another process is already sending them."""
         folders = [
             folder for folder in find_logs(self._directory) if _size(folder) not in (None, self._done.get(folder))
         ]
         if not folders:
-            return Pass(waiting=0)
+            return SendResult(waiting=0)
         with file_lock(self._directory / LOCK, patience=0) as alone:
             trouble = self._send_each(folders) if alone else None
         waiting = sum(self._waiting(folder) for folder in folders)
         if trouble is None:
-            return Pass(waiting=waiting)
+            return SendResult(waiting=waiting)
         if self._uri.startswith(SQLITE) and (refused := with_place(trouble, self._uri.removeprefix(SQLITE))):
-            return Pass(waiting=waiting, trouble=what_failed(refused).rstrip("."), disk=True)
-        return Pass(waiting=waiting, trouble=short(trouble))
+            return SendResult(waiting=waiting, error=what_failed(refused).rstrip("."), disk=True)
+        return SendResult(waiting=waiting, error=error_summary(trouble))
 
     def _send_each(self, folders: list[Path]) -> Exception | None:
-        """Send; return the first error."""
+        """Send the logs in ``folders``; return the first error."""
         trouble: Exception | None = None
         try:
             replayer = self._connected()
-        except Exception as error:  # whatever stops a connection, the events are safe: say so and try again later
+        except Exception as error:  # of any kind: the events are safe on disk, so report it and retry later
             _LOG.debug("Could not connect to %s", self._uri, exc_info=True)
             return error
-        # Parents are mostly opened before their children. A run whose parent came later is gone through once more.
+        # Parents usually come before their children. A run whose parent comes later is sent once more after it.
         queue = sorted(folders, key=self._first_time)
         late: dict[Path, str] = {}
         for folder in queue:
             size = _size(folder)
             try:
                 cursor = replayer.ship(folder, self._run_id)
-            except Exception as error:  # as above; the other logs may fare better unless the server is away
+            except Exception as error:  # as above; other logs may succeed unless the server is unavailable
                 if _size(folder) is None:
                     continue
                 _LOG.debug("Could not send %s", folder, exc_info=True)
@@ -123,7 +123,7 @@ class LogTree:
         return trouble
 
     def _connected(self) -> Replayer:
-        """What sends to the experiment; that is looked for anew where it is gone, with its runs."""
+        """The replayer for the experiment; if the experiment is gone, find or create it again."""
         if self._replayer is not None and not self._still_there():
             self._replayer = None
         if self._replayer is None:
@@ -131,13 +131,15 @@ class LogTree:
                 known.clear()
             self._client = connect(self._uri)
             self._experiment_id = ensure_experiment(self._client, self._uri, self._experiment)
-            # A server that was away may have come back with another database.
-            self._replayer = Replayer(self._client, self._experiment_id, self.destination, doubtful=self._was_connected)
+            # A server that was unavailable may have come back with another database.
+            self._replayer = Replayer(
+                self._client, self._experiment_id, self.destination, verify_runs=self._was_connected
+            )
             self._was_connected = True
         return self._replayer
 
     def _still_there(self) -> bool:
-        """Whether the experiment is what it was: a person may delete it, a server come back with another database."""
+        """Whether the experiment still exists: a person may delete it, or the server may have another database."""
         try:
             found = self._client.get_experiment(self._experiment_id)
         except Exception as error:
@@ -149,14 +151,14 @@ class LogTree:
     def _answers(self) -> bool:
         try:
             self._client.get_experiment(self._experiment_id)
-        except Exception as error:  # any failure of the simplest question means: not now
+        except Exception as error:  # any failure of the simplest request means that the server is unavailable
             self._replayer = None
             _LOG.debug("%s does not answer: %s", self._uri, error)
             return False
         return True
 
     def _run_id(self, key: str) -> str | None:
-        """The run of ``key`` as far as it is known; the server is asked at most every 30 seconds."""
+        """The run id of ``key``, or None if it is not known yet; asks the server at most every 30 seconds."""
         now = time.monotonic()
         if key not in self._run_ids and now - self._asked.get(key, -_PARENT_WAIT) >= _PARENT_WAIT:
             self._asked[key] = now
@@ -183,7 +185,7 @@ class LogTree:
 
 
 def _size(folder: Path) -> int | None:
-    """Bytes of a log; None where another process has removed it."""
+    """Size of a log in bytes; None if another process has removed it."""
     with suppress(FileNotFoundError):
         return (folder / EVENTS).stat().st_size
     return None

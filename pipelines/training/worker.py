@@ -56,19 +56,19 @@ class Reporter(Observer):
         with open(self._work / CURVES, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self._log:
-            self._log.metrics(values, step)
+            self._log.log_metrics(values, step)
 
     def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
         """The grid."""
         path = self._work / GRIDS / f"step-{step:08d}.png"
         save_sheet(path, pictures, columns=columns)
         if self._log:
-            self._log.artifact(path, GRIDS)
+            self._log.log_artifact(path, GRIDS)
 
     def figure(self, figure: Figure, step: int) -> None:
         """The protocol that the run's FIDs share; their values are in the rows."""
         if self._log:
-            self._log.tags({"gantry.fid_protocol": figure.protocol.stamp})
+            self._log.set_tags({"gantry.fid_protocol": figure.protocol.stamp})
 
     def checkpoint(self, path: Path | None, step: int) -> None:
         """Hand the checkpoint to Ray, which uploads it while training goes on."""

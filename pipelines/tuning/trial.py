@@ -70,7 +70,7 @@ class Trial(tune.Trainable):
             parent_key=job["key"],
             tags={STAGE_TAG: TRIAL},
         )
-        self._log.params(self._values)
+        self._log.log_params(self._values)
 
     def step(self) -> dict[str, Any]:
         """Train on, sample, measure."""
@@ -96,12 +96,12 @@ class Trial(tune.Trainable):
             value = math.inf
         value = value if math.isfinite(value) else WORST
         done = value == WORST or until >= tuned.steps
-        self._log.metrics({OBJECTIVE: value}, until)
+        self._log.log_metrics({OBJECTIVE: value}, until)
         if value < WORST:
             grid = self._directory / "grid.png"
             pictures, columns = self._trainer.preview()
             save_sheet(grid, pictures, columns=columns)
-            self._log.artifact(grid, "grids")
+            self._log.log_artifact(grid, "grids")
         if done:
             self._log.finish()
         return {OBJECTIVE: value, "step": until, tune.result.DONE: done}

@@ -19,7 +19,7 @@ def checkout(tmp_path, uri, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     with RunLog(Path("var/track"), key="a", name="train") as log:
-        log.metrics({"m": 1.0, "bad?": 1.0}, step=1)
+        log.log_metrics({"m": 1.0, "bad?": 1.0}, step=1)
     return tmp_path
 
 
@@ -47,7 +47,9 @@ def test_status_tells_what_waits_and_sync_sends_it(checkout, uri):
 
 def test_sync_says_when_the_server_is_away(checkout, monkeypatch):
     monkeypatch.setenv("GANTRY_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(TrackingError, match=r"events that wait.*Check GANTRY_TRACKING_URI.*then: gantry track sync"):
+    with pytest.raises(
+        TrackingError, match=r"Cannot send the events.*Check GANTRY_TRACKING_URI.*then run: gantry track sync"
+    ):
         CliRunner().invoke(track, ["sync", "--json"], catch_exceptions=False)
 
 

@@ -60,7 +60,7 @@ def kill(uri, client, monkeypatch):
     def call(action, at: int, after: bool) -> tuple[bool, int]:
         faulty = Client(client, at, after)
         with monkeypatch.context() as patch:
-            patch.setattr(promoting, "connect", lambda uri, make: faulty)
+            patch.setattr(promoting, "connect", lambda uri, create: faulty)
             try:
                 action("digits", tracking_uri=uri)
             except Killed:
@@ -220,7 +220,7 @@ def test_concurrent_promotions_are_serialised(register, client, uri, monkeypatch
         except TrackingError as error:
             refused.append(error)
 
-    monkeypatch.setattr(promoting, "connect", lambda uri, make: Meeting())
+    monkeypatch.setattr(promoting, "connect", lambda uri, create: Meeting())
     threads = [threading.Thread(target=one, args=(version,)) for version in ("2", "3")]
     for thread in threads:
         thread.start()

@@ -111,7 +111,7 @@ def test_a_version_without_metrics_is_measured_on_request(register, client, uri)
     for name in ("metrics.json", "gantry-manifest.json"):
         (artifacts(client, "2") / name).unlink()
     client.delete_model_version_tag("digits", "2", "gantry.manifest")
-    with pytest.raises(TrackingError, match=r"Version 2 of 'digits' has no metrics\.json .*--version 2 --measure"):
+    with pytest.raises(TrackingError, match=r"Version 2 of 'digits' has no metrics\.json, .*--version 2 --measure"):
         promote("digits", tracking_uri=uri)
     figure = measured(value=10.0, protocol=PROTOCOL)
     assert promote("digits", tracking_uri=uri, measure=lambda version: figure).version == "2"

@@ -24,7 +24,7 @@ from gan_core.metrics.protocol import Figure
 from pipelines.registry import register as registering
 from pipelines.registry.find import generator_folder
 from pipelines.tracking import RunLog, find_run, sync
-from pipelines.tracking.store import ensure_experiment, run_page
+from pipelines.tracking.store import ensure_experiment, run_url
 from tests.pipelines.registry.conftest import PROTOCOL, artifacts
 
 
@@ -224,7 +224,7 @@ def test_the_address_of_the_run_is_returned(register, client):
     version = client.get_model_version("digits", registered.version)
     experiment = client.get_run(version.run_id).info.experiment_id
     assert registered.run_url == f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{version.run_id}"
-    assert run_page("https://me:pass@server/mlflow/", "1", "2") == "https://server/mlflow/#/experiments/1/runs/2"
+    assert run_url("https://me:pass@server/mlflow/", "1", "2") == "https://server/mlflow/#/experiments/1/runs/2"
 
 
 def test_a_run_is_created_for_a_version_without_one(register, client):

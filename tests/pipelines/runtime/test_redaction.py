@@ -15,7 +15,7 @@ from pipelines.runtime.redaction import keep_secret, redact_credentials
 from pipelines.settings.schema import load_settings
 from pipelines.settings.secrets import has_secret
 from pipelines.tracking import RunLog
-from pipelines.tracking.store import short
+from pipelines.tracking.store import error_summary
 from tests.pipelines.toy import CHECKOUT, environment
 
 SECRET = "s3cr3t-Xy.9"
@@ -144,16 +144,16 @@ def test_nothing_that_is_printed_logged_or_raised_holds_a_secret() -> None:
 def test_the_event_log_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     with RunLog(tmp_path, key="a", name=f"run {SECRET}", tags={"why": SECRET}) as log:
-        log.params({"train": {"from": [f"http://u:{SECRET}@h"], "steps": 3}})
-        log.tags({"uri": f"http://u:{SECRET}@h"})
-        log.dataset("digits", source=f"s3://k:{SECRET}@bucket/x", digest="0")
+        log.log_params({"train": {"from": [f"http://u:{SECRET}@h"], "steps": 3}})
+        log.set_tags({"uri": f"http://u:{SECRET}@h"})
+        log.log_dataset("digits", source=f"s3://k:{SECRET}@bucket/x", digest="0")
     content = (log.folder / "events.jsonl").read_text()
     assert SECRET not in content
     assert json.loads(content.splitlines()[1])["values"]["train.steps"] == "3"
 
 
 def test_a_quoted_error_holds_no_secret() -> None:
-    assert short(ConnectionError(f"http://u:{SECRET}@h refused")) == "http://h refused"
+    assert error_summary(ConnectionError(f"http://u:{SECRET}@h refused")) == "http://h refused"
 
 
 class _Tracker(BaseHTTPRequestHandler):

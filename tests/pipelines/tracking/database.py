@@ -1,4 +1,4 @@
-"""A fresh MLflow database for a test: making one takes seconds, copying one takes none."""
+"""MLflow databases for tests, copied from a template because creating one takes seconds."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ _made: list[Path] = []
 
 
 def make_template(factory: pytest.TempPathFactory) -> Path:
-    """An empty database with MLflow's tables, made once a test session."""
+    """An empty database with MLflow's tables, created once per test session."""
     if not _made:
         path = factory.mktemp("template") / "mlflow.db"
         connect(f"sqlite:///{path}")

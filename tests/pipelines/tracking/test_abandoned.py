@@ -1,4 +1,4 @@
-"""Runs of processes that were killed are ended by whoever comes next, and go on where they are opened again."""
+"""Runs of killed processes are finished by the next process, and continue if they are opened again."""
 
 import json
 import subprocess
@@ -14,13 +14,13 @@ CODE = """
 import os, signal, sys
 from pipelines.tracking import RunLog
 for key in sys.argv[2:]:
-    RunLog(sys.argv[1], key=key, name=f"run {key}").metrics({"m": 1.0}, step=1)
+    RunLog(sys.argv[1], key=key, name=f"run {key}").log_metrics({"m": 1.0}, step=1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def killed(directory: Path, *keys: str) -> None:
-    """A process that opens the runs ``keys`` and is killed."""
+    """Start a process that opens the runs ``keys``, and kill it."""
     done = subprocess.run([sys.executable, "-c", CODE, str(directory), *keys], timeout=120, check=False)
     assert done.returncode < 0
 
@@ -29,7 +29,7 @@ def ends(directory: Path, key: str) -> list[str]:
     return [event["status"] for event, _ in read_events(directory / key) if event and event["kind"] == "finish"]
 
 
-def test_a_run_whose_process_was_killed_is_ended_at_the_time_it_was_last_heard_of(tmp_path: Path) -> None:
+def test_a_run_of_a_killed_process_is_finished_at_the_time_of_its_last_event(tmp_path: Path) -> None:
     killed(tmp_path, "a", "b")
     assert sorted(end_abandoned(tmp_path)) == ["run a", "run b"]
     *_, (before, _), (last, _) = read_events(tmp_path / "a")
@@ -37,7 +37,7 @@ def test_a_run_whose_process_was_killed_is_ended_at_the_time_it_was_last_heard_o
     assert end_abandoned(tmp_path) == [], "once"
 
 
-def test_a_run_that_one_of_its_processes_still_works_on_is_left_alone(tmp_path: Path) -> None:
+def test_a_run_with_a_living_process_is_not_finished(tmp_path: Path) -> None:
     here = RunLog(tmp_path, key="a", name="run a")
     killed(tmp_path, "a")
     assert end_abandoned(tmp_path) == []
@@ -47,14 +47,14 @@ def test_a_run_that_one_of_its_processes_still_works_on_is_left_alone(tmp_path: 
     assert ends(tmp_path, "a") == ["FINISHED", "KILLED"]
 
 
-def test_a_run_that_was_opened_before_processes_were_noted_is_left_alone(tmp_path: Path) -> None:
+def test_a_run_without_a_recorded_process_is_not_finished(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     event = {"kind": "open", "time": 1, "key": "a", "name": "old", "parent": None, "tags": {}}
     (tmp_path / "a" / EVENTS).write_text(json.dumps(event) + "\n")
     assert end_abandoned(tmp_path) == []
 
 
-def test_half_a_line_at_the_end_is_no_end(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_does_not_finish_a_run(tmp_path: Path) -> None:
     killed(tmp_path, "a")
     with open(tmp_path / "a" / EVENTS, "a") as file:
         file.write('{"kind":"finish","ti')
@@ -62,7 +62,7 @@ def test_half_a_line_at_the_end_is_no_end(tmp_path: Path) -> None:
     assert ends(tmp_path, "a") == ["KILLED"]
 
 
-def test_the_next_run_says_it_to_the_server_and_one_that_resumes_goes_on(tmp_path: Path, uri: str) -> None:
+def test_the_next_shipper_reports_killed_runs_and_a_resumed_run_continues(tmp_path: Path, uri: str) -> None:
     killed(tmp_path, "gone", "resumed")
     with Shipper(tmp_path, tracking_uri=uri, experiment="e"), RunLog(tmp_path, key="resumed", name="run resumed"):
         pass

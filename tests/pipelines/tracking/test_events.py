@@ -1,4 +1,4 @@
-"""The event log, whatever is written into it and wherever a writer is killed: nothing lost but the line in work."""
+"""The event log loses at most the current line, whatever is written and wherever a writer is killed."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_core.locks import locked
-from pipelines.tracking.events import EVENTS, append, count_events, find_logs, log_folder, read_events
+from pipelines.tracking.events import EVENTS, append_event, count_events, find_logs, log_folder, read_events
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
@@ -34,13 +34,13 @@ def written(folder: Path, events: list[dict[str, Any]]) -> None:
     try:
         with locked(descriptor):
             for event in events:
-                append(descriptor, event)
+                append_event(descriptor, event)
     finally:
         os.close(descriptor)
 
 
 @given(events=st.lists(_EVENTS, max_size=8))
-def test_what_is_written_is_read_in_order_and_each_offset_goes_on_where_it_says(
+def test_events_are_read_in_order_and_from_any_offset(
     tmp_path_factory: pytest.TempPathFactory, events: list[dict[str, Any]]
 ) -> None:
     folder = tmp_path_factory.mktemp("log")
@@ -58,7 +58,7 @@ def test_what_is_written_is_read_in_order_and_each_offset_goes_on_where_it_says(
 @given(
     events=st.lists(_EVENTS, min_size=1, max_size=5), later=st.lists(_EVENTS, min_size=1, max_size=3), data=st.data()
 )
-def test_a_writer_that_is_killed_at_any_byte_loses_the_line_in_work_alone(
+def test_a_writer_killed_at_any_byte_loses_only_the_current_line(
     tmp_path_factory: pytest.TempPathFactory,
     events: list[dict[str, Any]],
     later: list[dict[str, Any]],
@@ -73,7 +73,7 @@ def test_a_writer_that_is_killed_at_any_byte_loses_the_line_in_work_alone(
     assert [event for event, _ in read_events(folder)] == events[:complete]
     written(folder, later)
     kept = [event for event, _ in read_events(folder) if event is not None]
-    # Of a line that lacks its end alone nothing is lost: the next writer ends it.
+    # A line that lacks only its end is not lost: the next writer ends it.
     unfinished = whole[:killed_at].rpartition(b"\n")[2]
     saved = [events[complete]] if unfinished and unfinished == json_of(events[complete]) else []
     assert kept == [*events[:complete], *saved, *later]
@@ -95,7 +95,7 @@ def test_any_bytes_are_read_as_events_or_skipped(tmp_path_factory: pytest.TempPa
     assert all(event is None or isinstance(event["kind"], str) for event, _ in read)
 
 
-def test_text_that_is_not_utf8_is_spelt_out(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     written(tmp_path, [{"kind": "params", "time": 1, "values": {name: [f"{name} \\ \u00e9"]}}])
     [(event, _)] = read_events(tmp_path)
@@ -105,7 +105,7 @@ def test_text_that_is_not_utf8_is_spelt_out(tmp_path: Path) -> None:
 
 
 @given(keys=st.lists(_KEYS, min_size=1, max_size=4, unique=True))
-def test_each_key_has_a_folder_of_its_own_directly_below(keys: list[str]) -> None:
+def test_each_key_has_its_own_folder(keys: list[str]) -> None:
     folders = [log_folder("var/log", key) for key in keys]
     assert len(set(folders)) == len(keys)
     for folder in folders:

@@ -1,4 +1,4 @@
-"""RunLog: an append-only log that survives kills, needs no server, and does not repeat what a resumed run repeats."""
+"""RunLog is an append-only log that survives kills, needs no server, and drops steps repeated by a resumed run."""
 
 import errno
 import json
@@ -24,13 +24,13 @@ def points(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(e["step"], e["values"][name]) for e in events(folder, "metrics") if name in e["values"]]
 
 
-def test_everything_logged_is_on_disk_at_once_with_its_time(tmp_path):
+def test_every_event_is_on_disk_at_once_with_its_time(tmp_path):
     log = RunLog(tmp_path, key="k", name="train", parent_key="p", tags={"gantry.stage": "train"})
     before = time.time_ns() // 1_000_000
-    log.params({"model": {"slope": 0.2, "family": "dcgan"}, "size": [32, 32], "none": None})
-    log.metrics({"loss/d": 1.5, "bad": float("nan")}, step=3)
-    log.tags({"git": "abc"})
-    log.dataset("digits", "data/raw/digits", "0" * 32 + ".dir")
+    log.log_params({"model": {"slope": 0.2, "family": "dcgan"}, "size": [32, 32], "none": None})
+    log.log_metrics({"loss/d": 1.5, "bad": float("nan")}, step=3)
+    log.set_tags({"git": "abc"})
+    log.log_dataset("digits", "data/raw/digits", "0" * 32 + ".dir")
     log.finish("FINISHED")
     written = [json.loads(line) for line in (log.folder / EVENTS).read_text().splitlines()]
     assert [e["kind"] for e in written] == ["open", "params", "metrics", "tags", "dataset", "finish"]
@@ -47,32 +47,32 @@ def test_everything_logged_is_on_disk_at_once_with_its_time(tmp_path):
     assert all(before <= e["time"] <= before + 5000 for e in written[1:])
 
 
-def test_opening_the_same_key_appends_and_another_key_is_another_log(tmp_path):
-    RunLog(tmp_path, key="a", name="x").metrics({"m": 1.0}, step=1)
-    RunLog(tmp_path, key="a", name="x").metrics({"m": 2.0}, step=2)
-    RunLog(tmp_path, key="b", name="x").metrics({"m": 9.0}, step=1)
+def test_opening_the_same_key_appends_and_another_key_opens_another_log(tmp_path):
+    RunLog(tmp_path, key="a", name="x").log_metrics({"m": 1.0}, step=1)
+    RunLog(tmp_path, key="a", name="x").log_metrics({"m": 2.0}, step=2)
+    RunLog(tmp_path, key="b", name="x").log_metrics({"m": 9.0}, step=1)
     assert points(log_folder(tmp_path, "a"), "m") == [(1, 1.0), (2, 2.0)]
     assert find_logs(tmp_path) == [log_folder(tmp_path, "a"), log_folder(tmp_path, "b")]
 
 
-def test_keys_that_need_another_folder_name_keep_apart(tmp_path):
+def test_keys_with_the_same_shortened_name_have_separate_folders(tmp_path):
     assert log_folder(tmp_path, "a/b") != log_folder(tmp_path, "a-b")
     assert log_folder(tmp_path, "a/b").parent == tmp_path
 
 
 @pytest.mark.parametrize("key", ["", "a b", "o'hara", "x" * 201])
-def test_a_key_that_cannot_be_a_tag_is_refused(tmp_path, key):
-    with pytest.raises(TrackingError, match="cannot name a run"):
+def test_an_invalid_key_is_refused(tmp_path, key):
+    with pytest.raises(TrackingError, match="is not a valid run key"):
         RunLog(tmp_path, key=key, name="x")
 
 
-def test_a_resumed_run_does_not_log_the_steps_twice_that_it_repeats(tmp_path):
+def test_a_resumed_run_does_not_log_repeated_steps_twice(tmp_path):
     first = RunLog(tmp_path, key="a", name="x")
     for step in (50, 100, 150):
-        first.metrics({"m": float(step)}, step=step)
+        first.log_metrics({"m": float(step)}, step=step)
     second = RunLog(tmp_path, key="a", name="x")  # the last checkpoint was at 90
     for step in (100, 150, 200):
-        second.metrics({"m": float(step), "fid": 1.0}, step=step)
+        second.log_metrics({"m": float(step), "fid": 1.0}, step=step)
     assert points(second.folder, "m") == [(50, 50.0), (100, 100.0), (150, 150.0), (200, 200.0)]
     assert points(second.folder, "fid") == [(100, 1.0), (150, 1.0), (200, 1.0)]
 
@@ -80,35 +80,35 @@ def test_a_resumed_run_does_not_log_the_steps_twice_that_it_repeats(tmp_path):
 def test_steps_repeated_by_a_rollback_in_one_process_are_kept(tmp_path):
     log = RunLog(tmp_path, key="a", name="x")
     for step, value in ((100, 1.0), (150, float("inf")), (120, 0.9), (150, 0.8)):
-        log.metrics({"m": value}, step=step)
+        log.log_metrics({"m": value}, step=step)
     assert points(log.folder, "m") == [(100, 1.0), (150, float("inf")), (120, 0.9), (150, 0.8)]
     # Killed at 120 after the rollback, a resumed run has the steps after 120 still to log.
     log = RunLog(tmp_path, key="b", name="x")
     for step in (100, 150, 120):
-        log.metrics({"m": 1.0}, step=step)
+        log.log_metrics({"m": 1.0}, step=step)
     log = RunLog(tmp_path, key="b", name="x")
-    log.metrics({"m": 2.0}, step=110)
-    log.metrics({"m": 2.0}, step=150)
+    log.log_metrics({"m": 2.0}, step=110)
+    log.log_metrics({"m": 2.0}, step=150)
     assert points(log.folder, "m")[-1] == (150, 2.0)
     assert len(points(log.folder, "m")) == 4
 
 
-def test_a_torn_last_line_costs_only_itself(tmp_path):
+def test_an_incomplete_last_line_loses_no_other_event(tmp_path):
     log = RunLog(tmp_path, key="a", name="x")
-    log.metrics({"m": 1.0}, step=1)
+    log.log_metrics({"m": 1.0}, step=1)
     with open(log.folder / EVENTS, "a") as file:
         file.write('{"kind":"metrics","time":1,"val')
     assert len(list(read_events(log.folder))) == 2  # not yet readable
-    RunLog(tmp_path, key="a", name="x").metrics({"m": 2.0}, step=2)
+    RunLog(tmp_path, key="a", name="x").log_metrics({"m": 2.0}, step=2)
     assert points(log.folder, "m") == [(1, 1.0), (2, 2.0)]
     assert [event for event, _ in read_events(log.folder)].count(None) == 1
 
 
-def test_processes_that_share_a_log_do_not_tear_each_others_lines(tmp_path):
+def test_processes_that_share_a_log_write_whole_lines(tmp_path):
     writer = (
         "import sys; from pipelines.tracking import RunLog\n"
         "log = RunLog(sys.argv[1], key='a', name='x')\n"
-        "for i in range(500): log.metrics({sys.argv[2]: i, 'pad' + 'x' * (i % 50) + sys.argv[2]: 1}, step=i)\n"
+        "for i in range(500): log.log_metrics({sys.argv[2]: i, 'pad' + 'x' * (i % 50) + sys.argv[2]: 1}, step=i)\n"
     )
     processes = [subprocess.Popen([sys.executable, "-c", writer, str(tmp_path), name]) for name in "pqr"]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
@@ -118,11 +118,11 @@ def test_processes_that_share_a_log_do_not_tear_each_others_lines(tmp_path):
         assert points(folder, name) == [(i, float(i)) for i in range(500)]
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_log_that_goes_on(tmp_path):
+def test_a_log_continues_after_its_writer_was_killed_at_any_moment(tmp_path):
     writer = (
         "import sys; from pipelines.tracking import RunLog\n"
         "log = RunLog(sys.argv[1], key='a', name='x'); i = 0\n"
-        "while True: log.metrics({'m': i}, step=i); i += 1; i == 20 and print('go', flush=True)\n"
+        "while True: log.log_metrics({'m': i}, step=i); i += 1; i == 20 and print('go', flush=True)\n"
     )
     with subprocess.Popen([sys.executable, "-c", writer, str(tmp_path)], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
@@ -132,7 +132,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_log_that_goes_on(tmp_path):
     assert steps == list(range(len(steps)))
     log = RunLog(tmp_path, key="a", name="x")
     for step in (len(steps) - 5, len(steps)):
-        log.metrics({"m": step}, step=step)
+        log.log_metrics({"m": step}, step=step)
     assert [step for step, _ in points(folder, "m")] == list(range(len(steps) + 1))
 
 
@@ -144,27 +144,27 @@ def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space left") as raised:
-        log.metrics({"m": 1.0}, step=1)
+        log.log_metrics({"m": 1.0}, step=1)
     assert raised.value.filename == str(log.folder / "events.jsonl")
 
 
-def test_an_artifact_is_kept_as_it_was_when_it_was_logged(tmp_path):
+def test_an_artifact_is_a_copy_of_the_file_at_the_time_of_logging(tmp_path):
     log = RunLog(tmp_path / "track", key="a", name="x")
     picture = tmp_path / "grid.png"
     for content in (b"one", b"two"):
         picture.write_bytes(content)
-        log.artifact(picture, folder="grids")
+        log.log_artifact(picture, folder="grids")
     picture.unlink()
     stored = [log.folder / e["stored"] for e in events(log.folder, "artifact")]
     assert [path.read_bytes() for path in stored] == [b"one", b"two"]
     assert {path.name for path in stored} == {"grid.png"}
 
 
-def test_an_artifact_whose_name_is_not_utf8_is_kept_where_the_log_says(tmp_path):
+def test_an_artifact_with_a_name_that_is_not_utf8_is_stored_under_the_escaped_name(tmp_path):
     log = RunLog(tmp_path / "track", key="a", name="x")
     picture = tmp_path / os.fsdecode(b"caf\xe9.png")
     picture.write_bytes(b"one")
-    log.artifact(picture)
+    log.log_artifact(picture)
     [event] = events(log.folder, "artifact")
     assert event["stored"].endswith("/caf\\udce9.png")
     assert (log.folder / event["stored"]).read_bytes() == b"one"
@@ -175,25 +175,25 @@ def test_a_large_artifact_is_linked_and_a_folder_is_copied(tmp_path):
     large = tmp_path / "weights.bin"
     with open(large, "wb") as file:
         file.truncate(16 << 20)
-    log.artifact(large)
+    log.log_artifact(large)
     (tmp_path / "many").mkdir()
     (tmp_path / "many" / "a.txt").write_text("a")
-    log.artifact(tmp_path / "many")
+    log.log_artifact(tmp_path / "many")
     linked, copied = [log.folder / e["stored"] for e in events(log.folder, "artifact")]
     assert linked.stat().st_ino == large.stat().st_ino
     assert (copied / "a.txt").read_text() == "a"
 
 
-def test_an_artifact_that_is_not_there_is_an_error_that_names_it(tmp_path):
+def test_a_missing_artifact_is_refused_by_name(tmp_path):
     with pytest.raises(TrackingError, match=r"nothing\.png.*'a'"):
-        RunLog(tmp_path, key="a", name="x").artifact(tmp_path / "nothing.png")
+        RunLog(tmp_path, key="a", name="x").log_artifact(tmp_path / "nothing.png")
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
 )
-def test_leaving_the_block_says_how_the_run_ended(tmp_path, error, status):
+def test_leaving_the_block_finishes_the_run_with_its_status(tmp_path, error, status):
     def work():
         with RunLog(tmp_path, key="a", name="x"):
             if error:

@@ -1,4 +1,4 @@
-"""Shipper: every event of every log arrives at MLflow once, whatever is killed, refused or away in between."""
+"""Every event of every log arrives at MLflow once, despite kills, rejected entries and unavailable servers."""
 
 import json
 import logging
@@ -24,8 +24,8 @@ from gan_core.errors import TrackingError
 from gan_core.files import read_json, write_json
 from pipelines.tracking import RunLog, Shipper, abandoned, find_run, sync, tree
 from pipelines.tracking.events import ARTIFACTS, CURSOR, EVENTS, REFUSED, find_logs
-from pipelines.tracking.store import connect, reaching
-from pipelines.tracking.tree import prune
+from pipelines.tracking.store import connect, explain_server_errors
+from pipelines.tracking.tree import prune_logs
 from tests.small_disk import run_on_small_disk
 
 EXPERIMENT = "tests"
@@ -59,12 +59,12 @@ def free_port() -> int:
 
 @contextmanager
 def server(port: int, directory: Path):
-    """A real MLflow server, ended with all its workers."""
+    """Run a real MLflow server and end it with all its workers."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(directory / "served")]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    # The job runner is of no use here, and importing it takes as long as the server itself.
+    # The job runner is not needed, and importing it takes as long as the server itself.
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with open(directory / "server.log", "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
@@ -81,19 +81,19 @@ def server(port: int, directory: Path):
         process.wait()
 
 
-def test_a_run_arrives_whole(tmp_path, uri):
+def test_a_run_arrives_completely(tmp_path, uri):
     tracked = tmp_path / "track"
     parent = RunLog(tracked, key="flow-1", name="pipeline")
     log = RunLog(tracked, key="train-1", name="train", parent_key="flow-1", tags={"gantry.stage": "train"})
-    log.params({"lr": 2e-4, "loss": "hinge"})
+    log.log_params({"lr": 2e-4, "loss": "hinge"})
     for step in range(5):
-        log.metrics({"loss/discriminator": step / 2, "nan": float("nan")}, step=step)
+        log.log_metrics({"loss/discriminator": step / 2, "nan": float("nan")}, step=step)
     (tmp_path / "grid.png").write_bytes(b"PNG")
-    log.artifact(tmp_path / "grid.png", folder="grids")
+    log.log_artifact(tmp_path / "grid.png", folder="grids")
     (tmp_path / "plots" / "deep").mkdir(parents=True)
     (tmp_path / "plots" / "deep" / "a.csv").write_text("a")
-    log.artifact(tmp_path / "plots")
-    log.dataset("digits", "data/raw/digits", "0123456789abcdef0123456789abcdef.dir", "training")
+    log.log_artifact(tmp_path / "plots")
+    log.log_dataset("digits", "data/raw/digits", "0123456789abcdef0123456789abcdef.dir", "training")
     log.finish()
     assert ship(tracked, uri) == 12
 
@@ -111,7 +111,7 @@ def test_a_run_arrives_whole(tmp_path, uri):
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", "0123456789abcdef0123456789abcdef.dir")
     assert {tag.key: tag.value for tag in dataset.tags}["mlflow.data.context"] == "training"
-    # The times are those of the logging, not of the sending.
+    # The times are those of logging, not of sending.
     logged = [json.loads(line)["time"] for line in (log.folder / EVENTS).read_text().splitlines()]
     assert run.info.start_time == logged[0]
     assert run.info.end_time == logged[-1]
@@ -119,12 +119,12 @@ def test_a_run_arrives_whole(tmp_path, uri):
     assert refused(log) == refused(parent) == []
 
 
-def test_sent_again_from_the_start_nothing_is_doubled(tmp_path, uri):
+def test_sending_a_log_again_duplicates_nothing(tmp_path, uri):
     log = RunLog(tmp_path / "track", key="a", name="x")
-    log.params({"p": 1})
+    log.log_params({"p": 1})
     for step in range(20):
-        log.metrics({"m": step}, step=step)
-    log.dataset("digits", "here", "d")
+        log.log_metrics({"m": step}, step=step)
+    log.log_dataset("digits", "here", "d")
     log.finish()
     ship(tmp_path / "track", uri)
     (log.folder / CURSOR).unlink()  # as if killed before every cursor was written
@@ -136,10 +136,10 @@ def test_sent_again_from_the_start_nothing_is_doubled(tmp_path, uri):
     assert refused(log) == []
 
 
-def test_more_than_one_call_can_carry(tmp_path, uri):
+def test_more_entries_than_one_call_allows_are_sent(tmp_path, uri):
     log = RunLog(tmp_path / "track", key="a", name="x", tags={f"t{i}": i for i in range(120)})
-    log.params({f"p{i}": i for i in range(250)})
-    log.metrics({f"m{i}": i for i in range(2300)}, step=1)
+    log.log_params({f"p{i}": i for i in range(250)})
+    log.log_metrics({f"m{i}": i for i in range(2300)}, step=1)
     ship(tmp_path / "track", uri)
     run = run_of(uri, "a")
     assert run.data.params == {f"p{i}": str(i) for i in range(250)}
@@ -147,14 +147,14 @@ def test_more_than_one_call_can_carry(tmp_path, uri):
     assert {f"t{i}" for i in range(120)} <= set(run.data.tags)
 
 
-def test_what_is_refused_is_set_aside_and_the_rest_goes_on(tmp_path, uri, caplog):
+def test_rejected_entries_are_set_aside_and_the_rest_is_sent(tmp_path, uri, caplog):
     log = RunLog(tmp_path / "track", key="a", name="x")
-    log.params({"p": 1, "q": 1})
-    log.params({"p": 2, "r": 3})  # a parameter cannot change
-    log.metrics({"good": 1.0, "bad?name": 1.0}, step=1)
+    log.log_params({"p": 1, "q": 1})
+    log.log_params({"p": 2, "r": 3})  # a parameter cannot change
+    log.log_metrics({"good": 1.0, "bad?name": 1.0}, step=1)
     with open(log.folder / EVENTS, "a") as file:
         file.write('{"kind":"metrics","time":1,"step":1}\n{"kind":"nonsense","time":1}\nnot json\n')
-    log.metrics({"good": 2.0}, step=2)
+    log.log_metrics({"good": 2.0}, step=2)
     log.finish()
     ship(tmp_path / "track", uri)
     run = run_of(uri, "a")
@@ -168,7 +168,7 @@ def test_what_is_refused_is_set_aside_and_the_rest_goes_on(tmp_path, uri, caplog
     assert "set aside" in caplog.text
 
 
-def test_a_run_resumed_after_its_end_runs_again_and_ends_again(tmp_path, uri):
+def test_a_finished_run_can_be_resumed_and_finished_again(tmp_path, uri):
     log = RunLog(tmp_path / "track", key="a", name="x")
     log.finish("FAILED")
     ship(tmp_path / "track", uri)
@@ -181,7 +181,7 @@ def test_a_run_resumed_after_its_end_runs_again_and_ends_again(tmp_path, uri):
     assert run_of(uri, "a").info.status == "FINISHED"
 
 
-def test_a_child_is_nested_once_its_parent_is_known_and_moves_to_the_run_that_resumes_it(tmp_path, uri):
+def test_a_child_is_nested_once_its_parent_is_known_and_follows_the_run_that_resumes_it(tmp_path, uri):
     RunLog(tmp_path / "track", key="child", name="x", parent_key="first")
     with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
         assert shipper.flush(20)
@@ -195,23 +195,23 @@ def test_a_child_is_nested_once_its_parent_is_known_and_moves_to_the_run_that_re
         assert run_of(uri, "child").data.tags["mlflow.parentRunId"] == run_of(uri, "first").info.run_id
         RunLog(tmp_path / "track", key="second", name="pipeline")
         RunLog(tmp_path / "track", key="child", name="x", parent_key="second")
-        RunLog(tmp_path / "track", key="child", name="x")  # a worker does not know the parent, and changes nothing
+        RunLog(tmp_path / "track", key="child", name="x")  # a worker does not know the parent and must not change it
     assert run_of(uri, "child").data.tags["mlflow.parentRunId"] == run_of(uri, "second").info.run_id
 
 
-def test_a_database_that_was_replaced_gets_the_whole_run(tmp_path, uri, database_template):
+def test_a_replaced_database_gets_the_whole_run(tmp_path, uri, database_template):
     log = RunLog(tmp_path / "track", key="a", name="x")
-    log.metrics({"m": 1}, step=1)
+    log.log_metrics({"m": 1}, step=1)
     ship(tmp_path / "track", uri)
     (tmp_path / "other").mkdir()
     other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
     shutil.copyfile(database_template, tmp_path / "other" / "mlflow.db")
-    log.metrics({"m": 2}, step=2)
+    log.log_metrics({"m": 2}, step=2)
     ship(tmp_path / "track", other)
     assert history(other, "a", "m") == [(1, 1.0), (2, 2.0)]
 
 
-def test_a_run_that_ended_elsewhere_stays_there(tmp_path, uri, database_template):
+def test_a_run_finished_at_another_destination_is_not_sent_again(tmp_path, uri, database_template):
     RunLog(tmp_path / "track", key="a", name="x").finish()
     ship(tmp_path / "track", uri)
     (tmp_path / "other").mkdir()
@@ -221,44 +221,44 @@ def test_a_run_that_ended_elsewhere_stays_there(tmp_path, uri, database_template
     assert find_run(other, EXPERIMENT, "a") is None
 
 
-def test_old_logs_that_the_server_has_in_full_are_removed_and_no_others(tmp_path, uri):
+def test_only_old_logs_that_were_sent_completely_are_removed(tmp_path, uri):
     logs = {
         key: RunLog(tmp_path / "track", key=key, name="x") for key in ("sent", "new", "running", "refused", "waiting")
     }
     for value in (1, 2):  # a parameter has one value
-        logs["refused"].params({"p": value})
+        logs["refused"].log_params({"p": value})
     for key, log in logs.items():
         if key != "running":
             log.finish()
     ship(tmp_path / "track", uri)
-    logs["waiting"].metrics({"m": 1}, step=1)
+    logs["waiting"].log_metrics({"m": 1}, step=1)
     logs["waiting"].finish()
     assert refused(logs["refused"])
     long_ago = time.time() - 31 * 86400
     for key, log in logs.items():
         if key != "new":
             os.utime(log.folder / EVENTS, (long_ago, long_ago))
-    assert prune(tmp_path / "track") == [logs["sent"].folder]
+    assert prune_logs(tmp_path / "track") == [logs["sent"].folder]
     assert not logs["sent"].folder.exists()
     again = RunLog(tmp_path / "track", key="sent", name="x")
-    again.metrics({"m": 1}, step=1)
+    again.log_metrics({"m": 1}, step=1)
     ship(tmp_path / "track", uri)
     assert history(uri, "sent", "m") == [(1, 1.0)], "a run whose log was removed is found again by its key"
 
 
-def test_a_run_that_a_person_deleted_is_not_made_again(tmp_path, uri):
+def test_a_deleted_run_is_not_created_again(tmp_path, uri):
     log = RunLog(tmp_path / "track", key="a", name="x")
     ship(tmp_path / "track", uri)
     MlflowClient(uri).delete_run(run_of(uri, "a").info.run_id)
     for step in range(50):
-        log.metrics({"m": step}, step=step)
+        log.log_metrics({"m": step}, step=step)
     ship(tmp_path / "track", uri)
     assert find_run(uri, EXPERIMENT, "a") is None
     (line,) = refused(log)
     assert "deleted" in line["reason"]
 
 
-def test_a_deleted_experiment_is_named_and_nothing_is_lost(tmp_path, uri):
+def test_a_deleted_experiment_is_named_and_no_event_is_lost(tmp_path, uri):
     log = RunLog(tmp_path / "track", key="a", name="x")
     client = MlflowClient(uri)
     client.delete_experiment(client.create_experiment(EXPERIMENT))
@@ -270,16 +270,16 @@ def test_a_deleted_experiment_is_named_and_nothing_is_lost(tmp_path, uri):
     assert refused(log) == []
 
 
-def test_an_experiment_deleted_in_the_middle_is_waited_for_and_nothing_is_lost(tmp_path, uri):
+def test_no_event_is_lost_if_the_experiment_is_deleted_during_sending(tmp_path, uri):
     client = MlflowClient(uri)
     with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
         before = RunLog(tmp_path / "track", key="a", name="before")
         assert shipper.flush(10)
         experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
         client.delete_experiment(experiment)
-        before.metrics({"m": 1.0}, step=1)
+        before.log_metrics({"m": 1.0}, step=1)
         after = RunLog(tmp_path / "track", key="b", name="after")
-        after.metrics({"m": 2.0}, step=2)
+        after.log_metrics({"m": 2.0}, step=2)
         assert not shipper.flush(5)
         assert (refused(before), refused(after)) == ([], [])
         client.restore_experiment(experiment)
@@ -293,36 +293,36 @@ def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, databa
     database = Path(uri.removeprefix("sqlite:///"))
     with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
         done = RunLog(tmp_path / "track", key="done", name="y")
-        done.metrics({"m": 0.0}, step=0)
+        done.log_metrics({"m": 0.0}, step=0)
         done.finish()
         log = RunLog(tmp_path / "track", key="a", name="x")
-        log.metrics({"m": 1.0}, step=1)
+        log.log_metrics({"m": 1.0}, step=1)
         assert shipper.flush(10)
         with sqlite3.connect(database) as emptied, sqlite3.connect(database_template) as empty:
             empty.backup(emptied)
-        if noticed:  # a pass that found no server: it forgets the way to it
+        if noticed:  # a pass during the outage drops the connection
             monkeypatch.setattr(shipper._tree, "_replayer", None)
-        log.metrics({"m": 2.0}, step=2)
+        log.log_metrics({"m": 2.0}, step=2)
         assert shipper.flush(30)
-        assert shipper.flush(30)  # whatever the pass before had still to do
+        assert shipper.flush(30)  # finishes what the previous pass left
     assert refused(log) == []
     assert history(uri, "a", "m") == [(1, 1.0), (2, 2.0)]
     assert history(uri, "done", "m") == [(0, 0.0)], "a run that had ended, and had nothing more to say"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"destination": '], ids=["empty", "list", "cut"])
-def test_a_cursor_that_cannot_be_read_has_the_log_sent_again(tmp_path, uri, caplog, content):
+def test_a_log_with_an_unreadable_cursor_is_sent_again(tmp_path, uri, caplog, content):
     log = RunLog(tmp_path / "track", key="a", name="x")
-    log.metrics({"m": 1.0}, step=1)
+    log.log_metrics({"m": 1.0}, step=1)
     ship(tmp_path / "track", uri)
     (log.folder / CURSOR).write_text(content)
-    assert prune(tmp_path / "track", days=0) == []
+    assert prune_logs(tmp_path / "track", days=0) == []
     ship(tmp_path / "track", uri)
     assert CURSOR in caplog.text
     assert history(uri, "a", "m") == [(1, 1.0)]
 
 
-def test_what_another_edition_keeps_in_a_cursor_is_passed_over(tmp_path, uri):
+def test_unknown_fields_of_a_cursor_are_ignored(tmp_path, uri):
     log = RunLog(tmp_path / "track", key="a", name="x")
     ship(tmp_path / "track", uri)
     write_json(log.folder / CURSOR, {**read_json(log.folder / CURSOR), "newer": 1})
@@ -330,15 +330,15 @@ def test_what_another_edition_keeps_in_a_cursor_is_passed_over(tmp_path, uri):
 
 
 @pytest.mark.parametrize("module", [abandoned, tree], ids=["abandoned", "tree"])
-def test_a_log_that_another_process_removes_meanwhile_is_passed_over(tmp_path, uri, monkeypatch, module):
+def test_a_log_removed_by_another_process_is_skipped(tmp_path, uri, monkeypatch, module):
     RunLog(tmp_path / "track", key="a", name="x").finish()
     monkeypatch.setattr(module, "find_logs", lambda directory: [*find_logs(directory), tmp_path / "track" / "gone"])
     ship(tmp_path / "track", uri)
     abandoned.end_abandoned(tmp_path / "track")
-    assert prune(tmp_path / "track", days=0) == [tmp_path / "track" / "a"]
+    assert prune_logs(tmp_path / "track", days=0) == [tmp_path / "track" / "a"]
 
 
-def test_a_slow_server_is_asked_once(tmp_path, monkeypatch):
+def test_requests_to_a_slow_server_are_not_retried(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     asked = []
@@ -355,7 +355,7 @@ def test_a_slow_server_is_asked_once(tmp_path, monkeypatch):
         threading.Thread(target=slow.serve_forever, daemon=True).start()
         with (
             pytest.raises(TrackingError, match="cannot be reached"),
-            reaching(uri := f"http://127.0.0.1:{slow.server_port}"),
+            explain_server_errors(uri := f"http://127.0.0.1:{slow.server_port}"),
         ):
             connect(uri).create_run("1")
         slow.shutdown()
@@ -367,14 +367,14 @@ def test_two_shippers_on_one_folder_send_each_event_once(tmp_path, uri):
     settings = {"tracking_uri": uri, "experiment": EXPERIMENT, "poll_seconds": 0.01}
     with Shipper(tmp_path / "track", **settings) as one, Shipper(tmp_path / "track", **settings) as two:
         for step in range(300):
-            log.metrics({"m": step}, step=step)
+            log.log_metrics({"m": step}, step=step)
             time.sleep(0.002)
         assert one.flush(30)
         assert two.flush(30)
     assert history(uri, "a", "m") == [(step, step) for step in range(300)]
 
 
-def test_an_unreachable_server_does_not_hold_up_the_caller(tmp_path, caplog):
+def test_an_unreachable_server_does_not_delay_the_caller(tmp_path, caplog):
     nowhere = f"http://127.0.0.1:{free_port()}"
     start = time.monotonic()
     with (
@@ -383,28 +383,28 @@ def test_an_unreachable_server_does_not_hold_up_the_caller(tmp_path, caplog):
     ):
         log = RunLog(tmp_path / "track", key="a", name="x")
         for step in range(100):
-            log.metrics({"m": step}, step=step)
+            log.log_metrics({"m": step}, step=step)
         log.finish()
         assert time.monotonic() - start < 1
     assert time.monotonic() - start < 7
     assert "gantry track sync" in caplog.text
     assert "Retrying" not in caplog.text
-    with pytest.raises(TrackingError, match=r"the events that wait in .* \(Connection refused\)\. Check track\.uri"):
+    with pytest.raises(TrackingError, match=r"Cannot send the events in .* \(Connection refused\)\. Check track\.uri"):
         sync(tmp_path / "track", tracking_uri=nowhere, experiment=EXPERIMENT)
 
 
-def test_a_shipper_killed_at_random_moments_loses_and_doubles_nothing(tmp_path, uri):
+def test_a_shipper_killed_at_random_moments_loses_and_duplicates_nothing(tmp_path, uri):
     log = RunLog(tmp_path / "track", key="a", name="x")
     (tmp_path / "file").write_text("x")
     for step in range(3000):
-        log.metrics({"m": step}, step=step)
+        log.log_metrics({"m": step}, step=step)
         if step % 10 == 0:
-            log.tags({"step": step})
+            log.set_tags({"step": step})
         if step % 100 == 0:
             (tmp_path / f"file{step}").write_text(str(step))
-            log.artifact(tmp_path / f"file{step}")
+            log.log_artifact(tmp_path / f"file{step}")
     log.finish()
-    # Forked, so that a try costs no import; this process has not opened the database yet.
+    # Forked, so that each attempt saves the imports; this process has not opened the database yet.
     context = multiprocessing.get_context("fork")
     cursor, at = log.folder / CURSOR, random.Random(0)
 
@@ -430,7 +430,7 @@ def test_a_shipper_killed_at_random_moments_loses_and_doubles_nothing(tmp_path, 
     assert refused(log) == []
 
 
-def test_what_was_logged_while_the_server_was_down_arrives_once_when_it_is_up(tmp_path, database_template, caplog):
+def test_events_logged_during_an_outage_arrive_once(tmp_path, database_template, caplog):
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     shutil.copyfile(database_template, tmp_path / "mlflow.db")
@@ -438,19 +438,19 @@ def test_what_was_logged_while_the_server_was_down_arrives_once_when_it_is_up(tm
     (tmp_path / "grid.png").write_bytes(b"PNG")
     with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.2) as shipper:
         for step in range(100):
-            log.metrics({"m": step}, step=step)
-        log.artifact(tmp_path / "grid.png", folder="grids")
+            log.log_metrics({"m": step}, step=step)
+        log.log_artifact(tmp_path / "grid.png", folder="grids")
         assert not shipper.flush(5)
         with server(port, tmp_path):
             deadline = time.monotonic() + 60
             while not shipper.flush(10):
                 assert time.monotonic() < deadline
-            log.metrics({"m": 100.0}, step=100)
+            log.log_metrics({"m": 100.0}, step=100)
             assert shipper.flush(20)
             assert history(uri, "a", "m") == [(step, step) for step in range(101)]
             artifacts = MlflowClient(uri).list_artifacts(run_of(uri, "a").info.run_id, "grids")
             assert [a.path for a in artifacts] == ["grids/grid.png"]
-        log.metrics({"m": 101.0}, step=101)  # killed under us: what it had is safe, what is new waits
+        log.log_metrics({"m": 101.0}, step=101)  # the server was killed: earlier events are safe, new ones stay pending
         assert not shipper.flush(5)
     assert "gantry track sync" in caplog.text
     assert sync(tmp_path / "track", tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment=EXPERIMENT) > 0
@@ -462,7 +462,7 @@ import sys
 from pipelines.runtime.failures import explain
 from pipelines.tracking import RunLog, sync
 with RunLog("logs", key="run", name="run") as log:
-    log.params({f"p{number}": "x" * 400 for number in range(200)})
+    log.log_params({f"p{number}": "x" * 400 for number in range(200)})
 try:
     sync("logs", tracking_uri=sys.argv[1], experiment=sys.argv[2])
 except Exception as error:
@@ -472,8 +472,8 @@ except Exception as error:
 
 
 @pytest.mark.parametrize("spare", ["0", "64k"])
-def test_a_database_on_a_full_disk_is_one_line_with_the_room_and_nothing_is_lost(tmp_path, uri, spare):
-    """Without any room, and with room for the experiment and not for the run."""
+def test_a_database_on_a_full_disk_gives_one_line_with_the_free_space_and_no_event_is_lost(tmp_path, uri, spare):
+    """Without any free space, and with space for the experiment but not for the run."""
     disk, source = tmp_path / "disk", uri.removeprefix("sqlite:///")
     fill = f'cp {source} "$DISK/mlflow.db" && {{ head -c {spare} /dev/zero > "$DISK/spare"; '
     fill += 'cat /dev/zero > "$DISK/other" 2> /dev/null; rm "$DISK/spare"; }'

@@ -1,4 +1,4 @@
-"""A damaged database is named, with the remedy, before anything depends on it."""
+"""A damaged database is reported with its path and the remedy before it is used."""
 
 import contextlib
 import re
@@ -14,17 +14,17 @@ from pipelines.flow.server import server
 from pipelines.tracking import sync
 from pipelines.tracking.runlog import RunLog
 from pipelines.tracking.sqlite_file import check_database
-from pipelines.tracking.store import connect, find_run, reaching
+from pipelines.tracking.store import connect, explain_server_errors, find_run
 
 RANDOM = bytes(range(256)) * 64
 
 
 def checked(path: Path) -> None:
-    check_database(path, title="tracking database", keeps="the earlier runs")
+    check_database(path, title="tracking database", contents="the earlier runs")
 
 
 def damage(path: Path, how: str) -> None:
-    """Replace a database by something that is none."""
+    """Replace a database with something that is not a database."""
     if how == "random":
         path.write_bytes(RANDOM)
     elif how == "truncated":
@@ -35,9 +35,9 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["random", "truncated", "folder"])
-def test_every_way_to_the_store_names_the_file_and_the_remedy(template, tmp_path, how):
+def test_every_access_to_a_damaged_database_names_the_file_and_the_remedy(database_template, tmp_path, how):
     path = tmp_path / "mlflow.db"
-    shutil.copyfile(template, path)
+    shutil.copyfile(database_template, path)
     damage(path, how)
     uri, track = f"sqlite:///{path}", tmp_path / "track"
     with RunLog(track, key="k", name="n"):
@@ -54,31 +54,31 @@ def test_every_way_to_the_store_names_the_file_and_the_remedy(template, tmp_path
             find_run(uri, "e", "k")
 
 
-def test_damage_that_is_met_on_the_way_names_the_file(tmp_path):
+def test_damage_found_during_use_names_the_file(tmp_path):
     error = MlflowException("(sqlite3.DatabaseError) database disk image is malformed")
     named = r"mlflow.db is damaged \(.*malformed\).*\.recover.*mlflow.db.damaged"
-    with pytest.raises(TrackingError, match=named), reaching(f"sqlite:///{tmp_path / 'mlflow.db'}"):
+    with pytest.raises(TrackingError, match=named), explain_server_errors(f"sqlite:///{tmp_path / 'mlflow.db'}"):
         raise error
 
 
-def test_a_whole_an_absent_and_an_empty_database_pass(template, tmp_path):
-    checked(template)
+def test_a_valid_a_missing_and_an_empty_database_are_accepted(database_template, tmp_path):
+    checked(database_template)
     checked(tmp_path / "absent.db")
     (tmp_path / "empty.db").touch()
     checked(tmp_path / "empty.db")
     connect(f"sqlite:///{tmp_path / 'empty.db'}").search_experiments()
 
 
-def test_a_locked_database_is_not_damaged(template, tmp_path):
+def test_a_locked_database_is_not_damaged(database_template, tmp_path):
     path = tmp_path / "mlflow.db"
-    shutil.copyfile(template, path)
+    shutil.copyfile(database_template, path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         checked(path)
 
 
 @pytest.mark.parametrize("how", ["random", "folder"])
-def test_prefects_database_is_checked_before_its_server_is_started(tmp_path, monkeypatch, how):
+def test_the_database_of_prefect_is_checked_before_its_server_starts(tmp_path, monkeypatch, how):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("GANTRY_VAR", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
