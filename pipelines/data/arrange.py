@@ -1,4 +1,4 @@
-"""From the pictures that a reader lists to entries of one kind of data: pairs, two domains, several, or as they come."""
+"""Detect the kind of raw data from its layout, and arrange its pictures as pairs, domains, classes or without labels."""
 
 import logging
 from collections import Counter
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 _Key = tuple[str, str]
-"""A picture's split, and its name in its folder."""
+"""A picture's split, and its path in its folder."""
 
 
 def arrange(
@@ -32,25 +32,25 @@ def arrange(
     condition_side: Side = "first",
     attributes: Sequence[str] = (),
 ) -> tuple[str, Listing]:
-    """The entries of ``root`` as data of ``kind``.
+    """Arrange the pictures of ``root`` as data of ``kind``.
 
     Args:
         root: the raw data.
-        note: how it is read.
-        kind: ``auto`` takes folders trainA and trainB as two domains, a table of attributes as domains, and else what has
-            labels as labelled. ``unpaired`` wants those folders, or two classes of any form; ``domains`` a table of
-            attributes or two classes and more; ``paired`` what ``pairs`` says, and labels are left aside.
-        pairs: ``folders`` takes two folders with equal names in them (suffixes may differ), within or around folders
-            train and test, or trainA and trainB.
-        condition_side: which of two folders, by name, holds the conditions.
-        attributes: those of the table to use, in this order; empty for all.
+        note: how to read it.
+        kind: ``unpaired`` needs folders trainA and trainB, or two classes; ``domains`` needs a table of attributes, or two or
+            more classes; ``paired`` needs what ``pairs`` says, and ignores labels. ``auto`` chooses ``unpaired`` for trainA
+            and trainB, ``domains`` for a table of attributes, otherwise ``labelled`` or ``unlabelled``.
+        pairs: ``folders`` needs two folders with equal file names (suffixes may differ), inside or outside of folders train
+            and test, or named trainA and trainB.
+        condition_side: the folder, in the order of names, that holds the conditions.
+        attributes: attributes of the table to use, in this order; empty: all.
 
     Returns:
-        The kind that it turned out to be, never ``auto``, and the entries.
+        The kind, which is never ``auto``, and the listing.
 
     Raises:
-        DataError: ``root`` does not hold such data, or a domain's folder holds no picture, or something lies beside trainA
-            and trainB; says what it holds.
+        DataError: ``root`` does not hold data of this kind, the folder of a domain holds no picture, or pictures lie beside
+            trainA and trainB. The message says what was found.
     """
     if kind == "domains":
         note = _with_attributes(root, note, attributes)
@@ -60,8 +60,8 @@ def arrange(
             if note.format == "folder" and (flaw := table.why_no_attributes(root, attributes)):
                 raise DataError(flaw)
             raise DataError(
-                f"{root} holds no table of attributes (ingest.attributes names some). Bring one with: gantry data add "
-                "NAME PATH --labels FILE"
+                f"{root} has no table of attributes, which ingest.attributes needs. Add one with: gantry data add NAME PATH "
+                "--labels FILE"
             )
     if kind == "paired" and pairs == "folders":
         note = _without_labels(root, note)
@@ -74,7 +74,7 @@ def arrange(
     _check_beside(root, listing, places)
     two = _two_domains(listing, places, note)
     if kind == "unlabelled" or (kind == "paired" and pairs != "folders"):
-        # trainA and testA are splits, whatever their pictures are to each other.
+        # trainA and testA still name splits here; A and B do not matter.
         return kind, _bare(two or listing)
     if kind == "paired":
         return kind, _pairs(root, note, listing, places, condition_side)
@@ -92,40 +92,46 @@ def arrange(
     if kind == "unpaired":
         if len(listing.classes) != 2:
             raise DataError(
-                f"{root}: unpaired data has two domains; {_found(listing, places)}. Lay it out as folders trainA and trainB "
-                "(testA and testB too, for a test split), or as one folder for each domain."
+                f"{root}: unpaired data needs two domains; {_found(listing, places)}. Arrange the pictures in folders trainA "
+                "and trainB (and testA and testB for a test split), or in one folder for each domain."
             )
     elif len(listing.classes) < (2 if kind == "domains" else 1):
-        what = "two folders or more, or a table of attributes" if kind == "domains" else "folders or a label table"
-        raise DataError(f"{root}: {kind} data needs {what}; {_found(listing, places)}.")
+        what = (
+            "two or more folders, or a table of attributes" if kind == "domains" else "class folders or a label table"
+        )
+        raise DataError(
+            f"{root}: {kind} data needs {what}; {_found(listing, places)}. Add them, or change ingest.kind."
+        )
     return kind, _labelled(listing, root)
 
 
 def check_domains(root: Path, listing: Listing, kept: dict[str, list[Entry]]) -> None:
-    """Raise DataError where a domain has no picture left in a split."""
+    """Raise DataError if a split has no picture of a domain after rejects are removed."""
     for split, entries in sorted(kept.items()):
         there = Counter(entry.label for entry in entries)
         empty = [name for label, name in enumerate(listing.classes) if not there[label]]
         if empty:
             raise DataError(
-                f"{root}: no usable picture of {_words(empty)} in the {split} split, and every split needs some of every "
+                f"{root}: the {split} split has no usable picture of {_words(empty)}; every split needs pictures of every "
                 f"domain ({', '.join(listing.classes)}). Add pictures, or change ingest.test_share."
             )
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a picture lies: its split, the folder that it shares with its like, its path there."""
+    """The split, folder and path of a picture."""
 
     split: str
     side: str
+    """The folder of its domain or of its side of the pairs."""
     name: str
+    """Path within that folder."""
     fixed: bool
-    """Whether the folder is one of trainA, trainB, testA, ..."""
+    """Whether the folder is named trainA, trainB, testA, ..."""
 
 
 def _places(listing: Listing) -> list[_Place | None]:
-    """The places of a listing's entries; None of a picture that lies in no folder."""
+    """The places of a listing's entries; None for a picture outside of all folders."""
     found: list[_Place | None] = []
     for place in read_layout([entry.file for entry in listing.entries]).places:
         if not place.side:
@@ -138,7 +144,7 @@ def _places(listing: Listing) -> list[_Place | None]:
 
 
 def _two_domains(listing: Listing, places: list[_Place | None], note: SourceNote) -> Listing | None:
-    """The domains A and B, where all pictures lie in folders trainA, trainB, ...; else None."""
+    """The listing as domains A and B if all pictures lie in folders trainA, trainB, ...; otherwise None."""
     fixed = [place for place in places if place is not None and place.fixed]
     if not fixed or len(fixed) < len(places):
         return None
@@ -152,7 +158,7 @@ def _two_domains(listing: Listing, places: list[_Place | None], note: SourceNote
 
 
 def _check_beside(root: Path, listing: Listing, places: Sequence[_Place | None]) -> None:
-    """Raise DataError where pictures lie beside trainA and trainB: folders so called are meant as two domains."""
+    """Raise DataError if pictures lie beside trainA and trainB, which are two domains."""
     if {place.side for place in places if place is not None and place.fixed} != {"A", "B"}:
         return
     beside = {
@@ -162,24 +168,24 @@ def _check_beside(root: Path, listing: Listing, places: Sequence[_Place | None])
     }
     if beside:
         raise DataError(
-            f"{root}: {_lie(beside)} beside folders such as trainA and trainB, which are two domains. Move what belongs to "
-            "one of them into it, and the rest away."
+            f"{root}: {_lie(beside)} beside the folders of two domains (trainA, trainB, ...). Move the pictures into one of "
+            "these folders, or remove them."
         )
 
 
 def _check_folders(root: Path, listing: Listing) -> None:
-    """Raise DataError where a folder that is to be a domain holds no picture."""
+    """Raise DataError if the folder of a domain holds no picture."""
     bare = bare_folders(root, [entry.file for entry in listing.entries])
     if bare:
         raise DataError(
-            f"{root}: no picture in {_words(bare)}, and each folder is a domain. Put some there, or remove it."
+            f"{root}: no pictures in {_words(bare)}, and each folder is a domain. Add pictures, or remove the folder."
         )
 
 
 def _without_labels(root: Path, note: SourceNote) -> SourceNote:
-    """``note`` without the labels that lie beside folders of pictures."""
+    """``note`` without its label table, so that the pictures are read by their folders."""
     if note.format == "table" and "split" in table.column_names(labels := table.table_of(root, note)):
-        log.warning("Pairs come from folders; the column 'split' of %s is left aside.", labels)
+        log.warning("Pairs come from folders; the column 'split' of %s is ignored.", labels)
     return replace(note, format="folder") if note.format in ("table", "stylegan") else note
 
 
@@ -187,22 +193,22 @@ def _pairs(
     root: Path, note: SourceNote, listing: Listing, found: Sequence[_Place | None], condition_side: Side
 ) -> Listing:
     places = [place for place in found if place is not None]
-    other_ways = f"set ingest.pairs to side-by-side or to one of {', '.join(DERIVED)}"
+    other_ways = f"set ingest.pairs to side-by-side, {', '.join(DERIVED[:-1])} or {DERIVED[-1]}"
     if not places:
         raise DataError(
-            f"{root}: pairs come from two folders with equal names in them; these pictures lie elsewhere (read as "
+            f"{root}: pairs need two folders with equal file names; these pictures are not in folders (read as "
             f"'{note.format}'). Change the layout, or {other_ways}."
         )
     if len(places) < len(found):
         raise DataError(
-            f"{root}: pairs come from two folders with equal names in them; {_lie(_outside(listing, found))} outside of "
-            "folders. Move what belongs to a folder into it, and the rest away."
+            f"{root}: pairs need two folders with equal file names; {_lie(_outside(listing, found))} outside of folders. Move "
+            "these pictures into a folder, or remove them."
         )
     sides = sorted({place.side for place in places})
     if len(sides) != 2:
         raise DataError(
-            f"{root}: pairs come from two folders with equal names in them; found {len(sides)}: {_words(sides)}. Keep two, "
-            f"or {other_ways}."
+            f"{root}: pairs need two folders with equal file names; found {len(sides)}: {_words(sides)}. Keep two, or "
+            f"{other_ways}."
         )
     condition, target = sides if condition_side == "first" else sides[::-1]
     splits = {place.split for place in places}
@@ -221,7 +227,10 @@ def _pairs(
     ]
     if not entries:
         one, another = (next(iter(files[side].values())).file for side in sides)
-        raise DataError(f"{root}: no name is in both folders. Partners bear equal names; {one} and {another} do not.")
+        raise DataError(
+            f"{root}: the two folders have no file name in common (for example {one} and {another}). Give the two pictures of "
+            "a pair equal names."
+        )
     matched = {target: set(partners), condition: set(partners.values())}
     alone = [
         Reject(entry.file, "no-partner", f"{other} has no {'/'.join(part for part in key if part)}")
@@ -234,7 +243,7 @@ def _pairs(
 
 
 def _partners(targets: dict[_Key, Entry], conditions: dict[_Key, Entry]) -> dict[_Key, _Key]:
-    """Keys of targets to keys of conditions: by name, else by name without suffix where that leaves no doubt."""
+    """Match keys of targets to keys of conditions: by name, or by the name without suffix if that is unambiguous."""
     found = {key: key for key in targets if key in conditions}
     ours, theirs = _by_stem(targets, found), _by_stem(conditions, found)
     for stem, keys in ours.items():
@@ -245,7 +254,7 @@ def _partners(targets: dict[_Key, Entry], conditions: dict[_Key, Entry]) -> dict
 
 
 def _by_stem(keys: Iterable[_Key], taken: Container[_Key]) -> dict[_Key, list[_Key]]:
-    """Keys that are not ``taken``, by their name without suffix."""
+    """Keys that are not in ``taken``, grouped by their name without suffix."""
     stems: dict[_Key, list[_Key]] = {}
     for split, name in keys:
         if (split, name) not in taken:
@@ -254,17 +263,17 @@ def _by_stem(keys: Iterable[_Key], taken: Container[_Key]) -> dict[_Key, list[_K
 
 
 def _with_attributes(root: Path, note: SourceNote, wanted: Sequence[str]) -> SourceNote:
-    """``note`` with the table of attributes that lies beside the pictures, where nothing was said of one."""
+    """``note`` with the table of attributes beside the pictures, unless the note names a label table."""
     if note.format != "folder" or (found := table.find_attributes(root, wanted)) is None:
         return note
-    # Pictures in class folders are domains by folder, unless attributes are asked for.
+    # Class folders are domains, unless settings ask for attributes.
     if not wanted and readers.list_pictures(root, note).classes:
         return note
     return replace(note, format="table", labels=found.relative_to(root).as_posix())
 
 
 def _clear(listing: Listing, root: Path) -> Listing:
-    """``listing``; raises DataError where its layout may mean two things, or a class has a name that cannot be shown."""
+    """Return ``listing``; raise DataError if its layout is ambiguous or a class name is not printable."""
     if listing.unclear:
         raise DataError(f"{root}: {listing.unclear[0].lower()}{listing.unclear[1:]}")
     check_class_names([*listing.classes, *listing.attributes], root)
@@ -272,7 +281,7 @@ def _clear(listing: Listing, root: Path) -> Listing:
 
 
 def _labelled(listing: Listing, root: Path) -> Listing:
-    """Without the pictures of splits whose labels are not published: they are rejects, and a note says so."""
+    """Reject the pictures of splits whose labels are not published, and add a note."""
     if listing.attributes:
         kept = [entry for entry in listing.entries if entry.attributes]
     elif listing.classes:
@@ -283,7 +292,7 @@ def _labelled(listing: Listing, root: Path) -> Listing:
     hidden = [entry for entry in listing.entries if entry not in used]
     lost = Counter(entry.split for entry in hidden)
     said = [
-        f"{count} pictures of the {split} split have no label and are left out; with ingest.kind: unlabelled they are used"
+        f"{count} pictures of the {split} split have no label and are not used (ingest.kind: unlabelled uses them)"
         for split, count in sorted(lost.items())
     ]
     rejects = [Reject(entry.source, HIDDEN_LABEL, f"the {entry.split} split has no labels") for entry in hidden]
@@ -292,12 +301,14 @@ def _labelled(listing: Listing, root: Path) -> Listing:
 
 def _some(listing: Listing, root: Path) -> Listing:
     if not listing.entries:
-        raise DataError(f"{root}: the table of attributes names none of the pictures; compare the names.")
+        raise DataError(
+            f"{root}: the table of attributes matches none of the pictures. Compare the file names in it with the files."
+        )
     return listing
 
 
 def _bare(listing: Listing) -> Listing:
-    """Without labels and attributes."""
+    """The listing without labels and attributes."""
     entries = [replace(entry, label=-1, attributes=b"") for entry in listing.entries]
     return replace(listing, entries=entries, classes=(), attributes=())
 
@@ -308,11 +319,11 @@ def _found(listing: Listing, places: Sequence[_Place | None]) -> str:
     outside = _outside(listing, places)
     if outside and len(outside) < len(places):
         return f"{_lie(outside)} outside of folders"
-    return "found attributes and no domains" if listing.attributes else "these pictures have no labels"
+    return "found attributes, but no domains" if listing.attributes else "these pictures have no labels"
 
 
 def _outside(listing: Listing, places: Sequence[_Place | None]) -> list[str]:
-    """Pictures that lie in no folder."""
+    """Pictures outside of all folders."""
     return [entry.file for entry, place in zip(listing.entries, places, strict=False) if place is None]
 
 

@@ -1,4 +1,4 @@
-"""The first pass of ingestion: a run of pictures is decoded, fitted and encoded into a part file of its own."""
+"""The first pass of ingestion: decode, fit and encode a run of pictures into its part file."""
 
 import hashlib
 from collections import Counter
@@ -14,14 +14,14 @@ from gan_core.images.pictures import Fit, PictureError
 from pipelines.data import readers
 from pipelines.data.pairs import prepare_pair
 from pipelines.data.readers.base import Entry, Reject, SourceNote
-from pipelines.data.rejects import refuse_endless
+from pipelines.data.rejects import check_decoder_failures
 from pipelines.data.shards import PartWriter
 from pipelines.settings.ingest import Pairing
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One run of pictures to convert."""
+    """A run of pictures to convert."""
 
     raw: Path
     note: SourceNote
@@ -31,37 +31,37 @@ class RunSpec:
     channels: int
     fit: Fit
     digest_contents: bool
-    most_ended: int
-    """How many pictures may end their decoder before ingestion gives up."""
+    max_failures: int
+    """Number of decoder failures that are allowed in the whole data set."""
     pairing: Pairing | None = None
     refused: Mapping[int, PictureError] = field(default_factory=dict)
-    """By position, pictures that are put aside unread, and why: they have ended a worker."""
+    """Pictures that ended a worker before, by position: they are rejected without another attempt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """What is known of a converted run; row i of the part file is row i of every array."""
+    """The result of a run. Row i of every array describes row i of the part file."""
 
     positions: np.ndarray
-    """int64 (n,): which entries of the run came through."""
+    """int64 (n,): positions of the converted entries in the run."""
     pixel_digests: np.ndarray
-    """uint8 (n, 32): SHA-256 of the prepared pixels, of a pair of both."""
+    """uint8 (n, 32): SHA-256 of the prepared pixels; for a pair of picture and condition."""
     content_digests: np.ndarray
-    """uint8 (n, 32): SHA-256 of the content as it came; (0, 32) where nobody needs it."""
+    """uint8 (n, 32): SHA-256 of the source content; (0, 32) unless ``digest_contents``."""
     sums: np.ndarray
     """int64 (n, C): sum of the pixels of each channel."""
     squares: np.ndarray
-    """int64 (n, C): sum of their squares."""
+    """int64 (n, C): sum of the squared pixels of each channel."""
     rejects: tuple[Reject, ...]
 
 
 def convert(spec: RunSpec) -> Converted:
-    """Convert one run of pictures into its part file, in a worker with limits (:mod:`gan_core.images.bounded`).
+    """Convert a run of pictures into its part file, in a worker with limits (:mod:`gan_core.images.bounded`).
 
-    A picture that ends the worker is put aside, and the run is made again without it.
+    A picture that ends the worker is rejected, and the run is repeated without it.
 
     Raises:
-        DataError: too many pictures do that; or the worker ended at no picture.
+        DataError: too many pictures end the worker, or it ends while it decodes no picture.
     """
     ended: Counter[int] = Counter()
     while True:
@@ -72,15 +72,17 @@ def convert(spec: RunSpec) -> Converted:
             if error.again and ended[error.item] == 1:
                 continue
             if error.item == bounded.NO_ITEM:
-                raise DataError(f"The process that converts pictures of {spec.raw} ended: {error.detail}.") from error
+                raise DataError(
+                    f"The process that converts the pictures of {spec.raw} ended: {error.detail}."
+                ) from error
             refused = {**spec.refused, error.item: PictureError(error.reason, error.detail)}
             ends = [Reject(spec.entries[at].source, end.reason, end.detail) for at, end in refused.items()]
-            refuse_endless(ends, spec.most_ended, spec.raw)
+            check_decoder_failures(ends, spec.max_failures, spec.raw)
             spec = replace(spec, refused=refused)
 
 
 def _convert(spec: RunSpec) -> Converted:
-    # Pictures go to the file as they come: all PNGs of a run may be more than a worker may hold.
+    # Write pictures one by one: all PNGs of a run may exceed the memory limit of a worker.
     with PartWriter(spec.part, paired=spec.pairing is not None) as part:
         return _convert_into(part, spec)
 
@@ -122,7 +124,7 @@ def _convert_into(part: PartWriter, spec: RunSpec) -> Converted:
 
 
 def _prepared(content: bytes | np.ndarray, partner: bytes | np.ndarray | None, spec: RunSpec) -> list[np.ndarray]:
-    """The picture's pixels; of a pair the condition's too."""
+    """The pixels of the picture, and for a pair also those of the condition."""
     if spec.pairing is None:
         found: tuple[np.ndarray, ...] = (
             pictures.prepare(content, size=spec.size, channels=spec.channels, mode=spec.fit),
@@ -140,7 +142,7 @@ def _sha256(*contents: bytes | np.ndarray) -> bytes:
 
 
 class _Moments:
-    """Sums and sums of squares of each channel of each picture, exact, a few pictures at a time."""
+    """Exact sums and sums of squares by channel and picture, computed for a few pictures at a time."""
 
     def __init__(self, channels: int, size: tuple[int, int]) -> None:
         self._pixels = size[0] * size[1]
@@ -149,20 +151,20 @@ class _Moments:
         self._done = [np.zeros((2, 0, channels), dtype=np.int64)]
 
     def add(self, pixels: np.ndarray) -> None:
-        """Take one picture, uint8 (C, H, W)."""
+        """Add one picture, uint8 (C, H, W)."""
         self._waiting.append(pixels)
         if len(self._waiting) >= self._at_once:
             self._flush()
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sums and sums of squares, int64 (n, C) each, in the order in which pictures came."""
+        """Sums and sums of squares, int64 (n, C) each, in the order of the pictures."""
         self._flush()
         sums, squares = np.concatenate(self._done, axis=1)
         return sums, squares
 
     def _flush(self) -> None:
         if self._waiting:
-            # Whole numbers below 2**53 are exact in float64, whatever the order of summation.
+            # Integers below 2**53 are exact in float64, in any order of summation.
             block = np.stack(self._waiting).reshape(len(self._waiting), -1, self._pixels).astype(np.float64)
             self._done.append(np.stack([block.sum(axis=2), np.einsum("ncp,ncp->nc", block, block)]).astype(np.int64))
             self._waiting.clear()

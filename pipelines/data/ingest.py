@@ -1,8 +1,8 @@
-"""Ingestion: raw data in, a prepared dataset out; the same bytes for the same input, whatever the number of workers.
+"""Ingestion: turn raw data into a prepared data set. Equal input gives equal bytes, for any number of workers.
 
-Three passes. *Convert*: fixed runs of pictures are decoded, fitted and encoded, each run into a part file of its own.
-*Choose*: with the digests of all of them known, duplicates are put aside, splits and statistics are settled.
-*Assemble*: the remaining rows of the parts become shards. The first and the last pass go through a mapper.
+Ingestion has three passes. *Convert* decodes, fits and encodes the pictures in runs of fixed length, each run into its own
+part file. *Choose* removes duplicates by the digests of all pictures, and assigns splits. *Assemble* writes the remaining
+rows of the part files as shards. A mapper runs the first and the last pass.
 """
 
 import hashlib
@@ -24,10 +24,18 @@ from gan_core.files import replacing, sha256_file, write_json, write_text
 from gan_core.images import pictures
 from pipelines.data import arrange, readers
 from pipelines.data.convert import Converted, RunSpec, convert
-from pipelines.data.findings import findings
+from pipelines.data.description import describe
 from pipelines.data.mapping import Mapper, map_here
 from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
-from pipelines.data.rejects import DUPLICATE, ENDED, Limits, most_ended, refuse_endless, refuse_too_many, rejects_table
+from pipelines.data.rejects import (
+    DECODER_FAILURES,
+    DUPLICATE,
+    Limits,
+    check_decoder_failures,
+    check_rejects,
+    max_decoder_failures,
+    rejects_table,
+)
 from pipelines.data.shards import Piece, ShardSpec, shard_name, write_shard
 from pipelines.settings import ingest as ingest_settings
 from pipelines.settings.ingest import DERIVED, IngestSettings
@@ -35,12 +43,12 @@ from pipelines.settings.ingest import DERIVED, IngestSettings
 log = logging.getLogger(__name__)
 
 REJECTS_FILE = "rejects.csv"
-_RUN = 256  # pictures converted at a time; not part of the layout of the result, so not a setting
+_RUN = 256  # pictures in one run; does not affect the result, so it is not a setting
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A picture that stays: where its PNG is, and what it is."""
+    """A picture of the prepared data set, with the run and the row of the part file that hold its PNG."""
 
     entry: Entry
     run: int
@@ -55,24 +63,24 @@ def ingest(
     name: str,
     map_shards: Mapper = map_here,
 ) -> DatasetInfo:
-    """Turn the raw data in ``raw`` into a prepared dataset in ``out``, which appears whole or not at all.
+    """Turn the raw data in ``raw`` into a prepared data set in ``out``, which is written completely or not at all.
 
-    Two pictures of one split (of unpaired data and of domains by class: of one domain in it) whose prepared pixels are equal
-    are duplicates, and so are two pairs; the one whose path sorts first stays.
+    Pictures, or pairs, of one split whose prepared pixels are equal are duplicates; the one whose path sorts first is kept.
+    In unpaired data, and in domains that are classes, duplicates are within one domain only.
 
     Args:
-        raw: folder that ``gantry data fetch`` or ``gantry data add`` made, or any folder of pictures; only read.
-        out: folder to write; one that is there is replaced.
-        settings: shape, splits, limits.
-        name: the dataset's name in ``dataset.json``.
-        map_shards: runs the passes, see :mod:`pipelines.data.mapping`; any mapper gives the same bytes.
+        raw: folder from ``gantry data fetch`` or ``gantry data add``, or any folder of pictures; it is not modified.
+        out: folder to write; an existing one is replaced.
+        settings: shape, splits and limits.
+        name: name of the data set in ``dataset.json``.
+        map_shards: mapper that runs the passes, see :mod:`pipelines.data.mapping`. The result does not depend on it.
 
     Returns:
-        What ``dataset.json`` says.
+        The content of ``dataset.json``.
 
     Raises:
-        DataError: no data, nothing usable in it, data of another kind than the settings say, a domain without a picture, or
-            too large a share of rejects (``OUT.rejects.csv`` lists them).
+        DataError: there is no data, no usable picture, or no picture of a domain; the data is not of ``settings.kind``; or
+            the share of rejects or duplicates exceeds its limit (``OUT.rejects.csv`` lists them).
     """
     raw, out = Path(raw).resolve(), Path(out).resolve()
     note = readers.read_note(raw)
@@ -84,21 +92,21 @@ def ingest(
         condition_side=settings.condition_side,
         attributes=settings.attributes,
     )
-    for line in findings(kind, listing):
+    for line in describe(kind, listing):
         log.info("%s: %s", name, line)
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.parts-*"):
-        shutil.rmtree(left)  # of a run that was killed
+        shutil.rmtree(left)  # left by a killed run
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.parts-", dir=out.parent) as scratch:
         if settings.test_share > 0 and _has_splits(listing.entries):
-            log.warning("%s has splits of its own; ingest.test_share (%s) is left aside.", raw, settings.test_share)
+            log.warning("%s has its own splits; ingest.test_share (%s) is ignored.", raw, settings.test_share)
         specs = _runs(raw, note, listing.entries, Path(scratch), settings)
         converted = _convert_all(specs, map_shards, len(listing.entries), name)
         by_domain = kind in ("unpaired", "domains") and not listing.attributes
         splits, rejects = _choose(specs, converted, settings, by_domain=by_domain)
         rejects = sorted([*listing.rejects, *rejects], key=lambda reject: (reject.source, reject.reason))
         limits = Limits(settings.max_reject_share, settings.max_duplicate_share)
-        refuse_too_many(rejects, len(listing.entries) + len(listing.rejects), limits, out, raw)
+        check_rejects(rejects, len(listing.entries) + len(listing.rejects), limits, out, raw)
         _warn_of_shared(splits, converted, raw)
         if by_domain:
             arrange.check_domains(raw, listing, {name: [k.entry for k in kept] for name, kept in splits.items()})
@@ -114,7 +122,7 @@ def ingest(
 
 
 def code_version() -> str:
-    """Digest of the code that determines what ingestion makes of its input."""
+    """Digest of the code that determines the result of ingestion."""
     here = Path(__file__).parent
     own = ["arrange", "convert", "ingest", "mapping", "names", "pairs", "rejects", "shards"]
     files = {here / f"{name}.py" for name in own} | {*(here / "readers").glob("*.py")}
@@ -138,7 +146,7 @@ def _runs(
             fit=settings.fit,
             digest_contents=hold_out,
             pairing=settings.pairing,
-            most_ended=most_ended(len(entries), settings.max_reject_share),
+            max_failures=max_decoder_failures(len(entries), settings.max_reject_share),
         )
         for start in range(0, len(entries), _RUN)
     ]
@@ -154,8 +162,8 @@ def _convert_all(specs: Sequence[RunSpec], mapper: Mapper, total: int, name: str
     with progress_bar(f"ingest {name}", total, unit="picture") as bar:
         for spec, result in zip(specs, mapper(convert, specs), strict=True):
             results.append(result)
-            ended += [reject for reject in result.rejects if reject.reason in ENDED]
-            refuse_endless(ended, spec.most_ended, spec.raw)
+            ended += [reject for reject in result.rejects if reject.reason in DECODER_FAILURES]
+            check_decoder_failures(ended, spec.max_failures, spec.raw)
             bar.update(len(spec.entries))
     return results
 
@@ -163,7 +171,7 @@ def _convert_all(specs: Sequence[RunSpec], mapper: Mapper, total: int, name: str
 def _choose(
     specs: Sequence[RunSpec], converted: Sequence[Converted], settings: IngestSettings, *, by_domain: bool
 ) -> tuple[dict[str, list[_Kept]], list[Reject]]:
-    """Pictures of each split in order, and everything that is put aside."""
+    """The pictures of each split in order, and all rejects."""
     rejects = [reject for result in converted for reject in result.rejects]
     first: dict[tuple[str, int, bytes], Entry] = {}
 
@@ -194,7 +202,7 @@ def _choose(
 
 
 def _warn_of_shared(splits: dict[str, list[_Kept]], converted: Sequence[Converted], raw: Path) -> None:
-    """Say how many pictures of other splits are training pictures too: figures on them flatter the generator."""
+    """Warn of pictures in other splits that are also training pictures: they bias the evaluation."""
 
     def digests(kept: Sequence[_Kept]) -> dict[bytes, Entry]:
         return {converted[one.run].pixel_digests[one.row].tobytes(): one.entry for one in kept}
@@ -205,13 +213,13 @@ def _warn_of_shared(splits: dict[str, list[_Kept]], converted: Sequence[Converte
         if shared:
             example = digests(kept)[shared[0]].source
             log.warning(
-                "%s: %d pictures of the %s split are equal to training pictures (%s and %s, ...).",
+                "%s: %d pictures of the %s split are also in the train split (for example %s and %s).",
                 *(raw, len(shared), split, example, trained[shared[0]].source),
             )
 
 
 def _split_of(digest: np.ndarray, test_share: float) -> str:
-    """``test`` for a share of all contents, by their digest: adding pictures moves none from one split to the other."""
+    """Assign a picture to ``test`` or ``train`` by its digest, so that adding pictures moves no other picture."""
     return "test" if int.from_bytes(digest[:8].tobytes(), "big") < test_share * 2**64 else "train"
 
 
@@ -263,18 +271,18 @@ def _describe(
 ) -> DatasetInfo:
     train = splits.get("train", [])
     if not train:
-        raise DataError(f"{name}: no picture is left for the train split; lower ingest.test_share or add pictures.")
+        raise DataError(f"{name}: the train split has no pictures. Lower ingest.test_share, or add pictures.")
     height, width = settings.size
     pixels = len(train) * height * width * 255
     totals = [sum(int(converted[k.run].sums[k.row, c]) for k in train) for c in range(settings.channels)]
     squares = [sum(int(converted[k.run].squares[k.row, c]) for k in train) for c in range(settings.channels)]
     mean = [total / pixels for total in totals]
-    # Exact whole numbers till the last division: the variance of a constant channel is exactly 0.
+    # Exact integers up to the last division: the variance of a constant channel is exactly 0.
     variance = [
         (square * (pixels // 255) - total * total) / pixels**2 for square, total in zip(squares, totals, strict=True)
     ]
     pairing = settings.pairing
-    # Of what the first editions knew, unlabelled and labelled data, the digest stays what it was.
+    # The first versions supported unlabelled and labelled data only; their digests must not change.
     more = "" if kind in ("unlabelled", "labelled") else f" {kind}"
     if pairing:
         more += f" {pairing.pairs} {pairing.side} {pairing.channels}"

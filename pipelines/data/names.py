@@ -1,4 +1,4 @@
-"""What a data set and a class may be called."""
+"""Check the names of data sets and classes."""
 
 import re
 import unicodedata
@@ -8,33 +8,33 @@ from gan_core.errors import DataError
 from pipelines.settings.data import MAX_NAME_BYTES
 
 MAX_CLASS_LETTERS = 200
-"""Of the name of a class or an attribute. A longer one is a text about one picture, or a mistaken column."""
+"""Longest name of a class or an attribute. A longer one is probably a caption, or from a wrong column."""
 
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
 def check_dataset_name(name: str) -> None:
-    """Raise DataError unless ``name`` can name a folder of raw data on every system, and a file of DVC's beside it."""
-    begin = f"{_shown(name)} cannot be a dataset's name"
+    """Raise DataError unless ``name`` can name a folder, and the DVC file beside it, on every operating system."""
+    begin = f"{_shown(name)} is not a valid name of a data set"
     if not _DATASET.fullmatch(name):
         raise DataError(
-            f"{begin}: use letters, digits, dots, dashes and underscores, and begin with a letter or a digit."
+            f"{begin}. Use letters, digits, dots, dashes and underscores, and start with a letter or digit."
         )
     if len(name) > MAX_NAME_BYTES:
-        raise DataError(f"{begin}: it has {len(name)} letters, more than {MAX_NAME_BYTES}. Choose a shorter one.")
+        raise DataError(f"{begin}: it has {len(name)} letters, more than {MAX_NAME_BYTES}. Choose a shorter name.")
     if name.lower().split(".")[0] in _WINDOWS_DEVICES or name.endswith("."):
-        raise DataError(f"{begin}: Windows allows no such folder. Choose another.")
+        raise DataError(f"{begin}: Windows does not allow it for a folder. Choose another name.")
     if name.endswith(".dvc") or name in ("dvc.yaml", "dvc.lock"):
-        raise DataError(f"{begin}: DVC calls its own files so. Choose another.")
+        raise DataError(f"{begin}: DVC uses it for its own files. Choose another name.")
 
 
 def check_class_names(names: Iterable[str], source: object) -> None:
-    """Raise DataError for a class or attribute whose name cannot be shown on one line.
+    """Raise DataError for a name of a class or attribute that is too long, blank, or has control characters.
 
     Args:
-        names: as they came with the data.
-        source: where they come from, for the message.
+        names: names of classes or attributes.
+        source: the origin of the names, for the message.
     """
     for name in names:
         if len(name) > MAX_CLASS_LETTERS:
@@ -44,7 +44,7 @@ def check_class_names(names: Iterable[str], source: object) -> None:
             )
         if not name.strip() or any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
             raise DataError(
-                f"{source}: {name!r} cannot be a class name: it is blank or has control characters. Rename it."
+                f"{source}: {name!r} is not a valid class name: it is blank or has control characters. Rename it."
             )
 
 

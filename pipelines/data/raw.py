@@ -23,7 +23,7 @@ from gan_core.errors import DataError
 from gan_core.files import replacing, sha256_file
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
-from pipelines.data.findings import findings
+from pipelines.data.description import describe
 from pipelines.data.names import check_dataset_name
 from pipelines.data.public import PublicDataset
 from pipelines.data.readers.base import Listing, SourceNote, kinds, walk_files
@@ -265,7 +265,7 @@ def _summary(target: Path, note: SourceNote, kind: str, listing: Listing, *, tra
         ignored=len(listing.ignored),
         attributes=listing.attributes,
         kind=kind,
-        found=tuple(findings(kind, listing)),
+        found=tuple(describe(kind, listing)),
     )
 
 

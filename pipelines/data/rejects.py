@@ -1,4 +1,4 @@
-"""Pictures that ingestion puts aside: the list of them, and how many are too many."""
+"""Rejects: the pictures that ingestion does not use, and limits on their number."""
 
 import csv
 import io
@@ -15,44 +15,44 @@ from pipelines.data.readers.base import Reject
 log = logging.getLogger(__name__)
 
 DUPLICATE = "duplicate"
-"""The reason of a picture that is there once more."""
+"""Reason of a picture that equals another one."""
 HIDDEN_LABEL = "hidden-label"
-"""The reason of a picture of a split whose labels are not published. Every reason but these two is damage."""
-ENDED = ("too-slow", "crashed")
-"""The reasons of a picture that has ended its decoder's process."""
-_ENDED_AT_LEAST = 10
-"""So many pictures may do that in any data set, before ingestion gives up."""
+"""Reason of a picture in a split whose labels are not published. All other reasons mean an unusable picture."""
+DECODER_FAILURES = ("too-slow", "crashed")
+"""Reasons of a picture that ended the process that decodes it."""
+_MIN_DECODER_FAILURES = 10
+"""Number of decoder failures that every data set is allowed."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Shares of all pictures, in [0, 1], that may be put aside."""
+    """Limits on rejects, as shares of all pictures in [0, 1]."""
 
     damage: float
-    """``ingest.max_reject_share``: of those that cannot be used."""
+    """``ingest.max_reject_share``: limit on unusable pictures."""
     duplicates: float
-    """``ingest.max_duplicate_share``: of those that are there twice, of which one stays."""
+    """``ingest.max_duplicate_share``: limit on duplicates."""
 
 
-def most_ended(total: int, share: float) -> int:
-    """How many of ``total`` pictures may end their decoder where the ``share`` of rejects is allowed."""
-    return max(_ENDED_AT_LEAST, int(share * total))
+def max_decoder_failures(total: int, share: float) -> int:
+    """Number of decoder failures that are allowed among ``total`` pictures, for ``share``, the ``ingest.max_reject_share``."""
+    return max(_MIN_DECODER_FAILURES, int(share * total))
 
 
-def refuse_endless(rejects: Sequence[Reject], most: int, raw: Path) -> None:
-    """Raise DataError where more than ``most`` pictures, the ``rejects``, have ended their decoder: each may take minutes."""
+def check_decoder_failures(rejects: Sequence[Reject], most: int, raw: Path) -> None:
+    """Raise DataError if there are more than ``most`` decoder failures (``rejects``): each of them may take minutes."""
     if len(rejects) > most:
-        told = "; ".join(f"{reject.source} ({reject.reason}: {reject.detail})" for reject in rejects[:5])
+        examples = "; ".join(f"{reject.source} ({reject.reason}: {reject.detail})" for reject in rejects[:5])
         raise DataError(
-            f"{raw}: {len(rejects)} pictures have ended their decoder, and ingestion gives up: {told}. They may be made to do "
-            "so, or the machine lacks memory. Remove them, or raise ingest.max_reject_share in params.yaml."
+            f"{raw}: ingestion stops because the decoder failed on {len(rejects)} pictures: {examples}. They may be malicious, "
+            "or the machine lacks memory. Remove them, or raise ingest.max_reject_share in params.yaml."
         )
 
 
-def refuse_too_many(rejects: Sequence[Reject], total: int, limits: Limits, out: Path, raw: Path) -> None:
-    """Raise DataError, with the list beside ``out``, when more of ``total`` pictures was put aside than the limits allow.
+def check_rejects(rejects: Sequence[Reject], total: int, limits: Limits, out: Path, raw: Path) -> None:
+    """Raise DataError, and write ``OUT.rejects.csv``, if rejects or duplicates among ``total`` pictures exceed the limits.
 
-    Pictures with hidden labels are no part of these shares.
+    Pictures with hidden labels do not count.
     """
     everything = rejects
     rejects = [reject for reject in everything if reject.reason != HIDDEN_LABEL]
@@ -62,9 +62,9 @@ def refuse_too_many(rejects: Sequence[Reject], total: int, limits: Limits, out: 
     damaged = [reject for reject in rejects if reject.reason != DUPLICATE]
     flaws = [
         f"{len(found)} of {total} pictures ({len(found) / total:.2%}) {what}, above {setting} ({most:.2%}): "
-        f"{_reasons(found)}. The list: {list_path}. Mend or remove them, or raise the limit in params.yaml."
+        f"{_reasons(found)}. {list_path} lists them. Repair or remove them, or raise the limit in params.yaml."
         for found, most, what, setting in (
-            (damaged, limits.damage, "cannot be used", "ingest.max_reject_share"),
+            (damaged, limits.damage, "are unusable", "ingest.max_reject_share"),
             (doubled, limits.duplicates, "are duplicates", "ingest.max_duplicate_share"),
         )
         if len(found) > most * total
@@ -72,13 +72,15 @@ def refuse_too_many(rejects: Sequence[Reject], total: int, limits: Limits, out: 
     if not flaws and len(rejects) < total:
         list_path.unlink(missing_ok=True)
         if rejects:
-            log.warning("%s: %d of %d pictures put aside (%s).", raw, len(rejects), total, _reasons(rejects))
+            log.warning("%s: %d of %d pictures are not used (%s).", raw, len(rejects), total, _reasons(rejects))
         if differing := sum("another label" in reject.detail for reject in doubled):
-            log.warning("%s: %d of the duplicates have another label than the picture that stays.", raw, differing)
+            log.warning("%s: %d of the duplicates have another label than the picture that is kept.", raw, differing)
         return
     write_text(list_path, rejects_table(everything))
     if len(rejects) == total:
-        raise DataError(f"{raw} holds no usable picture: {_reasons(rejects)}. The list: {list_path}")
+        raise DataError(
+            f"{raw} holds no usable picture: {_reasons(rejects)}. {list_path} lists them. Repair the files, or add others."
+        )
     raise DataError(f"{raw}: {flaws[0]}")
 
 
@@ -87,7 +89,7 @@ def _reasons(rejects: Sequence[Reject]) -> str:
 
 
 def rejects_table(rejects: Sequence[Reject]) -> str:
-    """The list as CSV: path, reason, detail."""
+    """The rejects as CSV with the columns path, reason and detail."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason", "detail"])

@@ -84,20 +84,20 @@ def test_two_folders_of_equal_names_are_pairs(
             np.testing.assert_array_equal([condition, target] if side == "first" else [target, condition], both)
 
 
-def test_the_layout_of_cyclegan_may_hold_pairs_too(tmp_path: Path) -> None:
+def test_train_a_and_train_b_may_hold_pairs(tmp_path: Path) -> None:
     for folder in ("trainA", "trainB", "testA", "testB"):
         write(tmp_path / "raw" / folder / "1.png", png(len(folder) + ord(folder[-1])))
     info, _ = prepared(tmp_path / "raw", tmp_path / "out", kind="paired")
     assert info.splits == {"test": 1, "train": 1}
 
 
-def test_partners_may_differ_in_the_suffix(tmp_path: Path) -> None:
+def test_pairs_may_differ_in_their_suffix(tmp_path: Path) -> None:
     raw = two_folders(tmp_path / "raw", "{side}", {"": range(3)}, ("png", "bmp"))
     info, _ = prepared(raw, tmp_path / "out", kind="paired")
     assert info.splits == {"train": 3}
 
 
-def test_pictures_without_a_partner_and_unequal_pairs_are_put_aside_by_name(tmp_path: Path) -> None:
+def test_pictures_without_a_partner_and_pairs_of_unequal_size_are_rejected(tmp_path: Path) -> None:
     raw = two_folders(tmp_path / "raw", "{side}", {"": range(4)})
     write(raw / "map" / "50.png", png(50))
     write(raw / "photo" / "60.png", png(60))
@@ -117,7 +117,7 @@ def test_pictures_without_a_partner_and_unequal_pairs_are_put_aside_by_name(tmp_
         prepared(raw, tmp_path / "out", kind="paired", max_reject_share=0.1)
 
 
-def test_a_pair_is_a_duplicate_where_both_are_equal(tmp_path: Path) -> None:
+def test_a_pair_is_a_duplicate_if_both_pictures_are_equal(tmp_path: Path) -> None:
     raw = two_folders(tmp_path / "raw", "{side}", {"": range(2)})
     for name, (sketch, photo) in {"7": (0, 1000), "8": (0, 1001)}.items():
         write(raw / "map" / f"{name}.png", png(sketch))
@@ -126,7 +126,7 @@ def test_a_pair_is_a_duplicate_where_both_are_equal(tmp_path: Path) -> None:
     assert (info.splits, info.rejects) == ({"train": 3}, {"duplicate": 1})
 
 
-def test_conditions_are_derived_of_any_source_and_its_split_is_kept(tmp_path: Path) -> None:
+def test_derived_conditions_work_with_any_source_and_keep_its_splits(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     pets(raw / "train", each=4)
     pets(raw / "test", each=1)
@@ -137,7 +137,7 @@ def test_conditions_are_derived_of_any_source_and_its_split_is_kept(tmp_path: Pa
     assert data.labels("test") is None
 
 
-def test_the_digest_of_pairs_names_both_pictures_and_how_they_were_paired(tmp_path: Path) -> None:
+def test_the_digest_of_pairs_depends_on_both_pictures_and_on_the_pairing(tmp_path: Path) -> None:
     raw = pets(tmp_path / "raw", each=3)
     made = {
         how: prepared(raw, tmp_path / "out", kind="paired", pairs=how)[0].digest
@@ -147,7 +147,7 @@ def test_the_digest_of_pairs_names_both_pictures_and_how_they_were_paired(tmp_pa
     assert len({*made.values(), bare}) == 6
 
 
-def test_the_digest_of_what_older_editions_knew_is_theirs(tmp_path: Path) -> None:
+def test_the_digest_of_unlabelled_and_labelled_data_has_not_changed_since_the_first_version(tmp_path: Path) -> None:
     raw = pets(tmp_path / "raw", each=20)
     info = ingest(raw, tmp_path / "out", IngestSettings(size=(12, 10), test_share=0.2), name="pets")
     assert info.digest == "6e04785e93b504cab39538b8e81febf7f2791c7818b4c1e1ea4c6f2256023e35"
@@ -171,16 +171,16 @@ def test_pairs_are_the_same_bytes_for_any_number_of_workers(
     [
         (("a/1.png", "b/1.png", "c/1.png"), "found 3: a, b, c. Keep two"),
         (("trainA/1.png",), "found 1: A. Keep two"),
-        (("1.png", "2.png"), "these pictures lie elsewhere"),
+        (("1.png", "2.png"), "these pictures are not in folders"),
         (
             ("a/1.png", "b/1.png", "x.png", "y.png"),
-            r"; x\.png, y\.png lie outside of folders\. Move what belongs to a folder",
+            r"; x\.png, y\.png lie outside of folders\. Move these pictures into a folder",
         ),
-        (("trainA/1.png", "trainB/1.png", "x.png"), r"x\.png lies beside folders such as trainA and trainB"),
-        (("a/1.png", "b/2.png"), r"no name is in both folders.*; a/1\.png and b/2\.png do not"),
+        (("trainA/1.png", "trainB/1.png", "x.png"), r"x\.png lies beside the folders of two domains \(trainA, trainB"),
+        (("a/1.png", "b/2.png"), r"no file name in common \(for example a/1\.png and b/2\.png\)"),
     ],
 )
-def test_a_layout_that_holds_no_pairs_is_described(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+def test_an_error_describes_a_layout_without_pairs(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
     for index, name in enumerate(files):
         write(tmp_path / "raw" / name, png(index))
     with pytest.raises(DataError, match=message):
@@ -188,7 +188,7 @@ def test_a_layout_that_holds_no_pairs_is_described(tmp_path: Path, files: tuple[
 
 
 @pytest.mark.parametrize("kind", ["table", "stylegan"])
-def test_labels_beside_two_folders_are_left_aside(tmp_path: Path, kind: str) -> None:
+def test_pairs_from_folders_ignore_labels(tmp_path: Path, kind: str) -> None:
     raw = two_folders(tmp_path / "raw", "{side}", {"": range(3)})
     before, _ = prepared(raw, tmp_path / "out", kind="paired")
     if kind == "table":
@@ -199,11 +199,11 @@ def test_labels_beside_two_folders_are_left_aside(tmp_path: Path, kind: str) -> 
     assert prepared(raw, tmp_path / "out", kind="paired")[0].digest == before.digest
 
 
-def test_a_split_in_a_table_that_is_left_aside_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_ignored_split_column_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw = two_folders(tmp_path / "raw", "{side}", {"": range(3)})
     write(raw / "meta.csv", b"file,label,split\nmap/0.png,x,test\n")
     prepared(raw, tmp_path / "out", kind="paired")
-    assert f"the column 'split' of {raw}/meta.csv is left aside" in caplog.text
+    assert f"the column 'split' of {raw}/meta.csv is ignored" in caplog.text
 
 
 # Two domains
@@ -216,7 +216,7 @@ def cyclegan(raw: Path, **counts: int) -> Path:
     return raw
 
 
-def test_train_a_and_train_b_are_two_domains_without_a_setting(tmp_path: Path) -> None:
+def test_auto_detects_train_a_and_train_b_as_two_domains(tmp_path: Path) -> None:
     raw = cyclegan(tmp_path / "raw", trainA=3, trainB=5, testA=1, testB=2)
     info, data = prepared(raw, tmp_path / "out")
     assert (info.kind, info.classes, info.splits) == ("unpaired", ("A", "B"), {"test": 3, "train": 8})
@@ -228,13 +228,13 @@ def test_train_a_and_train_b_are_two_domains_without_a_setting(tmp_path: Path) -
     assert prepared(raw, tmp_path / "out")[0].classes == ("dog", "cat")
 
 
-def test_two_folders_are_two_domains_when_asked_for(tmp_path: Path) -> None:
+def test_two_folders_are_two_domains_for_kind_unpaired(tmp_path: Path) -> None:
     info, data = prepared(pets(tmp_path / "raw"), tmp_path / "out", kind="unpaired")
     assert (info.kind, info.classes) == ("unpaired", ("cat", "dog"))
     assert sorted(np.bincount(data.labels("train"))) == [5, 5]
 
 
-def test_a_picture_may_be_in_two_domains_but_only_once_in_each(tmp_path: Path) -> None:
+def test_equal_pictures_in_one_domain_are_duplicates_but_not_in_two_domains(tmp_path: Path) -> None:
     raw = pets(tmp_path / "raw", each=3)
     for name in ("cat/8.png", "cat/9.png", "dog/9.png"):
         write(raw / name, png(99))
@@ -245,11 +245,11 @@ def test_a_picture_may_be_in_two_domains_but_only_once_in_each(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"trainA": 3}, "no usable picture of B in the train split"),
-        ({"trainA": 3, "trainB": 3, "testA": 1}, "no usable picture of B in the test split"),
+        ({"trainA": 3}, "the train split has no usable picture of B"),
+        ({"trainA": 3, "trainB": 3, "testA": 1}, "the test split has no usable picture of B"),
     ],
 )
-def test_an_empty_domain_is_named_with_its_split(tmp_path: Path, counts: dict[str, int], message: str) -> None:
+def test_an_error_names_an_empty_domain_and_its_split(tmp_path: Path, counts: dict[str, int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         prepared(cyclegan(tmp_path / "raw", **counts), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -258,28 +258,26 @@ def test_an_empty_domain_is_named_with_its_split(tmp_path: Path, counts: dict[st
 def test_a_domain_whose_pictures_are_all_broken_is_empty(tmp_path: Path) -> None:
     raw = cyclegan(tmp_path / "raw", trainA=3)
     write(raw / "trainB" / "0.png", b"broken")
-    with pytest.raises(DataError, match="no usable picture of B in the train split"):
+    with pytest.raises(DataError, match="the train split has no usable picture of B"):
         prepared(raw, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["auto", "unpaired", "paired", "unlabelled", "labelled", "domains"])
 @pytest.mark.parametrize(("name", "told"), [("stray.png", r"stray\.png"), ("extra/deeper/1.png", "extra")])
-def test_what_lies_beside_train_a_and_train_b_is_named(tmp_path: Path, kind: str, name: str, told: str) -> None:
+def test_pictures_beside_train_a_and_train_b_are_refused(tmp_path: Path, kind: str, name: str, told: str) -> None:
     raw = cyclegan(tmp_path / "raw", trainA=2, trainB=2, testA=1, testB=1)
     write(raw / name, png(77))
-    with pytest.raises(
-        DataError, match=rf": {told} lies beside folders such as trainA and trainB, which are two domains"
-    ):
+    with pytest.raises(DataError, match=rf": {told} lies beside the folders of two domains \(trainA, trainB"):
         prepared(raw, tmp_path / "out", kind=kind)
 
 
-def test_splits_of_two_domains_stay_splits_whatever_the_pictures_are_taken_for(tmp_path: Path) -> None:
+def test_train_a_and_test_a_are_splits_for_every_kind(tmp_path: Path) -> None:
     raw = cyclegan(tmp_path / "raw", trainA=2, trainB=2, testA=1, testB=1)
     for settings in ({"kind": "unlabelled"}, {"kind": "labelled"}, {"kind": "paired", "pairs": "edges"}):
         assert prepared(raw, tmp_path / "out", **settings)[0].splits == {"train": 4, "test": 2}
 
 
-def test_folders_without_a_picture_beside_two_domains_do_not_matter(tmp_path: Path) -> None:
+def test_folders_without_pictures_beside_two_domains_are_ignored(tmp_path: Path) -> None:
     raw = cyclegan(tmp_path / "raw", trainA=2, trainB=2, testA=1, testB=1)
     for name in ("__pycache__/x.pyc", ".git/HEAD", "__MACOSX/trainA/._0.png", "docs/readme.txt"):
         write(raw / name, b"no picture")
@@ -287,12 +285,12 @@ def test_folders_without_a_picture_beside_two_domains_do_not_matter(tmp_path: Pa
     for kind in ("auto", "unpaired", "domains"):
         assert prepared(raw, tmp_path / "out", kind=kind)[0].splits == {"train": 4, "test": 2}
     (raw / "valA").mkdir()
-    with pytest.raises(DataError, match="no picture in valA, and each folder is a domain"):
+    with pytest.raises(DataError, match="no pictures in valA, and each folder is a domain"):
         prepared(raw, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["labelled", "unpaired", "domains"])
-def test_a_picture_beside_class_folders_is_named(tmp_path: Path, kind: str) -> None:
+def test_a_picture_beside_class_folders_is_refused(tmp_path: Path, kind: str) -> None:
     raw = pets(tmp_path / "raw", each=2)
     write(raw / "stray.png", png(77))
     with pytest.raises(DataError, match=rf"{kind} data .*; stray\.png lies outside of folders"):
@@ -300,38 +298,38 @@ def test_a_picture_beside_class_folders_is_named(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("folder", ["owl", "train/owl"])
-def test_a_domains_folder_without_a_picture_is_named(tmp_path: Path, folder: str) -> None:
+def test_a_domain_folder_without_pictures_is_refused(tmp_path: Path, folder: str) -> None:
     raw = tmp_path / "raw"
     pets(raw / "train", each=2) if "/" in folder else pets(raw, each=2)
     if "/" in folder:
         pets(raw / "test", each=1)
     (raw / folder).mkdir()
     for kind in ("unpaired", "domains"):
-        with pytest.raises(DataError, match=rf"no picture in {folder}, and each folder is a domain\. Put some there"):
+        with pytest.raises(DataError, match=rf"no pictures in {folder}, and each folder is a domain\. Add pictures"):
             prepared(raw, tmp_path / "out", kind=kind)
     assert prepared(raw, tmp_path / "out")[0].classes == ("cat", "dog")
 
 
-def test_one_domain_and_an_empty_folder_are_not_said_to_have_no_labels(tmp_path: Path) -> None:
+def test_an_error_names_an_empty_folder_beside_a_single_domain(tmp_path: Path) -> None:
     write(tmp_path / "raw" / "cat" / "1.png", png(1))
     write(tmp_path / "raw" / "dog" / "readme.txt", b"no picture")
-    with pytest.raises(DataError, match="no picture in dog"):
+    with pytest.raises(DataError, match="no pictures in dog"):
         prepared(tmp_path / "raw", tmp_path / "out", kind="domains")
     cyclegan(tmp_path / "zhu", trainA=1)
     (tmp_path / "zhu" / "trainB").mkdir()
-    with pytest.raises(DataError, match="no picture in trainB"):
+    with pytest.raises(DataError, match="no pictures in trainB"):
         prepared(tmp_path / "zhu", tmp_path / "out")
 
 
 # Domains
 
 
-def test_each_folder_is_a_domain(tmp_path: Path) -> None:
+def test_each_folder_is_a_domain_for_kind_domains(tmp_path: Path) -> None:
     raw = pets(tmp_path / "raw")
     write(raw / "cow" / "1.png", png(5000))
     info, _ = prepared(raw, tmp_path / "out", kind="domains")
     assert (info.kind, info.classes) == ("domains", ("cat", "cow", "dog"))
-    with pytest.raises(DataError, match="unpaired data has two domains; found 3: cat, cow, dog"):
+    with pytest.raises(DataError, match="unpaired data needs two domains; found 3: cat, cow, dog"):
         prepared(raw, tmp_path / "out", kind="unpaired")
 
 
@@ -356,7 +354,7 @@ def faces(raw: Path, table: str = "list_attr_celeba.txt", content: str = CELEBA)
 
 
 @pytest.mark.parametrize(("table", "content"), [("list_attr_celeba.txt", CELEBA), ("attributes.csv", CSV)])
-def test_a_table_of_attributes_beside_the_pictures(tmp_path: Path, table: str, content: str) -> None:
+def test_a_table_of_attributes_beside_the_pictures_is_detected(tmp_path: Path, table: str, content: str) -> None:
     info, data = prepared(faces(tmp_path / "raw", table, content), tmp_path / "out", kind="domains")
     assert (info.kind, info.classes, info.attributes) == ("domains", (), ("Black_Hair", "Smiling", "Young"))
     labels = data.labels("train")
@@ -365,7 +363,9 @@ def test_a_table_of_attributes_beside_the_pictures(tmp_path: Path, table: str, c
     assert found == {f"img_align/{name}": values for name, values in ATTRIBUTES.items()}
 
 
-def test_attributes_may_be_chosen_and_are_a_hugging_face_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attributes_can_be_selected_and_are_a_hugging_face_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     raw = faces(tmp_path / "raw")
@@ -384,7 +384,7 @@ def test_attributes_may_be_chosen_and_are_a_hugging_face_list(tmp_path: Path, mo
     assert isinstance(loaded[0]["image"], Image.Image)
 
 
-def test_without_a_setting_such_a_table_is_left_aside_unless_it_was_named(tmp_path: Path) -> None:
+def test_auto_uses_a_table_of_attributes_only_if_the_note_names_it(tmp_path: Path) -> None:
     raw = faces(tmp_path / "raw")
     assert prepared(raw, tmp_path / "out")[0].kind == "unlabelled"
     write_note(raw, SourceNote(format="table", labels="list_attr_celeba.txt"))
@@ -398,10 +398,12 @@ def test_without_a_setting_such_a_table_is_left_aside_unless_it_was_named(tmp_pa
         (CELEBA.replace("4\n", "5\n", 1), {}, "announces 5 rows and holds 4; it is cut off"),
         (CELEBA.replace("2.png  1  1 -1", "2.png  1  1"), {}, "line 5: 3 values where there are 4 columns"),
         (CELEBA.replace("1 -1\n3", "1 37\n3"), {}, r"gives img_align/2\.png '37' in the column 'Young'"),
-        (CELEBA.replace(".png", ".gif").replace("0", "x"), {}, "names none of the pictures"),
+        (CELEBA.replace(".png", ".gif").replace("0", "x"), {}, "matches none of the pictures"),
     ],
 )
-def test_a_table_that_does_not_fit_is_described(tmp_path: Path, content: str, settings: dict, message: str) -> None:
+def test_an_error_describes_an_unusable_table_of_attributes(
+    tmp_path: Path, content: str, settings: dict, message: str
+) -> None:
     raw = faces(tmp_path / "raw", content=content.replace("x.gif", "9.gif"))
     write_note(raw, SourceNote(format="table", labels="list_attr_celeba.txt"))
     if "gif" in content:
@@ -421,15 +423,13 @@ def test_a_table_that_does_not_fit_is_described(tmp_path: Path, content: str, se
         ("attributes.csv", "file,Smiling,Smiling\n0.png,1,0\n", "has 2 columns 'Smiling'"),
     ],
 )
-def test_a_cell_that_keeps_a_table_from_being_one_of_attributes_is_named(
-    tmp_path: Path, table: str, content: str, message: str
-) -> None:
+def test_an_error_names_a_cell_that_is_not_an_attribute(tmp_path: Path, table: str, content: str, message: str) -> None:
     raw = faces(tmp_path / "raw", table, content)
     with pytest.raises(DataError, match=rf"{table} {message}"):
         prepared(raw, tmp_path / "out", kind="domains")
 
 
-def test_columns_that_are_no_attributes_do_not_matter_where_others_are_chosen(tmp_path: Path) -> None:
+def test_columns_that_are_not_selected_need_not_be_attributes(tmp_path: Path) -> None:
     raw = faces(
         tmp_path / "raw", "attributes.csv", CSV.replace("file_name", "file_name,Colour").replace("png", "png,red")
     )
@@ -441,13 +441,13 @@ def test_columns_that_are_no_attributes_do_not_matter_where_others_are_chosen(tm
         prepared(raw, tmp_path / "out", kind="domains", attributes=("Young",))
 
 
-def test_other_texts_are_not_taken_for_broken_tables(tmp_path: Path) -> None:
+def test_other_text_files_are_not_broken_tables(tmp_path: Path) -> None:
     raw = faces(tmp_path / "raw", "readme.txt", "file and more\nof a text\n")
     with pytest.raises(DataError, match="these pictures have no labels"):
         prepared(raw, tmp_path / "out", kind="domains")
 
 
-def test_rows_without_a_picture_and_pictures_without_a_row_are_put_aside(tmp_path: Path) -> None:
+def test_rows_without_a_picture_and_pictures_without_a_row_are_rejected(tmp_path: Path) -> None:
     raw = faces(tmp_path / "raw", content=CELEBA.replace("3.png", "4.png"))
     info, _ = prepared(raw, tmp_path / "out", kind="domains")
     assert (info.splits, info.rejects) == ({"train": 3}, {"missing": 1, "no-label": 1})
@@ -456,14 +456,14 @@ def test_rows_without_a_picture_and_pictures_without_a_row_are_put_aside(tmp_pat
 # Kinds that do not fit the data, settings that do not fit each other
 
 
-def test_labels_are_left_aside_or_asked_for(tmp_path: Path) -> None:
+def test_kind_unlabelled_ignores_labels_and_other_kinds_need_them(tmp_path: Path) -> None:
     raw = pets(tmp_path / "raw")
     assert prepared(raw, tmp_path / "out", kind="unlabelled")[0].classes == ()
     assert prepared(raw, tmp_path / "out", kind="labelled")[0].kind == "labelled"
     for kind in ("labelled", "unpaired", "domains"):
         with pytest.raises(DataError, match=f"{kind} data .*these pictures have no labels"):
             prepared(raw / "cat", tmp_path / "out", kind=kind)
-    with pytest.raises(DataError, match="holds no table of attributes"):
+    with pytest.raises(DataError, match="has no table of attributes"):
         prepared(raw, tmp_path / "out", kind="domains", attributes=("Smiling",))
 
 

@@ -1,4 +1,4 @@
-"""Ingestion: a folder of whatever becomes a prepared dataset, the same bytes every time, and says what it left out."""
+"""Ingestion: equal input gives equal bytes, and everything that is not used is reported."""
 
 import csv
 import hashlib
@@ -71,7 +71,7 @@ def messy(folder: Path) -> Path:
     return folder
 
 
-def test_what_comes_out_reads_as_a_prepared_dataset(tmp_path: Path, short_runs: None) -> None:
+def test_the_result_can_be_read_as_a_prepared_dataset(tmp_path: Path, short_runs: None) -> None:
     raw = pets(tmp_path / "raw", each=20)
     info = ingest(raw, tmp_path / "out", IngestSettings(size=(12, 10), shard_pictures=16), name="pets")
     data = PreparedDataset(tmp_path / "out")
@@ -91,7 +91,7 @@ def test_what_comes_out_reads_as_a_prepared_dataset(tmp_path: Path, short_runs: 
     assert originals == {"cat": set(), "dog": set()}
 
 
-def test_statistics_are_those_of_the_train_split(tmp_path: Path, short_runs: None) -> None:
+def test_statistics_are_computed_from_the_train_split(tmp_path: Path, short_runs: None) -> None:
     raw = tmp_path / "raw"
     pets(raw / "train", each=12)
     write(raw / "test" / "cat" / "white.png", png(77))
@@ -101,7 +101,7 @@ def test_statistics_are_those_of_the_train_split(tmp_path: Path, short_runs: Non
     assert info.std == pytest.approx(pixels.std(axis=(0, 2, 3)), abs=1e-9)
 
 
-def test_hugging_face_datasets_shows_pictures_and_class_names(
+def test_hugging_face_datasets_reads_pictures_and_class_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_runs: None
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -144,7 +144,7 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, ray_cluster:
         assert tree(tmp_path / "many") == tree(tmp_path / "one")
 
 
-def test_a_single_piece_is_done_here_and_starts_no_cluster(tmp_path: Path) -> None:
+def test_a_single_piece_runs_in_this_process_without_a_cluster(tmp_path: Path) -> None:
     def connect() -> None:
         raise AssertionError("for so little no cluster is started")
 
@@ -152,7 +152,7 @@ def test_a_single_piece_is_done_here_and_starts_no_cluster(tmp_path: Path) -> No
     assert info.splits["train"]
 
 
-def test_for_more_pieces_a_cluster_is_asked_for(tmp_path: Path, short_runs: None) -> None:
+def test_several_pieces_connect_to_a_cluster(tmp_path: Path, short_runs: None) -> None:
     import ray
 
     if ray.is_initialized():
@@ -165,7 +165,7 @@ def test_for_more_pieces_a_cluster_is_asked_for(tmp_path: Path, short_runs: None
 
 
 @pytest.mark.ray
-def test_the_ray_mapper_keeps_the_order_and_passes_errors_on(ray_cluster: str) -> None:
+def test_the_ray_mapper_keeps_the_order_and_raises_errors_of_tasks(ray_cluster: str) -> None:
     def slow_first(piece: int) -> int:
 
         time.sleep(0.3 if piece == 0 else 0)
@@ -179,7 +179,7 @@ def test_the_ray_mapper_keeps_the_order_and_passes_errors_on(ray_cluster: str) -
 
 
 @pytest.mark.ray
-def test_no_more_pieces_run_at_once_than_there_are_workers(ray_cluster: str) -> None:
+def test_the_ray_mapper_runs_at_most_as_many_tasks_as_workers(ray_cluster: str) -> None:
     def span(piece: int) -> tuple[float, float]:
 
         began = time.time()
@@ -192,7 +192,7 @@ def test_no_more_pieces_run_at_once_than_there_are_workers(ray_cluster: str) -> 
             assert sum(began <= moment < ended for began, ended in spans) <= workers
 
 
-def test_bad_files_are_put_aside_with_a_reason(tmp_path: Path, short_runs: None) -> None:
+def test_unusable_files_are_rejected_with_a_reason(tmp_path: Path, short_runs: None) -> None:
     raw = messy(tmp_path / "raw")
     info = ingest(raw, tmp_path / "out", IngestSettings(size=(8, 8), max_reject_share=0.1), name="pets")
     assert info.rejects == {"duplicate": 2, "empty": 1, "not-an-image": 1, "too-many-pixels": 1, "truncated": 1}
@@ -209,7 +209,7 @@ def test_bad_files_are_put_aside_with_a_reason(tmp_path: Path, short_runs: None)
     assert "cat/003.png, which has another label" in listed["dog/zz-copy.png"][1]
 
 
-def test_of_duplicates_the_first_by_path_stays_wherever_it_comes_in_order(tmp_path: Path, short_runs: None) -> None:
+def test_of_duplicates_the_first_by_path_is_kept(tmp_path: Path, short_runs: None) -> None:
     raw = tmp_path / "raw"
     for index in range(30):
         write(raw / f"{index:02d}.png", png(0))
@@ -222,14 +222,14 @@ def test_of_duplicates_the_first_by_path_stays_wherever_it_comes_in_order(tmp_pa
     assert all("00.png" in detail for _, detail in listed.values())
 
 
-def test_the_same_picture_may_be_in_two_splits_of_the_source(tmp_path: Path) -> None:
+def test_equal_pictures_in_two_splits_are_not_duplicates(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     for split in ("train", "test"):
         write(raw / split / "a.png", png(1))
     assert ingest(raw, tmp_path / "out", SMALL, name="x").splits == {"test": 1, "train": 1}
 
 
-def test_pictures_with_hidden_labels_are_counted_and_are_no_damage(tmp_path: Path) -> None:
+def test_pictures_with_hidden_labels_do_not_count_as_unusable(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     for number in range(6):
         write(raw / ("train" if number < 2 else "test") / f"{number}.png", png(number))
@@ -241,13 +241,13 @@ def test_pictures_with_hidden_labels_are_counted_and_are_no_damage(tmp_path: Pat
     assert len(listed) == 4
 
 
-def test_too_many_rejects_fail_with_share_limit_reasons_and_list(tmp_path: Path) -> None:
+def test_an_error_for_too_many_rejects_states_share_limit_reasons_and_list(tmp_path: Path) -> None:
     raw = messy(tmp_path / "raw")
     out = tmp_path / "out"
     with pytest.raises(DataError) as caught:
         ingest(raw, out, IngestSettings(size=(8, 8), max_reject_share=0.05), name="pets")
     message = str(caught.value)
-    assert "4 of 70 pictures (5.71%) cannot be used" in message
+    assert "4 of 70 pictures (5.71%) are unusable" in message
     assert "max_reject_share (5.00%)" in message
     assert "duplicate" not in message
     listing = tmp_path / "out.rejects.csv"
@@ -260,33 +260,34 @@ def test_too_many_rejects_fail_with_share_limit_reasons_and_list(tmp_path: Path)
     assert not listing.exists()
 
 
-def test_duplicates_are_no_damage_and_have_a_limit_of_their_own(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_duplicates_have_their_own_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw, out = pets(tmp_path / "raw"), tmp_path / "out"
     for index in range(4):
         write(raw / "dog" / f"copy-{index}.png", png(index))  # of cats
     info = ingest(raw, out, IngestSettings(size=(8, 8), max_reject_share=0.0), name="pets")
     assert (info.splits, info.rejects) == ({"train": 10}, {"duplicate": 4})
-    assert "4 of 14 pictures put aside (4 duplicate)" in caplog.text
-    assert "4 of the duplicates have another label than the picture that stays" in caplog.text
+    assert "4 of 14 pictures are not used (4 duplicate)" in caplog.text
+    assert "4 of the duplicates have another label than the picture that is kept" in caplog.text
     with pytest.raises(
         DataError, match=r"4 of 14 pictures \(28\.57%\) are duplicates, above ingest\.max_duplicate_share \(25\.00%\)"
     ):
         ingest(raw, out, IngestSettings(size=(8, 8), max_duplicate_share=0.25), name="pets")
 
 
-def test_a_test_picture_that_is_a_training_picture_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_test_pictures_that_are_training_pictures_cause_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     raw = tmp_path / "raw"
     for name in ("train/1.png", "train/2.png", "test/2.png", "test/3.png"):
         write(raw / name, png(int(Path(name).stem)))
     ingest(raw, tmp_path / "out", SMALL, name="x")
     assert (
-        "1 pictures of the test split are equal to training pictures (test/2.png and train/2.png, ...)" in caplog.text
+        "1 pictures of the test split are also in the train split (for example test/2.png and train/2.png)"
+        in caplog.text
     )
 
 
-def test_what_was_found_is_said_before_anything_is_read(
+def test_the_splits_and_classes_are_logged_first(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = tmp_path / "raw"
@@ -301,7 +302,7 @@ def test_what_was_found_is_said_before_anything_is_read(
     assert "x: not used: 1 file (1 .txt)" in caplog.text
 
 
-def test_a_folder_with_nothing_usable_is_a_clear_error_whatever_the_limit(tmp_path: Path) -> None:
+def test_a_folder_without_usable_pictures_is_refused_for_any_limit(tmp_path: Path) -> None:
     write(tmp_path / "raw" / "readme.png", b"nothing here")
     with pytest.raises(DataError, match=r"no usable picture: 1 not-an-image"):
         ingest(tmp_path / "raw", tmp_path / "out", IngestSettings(max_reject_share=1.0), name="x")
@@ -309,7 +310,7 @@ def test_a_folder_with_nothing_usable_is_a_clear_error_whatever_the_limit(tmp_pa
         ingest(tmp_path / "nowhere", tmp_path / "out", IngestSettings(), name="x")
 
 
-def test_a_killed_run_leaves_no_dataset_and_the_next_one_tidies_up(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_dataset_and_the_next_run_removes_its_files(tmp_path: Path) -> None:
     raw, out = pets(tmp_path / "raw"), tmp_path / "work" / "out"
     script = (
         "import os, signal, sys\nfrom pipelines.data import ingest as module\n"
@@ -325,14 +326,14 @@ def test_a_killed_run_leaves_no_dataset_and_the_next_one_tidies_up(tmp_path: Pat
     assert PreparedDataset(out).info.splits == {"train": 10}
 
 
-def test_raw_data_is_not_touched(tmp_path: Path) -> None:
+def test_raw_data_is_not_modified(tmp_path: Path) -> None:
     raw = messy(tmp_path / "raw")
     before = {path: path.stat().st_mtime_ns for path in raw.rglob("*")}
     ingest(raw, tmp_path / "out", IngestSettings(size=(8, 8), max_reject_share=0.1), name="pets")
     assert {path: path.stat().st_mtime_ns for path in raw.rglob("*")} == before
 
 
-def test_a_share_is_held_out_by_content_and_stays_held_out_when_pictures_come(tmp_path: Path) -> None:
+def test_the_held_out_share_depends_on_content_and_is_stable_when_pictures_are_added(tmp_path: Path) -> None:
     def test_split(raw: Path, settings: IngestSettings) -> set[str]:
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         ingest(raw, tmp_path / "out", settings, name="x")
@@ -353,7 +354,7 @@ def test_a_share_is_held_out_by_content_and_stays_held_out_when_pictures_come(tm
     assert {name for name in test_split(raw, other_shape) if int(name[:-4]) < 200} == before
 
 
-def test_the_sources_own_split_wins_over_a_share(tmp_path: Path) -> None:
+def test_splits_of_the_source_take_precedence_over_test_share(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     pets(raw / "train", each=20)
     write(raw / "test" / "cat" / "a.png", png(99))
@@ -392,7 +393,7 @@ def test_a_prepared_dataset_can_be_ingested_again(tmp_path: Path) -> None:
     assert again.classes == first.classes
 
 
-def test_the_digest_names_the_content(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_content(tmp_path: Path) -> None:
     raw = pets(tmp_path / "raw")
     digest = ingest(raw, tmp_path / "out", SMALL, name="a").digest
     assert ingest(raw, tmp_path / "out", SMALL, name="another name").digest == digest
@@ -401,7 +402,7 @@ def test_the_digest_names_the_content(tmp_path: Path) -> None:
     assert ingest(raw, tmp_path / "out", SMALL, name="a").digest != digest
 
 
-def test_dataset_json_has_exactly_the_agreed_keys(tmp_path: Path) -> None:
+def test_dataset_json_has_the_documented_keys(tmp_path: Path) -> None:
     ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x")
     values = read_json(tmp_path / "out" / "dataset.json")
     assert set(values) == set(DatasetInfo.__dataclass_fields__)
@@ -412,7 +413,7 @@ def test_dataset_json_has_exactly_the_agreed_keys(tmp_path: Path) -> None:
     ]
 
 
-def test_more_than_one_worker_without_a_cluster_is_a_clear_error(tmp_path: Path, short_runs: None) -> None:
+def test_several_workers_without_a_cluster_are_refused(tmp_path: Path, short_runs: None) -> None:
     import ray
 
     if ray.is_initialized():
@@ -435,12 +436,12 @@ def test_more_than_one_worker_without_a_cluster_is_a_clear_error(tmp_path: Path,
         ({"chanels": 1}, "Did you mean 'channels'"),
     ],
 )
-def test_impossible_settings_are_named(setting: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(setting: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         build(IngestSettings, setting, where="ingest")
 
 
-def test_png_bytes_in_shards_decode_alone(tmp_path: Path) -> None:
+def test_each_png_in_a_shard_decodes_on_its_own(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x")

@@ -12,7 +12,7 @@ import pytest
 
 from gan_core.errors import DataError
 from pipelines.data.arrange import arrange
-from pipelines.data.findings import findings
+from pipelines.data.description import describe
 from pipelines.data.readers import read_note, write_note
 from pipelines.data.readers.base import Listing, SourceNote
 from pipelines.data.readers.idx import write_idx
@@ -136,7 +136,7 @@ def test_classes_that_only_sound_like_splits_stay_classes(tmp_path: Path, classe
 def test_a_flat_test_split_has_no_labels_and_is_left_out_of_labelled_data(tmp_path: Path, kind: str) -> None:
     pictures(tmp_path, [*pets_at("{split}/{pet}")[:4], "test/1.png", "test/2.png"])
     assert found(tmp_path, kind) == {"train": {"cat": 2, "dog": 2}}
-    assert "2 pictures of the test split have no label and are left out" in " ".join(read(tmp_path, kind).notes)
+    assert "2 pictures of the test split have no label and are not used" in " ".join(read(tmp_path, kind).notes)
     assert found(tmp_path, "unlabelled") == {"train": {"": 4}, "test": {"": 2}}
 
 
@@ -178,9 +178,9 @@ def test_tiny_imagenets_validation_labels_come_from_its_annotations(tmp_path: Pa
     }
     listing = read(root)
     assert {e.file: listing.classes[e.label] for e in listing.entries}["val/images/val_1.JPEG"] == WORDNET[1]
-    told = "\n".join(findings("labelled", listing))
+    told = "\n".join(describe("labelled", listing))
     assert "labels of the validation split come from val/val_annotations.txt" in told
-    assert "2 pictures of the test split have no label and are left out" in told
+    assert "2 pictures of the test split have no label and are not used" in told
     assert "train: 9 pictures; 3 classes: n01443537 3, n01629819 3, n01641577 3" in told
     assert "not used: 4 files (4 .txt)" in told
 
@@ -218,7 +218,7 @@ def test_splits_of_parquet_come_from_file_and_folder_names(tmp_path: Path, train
     parquet(tmp_path / test, [1], first=10)
     write(tmp_path / "README.md", b"about it")
     assert found(tmp_path) == {"train": {"0": 1, "1": 2}, "test": {"1": 1}}
-    assert "not used: 1 file (1 .md)" in findings("labelled", read(tmp_path))
+    assert "not used: 1 file (1 .md)" in describe("labelled", read(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_hidden_labels_leave_their_split_out_of_labelled_data(tmp_path: Path) ->
     for hidden in ([-1, -1], [None, None], [-1, None]):
         parquet(tmp_path / "test-0.parquet", hidden, first=5, kind=pa.int64())
         assert found(tmp_path) == {"train": {"0": 1, "1": 2}}
-        assert "2 pictures of the test split have no label and are left out" in read(tmp_path).notes[0]
+        assert "2 pictures of the test split have no label and are not used" in read(tmp_path).notes[0]
         assert found(tmp_path, "unlabelled") == {"train": {"": 3}, "test": {"": 2}}
 
 
@@ -296,7 +296,7 @@ def test_floats_are_whole_numbers_and_nan_is_no_label(tmp_path: Path) -> None:
 
 def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", [0, 1], coarse_label=[3, 4], caption=["a", "b"])
-    assert "columns that are not used: caption, coarse_label" in findings("labelled", read(tmp_path))
+    assert "columns that are not used: caption, coarse_label" in describe("labelled", read(tmp_path))
 
 
 @pytest.mark.parametrize("big", [["x" * 2**26], {"a": {"b": "x" * 2**26}}])
@@ -316,7 +316,7 @@ def test_a_text_of_megabytes_is_no_label(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a class name has 300 letters, more than 200"):
         read(tmp_path)
     parquet(tmp_path / "x.parquet", ["cat", "dog\nregistered: yes"])
-    with pytest.raises(DataError, match=r"'dog\\nregistered: yes' cannot be a class name"):
+    with pytest.raises(DataError, match=r"'dog\\nregistered: yes' is not a valid class name"):
         read(tmp_path)
 
 
@@ -374,7 +374,7 @@ def test_an_idx_test_split_without_labels_is_left_out_and_a_train_file_without_t
 def test_pictures_beside_idx_files_are_not_passed_over_in_silence(tmp_path: Path) -> None:
     idx(tmp_path, "train-", 4)
     pictures(tmp_path, ["preview.png"])
-    assert "not used: 1 file (1 .png)" in findings("labelled", read(tmp_path))
+    assert "not used: 1 file (1 .png)" in describe("labelled", read(tmp_path))
 
 
 # StyleGAN

@@ -320,7 +320,7 @@ def test_existing_data_is_overwritten_with_replace_only(tmp_path: Path, checkout
     "name", ["../up", "..", "a/b", "", ".hidden", "a b", "con.dvc", "dvc.yaml", "pets\n", "n" * 300, "-rf", "con"]
 )
 def test_a_name_must_be_a_plain_folder_name(checkout: Path, name: str) -> None:
-    with pytest.raises(DataError, match="cannot be a dataset's name"):
+    with pytest.raises(DataError, match="is not a valid name of a data set"):
         add(name, ".", root=checkout)
 
 
@@ -593,7 +593,7 @@ def test_the_command_prints_the_added_data(tmp_path: Path, checkout: Path, monke
     write(source / "readme.txt", b"about the pictures")
     done = CliRunner().invoke(data, ["add", "mine", str(source), "--replace"], catch_exceptions=False)
     assert "mine: 10 pictures" in done.output
-    assert "  no splits of its own: 10 pictures; 2 classes: cat 5, dog 5\n  not used: 1 file (1 .txt)" in done.output
+    assert "  no splits: 10 pictures; 2 classes: cat 5, dog 5\n  not used: 1 file (1 .txt)" in done.output
     done = CliRunner().invoke(data, ["fetch", "digits"], catch_exceptions=False)
     assert "data/raw/digits: 1797 pictures (idx, 10 classes)" in done.output
 

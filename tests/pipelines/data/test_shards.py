@@ -52,7 +52,7 @@ def test_a_run_of_pictures_that_do_not_fit_into_memory_together_is_converted(tmp
         channels=3,
         fit="crop",
         digest_contents=False,
-        most_ended=0,
+        max_failures=0,
     )
     result = bounded.call(convert_with, 100 * 2**20, 4 * 2**20, spec)
     assert result.rejects == ()

@@ -9,7 +9,7 @@ import pytest
 
 from gan_core.errors import DataError
 from pipelines.data.arrange import arrange
-from pipelines.data.findings import findings
+from pipelines.data.description import describe
 from pipelines.data.readers import detect, list_pictures, read_note, write_note
 from pipelines.data.readers.base import Listing, SourceNote
 from pipelines.data.readers.labels import attribute_value, label_places
@@ -221,7 +221,7 @@ def test_the_image_folder_convention(tmp_path: Path, wrapped: str, suffix: str) 
         else:
             pq.write_table(pa.Table.from_pylist(records), path)
     assert found(tmp_path) == {wrapped + name: value for name, value in SPLIT.items()}
-    assert f"metadata.{suffix} has columns that are not used: caption" in findings("labelled", read(tmp_path))
+    assert f"metadata.{suffix} has columns that are not used: caption" in describe("labelled", read(tmp_path))
 
 
 def test_a_table_for_each_split_at_the_top(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_table_for_each_split_at_the_top(tmp_path: Path) -> None:
     table(tmp_path, "id,label\n1,dog\n", "test_labels.csv")
     table(tmp_path, "id,label\n1,cat\n", "sample_submission.csv")
     assert found(tmp_path) == SPLIT
-    assert "tables that are not used: sample_submission.csv" in findings("labelled", read(tmp_path))
+    assert "tables that are not used: sample_submission.csv" in describe("labelled", read(tmp_path))
 
 
 def test_columns_of_the_tables_of_splits_may_be_named(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_the_hidden_labels_of_a_competition(tmp_path: Path) -> None:
     for content in ("id\n1\n", "id,label\n1,\n", "id,label\n1,-1\n", "id,label\n1,-1.0\n"):
         table(tmp_path, content, "test.csv")
         assert found(tmp_path) == labelled
-        assert "1 pictures of the test split have no label and are left out" in read(tmp_path).notes[-1]
+        assert "1 pictures of the test split have no label and are not used" in read(tmp_path).notes[-1]
         assert found(tmp_path, "unlabelled")["test/1.png"] == ("", "test")
 
 
@@ -303,7 +303,7 @@ def test_the_ways_to_write_an_attribute(tmp_path: Path, values: tuple[str, str])
     listing = read(tmp_path, "domains")
     assert listing.attributes == ("Smiling", "Young")
     assert {entry.file: [*entry.attributes] for entry in listing.entries} == {"a.png": [1, 0], "b.png": [0, 1]}
-    assert findings("domains", listing)[0] == "no splits of its own: 2 pictures; 2 attributes: Smiling 1, Young 1"
+    assert describe("domains", listing)[0] == "no splits: 2 pictures; 2 attributes: Smiling 1, Young 1"
 
 
 @pytest.mark.parametrize("text", ["2", "", "nan", "maybe", "1e0", "\u0661"])

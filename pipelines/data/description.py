@@ -1,4 +1,4 @@
-"""What was found in raw data, in words: its splits, its classes and their counts, and what is not used."""
+"""Describe raw data in lines of text: its splits, classes and counts, and the files that are not used."""
 
 from collections import Counter
 
@@ -7,12 +7,12 @@ from pipelines.data.readers.base import Listing, kinds
 _SHOWN = 6
 
 
-def findings(kind: str, listing: Listing) -> list[str]:
-    """Lines that say what ingestion is about to read.
+def describe(kind: str, listing: Listing) -> list[str]:
+    """Describe a listing in lines of text: one for each split, then rejects, unused files and notes.
 
     Args:
-        kind: what the pictures are to each other.
-        listing: as :func:`pipelines.data.arrange.arrange` gives it.
+        kind: kind of data, as :func:`pipelines.data.arrange.arrange` returns it.
+        listing: the listing, likewise.
     """
     names = listing.attributes or listing.classes
     what = "attributes" if listing.attributes else "domains" if kind in ("unpaired", "domains") else "classes"
@@ -25,15 +25,15 @@ def findings(kind: str, listing: Listing) -> list[str]:
     lines = []
     for split in sorted(of_split, key=lambda split: (split != "train", split)):
         counts = held.get(split) if listing.attributes else Counter(of_split[split])
-        told = f"; {len(names)} {what}: {_counts(counts or Counter(), names)}" if names else ", no labels"
+        labels = f"; {len(names)} {what}: {_counts(counts or Counter(), names)}" if names else ", no labels"
         total = len(of_split[split])
-        begin = split or "no splits of its own"
-        lines.append(f"{begin}: {total:,} {_noun(kind, total)}{told if kind != 'paired' else ''}")
+        begin = split or "no splits"
+        lines.append(f"{begin}: {total:,} {_noun(kind, total)}{labels if kind != 'paired' else ''}")
     if listing.rejects:
         reasons = ", ".join(
             f"{count} {reason}" for reason, count in Counter(r.reason for r in listing.rejects).most_common()
         )
-        lines.append(f"put aside before reading: {reasons}")
+        lines.append(f"rejected before reading: {reasons}")
     if listing.ignored:
         lines.append(f"not used: {kinds(listing.ignored)}")
     return lines + list(listing.notes)
@@ -44,9 +44,9 @@ def _noun(kind: str, count: int) -> str:
 
 
 def _counts(counts: Counter[int], names: tuple[str, ...]) -> str:
-    """``cat 5, dog 4``; of many classes the first few, and the smallest and the largest."""
-    told = ", ".join(f"{name} {counts[number]:,}" for number, name in enumerate(names[:_SHOWN]))
+    """``cat 5, dog 4``; for many classes the first few, and the range of all counts."""
+    first = ", ".join(f"{name} {counts[number]:,}" for number, name in enumerate(names[:_SHOWN]))
     if len(names) <= _SHOWN:
-        return told
+        return first
     numbers = [counts[number] for number in range(len(names))]
-    return f"{told}, ... ({min(numbers):,} to {max(numbers):,} in each)"
+    return f"{first}, ... ({min(numbers):,} to {max(numbers):,} in each)"
