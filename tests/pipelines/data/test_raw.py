@@ -395,7 +395,7 @@ def test_an_empty_class_folder_is_refused(
 def test_an_empty_train_b_is_refused(tmp_path: Path, checkout: Path) -> None:
     write(tmp_path / "p" / "trainA" / "1.png", png(1))
     (tmp_path / "p" / "trainB").mkdir()
-    with pytest.raises(DataError, match=r"/p: no picture in trainB, .* Put some there, or remove it"):
+    with pytest.raises(DataError, match=r"/p: no pictures in trainB, .* Add pictures, or remove the folder"):
         add("mine", str(tmp_path / "p"), root=checkout)
 
 
