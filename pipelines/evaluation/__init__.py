@@ -1,1 +1,1 @@
-"""The evaluate stage: the figure of a trained generator, with the protocol it was measured under."""
+"""Evaluation: measure the figures of a trained generator, with their protocols."""

@@ -1,4 +1,4 @@
-"""Measuring a generator by the settings of params.yaml, and its figures in words and by name."""
+"""Measure a generator with the settings of params.yaml; name and describe its figures."""
 
 import itertools
 import re
@@ -14,15 +14,15 @@ from gan_core.precision import choose_device
 from pipelines.runtime.progress import compact
 from pipelines.settings.schema import EvaluateSettings
 
-_LONGEST = 200
-"""Characters of a figure's name; MLflow takes 250, and something may be appended."""
+_MAX_NAME_LENGTH = 200
+"""In characters. MLflow's limit is 250, and a suffix may be appended."""
 
 
 def measure(generator: Generator, dataset: PreparedDataset, chosen: EvaluateSettings) -> Assessment:
-    """Measure a generator by the settings of params.yaml.
+    """Measure a generator with the settings of params.yaml.
 
     Raises:
-        SettingsError: more real pictures are asked for than there are.
+        SettingsError: ``evaluate.real`` is larger than the split.
         DataError: see :func:`gan_core.metrics.assess.assess`.
     """
     splits = {name: count for name, count in dataset.info.splits.items() if count}
@@ -43,27 +43,27 @@ def measure(generator: Generator, dataset: PreparedDataset, chosen: EvaluateSett
     )
 
 
-def results(measured: Assessment) -> dict[str, Any]:
-    """What the file of figures holds: the objective, all figures, and their values alone by the names they are tracked by.
+def metrics_json(measured: Assessment) -> dict[str, Any]:
+    """Content of metrics.json: ``fid``, the objective; ``figures``, all figures; ``values``, their values by metric name.
 
-    The values are there for ``dvc metrics``, which shows tables of numbers and passes over lists.
+    ``values`` is for ``dvc metrics``, which shows numbers by name and skips lists.
     """
     figures = [figure.as_dict() for figure in measured.figures]
-    return {"fid": measured.objective.as_dict(), "figures": figures, "values": tracked(measured)}
+    return {"fid": measured.objective.as_dict(), "figures": figures, "values": metric_values(measured)}
 
 
-def tracked(measured: Assessment) -> dict[str, float]:
-    """Every figure under a name that a tracker takes, and beside it what the trivial answer is worth.
+def metric_values(measured: Assessment) -> dict[str, float]:
+    """The values of all figures by metric name, with their baselines as ``NAME.trivial``.
 
-    The objective is ``fid``, whatever it is the mean of. Where two domains differ in what no tracker takes alone, the
-    names of later figures end in a number.
+    The objective is named ``fid``, also if it is a mean. If names become equal because characters are replaced for MLflow,
+    later ones get a number as suffix.
     """
     values = {"fid": measured.objective.value}
     for figure in measured.figures:
         if figure == measured.objective:
             name = figure.name
         else:
-            plain = trackable(title(figure).replace(" -> ", " to ").replace(" ", "_"))
+            plain = mlflow_metric_name(figure_title(figure).replace(" -> ", " to ").replace(" ", "_"))
             longer = (f"{plain}-{number}" for number in itertools.count(2))
             name = next(name for name in itertools.chain([plain], longer) if not {name, f"{name}.trivial"} & {*values})
         values[name] = figure.value
@@ -72,23 +72,23 @@ def tracked(measured: Assessment) -> dict[str, float]:
     return values
 
 
-def trackable(name: str) -> str:
-    """``name`` as MLflow takes it: letters, digits, ``_ - . : /`` and spaces, and no part of a path that leads elsewhere."""
-    parts = re.sub(r"[^\w\-./ :]", "-", name[:_LONGEST]).split("/")
+def mlflow_metric_name(name: str) -> str:
+    """Make ``name`` a valid MLflow metric name: letters, digits, ``_ - . : /`` and spaces, without ``.`` and ``..`` parts."""
+    parts = re.sub(r"[^\w\-./ :]", "-", name[:_MAX_NAME_LENGTH]).split("/")
     return "/".join("-" if part in ("", ".", "..") else part for part in parts)
 
 
-def title(figure: Figure) -> str:
-    """A figure's name, and of which direction it is."""
+def figure_title(figure: Figure) -> str:
+    """Name of a figure, with its direction of translation if it has one."""
     return f"{figure.name} {figure.protocol.direction}".strip()
 
 
-def described(figure: Figure) -> str:
-    """A figure in a line: value, interval, and what the trivial answer is worth."""
-    line = f"{title(figure)}: {compact(figure.value)}"
+def describe_figure(figure: Figure) -> str:
+    """A figure in one line: value, 95 % interval and baseline, the figure of the untranslated source."""
+    line = f"{figure_title(figure)}: {compact(figure.value)}"
     if figure.low is not None and figure.high is not None:
         line += f" [{compact(figure.low)}, {compact(figure.high)}]"
     if figure.baseline is not None:
         better = (figure.value > figure.baseline) == figure.higher_is_better and figure.value != figure.baseline
-        line += f"; the source itself {compact(figure.baseline)}{'' if better else ', which is no worse'}"
+        line += f"; untranslated source {compact(figure.baseline)}{'' if better else ', which is no worse'}"
     return line

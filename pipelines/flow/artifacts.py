@@ -75,7 +75,7 @@ def _figures(path: Path) -> str:
     for figure in measured.get("figures", ()):
         name = f"{figure['name']} {figure['protocol'].get('direction') or ''}".strip()
         figures += [(name, figure["value"])]
-        figures += [(f"{name}, the source itself", figure["baseline"])] if figure.get("baseline") is not None else []
+        figures += [(f"{name}, untranslated source", figure["baseline"])] if figure.get("baseline") is not None else []
     rows = [
         # The page takes what it finds in a cell for Markdown.
         {

@@ -8,7 +8,7 @@ from gan_core.images.grid import save_sheet
 from gan_core.inference.generator import Generator, load_generator
 from gan_core.precision import choose_device
 from gan_core.training.feed import preview_batch
-from pipelines.evaluation.measure import described, measure, results, tracked
+from pipelines.evaluation.measure import describe_figure, measure, metric_values, metrics_json
 from pipelines.runtime.checkout import PREPARED
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
@@ -38,14 +38,14 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
             remedy = "evaluate.split: test holds others" if held_out else "ingest.test_share holds others out"
             say("evaluate", f"measured on pictures that the generator has learnt from; {remedy}")
         objective = measured.objective
-        run.log_metrics(tracked(measured), generator.info["step"])
+        run.log_metrics(metric_values(measured), generator.info["step"])
         run.set_tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
-        write_json(metrics, results(measured))
+        write_json(metrics, metrics_json(measured))
         run.log_artifact(metrics)
-    say("evaluate", f"{described(objective)} ({objective.protocol.stamp})")
+    say("evaluate", f"{describe_figure(objective)} ({objective.protocol.stamp})")
     others = [figure for figure in measured.figures if figure != objective]
     for figure in others[:SAID]:
-        say("evaluate", described(figure))
+        say("evaluate", describe_figure(figure))
     if others[SAID:]:
         say("evaluate", f"and {len(others) - SAID} figures more in {OUT}/{METRICS}")
     return {f"{OUT}/{METRICS}": metrics, f"{OUT}/{SHEET}": sheet}

@@ -1,1 +1,1 @@
-"""The train stage: gan_core's trainer under Ray Train."""
+"""Train a GAN: gan_core's trainer under Ray Train."""

@@ -1,4 +1,4 @@
-"""Training curves: the rows that rank 0 wrote, as tables for plots."""
+"""Training curves: tables for plots, from the rows that rank 0 writes."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ FID = "quality/fid"
 
 
 def read_curves(path: Path) -> pd.DataFrame:
-    """Metrics by step; where a resumed run repeated steps, the later rows stand. A line cut short by a kill is left out."""
+    """Read the metrics by step. If a resumed run repeated steps, later rows replace earlier ones. Skips incomplete lines."""
     rows = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -21,9 +21,9 @@ def read_curves(path: Path) -> pd.DataFrame:
 
 
 def write_curves(source: Path, curves: Path, fids: Path) -> None:
-    """The curves as CSV, for `dvc plots`; columns that DVC can name (no slashes).
+    """Write the curves as CSV for `dvc plots`, with column names without slashes, which DVC does not support.
 
-    FIDs are a table of their own: they were measured at few of the steps, and DVC draws a value that is missing as 0.
+    FIDs go to a separate table, because they are measured at few steps and DVC draws missing values as 0.
     """
     frame = read_curves(source)
     measured = frame[["step", FID]].dropna() if FID in frame else pd.DataFrame({"step": [], FID: []})

@@ -1,4 +1,4 @@
-"""Ray Train around gan_core's trainer."""
+"""Run gan_core's trainer under Ray Train."""
 
 import dataclasses
 import os
@@ -17,25 +17,33 @@ from pipelines.runtime.local_ray import LOOPBACK
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
 from pipelines.training.progress import Progress
-from pipelines.training.worker import CHECKPOINTS, CURVES, FAILURE, GENERATOR, Job, raise_handed_over, work_as_one
+from pipelines.training.worker import (
+    CHECKPOINTS,
+    CURVES,
+    FAILURE,
+    GENERATOR,
+    Job,
+    raise_saved_failure,
+    train_loop_per_worker,
+)
 
-MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""In the environment of workers: large pages for the tensors that come and go at each step. Ray trains in a thread, which glibc
-serves worse than a program's first; with small pages the stage's step took a fifth longer than the bare loop's."""
+WORKER_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Environment of the workers: large memory pages, because every step allocates and frees tensors. Ray trains in a thread, where
+glibc's allocator is slower than in the main thread; with small pages a step took 20 % longer than without Ray."""
 
 UPLOADS = "ray"
-PATIENCE = 4 * 3600
-"""Seconds that workers wait for each other. By default half an hour, which the first may take longer than to measure the FID of
-50,000 pictures; a worker that is gone, Ray notices itself."""
+GROUP_TIMEOUT = 4 * 3600
+"""Seconds that workers wait for each other. Torch's default of half an hour is too short if rank 0 measures the FID of 50,000
+pictures; Ray detects lost workers itself."""
 
 
 def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: str, track: Path | None) -> None:
-    """Run Ray Train until the generator lies in ``work``; resumes what an earlier call with the same ``work`` left.
+    """Train with Ray Train and export the generator to ``work``; resumes an earlier call with the same ``work``.
 
     Raises:
-        SettingsError: the family cannot make such pictures, or the cluster has not what the workers need.
+        SettingsError: the family does not support the data, or the cluster has too few resources for the workers.
         StageError: workers were lost more often than ``train.max_failures``.
-        GantryError: what the trainer itself refused or gave up on.
+        GantryError: any error of the trainer itself.
     """
     settings.check_data(PreparedDataset(data))
     import ray
@@ -45,7 +53,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
     from pipelines.training.rendezvous import LocalTorchConfig, remove_rendezvous_files
 
     least, most = settings.train.workers
-    use_gpu, cpus = share(least, most, ray.cluster_resources())
+    use_gpu, cpus = allocate_resources(least, most, ray.cluster_resources())
     name = work.name
     uploads = work / UPLOADS
     (work / FAILURE).unlink(missing_ok=True)
@@ -66,29 +74,31 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
         f"{'one GPU' if use_gpu else f'{cpus} CPU core(s)'} each; the workers take about half a minute to start",
     )
     if resumed := newest_step((work / CHECKPOINTS, uploads)):
-        say("train", f"resumed at step {resumed}, from the newest checkpoint of a run that was stopped")
-    # A worker that waits for one that is gone cannot leave the group: half a minute by default before it is ended.
+        say("train", f"resuming at step {resumed}, from the newest checkpoint of an interrupted run")
+    # A worker that waits for a lost one cannot leave the group; by default, Ray kills it only after half a minute.
     os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")
     on_this_machine = ray.get_runtime_context().gcs_address.startswith(f"{LOOPBACK}:")
-    meeting = (
-        LocalTorchConfig(timeout_s=PATIENCE, folder=job.work) if on_this_machine else TorchConfig(timeout_s=PATIENCE)
+    torch_config = (
+        LocalTorchConfig(timeout_s=GROUP_TIMEOUT, folder=job.work)
+        if on_this_machine
+        else TorchConfig(timeout_s=GROUP_TIMEOUT)
     )
     trainer = TorchTrainer(
-        work_as_one,
+        train_loop_per_worker,
         train_loop_config=dataclasses.asdict(job),
-        torch_config=meeting,
+        torch_config=torch_config,
         scaling_config=ScalingConfig(
             num_workers=least if least == most else (least, most),  # type: ignore[arg-type]
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
         ),
-        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees that of Ray Train 1
-            # The same name resumes the same run; the work directory's name is the stage key, which no other run can have.
+        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the RunConfig of Ray Train v1
+            # A run with the same name is resumed; the work directory is named after the stage key, which is unique.
             name=name,
             storage_path=str(uploads.resolve()),
             failure_config=FailureConfig(max_failures=settings.train.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=settings.train.keep_checkpoints),
-            worker_runtime_env={"env_vars": MEMORY},
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
     with Progress(work / CURVES, settings.train.steps):
@@ -96,49 +106,53 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
             trainer.fit()
         except ray.exceptions.RayActorError as error:
             raise StageError(
-                f"Ray Train's controller died ({first_line(error)}). Checkpoints stay in {work}; running the stage again "
-                "resumes from them."
+                f"Ray Train's controller died ({first_line(error)}). Checkpoints are kept in {work}; run the stage again to "
+                "resume from them."
             ) from error
         except ray.train.TrainingFailedError as error:
-            raise_handed_over(work / FAILURE)
+            raise_saved_failure(work / FAILURE)
             if refused := with_place(error, work):
                 raise StageError(
-                    f"{what_failed(refused)} Checkpoints stay in {work}; running the stage again resumes from them."
+                    f"{what_failed(refused)} Checkpoints are kept in {work}; run the stage again to resume from them."
                 ) from error
             raise StageError(
                 f"Ray Train gave up (train.max_failures is {settings.train.max_failures}): {_last_line(error)} "
-                f"Checkpoints stay in {work}; running the stage again resumes from them."
+                f"Checkpoints are kept in {work}; run the stage again to resume from them."
             ) from error
         finally:
             remove_rendezvous_files(work)
-    raise_handed_over(work / FAILURE)
+    raise_saved_failure(work / FAILURE)
     if not (work / GENERATOR).is_dir():
         raise StageError(f"Training ended without a generator in {work}. Remove {uploads} and run the stage again.")
 
 
 def is_exported(work: Path) -> bool:
-    """Whether the generator lies in ``work``, whole.
+    """Whether ``work`` has a complete exported generator.
 
-    Its published files are the same as these, so that who writes into those damages these. A damaged one is removed, and with
-    it Ray's note that the run is done: :func:`fit` then exports it again, from the newest checkpoint.
+    The published files are hard links to these, so writing into a published file damages this generator too. A damaged
+    generator is removed together with Ray's record of the finished run, so that :func:`fit` exports it again from the
+    newest checkpoint.
     """
     if not (work / GENERATOR).is_dir():
         return False
     try:
         load_generator(work / GENERATOR)
     except CheckpointError as error:
-        say("train", f"{error} It is made again from the newest checkpoint.")
+        say("train", f"{error} Exporting it again from the newest checkpoint.")
         shutil.rmtree(work / UPLOADS, ignore_errors=True)
         shutil.rmtree(work / GENERATOR)
         return False
     return True
 
 
-def share(least: int, most: int, resources: Mapping[str, float]) -> tuple[bool, int]:
-    """Whether each of ``least`` to ``most`` workers gets a GPU, and how many CPU cores, of what the cluster has.
+def allocate_resources(least: int, most: int, resources: Mapping[str, float]) -> tuple[bool, int]:
+    """Divide the resources of a cluster among ``least`` to ``most`` workers.
+
+    Returns:
+        Whether each worker gets a GPU, and its number of CPU cores.
 
     Raises:
-        SettingsError: it has too little for ``least``: Ray would wait for more, without a word and without end.
+        SettingsError: the resources do not suffice for ``least`` workers. Ray would wait for more indefinitely.
     """
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     has = f"and the cluster has {cpus} CPU core(s) and {gpus} GPU(s). Lower it, or add machines"
@@ -151,7 +165,7 @@ def share(least: int, most: int, resources: Mapping[str, float]) -> tuple[bool, 
 
 
 def newest_step(places: Iterable[Path]) -> int:
-    """The step of the newest whole checkpoint below ``places``, where the trainer is going to look; 0 when there is none."""
+    """Step of the newest complete checkpoint below ``places``, from which the trainer will resume; 0 if there is none."""
     found = [path for place in places for path in list_checkpoints(place)]
     newest = sorted(found, key=lambda path: path.name, reverse=True)
     whole = next((path for path in newest if find_damage(path) is None), None)

@@ -1,4 +1,4 @@
-"""What a person sees of training: how far it is, how fast, how long is left, and each FID."""
+"""Print the progress of training: steps, rate, time left and FIDs."""
 
 import contextlib
 import json
@@ -11,31 +11,31 @@ from pipelines.runtime.progress import duration, say
 from pipelines.training.curves import FID
 
 
-class Pace:
-    """How long is left, from the mean speed since the first row: a single row's speed jumps about."""
+class TimeEstimate:
+    """Estimates the time left from the mean speed since the first row, because the speed of a single row varies."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._first: tuple[int, float] | None = None
 
-    def left(self, step: int, when: float) -> float | None:
-        """Seconds left when ``step`` was done at time ``when`` (seconds); None while only one row is known."""
+    def seconds_left(self, step: int, when: float) -> float | None:
+        """Seconds left after ``step`` was finished at time ``when`` (seconds); None for the first row."""
         if self._first is None or step <= self._first[0]:
-            # A rollback to before the first row starts the measurement anew.
+            # A rollback to before the first row restarts the measurement.
             self._first = step, when
             return None
         return (self._steps - step) * (when - self._first[1]) / (step - self._first[0])
 
 
 class NewRows:
-    """The rows that a file of JSON lines is given from now on; what an earlier run left in it is none of them."""
+    """Reads the rows that are appended to a JSON lines file from now on, without those of earlier runs."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read = path.stat().st_size if path.is_file() else 0
 
     def take(self) -> list[dict[str, Any]]:
-        """Those that are whole and were not taken yet, oldest first."""
+        """The complete rows since the last call, oldest first."""
         if not self._path.is_file():
             return []
         with open(self._path, "rb") as file:
@@ -46,17 +46,17 @@ class NewRows:
         self._read += len(whole) + 1
         rows = []
         for line in whole.split(b"\n"):
-            with contextlib.suppress(ValueError):  # a line that a kill cut short, and the run after it went on behind
+            with contextlib.suppress(ValueError):  # an incomplete line of a killed run
                 rows.append(json.loads(line))
         return rows
 
 
 class Progress:
-    """Prints how far training is, with a rate and an estimate, from the file that rank 0 writes."""
+    """Context manager that prints the progress of training from the file that rank 0 writes."""
 
     def __init__(self, curves: Path, steps: int, every: float = 10.0) -> None:
         self._curves, self._steps, self._every = curves, steps, every
-        # Here and not in the thread: what is written before that has started is not an earlier run's.
+        # Created here rather than in the thread, so that rows written before the thread starts count.
         self._new = NewRows(curves)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -69,14 +69,14 @@ class Progress:
         self._thread.join()
 
     def _watch(self) -> None:
-        started, pace, seen = time.monotonic(), Pace(self._steps), False
+        started, pace, seen = time.monotonic(), TimeEstimate(self._steps), False
         while not self._done.wait(self._every if seen or time.monotonic() - started > 60 else 2):
             rows = self._new.take()
             _tell_fids(rows)
             if rows:
                 seen = True
-                self._tell(rows[-1], pace.left(rows[-1]["step"], self._curves.stat().st_mtime))
-        _tell_fids(self._new.take())  # the last step's, which comes just before the end
+                self._tell(rows[-1], pace.seconds_left(rows[-1]["step"], self._curves.stat().st_mtime))
+        _tell_fids(self._new.take())  # the FID of the last step, written just before the end
 
     def _tell(self, row: dict[str, Any], left: float | None) -> None:
         say(

@@ -1,6 +1,6 @@
-"""How the train workers of one machine find each other: by a file, not by a port that anybody may talk to.
+"""Rendezvous of the train workers on one machine through a file instead of a network port.
 
-torch's usual meeting place is a server that listens on all interfaces and asks for no password.
+By default, torch starts a server that listens on all interfaces without a password.
 """
 
 import os
@@ -18,17 +18,17 @@ from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch
 
 @dataclass
 class LocalTorchConfig(TorchConfig):
-    """Ray Train's settings of torch's process group, for workers on one machine.
+    """Torch configuration of Ray Train for workers on one machine.
 
-    A single worker gets no process group: it has nobody to talk to.
+    A single worker gets no process group, because it has no peers.
     """
 
     folder: str = ""
-    """Where the workers meet: a folder that all of them see, absolute."""
+    """Absolute path of a folder for the rendezvous file, visible to all workers."""
 
     @property
     def backend_cls(self) -> type:
-        """What sets the group up."""
+        """The backend that sets up the process group."""
         return _LocalBackend
 
 
@@ -56,7 +56,7 @@ class _LocalBackend(_TorchBackend):
 
 
 def remove_rendezvous_files(folder: Path | str) -> None:
-    """Remove the files at which workers have met. The last worker to leave removes its own, unless it is killed."""
+    """Remove leftover rendezvous files. The last worker to leave a group removes its file, unless it is killed."""
     for left in Path(folder).glob("rendezvous-*"):
         left.unlink(missing_ok=True)
 
@@ -68,7 +68,7 @@ def _join(**group: Any) -> None:
 
 
 def loopback_interface() -> str:
-    """The name of the network interface that only this machine sees."""
+    """Name of the loopback network interface."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.family == socket.AF_INET and address.address == "127.0.0.1" for address in addresses):
             return name

@@ -1,4 +1,4 @@
-"""What one Ray Train worker does: run gan_core's trainer, tell of metrics, pictures and checkpoints."""
+"""The Ray Train worker: runs gan_core's trainer and reports metrics, pictures and checkpoints."""
 
 import json
 import logging
@@ -31,13 +31,13 @@ CHECKPOINTS, CURVES, GRIDS, GENERATOR, FAILURE = "checkpoints", "curves.jsonl", 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything that a worker has to know; plain values, so that it travels. Paths are absolute."""
+    """All parameters of a worker, as plain values that can be serialised. Paths are absolute."""
 
     settings: dict[str, Any]
     data: str
     work: str
     uploads: str
-    """Where Ray keeps the uploaded checkpoints."""
+    """Folder of the checkpoints uploaded by Ray."""
     cache: str
     track: str
     run_key: str
@@ -46,35 +46,35 @@ class Job:
 
 
 class Reporter(Observer):
-    """The observer of a training run under Ray: files in the work directory, the run's log, Ray's checkpoints."""
+    """Observer of a training run under Ray: writes files to the work directory and the run log, and reports checkpoints."""
 
     def __init__(self, work: Path, log: RunLog | None) -> None:
         self._work, self._log = work, log
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """One line for the curves, one event for the tracker."""
+        """Append a line to the curves and log the metrics."""
         with open(self._work / CURVES, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self._log:
             self._log.log_metrics(values, step)
 
     def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
-        """The grid."""
+        """Save the grid of pictures and log it."""
         path = self._work / GRIDS / f"step-{step:08d}.png"
         save_sheet(path, pictures, columns=columns)
         if self._log:
             self._log.log_artifact(path, GRIDS)
 
     def figure(self, figure: Figure, step: int) -> None:
-        """The protocol that the run's FIDs share; their values are in the rows."""
+        """Log the protocol of the run's FIDs as a tag; :meth:`metrics` logs their values."""
         if self._log:
             self._log.set_tags({"gantry.fid_protocol": figure.protocol.stamp})
 
     def checkpoint(self, path: Path | None, step: int) -> None:
-        """Hand the checkpoint to Ray, which uploads it while training goes on."""
+        """Report the checkpoint to Ray, which uploads it while training continues."""
         checkpoint = None
         if path is not None:
-            # Ray uploads from a copy of hard links: the trainer may prune its own folder meanwhile.
+            # Ray uploads from a copy of hard links, because the trainer may remove its own folder meanwhile.
             copy = self._work / "uploading" / path.name
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(path, copy / path.name, copy_function=link_or_copy)
@@ -87,20 +87,20 @@ class Reporter(Observer):
         )
 
 
-def work_as_one(values: dict[str, Any]) -> None:
-    """Train as one of the workers; ``values`` are a :class:`Job`'s."""
+def train_loop_per_worker(values: dict[str, Any]) -> None:
+    """Train as one of the workers; ``values`` are the fields of a :class:`Job`."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = Job(**values)
     torch.set_num_threads(job.threads)
     settings = parse_settings(job.settings)
     directory = Path(job.work)
-    if (directory / FAILURE).exists():  # by Ray's second attempt: it would end in the same way
+    if (directory / FAILURE).exists():  # a restart by Ray would fail in the same way
         return
     rank = ray.train.get_context().get_world_rank()
     if rank > 0:
         _train(job, settings, directory, None)
         return
-    # A worker of a killed driver may live for some seconds more: never two trainers on one work directory.
+    # A worker of a killed driver may live for a few more seconds; two trainers must not share a work directory.
     with _only_trainer(directory / "trainer.lock"):
         log = RunLog(job.track, key=job.run_key, name=job.run_name) if job.track else None
         _train(job, settings, directory, log)
@@ -108,16 +108,16 @@ def work_as_one(values: dict[str, Any]) -> None:
 
 @contextmanager
 def _only_trainer(path: Path, patience: float = 60.0) -> Iterator[None]:
-    """Hold the lock of a work directory; raises StageError when another trainer keeps it for ``patience`` seconds."""
+    """Hold the lock of a work directory; raises StageError if another trainer holds it for ``patience`` seconds."""
     with file_lock(path, patience=patience) as ours:
         if not ours:
-            raise StageError(f"Another trainer holds {path}. End it, then run the stage again.")
+            raise StageError(f"Another trainer uses {path.parent}. End that process, then run the stage again.")
         yield
 
 
 def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None:
     device = ray.train.torch.get_device()  # type: ignore[attr-defined]
-    with handed_over(directory / FAILURE, ray.train.get_context().get_world_size()):
+    with save_failure(directory / FAILURE, ray.train.get_context().get_world_size()):
         trainer = Trainer(
             settings.model.family,
             settings.model.config,
@@ -134,11 +134,10 @@ def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None
 
 
 @contextmanager
-def handed_over(path: Path, workers: int) -> Iterator[None]:
-    """Leave a GantryError in ``path`` for the driver: no restart of the workers would mend it.
+def save_failure(path: Path, workers: int) -> Iterator[None]:
+    """Save a GantryError to ``path`` for the driver, because restarting the workers would not fix it.
 
-    With several ``workers`` it is raised as well, so that Ray ends the others: those that did not meet it would wait for
-    this one for hours.
+    With several ``workers`` it is also raised, so that Ray ends the others; they would otherwise wait for this one for hours.
     """
     try:
         yield
@@ -148,8 +147,8 @@ def handed_over(path: Path, workers: int) -> Iterator[None]:
             raise
 
 
-def raise_handed_over(path: Path) -> None:
-    """In the driver: raise the error that a worker left in ``path``, if any."""
+def raise_saved_failure(path: Path) -> None:
+    """Raise the error that a worker saved to ``path``, if any. Called by the driver."""
     if path.is_file():
         failure = read_json(path)
         raise getattr(errors, failure["kind"], StageError)(failure["message"])

@@ -1,1 +1,1 @@
-"""The tune stage: Ray Tune over gan_core's trainer, one process a trial."""
+"""Hyperparameter search: Ray Tune over gan_core's trainer, one process per trial."""

@@ -1,4 +1,4 @@
-"""The search: ASHA over Optuna, the settings of params.yaml as the first trial, resumable."""
+"""Search for settings with Optuna and ASHA, starting from the values in params.yaml; resumable."""
 
 import logging
 import os
@@ -16,33 +16,33 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a search found."""
+class SearchResult:
+    """Result of a search."""
 
     parameters: dict[str, Any]
-    """The best trial's values by dotted name."""
+    """Values of the best trial, by dotted name."""
     fid: float
     table: pd.DataFrame
-    """The leaderboard: a row a trial, best first; columns trial, fid, step, status and the searched names."""
+    """The leaderboard: one row per trial, best first, with the columns trial, fid, step and the searched names."""
 
 
-def defaults(settings: Settings) -> dict[str, Any]:
-    """The values of params.yaml for every searched name: the first trial."""
+def initial_values(settings: Settings) -> dict[str, Any]:
+    """The values in params.yaml of all searched settings, for the first trial."""
     return {name: settings.value(name) for name in settings.tune.space}
 
 
-def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
-    """Run the search in ``work``, or go on with the one that was killed there: no trial lost, none run twice.
+def search(work: Path, settings: Settings, job: dict[str, Any]) -> SearchResult:
+    """Run a search in ``work``, or resume an interrupted one; no trial is lost or run twice.
 
     Args:
         work: the stage's work directory.
         settings: checked settings.
-        job: what every trial shares: settings, data, work, decoded, statistics, track, key (plain values).
+        job: parameters shared by all trials, as plain values: settings, data, work, decoded, statistics, track, key.
 
     Raises:
-        StageError: no trial gave a figure.
+        StageError: no trial has a finite FID.
     """
-    # Tune's own tables and warnings (a snapshot every few seconds is what resuming needs) would bury the Narrator's lines.
+    # Hide Tune's tables and its warning about frequent snapshots, which resuming needs; ProgressCallback prints instead.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     import optuna
@@ -51,8 +51,8 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from pipelines.tuning.progress import Narrator
-    from pipelines.tuning.trial import OBJECTIVE, WORST, Trial
+    from pipelines.tuning.progress import ProgressCallback
+    from pipelines.tuning.trial import DIVERGED_FID, OBJECTIVE, Trial
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tuned = settings.tune
@@ -67,7 +67,7 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
     space = {**search_space(tuned.space), "job": job}
     state = work / "search"
     if tune.Tuner.can_restore(str(state)):
-        log.info("Going on with the search in %s.", state)
+        log.info("Resuming the search in %s.", state)
         tuner = tune.Tuner.restore(str(state), trainable, resume_errored=True, param_space=space)
     else:
         iterations = max(1, tuned.steps // tuned.report_every)
@@ -79,7 +79,7 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
                 mode="min",
                 num_samples=tuned.trials,
                 max_concurrent_trials=concurrent,
-                search_alg=OptunaSearch(points_to_evaluate=[defaults(settings)], seed=tuned.seed),
+                search_alg=OptunaSearch(points_to_evaluate=[initial_values(settings)], seed=tuned.seed),
                 scheduler=ASHAScheduler(max_t=iterations, grace_period=1, reduction_factor=tuned.reduction),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -88,7 +88,7 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
                 name=state.name,
                 storage_path=str(work.resolve()),
                 verbose=0,
-                callbacks=[Narrator(tuned.trials, tuned.steps)],
+                callbacks=[ProgressCallback(tuned.trials, tuned.steps)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
@@ -107,16 +107,19 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> Found:
                     **values,
                 }
             )
-    if not rows or min(row["fid"] for row in rows) >= WORST:
+    if not rows or min(row["fid"] for row in rows) >= DIVERGED_FID:
         problems = "; ".join(str(error).strip().splitlines()[-1] for error in results.errors) or "every trial diverged"
-        raise StageError(f"The search gave no figure: {problems}. Its state is in {state}.")
+        raise StageError(
+            f"No trial of the search has a finite FID: {problems}. Fix the cause, or adjust the ranges in tune.space of "
+            f"params.yaml. The state of the search is in {state}."
+        )
     table = pd.DataFrame(rows)
-    # A trial that ASHA stopped early was measured after fewer steps; only those that went furthest may win.
+    # FIDs after different numbers of steps do not compare: the best trial is among those that trained longest.
     table = table.sort_values(["step", "fid"], ascending=[False, True], ignore_index=True)
     best = table.iloc[0]
     chosen = next(
         result for result in results if result.metrics and result.metrics.get("trial_id", "").endswith(best["trial"])
     )
-    return Found(
+    return SearchResult(
         parameters={name: chosen.metrics["config"][name] for name in tuned.space}, fid=float(best["fid"]), table=table
     )

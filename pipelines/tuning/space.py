@@ -1,4 +1,4 @@
-"""Typed ranges of a search, as params.yaml writes them and as Ray Tune wants them."""
+"""Convert the search ranges of params.yaml to a search space of Ray Tune."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from pipelines.settings.ranges import Range
 
 
 def search_space(ranges: Mapping[str, Range]) -> dict[str, Any]:
-    """Ray Tune's search space for ``ranges``."""
+    """Ray Tune's search space for ``ranges``, by dotted name."""
     from ray import tune
 
     def domain(limits: Range) -> Any:

@@ -1,4 +1,4 @@
-"""One trial of the search: gan_core's trainer in one process, measured every few steps."""
+"""A trial of the search: trains in one process and measures the FID every ``tune.report_every`` steps."""
 
 import dataclasses
 import logging
@@ -22,12 +22,12 @@ from pipelines.tracking import RunLog
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
 
 OBJECTIVE = "fid"
-WORST = 1e6
-"""FID of a trial that diverged: finite, so that the search can learn from it."""
+DIVERGED_FID = 1e6
+"""FID reported for a diverged trial; finite, so that the search algorithm can use it."""
 
 
 def trial_extractor(settings: Settings, device: str | torch.device = "auto") -> Any:
-    """The feature network of the objective; bf16 where there are instructions for it, which no published figure may use."""
+    """The feature network of the objective, in bf16 if the device supports it. Published figures always use fp32."""
     device = choose_device(str(device))
     return load_inception(
         device=device, precision="bf16" if has_bf16(device) else "fp32", features=settings.tune.features
@@ -37,18 +37,18 @@ def trial_extractor(settings: Settings, device: str | torch.device = "auto") -> 
 class Trial(tune.Trainable):
     """Trains with one set of values; each Tune iteration is ``tune.report_every`` steps and one FID.
 
-    What translates is measured as evaluation measures it: the FID of its translations, or the mean of its directions'.
+    For families that translate, the objective is the FID of the translations, averaged over directions, as in evaluation.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the trainer; ``config`` holds the searched values and, under ``job``, what every trial shares."""
+        """Build the trainer; ``config`` has the searched values and, under ``job``, the parameters shared by all trials."""
         job = config["job"]
         torch.set_num_threads(job["threads"])
         self._extractor = trial_extractor(parse_settings(job["settings"]))
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take over another trial in this process: imports and the feature network stay."""
+        """Run another trial in this process, which keeps its imports and the feature network."""
         self.cleanup()
         self._begin(new_config)
         return True
@@ -61,7 +61,7 @@ class Trial(tune.Trainable):
         self._directory = Path(job["work"]) / "trials" / self.trial_id
         self._dataset = PreparedDataset(job["data"], cache_dir=job["decoded"])
         self._statistics = job["statistics"]
-        shutil.rmtree(self._directory, ignore_errors=True)  # Tune hands the checkpoint back through load_checkpoint
+        shutil.rmtree(self._directory, ignore_errors=True)  # Tune restores the checkpoint with load_checkpoint
         self._trainer = self._build()
         self._log = RunLog(
             job["track"],
@@ -73,7 +73,7 @@ class Trial(tune.Trainable):
         self._log.log_params(self._values)
 
     def step(self) -> dict[str, Any]:
-        """Train on, sample, measure."""
+        """Train for ``tune.report_every`` steps and measure the FID."""
         tuned = self._settings.tune
         until = min(self._trainer.step + tuned.report_every, tuned.steps)
         try:
@@ -94,10 +94,10 @@ class Trial(tune.Trainable):
         except TrainingDivergedError as error:
             logging.getLogger(__name__).warning("Trial %s: %s", self.trial_id, error)
             value = math.inf
-        value = value if math.isfinite(value) else WORST
-        done = value == WORST or until >= tuned.steps
+        value = value if math.isfinite(value) else DIVERGED_FID
+        done = value == DIVERGED_FID or until >= tuned.steps
         self._log.log_metrics({OBJECTIVE: value}, until)
-        if value < WORST:
+        if value < DIVERGED_FID:
             grid = self._directory / "grid.png"
             pictures, columns = self._trainer.preview()
             save_sheet(grid, pictures, columns=columns)
@@ -107,15 +107,15 @@ class Trial(tune.Trainable):
         return {OBJECTIVE: value, "step": until, tune.result.DONE: done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """The trainer's newest checkpoint."""
+        """Copy the trainer's newest checkpoint to ``checkpoint_dir``."""
         shutil.copytree(self._directory / "checkpoints", checkpoint_dir, dirs_exist_ok=True)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         self._trainer = self._build(resume_from=checkpoint_dir)
 
     def cleanup(self) -> None:
-        """Close the log; a trial that ASHA stopped is finished too."""
+        """Finish and close the run log, also of a trial that ASHA stopped early."""
         self._log.finish()
         self._log.close()
 

@@ -92,7 +92,7 @@ def test_a_runs_artifacts_are_the_picture_the_figures_and_the_link(prefect_api, 
         {"figure": "fid.value", "value": "40.1235"},
         {"figure": "fid.stamp", "value": "FID-600"},
         {"figure": "fid a -> b", "value": "41.5"},
-        {"figure": "fid a -> b, the source itself", "value": "90"},
+        {"figure": "fid a -> b, untranslated source", "value": "90"},
     ]
     assert shown("mlflow-run") == f"[gantry version 3: its MLflow run]({registered['run_url']})"
 

@@ -43,8 +43,8 @@ def plain() -> io.StringIO:
 
 
 def test_a_line_names_the_time_and_the_stage_once(plain: io.StringIO) -> None:
-    log(TerminalHandler(plain), "[train] resumed at step 300")
-    assert re.fullmatch(r"\d\d:\d\d:\d\d  train     resumed at step 300\n", plain.getvalue())
+    log(TerminalHandler(plain), "[train] resuming at step 300")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  train     resuming at step 300\n", plain.getvalue())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from gan_core.files import write_json
 from gan_core.metrics.assess import Assessment
 from gan_core.metrics.protocol import Figure
-from pipelines.evaluation.measure import results, trackable, tracked
+from pipelines.evaluation.measure import metric_values, metrics_json, mlflow_metric_name
 from tests.pipelines.registry.conftest import PROTOCOL
 from tests.pipelines.toy import dvc, make_project
 from tests.pipelines.tracking.database import copy_of, make_template
@@ -33,7 +33,7 @@ def test_dvc_shows_the_value_of_every_figure(tmp_path: Path) -> None:
     stages = "stages: {e: {cmd: 'true', metrics: [{metrics.json: {cache: false}}]}}"
     project = make_project(tmp_path, {"dvc.yaml": stages})
     measured = assessment("cat", "dog")
-    write_json(project / "metrics.json", results(measured))
+    write_json(project / "metrics.json", metrics_json(measured))
     told = json.loads(dvc("metrics", "show", "--json", cwd=project).stdout)
     shown = told[""]["data"]["metrics.json"]["data"]
     assert shown["values"] == {"fid": 0.5, "fid.trivial": 5.0, "fid_cat_to_dog": 1, "fid_cat_to_dog.trivial": 10.0}
@@ -50,7 +50,7 @@ def test_mlflow_takes_the_figures_of_domains_with_any_names(
     run = client.create_run(client.create_experiment("any")).info.run_id
     domains = ("dog & cat", "it's", "a+b", "a-b", "a//b", "..", "x/../y", "größe", "/", "l" * 400, "[%]", "\u2192")
     measured = assessment(*domains)
-    values = tracked(measured)
+    values = metric_values(measured)
     for name, value in values.items():
         client.log_metric(run, name, value)
     assert client.get_run(run).data.metrics == values
@@ -59,7 +59,7 @@ def test_mlflow_takes_the_figures_of_domains_with_any_names(
 
 def test_names_that_become_one_end_in_a_number() -> None:
     """With what stands beside them; one that a person would read stays as it is."""
-    assert tracked(assessment("a+b", "c", "a&b", "c", "a-b", "c")) == {
+    assert metric_values(assessment("a+b", "c", "a&b", "c", "a-b", "c")) == {
         "fid": 0.5,
         "fid.trivial": 5.0,
         "fid_a-b_to_c": 1,
@@ -76,4 +76,4 @@ def test_names_that_become_one_end_in_a_number() -> None:
 
 
 def test_a_name_that_can_be_tracked_stays_as_it_is() -> None:
-    assert trackable("fid_a.b-c/d: 1") == "fid_a.b-c/d: 1"
+    assert mlflow_metric_name("fid_a.b-c/d: 1") == "fid_a.b-c/d: 1"

@@ -1,4 +1,4 @@
-"""Tables for plots: every row of the curves, and the FIDs apart."""
+"""Tables for plots: all rows of the curves, and the FIDs in a separate table."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def written(tmp_path: Path, rows: list[dict]) -> tuple[pd.DataFrame, pd.DataFram
     return pd.read_csv(curves), pd.read_csv(fids)
 
 
-def test_fids_are_a_table_of_the_steps_that_have_one(tmp_path: Path) -> None:
+def test_fids_are_written_to_a_separate_table(tmp_path: Path) -> None:
     rows = [{"step": step, "loss/generator": 1.0, "rate/images_per_second": 9.0} for step in (20, 40, 60)]
     rows[1]["quality/fid"] = 50.0
     curves, fids = written(tmp_path, rows)
@@ -24,11 +24,11 @@ def test_fids_are_a_table_of_the_steps_that_have_one(tmp_path: Path) -> None:
     assert fids.to_dict("list") == {"step": [40], "fid": [50.0]}
 
 
-def test_without_a_fid_the_table_has_its_columns_alone(tmp_path: Path) -> None:
+def test_without_a_fid_the_table_has_only_its_header(tmp_path: Path) -> None:
     _, fids = written(tmp_path, [{"step": 20, "loss/generator": 1.0}])
     assert (list(fids.columns), len(fids)) == (["step", "fid"], 0)
 
 
-def test_of_a_step_that_was_repeated_the_later_row_stands(tmp_path: Path) -> None:
+def test_a_later_row_replaces_an_earlier_one_of_the_same_step(tmp_path: Path) -> None:
     curves, fids = written(tmp_path, [{"step": 20, "quality/fid": 9.0}, {"step": 20, "quality/fid": 8.0}])
     assert (list(curves["step"]), list(fids["fid"])) == ([20], [8.0])

@@ -1,4 +1,4 @@
-"""Ray Train around the trainer: survives a killed worker without changing a byte, and hands over clear errors."""
+"""Training under Ray Train survives a killed worker with identical weights, and reports clear errors."""
 
 import contextlib
 import os
@@ -18,15 +18,15 @@ from gan_core.errors import DataError, SettingsError, StageError, TrainingDiverg
 from gan_core.training.trainer import Trainer
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves
-from pipelines.training.fit import fit, is_exported, newest_step, share
-from pipelines.training.worker import CURVES, GENERATOR, handed_over, raise_handed_over
+from pipelines.training.fit import allocate_resources, fit, is_exported, newest_step
+from pipelines.training.worker import CURVES, GENERATOR, raise_saved_failure, save_failure
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
 from tests.pipelines.toy import listeners, wait_for
 
 
 class Killer(threading.Thread):
-    """Kills the training worker once it has written so many rows of metrics."""
+    """Kills the train worker after it has written a given number of rows of metrics."""
 
     def __init__(self, curves: Path, rows: int) -> None:
         super().__init__(daemon=True)
@@ -45,7 +45,7 @@ class Killer(threading.Thread):
 
 @pytest.mark.ray
 @pytest.mark.weights
-def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
+def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
     tmp_path: Path, ray_cluster: str, weights_file: Path
 ) -> None:
     data = write_prepared(tmp_path / "data", blobs(64))
@@ -57,7 +57,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
     killer.start()
     fit(work, data, settings, run_key="key", run_name="train", track=tmp_path / "track")
     killer.join()
-    assert killer.killed, "the worker ended before it could be killed: train longer"
+    assert killer.killed, "the worker finished before it could be killed; increase the steps of this test"
 
     alone = Trainer(
         settings.model.family,
@@ -67,7 +67,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
         tmp_path / "alone",
         device="cpu",
     )
-    # Sums in another order round otherwise: the same number of threads as the worker had, one for each CPU.
+    # Use as many threads as the worker had, one per CPU, because rounding depends on the order of sums.
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -84,7 +84,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
     stamps = {event["values"].get("gantry.fid_protocol") for event, _ in read_events(log) if event["kind"] == "tags"}
     assert any("8 against 8 real of train" in stamp for stamp in stamps if stamp)
 
-    # Somebody writes into the published generator, whose files are the same: it is made again, and not trained again.
+    # A generator that was damaged by a write is exported again without training again.
     assert is_exported(work)
     with (work / GENERATOR / weights).open("r+b") as damaged:
         damaged.seek(-1, os.SEEK_END)
@@ -95,7 +95,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_byte(
     assert list(read_curves(work / CURVES)["step"]) == list(range(10, 721, 10))
 
 
-def test_what_the_family_cannot_make_is_refused_before_ray_starts(tmp_path: Path) -> None:
+def test_data_that_the_family_does_not_support_is_refused_before_ray_starts(tmp_path: Path) -> None:
     data = write_prepared(tmp_path / "data", blobs(16, size=12))
     with pytest.raises(SettingsError, match=r"ingest.size"):
         fit(tmp_path / "work", data, small_settings(), run_key="key", run_name="train", track=None)
@@ -110,8 +110,8 @@ def test_what_the_family_cannot_make_is_refused_before_ray_starts(tmp_path: Path
         ((2, 2), {"CPU": 16.0, "GPU": 2.0}, (True, 8)),
     ],
 )
-def test_the_workers_share_what_the_cluster_has(workers: tuple, resources: dict, shared: tuple) -> None:
-    assert share(*workers, resources) == shared
+def test_workers_share_the_resources_of_the_cluster(workers: tuple, resources: dict, shared: tuple) -> None:
+    assert allocate_resources(*workers, resources) == shared
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_the_workers_share_what_the_cluster_has(workers: tuple, resources: dict,
         ({"CPU": 8.0, "GPU": 2.0}, r"train.num_workers: 3 workers need a GPU each, .* 8 CPU core\(s\) and 2 GPU"),
     ],
 )
-def test_more_workers_than_the_cluster_can_hold_are_refused(resources: dict, message: str) -> None:
+def test_more_workers_than_the_cluster_has_resources_for_are_refused(resources: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        share(3, 3, resources)
+        allocate_resources(3, 3, resources)
 
 
-def test_the_newest_whole_checkpoint_says_where_a_run_is_resumed(tmp_path: Path) -> None:
+def test_a_run_resumes_from_the_newest_complete_checkpoint(tmp_path: Path) -> None:
     places = (tmp_path / "own", tmp_path / "uploaded")
     assert newest_step(places) == 0
     save_checkpoint(places[0], 20, {"x": torch.zeros(1)}, {})
@@ -139,18 +139,18 @@ def test_the_newest_whole_checkpoint_says_where_a_run_is_resumed(tmp_path: Path)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_of_the_trainer_is_handed_over_by_any_worker(tmp_path: Path, workers: int) -> None:
-    raise_handed_over(tmp_path / "none")
-    # A single worker may end in peace; of several, one that only ended would leave the others waiting for it.
+def test_an_error_of_the_trainer_reaches_the_driver(tmp_path: Path, workers: int) -> None:
+    raise_saved_failure(tmp_path / "none")
+    # A single worker may return normally; with several, the error must be raised so that the others do not wait.
     ending = pytest.raises(TrainingDivergedError) if workers > 1 else contextlib.nullcontext()
-    with ending, handed_over(tmp_path / "failure", workers):
+    with ending, save_failure(tmp_path / "failure", workers):
         raise TrainingDivergedError("it cannot be saved")
     with pytest.raises(TrainingDivergedError, match="it cannot be saved"):
-        raise_handed_over(tmp_path / "failure")
+        raise_saved_failure(tmp_path / "failure")
 
 
 @pytest.mark.ray
-def test_an_error_of_one_worker_alone_ends_the_others_and_none_listens_to_strangers(
+def test_an_error_of_one_worker_ends_the_others_and_workers_listen_only_on_loopback(
     tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def one_fails(values: dict) -> None:
@@ -161,12 +161,12 @@ def test_an_error_of_one_worker_alone_ends_the_others_and_none_listens_to_strang
         import torch.distributed as dist
 
         from gan_core.errors import DataError
-        from pipelines.training.worker import FAILURE, handed_over
+        from pipelines.training.worker import FAILURE, save_failure
 
         work, context = Path(values["work"]), ray.train.get_context()
         if (work / FAILURE).exists():
             return
-        with handed_over(work / FAILURE, context.get_world_size()):
+        with save_failure(work / FAILURE, context.get_world_size()):
             dist.barrier()
             if context.get_world_rank() == 1:
                 (work / "together").touch()
@@ -175,7 +175,7 @@ def test_an_error_of_one_worker_alone_ends_the_others_and_none_listens_to_strang
                 raise DataError("there is no data here")
             dist.barrier()
 
-    monkeypatch.setattr("pipelines.training.fit.work_as_one", one_fails)
+    monkeypatch.setattr("pipelines.training.fit.train_loop_per_worker", one_fails)
     data = write_prepared(tmp_path / "data", blobs(64))
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
@@ -200,7 +200,7 @@ def test_an_error_of_one_worker_alone_ends_the_others_and_none_listens_to_strang
 
 
 class _Dead:
-    """A trainer whose controller dies at once."""
+    """A trainer whose controller dies immediately."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -211,10 +211,10 @@ class _Dead:
         raise ray.exceptions.ActorDiedError()
 
 
-def test_a_controller_that_died_is_one_clear_error_that_says_how_to_go_on(
+def test_a_dead_controller_gives_one_error_that_says_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed for real, it was seen to raise this; Ray keeps its share of a cluster until the driver ends."""
+    """Simulates the error that a real kill raises; after a real kill, Ray would hold its resources until the driver ends."""
     import ray.train.torch
 
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", _Dead)
@@ -223,5 +223,5 @@ def test_a_controller_that_died_is_one_clear_error_that_says_how_to_go_on(
     data = write_prepared(tmp_path / "data", blobs(64))
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
-    with pytest.raises(StageError, match=r"controller died .* running the stage again resumes from them"):
+    with pytest.raises(StageError, match=r"controller died .* run the stage again to resume from them"):
         fit(work, data, small_settings(), run_key="key", run_name="train", track=None)

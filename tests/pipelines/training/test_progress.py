@@ -1,20 +1,20 @@
-"""What is seen of training: an estimate from the mean speed, and each row once."""
+"""The printed progress of training: time left from the mean speed, and each row once."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from pipelines.training.progress import NewRows, Pace, Progress
+from pipelines.training.progress import NewRows, Progress, TimeEstimate
 
 
-def test_the_estimate_follows_the_mean_speed_since_the_first_row() -> None:
-    pace = Pace(100)
-    assert pace.left(10, 1000.0) is None
-    assert pace.left(20, 1010.0) == 80
-    assert pace.left(30, 1010.5) == pytest.approx(70 * 10.5 / 20), "one fast row is not the speed of the run"
-    assert pace.left(5, 1020.0) is None, "rolled back to before the first row"
-    assert pace.left(10, 1025.0) == 90
+def test_the_time_left_follows_the_mean_speed_since_the_first_row() -> None:
+    pace = TimeEstimate(100)
+    assert pace.seconds_left(10, 1000.0) is None
+    assert pace.seconds_left(20, 1010.0) == 80
+    assert pace.seconds_left(30, 1010.5) == pytest.approx(70 * 10.5 / 20), "one fast row is not the speed of the run"
+    assert pace.seconds_left(5, 1020.0) is None, "rolled back to before the first row"
+    assert pace.seconds_left(10, 1025.0) == 90
 
 
 def write(path: Path, *steps: int, end: str = "\n") -> None:
@@ -22,7 +22,7 @@ def write(path: Path, *steps: int, end: str = "\n") -> None:
         file.write("".join(json.dumps({"step": step}) + "\n" for step in steps).removesuffix("\n") + end)
 
 
-def test_each_row_is_taken_once_and_those_of_an_earlier_run_never(tmp_path: Path) -> None:
+def test_each_new_row_is_read_once_and_rows_of_earlier_runs_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "curves.jsonl"
     early = NewRows(path)
     assert early.take() == []
@@ -31,23 +31,21 @@ def test_each_row_is_taken_once_and_those_of_an_earlier_run_never(tmp_path: Path
     assert resumed.take() == []
     write(path, 152, 154)
     assert [row["step"] for row in resumed.take()] == [152, 154]
-    write(path, 156, 158, end="")  # the last line is not whole yet
+    write(path, 156, 158, end="")  # the last line is still incomplete
     assert [row["step"] for row in resumed.take()] == [156]
     write(path, end="\n")
     assert [row["step"] for row in resumed.take()] == [158]
     assert [row["step"] for row in early.take()] == [150, 160, 170, 152, 154, 156, 158]
 
 
-def test_a_line_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_a_killed_run_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "curves.jsonl"
     rows = NewRows(path)
     path.write_text('{"step": 10}\n{"step": 2{"step": 12}\n{"step": 14}\n')
     assert [row["step"] for row in rows.take()] == [10, 14]
 
 
-def test_a_fid_is_told_also_when_training_ends_right_behind_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_fid_of_the_last_step_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "curves.jsonl"
     with Progress(path, steps=20, every=60):
         path.write_text(json.dumps({"step": 20, "quality/fid": 81.25}) + "\n")

@@ -1,4 +1,4 @@
-"""Workers of one machine meet by a file and talk on loopback."""
+"""Workers on one machine connect through a file and communicate on loopback."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ dist.destroy_process_group()
 """
 
 
-def test_two_workers_meet_by_a_file_and_listen_on_loopback_alone(tmp_path: Path) -> None:
+def test_two_workers_connect_through_a_file_and_listen_only_on_loopback(tmp_path: Path) -> None:
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(rank), str(tmp_path / "place")],
@@ -47,7 +47,7 @@ def test_two_workers_meet_by_a_file_and_listen_on_loopback_alone(tmp_path: Path)
 
 
 class _Group:
-    """A group of workers that only notes what it is asked to run."""
+    """A worker group that records the calls instead of executing them."""
 
     def __init__(self, size: int) -> None:
         self.size, self.single = size, []
@@ -72,7 +72,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_waiting")
-def test_all_workers_are_sent_to_one_new_place_and_what_killed_ones_left_is_removed(tmp_path: Path) -> None:
+def test_all_workers_get_the_same_new_file_and_leftover_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "rendezvous-old").touch()
     group, config = _Group(3), LocalTorchConfig(timeout_s=7, folder=str(tmp_path))
     config.backend_cls().on_start(group, config)
@@ -85,7 +85,7 @@ def test_all_workers_are_sent_to_one_new_place_and_what_killed_ones_left_is_remo
 
 
 @pytest.mark.usefixtures("_no_waiting")
-def test_a_single_worker_meets_nobody(tmp_path: Path) -> None:
+def test_a_single_worker_gets_no_process_group(tmp_path: Path) -> None:
     group, config = _Group(1), LocalTorchConfig(folder=str(tmp_path))
     config.backend_cls().on_start(group, config)
     assert group.single == []

@@ -1,4 +1,4 @@
-"""What a person sees of a running search."""
+"""The printed progress of a search."""
 
 import pickle
 from types import SimpleNamespace
@@ -6,19 +6,19 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.tuning import progress
-from pipelines.tuning.progress import Narrator
+from pipelines.tuning.progress import ProgressCallback
 
 
 def trial(name: str, status: str = "RUNNING") -> SimpleNamespace:
     return SimpleNamespace(trial_id=name, status=status)
 
 
-def test_a_search_that_goes_on_after_a_kill_counts_all_trials_and_only_its_own_time(
+def test_a_resumed_search_counts_all_trials_but_only_its_own_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [1000.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    first = Narrator(4, 100)
+    first = ProgressCallback(4, 100)
     first.setup()
     clock[0] += 10
     first.on_trial_complete(0, [trial("a"), trial("b")], trial("a"))

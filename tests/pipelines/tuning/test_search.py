@@ -1,4 +1,4 @@
-"""The search: the defaults first, one process a trial, and a killed search goes on without losing or repeating a trial."""
+"""A search starts with the values in params.yaml, runs one process per trial, and resumes without losing a trial."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from gan_core.files import write_json
-from pipelines.tuning.search import defaults
+from pipelines.tuning.search import initial_values
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
 
@@ -22,9 +22,9 @@ SPACE = {
 }
 
 
-def test_the_settings_of_params_yaml_are_the_first_trial() -> None:
+def test_the_values_in_params_yaml_are_the_first_trial() -> None:
     settings = small_settings(tune__space=SPACE, train__generator_lr=3e-4, model__slope=0.1)
-    assert defaults(settings) == {"train.generator_lr": 3e-4, "model.slope": 0.1}
+    assert initial_values(settings) == {"train.generator_lr": 3e-4, "model.slope": 0.1}
 
 
 DRIVER = """
@@ -47,7 +47,7 @@ found.table.to_csv(work / "board.csv", index=False)
 
 @pytest.mark.ray
 @pytest.mark.weights
-def test_a_killed_search_goes_on(tmp_path: Path) -> None:
+def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: Path) -> None:
     import pandas as pd
 
     settings = small_settings(
@@ -100,7 +100,7 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     assert len(board) == 3
     assert begun <= set(board["trial"]), "a trial that had begun was lost"
     assert small_settings().train.generator_lr in set(board["train.generator_lr"])
-    # Each trial reported each of its measurements to the tracker once, in order.
+    # Each trial logged each of its measurements once, in order.
     for trial in board["trial"]:
         lines = (tmp_path / "track" / f"key-{trial}" / "events.jsonl").read_text().splitlines()
         steps = [event["step"] for event in map(json.loads, lines) if event["kind"] == "metrics"]

@@ -1,4 +1,4 @@
-"""Typed ranges of a search."""
+"""Search ranges and the search space of Ray Tune."""
 
 import pytest
 
@@ -12,11 +12,11 @@ from pipelines.tuning.space import search_space
     ("values", "message"),
     [
         ({"type": "log", "low": 0.0, "high": 1.0}, "above 0 on a log scale"),
-        ({"type": "uniform", "low": 1.0, "high": 1.0}, "not below high"),
+        ({"type": "uniform", "low": 1.0, "high": 1.0}, "low: must be below high"),
         ({"type": "uniform", "low": 1.0}, "needs both"),
         ({"type": "choice"}, "needs a list of values"),
-        ({"type": "choice", "values": [1], "low": 0.0}, "takes values instead"),
-        ({"type": "integer", "values": [1]}, "takes low and high instead"),
+        ({"type": "choice", "values": [1], "low": 0.0}, "has values instead"),
+        ({"type": "integer", "values": [1]}, "has low and high instead"),
         ({"type": "unifrom", "low": 1, "high": 2}, "Did you mean 'uniform'"),
     ],
 )
@@ -25,13 +25,13 @@ def test_an_impossible_range_is_refused(values: dict, message: str) -> None:
         build(Range, values, where="tune.space.x")
 
 
-def test_ranges_know_their_values() -> None:
+def test_a_range_contains_only_its_values() -> None:
     assert Range(type="log", low=1e-5, high=1e-3).contains(2e-4)
     assert not Range(type="uniform", low=0.0, high=0.3).contains(0.5)
     assert Range(type="choice", values=("a", "b")).contains("b")
 
 
-def test_samples_of_the_space_lie_in_their_ranges() -> None:
+def test_samples_lie_within_their_ranges() -> None:
     ranges = {
         "log": Range(type="log", low=1e-5, high=1e-3),
         "whole": Range(type="integer", low=1, high=3),

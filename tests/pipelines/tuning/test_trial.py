@@ -1,4 +1,4 @@
-"""A trial of what translates: it is measured as evaluation measures it, by the figure that is compared."""
+"""A trial of a family that translates is measured as evaluation measures it."""
 
 from pathlib import Path
 
