@@ -21,7 +21,7 @@ open("first.png", "wb").write(pictures["png"][0])
 ```
 
 Or start a server with `mlflow models serve -m models:/{name}@champion --env-manager local` and send requests over HTTP
-(the response contains the PNGs as base64):
+(`ADDRESS` is the address that the server prints; the response contains the PNGs as base64):
 
 ```sh
 curl -H "Content-Type: application/json" -d '{{"dataframe_records": [{{"n": 1, "seed": 0}}]}}' ADDRESS/invocations
@@ -42,7 +42,7 @@ open("translated.png", "wb").write(translated["png"][0])
 nested lists of rows, pixels and 1, 3 or 4 channel values from 0 to 255.
 
 Or start a server with `mlflow models serve -m models:/{name}@champion --env-manager local` and send requests over HTTP
-(requests and responses contain pictures as base64):
+(`ADDRESS` is the address that the server prints; requests and responses contain pictures as base64):
 
 ```sh
 echo '{{"dataframe_records": [{{"image": "'$(base64 -w0 picture.png)'"{json}}}]}}' |
@@ -85,7 +85,7 @@ def model_card(
         f"**{_figure(figure)}** (lower is better). Compare it only with figures of the same protocol:",
         _table("protocol", figure["protocol"]),
         "## Lineage",
-        _table("from", {key.removeprefix("gantry."): value for key, value in tags.items()}),
+        _table("source", {key.removeprefix("gantry."): value for key, value in tags.items()}),
         "## Settings",
         _table("setting", info["config"]),
         "## Use",
@@ -102,7 +102,7 @@ def version_description(*, info: Mapping[str, Any], figure: Mapping[str, Any], t
     parts = [
         f"{_figure(figure)}, {_kind(info)}",
         f"Protocol: {escape_markdown(figure['stamp'])}.",
-        _table("from", {key.removeprefix("gantry."): value for key, value in tags.items()}),
+        _table("source", {key.removeprefix("gantry."): value for key, value in tags.items()}),
         "The model card with sample pictures is README.md in the model's files.",
     ]
     return "\n\n".join(parts)[:5000]
@@ -119,7 +119,8 @@ def example_target(generator: Generator) -> str | None:
 
 def _kind(info: Mapping[str, Any]) -> str:
     shape = info["shape"]
-    size = f"{shape['height']}x{shape['width']} pixels, {shape['channels']} channel(s)"
+    channels = "1 channel" if shape["channels"] == 1 else f"{shape['channels']} channels"
+    size = f"{shape['height']}x{shape['width']} pixels, {channels}"
     kind = f"{escape_markdown(info['family'])} generator, {size}"
     return f"{kind}, {shape['classes']} classes" if shape.get("classes") else kind
 

@@ -485,6 +485,6 @@ def test_a_database_on_a_full_disk_gives_one_line_with_the_free_space_and_no_eve
     assert len(told) == 1
     assert f"({disk}/mlflow.db: no space left on device (" in told[0]
     assert " of 4.0 MiB free on " in told[0]
-    assert told[0].endswith("Make room there, or name another place). After that: gantry track sync")
+    assert told[0].endswith("Make room there, or name another place). Then run: gantry track sync")
     assert ship(tmp_path / "logs", uri) > 0
     assert len(run_of(uri, "run").data.params) == 200
