@@ -32,7 +32,7 @@ def sync(as_json: bool) -> None:
 
     settings, logs = load_settings().track, var_directory() / TRACK
     end_abandoned(logs)
-    waiting = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).waiting()
+    waiting = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).count_pending()
     with tqdm(total=waiting, unit=" events", disable=as_json or not waiting) as bar:
         sent = send(
             logs,
@@ -92,7 +92,7 @@ def _describe(folder: Path, destination: str) -> dict[str, Any]:
         "started": started,
         "status": ended,
         "events": count_events(folder),
-        "waiting": cursor.waiting(folder) if cursor.destination == destination else 0,
+        "waiting": cursor.count_pending(folder) if cursor.destination == destination else 0,
         "refused": len(refused.read_text(encoding="utf-8").splitlines()) if refused.is_file() else 0,
         "run_id": cursor.run_id,
         "folder": str(folder),

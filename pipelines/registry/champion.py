@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 PENDING_TIMEOUT = 5.0
 """Seconds to wait for a move in progress in another process; each of its two calls takes the server milliseconds."""
-_WAIT_FOR_YOUNGER_THAN_MS = 60_000
+_MAX_PENDING_AGE_MS = 60_000
 """A pending entry older than this counts as void at once."""
 _ATTEMPTS = 20
 _LOG = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _wait_for_pending(client: "MlflowClient", name: str) -> Ledger:
         what = (
             f"{entry_label(begun)}: {begun.kind} {begun.previous or 'none'} -> {begun.version or 'none'}, by {begun.by}"
         )
-        if time.monotonic() >= deadline or time.time() * 1000 - written_at_ms(begun.id) > _WAIT_FOR_YOUNGER_THAN_MS:
+        if time.monotonic() >= deadline or time.time() * 1000 - written_at_ms(begun.id) > _MAX_PENDING_AGE_MS:
             _LOG.warning("%s was interrupted; it is void now.", escape_nonprintable(what))
             return ledger
         if not logged:

@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "pandas")
 _SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 
 
-def signature(generator: Generator) -> Any:
+def model_signature(generator: Generator) -> Any:
     """The MLflow signature of a generator.
 
     From noise: inputs ``n`` and optionally ``seed``, ``label`` and ``truncation``; outputs ``png``, ``seed``, ``index`` and
@@ -69,7 +69,7 @@ def input_example(generator: Generator, picture: bytes | None) -> Any:
     return pandas.DataFrame({"image": [picture], **({"target": [target]} if target else {}), "seed": [0]})
 
 
-def requirements() -> list[str]:
+def pip_requirements() -> list[str]:
     """The packages that the model needs, at the installed versions, without local labels (torch 2.13.0, not +cpu)."""
     return [f"{package}=={importlib.metadata.version(package).partition('+')[0]}" for package in _PACKAGES]
 
@@ -115,8 +115,8 @@ def write_model(
             python_model=str(_SCRIPT),
             artifacts={"generator": generator_dir.resolve().as_uri()},
             code_paths=[str(Path(gan_core.__file__).parent)],
-            pip_requirements=requirements(),
-            signature=signature(generator),
+            pip_requirements=pip_requirements(),
+            signature=model_signature(generator),
             input_example=input_example(generator, example),
         )
     # MLflow records absolute paths of this machine: replace them with relative ones.

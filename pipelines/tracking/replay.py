@@ -79,7 +79,7 @@ class Cursor:
         cursor = cls.read(folder)
         if cursor is None:
             return cls(destination=destination)
-        if cursor.destination != destination and not (cursor.status != "RUNNING" and not cursor.waiting(folder)):
+        if cursor.destination != destination and not (cursor.status != "RUNNING" and not cursor.count_pending(folder)):
             return cls(destination=destination)
         return cursor
 
@@ -87,7 +87,7 @@ class Cursor:
         """Write the cursor atomically."""
         write_json(folder / CURSOR, asdict(self))
 
-    def waiting(self, folder: Path) -> int:
+    def count_pending(self, folder: Path) -> int:
         """Number of events that are still to be sent."""
         return count_events(folder, self.offset)
 
@@ -157,13 +157,13 @@ class Replayer:
             _LOG.info("%s was partly sent to another destination; sending all of it to %s.", folder, self._destination)
         if cursor.destination != self._destination:
             return cursor
-        if cursor.run_id and (cursor.waiting(folder) or (self._verify_runs and cursor.run_id not in self._seen)):
+        if cursor.run_id and (cursor.count_pending(folder) or (self._verify_runs and cursor.run_id not in self._seen)):
             self._seen.add(cursor.run_id)
             stage = self._lifecycle(cursor.run_id)
             if stage is None:
                 _LOG.warning("%s: the server no longer has run %s; sending the whole log.", folder, cursor.run_id)
                 cursor = Cursor(destination=self._destination)
-            elif stage == "deleted" and cursor.waiting(folder):
+            elif stage == "deleted" and cursor.count_pending(folder):
                 self._drop(folder, cursor)
         batch = _Batch()
         end = cursor.offset

@@ -65,7 +65,7 @@ class Shipper:
             _LOG.warning(
                 "%d events in %s are still to be sent to the tracking server %s. The next run sends them; to send them now: "
                 "gantry track sync",
-                self._counter.waiting(),
+                self._counter.count_pending(),
                 self._directory,
                 self._uri,
             )
@@ -83,7 +83,7 @@ class Shipper:
                 self._wanted = begun + 1
                 self._passed.notify_all()
                 self._passed.wait_for(lambda begun=begun: self._passes > begun, left)  # type: ignore[misc]
-            if not self._counter.waiting():
+            if not self._counter.count_pending():
                 return True
             # The first pass may have failed before this call; the second started after it.
             if self._last.error and self._passes >= first + 2:
@@ -147,7 +147,7 @@ def sync(
         TrackingError: the server cannot be reached, or the timeout has passed.
     """
     tree = LogTree(directory, tracking_uri=tracking_uri, experiment=experiment)
-    before = waiting = tree.waiting()
+    before = waiting = tree.count_pending()
     end = time.monotonic() + timeout
     while waiting:
         last = tree.send()
@@ -157,7 +157,7 @@ def sync(
                 f"Cannot send the events in {directory} to the tracking server {redact_credentials(tracking_uri)} "
                 f"({last.error}). {remedy} run: {then}"
             )
-        waiting = tree.waiting()
+        waiting = tree.count_pending()
         if progress:
             progress(waiting)
         if waiting and time.monotonic() > end:

@@ -70,7 +70,7 @@ class LogTree:
         self._run_ids: dict[str, str] = {}
         self._asked: dict[str, float] = {}
 
-    def waiting(self) -> int:
+    def count_pending(self) -> int:
         """Number of events on disk that are still to be sent."""
         return sum(self._waiting(folder) for folder in find_logs(self._directory))
 
@@ -180,7 +180,7 @@ class LogTree:
     def _waiting(self, folder: Path) -> int:
         with suppress(FileNotFoundError):
             cursor = Cursor.load(folder, self.destination)
-            return cursor.waiting(folder) if cursor.destination == self.destination else 0
+            return cursor.count_pending(folder) if cursor.destination == self.destination else 0
         return 0
 
 

@@ -73,7 +73,7 @@ def fit(work: Path, data: Path, settings: Settings, *, run_key: str, run_name: s
         f"{settings.train.steps} steps on {least if least == most else f'{least} to {most}'} worker(s), "
         f"{'one GPU' if use_gpu else f'{cpus} CPU core(s)'} each; the workers take about half a minute to start",
     )
-    if resumed := newest_step((work / CHECKPOINTS, uploads)):
+    if resumed := newest_checkpoint_step((work / CHECKPOINTS, uploads)):
         say("train", f"resuming at step {resumed}, from the newest checkpoint of an interrupted run")
     # A worker that waits for a lost one cannot leave the group; by default, Ray kills it only after half a minute.
     os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")
@@ -164,7 +164,7 @@ def allocate_resources(least: int, most: int, resources: Mapping[str, float]) ->
     return gpus > 0, max(1, cpus // most)
 
 
-def newest_step(places: Iterable[Path]) -> int:
+def newest_checkpoint_step(places: Iterable[Path]) -> int:
     """Step of the newest complete checkpoint below ``places``, from which the trainer will resume; 0 if there is none."""
     found = [path for place in places for path in list_checkpoints(place)]
     newest = sorted(found, key=lambda path: path.name, reverse=True)

@@ -27,14 +27,14 @@ class TimeEstimate:
         return (self._steps - step) * (when - self._first[1]) / (step - self._first[0])
 
 
-class NewRows:
+class RowReader:
     """Reads the rows that are appended to a JSON lines file from now on, without those of earlier runs."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read = path.stat().st_size if path.is_file() else 0
 
-    def take(self) -> list[dict[str, Any]]:
+    def read_new(self) -> list[dict[str, Any]]:
         """The complete rows since the last call, oldest first."""
         if not self._path.is_file():
             return []
@@ -57,7 +57,7 @@ class Progress:
     def __init__(self, curves: Path, steps: int, every: float = 10.0) -> None:
         self._curves, self._steps, self._every = curves, steps, every
         # Created here rather than in the thread, so that rows written before the thread starts count.
-        self._new = NewRows(curves)
+        self._new = RowReader(curves)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -71,12 +71,12 @@ class Progress:
     def _watch(self) -> None:
         started, pace, seen = time.monotonic(), TimeEstimate(self._steps), False
         while not self._done.wait(self._every if seen or time.monotonic() - started > 60 else 2):
-            rows = self._new.take()
+            rows = self._new.read_new()
             _tell_fids(rows)
             if rows:
                 seen = True
                 self._tell(rows[-1], pace.seconds_left(rows[-1]["step"], self._curves.stat().st_mtime))
-        _tell_fids(self._new.take())  # the FID of the last step, written just before the end
+        _tell_fids(self._new.read_new())  # the FID of the last step, written just before the end
 
     def _tell(self, row: dict[str, Any], left: float | None) -> None:
         say(

@@ -145,9 +145,9 @@ def test_the_command_lists_an_interrupted_promotion_and_the_actual_champion(regi
     assert "none -> 1" in line
     assert "in progress or interrupted" in line
     assert now == "Champion now: none."
-    told = CliRunner().invoke(cli.ledger, ["digits", "--verify"])
-    assert isinstance(told.exception, TrackingError)
-    assert "was not carried out: the champion is still none, not version 1. Run gantry promote again" in told.output
+    result = CliRunner().invoke(cli.ledger, ["digits", "--verify"])
+    assert isinstance(result.exception, TrackingError)
+    assert "was not carried out: the champion is still none, not version 1. Run gantry promote again" in result.output
 
 
 def test_promote_waits_for_a_move_in_progress_in_another_process(register, client, uri, monkeypatch):
@@ -166,7 +166,7 @@ def test_promote_waits_for_a_move_in_progress_in_another_process(register, clien
 
 def test_promote_does_not_wait_for_an_old_pending_move(register, client, uri, monkeypatch):
     monkeypatch.setattr(moving, "PENDING_TIMEOUT", 600.0)
-    monkeypatch.setattr(moving, "_WAIT_FOR_YOUNGER_THAN_MS", 0)
+    monkeypatch.setattr(moving, "_MAX_PENDING_AGE_MS", 0)
     register(30.0)
     left = load_ledger("digits", tracking_uri=uri).next_move("promote", version="1", reason="killed")
     client.set_registered_model_tag("digits", *moving.to_tag(left))
@@ -266,23 +266,23 @@ def test_the_command_verifies_and_prints_the_head(register, client, uri, monkeyp
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     register(30.0)
     promote("digits", tracking_uri=uri)
-    told = CliRunner().invoke(cli.ledger, ["digits", "--verify"])
-    assert told.exit_code == 0, told.output
-    assert "1 entries, 1 of them in an unbroken chain; champion version 1, as the ledger says" in told.output
+    result = CliRunner().invoke(cli.ledger, ["digits", "--verify"])
+    assert result.exit_code == 0, result.output
+    assert "1 entries, 1 of them in an unbroken chain; champion version 1, as the ledger says" in result.output
     head = load_ledger("digits", tracking_uri=uri).chain[-1].digest
-    assert f"Head: {head}." in told.output
+    assert f"Head: {head}." in result.output
     assert CliRunner().invoke(cli.ledger, ["digits", "--verify", "--expect", head[:16]]).exit_code == 0
-    told = CliRunner().invoke(cli.ledger, ["digits", "--verify", "--expect", "0" * 64])
-    assert isinstance(told.exception, TrackingError)
+    result = CliRunner().invoke(cli.ledger, ["digits", "--verify", "--expect", "0" * 64])
+    assert isinstance(result.exception, TrackingError)
     for name in client.get_registered_model("digits").tags:
         if name.startswith(TAG_PREFIX):
             client.set_registered_model_tag("digits", name, "[]\nrollback 1 -> none")
-    told = CliRunner().invoke(cli.ledger, ["digits", "--verify", "--json"])
-    assert isinstance(told.exception, TrackingError)
-    assert told.exit_code != 0
-    told = CliRunner().invoke(cli.ledger, ["digits"])
-    assert told.exit_code == 0
-    broken, now = told.output.splitlines()
+    result = CliRunner().invoke(cli.ledger, ["digits", "--verify", "--json"])
+    assert isinstance(result.exception, TrackingError)
+    assert result.exit_code != 0
+    result = CliRunner().invoke(cli.ledger, ["digits"])
+    assert result.exit_code == 0
+    broken, now = result.output.splitlines()
     assert "holds no entry" in broken
     assert now == "Champion now: version 1."
 

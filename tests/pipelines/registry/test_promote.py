@@ -328,28 +328,28 @@ def test_the_command_line_promotes_and_rolls_back(register, uri, monkeypatch):
     register(30.0)
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     assert load_settings().track.uri == uri
-    told = CliRunner().invoke(cli.promote, ["digits", "--json"])
-    assert json.loads(told.output)["move"]["version"] == "1"
-    told = CliRunner().invoke(cli.promote, ["digits"])
-    assert "champion already" in told.output
-    told = CliRunner().invoke(cli.rollback, ["digits", "--reason", "wrong data"])
-    assert told.output == "digits: champion is now no version, was version 1 (wrong data).\n"
+    result = CliRunner().invoke(cli.promote, ["digits", "--json"])
+    assert json.loads(result.output)["move"]["version"] == "1"
+    result = CliRunner().invoke(cli.promote, ["digits"])
+    assert "champion already" in result.output
+    result = CliRunner().invoke(cli.rollback, ["digits", "--reason", "wrong data"])
+    assert result.output == "digits: champion is now no version, was version 1 (wrong data).\n"
     first, second, now = CliRunner().invoke(cli.ledger, ["digits"]).output.splitlines()
     assert "promote   none -> 1" in first
     assert "rollback  1 -> none" in second
     assert second.endswith("wrong data")
     assert now == "Champion now: none."
-    told = CliRunner().invoke(cli.ledger, ["digits", "--json"]).output
-    assert [move["kind"] for move in json.loads(told)] == ["promote", "rollback"]
+    result = CliRunner().invoke(cli.ledger, ["digits", "--json"]).output
+    assert [move["kind"] for move in json.loads(result)] == ["promote", "rollback"]
 
 
 def test_the_command_reports_an_improvement_within_the_noise(register, uri, monkeypatch):
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     for fid in (30.0, 29.0, 28.0):
         register(fid, interval=(fid - 3, fid + 3))
-        told = CliRunner().invoke(cli.promote, ["digits", *(["--reason", "nicer"] if fid == 28 else [])]).output
-        assert told.count("within the noise") == (fid < 30), told
-    assert "was version 2 (nicer).\nMeasured: fid 28.0000 against 29.0000" in told
+        result = CliRunner().invoke(cli.promote, ["digits", *(["--reason", "nicer"] if fid == 28 else [])]).output
+        assert result.count("within the noise") == (fid < 30), result
+    assert "was version 2 (nicer).\nMeasured: fid 28.0000 against 29.0000" in result
 
 
 def test_a_champion_with_changed_files_can_be_replaced_by_force(register, client, uri):

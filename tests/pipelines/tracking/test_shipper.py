@@ -479,12 +479,12 @@ def test_a_database_on_a_full_disk_gives_one_line_with_the_free_space_and_no_eve
     fill += 'cat /dev/zero > "$DISK/other" 2> /dev/null; rm "$DISK/spare"; }'
     command = [sys.executable, "-c", SENDS, f"sqlite:///{disk}/mlflow.db", EXPERIMENT]
     ended = run_on_small_disk(command, disk, size="4m", before=fill, cwd=tmp_path)
-    told = [line for line in ended.output.splitlines() if line.startswith("error:")]
+    lines = [line for line in ended.output.splitlines() if line.startswith("error:")]
     assert ended.status == 1
     assert "Traceback" not in ended.output
-    assert len(told) == 1
-    assert f"({disk}/mlflow.db: no space left on device (" in told[0]
-    assert " of 4.0 MiB free on " in told[0]
-    assert told[0].endswith("Make room there, or name another place). Then run: gantry track sync")
+    assert len(lines) == 1
+    assert f"({disk}/mlflow.db: no space left on device (" in lines[0]
+    assert " of 4.0 MiB free on " in lines[0]
+    assert lines[0].endswith("Make room there, or name another place). Then run: gantry track sync")
     assert ship(tmp_path / "logs", uri) > 0
     assert len(run_of(uri, "run").data.params) == 200

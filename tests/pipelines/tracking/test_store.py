@@ -36,9 +36,9 @@ def test_an_unreachable_server_is_named_with_the_system_error_and_the_setting(mo
 
 
 def test_a_long_message_is_truncated_between_words():
-    told = error_summary(ValueError("word " * 100 + "\nmore"))
-    assert len(told) <= 300
-    assert told.endswith("word ...")
+    message = error_summary(ValueError("word " * 100 + "\nmore"))
+    assert len(message) <= 300
+    assert message.endswith("word ...")
     assert error_summary(ValueError()) == "ValueError"
 
 

@@ -18,7 +18,7 @@ from gan_core.errors import DataError, SettingsError, StageError, TrainingDiverg
 from gan_core.training.trainer import Trainer
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves
-from pipelines.training.fit import allocate_resources, fit, is_exported, newest_step
+from pipelines.training.fit import allocate_resources, fit, is_exported, newest_checkpoint_step
 from pipelines.training.worker import CURVES, GENERATOR, raise_saved_failure, save_failure
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
@@ -131,11 +131,11 @@ def test_more_workers_than_the_cluster_has_resources_for_are_refused(resources: 
 
 def test_a_run_resumes_from_the_newest_complete_checkpoint(tmp_path: Path) -> None:
     places = (tmp_path / "own", tmp_path / "uploaded")
-    assert newest_step(places) == 0
+    assert newest_checkpoint_step(places) == 0
     save_checkpoint(places[0], 20, {"x": torch.zeros(1)}, {})
     save_checkpoint(places[1] / "checkpoint_1", 40, {"x": torch.zeros(1)}, {})
     (save_checkpoint(places[0], 60, {"x": torch.zeros(1)}, {}) / "state.json").unlink()
-    assert newest_step(places) == 40
+    assert newest_checkpoint_step(places) == 40
 
 
 @pytest.mark.parametrize("workers", [1, 2])

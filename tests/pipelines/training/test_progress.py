@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.training.progress import NewRows, Progress, TimeEstimate
+from pipelines.training.progress import Progress, RowReader, TimeEstimate
 
 
 def test_the_time_left_follows_the_mean_speed_since_the_first_row() -> None:
@@ -24,25 +24,25 @@ def write(path: Path, *steps: int, end: str = "\n") -> None:
 
 def test_each_new_row_is_read_once_and_rows_of_earlier_runs_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "curves.jsonl"
-    early = NewRows(path)
-    assert early.take() == []
+    early = RowReader(path)
+    assert early.read_new() == []
     write(path, 150, 160, 170)
-    resumed = NewRows(path)
-    assert resumed.take() == []
+    resumed = RowReader(path)
+    assert resumed.read_new() == []
     write(path, 152, 154)
-    assert [row["step"] for row in resumed.take()] == [152, 154]
+    assert [row["step"] for row in resumed.read_new()] == [152, 154]
     write(path, 156, 158, end="")  # the last line is still incomplete
-    assert [row["step"] for row in resumed.take()] == [156]
+    assert [row["step"] for row in resumed.read_new()] == [156]
     write(path, end="\n")
-    assert [row["step"] for row in resumed.take()] == [158]
-    assert [row["step"] for row in early.take()] == [150, 160, 170, 152, 154, 156, 158]
+    assert [row["step"] for row in resumed.read_new()] == [158]
+    assert [row["step"] for row in early.read_new()] == [150, 160, 170, 152, 154, 156, 158]
 
 
 def test_an_incomplete_line_of_a_killed_run_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "curves.jsonl"
-    rows = NewRows(path)
+    rows = RowReader(path)
     path.write_text('{"step": 10}\n{"step": 2{"step": 12}\n{"step": 14}\n')
-    assert [row["step"] for row in rows.take()] == [10, 14]
+    assert [row["step"] for row in rows.read_new()] == [10, 14]
 
 
 def test_the_fid_of_the_last_step_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
