@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import pipelines.cli  # noqa: F401  switches telemetry off before anything is imported
+from pipelines.runtime.checkout import Checkout
 
 # The same examples each time, on any machine, however busy it is; what was found is kept as a test, not in a folder.
 settings.register_profile(
@@ -78,7 +79,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The session's Ray cluster of 2 CPUs; its address. Ended with the session."""
     from pipelines.runtime.cluster import cluster
 
-    with cluster(root=tmp_path_factory.mktemp("ray"), num_cpus=2, log_to_driver=False) as address:
+    with cluster(Checkout.at(tmp_path_factory.mktemp("ray")), num_cpus=2, log_to_driver=False) as address:
         yield address
 
 
@@ -88,8 +89,8 @@ def _prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
     from pipelines.flow.web import own_auth
 
     root = tmp_path_factory.mktemp("prefect")
-    with server(root) as url:
-        yield url, own_auth(root)
+    with server(Checkout.at(root)) as url:
+        yield url, own_auth(Checkout.at(root))
         # What Prefect still has to send would be tried for a minute against a server that is gone.
         from pipelines.flow.flow import flush
 

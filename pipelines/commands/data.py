@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
+from pipelines.runtime.checkout import Checkout
 
 if TYPE_CHECKING:
     from pipelines.data.raw import RawData
@@ -29,7 +29,7 @@ def fetch(name: str, replace: bool, as_json: bool) -> None:
     """
     from pipelines.data import raw  # imported here so that --help does not load pyarrow
 
-    added = raw.fetch_public(name, root=Path.cwd(), replace=replace)
+    added = raw.fetch_public(name, checkout=Checkout.at(), replace=replace)
     _show(added, as_json)
     if not as_json and (settings := public_dataset(name).settings):
         click.echo(f"In params.yaml set data.name: {added.path.name}, and in the section ingest")
@@ -77,7 +77,7 @@ def add(
     added = raw.add(
         name,
         source,
-        root=Path.cwd(),
+        checkout=Checkout.at(),
         labels=labels,
         image_column=image_column,
         label_column=label_column,

@@ -1,13 +1,13 @@
 """``gantry demo``: data, weights, the whole pipeline, and where to look at what it made."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gan_core.errors import TrackingError
 from gan_core.files import read_json
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.progress import duration, say
 from pipelines.runtime.redaction import redact_credentials
 
@@ -26,27 +26,27 @@ def demo() -> None:
     from pipelines.data.sources import PUBLIC_DATASETS
     from pipelines.settings.schema import load_settings
 
-    root = Path.cwd()
-    settings = load_settings(root / "params.yaml")
+    checkout = Checkout.at()
+    settings = load_settings(checkout.params)
     if settings.data.name in PUBLIC_DATASETS:
         say("demo", f"raw data: {settings.data.name}")
-        fetch_public(settings.data.name, root=root)
+        fetch_public(settings.data.name, checkout=checkout)
     say("demo", "weights of the feature network that FID is measured with")
     inception_file()
-    run_pipeline(root, [], None, {})
-    click.echo(summary(root, settings, time.monotonic() - started))
+    run_pipeline(checkout, [], None, {})
+    click.echo(summary(checkout, settings, time.monotonic() - started))
 
 
-def summary(root: Path, settings: "Settings", seconds: float) -> str:
+def summary(checkout: Checkout, settings: "Settings", seconds: float) -> str:
     """What was made and where to look, from the stages' results.
 
     Raises:
         TrackingError: the registry does not have the version that the last run registered, or cannot be reached.
     """
-    from pipelines.flow.outcome import made
+    from pipelines.flow.outcome import result_summary
     from pipelines.registry.find import is_registered
 
-    version = read_json(root / "outputs/register/registered.json")
+    version = read_json(checkout.registered)
     if not is_registered(version["name"], version["version"], tracking_uri=settings.track.uri):
         raise TrackingError(
             f"{version['name']} version {version['version']} was registered by an earlier run and is not at "
@@ -56,7 +56,7 @@ def summary(root: Path, settings: "Settings", seconds: float) -> str:
         [
             "",
             f"Done in {duration(seconds)}.",
-            *made(root),
+            *result_summary(checkout),
             "  look at it     .venv/bin/gantry ui       (MLflow and Prefect pages)",
             "  promote it     .venv/bin/gantry promote",
             "  change it      edit params.yaml, then .venv/bin/gantry run; only what changed is done again",

@@ -19,6 +19,7 @@ from typing import Literal
 import click
 
 from gan_core.disk import amount, free_space
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.failures import explain
 from pipelines.runtime.git import GitError, run_git
 from pipelines.runtime.redaction import redact_credentials
@@ -147,27 +148,30 @@ def _git() -> Iterator[Finding]:
 def _project() -> Iterator[Finding]:
     from pipelines.settings.schema import load_settings
 
-    root = Path.cwd()
-    if not (root / "dvc.yaml").is_file():
+    checkout = Checkout.at()
+    if not checkout.dvc_yaml.is_file():
         yield Finding(
             check="project",
             status="problem",
-            found=f"there is no dvc.yaml in {root}",
+            found=f"there is no dvc.yaml in {checkout.root}",
             remedy="Run gantry doctor in the root of a Gantry project.",
         )
         return
-    settings = load_settings(root / "params.yaml")
+    settings = load_settings(checkout.params)
     yield Finding(
-        check="project", status="ok", found=f"{root}: data {settings.data.name}, family {settings.model.family}"
+        check="project",
+        status="ok",
+        found=f"{checkout.root}: data {settings.data.name}, family {settings.model.family}",
     )
 
 
 def _dvc() -> Iterator[Finding]:
     from pipelines.runtime.dvc_repo import open_project
 
-    if not (Path.cwd() / "dvc.yaml").is_file():
+    checkout = Checkout.at()
+    if not checkout.dvc_yaml.is_file():
         return  # said already
-    with open_project(Path.cwd()) as repo:
+    with open_project(checkout) as repo:
         cache, remotes = Path(repo.cache.local.path), [*repo.config.get("remote", {})]
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     if not os.access(there, os.W_OK):

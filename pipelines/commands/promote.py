@@ -3,13 +3,13 @@
 import json
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import click
 
 from gan_core.errors import SettingsError, TrackingError
 from pipelines.registry.ledger import TAG_PREFIX, Move, Outcome, escape_nonprintable
 from pipelines.registry.verify import Report
+from pipelines.runtime.checkout import Checkout
 
 
 @click.command()
@@ -43,7 +43,7 @@ def promote(
     if measure:
         from pipelines.registry.measure import measure_version
 
-        anew = partial(measure_version, name, root=Path.cwd(), settings=settings)
+        anew = partial(measure_version, name, checkout=Checkout.at(), settings=settings)
     move = registry.promote(
         name,
         tracking_uri=settings.track.uri,

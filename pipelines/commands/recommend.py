@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from pipelines.runtime.checkout import PREPARED
+
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path), default=Path("data/prepared"))
+@click.argument("data", type=click.Path(path_type=Path), default=Path(PREPARED))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def recommend(data: Path, device: str, as_json: bool) -> None:

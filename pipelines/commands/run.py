@@ -9,22 +9,21 @@ import webbrowser
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gan_core.errors import GantryError, StageError
-from pipelines.flow.outcome import made
+from pipelines.flow.outcome import result_summary
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, answering, is_gone, server, with_room
 from pipelines.flow.submitted import Served
 from pipelines.flow.terminal import TerminalHandler, terminal_log
-from pipelines.flow.web import USER, auth_file, listen, own_auth, own_server, sign_in_page
-from pipelines.flow.workspace import alone, check_checkout, check_revision, parse_override, remove_abandoned
+from pipelines.flow.web import USER, listen, own_auth, own_server, sign_in_page
+from pipelines.flow.workspace import check_checkout, check_revision, exclusive_run, parse_override, remove_abandoned
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import STOPS, enter_guard
 from pipelines.runtime.redaction import redact_credentials
-from pipelines.runtime.work_directory import var_directory
 from pipelines.settings.tracking_uri import project_tracking_uri
 from pipelines.tracking.store import MLFLOW_PORT, check_store
 
@@ -61,14 +60,14 @@ def run(stages: tuple[str, ...], revision: str | None, sets: tuple[str, ...]) ->
         raise StageError(
             "--set is for runs of a revision (--revision HEAD): in the checkout, params.yaml says what is run; edit it."
         )
-    root = _checkout()
-    run_pipeline(root, list(stages), revision, dict(parse_override(text) for text in sets))
-    if not stages and revision is None and (lines := made(root)):
+    checkout = _checkout()
+    run_pipeline(checkout, list(stages), revision, dict(parse_override(text) for text in sets))
+    if not stages and revision is None and (lines := result_summary(checkout)):
         click.echo("\n".join(["", *lines, "  look at it     gantry ui", "  promote it     gantry promote"]))
 
 
-def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides: dict[str, Any]) -> None:
-    """Run the flow for the checkout at ``root`` and print what became of each stage; see :func:`run`.
+def run_pipeline(checkout: Checkout, stages: list[str], revision: str | None, overrides: dict[str, Any]) -> None:
+    """Run the flow of ``checkout`` and print what became of each stage; see :func:`run`.
 
     Raises:
         GantryError: a setting is not valid, a stage failed, or the run was cancelled.
@@ -77,23 +76,23 @@ def run_pipeline(root: Path, stages: list[str], revision: str | None, overrides:
     with ExitStack() as stack:
         if revision is None:
             # A run of a revision is checked in its worktree, by its own code.
-            check_checkout(root, stages)
-            stack.enter_context(alone(root))
-        url = stack.enter_context(server(root))
+            check_checkout(checkout, stages)
+            stack.enter_context(exclusive_run(checkout))
+        url = stack.enter_context(server(checkout))
         # Prefect reads its settings when it is imported: not before the server is known.
         from pipelines.flow.flow import PipelineError, flush, mark_crashed, pipeline_of
 
         LOGGER.removeHandler(handler)
         stack.enter_context(terminal_log())
         stack.callback(flush)
-        auth = None if elsewhere else own_auth(root)
+        auth = None if elsewhere else own_auth(checkout)
         with answering(url, auth):
-            mark_crashed(root)
-        remove_abandoned(root)
+            mark_crashed(checkout)
+        remove_abandoned(checkout)
         going_on = " Stages that had ended stay done: the same command goes on from there."
         try:
             with answering(url, auth, "went away during the run", going_on):
-                state: Any = pipeline_of(root)(stages, revision, overrides, return_state=True)
+                state: Any = pipeline_of(checkout)(stages, revision, overrides, return_state=True)
         except KeyboardInterrupt:
             click.echo("Ended. The stage that was running resumes where it was when it is run again.", err=True)
             raise
@@ -129,15 +128,15 @@ def serve(
     """
     check_schedule(cron, timezone)
     overrides = dict(parse_override(text) for text in sets)
-    root = _checkout()
-    check_revision(root, revision, overrides)
+    checkout = _checkout()
+    check_revision(checkout, revision, overrides)
     # The runs are processes of Prefect's runner: nothing else would end them if this one is killed.
     enter_guard(grace=30.0)
     handler = _log_to_terminal()
     elsewhere = "PREFECT_API_URL" in os.environ
     with ExitStack() as stack:
-        url = stack.enter_context(server(root, port=port, lasting=True))
-        auth = None if elsewhere else own_auth(root)
+        url = stack.enter_context(server(checkout, port=port, lasting=True))
+        auth = None if elsewhere else own_auth(checkout)
         from prefect.flows import EntrypointType
         from prefect.runner import Runner
         from prefect.schedules import Cron
@@ -146,14 +145,14 @@ def serve(
 
         LOGGER.removeHandler(handler)
         stack.enter_context(answering(url, auth))
-        mark_crashed(root)
-        remove_abandoned(root)
+        mark_crashed(checkout)
+        remove_abandoned(checkout)
         runner = Runner(name=name, limit=limit, pause_on_shutdown=True)
         # By default in the machine's folder for temporary files, where the first user who serves anything owns it.
-        runner._tmp_dir = var_directory(root) / "prefect" / "runner" / str(os.getpid())
+        runner._tmp_dir = checkout.prefect / "runner" / str(os.getpid())
         runner.add_flow(
             # Runner starts this flow itself, with its checkout, whatever the server says of where its code is.
-            pipeline_of(root, Served(revision=revision, overrides=overrides)),
+            pipeline_of(checkout, Served(revision=revision, overrides=overrides)),
             name=name,
             schedule=Cron(cron, timezone=timezone),
             parameters={"revision": revision, "overrides": overrides},
@@ -212,16 +211,16 @@ def ui(mlflow_port: int | None, prefect_port: int | None, open_browser: bool) ->
 
     The pages ask for a password, for every user of the machine can reach them: it is in var/prefect/auth.
     """
-    root = _checkout()
+    checkout = _checkout()
     enter_guard(grace=10.0)
     _log_to_terminal()
     with ExitStack() as stack:
-        pages, elsewhere = [_mlflow_page(root, mlflow_port, stack)], "PREFECT_API_URL" in os.environ
+        pages, elsewhere = [_mlflow_page(checkout, mlflow_port, stack)], "PREFECT_API_URL" in os.environ
         while True:
-            with server(root, port=prefect_port, lasting=True, guest=True) as url:
-                auth = None if elsewhere else own_auth(root)
+            with server(checkout, port=prefect_port, lasting=True, guest=True) as url:
+                auth = None if elsewhere else own_auth(checkout)
                 pages.append(Page(title="Prefect", address=url.removesuffix("/api"), own=not elsewhere))
-                _show(root, pages, open_browser)
+                _show(checkout, pages, open_browser)
                 click.echo("Ctrl-C ends what was started here.")
                 # One that the environment names may be away and come back: it stays the one.
                 while elsewhere or not is_gone(url, auth):
@@ -240,27 +239,27 @@ class Page:
     """Whether they are this checkout's, which ask for its password."""
 
 
-def _show(root: Path, pages: Sequence[Page], open_browser: bool) -> None:
+def _show(checkout: Checkout, pages: Sequence[Page], open_browser: bool) -> None:
     """Say where pages are and how to sign in; open them, if ``open_browser``."""
     for page in pages:
         click.echo(f"{page.title + ':':9}{page.address}")
     if any(page.own for page in pages):
         click.echo(
-            f"Sign in   as {USER}; {auth_file(root)} holds the password, as {USER}:PASSWORD. Prefect's page asks for that "
+            f"Sign in   as {USER}; {checkout.auth} holds the password, as {USER}:PASSWORD. Prefect's page asks for that "
             "whole line. Or: gantry ui --open."
         )
     for page in pages if open_browser else ():
         if page.own:
-            signed_in = sign_in_page(root, page.title.lower(), page.address)
+            signed_in = sign_in_page(checkout, page.title.lower(), page.address)
             atexit.register(signed_in.unlink, missing_ok=True)
             webbrowser.open(signed_in.as_uri())
         else:
             webbrowser.open(page.address)
 
 
-def _mlflow_page(root: Path, port: int | None, stack: ExitStack) -> Page:
+def _mlflow_page(checkout: Checkout, port: int | None, stack: ExitStack) -> Page:
     """Where MLflow's pages are: a tracking server's own, or those of a process started here on the checkout's store."""
-    uri = project_tracking_uri(root)
+    uri = project_tracking_uri(checkout.root)
     if uri is None:
         raise StageError("params.yaml has no track.uri: there is no MLflow store to show.")
     if uri.startswith(("http://", "https://")):
@@ -276,8 +275,8 @@ def _mlflow_page(root: Path, port: int | None, stack: ExitStack) -> Page:
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*MLFLOW_HOSTS, *(f"{host}:*" for host in MLFLOW_HOSTS)]),
     }
     listening = listen(MLFLOW_PORT if port is None else port, only=port is not None)
-    log = var_directory(root) / "mlflow-ui.log"
-    address = stack.enter_context(own_server("mlflow", root, listening, environment, log))
+    log = checkout.mlflow_log
+    address = stack.enter_context(own_server("mlflow", checkout, listening, environment, log))
     return Page(title="MLflow", address=address, own=True)
 
 
@@ -290,12 +289,12 @@ def summary(results: Iterable["StageResult"]) -> str:
     return "\n".join(f"{row.stage:{width}}  {row.state:9}  {row.seconds:8.1f} s" for row in rows)
 
 
-def _checkout() -> Path:
-    """The checkout: the current directory, which has to be its root."""
-    root = Path.cwd()
-    if not (root / "dvc.yaml").is_file():
-        raise StageError(f"There is no dvc.yaml in {root}. Run gantry in the root of a Gantry checkout.")
-    return root
+def _checkout() -> Checkout:
+    """The checkout at the current directory, which has to be its root."""
+    checkout = Checkout.at()
+    if not checkout.dvc_yaml.is_file():
+        raise StageError(f"There is no dvc.yaml in {checkout.root}. Run gantry in the root of a Gantry checkout.")
+    return checkout
 
 
 def _log_to_terminal() -> logging.Handler:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.code import STAGE as CODE
 from pipelines.runtime.code import write_digests
 from pipelines.stages.context import StageContext, run_stage
@@ -29,14 +30,14 @@ def stage(name: str) -> None:
         # Takes no time and has no work directory: its result depends on the installed package, of which DVC knows nothing.
         write_digests(Path.cwd())
         return
-    run_stage(name, _body)
+    run_stage(name, _body, Checkout.at())
 
 
 def _body(context: StageContext) -> Mapping[str, Path]:
     # Imported here, behind the guard's fork: torch and Ray start threads, which do not survive one.
     from pipelines.settings.schema import load_settings
 
-    settings = load_settings(context.root / "params.yaml")
+    settings = load_settings(context.checkout.params)
     if context.name == "ingest":
         # It need not know the model, but would prepare for minutes what the model cannot make.
         settings.check_pictures()

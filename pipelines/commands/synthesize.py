@@ -10,6 +10,7 @@ import numpy as np
 
 from gan_core.errors import DataError, SettingsError
 from gan_core.files import obstacle, replacing, write_json
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.progress import say
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def augment(
             learnt_from=generator.info.get("dataset", ""),
         )
         write_json(folder / REPORT, {**asdict(report), "gain": report.gain, "noise": report.noise})
-    tracked = track(out, Path.cwd()) if out.resolve().is_relative_to(Path.cwd()) else False
+    tracked = track(out, Checkout.at()) if out.resolve().is_relative_to(Path.cwd()) else False
     click.echo(f"{out}: {described.splits['train']} training pictures, {per_class} of each class generated")
     click.echo(json.dumps({name: round(float(np.mean(values)), 4) for name, values in accuracies.items()}))
     noise = "of one run, which says nothing about noise"

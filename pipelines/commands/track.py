@@ -8,8 +8,8 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.redaction import redact_credentials
-from pipelines.runtime.work_directory import var_directory
 from pipelines.tracking.abandoned import end_abandoned
 from pipelines.tracking.events import REFUSED, count_events, find_logs, read_events
 from pipelines.tracking.replay import Cursor
@@ -28,9 +28,8 @@ def sync(as_json: bool) -> None:
     """Send everything that still waits in var/track (or in GANTRY_VAR) to the tracking server, now."""
     # Imported here: --help need not wait for torch.
     from pipelines.settings.schema import load_settings
-    from pipelines.stages.tracked import TRACK
 
-    settings, logs = load_settings().track, var_directory() / TRACK
+    settings, logs = load_settings().track, Checkout.at().events
     end_abandoned(logs)
     waiting = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).count_pending()
     with tqdm(total=waiting, unit=" events", disable=as_json or not waiting) as bar:
@@ -52,9 +51,8 @@ def sync(as_json: bool) -> None:
 def status(as_json: bool) -> None:
     """List the runs logged here, and how much of each the tracking server has. Does not contact it."""
     from pipelines.settings.schema import load_settings
-    from pipelines.stages.tracked import TRACK
 
-    settings, logs = load_settings().track, var_directory() / TRACK
+    settings, logs = load_settings().track, Checkout.at().events
     end_abandoned(logs)
     destination = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).destination
     rows = []

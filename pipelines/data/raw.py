@@ -31,14 +31,13 @@ from pipelines.data.readers.idx import matches as holds_idx
 from pipelines.data.sources import public_dataset
 from pipelines.data.translation_sources import pack
 from pipelines.data.unpack_limits import Budget
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.project_files import check_project_files
 from pipelines.settings.data import UnpackLimits
 from pipelines.settings.params import read_params
 
 log = logging.getLogger(__name__)
-
-RAW = Path("data/raw")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +61,8 @@ class RawData:
     """Lines of text: the splits, the classes with their counts, and the files that are not used."""
 
 
-def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
-    """Download the public data set ``name`` into ``data/raw`` below ``root`` (the checkout) and track it with DVC.
+def fetch_public(name: str, *, checkout: Checkout, replace: bool = False) -> RawData:
+    """Download the public data set ``name`` into the raw data of ``checkout`` and track it with DVC.
 
     The folder has the name of the data set, with a dash in place of a colon; NAME:greyscale uses the folder of NAME. A
     complete, unchanged folder is kept. Its bytes do not depend on the address that the files come from.
@@ -74,8 +73,8 @@ def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
         StageError: a project file that DVC reads is damaged. Nothing is downloaded then.
     """
     dataset = public_dataset(name)
-    check_project_files(root)
-    target = root / RAW / dataset.place
+    check_project_files(checkout)
+    target = checkout.raw_data(dataset.place)
     if target.exists() and not _is_intact(target, dataset):
         _refuse_unless(replace, target)
     if not target.exists() or not _is_intact(target, dataset):
@@ -90,26 +89,26 @@ def fetch_public(name: str, *, root: Path, replace: bool = False) -> RawData:
                 _unpack_all(folder, dataset)
             readers.write_note(folder, _public_note(dataset))
     note = readers.read_note(target)
-    return _summary(target, note, *arrange(target, note), tracked=track(target, root))
+    return _summary(target, note, *arrange(target, note), tracked=track(target, checkout))
 
 
 def add(
     name: str,
     source: str,
     *,
-    root: Path,
+    checkout: Checkout,
     labels: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     encoding: str | None = None,
     replace: bool = False,
 ) -> RawData:
-    """Copy a user's pictures to ``data/raw/NAME`` below ``root`` and track them with DVC. The source is not modified.
+    """Copy a user's pictures to ``data/raw/NAME`` in ``checkout`` and track them with DVC. The source is not modified.
 
     Args:
         name: letters, digits, dots, dashes and underscores; not the name of a DVC file.
         source: a folder, zip, tar, IDX file or Parquet file; a local path or an fsspec URL (``s3://...``, ``https://...``).
-        root: the checkout.
+        checkout: where to copy them.
         labels: a label table (CSV, TSV or Parquet); a local path or a path within the source.
         image_column: column of file names in the label table, or of pictures in Parquet files; None: detect it by name.
         label_column: column of labels; None: detect it by name.
@@ -122,10 +121,10 @@ def add(
         StageError: a project file that DVC reads is damaged. Nothing is copied then.
     """
     check_dataset_name(name)
-    check_project_files(root)
-    _check_source(source, root)
-    limits = unpack_limits(root)
-    target = root / RAW / name
+    check_project_files(checkout)
+    _check_source(source, checkout)
+    limits = unpack_limits(checkout)
+    target = checkout.raw_data(name)
     new = not target.exists()
     if not new:
         _refuse_unless(replace, target)
@@ -153,7 +152,7 @@ def add(
                 message = message.replace(copy, origins[copy])
             raise DataError(message) from error
     try:
-        tracked = track(target, root)
+        tracked = track(target, checkout)
     except DataError:
         if new:  # otherwise the next attempt fails because the name is taken
             shutil.rmtree(target)
@@ -161,16 +160,15 @@ def add(
     return _summary(target, note, kind, listing, tracked=tracked)
 
 
-def track(path: Path, root: Path) -> bool:
-    """Run ``dvc add`` on the folder. Log a warning and return False if ``root`` is not in a DVC repository.
+def track(path: Path, checkout: Checkout) -> bool:
+    """Run ``dvc add`` on the folder. Log a warning and return False if ``checkout`` is not in a DVC repository.
 
     Raises:
         DataError: ``dvc add`` fails.
     """
-    if not any((parent / ".dvc").is_dir() for parent in (root.resolve(), *root.resolve().parents)):
-        log.warning(
-            "%s is not versioned: %s is not in a DVC repository. Create one with: dvc init", path, root.resolve()
-        )
+    root = checkout.root
+    if not any((parent / ".dvc").is_dir() for parent in (root, *root.parents)):
+        log.warning("%s is not versioned: %s is not in a DVC repository. Create one with: dvc init", path, root)
         return False
     command = [sys.executable, "-m", "dvc", "add", os.path.relpath(path, root)]
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
@@ -212,11 +210,11 @@ def _refuse_unless(replace: bool, target: Path) -> None:
         raise DataError(f"{target} already holds data. Choose another name, or replace it with --replace.")
 
 
-def _check_source(source: str, root: Path) -> None:
+def _check_source(source: str, checkout: Checkout) -> None:
     """Raise DataError if the source is empty text, or a folder that contains the raw data."""
     if not source.strip():
         raise DataError("The source is empty. Give a folder of pictures, an archive of one, or a URL.")
-    place, raw = Path(source).expanduser(), (root / RAW).resolve()
+    place, raw = Path(source).expanduser(), checkout.raw.resolve()
     if "://" not in source and place.is_dir() and raw.is_relative_to(place.resolve()):
         raise DataError(
             f"{source} contains {raw}, the target of the copy, and cannot be copied into itself. Give the folder of pictures."
@@ -269,13 +267,13 @@ def _summary(target: Path, note: SourceNote, kind: str, listing: Listing, *, tra
     )
 
 
-def unpack_limits(root: Path) -> UnpackLimits:
-    """Read the limits on unpacking from section ``data`` of the params.yaml in ``root``; the defaults if it has none.
+def unpack_limits(checkout: Checkout) -> UnpackLimits:
+    """Read the limits on unpacking from section ``data`` of the params.yaml of ``checkout``; the defaults if it has none.
 
     Raises:
         SettingsError: params.yaml cannot be read, or a limit is not a number above 0.
     """
-    path = root / "params.yaml"
+    path = checkout.params
     section = read_params(path).get("data") if path.is_file() else None
     known = {field.name for field in fields(UnpackLimits)}
     given = {key: value for key, value in section.items() if key in known} if isinstance(section, Mapping) else {}

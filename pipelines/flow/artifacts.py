@@ -9,6 +9,7 @@ from typing import Any
 
 from gan_core.files import read_json
 from pipelines.registry.markdown import escape_markdown, link_target
+from pipelines.runtime.checkout import METRICS, REGISTERED, SAMPLES, Checkout
 from pipelines.runtime.redaction import redact_credentials
 
 LOG = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ LARGEST_PICTURE = 2 << 20
 """Bytes. A picture is embedded in its artifact; the server keeps artifacts in its database."""
 
 
-def publish_artifacts(root: Path, outs: Iterable[str]) -> list[str]:
+def publish_artifacts(checkout: Checkout, outs: Iterable[str]) -> list[str]:
     """Make Prefect artifacts from the result files among a stage's outs; returns the keys of those made.
 
     To be called in a task: the artifacts belong to its run. A file that is absent or is not what it should be makes no
@@ -27,7 +28,7 @@ def publish_artifacts(root: Path, outs: Iterable[str]) -> list[str]:
     made = []
     for out in outs:
         for place, make in MAKERS.items():
-            path = root / place
+            path = checkout.out(place)
             if (place == out or place.startswith(f"{out}/")) and path.is_file():
                 try:
                     if (key := make(path)) is not None:
@@ -103,9 +104,9 @@ def _registered(path: Path) -> str:
 
 
 MAKERS: dict[str, Callable[[Path], str | None]] = {
-    "outputs/evaluate/samples.png": _picture,
-    "outputs/evaluate/metrics.json": _figures,
-    "outputs/register/registered.json": _registered,
+    SAMPLES: _picture,
+    METRICS: _figures,
+    REGISTERED: _registered,
 }
 
 

@@ -36,9 +36,9 @@ from pipelines.flow.output import StageOutput, output_file
 from pipelines.flow.process import OvertimeError, StoppedError, stream
 from pipelines.flow.submitted import Served, settle
 from pipelines.flow.workspace import Workspace, checkout_workspace, dvc, has_remote, worktree_workspace
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import offer_cluster
 from pipelines.runtime.redaction import redact_credentials, redact_logs
-from pipelines.runtime.work_directory import var_directory
 from pipelines.settings.flow import FlowSettings, load_flow_settings
 
 LOG = logging.getLogger(__name__)
@@ -85,8 +85,8 @@ class PipelineError(StageError):
         self.results = list(results)
 
 
-def pipeline_of(checkout: Path, served: Served | None = None) -> Flow[..., Any]:
-    """The flow of the checkout at ``checkout``: no parameter of the flow can name another.
+def pipeline_of(checkout: Checkout, served: Served | None = None) -> Flow[..., Any]:
+    """The flow of ``checkout``: no parameter of the flow can name another.
 
     Args:
         checkout: a Gantry checkout.
@@ -103,31 +103,30 @@ def pipeline_of(checkout: Path, served: Served | None = None) -> Flow[..., Any]:
     A run that fails ends in a Failed state whose result is the error: a PipelineError, or a GantryError that says why it
     could not start.
     """
-    root = checkout.resolve()
 
     # A function in a function travels by value to the process of a scheduled run, and the checkout with it.
     @flow(name=FLOW_NAME, persist_result=False, validate_parameters=True)
     def pipeline(
         stages: list[str] | None = None, revision: str | None = None, overrides: dict[str, Any] | None = None
     ) -> list[StageResult] | State:
-        return run_flow(root, served, stages or [], revision, overrides or {})
+        return run_flow(checkout, served, stages or [], revision, overrides or {})
 
     return pipeline
 
 
 def run_flow(
-    root: Path, served: Served | None, stages: Sequence[str], revision: str | None, overrides: Mapping[str, Any]
+    checkout: Checkout, served: Served | None, stages: Sequence[str], revision: str | None, overrides: Mapping[str, Any]
 ) -> list[StageResult] | State:
     """What the flow of :func:`pipeline_of` does."""
     redact_logs()  # a scheduled run is a process of Prefect's, not of the command line
     with get_client(sync_client=True) as client:
-        owner.sign(client, client.read_flow_run(_run_id()), root)
+        owner.sign(client, client.read_flow_run(_run_id()), checkout)
     try:
         if served is not None:
             asked = revision
             revision, overrides = settle(served, revision, overrides)
-            return _run(root, stages, revision, overrides, from_client=asked not in (None, served.revision))
-        return _run(root, stages, revision, overrides)
+            return _run(checkout, stages, revision, overrides, from_client=asked not in (None, served.revision))
+        return _run(checkout, stages, revision, overrides)
     except GantryError as error:
         # Errors that a user is meant to see, without a traceback. A command tells it at its own end, and once is enough.
         _keep_off_terminal()
@@ -136,7 +135,7 @@ def run_flow(
 
 
 def _run(
-    root: Path,
+    checkout: Checkout,
     stages: Sequence[str],
     revision: str | None,
     overrides: Mapping[str, Any],
@@ -148,16 +147,16 @@ def _run(
     with contextlib.ExitStack() as stack:
         if revision:
             place = worktree_workspace(
-                root, revision=revision, overrides=overrides, name=run_name(), from_client=from_client
+                checkout, revision=revision, overrides=overrides, name=run_name(), from_client=from_client
             )
             workspace = stack.enter_context(place)
         else:
-            workspace = checkout_workspace(root)
-        plan = read_plan(workspace.root, stages)
-        settings = load_flow_settings(workspace.root)
-        settings.check_stages(node.name for node in read_plan(workspace.root))
+            workspace = checkout_workspace(checkout)
+        plan = read_plan(workspace.checkout, stages)
+        settings = load_flow_settings(workspace.checkout.params)
+        settings.check_stages(node.name for node in read_plan(workspace.checkout))
         workspace.environment["GANTRY_PIPELINE_RUN"] = run_name()
-        workspace.environment.update(stack.enter_context(offer_cluster(workspace.root, workspace.environment)))
+        workspace.environment.update(stack.enter_context(offer_cluster(workspace.checkout, workspace.environment)))
         stop = stack.enter_context(_watch_for_cancelling())
         return _run_plan(workspace, plan, settings, stop)
 
@@ -191,7 +190,6 @@ def _run_plan(
     workspace: Workspace, plan: Sequence[Node], settings: FlowSettings, stop: threading.Event
 ) -> list[StageResult] | State:
     results: list[StageResult] = []
-    var = var_directory(workspace.root, workspace.environment)
     for node in plan:
         began = time.monotonic()
         retries = settings.retries if node.is_stage else 0
@@ -202,7 +200,7 @@ def _run_plan(
             retry_delay_seconds=settings.retry_delay_s,
         )
         # What the task says of its stage stays in this process; the state of a task is for a line.
-        attempts = Attempts(most=1 + retries, path=output_file(var, run_name(), node.name))
+        attempts = Attempts(most=1 + retries, path=output_file(workspace.checkout, run_name(), node.name))
         state = attempt(workspace, node, settings.timeout_s.get(node.name), stop, attempts, return_state=True)
         results.append(
             StageResult(stage=node.name, state=state.name or state.type.value, seconds=time.monotonic() - began)
@@ -261,7 +259,7 @@ def run_node(
     try:
         status = stream(
             command,
-            cwd=workspace.root,
+            cwd=workspace.checkout.root,
             environment=workspace.environment,
             on_line=on_line,
             stop=stop,
@@ -275,7 +273,7 @@ def run_node(
         output.end(failed=bool(status))
     if status:
         return failed("Failed", f"failed (status {status}).", output.error())
-    publish_artifacts(workspace.root, node.outs)
+    publish_artifacts(workspace.checkout, node.outs)
     return Completed(name="Cached" if skipped else "Ran")
 
 
@@ -289,12 +287,12 @@ def record(workspace: Workspace, targets: Sequence[str]) -> None:
     """
     logger = get_run_logger()
     assert workspace.experiment is not None
-    dvc(workspace.root, workspace.environment, "exp", "save", "--force", "-n", workspace.experiment, *targets)
+    dvc(workspace.checkout, workspace.environment, "exp", "save", "--force", "-n", workspace.experiment, *targets)
     logger.info("Recorded as experiment %s (dvc exp show).", workspace.experiment)
-    if not has_remote(workspace.root):
+    if not has_remote(workspace.checkout):
         return
     try:
-        dvc(workspace.root, workspace.environment, "push", *targets)
+        dvc(workspace.checkout, workspace.environment, "push", *targets)
     except StageError as error:
         raise StageError(f"All stages ran and are recorded as {workspace.experiment}, but {error}") from error
     logger.info("Pushed to the remote.")
@@ -331,7 +329,7 @@ def _watch_for_cancelling() -> Iterator[threading.Event]:
         thread.join(timeout=2 * CANCEL_SECONDS)
 
 
-def mark_crashed(checkout: Path) -> list[str]:
+def mark_crashed(checkout: Checkout) -> list[str]:
     """Mark the flow runs of ``checkout`` whose process was killed as crashed; returns their names."""
     return owner.mark_crashed(FLOW_NAME, checkout)
 

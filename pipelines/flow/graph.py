@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.errors import StageError, nearest
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.dvc_repo import explain_dvc_error, open_project
 
 
@@ -20,35 +21,32 @@ class Node:
     """Paths relative to the checkout."""
 
 
-def read_plan(root: Path | str, targets: Sequence[str] = ()) -> list[Node]:
+def read_plan(checkout: Checkout, targets: Sequence[str] = ()) -> list[Node]:
     """What ``dvc repro TARGETS`` evaluates, in its order: each target after everything that it needs.
 
     Args:
-        root: the checkout.
+        checkout: a DVC project.
         targets: names of stages; all of dvc.yaml when empty.
 
     Raises:
         StageError: no DVC project, no dvc.yaml, or no such stage (names the nearest).
     """
-    from dvc.dvcfile import PROJECT_FILE
     from dvc.exceptions import DvcException
     from dvc.repo.reproduce import get_active_graph, plan_repro
     from dvc.stage import PipelineStage
 
-    root = Path(root).resolve()
-    with open_project(root) as repo:
+    root = checkout.root
+    with open_project(checkout) as repo:
         try:
-            known = repo.stage.load_all(path=str(root / PROJECT_FILE))
+            known = repo.stage.load_all(path=str(checkout.dvc_yaml))
             by_name = {stage.name: stage for stage in known}
             for target in targets:
                 if target not in by_name:
-                    raise StageError(
-                        f"There is no stage '{target}' in {root / PROJECT_FILE}.{nearest(target, by_name)}"
-                    )
+                    raise StageError(f"There is no stage '{target}' in {checkout.dvc_yaml}.{nearest(target, by_name)}")
             wanted = [by_name[target] for target in targets] or list(known)
             plan = plan_repro(get_active_graph(repo.index.graph), wanted)
         except DvcException as error:
-            raise StageError(f"{root / PROJECT_FILE}: {explain_dvc_error(error)}") from error
+            raise StageError(f"{checkout.dvc_yaml}: {explain_dvc_error(error)}") from error
         return [
             Node(
                 name=stage.name if isinstance(stage, PipelineStage) else Path(stage.path).relative_to(root).as_posix(),

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from pipelines.runtime.checkout import Checkout
+
 LOG = logging.getLogger(__name__)
 
 RUNS = 20
@@ -112,9 +114,9 @@ class StageOutput:
             )
 
 
-def output_file(var: Path, run: str, node: str) -> Path:
+def output_file(checkout: Checkout, run: str, node: str) -> Path:
     """Where the output of the stage or data source ``node`` in ``run`` is kept; older runs' are removed beyond :data:`RUNS`."""
-    above = var / "logs"
+    above = checkout.stage_logs
     with contextlib.suppress(OSError):  # no room or no folder is said when the file is written
         runs = sorted(above.iterdir(), key=lambda folder: folder.stat().st_mtime) if above.is_dir() else []
         for old in [folder for folder in runs if folder.name != run][: -(RUNS - 1)]:

@@ -2,7 +2,6 @@
 
 import logging
 import re
-from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
@@ -11,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Crashed
 
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import identity, lives
 
 LOG = logging.getLogger(__name__)
@@ -21,12 +21,12 @@ OWNER = "gantry.owner"
 CHECKOUT = "gantry.checkout"
 
 
-def sign(client: SyncPrefectClient, run: FlowRun, checkout: Path) -> None:
+def sign(client: SyncPrefectClient, run: FlowRun, checkout: Checkout) -> None:
     """Note on a flow run which process it is and which checkout it belongs to."""
-    client.update_flow_run_labels(run.id, {OWNER: identity(), CHECKOUT: str(checkout)})
+    client.update_flow_run_labels(run.id, {OWNER: identity(), CHECKOUT: str(checkout.root)})
 
 
-def mark_crashed(flow_name: str, checkout: Path) -> list[str]:
+def mark_crashed(flow_name: str, checkout: Checkout) -> list[str]:
     """Set to Crashed each unfinished flow run of ``checkout`` whose process is gone; returns their names."""
     unfinished = [StateType.RUNNING, StateType.CANCELLING]
     with get_client(sync_client=True) as client:
@@ -39,7 +39,7 @@ def mark_crashed(flow_name: str, checkout: Path) -> list[str]:
         marked = []
         for run in runs:
             owner = run.labels.get(OWNER)
-            if run.labels.get(CHECKOUT) != str(checkout) or not isinstance(owner, str):
+            if run.labels.get(CHECKOUT) != str(checkout.root) or not isinstance(owner, str):
                 continue
             # A client of the server may write any label.
             if not _IDENTITY.fullmatch(owner) or lives(owner):

@@ -16,8 +16,8 @@ from gan_core.disk import NoRoomError, require_room
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from pipelines.flow.web import START_SECONDS, address_of, listen, own_auth, own_server, private_folder, whose
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import identity, lives
-from pipelines.runtime.work_directory import var_directory
 from pipelines.tracking.sqlite_file import check_database
 
 LOG = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ _DATABASE_VARIABLES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DA
 """Where a user names another database than the file in PREFECT_HOME."""
 
 
-def prefect_environment(root: Path) -> dict[str, str]:
+def prefect_environment(checkout: Checkout) -> dict[str, str]:
     """The variables that keep Prefect inside the checkout and silent; what the environment has already, wins."""
     defaults = {
-        "PREFECT_HOME": str(var_directory(root) / "prefect"),
+        "PREFECT_HOME": str(checkout.prefect),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(START_SECONDS)),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -56,7 +56,7 @@ def prefect_environment(root: Path) -> dict[str, str]:
 
 
 @contextmanager
-def server(root: Path, *, port: int | None = None, lasting: bool = False, guest: bool = False) -> Iterator[str]:
+def server(checkout: Checkout, *, port: int | None = None, lasting: bool = False, guest: bool = False) -> Iterator[str]:
     """The API address of a Prefect server, with the environment set so that Prefect and child processes use it.
 
     In turn: the one that PREFECT_API_URL names; the one that ``gantry ui`` or ``gantry serve`` keeps in this checkout; for
@@ -65,7 +65,7 @@ def server(root: Path, *, port: int | None = None, lasting: bool = False, guest:
     environment has for the length of the block.
 
     Args:
-        root: the checkout.
+        checkout: whose.
         port: where the own one listens, and nowhere else; by default 4200 or, where that is taken, any free port.
         lasting: whether runs of this checkout may use it too: it lasts longer than they do.
         guest: whether one that ends with somebody's run will do.
@@ -73,20 +73,20 @@ def server(root: Path, *, port: int | None = None, lasting: bool = False, guest:
     Raises:
         StageError: the port is taken, or the server did not start; names its log.
     """
-    defaults = prefect_environment(root)
+    defaults = prefect_environment(checkout)
     before = {name: os.environ.get(name) for name in (*defaults, "PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
     os.environ.update(defaults)
-    private_folder(var_directory(root) / "prefect")
+    private_folder(checkout.prefect)
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     try:
         if named := before["PREFECT_API_URL"]:
             yield named
-        elif url := _kept(_LASTING, root) or (_kept(_PASSING, root) if guest else None):
-            os.environ |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": own_auth(root)}
+        elif url := _kept(_LASTING, checkout) or (_kept(_PASSING, checkout) if guest else None):
+            os.environ |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": own_auth(checkout)}
             yield url
         else:
-            with _own(root, port, lasting) as url:
-                os.environ |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": own_auth(root)}
+            with _own(checkout, port, lasting) as url:
+                os.environ |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": own_auth(checkout)}
                 yield url
     finally:
         for name, value in before.items():
@@ -175,19 +175,19 @@ def _of_connection(error: BaseException) -> bool:
     return isinstance(error, ConnectionError) or type(error).__module__.partition(".")[0] in ("httpx", "httpcore")
 
 
-def _kept(name: str, root: Path) -> str | None:
+def _kept(name: str, checkout: Checkout) -> str | None:
     """The address of the server that the note ``name`` in this checkout tells of, where it runs."""
     with contextlib.suppress(FileNotFoundError):
-        note = read_json(var_directory(root) / "prefect" / name)
+        note = read_json(checkout.prefect / name)
         # The note may be of another machine that shares the checkout: here the same address is a stranger's.
-        if lives(note["process"]) and whose(note["url"].removesuffix("/api"), own_auth(root)) == "ours":
+        if lives(note["process"]) and whose(note["url"].removesuffix("/api"), own_auth(checkout)) == "ours":
             LOG.info("Using the Prefect server at %s.", note["url"])
             return note["url"]
     return None
 
 
 @contextmanager
-def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
+def _own(checkout: Checkout, port: int | None, lasting: bool) -> Iterator[str]:
     home = Path(os.environ["PREFECT_HOME"])
     log, database = home / "server.log", home / "prefect.db"
     if not any(os.environ.get(name) for name in _DATABASE_VARIABLES):
@@ -201,16 +201,16 @@ def _own(root: Path, port: int | None, lasting: bool) -> Iterator[str]:
     address = address_of(listening)
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PREFECT_API_KEY"},
-        "PREFECT_SERVER_API_AUTH_STRING": own_auth(root),
+        "PREFECT_SERVER_API_AUTH_STRING": own_auth(checkout),
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": address,
         # The page asks the server that it came from, by whatever name and through whatever tunnel.
         "PREFECT_SERVER_UI_API_URL": "/api",
     }
     LOG.info("Starting a Prefect server of this checkout at %s (log: %s).", address, log)
-    with own_server("prefect", root, listening, environment, log) as address:
+    with own_server("prefect", checkout, listening, environment, log) as address:
         # Of this process, which the server ends with: the server's own changes when it is started again.
         note = {"url": f"{address}/api", "process": identity()}
-        place = var_directory(root) / "prefect" / (_LASTING if lasting else _PASSING)
+        place = checkout.prefect / (_LASTING if lasting else _PASSING)
         try:
             write_json(place, note)
             yield note["url"]

@@ -30,9 +30,9 @@ from gan_core.errors import StageError
 from gan_core.files import replacing
 from gan_core.locks import lock
 from pipelines.flow.door import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import guarded
 from pipelines.runtime.redaction import keep_secret
-from pipelines.runtime.work_directory import var_directory
 
 LOG = logging.getLogger(__name__)
 
@@ -52,13 +52,13 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """This machine is never asked through a proxy."""
 
 
-def own_auth(root: Path) -> str:
-    """``user:password`` of the servers of the checkout at ``root``, made when there is none that only its owner can read.
+def own_auth(checkout: Checkout) -> str:
+    """``user:password`` of the servers of ``checkout``, made when there is none that only its owner can read.
 
     Raises:
         OSError: the file can be neither read nor written; names it.
     """
-    path = auth_file(root)
+    path = checkout.auth
     folder = os.open(private_folder(path.parent), os.O_RDONLY)
     try:
         lock(folder)  # of two processes, the second takes what the first has made
@@ -81,11 +81,6 @@ def _known(auth: str) -> str:
     return auth
 
 
-def auth_file(root: Path) -> Path:
-    """Where the password of the checkout's servers is."""
-    return var_directory(root) / "prefect" / "auth"
-
-
 def private_folder(path: Path) -> Path:
     """Make ``path`` a folder that nobody but its owner can look into."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -94,14 +89,14 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def sign_in_page(root: Path, name: str, address: str) -> Path:
+def sign_in_page(checkout: Checkout, name: str, address: str) -> Path:
     """A file that leads a browser to the pages at ``address``, signed in. Only the owner can read it: it holds the password.
 
     A browser is given the file, not the address, which every user could read among the browser's arguments.
     """
-    user, _, password = own_auth(root).partition(":")
+    user, _, password = own_auth(checkout).partition(":")
     target = address.replace("://", f"://{user}:{urllib.parse.quote(password)}@", 1) + SIGN_IN_PATH
-    path = auth_file(root).with_name(f"sign-in-{name}.html")
+    path = checkout.auth.with_name(f"sign-in-{name}.html")
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(f'<!doctype html><title>{name}</title><meta http-equiv="refresh" content="0; url={target}">\n')
@@ -154,7 +149,7 @@ def address_of(listening: socket.socket) -> str:
 @contextmanager
 def own_server(
     app: Literal["prefect", "mlflow"],
-    root: Path,
+    checkout: Checkout,
     listening: socket.socket,
     environment: Mapping[str, str],
     log: Path,
@@ -166,7 +161,7 @@ def own_server(
 
     Args:
         app: whose.
-        root: the checkout, its working directory.
+        checkout: its root is the server's working directory.
         listening: from :func:`listen`.
         environment: all of its environment but the password.
         log: where its output goes.
@@ -174,7 +169,7 @@ def own_server(
     Raises:
         StageError: it did not start; names its log.
     """
-    auth = own_auth(root)
+    auth = own_auth(checkout)
     address = address_of(listening)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pipelines.flow.door", app, str(listening.fileno())]
@@ -183,7 +178,7 @@ def own_server(
         with log.open("ab") as output:
             return subprocess.Popen(
                 guarded(command),
-                cwd=root,
+                cwd=checkout.root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

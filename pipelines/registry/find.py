@@ -12,6 +12,7 @@ from gan_core.inference.generator import DESCRIPTION
 from pipelines.registry.champion import CHAMPION
 from pipelines.registry.contents import find_generator, version_files
 from pipelines.registry.register import CHALLENGER
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
 from pipelines.tracking.store import connect, explain_server_errors, is_refusal
@@ -40,9 +41,9 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
             "The name of the model is empty. If it comes from a shell variable, check that the variable is set."
         )
     place = Path(model)
-    if (place / "dvc.yaml").is_file():
+    if (checkout := Checkout.at(place)).dvc_yaml.is_file():
         raise TrackingError(
-            f"{model} is a checkout, not a generator. Name {place / 'outputs/train/generator'}, or a registered model."
+            f"{model} is a checkout, not a generator. Name {checkout.generator}, or a registered model."
         )
     for folder in (place, place / "generator"):
         if (folder / DESCRIPTION).is_file():

@@ -10,9 +10,6 @@ from gan_core.errors import DamagedFileError, SettingsError, StageError
 from gan_core.files import read_json
 from gan_core.metrics.protocol import Figure
 
-CURVES = ("curves.csv", "fid.csv")
-"""Tables of numbers by step that the train stage writes beside the generator."""
-
 
 def read_measured(path: Path) -> dict[str, Any]:
     """Read the output of the evaluate stage: ``fid``, the figure to register, and ``figures``, all of them.
@@ -43,14 +40,13 @@ def read_measured(path: Path) -> dict[str, Any]:
     return measured
 
 
-def check_curves(folder: Path) -> None:
-    """Check that the training curves in ``folder`` are tables of numbers with ascending steps. Missing files are accepted.
+def check_curves(*tables: Path) -> None:
+    """Check that ``tables`` of training curves hold numbers with ascending steps. Missing files are accepted.
 
     Raises:
         StageError: a table is not valid; names the file and the line.
     """
-    for name in CURVES:
-        path = folder / name
+    for path in tables:
         if path.is_file() and (fault := _fault(path)):
             line, what = fault
             raise StageError(

@@ -1,7 +1,5 @@
 """Measure a registered version again, as the evaluate stage does, on the data of the checkout."""
 
-from pathlib import Path
-
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.errors import TrackingError
 from gan_core.inference.generator import load_generator
@@ -9,18 +7,18 @@ from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
 from pipelines.evaluation.measure import measure
 from pipelines.registry.find import generator_folder
-from pipelines.runtime.checkout import PREPARED
+from pipelines.runtime.checkout import Checkout
 from pipelines.settings.schema import Settings
 
 
-def measure_version(name: str, version: str, *, root: Path, settings: Settings) -> Figure:
-    """Measure the figure that versions of ``name`` are compared by, with the settings and data at ``root``.
+def measure_version(name: str, version: str, *, checkout: Checkout, settings: Settings) -> Figure:
+    """Measure the figure that versions of ``name`` are compared by, with the settings and data of ``checkout``.
 
     Raises:
         TrackingError: there is no such version, or its pictures have another shape than the data.
-        DataError: there is no prepared dataset at ``root``.
+        DataError: there is no prepared dataset in ``checkout``.
     """
-    dataset = PreparedDataset(root / PREPARED, cache_dir=user_cache_dir() / "decoded")
+    dataset = PreparedDataset(checkout.prepared, cache_dir=user_cache_dir() / "decoded")
     with generator_folder(f"{name}/{version}", tracking_uri=settings.track.uri) as folder:
         generator = load_generator(folder, choose_device())
         made, here = generator.info["shape"], dataset.info

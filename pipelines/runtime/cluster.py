@@ -22,6 +22,7 @@ from typing import Any
 
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import guarded, has_succeeded
 from pipelines.runtime.local_ray import (
     LOOPBACK,
@@ -34,7 +35,6 @@ from pipelines.runtime.local_ray import (
 )
 from pipelines.runtime.owned import abandoned, claim
 from pipelines.runtime.redaction import redact_output
-from pipelines.runtime.work_directory import var_directory
 
 LOG = logging.getLogger(__name__)
 
@@ -45,14 +45,14 @@ _RESUMES = "What was done is kept: run the stage again, and it resumes where it 
 
 
 @contextmanager
-def cluster(*, root: Path | str = ".", num_cpus: int | None = None, log_to_driver: bool = True) -> Iterator[str]:
+def cluster(checkout: Checkout, *, num_cpus: int | None = None, log_to_driver: bool = True) -> Iterator[str]:
     """Connect this process to a Ray cluster for the length of the block; yields the cluster's address.
 
     In turn: what this process is connected to already; the one that RAY_ADDRESS names; the one that the flow offers;
     a local one, ended with the block and with this process, however that ends (under a guard).
 
     Args:
-        root: the checkout; a local cluster keeps its logs in its ``var/ray``.
+        checkout: a local cluster keeps its logs there (:attr:`Checkout.ray`).
         num_cpus: CPUs of a local cluster; by default all.
         log_to_driver: whether what the workers print appears here.
 
@@ -77,7 +77,7 @@ def cluster(*, root: Path | str = ".", num_cpus: int | None = None, log_to_drive
             remedy = "It belongs to this run, which starts another where the stage is run again"
             processes = _connect(offer["address"], log_to_driver, remedy, offer["processes"])
         else:
-            processes = stack.enter_context(_local(root, num_cpus, log_to_driver, new_token()))
+            processes = stack.enter_context(_local(checkout, num_cpus, log_to_driver, new_token()))
         watch = Watch(processes)
         try:
             with watch:
@@ -136,27 +136,26 @@ def _connect(
 
 
 @contextmanager
-def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def offer_cluster(checkout: Checkout, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Offer a cluster to child processes: yields the variables to add to their environment.
 
     The cluster is started, in a process of its own, when the first of them asks, and ended with the block. One that
     dies meanwhile is started anew when the next asks.
 
     Args:
-        root: the checkout that the stages run in.
+        checkout: where the stages run.
         environment: the environment of the stages, which Ray's workers need as well.
     """
     if environment.get("RAY_ADDRESS"):
         yield {}
         return
-    var = var_directory(root, environment)
-    with _place(var) as place:
+    with _place(checkout.cluster_offers) as place:
         # A token of its own: with it a stage comes in, and nobody else does.
         private = private_environment(new_token())
         ended = threading.Event()
         keeper = threading.Thread(
             target=_keep,
-            args=(root, place, var / "ray.log", {**environment, **private}, ended),
+            args=(checkout, place, {**environment, **private}, ended),
             name="cluster-keeper",
         )
         keeper.start()
@@ -168,9 +167,8 @@ def offer_cluster(root: Path, environment: Mapping[str, str]) -> Iterator[dict[s
 
 
 @contextmanager
-def _place(var: Path) -> Iterator[Path]:
-    """A folder in ``var/cluster`` for the notes of one offer, removed with the block; those of killed runs go first."""
-    folder = var / "cluster"
+def _place(folder: Path) -> Iterator[Path]:
+    """A folder in ``folder`` for the notes of one offer, removed with the block; those of killed runs go first."""
     for old in abandoned(folder):
         shutil.rmtree(old, ignore_errors=True)
     place = folder / f"offer-{uuid.uuid4().hex[:12]}"
@@ -181,18 +179,18 @@ def _place(var: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _keep(root: Path, place: Path, log: Path, environment: dict[str, str], ended: threading.Event) -> None:
+def _keep(checkout: Checkout, place: Path, environment: dict[str, str], ended: threading.Event) -> None:
     """Start the cluster when a stage asks, again when it has died and another asks, and end it with the offer."""
     answered = None
     while not ended.wait(0.2):
         if (asking := _asking(place)) == answered:
             continue
         LOG.info("Starting a Ray cluster for this run.")
-        status = _run_until(ended, root, place, log, environment)
+        status = _run_until(ended, checkout, place, environment)
         (place / "address").unlink(missing_ok=True)  # nobody is to be sent to a cluster that is gone
         answered = _asking(place) or asking
         if not ended.is_set():
-            note = {"asking": answered, "why": f"it ended with status {status}; its log is {log}"}
+            note = {"asking": answered, "why": f"it ended with status {status}; its log is {checkout.ray_log}"}
             try:
                 write_json(place / "failed", note)
             except OSError as error:
@@ -206,14 +204,15 @@ def _asking(place: Path) -> str | None:
     return None
 
 
-def _run_until(ended: threading.Event, root: Path, place: Path, log: Path, environment: dict[str, str]) -> int:
+def _run_until(ended: threading.Event, checkout: Checkout, place: Path, environment: dict[str, str]) -> int:
     """Run the process that keeps a cluster until it ends, or is ended with the offer; its status."""
+    log = checkout.ray_log
     log.parent.mkdir(parents=True, exist_ok=True)
     small = not log.exists() or log.stat().st_size < _LARGEST_LOG
     with log.open("ab" if small else "wb") as output:  # several runs may write to it
         process = subprocess.Popen(
-            guarded([sys.executable, "-m", __name__, str(place), str(root)]),
-            cwd=root,
+            guarded([sys.executable, "-m", __name__, str(place), str(checkout.root)]),
+            cwd=checkout.root,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -256,9 +255,9 @@ def _offered() -> dict[str, Any] | None:
 
 
 @contextmanager
-def _local(root: Path | str, num_cpus: int | None, log_to_driver: bool, token: str) -> Iterator[dict[str, str]]:
+def _local(checkout: Checkout, num_cpus: int | None, log_to_driver: bool, token: str) -> Iterator[dict[str, str]]:
     """Start Ray on this machine, reachable by its owner alone, for the length of the block; yields its core processes."""
-    folder = session_folder(var_directory(root) / "ray")
+    folder = session_folder(checkout.ray)
     with private_ray(token):
         _start_local(folder, num_cpus, log_to_driver)
         yield core_processes()
@@ -294,11 +293,11 @@ def _start_local(folder: str, num_cpus: int | None, log_to_driver: bool) -> None
 
 def main() -> None:
     """``python -m pipelines.runtime.cluster FOLDER CHECKOUT``: keep a local cluster and leave its address in FOLDER."""
-    place, root = Path(sys.argv[1]), Path(sys.argv[2])
+    place, checkout = Path(sys.argv[1]), Checkout.at(sys.argv[2])
     redact_output()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    with _local(root, None, False, os.environ["RAY_AUTH_TOKEN"]) as processes:
+    with _local(checkout, None, False, os.environ["RAY_AUTH_TOKEN"]) as processes:
         import ray
 
         write_json(place / "address", {"address": ray.get_runtime_context().gcs_address, "processes": processes})

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_core.errors import StageError
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.project_files import check_project_files
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_project(root: Path) -> Iterator["Repo"]:
-    """DVC's own view of the checkout ``root``, for the length of the block.
+def open_project(checkout: Checkout) -> Iterator["Repo"]:
+    """DVC's own view of ``checkout``, for the length of the block.
 
     Raises:
         StageError: it is no DVC project, or DVC raises in the block: a file of its own is damaged, say.
@@ -24,16 +24,16 @@ def open_project(root: Path) -> Iterator["Repo"]:
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
-    check_project_files(root)
+    check_project_files(checkout)
     try:
-        with Repo(str(root)) as repo:
+        with Repo(str(checkout.root)) as repo:
             yield repo
     except NotDvcRepoError as error:
         raise StageError(
-            f"{root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout."
+            f"{checkout.root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout."
         ) from error
     except DvcException as error:
-        raise StageError(f"{root}: {explain_dvc_error(error)}") from error
+        raise StageError(f"{checkout.root}: {explain_dvc_error(error)}") from error
 
 
 def explain_dvc_error(error: BaseException) -> str:

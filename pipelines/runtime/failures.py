@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gan_core.disk import refusal, what_failed
 from gan_core.errors import GantryError
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.redaction import redact_credentials
-from pipelines.runtime.work_directory import var_directory
 
 _CLIENTS = {
     "mlflow": "MLflow",
@@ -90,7 +90,8 @@ def _kept(error: BaseException) -> str:
     The newest :data:`MAX_LOGS` of such files of this user's stay in the folder; older ones are removed.
     """
     text = redact_credentials("".join(traceback.format_exception(error)))
-    folder = var_directory() if Path("params.yaml").is_file() else Path(tempfile.gettempdir())
+    checkout = Checkout.at()
+    folder = checkout.var if checkout.params.is_file() else Path(tempfile.gettempdir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Of mode 0600: a traceback may quote data.

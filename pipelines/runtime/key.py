@@ -6,6 +6,7 @@ from typing import Any
 
 from gan_core.errors import StageError, nearest
 from gan_core.files import sha256_json
+from pipelines.runtime.checkout import RAW, Checkout
 from pipelines.runtime.dvc_repo import explain_dvc_error, open_project
 
 
@@ -36,8 +37,8 @@ class StageDefinition:
         return sha256_json(determines)[:24]
 
 
-def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
-    """Read stage ``name`` of the DVC project at ``root`` and hash its dependencies as they are on disk.
+def read_stage(name: str, checkout: Checkout) -> StageDefinition:
+    """Read stage ``name`` of the DVC project at ``checkout`` and hash its dependencies as they are on disk.
 
     Takes none of DVC's locks, so that it works inside the stage's own command while ``dvc repro`` runs it.
 
@@ -49,24 +50,24 @@ def read_stage(name: str, root: Path | str = ".") -> StageDefinition:
     from dvc.exceptions import DvcException
     from dvc.stage.exceptions import StageFileDoesNotExistError, StageNotFound
 
-    root = Path(root).resolve()
-    with open_project(root) as repo:
+    root = checkout.root
+    with open_project(checkout) as repo:
         try:
-            stage = repo.stage.load_one(path=str(root / "dvc.yaml"), name=name)
+            stage = repo.stage.load_one(path=str(checkout.dvc_yaml), name=name)
         except StageFileDoesNotExistError:
             raise StageError(f"There is no dvc.yaml in {root}. Run gantry in the root of a Gantry checkout.") from None
         except StageNotFound:
             names = [known.name for known in repo.index.stages if getattr(known, "name", None)]
-            raise StageError(f"There is no stage '{name}' in {root / 'dvc.yaml'}.{nearest(name, names)}") from None
+            raise StageError(f"There is no stage '{name}' in {checkout.dvc_yaml}.{nearest(name, names)}") from None
         except DvcException as error:
-            raise StageError(f"{root / 'dvc.yaml'}: {explain_dvc_error(error)}") from error
+            raise StageError(f"{checkout.dvc_yaml}: {explain_dvc_error(error)}") from error
         dependencies: dict[str, str] = {}
         parameters: dict[str, dict[str, Any]] = {}
         for dep in stage.deps:
             place = Path(dep.fs_path).relative_to(root).as_posix() if dep.is_in_repo else str(dep)
             if not dep.exists:
                 remedy = "Run the stages before it."
-                if place.startswith("data/raw/"):
+                if place.startswith(f"{RAW}/"):
                     remedy = (
                         "Bring it there (gantry data add or gantry data fetch), or change data.name in params.yaml."
                     )

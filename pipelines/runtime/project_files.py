@@ -12,45 +12,33 @@ from typing import Any
 import yaml
 
 from gan_core.errors import StageError
+from pipelines.runtime.checkout import OUTS, Checkout
 from pipelines.settings.params import find_merge_conflict, read_params
 
-OUTS = {
-    "ingest": ("data/prepared",),
-    "tune": ("outputs/tune/best.json", "outputs/tune/search.png", "outputs/tune/leaderboard.csv"),
-    "train": (
-        "outputs/train/generator",
-        "outputs/train/grids",
-        "outputs/train/curves.csv",
-        "outputs/train/fid.csv",
-    ),
-    "evaluate": ("outputs/evaluate/samples.png", "outputs/evaluate/metrics.json"),
-    "register": ("outputs/register/registered.json",),
-}
-"""What the code of each of Gantry's own stages makes: a dvc.yaml that lists less of it was cut short, or is not finished."""
 ACTS_ELSEWHERE = "register"
 """The stage whose out must persist: DVC would else put an earlier result in place and register nothing."""
 _DEEPEST = 100
 _SUSPICIOUS = 1000
 
 
-def check_project_files(root: Path) -> None:
-    """Check the files of the checkout ``root`` that are there, before anything is run that reads them.
+def check_project_files(checkout: Checkout) -> None:
+    """Check those files of ``checkout`` that exist, before anything is run that reads them.
 
     Raises:
         SettingsError: params.yaml cannot be read.
         StageError: dvc.yaml, dvc.lock or a .dvc file of ``data/raw`` is damaged; names the file, the line and the remedy.
     """
-    if (params := root / "params.yaml").is_file():
-        read_params(params)
-    if (path := root / "dvc.yaml").is_file():
+    if checkout.params.is_file():
+        read_params(checkout.params)
+    if (path := checkout.dvc_yaml).is_file():
         restore = "Correct it, or restore it with git checkout dvc.yaml"
         _check_outs(_read(path, "COMPILED_MULTI_STAGE_SCHEMA", restore))
-    if (path := root / "dvc.lock").is_file():
+    if (path := checkout.dvc_lock).is_file():
         restore = "DVC writes this file: restore it with git checkout dvc.lock, or remove it to run all stages again"
         _read(path, "COMPILED_LOCKFILE_SCHEMA", restore)
-    for path in sorted((root / "data/raw").glob("*.dvc")):
+    for path in sorted(checkout.raw.glob("*.dvc")):
         if path.is_file():
-            place = path.relative_to(root)
+            place = path.relative_to(checkout.root)
             restore = (
                 f"DVC writes this file: restore it with git checkout {place}, or remove it and track the data again: dvc add "
                 f"{place.with_suffix('')}"
@@ -58,13 +46,13 @@ def check_project_files(root: Path) -> None:
             _check_source(_read(path, "COMPILED_SINGLE_STAGE_SCHEMA", restore))
 
 
-def missing_stages(root: Path) -> tuple[str, ...]:
-    """Gantry's own stages that dvc.yaml at ``root`` does not have; none where it has not one of them (a project of its own).
+def missing_stages(checkout: Checkout) -> tuple[str, ...]:
+    """Gantry's own stages that dvc.yaml does not have; none where it has not one of them (a project of its own).
 
     Raises:
         StageError: dvc.yaml is damaged.
     """
-    file = _read(root / "dvc.yaml", "COMPILED_MULTI_STAGE_SCHEMA", "Correct it")
+    file = _read(checkout.dvc_yaml, "COMPILED_MULTI_STAGE_SCHEMA", "Correct it")
     stages = file.values.get("stages", {})
     own = [name for name in OUTS if name in stages and stages[name].get("cmd") == f"gantry stage {name}"]
     return tuple(name for name in OUTS if name not in stages) if own else ()

@@ -12,6 +12,7 @@ from pathlib import Path
 from gan_core.errors import DamagedFileError, StageError
 from gan_core.files import link_or_copy, read_json, replacing, sha256_json, write_json
 from gan_core.locks import try_lock
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import identity, kin_to_watch, lives
 
 LOG = logging.getLogger(__name__)
@@ -20,21 +21,11 @@ FINISHED = "finished.json"
 ORPHAN_SECONDS = 20.0
 
 
-def var_directory(root: Path | str = ".", environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of what Gantry makes that is no result: ``var`` in the checkout, or where GANTRY_VAR points.
-
-    A run in a git worktree points it at the main checkout's, so that work in progress and event logs outlive the
-    worktree and a run of the same key resumes.
-    """
-    given = environment.get("GANTRY_VAR")
-    return (Path(given) if given else Path(root) / "var").resolve()
-
-
 @contextmanager
 def work_directory(
-    name: str, key: str, *, root: Path | str = ".", orphan_seconds: float = ORPHAN_SECONDS
+    name: str, key: str, checkout: Checkout, *, orphan_seconds: float = ORPHAN_SECONDS
 ) -> Iterator[Path]:
-    """Hold ``var/work/<name>/<key>/`` (made when missing) for the length of the block.
+    """Hold :meth:`Checkout.work` (made when missing) for the length of the block.
 
     Where another process holds it, this fails at once, except when what started that process is gone: then it is about
     to end, and is waited for.
@@ -42,13 +33,13 @@ def work_directory(
     Args:
         name: the stage.
         key: its stage key.
-        root: the checkout.
+        checkout: whose.
         orphan_seconds: how long to wait for an orphan.
 
     Raises:
         StageError: another process holds it; names its process number and what to do.
     """
-    directory = var_directory(root) / "work" / name / key
+    directory = checkout.work(name, key)
     lock = _lock_path(directory)
     deadline = time.monotonic() + orphan_seconds
     waiting = False

@@ -33,13 +33,12 @@ class FlowSettings:
             check(stage in names, f"flow.timeout_s: unknown stage '{stage}'.{nearest(stage, names)}")
 
 
-def load_flow_settings(root: Path) -> FlowSettings:
-    """Read the section ``flow`` of the params.yaml in ``root``. A missing file or section means the defaults.
+def load_flow_settings(path: Path) -> FlowSettings:
+    """Read the section ``flow`` of params.yaml at ``path``. A missing file or section means the defaults.
 
     Raises:
         SettingsError: a setting is unknown or invalid. The message names it and the file.
     """
-    path = root / "params.yaml"
     if not path.is_file():
         return FlowSettings()
     values = read_params(path)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from gan_core.errors import StageError
 from gan_core.files import explain_os_errors
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import _ended, dvc_ancestor, enter_guard, identity, stop_no_more
 from pipelines.runtime.key import StageDefinition, read_stage
-from pipelines.runtime.work_directory import finish, finished, prune, publish, var_directory, work_directory
+from pipelines.runtime.work_directory import finish, finished, prune, publish, work_directory
 
 LOG = logging.getLogger(__name__)
 
@@ -27,10 +28,7 @@ class StageContext:
     """Digest of everything that determines the result; the name of Ray's run."""
     work: Path
     """Where work in progress is kept: a killed stage of the same key finds it again. Absolute."""
-    root: Path
-    """The checkout. Absolute."""
-    var: Path
-    """Gantry's folder of what is no result (event logs, caches): the checkout's ``var``, in a worktree the main one's."""
+    checkout: Checkout
     pipeline_run: str
     """The same for all stages of one pipeline run."""
     definition: StageDefinition
@@ -56,27 +54,25 @@ def pipeline_run_key() -> str:
 
 
 @contextmanager
-def stage(name: str, root: Path | str = ".") -> Iterator[StageContext]:
+def stage(name: str, checkout: Checkout) -> Iterator[StageContext]:
     """Hold the work directory of stage ``name`` for the length of the block.
 
     Raises:
         StageError: no such stage, a missing dependency, or its work directory is taken.
     """
-    root = Path(root).resolve()
-    definition = read_stage(name, root)
-    with work_directory(name, definition.key, root=root) as work:
+    definition = read_stage(name, checkout)
+    with work_directory(name, definition.key, checkout) as work:
         yield StageContext(
             name=name,
             key=definition.key,
             work=work,
-            root=root,
-            var=var_directory(root),
+            checkout=checkout,
             pipeline_run=pipeline_run_key(),
             definition=definition,
         )
 
 
-def run_stage(name: str, body: Body, root: Path | str = ".", *, guard: bool = True) -> None:
+def run_stage(name: str, body: Body, checkout: Checkout, *, guard: bool = True) -> None:
     """Run stage ``name``: the body once for each key, however often the process is killed on the way.
 
     A stage that is not replayable (register, which acts on a server) runs its body each time.
@@ -87,24 +83,24 @@ def run_stage(name: str, body: Body, root: Path | str = ".", *, guard: bool = Tr
     Args:
         name: a stage of dvc.yaml.
         body: its work. It finds what an earlier, killed process of the same key left in ``context.work``.
-        root: the checkout.
+        checkout: where dvc.yaml is, and where the results go.
         guard: whether the process is to die with the one that started it and to take along what it started.
 
     Raises:
         StageError: the stage cannot run here and now, or the body did not make one of the stage's outs.
     """
     if not guard:
-        _run(name, body, root)
+        _run(name, body, checkout)
         return
     enter_guard()
     try:
-        _run(name, body, root)
+        _run(name, body, checkout)
     finally:
         stop_no_more()
 
 
-def _run(name: str, body: Body, root: Path | str) -> None:
-    with stage(name, root) as context:
+def _run(name: str, body: Body, checkout: Checkout) -> None:
+    with stage(name, checkout) as context:
         results = finished(context.work) if context.definition.replayable else None
         if results is not None:
             LOG.info(
@@ -119,7 +115,7 @@ def _run(name: str, body: Body, root: Path | str) -> None:
             _check_results(context, results)
             finish(context.work, results)
         for out, result in results.items():
-            publish(result, context.root / out)
+            publish(result, checkout.out(out))
         for old in prune(context.work):
             LOG.info("Removed %s, finished work of an earlier key.", old)
     _ended.append(name)

@@ -4,18 +4,16 @@ import datetime
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from gan_core.data import DATASET_FILE
+from pipelines.runtime.checkout import RAW, Checkout
 from pipelines.runtime.git import current_commit
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
 from pipelines.stages.context import StageContext
 from pipelines.tracking.runlog import STAGE_TAG, RunLog
 from pipelines.tracking.shipper import Shipper
-
-TRACK = "track"
 
 
 @contextmanager
@@ -25,10 +23,10 @@ def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
     The run is found by the stage key, so a stage that is killed and started again goes on in the same run. A block that raises
     leaves stage and pipeline runs marked as failed.
     """
-    directory = context.var / TRACK
+    directory = context.checkout.events
     with Shipper(directory, tracking_uri=settings.track.uri, experiment=settings.track.experiment):
         started = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-        commit = current_commit(context.root)
+        commit = current_commit(context.checkout.root)
         if commit.warning:
             say(context.name, commit.warning)
         tags = {**commit.tags, "gantry.data": settings.data.name}
@@ -45,22 +43,22 @@ def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
             pipeline.log_params(
                 {"data": settings.data.name, "model": settings.model.family, "train.steps": settings.train.steps}
             )
-            for name, digest in dataset_inputs(context.root).items():
-                run.log_dataset(name, source=f"data/raw/{name}", digest=digest, context=context.name)
-                pipeline.log_dataset(name, source=f"data/raw/{name}", digest=digest, context="pipeline")
+            for name, digest in dataset_inputs(context.checkout).items():
+                run.log_dataset(name, source=f"{RAW}/{name}", digest=digest, context=context.name)
+                pipeline.log_dataset(name, source=f"{RAW}/{name}", digest=digest, context="pipeline")
             yield run
 
 
-def dataset_inputs(root: Path) -> dict[str, str]:
-    """DVC's hash of the raw data behind ``data/prepared``, by its name; empty before ingestion."""
+def dataset_inputs(checkout: Checkout) -> dict[str, str]:
+    """DVC's hash of the raw data behind the prepared data set, by its name; empty before ingestion."""
     import yaml
 
-    described = root / "data/prepared" / DATASET_FILE
+    described = checkout.prepared / DATASET_FILE
     if not described.is_file():
         return {}
     name = json.loads(described.read_text(encoding="utf-8"))["name"]
-    tracked = root / "data/raw" / f"{name}.dvc"
-    if not tracked.is_file():
+    pointer = checkout.raw_pointer(name)
+    if not pointer.is_file():
         return {}
-    outs: list[dict[str, Any]] = yaml.safe_load(tracked.read_text(encoding="utf-8"))["outs"]
+    outs: list[dict[str, Any]] = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"]
     return {name: outs[0]["md5"]}

@@ -5,41 +5,42 @@ from typing import Any
 
 from gan_core.errors import DataError
 from gan_core.files import read_json
+from pipelines.runtime.checkout import CURVES, FID_CURVE, GENERATOR, GRIDS
 from pipelines.runtime.cluster import cluster
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
 from pipelines.stages.auto import resolve_auto
 from pipelines.stages.context import StageContext
 from pipelines.stages.tracked import stage_run
+from pipelines.training import worker
 from pipelines.training.curves import write_curves
 from pipelines.training.fit import fit, is_exported
-from pipelines.training.worker import CURVES, GENERATOR, GRIDS
-
-DATA, BEST, OUT = "data/prepared", "outputs/tune/best.json", "outputs/train"
 
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Train with the settings of params.yaml, those that the search improved taken from its result; gives the stage's outs."""
-    preset, settings = settings.model.preset, resolve_auto("train", settings, context.root / DATA)
-    best = _read_best(context.root / BEST)
+    preset, settings = settings.model.preset, resolve_auto("train", settings, context.checkout.prepared)
+    best = _read_best(context.checkout.best)
     settings = settings.with_values(best)
     for name, value in best.items():
         say("train", f"{name} = {value} (from the search)")
     with stage_run(context, settings) as run:
         run.log_params({"model": {**settings.model.as_dict(), "preset": preset}, "train": settings.as_dict()["train"]})
         if not is_exported(context.work):
-            with cluster(root=context.root, log_to_driver=False):
+            with cluster(context.checkout, log_to_driver=False):
                 fit(
                     context.work,
-                    context.root / DATA,
+                    context.checkout.prepared,
                     settings,
                     run_key=run.key,
                     run_name="train",
                     track=run.folder.parent,
                 )
-        write_curves(context.work / CURVES, context.work / "curves.csv", context.work / "fid.csv")
-        run.log_artifact(context.work / "curves.csv")
-    return {f"{OUT}/{name}": context.work / name for name in (GENERATOR, "curves.csv", "fid.csv", GRIDS)}
+        curves, fid = context.work / "curves.csv", context.work / "fid.csv"
+        write_curves(context.work / worker.CURVES, curves, fid)
+        run.log_artifact(curves)
+    generator, grids = context.work / worker.GENERATOR, context.work / worker.GRIDS
+    return {GENERATOR: generator, GRIDS: grids, CURVES: curves, FID_CURVE: fid}
 
 
 def _read_best(path: Path) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The tune stage: prepared data in; the best settings, a leaderboard and a plot of the search out."""
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -9,16 +7,15 @@ import pandas as pd
 from gan_core.data import PreparedDataset, user_cache_dir
 from gan_core.families import FAMILIES
 from gan_core.families.noise import NoiseFamily
-from gan_core.files import replacing, write_json
+from gan_core.files import write_json
+from pipelines.runtime.checkout import BEST, LEADERBOARD, SEARCH_PLOT
 from pipelines.runtime.cluster import cluster
 from pipelines.runtime.progress import say
-from pipelines.settings.ranges import Range
 from pipelines.settings.schema import Settings
 from pipelines.stages.auto import resolve_auto
 from pipelines.stages.context import StageContext
 from pipelines.stages.tracked import stage_run
-
-OUT = "outputs/tune"
+from pipelines.tuning.plot import plot_search
 
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
@@ -31,13 +28,13 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         plot_search(pd.read_csv(board), {}, plot)
     else:
         _search(context, settings, best, board, plot)
-    return {f"{OUT}/{path.name}": path for path in (best, board, plot)}
+    return {BEST: best, LEADERBOARD: board, SEARCH_PLOT: plot}
 
 
 def _search(context: StageContext, settings: Settings, best: Path, board: Path, plot: Path) -> None:
     from pipelines.tuning.search import search
 
-    data = context.root / "data/prepared"
+    data = context.checkout.prepared
     settings = resolve_auto("tune", settings, data)
     info = PreparedDataset(data).info
     settings.check_data(PreparedDataset(data))
@@ -64,7 +61,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
             "track": str(run.folder.parent.resolve()),
             "key": run.key,
         }
-        with cluster(root=context.root, log_to_driver=False):
+        with cluster(context.checkout, log_to_driver=False):
             found = search(context.work, settings, job)
         found.table.to_csv(board, index=False)
         plot_search(found.table, settings.tune.space, plot)
@@ -74,37 +71,3 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
         say("tune", f"best: FID-{settings.tune.samples} {found.fid:.1f} with {found.parameters}")
         write_json(best, {"parameters": found.parameters, "fid": found.fid})
         run.log_artifact(best)
-
-
-def plot_search(table: pd.DataFrame, space: Mapping[str, Range], path: Path) -> None:
-    """Scatter of the objective over each searched setting, coloured by how many steps a trial was given.
-
-    A setting that is searched on a log scale is shown on one.
-    """
-    # Its list of fonts, which it otherwise keeps in two places of the home.
-    os.environ.setdefault("MPLCONFIGDIR", str(user_cache_dir() / "matplotlib"))
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, max(len(space), 1), figsize=(4 * max(len(space), 1), 3.5), squeeze=False, sharey=True
-    )
-    for axis, (name, limits) in zip(axes[0], space.items(), strict=False):
-        points = axis.scatter(table[name], table["fid"], c=table["step"], cmap="viridis", s=50)
-        axis.scatter(
-            table[name].iloc[:1], table["fid"].iloc[:1], s=180, facecolors="none", edgecolors="red", label="best"
-        )
-        if limits.type == "log":
-            axis.set_xscale("log")
-        axis.set_xlabel(name)
-    axes[0][0].set_ylabel("FID")
-    if space:
-        axes[0][0].legend()
-        figure.colorbar(points, ax=list(axes[0]), label="steps")
-    else:
-        axes[0][0].text(0.5, 0.5, "no search asked for", ha="center")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
-    pyplot.close(figure)

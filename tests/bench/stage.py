@@ -19,6 +19,7 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import cluster
 from pipelines.settings.schema import load_settings
 from pipelines.tracking import RunLog, Shipper
@@ -67,7 +68,7 @@ def stage(place: Path) -> None:
     work, track = place / "work/bench", place / "track"
     work.mkdir(parents=True)
     with (
-        cluster(root=place, log_to_driver=False),
+        cluster(Checkout.at(place), log_to_driver=False),
         Shipper(track, tracking_uri=f"sqlite:///{place / 'mlflow.db'}", experiment="bench"),
         RunLog(track, key="bench", name="bench"),
     ):

@@ -119,24 +119,24 @@ def check_no_temporaries(place: Place) -> None:
 
 RUNNER = """
 import json, os, sys, threading
-from pathlib import Path
 import pipelines.cli
 import psutil
 from pipelines.flow.server import server
-from pipelines.flow.workspace import alone, check_checkout, remove_abandoned
+from pipelines.runtime.checkout import Checkout
+from pipelines.flow.workspace import check_checkout, exclusive_run, remove_abandoned
 
-root, runs, stages = Path.cwd(), int(sys.argv[1]), sys.argv[2:]
-with server(root, lasting=True):
+checkout, runs, stages = Checkout.at(), int(sys.argv[1]), sys.argv[2:]
+with server(checkout, lasting=True):
     from pipelines.flow.flow import flush, mark_crashed, pipeline_of
 
     for _ in range(runs):
         # As gantry run does, but for the flush at its end: Prefect 3 keeps 2.7 MB of each events client that it has
         # ended. A process of ours ends one, with its only run.
-        check_checkout(root, stages)
-        with alone(root):
-            mark_crashed(root)
-            remove_abandoned(root)
-            assert pipeline_of(root)(stages, None, {}, return_state=True).is_completed()
+        check_checkout(checkout, stages)
+        with exclusive_run(checkout):
+            mark_crashed(checkout)
+            remove_abandoned(checkout)
+            assert pipeline_of(checkout)(stages, None, {}, return_state=True).is_completed()
         me = psutil.Process()
         held = [me.memory_full_info().uss, me.num_threads(), me.num_fds()]
         var = sum(path.stat().st_size for path in (root / "var").rglob("*") if path.is_file())

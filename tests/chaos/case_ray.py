@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import offer_cluster
 from tests.chaos.case import Case, Suite
 from tests.chaos.case_stages import sync_all
@@ -107,7 +108,7 @@ def _cluster(place: Place) -> Iterator[dict[str, str]]:
     """A cluster as the flow offers one, whose workers look for the plan in a file."""
     environment = {**place.environment, VARIABLE: f"@{place.scratch / 'plan.json'}"}
     _plan_for_workers(place, place.plan())
-    with offer_cluster(place.root, environment) as offered:
+    with offer_cluster(Checkout.at(place.root), environment) as offered:
         yield {**offered, VARIABLE: environment[VARIABLE]}
 
 

@@ -16,7 +16,7 @@ VARIABLE = "GANTRY_CHAOS_LOCAL"
 
 def _no_cluster(module: ModuleType) -> None:
     @contextlib.contextmanager
-    def cluster(**options: Any) -> Iterator[str]:
+    def cluster(*places: Any, **options: Any) -> Iterator[str]:
         yield "local"
 
     module.cluster = cluster  # type: ignore[attr-defined]

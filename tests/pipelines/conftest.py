@@ -12,6 +12,7 @@ STAGE_PROGRAM = '''
 """Stages "slow" and "quick": write what they read, a little at a time, and note each step that they take."""
 import os, subprocess, sys, time
 from pathlib import Path
+from pipelines.runtime.checkout import Checkout
 from pipelines.stages.context import run_stage
 
 
@@ -19,8 +20,8 @@ def body(context):
     steps = context.work / "steps.txt"
     done = len(steps.read_text().splitlines()) if steps.exists() else 0
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
-    (context.root / "pids.new").write_text(f"{os.getpid()} {child.pid} {context.pipeline_run}")
-    (context.root / "pids.new").rename(context.root / f"{context.name}.pids")
+    (context.checkout.root / "pids.new").write_text(f"{os.getpid()} {child.pid} {context.pipeline_run}")
+    (context.checkout.root / "pids.new").rename(context.checkout.root / f"{context.name}.pids")
     while done < int(Path("params.yaml").read_text().split()[-1]):
         with steps.open("a") as file:
             file.write(f"{os.getpid()}\\n")
@@ -32,7 +33,7 @@ def body(context):
     return {f"{context.name}-out": result}
 
 
-run_stage(sys.argv[1], body)
+run_stage(sys.argv[1], body, Checkout.at())
 '''
 
 STAGE_DVC = """

@@ -7,6 +7,7 @@ import pytest
 from gan_core.errors import TrackingError
 from gan_core.files import write_json
 from pipelines.commands.demo import summary
+from pipelines.runtime.checkout import Checkout
 from pipelines.settings.schema import load_settings
 from pipelines.tracking.store import connect
 
@@ -26,7 +27,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_shows_the_figure_and_the_version_that_the_registry_has(root: Path) -> None:
-    told = summary(root, load_settings(root / "params.yaml"), 61)
+    told = summary(Checkout.at(root), load_settings(root / "params.yaml"), 61)
     assert "12.35  (n = 600)" in told
     assert "digits version 1, alias challenger" in told
 
@@ -35,4 +36,4 @@ def test_a_version_that_the_registry_lacks_is_not_claimed(root: Path) -> None:
     registered = {"name": "digits", "version": "2", "alias": "challenger"}
     write_json(root / "outputs/register/registered.json", registered)
     with pytest.raises(TrackingError, match=r"digits version 2 .* is not at sqlite:.*dvc repro --force --single-item"):
-        summary(root, load_settings(root / "params.yaml"), 61)
+        summary(Checkout.at(root), load_settings(root / "params.yaml"), 61)

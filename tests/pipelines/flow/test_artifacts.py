@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipelines.flow import artifacts
 from pipelines.flow.artifacts import flatten, publish_artifacts
+from pipelines.runtime.checkout import Checkout
 
 OUTS = ["outputs/evaluate/samples.png", "outputs/evaluate/metrics.json", "outputs/register"]
 
@@ -35,13 +36,13 @@ def test_nested_figures_become_dotted_names_in_their_order():
 
 @pytest.mark.parametrize("metrics", ["{not json", '{"figures": [{"value": 1}]}', "[]"])
 def test_absent_and_broken_files_make_no_artifact_and_do_not_fail(tmp_path, monkeypatch, caplog, metrics):
-    assert publish_artifacts(tmp_path, OUTS) == []
+    assert publish_artifacts(Checkout.at(tmp_path), OUTS) == []
     (tmp_path / "outputs" / "evaluate").mkdir(parents=True)
     (tmp_path / "outputs" / "evaluate" / "metrics.json").write_text(metrics)
     (tmp_path / "outputs" / "evaluate" / "samples.png").write_bytes(bytes(100))
     monkeypatch.setattr(artifacts, "LARGEST_PICTURE", 99)
     with caplog.at_level(logging.WARNING, logger="pipelines"):
-        assert publish_artifacts(tmp_path, OUTS) == []
+        assert publish_artifacts(Checkout.at(tmp_path), OUTS) == []
     assert "samples.png: it has 100 bytes" in caplog.text
     assert "metrics.json" in caplog.text
 
@@ -55,7 +56,7 @@ def test_a_server_that_went_away_takes_no_stage_along(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(artifacts, "MAKERS", {"outputs/evaluate/samples.png": away})
     with caplog.at_level(logging.WARNING, logger="pipelines"):
-        assert publish_artifacts(tmp_path, OUTS) == []
+        assert publish_artifacts(Checkout.at(tmp_path), OUTS) == []
     assert "All connection attempts failed" in caplog.text
 
 
@@ -81,7 +82,7 @@ def test_a_runs_artifacts_are_the_picture_the_figures_and_the_link(prefect_api, 
 
     @flow
     def shows(outs: list[str]) -> list[str]:
-        return publish_artifacts(tmp_path, outs)
+        return publish_artifacts(Checkout.at(tmp_path), outs)
 
     # Files that a stage does not own are not its to show.
     assert shows(["outputs/train"]) == []
@@ -114,7 +115,7 @@ def test_names_of_classes_and_addresses_are_text_on_the_page(prefect_api, tmp_pa
 
     @flow
     def shows() -> list[str]:
-        return publish_artifacts(tmp_path, OUTS)
+        return publish_artifacts(Checkout.at(tmp_path), OUTS)
 
     assert shows() == ["figures", "registered"]
     reader, allowed = MarkdownIt("commonmark", {"html": True}), {"p", "strong", "pre", "code"}
@@ -135,7 +136,7 @@ def test_a_picture_is_kept_again_only_when_it_has_changed(prefect_api, tmp_path)
 
     @flow
     def shows() -> list[str]:
-        return publish_artifacts(tmp_path, OUTS)
+        return publish_artifacts(Checkout.at(tmp_path), OUTS)
 
     def shown() -> bytes:
         return base64.b64decode(artifact(prefect_api, "samples").partition(",")[2])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.flow import process
+from pipelines.runtime.checkout import Checkout
 from tests.pipelines.toy import running, start, wait_for
 
 pytestmark = pytest.mark.prefect
@@ -16,10 +17,10 @@ pytestmark = pytest.mark.prefect
 FLOW = """
 import sys
 from pipelines.flow import process
-from pathlib import Path
 from pipelines.flow.flow import pipeline_of
+from pipelines.runtime.checkout import Checkout
 process.GRACE_SECONDS = 1.0
-pipeline_of(Path(sys.argv[1]))()
+pipeline_of(Checkout.at(sys.argv[1]))()
 """
 PARAMS_SLOW = "fail: none\nseconds_a: 300\nseconds_b: 0\n"
 
@@ -33,7 +34,7 @@ def no_grace(monkeypatch):
 def _run(root, **parameters):
     from pipelines.flow.flow import pipeline_of
 
-    return pipeline_of(root)(return_state=True, **parameters)
+    return pipeline_of(Checkout.at(root))(return_state=True, **parameters)
 
 
 def _pids(root, target) -> list[int]:
@@ -185,12 +186,12 @@ def test_a_killed_flow_ends_its_processes_and_is_marked_as_crashed_by_the_next(p
     (flow_project / "params.yaml").write_text(PARAMS_SLOW)
     flow = start(sys.executable, "-c", FLOW, str(flow_project), cwd=flow_project, PREFECT_API_URL=prefect_api)
     pids = _pids(flow_project, "a")
-    assert mark_crashed(flow_project) == [], "a living run was marked"
+    assert mark_crashed(Checkout.at(flow_project)) == [], "a living run was marked"
     flow.kill()
     flow.communicate()
     wait_for(lambda: not any(map(running, pids)), 20, f"the end of {pids}")
-    assert len(mark_crashed(flow_project)) == 1
-    assert mark_crashed(flow_project) == []
+    assert len(mark_crashed(Checkout.at(flow_project))) == 1
+    assert mark_crashed(Checkout.at(flow_project)) == []
 
 
 def test_an_interrupted_flow_ends_its_processes(prefect_api, flow_project):

@@ -6,6 +6,7 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.flow.graph import read_plan
+from pipelines.runtime.checkout import Checkout
 from tests.pipelines.toy import CHECKOUT, dvc, make_project
 
 DVC = """
@@ -40,7 +41,7 @@ def diamond(tmp_path_factory):
 def test_the_order_is_that_of_dvc_repro(diamond):
     output = dvc("repro", cwd=diamond).stdout
     order = re.findall(r"^(?:Running stage|Stage|)\s*'([^']+)'(?::| didn't change)", output, re.MULTILINE)
-    assert [node.name for node in read_plan(diamond)] == order
+    assert [node.name for node in read_plan(Checkout.at(diamond))] == order
     assert set(order) == {"raw.dvc", "left", "right", "join", "serve"}
 
 
@@ -48,35 +49,37 @@ def test_every_stage_comes_after_those_that_dvc_dag_says_it_needs(diamond):
     dot = dvc("dag", "--dot", cwd=diamond).stdout
     edges = re.findall(r'"([^"]+)" -> "([^"]+)"', dot)
     assert len(edges) == 5
-    order = [node.name for node in read_plan(diamond)]
+    order = [node.name for node in read_plan(Checkout.at(diamond))]
     for before, after in edges:
         assert order.index(before) < order.index(after)
 
 
 def test_a_target_brings_what_it_needs_and_no_more(diamond):
-    assert [node.name for node in read_plan(diamond, ["left"])] == ["raw.dvc", "left"]
+    assert [node.name for node in read_plan(Checkout.at(diamond), ["left"])] == ["raw.dvc", "left"]
 
 
 def test_a_data_source_is_no_stage(diamond):
-    assert [node.name for node in read_plan(diamond) if not node.is_stage] == ["raw.dvc"]
+    assert [node.name for node in read_plan(Checkout.at(diamond)) if not node.is_stage] == ["raw.dvc"]
 
 
 def test_outs_are_relative_to_the_checkout(diamond):
-    assert {node.name: node.outs for node in read_plan(diamond)}["join"] == ("d",)
+    assert {node.name: node.outs for node in read_plan(Checkout.at(diamond))}["join"] == ("d",)
 
 
 def test_an_unknown_stage_is_an_error_that_names_the_nearest(diamond, tmp_path):
     with pytest.raises(StageError, match=r"no stage 'jion'.*Did you mean 'join'"):
-        read_plan(diamond, ["jion"])
+        read_plan(Checkout.at(diamond), ["jion"])
     with pytest.raises(StageError, match="not a DVC project"):
-        read_plan(tmp_path)
+        read_plan(Checkout.at(tmp_path))
 
 
 def test_the_plan_of_this_project_follows_dvc_dag_from_its_raw_data_on():
     edges = re.findall(r'"([^"]+)" -> "([^"]+)"', dvc("dag", "--dot", cwd=CHECKOUT).stdout)
-    order = [node.name for node in read_plan(CHECKOUT)]
+    order = [node.name for node in read_plan(Checkout.at(CHECKOUT))]
     assert {name for edge in edges for name in edge} == set(order)
     for before, after in edges:
         assert order.index(before) < order.index(after)
     # Git's ignore rules may hide a data source from DVC, which then neither checks it out nor pushes it.
-    assert [node.name for node in read_plan(CHECKOUT) if not node.is_stage] == ["data/raw/fashion-mnist.dvc"]
+    assert [node.name for node in read_plan(Checkout.at(CHECKOUT)) if not node.is_stage] == [
+        "data/raw/fashion-mnist.dvc"
+    ]

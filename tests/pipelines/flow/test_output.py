@@ -5,6 +5,7 @@ import stat
 
 from pipelines.flow import output
 from pipelines.flow.output import StageOutput, output_file
+from pipelines.runtime.checkout import Checkout
 
 
 def taken(path, *lines, failed=True):
@@ -97,10 +98,10 @@ def test_output_that_cannot_be_kept_is_said_and_ends_nothing(tmp_path, caplog):
 def test_the_output_of_the_newest_runs_is_kept_where_only_the_owner_looks(tmp_path, monkeypatch):
     monkeypatch.setattr(output, "RUNS", 3)
     for number in range(6):
-        path = output_file(tmp_path, f"run-{number}", "data/raw/digits.dvc")
+        path = output_file(Checkout.at(tmp_path), f"run-{number}", "data/raw/digits.dvc")
         taken(path, "one")
         os.utime(path.parent, (number, number))
-        assert output_file(tmp_path, f"run-{number}", "train").parent == path.parent
+        assert output_file(Checkout.at(tmp_path), f"run-{number}", "train").parent == path.parent
     assert path.name == "data-raw-digits.dvc.log"
     assert sorted(folder.name for folder in (tmp_path / "logs").iterdir()) == ["run-3", "run-4", "run-5"]
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

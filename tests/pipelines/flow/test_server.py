@@ -16,6 +16,7 @@ from gan_core.files import write_json
 from pipelines.flow.door import proof
 from pipelines.flow.server import RETENTION_DAYS, answering, is_gone, prefect_environment, server
 from pipelines.flow.web import address_of, listen, own_auth
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import identity
 from tests.pipelines.flow.test_web import answering as answering_with
 from tests.small_disk import run_on_small_disk
@@ -26,7 +27,7 @@ def ours(tmp_path):
     """The API address of something that answers as a server of the checkout ``tmp_path`` does."""
 
     def answer(path: str) -> tuple[int, str]:
-        return 200, proof(own_auth(tmp_path), int(address.rpartition(":")[2]), path.partition("nonce=")[2])
+        return 200, proof(own_auth(Checkout.at(tmp_path)), int(address.rpartition(":")[2]), path.partition("nonce=")[2])
 
     with answering_with(answer) as address:
         yield f"{address}/api"
@@ -47,16 +48,16 @@ def _no_server_named(monkeypatch):
 
 def test_the_server_that_the_environment_names_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
-    with server(tmp_path) as url:
+    with server(Checkout.at(tmp_path)) as url:
         assert url == os.environ["PREFECT_API_URL"] == "http://elsewhere/api"
 
 
 def test_a_server_that_lasts_in_this_checkout_is_used_with_its_password(tmp_path, ours):
     write_json(tmp_path / "var" / "prefect" / "server.json", {"url": ours, "process": identity()})
-    with server(tmp_path) as url:
+    with server(Checkout.at(tmp_path)) as url:
         assert url == ours
         assert os.environ["PREFECT_API_URL"] == ours
-        assert os.environ["PREFECT_API_AUTH_STRING"] == own_auth(tmp_path)
+        assert os.environ["PREFECT_API_AUTH_STRING"] == own_auth(Checkout.at(tmp_path))
         assert os.environ["PREFECT_HOME"] == str(tmp_path / "var" / "prefect")
     assert not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"} & set(os.environ)
 
@@ -66,7 +67,7 @@ def test_a_note_that_leads_to_a_strangers_server_is_passed_over(tmp_path, strang
     note = {"url": strangers, "process": "another-machine:1:1"}
     write_json(tmp_path / "var" / "prefect" / "server.json", note)
     monkeypatch.setattr("pipelines.flow.server._own", lambda *_: nullcontext("http://own/api"))
-    with server(tmp_path) as url:
+    with server(Checkout.at(tmp_path)) as url:
         assert url == "http://own/api"
 
 
@@ -76,12 +77,12 @@ def test_a_runs_server_serves_who_only_looks(tmp_path, ours, monkeypatch, guest)
     write_json(tmp_path / "var" / "prefect" / "run-server.json", {"url": ours, "process": identity()})
     if not guest:
         monkeypatch.setattr("pipelines.flow.server._own", lambda *_: nullcontext("http://own/api"))
-    with server(tmp_path, guest=guest) as url:
+    with server(Checkout.at(tmp_path), guest=guest) as url:
         assert url == (ours if guest else "http://own/api")
 
 
 def test_gone_is_what_refuses_or_is_anothers_and_not_what_is_slow(tmp_path, ours, strangers, monkeypatch):
-    auth = own_auth(tmp_path)
+    auth = own_auth(Checkout.at(tmp_path))
     assert not is_gone(ours, auth)
     assert is_gone(strangers, auth)
     assert not is_gone(strangers), "one that the environment names has to prove nothing"
@@ -98,7 +99,7 @@ def test_gone_is_what_refuses_or_is_anothers_and_not_what_is_slow(tmp_path, ours
 def test_whoever_answers_on_the_port_is_not_taken_for_the_checkouts_own(tmp_path, strangers):
     port = int(strangers.split(":")[2].removesuffix("/api"))
     message = rf"Port {port} of this machine is taken or not yours to use. Choose another: --port"
-    with pytest.raises(StageError, match=message), server(tmp_path, port=port, lasting=True):
+    with pytest.raises(StageError, match=message), server(Checkout.at(tmp_path), port=port, lasting=True):
         pass
     assert not (tmp_path / "var" / "prefect" / "server.json").exists()
 
@@ -139,12 +140,12 @@ def test_an_error_of_something_else_is_no_error_of_the_server(error, strangers):
 
 
 def test_prefect_is_kept_inside_the_checkout_and_silent(tmp_path, monkeypatch):
-    environment = prefect_environment(tmp_path)
+    environment = prefect_environment(Checkout.at(tmp_path))
     assert environment["PREFECT_HOME"] == str(tmp_path / "var" / "prefect")
     assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert int(environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]) >= 60
     monkeypatch.setenv("PREFECT_HOME", "/somewhere")
-    assert prefect_environment(tmp_path)["PREFECT_HOME"] == "/somewhere"
+    assert prefect_environment(Checkout.at(tmp_path))["PREFECT_HOME"] == "/somewhere"
 
 
 @pytest.mark.prefect
@@ -232,7 +233,7 @@ asyncio.run(main())
 def test_runs_older_than_the_retention_go_with_their_logs_and_artifacts(tmp_path):
     """A schedule of years: what the database holds is bounded, and SQLite uses a freed page again."""
     (tmp_path / "var" / "prefect").mkdir(parents=True)
-    environment = {**os.environ, **prefect_environment(tmp_path)}
+    environment = {**os.environ, **prefect_environment(Checkout.at(tmp_path))}
     command = [sys.executable, "-c", VACUUM, "10", str(RETENTION_DAYS - 1), str(RETENTION_DAYS + 1)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -245,16 +246,16 @@ def test_a_disk_without_room_for_the_database_is_named_before_a_server_starts(tm
     (disk / "var").mkdir(parents=True)
     script.write_text(
         "import sys\n"
-        "from pathlib import Path\n"
+        "from pipelines.runtime.checkout import Checkout\n"
         "from pipelines.runtime.failures import explain\n"
         "from pipelines.flow import server\n"
         "try:\n"
         "    if sys.argv[2] == 'start':\n"
-        "        with server.server(Path(sys.argv[1])):\n"
+        "        with server.server(Checkout.at(sys.argv[1])):\n"
         "            pass\n"
         "    else:\n"
         "        server._own = lambda *_: server.contextlib.nullcontext('http://own/api')\n"
-        "        with server.server(Path(sys.argv[1])), server.answering('http://own/api', 'a:b'):\n"
+        "        with server.server(Checkout.at(sys.argv[1])), server.answering('http://own/api', 'a:b'):\n"
         "            raise RuntimeError('Internal Server Error')\n"
         "except Exception as error:\n"
         "    print(explain(error))\n"

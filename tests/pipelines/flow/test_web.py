@@ -17,7 +17,8 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.flow.door import PROOF_PATH, proof
-from pipelines.flow.web import USER, address_of, auth_file, listen, own_auth, own_server, sign_in_page, whose
+from pipelines.flow.web import USER, address_of, listen, own_auth, own_server, sign_in_page, whose
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.redaction import redact_credentials
 from tests.pipelines.toy import wait_for
 
@@ -55,44 +56,44 @@ def mode(path) -> int:
 def test_the_password_is_made_once_and_only_its_owner_can_read_it(tmp_path):
     before = os.umask(0)
     try:
-        auth = own_auth(tmp_path)
+        auth = own_auth(Checkout.at(tmp_path))
     finally:
         os.umask(before)
-    assert own_auth(tmp_path) == auth
+    assert own_auth(Checkout.at(tmp_path)) == auth
     assert auth.startswith(f"{USER}:")
     assert len(auth) > 40
-    assert mode(auth_file(tmp_path)) == 0o600
-    assert mode(auth_file(tmp_path).parent) == 0o700
-    assert own_auth(tmp_path / "other") != auth
-    assert [path.name for path in auth_file(tmp_path).parent.iterdir()] == ["auth"]
+    assert mode(Checkout.at(tmp_path).auth) == 0o600
+    assert mode(Checkout.at(tmp_path).auth.parent) == 0o700
+    assert own_auth(Checkout.at(tmp_path / "other")) != auth
+    assert [path.name for path in Checkout.at(tmp_path).auth.parent.iterdir()] == ["auth"]
 
 
 def test_processes_that_replace_a_password_at_once_end_with_the_same_one(tmp_path):
-    own_auth(tmp_path)
-    auth_file(tmp_path).chmod(0o644)
-    program = "import pathlib, sys; from pipelines.flow.web import own_auth; print(own_auth(pathlib.Path(sys.argv[1])))"
+    own_auth(Checkout.at(tmp_path))
+    Checkout.at(tmp_path).auth.chmod(0o644)
+    program = "import sys; from pipelines.flow.web import *; print(own_auth(Checkout.at(sys.argv[1])))"
     started = [
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    assert {process.communicate(timeout=60)[0].strip() for process in started} == {own_auth(tmp_path)}
+    assert {process.communicate(timeout=60)[0].strip() for process in started} == {own_auth(Checkout.at(tmp_path))}
 
 
 def test_a_password_that_others_could_read_is_replaced(tmp_path):
-    auth = own_auth(tmp_path)
-    auth_file(tmp_path).chmod(0o644)
-    assert own_auth(tmp_path) != auth
-    assert mode(auth_file(tmp_path)) == 0o600
+    auth = own_auth(Checkout.at(tmp_path))
+    Checkout.at(tmp_path).auth.chmod(0o644)
+    assert own_auth(Checkout.at(tmp_path)) != auth
+    assert mode(Checkout.at(tmp_path).auth) == 0o600
 
 
 def test_the_password_is_removed_from_whatever_is_printed(tmp_path):
-    password = own_auth(tmp_path).partition(":")[2]
+    password = own_auth(Checkout.at(tmp_path)).partition(":")[2]
     assert password not in redact_credentials(f"asked with {password}")
 
 
 def test_the_way_to_sign_in_is_a_file_that_only_its_owner_can_read(tmp_path):
-    page = sign_in_page(tmp_path, "prefect", "http://127.0.0.1:4200")
-    user, _, password = own_auth(tmp_path).partition(":")
+    page = sign_in_page(Checkout.at(tmp_path), "prefect", "http://127.0.0.1:4200")
+    user, _, password = own_auth(Checkout.at(tmp_path)).partition(":")
     assert f"http://{user}:{password}@127.0.0.1:4200/gantry/sign-in" in page.read_text()
     assert mode(page) == 0o600
 
@@ -188,7 +189,7 @@ def test_a_server_that_ends_while_it_starts_is_an_error_with_its_log(tmp_path):
         pytest.raises(
             StageError, match=rf"MLflow server at .* ended while it started with: .*nonsense.*Its log is {log}"
         ),
-        own_server("mlflow", tmp_path, listen(0), environment, log),
+        own_server("mlflow", Checkout.at(tmp_path), listen(0), environment, log),
     ):
         pass
     assert "nonsense" in log.read_text()
@@ -199,7 +200,10 @@ def test_a_server_that_is_slow_to_start_is_an_error_of_the_machine_with_its_log(
     log = tmp_path / "page.log"
     told = rf"did not answer within 0 s while it started. The machine may be busy.* run this again. Its log is {log}"
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    with pytest.raises(StageError, match=told), own_server("mlflow", tmp_path, listen(0), environment, log):
+    with (
+        pytest.raises(StageError, match=told),
+        own_server("mlflow", Checkout.at(tmp_path), listen(0), environment, log),
+    ):
         pass
 
 
@@ -214,7 +218,7 @@ def mlflow_environment(store: str) -> dict[str, str]:
 
 def test_a_server_that_is_killed_is_started_again_and_in_the_end_given_up(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("pipelines.flow.web.RESTARTS", 1)
-    log, auth = tmp_path / "page.log", own_auth(tmp_path)
+    log, auth = tmp_path / "page.log", own_auth(Checkout.at(tmp_path))
 
     def kill_it() -> None:
         served = [one for one in psutil.Process().children(recursive=True) if "pipelines.flow.door" in one.cmdline()]
@@ -223,7 +227,7 @@ def test_a_server_that_is_killed_is_started_again_and_in_the_end_given_up(tmp_pa
         psutil.wait_procs(served, timeout=10)
 
     environment = mlflow_environment(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with own_server("mlflow", tmp_path, listen(0), environment, log) as address:
+    with own_server("mlflow", Checkout.at(tmp_path), listen(0), environment, log) as address:
         kill_it()
         wait_for(lambda: whose(address, auth) == "ours", 90, "the server to answer again")
         assert f"The MLflow server at {address} has ended (log: {log}); starting it again." in caplog.text
@@ -238,8 +242,8 @@ def test_mlflows_pages_show_the_store_to_who_has_the_password_alone(tmp_path):
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     ensure_experiment(connect(store), store, "digits")
     environment = mlflow_environment(store)
-    with own_server("mlflow", tmp_path, listen(0), environment, tmp_path / "page.log") as address:
-        known = "Basic " + base64.b64encode(own_auth(tmp_path).encode()).decode()
+    with own_server("mlflow", Checkout.at(tmp_path), listen(0), environment, tmp_path / "page.log") as address:
+        known = "Basic " + base64.b64encode(own_auth(Checkout.at(tmp_path)).encode()).decode()
         search = f"{address}/ajax-api/2.0/mlflow/experiments/search?max_results=5"
 
         def ask(url: str, **headers: str) -> tuple[int, str]:
@@ -256,4 +260,4 @@ def test_mlflows_pages_show_the_store_to_who_has_the_password_alone(tmp_path):
         status, text = ask(search, Authorization=known)
         assert (status, "digits" in text) == (200, True)
         assert "<title>MLflow" in ask(address, Authorization=known)[1]
-    assert whose(address, own_auth(tmp_path)) == "nobody's"
+    assert whose(address, own_auth(Checkout.at(tmp_path))) == "nobody's"

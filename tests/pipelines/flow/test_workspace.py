@@ -11,7 +11,6 @@ import yaml
 
 from gan_core.errors import DataError, SettingsError, StageError
 from pipelines.flow.workspace import (
-    alone,
     apply_overrides,
     check_checkout,
     check_raw_data,
@@ -19,11 +18,13 @@ from pipelines.flow.workspace import (
     check_settings,
     checkout_workspace,
     dvc,
+    exclusive_run,
     find_commit,
     parse_override,
     remove_abandoned,
     worktree_workspace,
 )
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.git import run_git
 from pipelines.settings.tracking_uri import URI_VARIABLES
 from tests.pipelines.toy import CHECKOUT, environment, start
@@ -48,23 +49,23 @@ def data_project(flow_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _worktree(project: Path, name: str = "one", **options):
-    return worktree_workspace(project, **{"revision": "main", "overrides": {}, "name": name, **options})
+    return worktree_workspace(Checkout.at(project), **{"revision": "main", "overrides": {}, "name": name, **options})
 
 
 def test_a_worktree_runs_a_commit_and_is_gone_afterwards(data_project):
     (data_project / "params.yaml").write_text("never: committed\n")
     with _worktree(data_project, overrides={"seconds_b": 0.5}) as workspace:
-        root = workspace.root
+        root = workspace.checkout.root
         assert root.is_relative_to(data_project / "var")
         assert (root / "raw").read_text() == "raw\n"
         assert "seconds_b: 0.5" in (root / "params.yaml").read_text()
         assert "fail: none" in (root / "params.yaml").read_text()
         assert workspace.environment["GANTRY_VAR"] == str(data_project / "var")
         assert workspace.environment["PYTHONPATH"].split(os.pathsep)[0] == str(root)
-        dvc(root, workspace.environment, "repro", "-q")
-        dvc(root, workspace.environment, "exp", "save", "-n", "night")
+        dvc(workspace.checkout, workspace.environment, "repro", "-q")
+        dvc(workspace.checkout, workspace.environment, "exp", "save", "-n", "night")
         # To the same place as from the checkout, though its address is relative.
-        dvc(root, workspace.environment, "push", "-q")
+        dvc(workspace.checkout, workspace.environment, "push", "-q")
     assert not root.exists()
     assert "worktrees" not in run_git(data_project, "worktree", "list")
     assert (data_project / "store").is_dir()
@@ -77,11 +78,11 @@ def test_two_worktrees_at_once_do_not_mix_and_share_what_was_made(data_project):
         _worktree(data_project, "one") as one,
         _worktree(data_project, "two", overrides={"seconds_b": 0.1}) as two,
     ):
-        dvc(one.root, one.environment, "repro", "-q")
-        said = dvc(two.root, two.environment, "repro")
+        dvc(one.checkout, one.environment, "repro", "-q")
+        said = dvc(two.checkout, two.environment, "repro")
         assert "Stage 'first' is cached" in said
         assert "Running stage 'second'" in said
-        assert "seconds_b: 0\n" in (one.root / "params.yaml").read_text()
+        assert "seconds_b: 0\n" in (one.checkout.root / "params.yaml").read_text()
     assert "dvc.lock" not in run_git(data_project, "status", "--short")
 
 
@@ -89,7 +90,7 @@ def test_data_that_is_not_in_the_cache_comes_from_the_remote_or_is_an_error(data
     run_dvc("push", "-q", cwd=data_project)
     run_command("rm", "-rf", ".dvc/cache", cwd=data_project)
     with _worktree(data_project) as workspace:
-        assert (workspace.root / "raw").read_text() == "raw\n"
+        assert (workspace.checkout.root / "raw").read_text() == "raw\n"
     run_command("rm", "-rf", ".dvc/cache", cwd=data_project)
     (data_project / ".dvc" / "config").write_text("")
     run_command("git", "commit", "-qam", "no remote", cwd=data_project)
@@ -109,7 +110,7 @@ def test_an_unknown_revision_is_an_error(data_project):
 def test_a_revision_is_never_an_option_of_git(data_project, tmp_path):
     for revision in ("--upload-pack=touch mine", "--help", "-h", "^main", "--git-dir", "", "main@{99999}"):
         with pytest.raises(StageError, match="There is no revision"):
-            find_commit(data_project, revision)
+            find_commit(Checkout.at(data_project), revision)
 
 
 def test_a_client_has_commits_of_branches_tags_and_head_alone(data_project):
@@ -117,15 +118,17 @@ def test_a_client_has_commits_of_branches_tags_and_head_alone(data_project):
     tree = run_git(data_project, "rev-parse", "HEAD^{tree}")
     strangers = run_git(data_project, "commit-tree", "-m", "not on a branch", tree)
     run_git(data_project, "update-ref", "refs/pull/1/head", strangers)
-    assert find_commit(data_project, strangers) == strangers
+    assert find_commit(Checkout.at(data_project), strangers) == strangers
     for name in (strangers, strangers[:12], "refs/pull/1/head"):
         with pytest.raises(StageError, match="is on no branch or tag"):
-            find_commit(data_project, name, from_client=True)
+            find_commit(Checkout.at(data_project), name, from_client=True)
     head = run_git(data_project, "rev-parse", "HEAD")
-    assert find_commit(data_project, "main", from_client=True) == head
-    assert find_commit(data_project, "HEAD~1", from_client=True) == run_git(data_project, "rev-parse", "HEAD~1")
+    assert find_commit(Checkout.at(data_project), "main", from_client=True) == head
+    assert find_commit(Checkout.at(data_project), "HEAD~1", from_client=True) == run_git(
+        data_project, "rev-parse", "HEAD~1"
+    )
     run_git(data_project, "tag", "seen", strangers)
-    assert find_commit(data_project, strangers, from_client=True) == strangers
+    assert find_commit(Checkout.at(data_project), strangers, from_client=True) == strangers
 
 
 def test_a_checkout_may_be_a_subfolder_of_a_larger_repository(flow_template, tmp_path):
@@ -138,13 +141,13 @@ def test_a_checkout_may_be_a_subfolder_of_a_larger_repository(flow_template, tmp
     run_dvc("init", "-q", "--subdir", cwd=project)
     run_command("git", "add", "-A", cwd=larger)
     run_command("git", "commit", "-qm", "both", cwd=larger)
-    check_revision(project, "main", {})
+    check_revision(Checkout.at(project), "main", {})
     with _worktree(project, overrides={"seconds_b": 0.5}) as workspace:
-        assert workspace.root.is_relative_to(project / "var")
-        assert workspace.root.parts[-2:] == ("gans", "project")
-        dvc(workspace.root, workspace.environment, "repro", "-q")
-        assert (workspace.root / "b").read_text() == "raw\na\nb\n"
-        dvc(workspace.root, {**workspace.environment, **environment()}, "exp", "save", "-n", "night")
+        assert workspace.checkout.root.is_relative_to(project / "var")
+        assert workspace.checkout.root.parts[-2:] == ("gans", "project")
+        dvc(workspace.checkout, workspace.environment, "repro", "-q")
+        assert (workspace.checkout.root / "b").read_text() == "raw\na\nb\n"
+        dvc(workspace.checkout, {**workspace.environment, **environment()}, "exp", "save", "-n", "night")
     assert "night" in run_dvc("exp", "list", "--name-only", cwd=project).stdout
     assert not list((project / "var" / "worktrees").iterdir())
     assert "worktrees" not in run_git(larger, "worktree", "list")
@@ -172,24 +175,24 @@ def test_a_revision_from_before_the_checkout_was_one_is_an_error(data_project):
 
 def test_a_stage_is_not_given_the_password_of_the_prefect_server(flow_project, monkeypatch):
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "gantry:secret")
-    assert "gantry:secret" not in checkout_workspace(flow_project).environment.values()
+    assert "gantry:secret" not in checkout_workspace(Checkout.at(flow_project)).environment.values()
 
 
 def test_the_worktree_of_a_killed_run_is_removed_by_the_next(data_project):
     code = (
-        "import sys, time; from pathlib import Path; from pipelines.flow.workspace import worktree_workspace\n"
-        "with worktree_workspace(Path.cwd(), revision='main', overrides={}, name='killed'):\n"
+        "import sys, time; from pipelines.flow.workspace import *\n"
+        "with worktree_workspace(Checkout.at(), revision='main', overrides={}, name='killed'):\n"
         "    print('ready', flush=True); time.sleep(300)"
     )
     process = start(sys.executable, "-c", code, cwd=data_project)
     assert process.stdout.readline() == "ready\n"
-    remove_abandoned(data_project)
+    remove_abandoned(Checkout.at(data_project))
     left = data_project / "var" / "worktrees" / "killed"
     assert left.exists(), "a living run's worktree was removed"
     process.kill()
     process.communicate()
     assert left.exists()
-    remove_abandoned(data_project)
+    remove_abandoned(Checkout.at(data_project))
     assert not left.exists()
     assert "worktrees" not in run_git(data_project, "worktree", "list")
 
@@ -197,7 +200,7 @@ def test_the_worktree_of_a_killed_run_is_removed_by_the_next(data_project):
 def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text("train:\n  steps: 900  # updates\n  lr: 2.0e-4\n")
-    apply_overrides(params, {"train.steps": 10})
+    apply_overrides(Checkout.at(tmp_path), {"train.steps": 10})
     assert yaml.safe_load(params.read_text()) == {"train": {"steps": 10, "lr": 2.0e-4}}
     assert "# updates" in params.read_text()
     for name, message in [
@@ -207,7 +210,7 @@ def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
         ("train", "'train' is a section of params.yaml: set one of steps, lr"),
     ]:
         with pytest.raises(SettingsError, match=message):
-            apply_overrides(params, {name: 1})
+            apply_overrides(Checkout.at(tmp_path), {name: 1})
     assert "steps: 10" in params.read_text()
 
 
@@ -216,17 +219,17 @@ def test_a_setting_that_params_leaves_to_its_default_may_be_set_where_the_settin
     shutil.copy(root / "dvc.yaml", tmp_path)
     shutil.copy(root / "params.yaml", params)
     assert "pairs" not in yaml.safe_load(params.read_text())["ingest"]
-    apply_overrides(params, {"ingest.pairs": "greyscale"})
+    apply_overrides(Checkout.at(tmp_path), {"ingest.pairs": "greyscale"})
     assert yaml.safe_load(params.read_text())["ingest"]["pairs"] == "greyscale"
-    apply_overrides(params, {"ingest.piars": "greyscale"})
+    apply_overrides(Checkout.at(tmp_path), {"ingest.piars": "greyscale"})
     with pytest.raises(SettingsError, match=r"ingest.piars.*pairs"):
-        check_settings(tmp_path, {**os.environ, "PYTHONPATH": str(root)})
+        check_settings(Checkout.at(tmp_path), {**os.environ, "PYTHONPATH": str(root)})
 
 
 def test_what_may_be_a_mapping_or_a_word_may_be_set_to_a_word(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text("seconds: 1\ntune:\n  space:\n    model.slope: {type: uniform, low: 0.0, high: 0.4}\n")
-    apply_overrides(params, {"tune.space": "auto", "seconds": 2})
+    apply_overrides(Checkout.at(tmp_path), {"tune.space": "auto", "seconds": 2})
     assert yaml.safe_load(params.read_text()) == {"seconds": 2, "tune": {"space": "auto"}}
 
 
@@ -274,20 +277,20 @@ def gantry_checkout(data_project: Path) -> Path:
 def test_a_checkouts_settings_are_checked_whole(gantry_checkout, old, new, message):
     params = gantry_checkout / "params.yaml"
     text = params.read_text()
-    check_settings(gantry_checkout, environment())
+    check_settings(Checkout.at(gantry_checkout), environment())
     params.write_text(text.replace(old, new))
     with pytest.raises(SettingsError, match=message):
-        check_settings(gantry_checkout, environment())
+        check_settings(Checkout.at(gantry_checkout), environment())
 
 
 def test_a_run_names_stages_that_there_are(flow_project):
-    check_checkout(flow_project, ["first"])
+    check_checkout(Checkout.at(flow_project), ["first"])
     with pytest.raises(StageError, match="no stage 'frist'"):
-        check_checkout(flow_project, ["frist"])
+        check_checkout(Checkout.at(flow_project), ["frist"])
     params = flow_project / "params.yaml"
     params.write_text(params.read_text() + "flow: {timeout_s: {secnd: 3}}\n")
     with pytest.raises(SettingsError, match=r"flow.timeout_s: there is no stage 'secnd'. Did you mean 'second'"):
-        check_checkout(flow_project, [])
+        check_checkout(Checkout.at(flow_project), [])
 
 
 @pytest.mark.parametrize(
@@ -306,16 +309,20 @@ def test_raw_data_that_is_not_there_is_named_before_anything_is_started(tmp_path
     if tracked:
         (tmp_path / "data" / "raw" / "fashion-mnist.dvc").touch()
     with pytest.raises(DataError, match=message):
-        check_raw_data(tmp_path)
+        check_raw_data(Checkout.at(tmp_path))
     (tmp_path / "data" / "raw" / "fashion-mnist").mkdir()
-    check_raw_data(tmp_path)
+    check_raw_data(Checkout.at(tmp_path))
 
 
 def test_one_run_at_a_time_in_a_checkout(tmp_path):
     message = rf"going on in {tmp_path} \(process {os.getpid()}, since .*--revision HEAD"
-    with alone(tmp_path), pytest.raises(StageError, match=message), alone(tmp_path):
+    with (
+        exclusive_run(Checkout.at(tmp_path)),
+        pytest.raises(StageError, match=message),
+        exclusive_run(Checkout.at(tmp_path)),
+    ):
         pass
-    with alone(tmp_path):
+    with exclusive_run(Checkout.at(tmp_path)):
         pass
 
 

@@ -34,7 +34,7 @@ def test_valid_inputs_are_accepted(tmp_path):
     assert read_measured(tmp_path / "metrics.json")["fid"]["value"] == 12.5
     (tmp_path / "curves.csv").write_text(CURVES)
     (tmp_path / "fid.csv").write_text("step,fid\n")
-    check_curves(tmp_path)
+    check_curves(tmp_path / "curves.csv", tmp_path / "fid.csv", tmp_path / "absent.csv")
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_missing_figures_are_refused(tmp_path):
 def test_damaged_training_curves_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(StageError, match=rf"{name}, {message}.*nothing is registered.*gantry run"):
-        check_curves(tmp_path)
+        check_curves(tmp_path / name)

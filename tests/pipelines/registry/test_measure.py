@@ -9,6 +9,7 @@ from gan_core.inference.generator import load_generator
 from gan_core.metrics.evaluate import fid_of_samples
 from gan_core.metrics.inception import load_inception
 from pipelines.registry.measure import measure_version
+from pipelines.runtime.checkout import Checkout
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
 
@@ -24,7 +25,7 @@ def test_a_version_is_measured_as_the_evaluate_stage_does(register, generator_di
     from gan_core.data import PreparedDataset
 
     dataset = PreparedDataset(write_prepared(tmp_path / "data" / "prepared", blobs(8)))
-    figure = measure_version("digits", register().version, root=tmp_path, settings=settings(uri))
+    figure = measure_version("digits", register().version, checkout=Checkout.at(tmp_path), settings=settings(uri))
     generator = load_generator(generator_dir)
     expected = fid_of_samples(
         generator.sample,
@@ -43,4 +44,4 @@ def test_a_version_is_measured_as_the_evaluate_stage_does(register, generator_di
 def test_a_version_with_another_picture_shape_is_refused(register, uri, tmp_path):
     write_prepared(tmp_path / "data" / "prepared", blobs(8, size=32))
     with pytest.raises(TrackingError, match="prepared: it makes pictures of 16x16x1, and the data has 32x32x1"):
-        measure_version("digits", register().version, root=tmp_path, settings=settings(uri))
+        measure_version("digits", register().version, checkout=Checkout.at(tmp_path), settings=settings(uri))

@@ -17,6 +17,7 @@ import pytest
 from gan_core.errors import StageError
 from gan_core.files import write_json
 from pipelines.runtime import cluster as module
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import offer_cluster
 from pipelines.runtime.guard import identity
 from tests.pipelines.toy import CHECKOUT, environment, listeners, start, wait_for
@@ -24,24 +25,24 @@ from tests.pipelines.toy import CHECKOUT, environment, listeners, start, wait_fo
 
 def test_an_offer_that_nobody_takes_starts_nothing(tmp_path):
     before = {child.pid for child in psutil.Process().children()}
-    with offer_cluster(tmp_path, environment()) as extra:
+    with offer_cluster(Checkout.at(tmp_path), environment()) as extra:
         assert Path(extra["GANTRY_CLUSTER"]).is_dir()
         assert {child.pid for child in psutil.Process().children()} <= before
     assert not Path(extra["GANTRY_CLUSTER"]).exists()
 
 
 def test_the_offers_of_killed_runs_are_removed_by_the_next(tmp_path):
-    with offer_cluster(tmp_path, environment()) as living:
+    with offer_cluster(Checkout.at(tmp_path), environment()) as living:
         killed = tmp_path / "var" / "cluster" / "offer-killed"
         write_json(killed / "owner.json", f"{identity().rsplit(':', 2)[0]}:{2**22 + 1}:1")
-        with offer_cluster(tmp_path, environment()):
+        with offer_cluster(Checkout.at(tmp_path), environment()):
             assert not killed.exists()
             assert Path(living["GANTRY_CLUSTER"]).is_dir()
     assert not list((tmp_path / "var" / "cluster").iterdir())
 
 
 def test_a_cluster_that_is_named_is_not_offered_again(tmp_path):
-    with offer_cluster(tmp_path, {"RAY_ADDRESS": "10.0.0.1:6379"}) as extra:
+    with offer_cluster(Checkout.at(tmp_path), {"RAY_ADDRESS": "10.0.0.1:6379"}) as extra:
         assert extra == {}
 
 
@@ -49,7 +50,7 @@ def test_an_offered_cluster_that_does_not_start_is_an_error_that_names_its_log(t
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('a broken installation')")
     broken = environment(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}")
-    with offer_cluster(tmp_path, broken) as extra:
+    with offer_cluster(Checkout.at(tmp_path), broken) as extra:
         monkeypatch.setenv("GANTRY_CLUSTER", extra["GANTRY_CLUSTER"])
         with pytest.raises(StageError, match=r"did not start: it ended with status 1; its log is .*ray.log"):
             module._offered()
@@ -84,7 +85,7 @@ def without_ray(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_cluster_that_died_is_started_anew_for_whoever_asks_next(tmp_path, monkeypatch, without_ray):
-    with offer_cluster(tmp_path, without_ray) as extra:
+    with offer_cluster(Checkout.at(tmp_path), without_ray) as extra:
         place = Path(extra["GANTRY_CLUSTER"])
         monkeypatch.setenv("GANTRY_CLUSTER", str(place))
         first = module._offered()["address"]
@@ -107,8 +108,8 @@ def test_a_stranger_at_the_noted_address_is_not_taken_for_the_cluster(tmp_path, 
 def test_each_offer_has_a_token_of_its_own_that_lies_in_no_file(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with (
-        offer_cluster(tmp_path, environment(RAY_AUTH_TOKEN="theirs")) as one,
-        offer_cluster(tmp_path, environment()) as two,
+        offer_cluster(Checkout.at(tmp_path), environment(RAY_AUTH_TOKEN="theirs")) as one,
+        offer_cluster(Checkout.at(tmp_path), environment()) as two,
     ):
         assert one["RAY_AUTH_MODE"] == two["RAY_AUTH_MODE"] == "token"
         assert len({one["RAY_AUTH_TOKEN"], two["RAY_AUTH_TOKEN"], "theirs"}) == 3
@@ -117,18 +118,20 @@ def test_each_offer_has_a_token_of_its_own_that_lies_in_no_file(tmp_path, monkey
 
 
 def test_a_cluster_of_a_worktree_keeps_its_log_where_the_run_keeps_everything(tmp_path):
-    with offer_cluster(tmp_path / "tree", environment(GANTRY_VAR=str(tmp_path / "var"))) as extra:
+    checkout = Checkout(root=tmp_path / "tree", var=tmp_path / "var")
+    with offer_cluster(checkout, environment(GANTRY_VAR=str(checkout.var))) as extra:
         assert Path(extra["GANTRY_CLUSTER"]).parent == tmp_path / "var" / "cluster"
 
 
 OWNER = """
 import os, subprocess, sys, time
-from pathlib import Path
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import offer_cluster
 from pipelines.runtime.guard import identity
 stage = '''
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import cluster
-with cluster() as address:
+with cluster(Checkout.at()) as address:
     import ray
     @ray.remote(num_cpus=1)
     class Sleeper:
@@ -137,7 +140,7 @@ with cluster() as address:
             return os.getpid(), subprocess.Popen(["sleep", "300"]).pid
     print(*ray.get(Sleeper.remote().pid.remote()), address, flush=True)
 '''
-with offer_cluster(Path.cwd(), dict(os.environ)) as extra:
+with offer_cluster(Checkout.at(), dict(os.environ)) as extra:
     for _ in range(2):
         subprocess.run([sys.executable, "-c", stage], env={**os.environ, **extra}, check=True)
     print("ready", flush=True)
@@ -218,6 +221,7 @@ DIES = """
 import os, sys, threading, time
 import psutil
 from gan_core.errors import GantryError
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import cluster
 def kill():
     time.sleep(3)
@@ -226,7 +230,7 @@ def kill():
             process.kill()
             print("killed", flush=True)
 try:
-    with cluster(num_cpus=1, log_to_driver=False):
+    with cluster(Checkout.at(), num_cpus=1, log_to_driver=False):
         import ray
         @ray.remote
         def wait():

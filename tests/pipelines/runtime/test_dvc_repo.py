@@ -3,6 +3,7 @@
 import pytest
 
 from gan_core.errors import GantryError
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.key import read_stage
 
 
@@ -28,5 +29,5 @@ from pipelines.runtime.key import read_stage
 def test_a_damaged_file_is_named_with_the_place_and_the_remedy(project, file, content, message):
     (project / file).write_bytes(content)
     with pytest.raises(GantryError, match=message) as error:
-        read_stage("slow", project)
+        read_stage("slow", Checkout.at(project))
     assert len(str(error.value)) < 700

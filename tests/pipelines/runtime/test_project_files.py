@@ -10,7 +10,8 @@ import yaml
 from gan_core.errors import GantryError, SettingsError, StageError
 from pipelines.data.raw import add, fetch_public
 from pipelines.flow.workspace import check_stages
-from pipelines.runtime.project_files import OUTS, check_project_files, missing_stages
+from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.project_files import check_project_files, missing_stages
 from pipelines.settings.schema import load_settings
 from tests.checkout import ROOT
 from tests.pipelines.toy import make_project
@@ -48,12 +49,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_whole_files_pass(checkout):
-    check_project_files(checkout)
-    assert not missing_stages(checkout)
+    check_project_files(Checkout.at(checkout))
+    assert not missing_stages(Checkout.at(checkout))
 
 
 def test_a_project_without_any_of_them_passes(tmp_path):
-    check_project_files(tmp_path)
+    check_project_files(Checkout.at(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_a_project_without_any_of_them_passes(tmp_path):
 def test_a_damaged_file_is_named_with_the_line_and_the_remedy(checkout, file, content, message):
     (checkout / file).write_text(content)
     with pytest.raises(StageError, match=message) as error:
-        check_project_files(checkout)
+        check_project_files(Checkout.at(checkout))
     assert f"git checkout {file}" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -90,9 +91,9 @@ def test_a_damaged_file_is_named_with_the_line_and_the_remedy(checkout, file, co
 def test_conflicts_in_the_settings_are_named(checkout):
     path = checkout / "params.yaml"
     path.write_text("data:\n" + CONFLICT.format("  name: a"))
-    for read in (check_project_files, lambda root: load_settings(root / "params.yaml")):
+    for read in (check_project_files, lambda place: load_settings(place.params)):
         with pytest.raises(SettingsError, match=r"params.yaml: line 2: unresolved git merge conflict.*<<<<<<< HEAD"):
-            read(checkout)
+            read(Checkout.at(checkout))
 
 
 def test_wherever_dvc_yaml_is_cut_short_in_a_stage_it_is_refused(checkout):
@@ -103,10 +104,10 @@ def test_wherever_dvc_yaml_is_cut_short_in_a_stage_it_is_refused(checkout):
     for end in range(0, len(stages), 7):
         (checkout / "dvc.yaml").write_text(stages[:end])
         try:
-            check_project_files(checkout)
+            check_project_files(Checkout.at(checkout))
         except GantryError:
             continue
-        if not missing_stages(checkout) and yaml.safe_load(stages[:end]) != yaml.safe_load(stages):
+        if not missing_stages(Checkout.at(checkout)) and yaml.safe_load(stages[:end]) != yaml.safe_load(stages):
             unnoticed.append(stages[max(0, end - 60) : end])
     assert not unnoticed
 
@@ -116,40 +117,28 @@ def test_stages_that_are_missing_are_said(tmp_path, caplog):
     files = {"dvc.yaml": whole[: whole.index("\n  evaluate:")], "params.yaml": (ROOT / "params.yaml").read_text()}
     root = make_project(tmp_path / "project", files)
     with caplog.at_level(logging.WARNING, "pipelines"):
-        check_stages(root)
+        check_stages(Checkout.at(root))
     assert "has no stage evaluate, register" in caplog.text
-
-
-def test_what_the_code_makes_is_what_dvc_yaml_lists():
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    listed = {
-        name: {
-            out if isinstance(out, str) else next(iter(out))
-            for out in (*stage.get("outs", ()), *stage.get("metrics", ()))
-        }
-        for name, stage in stages.items()
-    }
-    assert listed == {name: set(outs) for name, outs in OUTS.items()}
 
 
 def test_an_out_that_the_code_does_not_make_is_refused(checkout):
     path = checkout / "dvc.yaml"
     path.write_text(path.read_text().replace("outputs/train/fid.csv\n\n", "outputs/train/fids.csv\n\n"))
     with pytest.raises(StageError, match=r"dvc.yaml, line \d+: stage 'train' does not list outputs/train/fid.csv"):
-        check_project_files(checkout)
+        check_project_files(Checkout.at(checkout))
 
 
 def test_a_stage_of_a_project_of_its_own_may_have_any_outs(checkout):
     (checkout / "dvc.yaml").write_text("stages: {train: {cmd: python train.py, outs: [model.bin]}}\n")
-    check_project_files(checkout)
-    assert not missing_stages(checkout)
+    check_project_files(Checkout.at(checkout))
+    assert not missing_stages(Checkout.at(checkout))
 
 
 def test_data_is_neither_fetched_nor_copied_into_a_damaged_project(checkout, tmp_path):
     (checkout / "dvc.lock").write_text("[]\n")
     for bring in (
-        lambda: fetch_public("digits", root=checkout),
-        lambda: add("mine", str(tmp_path / "absent"), root=checkout),
+        lambda: fetch_public("digits", checkout=Checkout.at(checkout)),
+        lambda: add("mine", str(tmp_path / "absent"), checkout=Checkout.at(checkout)),
     ):
         with pytest.raises(StageError, match=r"dvc.lock, line 1"):
             bring()

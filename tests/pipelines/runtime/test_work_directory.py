@@ -10,8 +10,9 @@ import time
 import pytest
 
 from gan_core.errors import StageError
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import identity
-from pipelines.runtime.work_directory import finish, finished, prune, publish, var_directory, work_directory
+from pipelines.runtime.work_directory import finish, finished, prune, publish, work_directory
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def _own_var(monkeypatch):
 def _take(root, errors) -> None:
     began = time.monotonic()
     try:
-        with work_directory("train", "k1", root=root):
+        with work_directory("train", "k1", Checkout.at(root)):
             errors.put((None, time.monotonic() - began))
     except StageError as error:
         errors.put((str(error), time.monotonic() - began))
@@ -39,7 +40,7 @@ def _taken_by_another(root) -> tuple[str | None, float]:
 
 
 def test_a_second_process_is_turned_away_at_once_and_told_who_has_it(tmp_path):
-    with work_directory("train", "k1", root=tmp_path) as work:
+    with work_directory("train", "k1", Checkout.at(tmp_path)) as work:
         assert work == tmp_path / "var" / "work" / "train" / "k1"
         message, seconds = _taken_by_another(tmp_path)
     assert message is not None
@@ -50,7 +51,10 @@ def test_a_second_process_is_turned_away_at_once_and_told_who_has_it(tmp_path):
 
 
 def test_another_key_is_another_directory(tmp_path):
-    with work_directory("train", "k1", root=tmp_path) as one, work_directory("train", "k2", root=tmp_path) as two:
+    with (
+        work_directory("train", "k1", Checkout.at(tmp_path)) as one,
+        work_directory("train", "k2", Checkout.at(tmp_path)) as two,
+    ):
         assert one != two
 
 
@@ -58,7 +62,7 @@ def test_the_orphan_of_a_killed_run_is_waited_for(tmp_path):
     """The holder says that what started it is gone; it ends a second later."""
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys, time; from pipelines.runtime.work_directory import *\n"
-         "with work_directory('train', 'k1', root=sys.argv[1]): print(1, flush=True); time.sleep(1)", str(tmp_path)],
+         "with work_directory('train', 'k1', Checkout.at(sys.argv[1])): print(1, flush=True); time.sleep(1)", str(tmp_path)],
         stdout=subprocess.PIPE,
     )  # fmt: skip
     holder.stdout.readline()
@@ -66,27 +70,27 @@ def test_the_orphan_of_a_killed_run_is_waited_for(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     lock.write_text(json.dumps({"process": identity(holder.pid), "kin": [identity(gone.pid)]}))
     gone.communicate(b"\n")
-    with work_directory("train", "k1", root=tmp_path) as work:
+    with work_directory("train", "k1", Checkout.at(tmp_path)) as work:
         assert work.is_dir()
         assert holder.wait(5) == 0
     holder.stdout.close()
 
 
 def test_an_orphan_that_does_not_end_is_named_after_the_wait(tmp_path):
-    with work_directory("train", "k1", root=tmp_path):
+    with work_directory("train", "k1", Checkout.at(tmp_path)):
         lock = tmp_path / "var" / "work" / "train" / "k1.lock"
         lock.write_text(json.dumps({"process": identity(), "kin": [identity().rsplit(":", 1)[0] + ":1"]}))
         began = time.monotonic()
         with (
             pytest.raises(StageError, match=f"process {os.getpid()}"),
-            work_directory("train", "k1", root=tmp_path, orphan_seconds=0.5),
+            work_directory("train", "k1", Checkout.at(tmp_path), orphan_seconds=0.5),
         ):
             pass
     assert time.monotonic() - began >= 0.5
 
 
 def test_finished_results_are_found_again_and_published_again(tmp_path):
-    with work_directory("train", "k1", root=tmp_path) as work:
+    with work_directory("train", "k1", Checkout.at(tmp_path)) as work:
         assert finished(work) is None
         (work / "model").mkdir()
         (work / "model" / "weights").write_bytes(b"abc")
@@ -128,18 +132,17 @@ def test_results_that_are_gone_are_not_taken_for_finished(tmp_path):
 
 def test_pruning_removes_finished_work_that_nobody_holds(tmp_path):
     for key in ("done", "held", "unfinished", "current"):
-        with work_directory("train", key, root=tmp_path) as work:
+        with work_directory("train", key, Checkout.at(tmp_path)) as work:
             (work / "result").touch()
             if key != "unfinished":
                 finish(work, {"out": work / "result"})
     folder = work.parent
-    with work_directory("train", "held", root=tmp_path):
+    with work_directory("train", "held", Checkout.at(tmp_path)):
         assert [path.name for path in prune(folder / "current")] == ["done"]
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["current", "held", "unfinished"]
 
 
 def test_work_in_a_worktree_is_kept_in_the_main_checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("GANTRY_VAR", str(tmp_path / "main" / "var"))
-    assert var_directory(tmp_path / "worktree") == tmp_path / "main" / "var"
-    with work_directory("train", "k1", root=tmp_path / "worktree") as work:
+    with work_directory("train", "k1", Checkout.at(tmp_path / "worktree")) as work:
         assert work.is_relative_to(tmp_path / "main")

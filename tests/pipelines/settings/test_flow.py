@@ -7,14 +7,16 @@ from pipelines.settings.flow import FlowSettings, load_flow_settings
 
 
 def test_a_missing_file_or_section_means_the_defaults(tmp_path):
-    assert load_flow_settings(tmp_path) == FlowSettings()
+    assert load_flow_settings(tmp_path / "params.yaml") == FlowSettings()
     (tmp_path / "params.yaml").write_text("train: {steps: 1}\n")
-    assert load_flow_settings(tmp_path) == FlowSettings()
+    assert load_flow_settings(tmp_path / "params.yaml") == FlowSettings()
 
 
 def test_settings_are_read_with_their_types(tmp_path):
     (tmp_path / "params.yaml").write_text("flow: {retries: 2, retry_delay_s: 1, timeout_s: {train: 3600}}\n")
-    assert load_flow_settings(tmp_path) == FlowSettings(retries=2, retry_delay_s=1.0, timeout_s={"train": 3600.0})
+    assert load_flow_settings(tmp_path / "params.yaml") == FlowSettings(
+        retries=2, retry_delay_s=1.0, timeout_s={"train": 3600.0}
+    )
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ def test_settings_are_read_with_their_types(tmp_path):
 def test_an_error_names_the_setting_and_the_file(tmp_path, section, message):
     (tmp_path / "params.yaml").write_text(f"flow: {section}\n")
     with pytest.raises(SettingsError, match=f"params.yaml: {message}"):
-        load_flow_settings(tmp_path)
+        load_flow_settings(tmp_path / "params.yaml")
 
 
 def test_a_time_limit_of_an_unknown_stage_is_refused():

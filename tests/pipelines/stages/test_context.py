@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from gan_core.errors import StageError
+from pipelines.runtime.checkout import Checkout
 from pipelines.stages.context import run_stage
 from tests.pipelines.toy import dvc, run, running, start, wait_for
 
@@ -102,7 +103,7 @@ def test_outs_and_results_must_agree(project):
         (surprise, "makes other, which is not among its outs"),
     ]:
         with pytest.raises(StageError, match=message):
-            run_stage("slow", body, project, guard=False)
+            run_stage("slow", body, Checkout.at(project), guard=False)
     assert not (project / "slow-out").exists()
 
 
@@ -110,12 +111,13 @@ def test_a_signal_at_the_very_end_is_no_traceback(project):
     """Ray stops its processes at the interpreter's end: a signal there raised in a callback, and was printed and ignored."""
     (project / "late.py").write_text(
         "import atexit, os, signal, sys, time\n"
+        "from pipelines.runtime.checkout import Checkout\n"
         "from pipelines.stages.context import run_stage\n"
         "def body(context):\n"
         "    atexit.register(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.2), print('the last callback')))\n"
         "    (context.work / 'result').write_text('done')\n"
         "    return {'slow-out': context.work / 'result'}\n"
-        "run_stage('slow', body)\n"
+        "run_stage('slow', body, Checkout.at())\n"
     )
     ended = run(sys.executable, "late.py", cwd=project)
     assert "Traceback" not in ended.stdout
@@ -126,6 +128,7 @@ def test_a_signal_at_the_very_end_is_no_traceback(project):
 ENDS_AT_ONCE = """
 import atexit, sys
 from pathlib import Path
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import _end_at_once
 from pipelines.stages.context import run_stage
 
@@ -136,7 +139,7 @@ def body(context):
     (context.work / "result").mkdir()
     return {"slow-out": context.work / "result"}
 
-run_stage("slow", body)
+run_stage("slow", body, Checkout.at())
 """
 
 

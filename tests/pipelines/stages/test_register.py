@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.runtime.checkout import Checkout
 from pipelines.stages.context import run_stage
 from tests.pipelines.toy import CHECKOUT, dvc, make_project
 
@@ -105,6 +106,6 @@ def test_a_work_directory_that_is_finished_does_not_stand_in_for_registering(pro
         return {"outputs/register/registered.json": context.work / "registered.json"}
 
     for _ in range(2):
-        run_stage("register", body, project, guard=False)
+        run_stage("register", body, Checkout.at(project), guard=False)
     assert len(calls) == 2
     assert calls[0] == calls[1]

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from gan_core.errors import TrackingError
 from pipelines.flow.server import server
+from pipelines.runtime.checkout import Checkout
 from pipelines.tracking import sync
 from pipelines.tracking.runlog import RunLog
 from pipelines.tracking.sqlite_file import check_database
@@ -86,6 +87,9 @@ def test_the_database_of_prefect_is_checked_before_its_server_starts(tmp_path, m
     path.parent.mkdir()
     path.touch()
     damage(path, how)
-    with pytest.raises(TrackingError, match=f"Prefect database {re.escape(str(path))} is"), server(tmp_path):
+    with (
+        pytest.raises(TrackingError, match=f"Prefect database {re.escape(str(path))} is"),
+        server(Checkout.at(tmp_path)),
+    ):
         pass
     assert not (tmp_path / "prefect/server.log").exists()

@@ -31,6 +31,7 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from gan_core.files import read_json
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import cluster
 from pipelines.settings.schema import parse_settings
 from pipelines.runtime.guard import enter_guard
@@ -38,7 +39,7 @@ enter_guard()
 from pipelines.tuning.search import search
 job = read_json(sys.argv[1])
 work = Path(job["work"])
-with cluster(root=work, num_cpus=2, log_to_driver=False):
+with cluster(Checkout.at(work), num_cpus=2, log_to_driver=False):
     found = search(work, parse_settings(job["settings"]), job)
 found.table.to_csv(work / "board.csv", index=False)
 (work / "best.json").write_text(json.dumps(found.parameters))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipelines.settings.ranges import Range
-from pipelines.stages.tune import plot_search
+from pipelines.tuning.plot import plot_search
 
 SPACE = {
     "train.generator_lr": Range(type="log", low=1e-4, high=1e-2),
