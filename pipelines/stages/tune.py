@@ -33,6 +33,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
 
 def _search(context: StageContext, settings: Settings, best: Path, board: Path, plot: Path) -> None:
     from pipelines.tuning.search import search
+    from pipelines.tuning.trial import TrialJob, trial_extractor
 
     data = context.checkout.prepared
     settings = resolve_auto("tune", settings, data)
@@ -48,19 +49,18 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
         if FAMILIES[settings.model.family].can(NoiseFamily) or info.kind == "paired":
             say("tune", "measuring the real pictures that every trial is compared with")
             from gan_core.metrics.evaluate import real_moments
-            from pipelines.tuning.trial import trial_extractor
 
             count = min(settings.tune.samples, info.splits["train"])
             real_moments(dataset, "train", trial_extractor(settings), count=count, cache_dir=statistics)
-        job = {
-            "settings": settings.for_workers(),
-            "data": str(data.resolve()),
-            "work": str(context.work.resolve()),
-            "decoded": str(decoded.resolve()),
-            "statistics": str(statistics.resolve()),
-            "track": str(run.folder.parent.resolve()),
-            "key": run.key,
-        }
+        job = TrialJob(
+            settings=settings.for_workers(),
+            data=str(data.resolve()),
+            work=str(context.work.resolve()),
+            decoded=str(decoded.resolve()),
+            statistics=str(statistics.resolve()),
+            track=str(run.folder.parent.resolve()),
+            run_key=run.key,
+        )
         with cluster(context.checkout, log_to_driver=False):
             found = search(context.work, settings, job)
         found.table.to_csv(board, index=False)

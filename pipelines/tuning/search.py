@@ -2,15 +2,18 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from gan_core.errors import StageError
 from pipelines.settings.schema import Settings
 from pipelines.tuning.space import search_space
+
+if TYPE_CHECKING:
+    from pipelines.tuning.trial import TrialJob
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +34,13 @@ def initial_values(settings: Settings) -> dict[str, Any]:
     return {name: settings.value(name) for name in settings.tune.space}
 
 
-def search(work: Path, settings: Settings, job: dict[str, Any]) -> SearchResult:
+def search(work: Path, settings: Settings, job: "TrialJob") -> SearchResult:
     """Run a search in ``work``, or resume an interrupted one; no trial is lost or run twice.
 
     Args:
         work: the stage's work directory.
         settings: checked settings.
-        job: parameters shared by all trials, as plain values: settings, data, work, decoded, statistics, track, key.
+        job: parameters shared by all trials; the number of threads of a trial is set here.
 
     Raises:
         StageError: no trial has a finite FID.
@@ -63,8 +66,7 @@ def search(work: Path, settings: Settings, job: dict[str, Any]) -> SearchResult:
         "gpu": resources.get("GPU", 0) / concurrent,
     }
     trainable = tune.with_resources(Trial, share)
-    job = {**job, "threads": share["cpu"]}
-    space = {**search_space(tuned.space), "job": job}
+    space = {**search_space(tuned.space), "job": asdict(replace(job, threads=share["cpu"]))}
     state = work / "search"
     if tune.Tuner.can_restore(str(state)):
         log.info("Resuming the search in %s.", state)

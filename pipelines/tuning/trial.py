@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,22 @@ DIVERGED_FID = 1e6
 """FID reported for a diverged trial; finite, so that the search algorithm can use it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialJob:
+    """What every trial of a search shares. The values are plain, to travel to its process. Paths are absolute."""
+
+    settings: dict[str, Any]
+    data: str
+    work: str
+    decoded: str
+    """Where decoded pictures are cached."""
+    statistics: str
+    """Where the moments of real pictures are cached."""
+    track: str
+    run_key: str
+    threads: int = 1
+
+
 def trial_extractor(settings: Settings, device: str | torch.device = "auto") -> Any:
     """The feature network of the objective, in bf16 if the device supports it. Published figures always use fp32."""
     device = choose_device(str(device))
@@ -41,10 +58,10 @@ class Trial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the trainer; ``config`` has the searched values and, under ``job``, the parameters shared by all trials."""
-        job = config["job"]
-        torch.set_num_threads(job["threads"])
-        self._extractor = trial_extractor(parse_settings(job["settings"]))
+        """Build the trainer; ``config`` has the searched values and, under ``job``, a :class:`TrialJob` as a dictionary."""
+        job = TrialJob(**config["job"])
+        torch.set_num_threads(job.threads)
+        self._extractor = trial_extractor(parse_settings(job.settings))
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -54,20 +71,20 @@ class Trial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        job = config["job"]
+        job = TrialJob(**config["job"])
         self._values = {name: value for name, value in config.items() if name != "job"}
-        settings = parse_settings(job["settings"]).with_values(self._values)
+        settings = parse_settings(job.settings).with_values(self._values)
         self._settings = settings
-        self._directory = Path(job["work"]) / "trials" / self.trial_id
-        self._dataset = PreparedDataset(job["data"], cache_dir=job["decoded"])
-        self._statistics = job["statistics"]
+        self._directory = Path(job.work) / "trials" / self.trial_id
+        self._dataset = PreparedDataset(job.data, cache_dir=job.decoded)
+        self._statistics = job.statistics
         shutil.rmtree(self._directory, ignore_errors=True)  # Tune restores the checkpoint with load_checkpoint
         self._trainer = self._build()
         self._log = RunLog(
-            job["track"],
-            key=f"{job['key']}-{self.trial_id}",
+            job.track,
+            key=f"{job.run_key}-{self.trial_id}",
             name=f"trial {self.trial_id.rsplit('_', 1)[-1]}",
-            parent_key=job["key"],
+            parent_key=job.run_key,
             tags={STAGE_TAG: TRIAL},
         )
         self._log.log_params(self._values)

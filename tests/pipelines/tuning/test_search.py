@@ -37,10 +37,11 @@ from pipelines.settings.schema import parse_settings
 from pipelines.runtime.guard import enter_guard
 enter_guard()
 from pipelines.tuning.search import search
+from pipelines.tuning.trial import TrialJob
 job = read_json(sys.argv[1])
 work = Path(job["work"])
 with cluster(Checkout.at(work), num_cpus=2, log_to_driver=False):
-    found = search(work, parse_settings(job["settings"]), job)
+    found = search(work, parse_settings(job["settings"]), TrialJob(**job))
 found.table.to_csv(work / "board.csv", index=False)
 (work / "best.json").write_text(json.dumps(found.parameters))
 """
@@ -69,7 +70,7 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: P
         "decoded": str(tmp_path / "decoded"),
         "statistics": str(tmp_path / "statistics"),
         "track": str(tmp_path / "track"),
-        "key": "key",
+        "run_key": "key",
     }
     write_json(tmp_path / "job.json", job)
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "job.json")]

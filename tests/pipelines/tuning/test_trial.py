@@ -28,7 +28,7 @@ def test_the_objective_is_the_mean_fid_of_the_directions(tmp_path: Path, monkeyp
         "decoded": str(tmp_path / "decoded"),
         "statistics": str(tmp_path / "statistics"),
         "track": str(tmp_path / "track"),
-        "key": "key",
+        "run_key": "key",
         "threads": 1,
     }
     monkeypatch.setattr(Trial, "trial_id", "search_1")
