@@ -22,7 +22,7 @@ from pipelines.runtime.key import read_stage
         ("dvc.lock", b"{", r"dvc.lock, line \d.*cut short.*or remove it to run all stages again"),
         ("dvc.lock", b"schema: 9\n", r"dvc.lock, line 1: schema.*or remove it to run all stages again"),
         ("dvc.lock", b"- " * 50_000, r"dvc.lock, line 1: .* nested too deeply"),
-        ("params.yaml", b"steps: 2024-06-01\n", r"params.yaml: line 1: 2024-06-01 is a date"),
+        ("params.yaml", b"steps: 2024-06-01\n", r"params.yaml: line 1: YAML reads 2024-06-01 as a date"),
     ],
     ids=lambda value: str(value[:20]),
 )
