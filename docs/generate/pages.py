@@ -90,12 +90,8 @@ def project() -> None:
 
 def decisions() -> list[str]:
     """Lines of the navigation: the index first, then each decision by its title."""
-    folder = DOCS / "decisions"
-    if not folder.is_dir():  # all in one file
-        write("decisions/index.md", (DOCS / "decisions.md").read_text(encoding="utf-8"))
-        return ["- [Decisions](index.md)\n"]
     lines = []
-    for page in sorted(folder.glob("*.md"), key=lambda path: (path.stem != "index", path.stem)):
+    for page in sorted((DOCS / "decisions").glob("*.md"), key=lambda path: (path.stem != "index", path.stem)):
         title = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
         lines.append(f"- [{title[1] if title else page.stem}]({page.name})\n")
     return lines
