@@ -90,4 +90,4 @@ def test_an_enlarged_dataset_is_whole_or_not_there(tmp_path: Path) -> None:
     place = tmp_path / "disk"
     command = gantry("augment", data, "--model", tmp_path / "model", "--per-class", 200, "--steps", 2, "--runs", 1)
     ended = run_on_small_disk([*command, "--out", place / "more"], place, size="32k", cwd=tmp_path)
-    refused(ended, place / "more", left=())
+    refused(ended, place / "more/train-00001-of-00002.parquet", left=())
