@@ -103,5 +103,5 @@ def test_the_output_of_the_newest_runs_is_kept_where_only_the_owner_looks(tmp_pa
         os.utime(path.parent, (number, number))
         assert output_file(Checkout.at(tmp_path), f"run-{number}", "train").parent == path.parent
     assert path.name == "data-raw-digits.dvc.log"
-    assert sorted(folder.name for folder in (tmp_path / "logs").iterdir()) == ["run-3", "run-4", "run-5"]
+    assert sorted(folder.name for folder in Checkout.at(tmp_path).stage_logs.iterdir()) == ["run-3", "run-4", "run-5"]
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

@@ -289,7 +289,7 @@ def test_a_run_names_stages_that_there_are(flow_project):
         check_checkout(Checkout.at(flow_project), ["frist"])
     params = flow_project / "params.yaml"
     params.write_text(params.read_text() + "flow: {timeout_s: {secnd: 3}}\n")
-    with pytest.raises(SettingsError, match=r"flow.timeout_s: there is no stage 'secnd'. Did you mean 'second'"):
+    with pytest.raises(SettingsError, match=r"flow.timeout_s: unknown stage 'secnd'. Did you mean 'second'"):
         check_checkout(Checkout.at(flow_project), [])
 
 
