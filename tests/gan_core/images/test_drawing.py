@@ -290,12 +290,10 @@ def test_a_drawing_that_ends_its_worker_costs_ingestion_that_drawing_alone(tmp_p
 def test_ingestion_gives_up_where_drawing_after_drawing_ends_its_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.data.rejects._ENDED_AT_LEAST", 1)
+    monkeypatch.setattr("pipelines.data.rejects._MIN_DECODER_FAILURES", 1)
     for index in range(5):
         write(tmp_path / "raw" / f"{index:02d}.svg", bombs()["masks"][0])
-    words = (
-        r"raw: 2 pictures have ended their decoder, and ingestion gives up: .*\.svg \(crashed: .*Remove them, or raise"
-    )
+    words = r"raw: ingestion stops because the decoder failed on 2 pictures: .*\.svg \(crashed: .*Remove them, or raise"
     with pytest.raises(DataError, match=words):
         ingest(tmp_path / "raw", tmp_path / "out", IngestSettings(), name="x")
     assert not (tmp_path / "out").exists()
