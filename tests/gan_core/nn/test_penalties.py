@@ -207,7 +207,7 @@ def test_consistency_is_the_mean_squared_difference() -> None:
 def test_consistency_gives_the_critic_the_gradient_that_finite_differences_give() -> None:
     critic, (real, _, _) = Critic(), pictures()
     assert_gradients_are_finite_differences(
-        lambda: penalties.consistency(critic(real), critic(real.flip(3))), [critic.a, critic.b]
+        lambda: penalties.consistency_penalty(critic(real), critic(real.flip(3))), [critic.a, critic.b]
     )
 
 
