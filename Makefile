@@ -8,7 +8,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Tests run side by side; those that start a cluster or a server are one group, one after the other.
 BESIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo test test-fast lint types contract chaos fuzz bench lock docs docs-build clean
+.PHONY: help demo test test-fast lint types contract chaos fuzz bench lock docs docs-build screenshots clean
 help:           ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -55,6 +55,9 @@ docs: docs-build  ## build the documentation strictly and serve it on http://127
 
 docs-build: $(VENV)/.ready  ## build the documentation into var/site; a warning or a broken link fails
 	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --clean
+
+screenshots: $(VENV)/.ready  ## the tutorial's pictures of terminal, MLflow and Prefect, from a real run (needs Chromium)
+	@$(BIN)/python docs/generate/screenshots.py
 
 # The CUDA packages are left out on purpose: the build of torch that a machine gets brings its own.
 lock: $(VENV)/.ready  ## resolve the requirements again

@@ -1,0 +1,227 @@
+"""The tutorial's pictures, from a real run: ``make screenshots``.
+
+Starts a project on the digits, runs the pipeline with a search of three trials, and takes three pictures with a headless
+Chromium: the terminal at the end of the run, MLflow's comparison of the trials, and Prefect's page of the run.
+"""
+
+import base64
+import html
+import itertools
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+IMAGES = Path(__file__).parents[1] / "images"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WIDTH, HEIGHT = 1280, 800
+COLUMNS = 110
+CHANGES = {
+    "steps: 1000 ": "steps: 300 ",
+    "trials: 0 ": "trials: 3\n  steps: 60\n  report_every: 30\n  samples: 64\n  # ",
+    "samples: 500 ": "samples: 200 ",
+    "real: 500 ": "real: 200 ",
+}
+"""What makes the settings of ``gantry init`` small enough to wait for."""
+
+
+def main() -> None:
+    """Run the project and take the pictures."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        sys.exit("make screenshots needs Chromium (or Chrome) on the PATH. On Debian: apt-get install chromium.")
+    gantry = str(Path(sys.executable).with_name("gantry"))
+    with tempfile.TemporaryDirectory(prefix="gantry-") as folder:
+        project = Path(folder) / "digits-project"
+        subprocess.run([gantry, "init", str(project)], check=True)
+        params = project / "params.yaml"
+        text = params.read_text(encoding="utf-8")
+        for before, after in CHANGES.items():
+            if before not in text:
+                sys.exit(f"{params} has no '{before.strip()}': correct CHANGES in {__file__}.")
+            text = text.replace(before, after, 1)
+        params.write_text(text, encoding="utf-8")
+        subprocess.run([gantry, "data", "fetch", "digits"], cwd=project, check=True)
+        lines = run_in_terminal([gantry, "run"], project)
+        with pages(gantry, project) as addresses, chromium(browser, Path(folder) / "profile") as tab:
+            page = Path(folder) / "terminal.html"
+            page.write_text(terminal_page(lines), encoding="utf-8")
+            tab.open(page.as_uri(), wait=1)
+            tab.save("terminal.png", height=60 + 20 * min(len(lines) + 1, 34))
+            auth = (project / "var" / "prefect" / "auth").read_text(encoding="ascii").strip()
+            take_mlflow(tab, addresses["MLflow"], auth)
+            take_prefect(tab, addresses["Prefect"], auth)
+
+
+def run_in_terminal(command: list[str], cwd: Path) -> list[str]:
+    """Run ``command`` as in a terminal and return the lines that stand there at its end."""
+    parent, child = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(COLUMNS), "LINES": "34", "TERM": "xterm"}
+    process = subprocess.Popen(command, cwd=cwd, stdout=child, stderr=child, stdin=child, env=environment)
+    os.close(child)
+    output = b""
+    while True:
+        ready, _, _ = select.select([parent], [], [], 1.0)
+        try:
+            piece = os.read(parent, 65536) if ready else b""
+        except OSError:  # the last one that writes there has ended
+            break
+        output += piece
+        sys.stdout.buffer.write(piece)
+        sys.stdout.flush()
+        if not ready and process.poll() is not None:
+            break
+    os.close(parent)
+    if process.wait():
+        sys.exit(f"{' '.join(command)} ended with exit status {process.returncode}; see its output above.")
+    return ["$ gantry run", *rendered(output.decode("utf-8", "replace"))]
+
+
+def rendered(output: str) -> list[str]:
+    """Lines as a terminal shows them: what follows a carriage return replaces the line, and colours are left out."""
+    lines = []
+    for line in output.replace("\r\n", "\n").split("\n"):
+        line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\r")[-1])
+        lines.append(line[:COLUMNS].rstrip())
+    return lines if lines[-1] else lines[:-1]
+
+
+def terminal_page(lines: list[str]) -> str:
+    """A page that looks like a terminal."""
+    text = html.escape("\n".join(lines[:1] + lines[1:][-33:]))
+    style = "margin:0;padding:20px;background:#1e1e1e;color:#e0e0e0;font:15px/20px monospace;white-space:pre"
+    return f'<!doctype html><meta charset="utf-8"><body style="{style}">{text}</body>'
+
+
+@contextmanager
+def pages(gantry: str, project: Path) -> Iterator[dict[str, str]]:
+    """Addresses of MLflow's and Prefect's pages, served by ``gantry ui``."""
+    process = subprocess.Popen([gantry, "ui"], cwd=project, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        found = {}
+        for line in process.stdout:
+            if match := re.match(r"(MLflow|Prefect): +(\S+)", line):
+                found[match[1]] = match[2]
+            if line.startswith("Ctrl-C"):
+                break
+        else:
+            sys.exit("gantry ui ended before its pages were up; see its output above.")
+        yield found
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+class Tab:
+    """A page of the browser, steered by the DevTools protocol."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection, self._numbers = connection, itertools.count(1)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Call ``method`` and return its result."""
+        number = next(self._numbers)
+        self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(self._connection.recv(timeout=60))
+            if answer.get("id") == number:
+                if "error" in answer:
+                    sys.exit(f"The browser refuses {method}: {answer['error']['message']}.")
+                return answer["result"]
+
+    def open(self, address: str, *, wait: float) -> None:
+        """Go to ``address`` and let the page draw itself for ``wait`` seconds."""
+        self.call("Page.navigate", url=address)
+        time.sleep(wait)
+
+    def save(self, name: str, *, height: int = HEIGHT) -> None:
+        """Write what is to be seen into docs/images/NAME."""
+        self.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
+        time.sleep(2)
+        picture = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        (IMAGES / name).write_bytes(picture)
+        print(f"docs/images/{name}: {len(picture) / 1000:.0f} kB")
+
+
+@contextmanager
+def chromium(browser: str, profile: Path) -> Iterator[Tab]:
+    """A tab of a headless browser with a profile of its own."""
+    options = ["--headless=new", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--remote-debugging-port=0"]
+    # Chromium has no sandbox for root; what it opens here is this machine's own.
+    options += ["--no-sandbox"] if os.geteuid() == 0 else []
+    process = subprocess.Popen(
+        [browser, *options, f"--user-data-dir={profile}", f"--window-size={WIDTH},{HEIGHT}", "about:blank"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        note = profile / "DevToolsActivePort"
+        deadline = time.monotonic() + 60
+        while not note.is_file() or not note.read_text().strip():
+            if time.monotonic() > deadline or process.poll() is not None:
+                sys.exit(f"{browser} did not start. Run it by hand with --headless to see why.")
+            time.sleep(0.2)
+        port = note.read_text().split()[0]
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        listed = json.load(direct.open(f"http://127.0.0.1:{port}/json/list"))
+        address = next(target["webSocketDebuggerUrl"] for target in listed if target["type"] == "page")
+        with connect(address, max_size=None, proxy=None) as connection:
+            yield Tab(connection)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def sign_in(tab: Tab, address: str, auth: str) -> None:
+    """Sign in, as ``gantry ui --open`` does. The password goes to the browser alone, not among any process's arguments."""
+    tab.open(address.replace("://", f"://{auth}@", 1) + "/gantry/sign-in", wait=8)
+
+
+def ask(address: str, auth: str, body: dict[str, Any]) -> Any:
+    """The answer of a server of this project to ``body``, as JSON."""
+    headers = {
+        "Content-Type": "application/json",
+        "Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}",
+    }
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return json.load(direct.open(urllib.request.Request(address, json.dumps(body).encode(), headers)))
+
+
+def take_mlflow(tab: Tab, address: str, auth: str) -> None:
+    """The trials of the search side by side."""
+    api = f"{address}/api/2.0/mlflow"
+    experiments = ask(f"{api}/experiments/search", auth, {"max_results": 10})["experiments"]
+    (experiment,) = (found["experiment_id"] for found in experiments if found["name"] == "gantry")
+    runs = ask(f"{api}/runs/search", auth, {"experiment_ids": [experiment], "max_results": 50})["runs"]
+    trials = [run["info"]["run_id"] for run in runs if "trial" in run["info"]["run_name"]]
+    chosen = trials or [run["info"]["run_id"] for run in runs]
+    sign_in(tab, address, auth)
+    names = json.dumps(chosen[:3], separators=(",", ":"))
+    tab.open(f'{address}/#/compare-runs?runs={names}&experiments=["{experiment}"]', wait=20)
+    tab.save("mlflow-comparison.png")
+
+
+def take_prefect(tab: Tab, address: str, auth: str) -> None:
+    """The newest flow run."""
+    runs = ask(f"{address}/api/flow_runs/filter", auth, {"sort": "START_TIME_DESC", "limit": 1})
+    sign_in(tab, address, auth)
+    tab.open(f"{address}/runs/flow-run/{runs[0]['id']}", wait=20)
+    tab.save("prefect-run.png")
+
+
+if __name__ == "__main__":
+    main()
