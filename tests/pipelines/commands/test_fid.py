@@ -66,7 +66,8 @@ def test_a_name_is_looked_up_and_what_is_neither_is_named(tmp_path: Path, monkey
     monkeypatch.setenv("GANTRY_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
     folder = write_folder(tmp_path / "a", blobs(3))
     with pytest.raises(
-        TrackingError, match="no file or folder 'birds@champion' to compare. As the name of a generator: The tracking database"
+        TrackingError,
+        match="no file or folder 'birds@champion' to compare. As the name of a generator: The tracking database",
     ):
         run(folder, "birds@champion", *FAST)
     with pytest.raises(TrackingError, match="no file or folder '' to compare"):
