@@ -1,8 +1,8 @@
-"""Everything that is measured of a generator, as its data asks for.
+"""All metrics of a generator, chosen by the kind of its data.
 
-From noise: FID and KID. Of paired pictures: those of the translations against the real targets; L1, PSNR, SSIM; and of
-colourisation how colourful they are. Between domains: FID and KID a direction and their mean, the error of going there and
-back, and, where there may be more than two, how often a classifier sees the domain that was asked for.
+From noise: FID and KID. Paired pictures: FID and KID of the translations against the real targets, L1, PSNR and SSIM, and
+for colourisation the colourfulness. Between domains: FID and KID per direction and their mean, the cycle error, and, for
+labelled domains and attributes, how often a classifier recognises the target domain.
 """
 
 from collections import defaultdict
@@ -27,10 +27,10 @@ PAIRED = "condition -> image"
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was measured."""
+    """The figures of a generator."""
 
     objective: Figure
-    """The FID, or its mean over directions: what search and promotion go by; lower is better."""
+    """The FID, or its mean over directions: the criterion of search and promotion; lower is better."""
     figures: tuple[Figure, ...]
     """All figures, the objective first. Those of several directions have one name and different protocols."""
 

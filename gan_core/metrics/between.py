@@ -1,4 +1,4 @@
-"""Translations between domains: FID and KID a direction, the way there and back, and what a classifier takes them for."""
+"""Metrics of translations between domains: FID and KID per direction, cycle error, and classifier accuracy."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from gan_core.metrics.sources import DatasetSplit
 
 @dataclass(frozen=True, kw_only=True)
 class Direction:
-    """A direction between domains, or the switching on or off of an attribute."""
+    """A direction between two domains, or an attribute switched on or off."""
 
     name: str
     source: DatasetSplit
     target: DatasetSplit
     to: int
     back: int
-    """What is asked for to come back."""
+    """Target of the translation back."""
     lacking: bool = False
     """Whether the target is the pictures without the attribute ``to``."""
 
@@ -44,7 +44,7 @@ def check_domains(dataset: PreparedDataset, split: str) -> None:
 
 
 def between_domains(measurement: Measurement) -> tuple[Figure, ...]:
-    """The mean of all directions' figures, then each direction's; the first is the mean FID."""
+    """Figures averaged over all directions, then those of each direction; the first is the mean FID."""
     directions = [
         direction
         for source, to in measurement.subject.directions
@@ -151,7 +151,7 @@ def _of_direction(
 def _accuracy_of_real(
     measurement: Measurement, classifier: DomainClassifier, directions: Sequence[Direction]
 ) -> Figure:
-    """How often the classifier is right of real pictures: what perfect translations would get."""
+    """Accuracy of the classifier on real pictures: the score of perfect translations."""
     right = []
     for direction in {(direction.to, direction.lacking): direction for direction in directions}.values():
         pixels, chosen = (

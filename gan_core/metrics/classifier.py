@@ -1,4 +1,4 @@
-"""A small classifier, to see what generated pictures are worth to somebody who has few real ones."""
+"""A small image classifier, to measure how useful generated pictures are as training data."""
 
 import numpy as np
 import torch

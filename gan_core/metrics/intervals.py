@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals by leaving out a tenth of the pictures at a time, or from a value a picture."""
+"""95 % confidence intervals: by a jackknife over tenths of the pictures, or from one value per picture."""
 
 import math
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from gan_core.metrics.frechet import covariance_factor, frechet_distance
 
 GROUPS = 10
 LEAST = 20
-"""Fewer pictures than this have no interval: two a group."""
+"""Minimum number of pictures for an interval: two per group."""
 _Z = 1.959964
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A value and what it would have been without each group of pictures: the delete-a-group jackknife (Quenouille 1956)."""
+    """A value, and its values with each group of pictures removed: the delete-a-group jackknife (Quenouille 1956)."""
 
     value: float
     deleted: np.ndarray | None = None
-    """float64 (GROUPS,); None where no interval was asked for, or there are too few pictures."""
+    """float64 (GROUPS,); None if no interval is requested, or if there are too few pictures."""
     least: float = -math.inf
-    """No figure of the kind is below it."""
+    """Lower bound of the metric."""
 
     @property
     def interval(self) -> tuple[float, float] | tuple[None, None]:
-        """Lower and upper end of the 95 % interval: where the value of other pictures, as many, may lie."""
+        """Lower and upper end of the 95 % confidence interval over the sampling of pictures."""
         if self.deleted is None:
             return None, None
         spread = np.square(self.deleted - self.deleted.mean()).sum()
@@ -36,7 +36,7 @@ class Estimate:
 
 
 def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of figures of the same groups of pictures."""
+    """The mean of estimates over the same groups of pictures."""
     deleted = [estimate.deleted for estimate in estimates if estimate.deleted is not None]
     return Estimate(
         value=float(np.mean([estimate.value for estimate in estimates])),
@@ -55,10 +55,10 @@ def groups(count: int) -> np.ndarray:
 
 
 def fid_estimate(real: Features, fake: Features, *, interval: bool) -> Estimate:
-    """The FID with what it would be without each group of real and generated pictures.
+    """The FID, and its values with each group of real and generated pictures removed.
 
-    Where a side has more pictures than rows are kept of, groups of the rows that are kept are left out, one side at a time,
-    and the changes enlarged to those that groups of all pictures would have made.
+    If a side keeps fewer feature rows than it has pictures, groups of the kept rows are removed, one side at a time, and
+    the changes are scaled up to groups of all pictures.
     """
     value = frechet_distance(real.moments, fake.moments)
     deleted = None
@@ -74,7 +74,7 @@ def fid_estimate(real: Features, fake: Features, *, interval: bool) -> Estimate:
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval (Student's t) of the mean of a value a picture, float64 (N,); None, None below 20 pictures."""
+    """95 % interval (Student's t) of the mean of one value per picture, float64 (N,); None, None below 20 pictures."""
     n = len(values)
     if n < LEAST:
         return None, None
@@ -85,13 +85,13 @@ def mean_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]
 def mean_of_means_interval(
     values: Sequence[np.ndarray], pictures: Sequence[np.ndarray]
 ) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of the mean of several means, each of a value a picture; None, None where one has fewer than 20.
+    """95 % interval of the mean of several means of one value per picture; None, None if one has fewer than 20 values.
 
-    What one picture does in several of them counts together (the cluster-robust variance of Liang & Zeger 1986).
+    Values of the same picture in several means form a cluster (cluster-robust variance, Liang & Zeger 1986).
 
     Args:
         values: float64 (N,) each.
-        pictures: (N,) each: what tells the pictures apart.
+        pictures: (N,) each: identifiers of the pictures.
     """
     if min(map(len, values)) < LEAST:
         return None, None

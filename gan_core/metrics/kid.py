@@ -10,13 +10,13 @@ from gan_core.metrics.intervals import GROUPS, LEAST, Estimate, groups
 from gan_core.metrics.sources import subset
 
 PICTURES = 10_000
-"""Pictures of a side, at most: a fixed fair draw where there are more. Time grows with the square."""
+"""Maximum number of pictures per side: a fixed random subset of larger sets. Time grows quadratically."""
 
 
 def kid_estimate(real: Features, fake: Features, *, interval: bool, device: torch.device | None = None) -> Estimate:
     """The unbiased squared maximum mean discrepancy of features by the kernel (x·y / features + 1)³, in float64.
 
-    It is made of sums of the kernel over pairs of groups of pictures, which also give what it is without each group.
+    Sums of the kernel over pairs of groups of pictures give the value and its jackknife values.
 
     Args:
         real: features with their rows.
@@ -49,7 +49,7 @@ def kid_estimate(real: Features, fake: Features, *, interval: bool, device: torc
 
 
 def kid_count(n: int) -> int:
-    """How many of ``n`` pictures the KID is of."""
+    """Number of pictures, out of ``n``, that the KID uses."""
     return min(n, PICTURES)
 
 

@@ -1,4 +1,4 @@
-"""Pictures against the ones they should be: L1, PSNR and SSIM, a value a picture, in float64."""
+"""Metrics of paired pictures: L1, PSNR and SSIM against the target, one value per picture, in float64."""
 
 import torch
 import torch.nn.functional as F
@@ -7,14 +7,14 @@ from torch import Tensor
 from gan_core.config import check
 
 MOST_PSNR = 100.0
-"""dB of two pictures that are the same, whose ratio of signal to noise is infinite."""
+"""PSNR in dB reported for identical pictures, whose true value is infinite."""
 WINDOW = 11
 _SIGMA = 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def l1(made: Tensor, real: Tensor) -> Tensor:
-    """Mean absolute difference of values, 0 to 1 (white against black).
+    """Mean absolute difference of pixel values, from 0 to 1 (white against black).
 
     Args:
         made: uint8 (N, C, H, W).
@@ -31,7 +31,7 @@ def l1(made: Tensor, real: Tensor) -> Tensor:
 
 
 def psnr(made: Tensor, real: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, of all channels together, at most 100.
+    """Peak signal-to-noise ratio in dB over all channels together, at most 100.
 
     Arguments, result and errors as :func:`l1`.
     """
@@ -41,10 +41,10 @@ def psnr(made: Tensor, real: Tensor) -> Tensor:
 
 
 def ssim(made: Tensor, real: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004), -1 to 1 (the same picture): mean over channels and over positions.
+    """Structural similarity (Wang et al. 2004), from -1 to 1 (identical): the mean over channels and positions.
 
-    The window is the paper's Gaussian, 11x11 with a deviation of 1.5 pixels, at every position where it lies wholly in the
-    picture; of a picture with fewer than 11 pixels on a side, the largest odd one that fits.
+    The window is the paper's Gaussian, 11x11 with a standard deviation of 1.5 pixels, at every position where it lies
+    inside the picture. A picture with a side below 11 pixels uses the largest odd window that fits.
 
     Arguments, result and errors as :func:`l1`.
     """

@@ -1,4 +1,4 @@
-"""What a figure was measured with. Figures with different protocols are never compared or plotted on one axis."""
+"""The measurement protocol of a figure. Figures with different protocols are never compared or plotted on one axis."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,15 +12,14 @@ FEATURES = (64, 192, 768, 2048)
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Everything besides the generator that moves a figure. ``gan_core.config.build(Protocol, ...)`` reads one back."""
+    """Everything besides the generator that affects a figure. ``gan_core.config.build(Protocol, ...)`` reads one back."""
 
     metric: str
     extractor: str
-    """Digest of the feature extractor (weights, layer, precision), or of the classifier that was asked; empty where pixels
-    are compared."""
+    """Digest of the feature extractor (weights, layer, precision) or of the classifier; empty for metrics on pixels."""
     features: int
     precision: str
-    """``fp32``, or ``bf16``, which is for a search's objective only; ``fp64`` where pixels are compared."""
+    """``fp32``; ``bf16`` for the objective of a search only; ``fp64`` for metrics on pixels."""
     resize: str
     real_count: int
     fake_count: int
@@ -29,25 +28,25 @@ class Protocol:
     dataset_digest: str
     """Digest of the real pictures."""
     direction: str = ""
-    """Of a translation: ``A -> B``, or ``mean of 2 directions``; empty where pictures are made from noise."""
+    """Direction of a translation: ``A -> B``, or ``mean of 2 directions``; empty for pictures made from noise."""
     unreadable: int = 0
-    """Pictures of either side that could not be read; ``real_count`` and ``fake_count`` are without them."""
+    """Number of unreadable pictures on both sides; ``real_count`` and ``fake_count`` exclude them."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 that two protocols share exactly when their figures may be compared."""
-        # A field that came later and says nothing is left out: digests written before it stay what they are.
+        """SHA-256 of the protocol; equal if and only if the figures are comparable."""
+        # Fields added later are omitted while empty, so that older digests stay valid.
         later = ("direction", "unreadable")
         return sha256_json({name: value for name, value in as_dict(self).items() if name not in later or value})
 
     @property
     def publishable(self) -> bool:
-        """Whether a figure may leave the search: not in bf16."""
+        """Whether the figure may be published; False for bf16."""
         return self.precision != "bf16"
 
     @property
     def stamp(self) -> str:
-        """The protocol in one line, for people, to stand beside the metric's name and value."""
+        """One-line, human-readable summary of the protocol, shown beside the metric's name and value."""
         split = f" of {self.split}" if self.split else ""
         features = [f"Inception-2015 features {self.features} {self.precision}", self.resize] if self.features else []
         parts = [
@@ -61,11 +60,11 @@ class Protocol:
         return ", ".join(parts) + ("" if self.publishable else ", NOT FOR PUBLICATION")
 
     def comparable(self, other: "Protocol") -> bool:
-        """Whether figures of both may be compared."""
+        """Whether figures with these two protocols may be compared."""
         return self == other
 
     def differences(self, other: "Protocol") -> list[str]:
-        """What keeps them apart, such as ``fake_count: 1000 against 5000``; empty when comparable."""
+        """Fields that differ, such as ``fake_count: 1000 against 5000``; empty when comparable."""
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return [f"{name}: {mine} against {theirs}" for name, mine, theirs in pairs if mine != theirs]
 
@@ -78,17 +77,17 @@ class Figure:
     value: float
     protocol: Protocol
     generator_digest: str
-    """Digest of what was measured: a generator, or the pictures compared with the real ones."""
+    """Digest of the generator, or of the pictures compared with the real ones."""
     seed: int | None = None
-    """Seed of the generated pictures; None where nothing was drawn."""
+    """Seed of the generated pictures; None if no generator made them."""
     low: float | None = None
-    """Lower end of the 95 % interval: other pictures, as many, would give a figure in it 19 times in 20. None where it was
-    not asked for, or there are too few pictures to say."""
+    """Lower end of the 95 % confidence interval over the sampling of pictures; None if not requested, or if there are too
+    few pictures."""
     high: float | None = None
-    """Its upper end."""
+    """Upper end of the interval."""
     baseline: float | None = None
-    """The same figure of the trivial answer, the condition itself unchanged; None where pictures are made from noise. A
-    figure is only good where it is better than this."""
+    """The same metric for the unchanged input; None for pictures made from noise. A useful translation is better than
+    this."""
     higher_is_better: bool = False
 
     def as_dict(self) -> dict[str, Any]:

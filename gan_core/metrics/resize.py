@@ -1,4 +1,4 @@
-"""The bilinear resize of TensorFlow 1, which the 2015 Inception was always fed with."""
+"""The bilinear resize of TensorFlow 1, which the 2015 Inception expects."""
 
 import torch
 from torch import Tensor
