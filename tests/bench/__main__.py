@@ -18,7 +18,7 @@ from pathlib import Path
 from gan_core.files import write_json
 from tests.bench import Row
 
-MODULES = ("training", "families", "translation", "inception", "ingest", "stage")
+MODULES = ("training", "families", "translation", "inception", "ingest", "stage", "startup")
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "var" / "bench.json"
 
