@@ -15,7 +15,7 @@ STAGE = "code"
 FOLDER = ".gantry/code"
 """Where a project keeps the digests, relative to its root."""
 TEMPLATE = Path(__file__).parents[1] / "template"
-"""The files of a new project. Its ``dvc.yaml`` is a copy of the checkout's."""
+"""The files of a new project. ``stages.yaml`` is a copy of the checkout's dvc.yaml, by a name that DVC does not read there."""
 PLACE = Path(__file__).parents[2]
 """Where the packages lie."""
 PACKAGES = ("pipelines/", "gan_core/")
@@ -23,7 +23,7 @@ PACKAGES = ("pipelines/", "gan_core/")
 
 def code_of_stages() -> dict[str, list[str]]:
     """Files and folders of Gantry's code that each stage depends on, relative to :data:`PLACE`."""
-    stages = yaml.safe_load((TEMPLATE / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = yaml.safe_load((TEMPLATE / "stages.yaml").read_text(encoding="utf-8"))["stages"]
     return {name: [dep for dep in stage["deps"] if dep.startswith(PACKAGES)] for name, stage in stages.items()}
 
 

@@ -44,7 +44,7 @@ def make_project(root: Path) -> bool:
 
 def project_dvc_yaml() -> str:
     """The stages of a project: those of the checkout, with a digest of the installed code in place of its files."""
-    text = (TEMPLATE / "dvc.yaml").read_text(encoding="utf-8")
+    text = (TEMPLATE / "stages.yaml").read_text(encoding="utf-8")
     other, own = rf"      - (?!{'|'.join(PACKAGES)}).*\n", rf"      - (?:{'|'.join(PACKAGES)}).*\n"
     for name in code_of_stages():
         head = rf"(\n  {name}:\n(?:    .*\n)*?    deps:\n(?:{other})*)"

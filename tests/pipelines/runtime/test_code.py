@@ -11,8 +11,11 @@ from tests.pipelines.toy import CHECKOUT
 
 
 def test_the_packaged_stages_are_those_of_the_checkout() -> None:
-    packaged, own = ((place / "dvc.yaml").read_text(encoding="utf-8") for place in (TEMPLATE, CHECKOUT))
-    assert packaged == own, "run: cp dvc.yaml pipelines/template/dvc.yaml"
+    packaged, own = (
+        (TEMPLATE / "stages.yaml").read_text(encoding="utf-8"),
+        (CHECKOUT / "dvc.yaml").read_text(encoding="utf-8"),
+    )
+    assert packaged == own, "run: cp dvc.yaml pipelines/template/stages.yaml"
 
 
 def test_every_stage_names_code_that_is_there() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.flow.workspace import _worktree
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.git import ANY_STATUS, Commit, GitError, current_commit, run_git
 
 
@@ -114,8 +115,8 @@ def test_a_run_of_a_revision_says_what_git_has_against_the_checkout(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    with pytest.raises(StageError, match="dubious ownership"), _worktree(repository, "HEAD", {}, "name"):
+    with pytest.raises(StageError, match="dubious ownership"), _worktree(Checkout.at(repository), "HEAD", {}, "name"):
         pass
     monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
-    with pytest.raises(StageError, match="no revision 'none'"), _worktree(repository, "none", {}, "name"):
+    with pytest.raises(StageError, match="no revision 'none'"), _worktree(Checkout.at(repository), "none", {}, "name"):
         pass
