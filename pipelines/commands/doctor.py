@@ -53,7 +53,7 @@ def doctor(as_json: bool) -> None:
     """
     findings: list[Finding] = []
     for check in CHECKS:
-        for finding in _run(check):
+        for finding in _findings(check):
             findings.append(finding)
             if not as_json:
                 _print(finding)
@@ -71,7 +71,7 @@ def _print(finding: Finding) -> None:
         click.echo(f"{'':19}{finding.remedy}")
 
 
-def _run(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """What ``check`` finds. A check that fails is itself a problem, and the others still run."""
     try:
         for finding in check():
@@ -105,13 +105,13 @@ def _packages() -> Iterator[Finding]:
             wrong.append(f"{requirement.name} is missing")
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} is {version}, needed is {requirement.specifier}")
+            wrong.append(f"{requirement.name} is {version}, and Gantry needs {requirement.specifier}")
     if wrong:
         yield Finding(
             check="packages",
             status="problem",
             found="; ".join(wrong),
-            remedy="Install the locked versions: remove .venv/.ready and run make demo, or pip install -r requirements.lock.",
+            remedy="In a clone of Gantry: rm .venv/.ready, then any make verb. Elsewhere: install Gantry again.",
         )
     else:
         yield Finding(check="packages", status="ok", found=versions())

@@ -1,5 +1,6 @@
 """``gantry init DIR``: a project of one's own that uses the installed Gantry."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -17,4 +18,6 @@ def init(directory: Path) -> None:
     root = directory.absolute()
     committed = make_project(root)
     click.echo(f"A new project is in {root}{', committed to git' if committed else '; commit it to git'}. Next:")
-    click.echo(f"  cd {directory}\n  gantry data fetch digits     (or: gantry data add NAME FOLDER)\n  gantry run")
+    click.echo(
+        f"  cd {shlex.quote(str(directory))}\n  gantry data fetch digits     (or: gantry data add NAME FOLDER)\n  gantry run"
+    )

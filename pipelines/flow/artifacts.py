@@ -47,7 +47,7 @@ def _picture(path: Path) -> str | None:
     data = f"data:image/png;base64,{content}"
     # Hundreds of kilobytes, which the server keeps for each run, also for the many that found everything cached.
     if data == _newest("samples"):
-        LOG.info("The artifact 'samples' shows these pictures already: %s.", path)
+        LOG.debug("The artifact 'samples' shows these pictures already: %s.", path)
         return None
     create_image_artifact(data, key="samples", description="Generated pictures")
     return "samples"

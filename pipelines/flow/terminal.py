@@ -63,7 +63,7 @@ class TerminalHandler(logging.Handler):
 
     def _show(self, stage: str, text: str, level: int) -> None:
         head = f"{stage:9} " if stage else ""
-        if progress := read_progress(text):
+        if level < logging.WARNING and (progress := read_progress(text)):
             if self._live:
                 self._draw(head + progress.bar())
                 return

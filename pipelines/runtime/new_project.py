@@ -29,7 +29,7 @@ def make_project(root: Path) -> bool:
         raise SettingsError(f"{root} exists and is not an empty folder. Name another, or empty it.")
     existed = root.is_dir()
     root.mkdir(parents=True, exist_ok=True)
-    try:
+    try:  # in place, and not moved there at the end: it may be the folder that the user's shell is in
         for source, target in _FILES.items():
             shutil.copyfile(TEMPLATE / source, root / target)
         write_text(root / "dvc.yaml", project_dvc_yaml())

@@ -82,7 +82,7 @@ def test_a_version_that_gantry_does_not_run_with_is_named(examine: Examine, monk
     monkeypatch.setattr(module.importlib.metadata, "version", lambda name: "1.0" if name == "prefect" else real(name))
     _, found = examine(CHECKOUT)
     assert found["packages"]["status"] == "problem"
-    assert "prefect is 1.0, needed is ==3.8.8" in found["packages"]["found"]
+    assert "prefect is 1.0, and Gantry needs ==3.8.8" in found["packages"]["found"]
 
 
 def test_little_room_on_the_disk_is_a_problem(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,3 +124,8 @@ def test_the_bars_of_libraries_are_read_too() -> None:
 def test_a_long_name_of_a_stage_is_set_apart(plain: io.StringIO) -> None:
     log(TerminalHandler(plain), "'data/raw/digits.dvc' didn't change, skipping", stage="data/raw/digits.dvc")
     assert plain.getvalue().endswith("  data/raw/digits.dvc unchanged\n")
+
+
+def test_a_warning_that_begins_like_progress_is_shown(screen: Screen) -> None:
+    log(TerminalHandler(screen), "3/4 workers are left", level=logging.WARNING)
+    assert screen.seen()[0].endswith("train     warning: 3/4 workers are left")
