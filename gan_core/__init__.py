@@ -1,4 +1,4 @@
-"""GAN training and its evaluation in PyTorch; knows nothing of schedulers, trackers or clusters."""
+"""Train and evaluate GANs in PyTorch, independently of schedulers, trackers and clusters."""
 
 import importlib
 import sys
@@ -15,20 +15,20 @@ _MOVED = {
     "gan_core.manifest": "gan_core.inference.manifest",
     "gan_core.pictures": "gan_core.images.pictures",
 }
-"""Modules that the script of an earlier registered version imports, and where they are now."""
+"""Modules that the scripts of earlier registered versions import, with their current names."""
 
 
 class _Moved(MetaPathFinder, Loader):
-    """Imports moved modules by their earlier names.
+    """Imports moved modules under their earlier names.
 
-    MLflow runs a registered version with the copy of ``gan_core`` beside it, except where this one is imported already.
+    MLflow runs a registered version with its own copy of ``gan_core``, unless the process has already imported this one.
     """
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         return spec_from_loader(fullname, self) if fullname in _MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Python's default: an empty module, which the real one replaces at once."""
+        """Return None: Python creates an empty module, which exec_module replaces by the moved one."""
 
     def exec_module(self, module: ModuleType) -> None:
         sys.modules[module.__name__] = importlib.import_module(_MOVED[module.__name__])

@@ -1,8 +1,8 @@
-"""Checkpoints of plain tensors and primitives: safetensors, JSON and, written last, a manifest of SHA-256 sums.
+"""Save and load checkpoints: a safetensors file, a JSON file and, written last, a manifest with their SHA-256 sums.
 
-A checkpoint is a folder ``step-00001200``. A copy that broke off, or a file cut short, does not match its manifest; nor does
-a file that holds something else make a checkpoint, whatever its sum. Such a checkpoint is passed over with a message and the
-newest whole one is used.
+A checkpoint is a folder such as ``step-00001200``. It is damaged if a file does not match the manifest, for example after an
+interrupted copy, or does not have the expected content. A damaged checkpoint is skipped with a warning, and the newest valid
+one is used.
 """
 
 import logging
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gan_core.errors import CheckpointError
-from gan_core.files import open_to_others, read_json, replacing, sha256_file, write_json
+from gan_core.files import apply_umask, atomic_write, read_json, sha256_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back."""
+    """A loaded checkpoint."""
 
     path: Path
     step: int
@@ -35,28 +35,35 @@ class Checkpoint:
 
 
 def save_checkpoint(directory: Path | str, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write ``directory/step-XXXXXXXX``; returns its path. A folder of that name is replaced."""
+    """Write a checkpoint to ``directory/step-XXXXXXXX``, replacing a folder of that name, and return its path.
+
+    Args:
+        directory: folder of the run's checkpoints.
+        step: number of the step.
+        tensors: tensors by name, on any device.
+        state: values that JSON can store.
+    """
     path = Path(directory) / f"step-{step:08d}"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.mkdir()
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
-        open_to_others(temporary / TENSORS)
+        apply_umask(temporary / TENSORS)
         write_json(temporary / STATE, {**state, "step": step})
         write_json(temporary / MANIFEST, {name: sha256_file(temporary / name) for name in (STATE, TENSORS)})
     return path
 
 
 def find_damage(path: Path | str) -> str | None:
-    """What is wrong with the checkpoint at ``path``, or None when it is whole and holds a state and tensors."""
+    """Return what is wrong with the checkpoint at ``path``, or None if it is valid."""
     path = Path(path)
     if not (path / MANIFEST).is_file():
-        return f"{MANIFEST} is missing, the write did not end"
+        return f"{MANIFEST} is missing: the checkpoint was not written completely"
     try:
         sums = read_json(path / MANIFEST)
     except ValueError:
-        return f"{MANIFEST} is cut short"
+        return f"{MANIFEST} is truncated"
     if not isinstance(sums, dict):
-        return f"{MANIFEST} is not a table of sums"
+        return f"{MANIFEST} does not contain SHA-256 sums"
     for name in (STATE, TENSORS):
         if not (path / name).is_file():
             return f"{name} is missing"
@@ -71,44 +78,44 @@ def find_damage(path: Path | str) -> str | None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The state of the checkpoint at ``path``; raises CheckpointError where ``state.json`` holds none."""
+    """Read the state of the checkpoint at ``path``; raises CheckpointError if ``state.json`` is not valid."""
     try:
         state = read_json(path / STATE)
     except ValueError as error:
-        raise CheckpointError(f"{STATE} holds no JSON ({error})") from error
+        raise CheckpointError(f"{STATE} is not valid JSON ({error})") from error
     step = state.get("step") if isinstance(state, dict) else None
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise CheckpointError(f"{STATE} holds no state: there is no step in it")
+        raise CheckpointError(f"{STATE} is not the state of a run: it has no step")
     return state
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file, from its header: no tensor is read.
+    """Read the names and shapes of the tensors in a safetensors file, from its header only.
 
     Raises:
-        CheckpointError: the file is none, or its header claims other tensors than it holds.
+        CheckpointError: it is not a safetensors file, or its header does not match its content.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  no mapping
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  not a mapping
     except SafetensorError as error:
-        raise CheckpointError(f"{path.name} holds no tensors ({error})") from error
+        raise CheckpointError(f"{path.name} is not a valid safetensors file ({error})") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; raises CheckpointError where it is none."""
+    """Read the tensors of a safetensors file; raises CheckpointError if it is not one."""
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path.name} holds no tensors ({error})") from error
+        raise CheckpointError(f"{path.name} is not a valid safetensors file ({error})") from error
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read the checkpoint at ``path``; raises CheckpointError when it is not whole."""
+    """Load the checkpoint at ``path``; raises CheckpointError if it is damaged."""
     path = Path(path)
     wrong = find_damage(path)
     if wrong:
-        raise CheckpointError(f"Checkpoint {path} cannot be used: {wrong}.")
+        raise CheckpointError(f"Checkpoint {path} is damaged: {wrong}. Use another checkpoint.")
     return _read(path)
 
 
@@ -118,44 +125,61 @@ def _read(path: Path) -> Checkpoint:
 
 
 def list_checkpoints(directory: Path | str) -> list[Path]:
-    """Checkpoint folders anywhere under ``directory``, newest step first, whole or not."""
+    """Return all checkpoint folders below ``directory``, newest step first, damaged ones included."""
     return sorted(Path(directory).glob("**/step-????????"), key=lambda path: path.name, reverse=True)
 
 
-def whole_checkpoints(
+def valid_checkpoints(
     directories: Iterable[Path | str], accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
 ) -> Iterator[Checkpoint]:
-    """The whole checkpoints under ``directories`` whose state ``accept`` takes, newest step first; names damaged ones."""
+    """Yield the valid checkpoints below ``directories``, newest step first, and log a warning for each damaged one.
+
+    Args:
+        directories: searched at any depth.
+        accept: called with the state of a checkpoint; one for which it returns False is left out.
+    """
     paths = [path for directory in directories for path in list_checkpoints(directory)]
     for path in sorted(paths, key=lambda path: path.name, reverse=True):
         wrong = find_damage(path)
         if wrong is not None:
-            log_passed_over(path, wrong)
+            log_skipped(path, wrong)
         elif accept(read_state(path)):
             yield _read(path)
 
 
-def log_passed_over(path: Path, wrong: str) -> None:
-    """Say that a checkpoint is not used, and why."""
-    log.warning("Passing over checkpoint %s: %s.", path, wrong)
+def log_skipped(path: Path, wrong: str) -> None:
+    """Log a warning that a checkpoint is skipped, with the reason."""
+    log.warning("Skipping checkpoint %s: %s.", path, wrong)
 
 
 def prune_checkpoints(
     directory: Path | str, keep: int, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
 ) -> None:
-    """Remove checkpoints directly in ``directory``: all but the ``keep`` newest and the newest that ``accept`` takes.
+    """Remove checkpoints directly in ``directory``, except the ``keep`` newest and the newest accepted one.
 
-    What a killed writer left there half-written goes too.
+    Also removes the temporary folders of killed processes.
+
+    Args:
+        directory: folder of the run's checkpoints.
+        keep: number of checkpoints to keep.
+        accept: called with the state of a checkpoint; returns whether it is accepted.
     """
     paths = sorted(Path(directory).glob("step-????????"), reverse=True)
     spared = next((path for path in paths if _is_accepted(path, accept)), None)
-    leftovers = Path(directory).glob(".step-????????.*")
-    for path in [*(path for path in paths[keep:] if path != spared), *leftovers]:
+    for path in paths[keep:]:
+        if path != spared:
+            shutil.rmtree(path)
+    remove_leftovers(directory)
+
+
+def remove_leftovers(directory: Path | str) -> None:
+    """Remove the temporary folders in ``directory`` of processes that were killed while they wrote a checkpoint."""
+    for path in Path(directory).glob(".step-????????.*"):
         shutil.rmtree(path)
 
 
 def _is_accepted(path: Path, accept: Callable[[Mapping[str, Any]], bool]) -> bool:
-    """Whether ``accept`` takes the state at ``path``; one that cannot be read it does not."""
+    """Whether ``accept`` returns True for the state at ``path``; False if it cannot be read."""
     try:
         return (path / STATE).is_file() and accept(read_state(path))
     except CheckpointError:
@@ -163,27 +187,31 @@ def _is_accepted(path: Path, accept: Callable[[Mapping[str, Any]], bool]) -> boo
 
 
 def drop_checkpoints_after(directory: Path | str, step: int) -> None:
-    """Remove the checkpoints directly in ``directory`` that are newer than ``step``: a rollback has abandoned them."""
+    """Remove the checkpoints directly in ``directory`` that are newer than ``step``, after a rollback."""
     for path in Path(directory).glob("step-????????"):
         if path.name > f"step-{step:08d}":
             shutil.rmtree(path)
 
 
-def refuse_other_settings(
+def require_same_settings(
     saved: Mapping[str, Any], current: Mapping[str, Any], where: Path, defaults: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise CheckpointError naming every setting that differs between a checkpoint and the run that would resume it.
+    """Raise CheckpointError if the settings of a checkpoint and of the run that resumes it differ; it names each difference.
 
-    A setting that the checkpoint does not know, because it is of an older edition, had its value in ``defaults``.
+    Args:
+        saved: settings of the checkpoint by dotted name.
+        current: settings of the run by dotted name.
+        where: path of the checkpoint, for the message.
+        defaults: values of settings that a checkpoint of an older version does not contain.
     """
     saved = {**{key: value for key, value in (defaults or {}).items() if key in current}, **saved}
     differences = [
-        f"{key}: {saved.get(key)!r} there, {current.get(key)!r} here"
+        f"{key}: {saved.get(key)!r} in the checkpoint, {current.get(key)!r} in this run"
         for key in sorted({*saved, *current})
         if saved.get(key) != current.get(key)
     ]
     if differences:
         raise CheckpointError(
-            f"Checkpoint {where} belongs to other settings ({'; '.join(differences)}). "
-            "Restore them, or train into an empty directory."
+            f"Checkpoint {where} was trained with other settings ({'; '.join(differences)}). "
+            "Restore these settings, or train into an empty folder."
         )

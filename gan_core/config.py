@@ -1,7 +1,7 @@
-"""Typed configuration from plain mappings: checked whole, errors that name the key and the nearest valid one.
+"""Build typed configurations from plain mappings. Everything is checked, and errors name the key and the closest valid one.
 
-A configuration is a frozen, keyword-only dataclass; nested ones are nested mappings. Ranges are checked by the
-dataclass itself in ``__post_init__`` with :func:`check`.
+A configuration is a frozen, keyword-only dataclass; nested dataclasses correspond to nested mappings. The dataclass checks its
+ranges in ``__post_init__`` with :func:`check`.
 """
 
 import ast
@@ -17,7 +17,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from gan_core.errors import SettingsError, nearest
+from gan_core.errors import SettingsError, did_you_mean
 
 T = TypeVar("T")
 
@@ -29,21 +29,21 @@ def check(condition: bool, message: str) -> None:
 
 
 def check_below_one(config: object, *names: str) -> None:
-    """Raise :class:`SettingsError` for the first of the fields ``names`` that is not in [0, 1); None passes."""
+    """Raise :class:`SettingsError` for the first of the fields ``names`` that is not in [0, 1). None is valid."""
     for name in names:
         value = getattr(config, name)
         check(value is None or 0 <= value < 1, f"{name}: must lie in [0, 1), got {value}.")
 
 
 def check_at_least(config: object, least: float, *names: str) -> None:
-    """Raise :class:`SettingsError` for the first of the fields ``names`` that is below ``least``; None passes."""
+    """Raise :class:`SettingsError` for the first of the fields ``names`` that is below ``least``. None is valid."""
     for name in names:
         value = getattr(config, name)
         check(value is None or value >= least, f"{name}: must be at least {least:g}, got {value}.")
 
 
 def check_choice(config: object, choices: tuple[Any, ...], name: str) -> None:
-    """Raise :class:`SettingsError` when the field ``name`` is none of ``choices``."""
+    """Raise :class:`SettingsError` if the field ``name`` is not one of ``choices``."""
     *most, last = map(str, choices)
     value = getattr(config, name)
     check(value in choices, f"{name}: must be {', '.join(most)} or {last}, got {value}.")
@@ -54,12 +54,13 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
 
     Args:
         cls: a dataclass; its fields may be int, float, bool, str, tuples, Literals, Optionals, unions of these,
-            mappings, or further dataclasses.
-        values: what the user wrote.
+            mappings, or nested dataclasses.
+        values: settings as read from YAML or JSON.
         where: dotted prefix for messages, such as ``train``.
 
     Raises:
-        SettingsError: unknown key (names the nearest), missing key, wrong type, or a range check that failed.
+        SettingsError: a key is unknown (the message suggests the closest valid one) or missing, or a value has the wrong type
+            or is out of range.
     """
     if not isinstance(values, Mapping):
         raise SettingsError(f"{where or 'settings'}: expected a mapping of settings, got {values!r}.")
@@ -67,7 +68,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     prefix = f"{where}." if where else ""
     for key in values:
         if key not in fields:
-            raise SettingsError(f"Unknown setting '{prefix}{key}'.{nearest(str(key), fields)}")
+            raise SettingsError(f"Unknown setting '{prefix}{key}'.{did_you_mean(str(key), fields)}")
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, field in fields.items():
@@ -82,7 +83,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """Return ``value`` as the type ``hint`` says, or raise a SettingsError that names ``where``."""
+    """Convert ``value`` to the type ``hint``, or raise a SettingsError that names ``where``."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -90,10 +91,13 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return build(typing.cast(type, hint), value, where=where)
     if origin is typing.Literal:
         if value not in options:
-            hinted = nearest(str(value), [str(option) for option in options])
+            hinted = did_you_mean(str(value), [str(option) for option in options])
             raise SettingsError(f"{where}: {value!r} is not one of the choices.{hinted}")
         return value
     if origin in (typing.Union, types.UnionType):
+        sections = [option for option in options if dataclasses.is_dataclass(option)]
+        if len(sections) == 1 and isinstance(value, Mapping):  # its own error says more than that no option fits
+            return build(typing.cast(type, sections[0]), value, where=where)
         for option in options:
             with contextlib.suppress(SettingsError):
                 return _coerce(value, option, where)
@@ -109,18 +113,18 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         if value is None:
             return None
     elif hint is float:
-        # YAML 1.1 reads 2e-4 as text; a person who wrote it meant the number.
+        # YAML 1.1 reads 2e-4 as text, but the user means the number.
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             try:
                 number = float(value)
             except (ValueError, OverflowError):
                 pass
             else:
-                # No setting means anything at infinity; NaN would pass every range check.
+                # Infinity is never a valid setting, and NaN would pass every range check.
                 check(math.isfinite(number), f"{where}: expected a finite number, got {value!r}.")
                 return number
     elif hint is int and isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", value):
-        if (number := float(value)).is_integer():  # 1e4: likewise
+        if (number := float(value)).is_integer():  # as above: 1e4
             return int(number)
     elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
         hint in (bool, str) and isinstance(value, hint)
@@ -155,7 +159,7 @@ def _spell(hint: Any) -> str:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """The configuration as nested plain values (tuples become lists), for JSON and logs."""
+    """Convert a configuration to nested plain values for JSON and logs. Tuples become lists."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -166,14 +170,14 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def field_docs(config: type) -> dict[str, str]:
-    """What the fields of a configuration mean: the first sentence of the docstring below each that has one."""
+    """Return the meaning of each field of a configuration: the first sentence of the docstring below it."""
     found = {}
-    for kind in reversed(config.__mro__[:-1]):  # the last of all is object
+    for kind in reversed(config.__mro__[:-1]):  # without object
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         assert isinstance(definition, ast.ClassDef)
         for field, below in itertools.pairwise(definition.body):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
                 text = " ".join(str(ast.literal_eval(below.value)).split())
-                # Three full stops, with which a sentence goes on from another field's, end nothing; nor does "et al."
+                # An ellipsis and "et al." do not end a sentence.
                 found[field.target.id] = re.split(r"(?<!\.)(?<!et al)\. ", text)[0].removesuffix(".")
     return found

@@ -1,9 +1,9 @@
-"""Reading a prepared dataset: the folder that ingestion writes (Parquet shards, dataset.json), as arrays."""
+"""Read a prepared dataset, the folder that ingestion writes (Parquet shards and dataset.json), as arrays."""
 
-import contextlib
+import copy
 import io
 import json
-import os
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,20 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gan_core.cache import user_cache_dir
 from gan_core.config import build
-from gan_core.disk import new_array
+from gan_core.disk import create_npy
 from gan_core.errors import DataError, SettingsError
-from gan_core.files import replacing
+from gan_core.files import atomic_write, remove_stale
+from gan_core.shards import FolderShards, RowGroups, ShardSource, binary_column, explain_damage, list_row_groups
 
 DATASET_FILE = "dataset.json"
 _PNG = b"\x89PNG\r\n\x1a\n"
 FORMAT = 1
-"""Of the prepared form: another number wherever a reader of the one would misread the other."""
+"""Version of the format of prepared data. It changes whenever older code would misread newer data, or vice versa."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What ``dataset.json`` says of a prepared dataset."""
+    """The description of a prepared dataset, ``dataset.json``."""
 
     format: int
     name: str
@@ -38,32 +40,46 @@ class DatasetInfo:
     height: int
     width: int
     classes: tuple[str, ...]
-    """Class or domain names in label order; empty where pictures have no label. Of unpaired data A's name, then B's."""
+    """Class or domain names in label order; empty for pictures without labels. For unpaired data the names of A and B."""
     attributes: tuple[str, ...] = ()
-    """Names of what may hold of a picture, several at once; such data has no classes."""
+    """Names of the attributes. A picture may have several of them; data with attributes has no classes."""
     condition_channels: int = 0
-    """Channels of the pictures that paired data is to be translated from; 0 for other kinds."""
+    """Channels of the source pictures of paired data; 0 for other kinds."""
     derived: str = ""
-    """How the condition was made from the picture: greyscale, edges, mask or lowres; empty where it is a picture of its
-    own."""
+    """How paired data derives the condition from the picture: greyscale, edges, mask or lowres; empty if it is a separate
+    picture."""
     splits: dict[str, int]
-    """Pictures in each split."""
+    """Number of pictures by split."""
     mean: tuple[float, ...]
     """Per-channel mean of the train split, in [0, 1]."""
     std: tuple[float, ...]
     """Per-channel standard deviation of the train split, in [0, 1]."""
     digest: str
-    """SHA-256 over the content of every shard: names which data this is."""
+    """SHA-256 over the content of all shards, which identifies the data."""
     code_version: str
     rejects: dict[str, int]
-    """Pictures quarantined, by reason (``rejects.csv`` lists them)."""
+    """Number of rejected pictures by reason (``rejects.csv`` lists them)."""
 
 
 class PreparedDataset:
-    """A prepared dataset on disk. Opening reads only ``dataset.json``; pixels are decoded once into a cache."""
+    """A prepared dataset on disk. Opening it reads only ``dataset.json``; pixels are decoded once into a cache.
 
-    def __init__(self, directory: Path | str, cache_dir: Path | str | None = None) -> None:
-        """Open the dataset in ``directory``; raise :class:`DataError` when it is not one."""
+    A dataset that is streamed has no such cache: its pictures are decoded whenever they are asked for.
+    """
+
+    def __init__(
+        self, directory: Path | str, cache_dir: Path | str | None = None, *, shards: ShardSource | None = None
+    ) -> None:
+        """Open the dataset in ``directory``.
+
+        Args:
+            directory: folder with ``dataset.json``.
+            cache_dir: folder for decoded pixels; by default in :func:`user_cache_dir`.
+            shards: where the shards are if not in ``directory``. The dataset is then streamed.
+
+        Raises:
+            DataError: there is no prepared dataset, its description is damaged, or it has another format.
+        """
         self.directory = Path(directory)
         path = self.directory / DATASET_FILE
         if not path.is_file():
@@ -72,26 +88,66 @@ class PreparedDataset:
             )
         try:
             values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            # First: another format may have other settings.
+            # Checked first, because another format may have other fields.
             if isinstance(values, Mapping) and isinstance(found := values.get("format"), int) and found != FORMAT:
                 raise DataError(
-                    f"{path} describes a prepared dataset of format {found}; this edition of Gantry reads format {FORMAT}. "
-                    "Run the ingest stage again, or use the edition that wrote it."
+                    f"{path} describes a prepared dataset of format {found}; this version of Gantry reads format {FORMAT}. "
+                    "Run the ingest stage again, or use the version that wrote it."
                 )
             self.info = build(DatasetInfo, values)
         except (ValueError, SettingsError) as error:
             why = str(error).rstrip(".")
             raise DataError(f"{path} is not a dataset description: {why}. Run the ingest stage again.") from error
         self._cache_dir = Path(cache_dir) if cache_dir else user_cache_dir() / "decoded"
+        self.source: ShardSource = shards or FolderShards(self.directory)
+        """Where the shards are read from."""
+        self.remote = shards is not None
+        """Whether the shards are not in :attr:`directory`."""
+        self.streamed = self.remote
+        """Whether pictures are decoded whenever they are asked for, and not once into the cache."""
+
+    def streaming(self) -> "PreparedDataset":
+        """Return the same dataset, streamed."""
+        streamed = copy.copy(self)
+        streamed.streamed = True
+        return streamed
+
+    def streamed_above(self, gib: float) -> "PreparedDataset":
+        """Return the same dataset, streamed if the decoded pictures of its largest split take more than ``gib`` GiB."""
+        largest = max(map(self.decoded_bytes, self.info.splits), default=0)
+        return self.streaming() if largest > gib * 2**30 else self
+
+    def decoded_bytes(self, split: str = "train") -> int:
+        """Bytes of all decoded pictures of ``split``, with their conditions."""
+        info = self.info
+        return info.splits.get(split, 0) * (info.channels + info.condition_channels) * info.height * info.width
+
+    def row_groups(self, split: str = "train") -> RowGroups:
+        """List the row groups of ``split``; of unpaired data with the number of pictures of each domain.
+
+        Raises:
+            DataError: a shard is damaged, or the shards do not hold the number of pictures that ``dataset.json`` states.
+        """
+        self.shards(split)
+        groups = list_row_groups(self.source, split, domains=2 if self.info.kind == "unpaired" else 0)
+        self._check_count(split, int(groups.rows.sum()))
+        return groups
 
     def shards(self, split: str) -> list[Path]:
-        """The Parquet files of ``split`` in order."""
+        """Return the Parquet files of ``split``, in order; raises DataError for an unknown split.
+
+        They exist only if the dataset is not :attr:`remote`.
+        """
         if split not in self.info.splits:
             raise DataError(f"{self.directory} has no split '{split}'; it has {', '.join(sorted(self.info.splits))}.")
-        return sorted(self.directory.glob(f"{split}-*-of-*.parquet"))
+        return [self.directory / name for name in self.source.names(split)]
 
     def labels(self, split: str = "train") -> np.ndarray | None:
-        """Labels of ``split``: int64 (N,), of attributes (N, k) of 0 and 1; None where pictures have none."""
+        """Return the labels of ``split``: class indices, int64 (N,), or attributes of 0 and 1, int64 (N, k), or None.
+
+        Raises:
+            DataError: a shard is damaged.
+        """
         if self.info.attributes:
             tables = self._column(split, "attributes")
             rows = [
@@ -104,103 +160,148 @@ class PreparedDataset:
         return self._checked(split, labels, len(self.info.classes))
 
     def _checked(self, split: str, labels: np.ndarray, count: int) -> np.ndarray:
-        """``labels``, each of them below ``count``; a damaged shard may say anything."""
+        """Return ``labels``, or raise DataError if one is not in 0..count-1, as may happen in a damaged shard."""
         wrong = labels[(labels < 0) | (labels >= count)]
         if len(wrong):
             raise DataError(
-                f"{self.directory}: {split} has the label {wrong[0]}, and labels are 0 to {count - 1}. "
+                f"{self.directory}: split {split} has the label {wrong[0]}, but labels must be 0 to {count - 1}. "
                 "The shards are damaged. Run the ingest stage again."
             )
         return labels
 
     def class_shares(self, split: str = "train") -> tuple[float, ...]:
-        """How often each class is among the pictures of ``split``; empty where there are no classes, or all equally often."""
-        labels = self.labels(split)
-        if labels is None or self.info.attributes:
+        """Return the share of each class in ``split``; empty if there are no classes, or all are equally frequent."""
+        if self.info.attributes or not self.info.classes:
             return ()
-        counts = np.bincount(labels, minlength=len(self.info.classes))
+        counts = np.zeros(len(self.info.classes), dtype=np.int64)
+        for column in self._column(split, "label"):  # one shard at a time, because there may be many labels
+            counts += np.bincount(self._checked(split, column.to_numpy(), len(counts)), minlength=len(counts))
         return tuple((counts / counts.sum()).tolist()) if np.ptp(counts) else ()
 
-    def _column(self, split: str, name: str) -> list[pa.ChunkedArray]:
-        """The column ``name`` of each shard."""
-        found = []
-        for shard in self.shards(split):
-            with _whole(shard):
-                found.append(pq.read_table(shard, columns=[name])[name])
-        return found
+    def _column(self, split: str, name: str) -> Iterator[pa.ChunkedArray]:
+        """Yield the column ``name`` of each shard."""
+        self.shards(split)
+        for shard in self.source.names(split):
+            with explain_damage(self.source.place(shard)), self.source.open(shard) as file:
+                column = file.read(columns=[name])[name]
+            yield column
 
-    def pixels(self, split: str = "train") -> np.ndarray:
-        """All pictures of ``split``: uint8 of shape (N, C, H, W), memory-mapped, read-only.
+    def pixels(self, split: str = "train") -> "Pictures":
+        """Return all pictures of ``split``: uint8 (N, C, H, W), memory-mapped, read-only.
 
-        Decoded once per dataset digest into the cache directory and mapped from there afterwards.
+        They are decoded once into the cache folder, under the dataset's digest, and mapped from there afterwards. If the
+        dataset is streamed, they are decoded whenever rows are taken.
 
         Raises:
-            DataError: a shard is damaged, or holds other pictures than ``dataset.json`` says.
+            DataError: a shard is damaged, or its pictures do not match ``dataset.json``.
         """
         return self._decoded(split, "image", self.info.channels, f"{self.info.digest[:32]}-{split}.npy")
 
-    def conditions(self, split: str = "train") -> np.ndarray | None:
-        """What the pictures of paired data are to be made from: uint8 (N, C', H, W) as :meth:`pixels`; None elsewhere."""
+    def conditions(self, split: str = "train") -> "Pictures | None":
+        """Return the source pictures of paired data like :meth:`pixels`, uint8 (N, C', H, W); None for other kinds."""
         channels = self.info.condition_channels
         if not channels:
             return None
         return self._decoded(split, "condition", channels, f"{self.info.digest[:32]}-{split}-condition.npy")
 
-    def _decoded(self, split: str, column: str, channels: int, name: str) -> np.ndarray:
-        """The pictures in ``column``, from the cache file ``name``."""
+    def _decoded(self, split: str, column: str, channels: int, name: str) -> "Pictures":
+        """Return the pictures in ``column`` from the cache file ``name``, which is written if needed."""
         info = self.info
         shape = (info.splits.get(split, 0), channels, info.height, info.width)
+        if self.streamed:
+            return StreamedPictures(self.source, self.row_groups(split), column, shape)
         path = self._cache_dir / name
         shards, held = self.shards(split), 0
-        for shard in shards:  # also where the pictures are cached: labels are read from the shards each time
-            with _whole(shard):
+        for shard in shards:  # checked even if the pictures are cached, because labels are always read from the shards
+            with explain_damage(shard):
                 held += pq.read_metadata(shard).num_rows
-        if held != shape[0]:
-            raise DataError(
-                f"{self.directory}: {split} holds {held} pictures, {DATASET_FILE} says {shape[0]}. Ingest again."
-            )
-        if not _is_array(path, shape):
-            with replacing(path) as temporary:
-                array = new_array(temporary, shape, np.uint8)
+        self._check_count(split, held)
+        if _is_array(path, shape):
+            remove_stale(path)  # a process was killed after it had written the file
+        else:
+            with atomic_write(path) as temporary:
+                array = create_npy(temporary, shape, np.uint8)
                 row = 0
                 for shard in shards:
                     for content in _contents(shard, column):
-                        with _whole(shard):
-                            picture = decode_prepared(content, channels)
-                        if picture.shape != shape[1:]:
-                            raise DataError(
-                                f"{shard}: a picture is {picture.shape[1]}x{picture.shape[2]} pixels where "
-                                f"{DATASET_FILE} says {info.height}x{info.width}. Ingest again."
-                            )
-                        array[row] = picture
+                        with explain_damage(shard):
+                            array[row] = decode_prepared(content, shape[1:], shard)
                         row += 1
                 array.flush()
                 del array
         return np.load(path, mmap_mode="r")
 
+    def _check_count(self, split: str, held: int) -> None:
+        """Raise DataError unless ``dataset.json`` states that ``split`` holds this number of pictures."""
+        stated = self.info.splits.get(split, 0)
+        if held != stated:
+            raise DataError(
+                f"{self.directory}: split {split} has {held} pictures, but {DATASET_FILE} states {stated}. Run the ingest "
+                "stage again."
+            )
 
-@contextlib.contextmanager
-def _whole(shard: Path) -> Iterator[None]:
-    """A block that reads ``shard``; raises DataError where it is damaged."""
-    try:
-        yield
-    # Arrow and Pillow raise what comes to hand where a length or an offset in a file is wrong.
-    except (pa.ArrowException, LookupError, ValueError, SyntaxError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's
-            raise
-        raise DataError(f"{shard} is damaged ({error}). Run the ingest stage again.") from error
+
+class StreamedPictures:
+    """The pictures of a split like an array uint8 (N, C, H, W) that is decoded row by row when it is indexed.
+
+    It keeps one row group in memory, so it is fast for rows in ascending order only.
+    """
+
+    def __init__(self, source: ShardSource, groups: RowGroups, column: str, shape: tuple[int, ...]) -> None:
+        self._source, self._groups, self._column = source, groups, column
+        self.shape = shape
+        """(N, C, H, W)."""
+        self._ends = np.cumsum(groups.rows)
+        self._held: tuple[int, pa.Array] | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures, decoded."""
+        return math.prod(self.shape)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Decode the pictures at ``rows``, indices of any order: uint8 (n, C, H, W)."""
+        chosen = np.arange(len(self))[rows]
+        pictures = np.empty((len(chosen), *self.shape[1:]), dtype=np.uint8)
+        for place, row in enumerate(chosen.tolist()):
+            group = int(np.searchsorted(self._ends, row, side="right"))
+            name = self._source.place(self._groups.names[self._groups.shard[group]])
+            content = self._contents(group)[row - int(self._ends[group] - self._groups.rows[group])].as_py()
+            with explain_damage(name):
+                pictures[place] = decode_prepared(content, self.shape[1:], name)
+        return pictures
+
+    def _contents(self, group: int) -> pa.Array:
+        if self._held is None or self._held[0] != group:
+            self._held = None  # never two in memory
+            groups = self._groups
+            name, number = groups.names[groups.shard[group]], int(groups.number[group])
+            with (
+                explain_damage(self._source.place(name)),
+                self._source.row_group(name, number, [self._column]) as table,
+            ):
+                # A copy, because the table may be mapped from a file that is removed.
+                self._held = group, binary_column(table, self._column).take(pa.array(range(len(table))))
+        return self._held[1]
+
+
+Pictures = np.ndarray | StreamedPictures
+"""Pictures of a split, uint8 (N, C, H, W), in memory, mapped from a file or streamed."""
 
 
 def _contents(shard: Path, column: str) -> Iterator[bytes]:
-    """The PNGs in a column of a shard."""
-    with _whole(shard):
-        # Large pictures: few at a time. The pages are mapped, not read.
+    """Yield the PNGs in a column of a shard."""
+    with explain_damage(shard):
+        # Few at a time, because pictures may be large. The pages are mapped, not read.
         for batch in pq.ParquetFile(shard, memory_map=True).iter_batches(columns=[column], batch_size=64):
             yield from batch.column(column).field("bytes").to_pylist()
 
 
 def _is_array(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether ``path`` can be mapped as uint8 of ``shape``: a cached file that is cut short is made again."""
+    """Whether ``path`` can be mapped as uint8 of ``shape``. A truncated cache file cannot, and is written again."""
     try:
         found = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError, SyntaxError):
@@ -208,46 +309,37 @@ def _is_array(path: Path, shape: tuple[int, ...]) -> bool:
     return found.shape == shape and found.dtype == np.uint8
 
 
-def decode_prepared(content: bytes, channels: int) -> np.ndarray:
-    """Decode one prepared PNG into uint8 of shape (C, H, W).
+def decode_prepared(content: bytes, shape: tuple[int, ...], shard: Path | str) -> np.ndarray:
+    """Decode a prepared PNG to uint8 of ``shape`` (C, H, W).
 
     Raises:
-        ValueError: a byte of it is not what was written.
-        DataError: it has other channels.
+        ValueError: the PNG is damaged.
+        DataError: it has another shape; the message names the ``shard``.
     """
     _check_sums(content)
     with Image.open(io.BytesIO(content)) as picture:
         array = np.asarray(picture)
     array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    if array.shape[0] != channels:
-        raise DataError(f"A prepared picture has {array.shape[0]} channels where {channels} are expected.")
+    if array.shape[0] != shape[0]:
+        raise DataError(
+            f"{shard}: a prepared picture has {array.shape[0]} channels, expected {shape[0]}. Run the ingest stage again."
+        )
+    if array.shape != shape:
+        raise DataError(
+            f"{shard}: a picture has {array.shape[1]}x{array.shape[2]} pixels, but {DATASET_FILE} states "
+            f"{shape[1]}x{shape[2]}. Run the ingest stage again."
+        )
     return array
 
 
 def _check_sums(png: bytes) -> None:
-    """Raise ValueError unless each chunk of a PNG has its sum. Pillow passes over those of the pixels."""
+    """Raise ValueError unless the checksum of each chunk of a PNG is correct. Pillow does not check those of the pixels."""
     if not png.startswith(_PNG):
-        raise ValueError("a picture is no PNG")
+        raise ValueError("a picture is not a PNG")
     place = len(_PNG)
     while place < len(png):
         length = int.from_bytes(png[place : place + 4], "big")
         end = place + 8 + length
         if zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big") or end + 4 > len(png):
-            raise ValueError("the sum of a picture does not fit its bytes")
+            raise ValueError("the checksum of a picture is wrong")
         place = end + 4
-
-
-def user_cache_dir() -> Path:
-    """Where downloads and derived caches live: ``GANTRY_CACHE_DIR``, or ``gantry`` in the user's cache folder.
-
-    Raises:
-        SettingsError: no variable names a folder, and this user has no home directory.
-    """
-    if given := os.environ.get("GANTRY_CACHE_DIR"):
-        return Path(given)
-    if caches := os.environ.get("XDG_CACHE_HOME"):
-        return Path(caches) / "gantry"
-    try:
-        return Path.home() / ".cache" / "gantry"
-    except RuntimeError:
-        raise SettingsError("This user has no home directory for a cache. Set GANTRY_CACHE_DIR to a folder.") from None

@@ -1,4 +1,4 @@
-"""What a disk refuses: which errors mean that, and how to say it with the place, the room that is left and the remedy."""
+"""Recognise errors of a disk (full, over quota, read-only), and describe them with the path, the free space and a remedy."""
 
 import errno
 import math
@@ -14,14 +14,14 @@ from gan_core.errors import GantryError
 if TYPE_CHECKING:
     import numpy as np
 
-_REFUSALS = {
-    errno.ENOSPC: "Make room there, or name another place.",
-    errno.EDQUOT: "Remove files of yours there, have the quota raised, or name another place.",
-    errno.EFBIG: "Raise the limit (ulimit -f) or use a file system that takes larger files, or name another place.",
-    errno.EROFS: "Make it writable, or name another place.",
+_REMEDIES = {
+    errno.ENOSPC: "Free some space there, or choose another folder.",
+    errno.EDQUOT: "Remove some of your files there, ask for a larger quota, or choose another folder.",
+    errno.EFBIG: "Raise the limit (ulimit -f) or use a file system that allows larger files, or choose another folder.",
+    errno.EROFS: "Make it writable, or choose another folder.",
 }
-"""Remedy by errno."""
-# How it is worded by safetensors; by Arrow, and by what Ray brings from another process as text; by SQLite and libc.
+"""The errors of a disk, with a remedy for each."""
+# The wording of safetensors; of Arrow, and of errors that Ray passes as text from another process; of SQLite and libc.
 _NUMBERED = re.compile(
     r"\(os error (?P<rust>\d+)\)|\[errno (?P<errno>\d+)\](?: [^:\n]*: (?P<quote>['\"])(?P<name>[^\n]+?)(?P=quote))?",
     re.IGNORECASE,
@@ -35,37 +35,37 @@ _WORDED = {
     "attempt to write a readonly database": errno.EROFS,
 }
 
-_ANSWER = re.compile(r"\b413\b|\b507\b|\bhttp\b|https?://|\bresponse\b")
-"""What shows that a server gave these words as its answer: its disk or its limits refused, and none here."""
+_SERVER_RESPONSE = re.compile(r"\b413\b|\b507\b|\bhttp\b|https?://|\bresponse\b")
+"""Matches lines that quote a server's response: the error is then one of the server's disk or limits, not of this machine."""
 
 
-class NoRoomError(OSError):
-    """There is too little room for something of a known size."""
+class NotEnoughSpaceError(OSError):
+    """A file system has not enough free space for something of known size."""
 
     def __init__(self, path: Path | str, missing: int) -> None:
         super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         self.missing = missing
-        """Bytes."""
+        """Missing space in bytes."""
 
 
-def require_room(path: Path | str, size: int) -> None:
-    """Raise NoRoomError unless ``size`` more bytes fit onto the file system of ``path``, which need not exist."""
+def require_free_space(path: Path | str, size: int) -> None:
+    """Raise NotEnoughSpaceError unless the file system of ``path`` has ``size`` bytes free. ``path`` need not exist."""
     free = shutil.disk_usage(_mount(path)).free
     if size > free:
-        raise NoRoomError(path, size - free)
+        raise NotEnoughSpaceError(path, size - free)
 
 
-def refusal(error: BaseException | None) -> OSError | None:
-    """The refusal of a disk (full, over quota, file too large, read-only) that ``error`` is or comes from; None for others.
+def find_disk_error(error: BaseException | None) -> OSError | None:
+    """Return the disk error (full, over quota, file too large, read-only) that ``error`` is or was caused by, or None.
 
-    Looks through the causes and at the words: safetensors, Arrow and SQLite raise no OSError with an errno. What is found in
-    words alone becomes an OSError, with a filename where the words have it.
+    Searches the chain of causes, and the text of each: safetensors, Arrow and SQLite do not raise an OSError with an errno. An
+    error that is found in a text is returned as an OSError, with a filename if the text has one.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
-            if error.filename2:  # of a copy or a link, the second name is the one that was written
+        if isinstance(error, OSError) and error.errno in _REMEDIES:
+            if error.filename2:  # a copy or a link has two names, and writes the second one
                 error.filename, error.filename2 = error.filename2, None
             return error
         if (found := _worded(str(error))) is not None:
@@ -76,87 +76,88 @@ def refusal(error: BaseException | None) -> OSError | None:
 
 def _worded(text: str) -> OSError | None:
     for match in reversed([*_NUMBERED.finditer(text)]):
-        if (number := int(match["rust"] or match["errno"])) in _REFUSALS:
+        if (number := int(match["rust"] or match["errno"])) in _REMEDIES:
             return OSError(number, os.strerror(number), match["name"])
     for line in text.lower().splitlines():
         number = next((number for words, number in _WORDED.items() if words in line), 0)
-        if number and not _ANSWER.search(line):
+        if number and not _SERVER_RESPONSE.search(line):
             return OSError(number, os.strerror(number))
     return None
 
 
-def with_place(error: BaseException, path: Path | str) -> OSError | None:
-    """The refusal of a disk that ``error`` comes from, naming ``path`` where it names nothing; None for other errors.
+def disk_error_at(error: BaseException, path: Path | str) -> OSError | None:
+    """Like :func:`find_disk_error`, but sets the filename to ``path`` if the error has none.
 
-    A :class:`GantryError` has said already what is wrong.
+    Returns None for a :class:`GantryError`, whose message already says what is wrong.
     """
-    if isinstance(error, GantryError) or (found := refusal(error)) is None:
+    if isinstance(error, GantryError) or (found := find_disk_error(error)) is None:
         return None
     if found.filename is None:
         found.filename = str(path)
     return found
 
 
-def what_failed(error: OSError) -> str:
-    """In words what the system refused: the file, the reason and, where there is one, the remedy."""
-    if error.errno in _REFUSALS:  # Arrow words it in its own way
-        told = f"{error.filename}: {os.strerror(error.errno).lower()}"
+def describe_os_error(error: OSError) -> str:
+    """Describe an error of the system for a user: the file, the reason and, for a disk error, the free space and a remedy."""
+    if error.errno in _REMEDIES:  # not error.strerror, because Arrow has its own wording
+        text = f"{error.filename}: {os.strerror(error.errno).lower()}"
         if error.errno == errno.ENOSPC and error.filename:
-            more = (
-                f"{amount(error.missing)} more are needed" if isinstance(error, NoRoomError) else "which is too little"
-            )
-            told += f" ({free_space(error.filename)}, {more})"
-        remedy = _REFUSALS[error.errno]
-        if str(error.filename).startswith(os.path.join(tempfile.gettempdir(), "gantry-")):  # the user has not named it
-            remedy = remedy.replace("name another place", "have TMPDIR name another folder")
-        return f"{told}. {remedy}"
-    told = f"{error.filename}: {(error.strerror or str(error)).lower()}."
-    return f"{told} Change its permissions, or name another place." if isinstance(error, PermissionError) else told
+            more = "which is too little"
+            if isinstance(error, NotEnoughSpaceError):
+                more = f"{format_bytes(error.missing)} more are needed"
+            text += f" ({free_space(error.filename)}, {more})"
+        remedy = _REMEDIES[error.errno]
+        # A temporary folder, which the user did not choose.
+        if str(error.filename).startswith(os.path.join(tempfile.gettempdir(), "gantry-")):
+            remedy = remedy.replace("choose another folder", "set TMPDIR to another folder")
+        return f"{text}. {remedy}"
+    text = f"{error.filename}: {(error.strerror or str(error)).lower()}."
+    return f"{text} Change its permissions, or choose another folder." if isinstance(error, PermissionError) else text
 
 
-def new_array(path: Path | str, shape: tuple[int, ...], dtype: "type[np.generic]") -> "np.memmap":
-    """A new ``.npy`` file of zeros, mapped into memory for writing.
+def create_npy(path: Path | str, shape: tuple[int, ...], dtype: "type[np.generic]") -> "np.memmap":
+    """Create a ``.npy`` file of zeros, and map it into memory for writing.
 
-    Its room is taken at once: a disk that filled up later would end the process with a bus error.
+    Its space is allocated at once: if the disk filled up later, a bus error would end the process.
 
     Raises:
-        OSError: there is not enough room; names ``path``.
+        OSError: there is not enough space; the error names ``path``.
     """
-    import numpy as np  # here: every command imports this module, and numpy takes as long as all else together
+    import numpy as np  # imported here because every command imports this module, and numpy takes half the time of --help
 
-    require_room(path, math.prod(shape) * np.dtype(dtype).itemsize)
+    require_free_space(path, math.prod(shape) * np.dtype(dtype).itemsize)
     array: Any = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate") and array.size:  # macOS has no such call
         with open(path, "r+b") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             except OSError as error:
-                if (refused := with_place(error, path)) is not None:
+                if (refused := disk_error_at(error, path)) is not None:
                     raise refused from None
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that does not know it
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without this call
                     raise
     return array
 
 
 def free_space(path: Path | str) -> str:
-    """In words the room on the file system of ``path``, which need not exist: ``1.5 MiB of 2.0 GiB free on /data``."""
+    """Describe the free space on the file system of ``path``, which need not exist: ``1.5 MiB of 2.0 GiB free on /data``."""
     mount = _mount(path)
     try:
         usage, table = shutil.disk_usage(mount), os.statvfs(mount)
     except OSError:
         return f"on {mount}"
-    told = f"{amount(usage.free)} of {amount(usage.total)} free on {mount}"
-    return f"{told}, but no further file may be made" if table.f_files and not table.f_favail else told
+    text = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} free on {mount}"
+    return f"{text}, but no inode for another file" if table.f_files and not table.f_favail else text
 
 
 def _mount(path: Path | str) -> Path:
-    """Where the file system that holds ``path`` is mounted."""
+    """Return the mount point of the file system of ``path``."""
     place = Path(os.path.realpath(path))
     return next(folder for folder in (place, *place.parents) if os.path.ismount(folder))
 
 
-def amount(size: float) -> str:
-    """Bytes in the largest unit of which there is one at least: ``12 bytes``, ``1.5 KiB``, ``3.0 GiB``."""
+def format_bytes(size: float) -> str:
+    """Format a number of bytes in the largest unit that gives 1 or more: ``12 bytes``, ``1.5 KiB``, ``3.0 GiB``."""
     if size < 1024:
         return f"{size:.0f} bytes"
     for unit in ("KiB", "MiB", "GiB"):

@@ -1,4 +1,4 @@
-"""Errors that a user may see. Each message names the thing, the place and the remedy."""
+"""Errors that a user may see. Each message says what is wrong, where, and what to do."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,17 +13,17 @@ class SettingsError(GantryError):
 
 
 class DataError(GantryError):
-    """A data set is missing, empty, unreadable or does not fit what was asked of it."""
+    """A dataset is missing, empty or unreadable, or not suitable for the task."""
 
 
 class DamagedFileError(GantryError, ValueError):
-    """A file that Gantry wrote does not hold what Gantry writes. ``reason`` says it without the file's name."""
+    """A file that Gantry wrote is damaged. ``reason`` says how, without the file's name."""
 
     reason = ""
 
 
 class PictureError(DataError):
-    """One picture cannot be used. ``reason`` is one of a few words that rejects are counted by."""
+    """A picture cannot be used. ``reason`` is one of a few words by which rejected pictures are counted."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -35,26 +35,26 @@ class PictureError(DataError):
 
 
 class FetchError(GantryError):
-    """A download failed at every address, or its content is not what was expected."""
+    """A download failed at every address, or its content is not the expected one."""
 
 
 class CheckpointError(GantryError):
-    """No valid checkpoint where one is needed, or one that belongs to other settings."""
+    """A checkpoint is missing or damaged, or was trained with other settings."""
 
 
 class TrainingDivergedError(GantryError):
-    """Training went to NaN or collapsed and could not be rolled back any more."""
+    """Training diverged to NaN or collapsed, and could not be recovered by a rollback."""
 
 
 class TrackingError(GantryError):
-    """The tracking server or the registry refused or could not be reached where it is needed."""
+    """The tracking server or the model registry refused a request, or could not be reached."""
 
 
 class StageError(GantryError):
-    """A pipeline stage cannot run here and now (its work directory is taken, an input is missing)."""
+    """A pipeline stage cannot run, for example because its work directory is in use or an input is missing."""
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the valid name closest to ``name``, or the list of valid names."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -1,6 +1,6 @@
-"""Advisory locks between processes, the only place that asks the system for them.
+"""Advisory locks between processes (flock). No other module asks the system for locks.
 
-A lock belongs to an open file or folder. The system drops it when that opening is closed, so also when its process dies.
+A lock belongs to an open file descriptor. The system releases it when the descriptor is closed, even if the process dies.
 """
 
 import fcntl
@@ -14,10 +14,10 @@ _POLL_SECONDS = 0.5
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file or folder until it is closed; False, at once, where another opening of it holds the lock.
+    """Try to lock an open file or folder until it is closed. Returns False at once if another descriptor holds the lock.
 
     Raises:
-        OSError: the file system has no locks.
+        OSError: the file system does not support locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -27,13 +27,26 @@ def try_lock(descriptor: int) -> bool:
 
 
 def lock(descriptor: int) -> None:
-    """Lock an open file or folder until it is closed, after waiting for whoever holds it; raises as :func:`try_lock`."""
+    """Lock an open file or folder until it is closed. Waits while another descriptor holds the lock.
+
+    Raises:
+        OSError: the file system does not support locks.
+    """
     fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def share(descriptor: int) -> None:
+    """Hold a shared lock of an open file until it is closed, in place of any lock that it holds; waits for an exclusive one.
+
+    Several openings may share a lock; :func:`try_lock` and :func:`lock` succeed only while none does. The change from one kind
+    of lock to the other is not atomic.
+    """
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 @contextmanager
 def locked(descriptor: int) -> Iterator[None]:
-    """Lock an open file or folder for the length of the block, after waiting for whoever holds it."""
+    """Lock an open file or folder within the block. Waits while another descriptor holds the lock."""
     lock(descriptor)
     try:
         yield
@@ -42,23 +55,23 @@ def locked(descriptor: int) -> Iterator[None]:
 
 
 @contextmanager
-def file_lock(path: Path, *, patience: float | None = None) -> Iterator[bool]:
-    """Hold the lock of the file at ``path``, which is made and stays, for the length of the block.
+def file_lock(path: Path, *, timeout: float | None = None) -> Iterator[bool]:
+    """Hold the lock file at ``path`` within the block. The file is created, and remains.
 
     Args:
-        path: a file for this purpose alone.
-        patience: seconds to wait for whoever holds it; None waits for ever.
+        path: a file used only as a lock.
+        timeout: seconds to wait while another process holds the lock; None waits forever.
 
     Yields:
-        Whether the lock is held: False where another process still holds it after ``patience``.
+        Whether the lock is held: False if another process still holds it after ``timeout``.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        if patience is None:
+        if timeout is None:
             lock(descriptor)
             yield True
             return
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while not (ours := try_lock(descriptor)) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         yield ours
@@ -68,9 +81,9 @@ def file_lock(path: Path, *, patience: float | None = None) -> Iterator[bool]:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[bool]:
-    """Hold the lock of ``folder`` for the length of the block: yields False where another process holds it.
+    """Hold the lock of ``folder`` within the block; yields False if another process holds it.
 
-    The folder is made; one that was not there before and is empty at the end goes again.
+    Creates the folder, and removes it again if it is new and still empty at the end.
     """
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which device to use, in which precision it computes, how much memory it has, and how it says that this is full."""
+"""Choose the device and the precision, and ask for a device's memory."""
 
 import contextlib
 import logging
@@ -11,10 +11,13 @@ log = logging.getLogger(__name__)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``: the first NVIDIA or AMD GPU when there is one, else the CPU. Or ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    """Choose the device to compute on.
+
+    Args:
+        name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` for the first NVIDIA or AMD GPU if there is one, else the CPU.
 
     Raises:
-        SettingsError: no such kind of device, or none of it in this machine.
+        SettingsError: the name is unknown, or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -23,13 +26,13 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    # torch has further kinds, some of which hold no numbers (meta) or cannot train.
+    # torch has other types, some of which have no values (meta) or cannot train.
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise SettingsError(f"device: there is no device '{name}' to compute on. Use auto, cpu, cuda, cuda:1 or mps.")
+        raise SettingsError(f"device: unknown device '{name}'. Use auto, cpu, cuda, cuda:1 or mps.")
     if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
         raise SettingsError(
-            f"device: '{name}' is not in this machine; torch {torch.__version__} sees {torch.cuda.device_count()} GPUs "
-            "here. Use auto or cpu."
+            f"device: this machine has no '{name}': torch {torch.__version__} finds {torch.cuda.device_count()} GPUs. "
+            "Use auto or cpu."
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SettingsError(f"device: '{name}' needs a Mac with Apple silicon. Use auto or cpu.")
@@ -37,15 +40,18 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether ``device`` has instructions for bf16; emulation does not count, it is slower than fp32."""
+    """Whether ``device`` has instructions for bf16. Emulation does not count, because it is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # torch.ops.mkldnn._is_mkldnn_bf16_supported() also says yes where oneDNN only emulates: not asked.
+    # Not torch.ops.mkldnn._is_mkldnn_bf16_supported(), which is also true if oneDNN only emulates bf16.
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The type that autocast computes in: torch.bfloat16 or torch.float32. Says what ``auto`` chose and why."""
+    """Return the type of autocast, torch.bfloat16 or torch.float32, for the setting ``wanted``: bf16, fp32 or auto.
+
+    ``auto`` takes bf16 if the device has instructions for it, and logs the choice with the reason.
+    """
     if wanted == "auto":
         chosen = torch.bfloat16 if has_bf16(device) else torch.float32
         reason = "has" if chosen is torch.bfloat16 else "has no"
@@ -55,18 +61,18 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A context without autocast on ``device``: what bf16's three digits would spoil."""
-    # Shapes alone, without numbers: torch knows no autocast there.
+    """A context manager that disables autocast on ``device``, for results that need more than the three digits of bf16."""
+    # The meta device has shapes but no values; torch has no autocast for it.
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Bytes of memory that a GPU has in all; None where it is not known, as of one that is not in this machine."""
+    """Return the total memory of a GPU in bytes; None if unknown, for example if this machine does not have it."""
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(device).total_memory
     return torch.mps.recommended_max_memory() if device.type == "mps" else None
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that a device's memory does not suffice, a GPU's or the machine's own."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` means that the memory of a GPU or of the machine is exhausted."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)

@@ -1,6 +1,6 @@
-"""Random numbers as functions of (seed, step), so that a resumed run, or one on other workers, draws the same ones.
+"""Random numbers as functions of seed and step, so that a resumed run, or one with other workers, draws the same numbers.
 
-Nothing here keeps a state between steps, so no checkpoint has to hold one.
+No state is kept between steps, so checkpoints need no random state.
 """
 
 import hashlib
@@ -14,30 +14,32 @@ _SAMPLE_ROWS = 256
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from ``parts``; different parts give unrelated seeds."""
+    """Derive a 63-bit seed from ``parts``. Different parts give unrelated seeds."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass(frozen=True)
 class WorkerSlice:
-    """One worker's rows of a batch that all workers draw together."""
+    """One worker's rows of a batch that all workers share."""
 
     rank: int = 0
+    """Rank of the worker, from 0."""
     world: int = 1
+    """Number of workers."""
 
     def rows(self, count: int) -> slice:
-        """This worker's rows when each worker has ``count`` of them."""
+        """Return this worker's rows of the batch if each worker has ``count`` rows."""
         return slice(self.rank * count, (self.rank + 1) * count)
 
 
 def normal(shape: tuple[int, ...], part: WorkerSlice, device: torch.device, *key: int | str) -> Tensor:
-    """Standard normal numbers of ``shape`` for this worker: its rows of one draw of ``world`` times as many."""
+    """Draw standard normal numbers of ``shape`` for this worker: its rows of a draw for all workers. ``key`` is the seed."""
     return _draw(torch.randn, shape, part, device, key)
 
 
 def uniform(shape: tuple[int, ...], part: WorkerSlice, device: torch.device, *key: int | str) -> Tensor:
-    """Uniform numbers in [0, 1) of ``shape`` for this worker: its rows of one draw of ``world`` times as many."""
+    """Draw uniform numbers in [0, 1) of ``shape`` for this worker: its rows of a draw for all workers. ``key`` is the seed."""
     return _draw(torch.rand, shape, part, device, key)
 
 
@@ -48,10 +50,13 @@ def _draw(draw, shape: tuple[int, ...], part: WorkerSlice, device: torch.device,
 
 
 def sampling_uniform(first: int, count: int, width: int, seed: int) -> Tensor:
-    """Rows ``first`` to ``first + count`` of an endless table of uniform numbers in (0, 1) that ``seed`` names.
+    """Return rows ``first`` to ``first + count`` of an endless table of uniform numbers in (0, 1).
 
-    Row i is the same whatever the batch size, the device or the total count: picture i of a seed is always the same.
-    Shape (count, width), float64, on the CPU.
+    Row i depends only on ``seed`` and ``width``, not on the batch size, the device or the count, so that picture i of a seed is
+    always the same.
+
+    Returns:
+        float64 (count, width), on the CPU.
     """
     blocks = range(first // _SAMPLE_ROWS, (first + count - 1) // _SAMPLE_ROWS + 1)
     rows = np.concatenate([np.random.default_rng([seed, block]).random((_SAMPLE_ROWS, width)) for block in blocks])
@@ -60,10 +65,10 @@ def sampling_uniform(first: int, count: int, width: int, seed: int) -> Tensor:
 
 
 def seed_global(seed: int, step: int, rank: int) -> None:
-    """Seed torch's own generators for one step: noise and dropout in networks are then functions of the step too."""
+    """Seed torch's default generators for a step, so that noise and dropout in networks are functions of the step too."""
     value = derive_seed(seed, "step", step, rank)
-    # Not torch.manual_seed: for each kind of device that was never started it keeps a printed stack, which takes longer than
-    # the rest (2 % of a DCGAN step on a processor).
+    # Not torch.manual_seed: for each type of device that is not initialised it formats a stack trace, which takes longer than
+    # the rest (2 % of a DCGAN step on a CPU).
     torch.default_generator.manual_seed(value)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(value)

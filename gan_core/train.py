@@ -1,6 +1,6 @@
 """Train a family on a prepared dataset on one device: ``python -m gan_core.train --data DIR --family dcgan --out DIR``.
 
-Needs nothing but PyTorch and the data. Killed and started again with the same arguments, it goes on where it was.
+Needs only PyTorch and the data. Started again with the same arguments, for example after a crash, it resumes training.
 """
 
 import argparse
@@ -17,12 +17,13 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
+from gan_core.checkpoint import list_checkpoints
 from gan_core.config import as_dict, build, field_docs
 from gan_core.data import PreparedDataset
-from gan_core.disk import what_failed
+from gan_core.disk import describe_os_error
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
-from gan_core.files import write_text
+from gan_core.files import read_json, write_json, write_text
 from gan_core.images.grid import save_sheet
 from gan_core.locks import folder_lock
 from gan_core.metrics.protocol import Figure
@@ -30,20 +31,24 @@ from gan_core.precision import choose_device
 from gan_core.presets.choose import Choice, choose
 from gan_core.training.config import TrainConfig
 from gan_core.training.observer import Observer
+from gan_core.training.start import Start, open_start
 from gan_core.training.trainer import Trainer
+
+PARENT = "parent.json"
+"""File in the output folder that records which run this one started from."""
 
 
 class Console(Observer):
-    """An observer with a progress bar, a ``metrics.jsonl``, a picture grid per ``sample_every`` steps, and a line a FID."""
+    """Show a progress bar and each FID, and write ``metrics.jsonl`` and a picture grid every ``sample_every`` steps."""
 
     def __init__(self, out: Path, steps: int) -> None:
         self._out = out
-        # Where nobody looks, a line a second would fill the log.
+        # Without a terminal, a line per second would fill the log.
         seldom = 1 if sys.stderr.isatty() else 30
         self._bar = tqdm(total=steps, unit="step", desc="train", dynamic_ncols=True, mininterval=seldom)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """Append to the file, move the bar."""
+        """Append a line to ``metrics.jsonl``, and update the bar."""
         with open(self._out / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self._bar.update(step - self._bar.n)
@@ -53,57 +58,62 @@ class Console(Observer):
         )
 
     def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
-        """Write the grid of this step."""
+        """Write the picture grid of this step."""
         save_sheet(self._out / "grids" / f"step-{step:08d}.png", pictures, columns=columns)
 
     def figure(self, figure: Figure, step: int) -> None:
-        """A line with the figure's protocol."""
+        """Print the FID with its protocol."""
         self._bar.write(f"step {step}: FID {figure.value:.2f} ({figure.protocol.stamp})", file=sys.stderr)
 
     def checkpoint(self, path: Path | None, step: int) -> None:
-        """Move the bar."""
+        """Update the bar."""
         self._bar.update(step - self._bar.n)
 
     def resume(self, step: int) -> None:
-        """Start at ``step``; drop the rows that a killed run logged after its last checkpoint: they come again."""
+        """Start at ``step``: remove later rows from ``metrics.jsonl``, which a killed run logged after its last checkpoint."""
         self._bar.update(step - self._bar.n)
         file = self._out / "metrics.jsonl"
         if file.is_file():
-            # What is behind the last line's end was cut short by the kill.
+            # A last line without its end is incomplete, because the run was killed.
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]
             write_text(file, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
     def close(self) -> None:
-        """End the bar's line."""
+        """Close the bar."""
         self._bar.close()
 
 
 def _family_settings(name: str) -> str:
-    """What ``--model`` may set, a line a setting, for the end of the help."""
+    """The settings of a family for the end of the help, one per line."""
     if name not in FAMILIES:
         return ""
-    told, defaults = field_docs(FAMILIES[name].Config), as_dict(FAMILIES[name].Config())
+    docs, defaults = field_docs(FAMILIES[name].Config), as_dict(FAMILIES[name].Config())
     rows = [
-        f"  {key}: {told.get(key, 'see the family')} (default {json.dumps(value)})" for key, value in defaults.items()
+        f"  {key}: {docs.get(key, 'see the family')} (default {json.dumps(value)})" for key, value in defaults.items()
     ]
-    return "\n".join([f"settings of {name} for --model (of another family: --family NAME --help):", *rows])
+    return "\n".join([f"settings of {name} for --model (for another family: --family NAME --help):", *rows])
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; every setting of a training run is an option of its own name."""
+    """Parse the command line. Every setting of a training run is an option with the same name."""
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--family", default="dcgan")
     parser = argparse.ArgumentParser(
         prog="python -m gan_core.train",
-        description="Train a family on a prepared dataset on one device; started again, it goes on where it was.",
+        description="Train a GAN on a prepared dataset on one device. Run the same command again to resume training.",
         epilog=_family_settings(first.parse_known_args(arguments)[0].family).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, type=Path, help="folder of a prepared dataset (has dataset.json)")
-    parser.add_argument("--family", default="dcgan", help=f"one of: {', '.join(FAMILIES)}")
-    parser.add_argument("--out", required=True, type=Path, help="checkpoints, grids, metrics and the generator go here")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--data", required=True, type=Path, help="folder of a prepared dataset (with dataset.json)")
+    parser.add_argument("--family", default="dcgan", help=f"GAN family: {', '.join(FAMILIES)} (default dcgan)")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        help="output folder for checkpoints, picture grids, metrics and the generator",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=VALUE", help="a setting of the family, such as width=64"
     )
@@ -111,20 +121,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--preset",
         choices=("none", "auto"),
         default="none",
-        help="auto: what is not given is chosen from the data and the device, and told with its reason",
+        help="auto: choose other settings from the data and the device, and print each with a reason (default none)",
     )
-    told = field_docs(TrainConfig)
+    docs = field_docs(TrainConfig)
     settings = parser.add_argument_group("settings of the run, as YAML")
     for name, default in as_dict(TrainConfig()).items():
-        meaning = f"{told[name]} (default {json.dumps(default)})".replace("%", "%%")
+        meaning = f"{docs[name]} (default {json.dumps(default)})".replace("%", "%%")
         settings.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=meaning)
     return parser.parse_args(arguments)
 
 
 def settings(options: argparse.Namespace, choices: Iterable[Choice] = ()) -> tuple[Any, TrainConfig]:
-    """The typed configurations of the family and of the run; raises SettingsError.
+    """Return the typed configurations of the family and of the run; raises SettingsError.
 
-    Where an option is not given, the one among ``choices`` holds.
+    ``choices`` apply to settings that are not given, and are printed.
     """
     values = given(options)
     for choice in choices:
@@ -139,7 +149,7 @@ def settings(options: argparse.Namespace, choices: Iterable[Choice] = ()) -> tup
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were written out, by dotted name as in params.yaml; raises SettingsError."""
+    """Return the settings given on the command line, by dotted name as in params.yaml; raises SettingsError."""
     texts = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
     values = {
         f"train.{name}": _value(text, f"--{name.replace('_', '-')}") for name, text in texts.items() if text is not None
@@ -147,7 +157,7 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     for pair in options.model:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise SettingsError(f"--model {pair}: write NAME=VALUE.")
+            raise SettingsError(f"--model {pair}: expected NAME=VALUE, such as width=64.")
         values[f"model.{name}"] = _value(text, f"--model {name}")
     return values
 
@@ -157,22 +167,39 @@ def _value(text: str, option: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SettingsError(
-            f"{option}: '{text}' is not a YAML value. Write a number, a word or {{name: value}}."
+            f"{option}: '{text}' is not a YAML value. Give a number, a word or {{name: value}}."
         ) from error
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, export the averaged generator to ``OUT/generator``."""
+    """Train, and export the averaged generator to ``OUT/generator``."""
     options = parse(arguments)
-    settings(options)  # what is wrong with them is said before anything is made
+    settings(options)  # check the settings before the output folder is created
     if options.out.exists() and not options.out.is_dir():
-        raise SettingsError(f"--out: {options.out} is a file. Name a folder, new or of an earlier run.")
+        raise SettingsError(f"--out: {options.out} is a file. Give a new folder, or that of an earlier run.")
     with folder_lock(options.out) as ours:
         if not ours:
             raise SettingsError(
-                f"--out: another process trains into {options.out} now. Wait until it ends, or name another folder."
+                f"--out: another process is training into {options.out}. Wait until it ends, or give another folder."
             )
         _train(options)
+
+
+def _start(out: Path, train: TrainConfig) -> Start | None:
+    """The run to start from, recorded in ``out`` at the first call, so that a resumed run keeps it; raises CheckpointError."""
+    if train.start_from is None:
+        return None
+    path = out / PARENT
+    known = build(Start, read_json(path), where=str(path)) if path.is_file() and list_checkpoints(out) else None
+    if known and known.name != train.start_from:
+        raise SettingsError(
+            f"--start-from: the run in {out} started from {known.name}, got {train.start_from}. Give that, or another --out."
+        )
+    if known:  # what is in the folder may have changed since, and is not needed any more
+        return known
+    start = open_start(train.start_from)
+    write_json(path, start.record)
+    return start
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -181,10 +208,11 @@ def _train(options: argparse.Namespace) -> None:
     if options.preset == "auto":
         chosen = choose(options.family, dataset.info, device, train.steps, given=given(options))
         family, train = settings(options, chosen)
-    trainer = Trainer(options.family, family, dataset, train, options.out / "checkpoints", device=device)
+    start = _start(options.out, train)
+    trainer = Trainer(options.family, family, dataset, train, options.out / "checkpoints", device=device, start=start)
     if trainer.step >= train.steps:
         print(
-            f"{options.out} is at step {trainer.step} already: with --steps {train.steps} there is nothing left to do."
+            f"{options.out} is already at step {trainer.step}. Give a --steps larger than {trainer.step} to train further."
         )
     trainer.observer = console = Console(options.out, train.steps)
     try:
@@ -192,8 +220,10 @@ def _train(options: argparse.Namespace) -> None:
         trainer.run()
     finally:
         console.close()
+    trainer.export_start(options.out / "start")
     trainer.export(options.out / "generator")
-    print(f"The generator is in {options.out / 'generator'}, its pictures in {options.out / 'grids'}.")
+    print(f"The generator is in {options.out / 'generator'}, picture grids are in {options.out / 'grids'}.")
+    print(f"Another run can start from this one: --start-from {options.out}")
 
 
 if __name__ == "__main__":
@@ -205,7 +235,7 @@ if __name__ == "__main__":
     except OSError as error:
         if error.filename is None:
             raise
-        sys.exit(f"error: {what_failed(error)}")
+        sys.exit(f"error: {describe_os_error(error)}")
     except KeyboardInterrupt:
-        print("Stopped. Started again with the same arguments, it goes on from its last checkpoint.", file=sys.stderr)
+        print("Stopped. Run the same command again to resume from the last checkpoint.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

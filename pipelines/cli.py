@@ -1,8 +1,7 @@
-"""The ``gantry`` command: a table of verbs, each loaded only when it is called (importing torch takes seconds)."""
+"""The ``gantry`` command: a table of subcommands. Each is imported only when it is called, because torch takes seconds."""
 
 import importlib
 import io
-import os
 import signal
 import sys
 from typing import Any
@@ -10,50 +9,47 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pipelines.runtime.account import complete_account
-from pipelines.runtime.failures import explain
-from pipelines.runtime.proxies import without_proxy
+from pipelines.runtime.account import ensure_account
+from pipelines.runtime.environment import set_up_environment
+from pipelines.runtime.failures import explain_error
 from pipelines.runtime.redaction import redact_output
-
-# Nothing that Gantry starts reports home; a user who wants it sets the variable.
-for _name, _value in {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DVC_NO_ANALYTICS": "1",
-    # Being ended is no crash: without this Ray prints a native stack for it. Python's own for real crashes stays.
-    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
-}.items():
-    os.environ.setdefault(_name, _value)
-os.environ.update(without_proxy(os.environ))
 
 COMMANDS = {
     "init": ("pipelines.commands.init:init", "Start a project of your own."),
-    "demo": ("pipelines.commands.demo:demo", "The whole pipeline on Fashion-MNIST."),
-    "data": ("pipelines.commands.data:data", "Bring pictures in: a public dataset, or your own."),
+    "demo": ("pipelines.commands.demo:demo", "Run the whole pipeline on Fashion-MNIST."),
+    "data": ("pipelines.commands.data:data", "Add pictures: a public dataset, or your own."),
     "run": ("pipelines.commands.run:run", "Run the pipeline now."),
+    "plan": ("pipelines.commands.plan:plan", "Say what a run would do, without running."),
     "serve": ("pipelines.commands.run:serve", "Run the pipeline on a schedule."),
-    "ui": ("pipelines.commands.run:ui", "Show the runs: MLflow's and Prefect's pages."),
+    "deploy": ("pipelines.commands.deploy:deploy", "Schedule runs on the workers of a Prefect work pool."),
+    "worker": ("pipelines.commands.deploy:worker", "Run deployments on this machine."),
+    "backfill": ("pipelines.commands.deploy:backfill", "Run a deployment for a list of revisions."),
+    "ui": ("pipelines.commands.run:ui", "Serve the web pages of MLflow and Prefect."),
     "stage": ("pipelines.commands.stage:stage", "Run one stage, as dvc.yaml does."),
     "fid": ("pipelines.commands.fid:fid", "Measure the Fréchet Inception distance."),
-    "sample": ("pipelines.commands.sample:sample", "Draw pictures from a generator."),
+    "sample": ("pipelines.commands.sample:sample", "Generate pictures."),
     "translate": ("pipelines.commands.translate:translate", "Translate pictures into pictures."),
-    "augment": ("pipelines.commands.synthesize:augment", "Enlarge a dataset by generated pictures."),
-    "project": ("pipelines.commands.project:project", "Find the style nearest to a picture."),
+    "augment": ("pipelines.commands.augment:augment", "Enlarge a dataset with generated pictures."),
+    "project": ("pipelines.commands.project:project", "Project a picture into the style space."),
+    "import": ("pipelines.commands.import_:import_", "Convert public pix2pix or CycleGAN weights."),
+    "export": ("pipelines.commands.export:export", "Write a generator as one ONNX or torch file."),
+    "compare": ("pipelines.commands.compare:compare", "Compare runs, versions and revisions."),
     "settings": ("pipelines.commands.settings:settings", "List every setting and what it means."),
-    "recommend": ("pipelines.commands.recommend:recommend", "Say which family suits a dataset."),
+    "recommend": ("pipelines.commands.recommend:recommend", "Recommend a family for a dataset."),
     "promote": ("pipelines.commands.promote:promote", "Make the challenger the champion."),
     "rollback": ("pipelines.commands.promote:rollback", "Undo the last promotion."),
-    "ledger": ("pipelines.commands.promote:ledger", "List every move of the champion."),
-    "track": ("pipelines.commands.track:track", "What the tracking server has not got yet."),
+    "ledger": ("pipelines.commands.promote:ledger", "List promotions and rollbacks."),
+    "reproduce": ("pipelines.commands.reproduce:reproduce", "Make a version again and compare it to the byte."),
+    "trace": ("pipelines.commands.trace:trace", "Trace a picture, version, run or commit to its data and code."),
+    "track": ("pipelines.commands.track:track", "List or send unsent tracking events."),
+    "storage": ("pipelines.commands.storage:storage", "List what the shared storage holds, and remove what is unused."),
     "doctor": ("pipelines.commands.doctor:doctor", "Check this machine and this project."),
     "completion": ("pipelines.commands.completion:completion", "Print a completion script for a shell."),
 }
-"""Where each verb is, and what the list of verbs says of it."""
+"""The module and function of each subcommand, and its line in ``gantry --help``."""
 
 
-STATUSES = (
+EXIT_STATUSES = (
     "Exit status: 0 done, 1 failed (the last line says why), 2 wrong usage, 130 Ctrl-C, 128 + n ended by signal n."
 )
 
@@ -62,7 +58,7 @@ class LazyGroup(click.Group):
     """A click group whose commands are imported on first use."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; Ctrl-C ends it as it ends any other program of a shell."""
+        """Run the subcommand. Ctrl-C ends it with the exit status that shells expect."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -70,11 +66,11 @@ class LazyGroup(click.Group):
             ctx.exit(128 + signal.SIGINT)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs, in the order of the table."""
+        """The subcommands, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return the verb ``cmd_name``."""
+        """Import and return the subcommand ``cmd_name``."""
         if cmd_name not in COMMANDS:
             return None
         place, _ = COMMANDS[cmd_name]
@@ -82,14 +78,14 @@ class LazyGroup(click.Group):
         return getattr(importlib.import_module(module), attribute)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The verbs that begin with ``incomplete``, without importing them, and the options of ``gantry`` itself."""
-        verbs = [CompletionItem(name, help=told) for name, (_, told) in COMMANDS.items() if name.startswith(incomplete)]
+        """The subcommands that begin with ``incomplete``, without importing them, and the options of ``gantry`` itself."""
+        verbs = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
         return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs without importing them, which click's own list does."""
+        """List the subcommands without importing them. (Click's own list imports them.)"""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 def _print_versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -102,7 +98,7 @@ def _print_versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> Non
     ctx.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=STATUSES)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_STATUSES)
 @click.option(
     "--version",
     is_flag=True,
@@ -112,19 +108,20 @@ def _print_versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> Non
     help="Show versions and exit.",
 )
 def gantry() -> None:
-    """Gantry takes a folder of pictures to a registered generator and keeps it current."""
+    """Train a GAN on a folder of pictures, measure it, register it, and retrain it on a schedule."""
 
 
 def main() -> None:
-    """Run the command line. Any error becomes one line on stderr; see :data:`STATUSES` for what the command ends with."""
+    """Run the command line. Any error becomes one line on stderr; for the exit status see :data:`EXIT_STATUSES`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding has not is no error
+            stream.reconfigure(errors="backslashreplace")  # print names that the terminal's encoding cannot represent
     redact_output()
     try:
-        complete_account()
+        set_up_environment()
+        ensure_account()
         gantry(prog_name="gantry")
     except Exception as error:
-        # Python's own would print a traceback; click has dealt with wrong usage, Ctrl-C and a closed pipe.
-        click.secho(f"error: {explain(error)}", fg="red", err=True)
+        # Click has already handled wrong usage, Ctrl-C and a closed pipe. All else would print a traceback.
+        click.secho(f"error: {explain_error(error)}", fg="red", err=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""A checkout of this project for tests of the whole chain, and commands in it."""
+"""Clone this project for end-to-end tests, and run commands in the clone."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(command: list[str], where: Path, environment: dict[str, str], timeout: float = 600) -> str:
-    """Run a command in its own session to its end; its whole session is ended when it takes too long."""
+    """Run a command in its own session and return its output; kill the whole session after ``timeout`` seconds."""
     process = subprocess.Popen(
         command,
         cwd=where,
@@ -37,14 +37,14 @@ def run(command: list[str], where: Path, environment: dict[str, str], timeout: f
     return output
 
 
-def newcomer(cache: Path) -> dict[str, str]:
-    """The environment of a newcomer: this interpreter's commands, caches of its own, a home that is empty."""
+def clean_environment(cache: Path) -> dict[str, str]:
+    """The environment of a new user: the commands of this interpreter, empty caches and an empty home folder."""
     foreign = ("GANTRY_CACHE", *URI_VARIABLES, "RAY_ADDRESS", "PREFECT_", "DVC_", "XDG_", "MPLCONFIGDIR")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     home = cache / "home"
     home.mkdir(parents=True, exist_ok=True)
-    # Python's own packages of the user are found from the home.
+    # PYTHONNOUSERSITE, because Python finds the user's packages by the home folder.
     return {
         **kept,
         "PATH": path,
@@ -56,7 +56,10 @@ def newcomer(cache: Path) -> dict[str, str]:
 
 
 def clone(root: Path, params: Mapping[str, Any], environment: dict[str, str]) -> Path:
-    """A clone at ``root`` of what git tracks here, changes included, with ``params``; ``environment`` learns to import it."""
+    """Copy the tracked and the new files of this repository to ``root``, with ``params`` as its params.yaml.
+
+    Adds the clone to PYTHONPATH in ``environment``.
+    """
     files = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
@@ -76,4 +79,4 @@ def commit(root: Path, environment: dict[str, str]) -> None:
     """Commit everything in the checkout."""
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     run(["git", "add", "-A"], root, environment)
-    run(["git", *identity, "commit", "-qm", "as it is"], root, environment)
+    run(["git", *identity, "commit", "-qm", "current state"], root, environment)

@@ -1,4 +1,4 @@
-"""Session fixtures: one Ray cluster, one Prefect server, caches that tests share, no telemetry."""
+"""Session fixtures: a Ray cluster, a Prefect server, the environment, the Inception weights."""
 
 import os
 from collections.abc import Iterator
@@ -8,10 +8,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import pipelines.cli  # noqa: F401  switches telemetry off before anything is imported
+from pipelines.flow.server import Connection, connect_prefect
 from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.environment import DEFAULTS, set_up_environment
 
-# The same examples each time, on any machine, however busy it is; what was found is kept as a test, not in a folder.
+os.environ.update({**DEFAULTS, **os.environ})  # before test modules import libraries that read them
+
+# Hypothesis uses the same examples every time, without time limits. A failing example becomes a test, not a database entry.
 settings.register_profile(
     "gantry",
     derandomize=True,
@@ -25,9 +28,9 @@ settings.load_profile("gantry")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (``pytest -n``), what uses the session's cluster or server is one group, so that there is one of each.
+    """Group tests for ``pytest -n``: all tests that use the session's cluster or server run in the same worker.
 
-    The whole chain as a newcomer runs it starts servers of its own, once for its module: a group beside that one.
+    The end-to-end tests start their own servers, once per module, and form a second group.
     """
     for item in items:
         if item.path.name in ("test_end_to_end.py", "test_installed_package.py"):
@@ -38,23 +41,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_threads() -> None:
-    """Tests run beside Ray and Prefect on few cores: spinning OpenMP threads would starve them."""
+    """Keep idle OpenMP threads from spinning, which would starve Ray and Prefect on a machine with few cores."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_prefect(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Prefect makes a folder in the home as soon as it is imported, unless it is given another."""
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Set up the environment as every command does, except that Prefect's home is a temporary folder."""
     os.environ.setdefault("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
+    set_up_environment()
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Derived caches go to the test's own folder, so that no test sees another's; weights stay in the user's cache."""
+    """Give each test its own cache folder; only weights stay in the user's cache."""
     if "GANTRY_WEIGHTS_DIR" not in os.environ:
-        from gan_core.data import user_cache_dir
+        from gan_core.cache import user_cache_dir
 
         monkeypatch.setenv("GANTRY_WEIGHTS_DIR", str(user_cache_dir() / "weights"))
     monkeypatch.setenv("GANTRY_CACHE_DIR", str(tmp_path / "cache"))
@@ -62,7 +66,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.
 
 @pytest.fixture(scope="session")
 def weights_file() -> Path:
-    """The Inception weights, fetched when needed; skips only where no address can be reached."""
+    """The Inception weights, fetched if missing. Skips the test only if no address can be reached."""
     from gan_core.download.weights import inception_file
     from gan_core.errors import FetchError
 
@@ -70,40 +74,28 @@ def weights_file() -> Path:
         return inception_file()
     except FetchError as error:
         if "SHA-256" in str(error).split("Check the network")[0]:
-            raise  # reached, but the content is wrong: that is a failure
+            raise  # an address was reached, but its content is wrong
         pytest.skip(f"the Inception weights cannot be fetched here: {error}")
 
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The session's Ray cluster of 2 CPUs; its address. Ended with the session."""
-    from pipelines.runtime.cluster import cluster
+    """Address of the session's Ray cluster with 2 CPUs."""
+    from pipelines.runtime.cluster import ray_cluster
 
-    with cluster(Checkout.at(tmp_path_factory.mktemp("ray")), num_cpus=2, log_to_driver=False) as address:
+    with ray_cluster(Checkout.at(tmp_path_factory.mktemp("ray")), num_cpus=2, log_to_driver=False) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
-def _prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    from pipelines.flow.server import server
-    from pipelines.flow.web import own_auth
-
-    root = tmp_path_factory.mktemp("prefect")
-    with server(Checkout.at(root)) as url:
-        yield url, own_auth(Checkout.at(root))
-        # What Prefect still has to send would be tried for a minute against a server that is gone.
-        from pipelines.flow.flow import flush
-
-        flush()
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    with connect_prefect(Checkout.at(tmp_path_factory.mktemp("prefect"))) as connection, connection.clients():
+        yield connection
 
 
 @pytest.fixture
-def prefect_api(_prefect_server: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of the session's Prefect server, with this process and its children set to use it."""
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-
-    url, auth = _prefect_server
-    monkeypatch.setenv("PREFECT_API_URL", url)
-    monkeypatch.setenv("PREFECT_API_AUTH_STRING", auth)
-    with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}):
-        yield url
+def prefect_api(prefect_server: Connection, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of the session's Prefect server; configures this process and its children to use it."""
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.setenv(name, prefect_server.environment()[name])
+    return prefect_server.url

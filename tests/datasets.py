@@ -1,4 +1,4 @@
-"""Small prepared datasets for tests, written straight in the prepared form."""
+"""Write small prepared datasets for tests, without ingestion."""
 
 import hashlib
 import io
@@ -21,11 +21,21 @@ def write_prepared(
     kind: str | None = None,
     conditions: np.ndarray | None = None,
     derived: str = "",
+    shards: int = 1,
+    row_group: int | None = None,
 ) -> Path:
-    """Write ``pixels`` (uint8 (N, C, H, W), 1, 3 or 4 channels) as a prepared dataset of one shard; returns the folder.
+    """Write a prepared dataset, and return its folder.
 
-    With ``conditions`` (uint8 (N, C', H, W)) it is paired; labels (N, k) are attributes; ``kind`` says what labels (N,) are:
-    labelled, unpaired or domains.
+    Args:
+        directory: the folder to write.
+        pixels: uint8 (N, C, H, W) with 1, 3 or 4 channels.
+        labels: classes or domains (N,), or attributes (N, k).
+        split: name of the split.
+        kind: labelled, unpaired or domains, for labels (N,); None means labelled.
+        conditions: uint8 (N, C', H, W); the dataset is then paired.
+        derived: how the conditions are derived.
+        shards: number of shards.
+        row_group: pictures in a row group, which is then written as ingestion does; None for all of a shard.
     """
     directory.mkdir(parents=True, exist_ok=True)
     n, channels, height, width = pixels.shape
@@ -38,7 +48,15 @@ def write_prepared(
     elif labels is not None:
         columns["label"] = pa.array(labels, pa.int64())
     natural = "paired" if conditions is not None else "domains" if attributes else "labelled"
-    pq.write_table(pa.table(columns), directory / f"{split}-00000-of-00001.parquet")
+    table, size = pa.table(columns), -(-n // shards)
+    for shard in range(shards):
+        path = directory / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+        part = table.slice(shard * size, size)
+        if row_group is None:
+            pq.write_table(part, path)
+        else:
+            plain = {"use_dictionary": False, "compression": "none", "write_statistics": False}
+            pq.write_table(part, path, row_group_size=row_group, **plain)
     digest = hashlib.sha256(pixels.tobytes() + (b"" if conditions is None else conditions.tobytes()))
     write_json(
         directory / "dataset.json",
@@ -74,7 +92,7 @@ def _pictures(pixels: np.ndarray) -> pa.Array:
 
 
 def blobs(count: int, size: int = 16, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """Smooth random blobs, uint8 (count, channels, size, size): easy to learn, different from each other."""
+    """Pictures of a smooth blob at a random place, uint8 (count, channels, size, size): easy to learn, all different."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:size, 0:size] / size
     centres = rng.uniform(0.3, 0.7, (count, 2, 1, 1))

@@ -1,4 +1,4 @@
-"""A small file system of its own for one command, where this machine lets a user mount one."""
+"""Run a command with a small file system mounted, if this machine lets users mount one."""
 
 import functools
 import os
@@ -17,13 +17,14 @@ _MOUNT = 'mount -t tmpfs -o "size=$1" none "$2"'
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command did on a small disk."""
+    """Result of a command on a small disk."""
 
     status: int
+    """Exit status."""
     output: str
-    """Both streams."""
+    """Standard output and standard error."""
     left: tuple[str, ...]
-    """Files and folders on the disk at the end, relative to it."""
+    """Relative paths of the files and folders that are left on the disk."""
 
 
 @functools.cache
@@ -31,7 +32,7 @@ def _mountable() -> bool:
     command = ["unshare", "-rm", "sh", "-c", f"{_MOUNT}", "sh", "1m", "/mnt"]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:  # no Linux
+    except FileNotFoundError:  # not Linux
         return False
 
 
@@ -44,12 +45,20 @@ def run_on_small_disk(
     cwd: Path | None = None,
     **extra: str,
 ) -> Ended:
-    """Run ``command`` with a disk of ``size`` mounted at the folder ``disk``, which it alone sees.
+    """Run ``command`` with a disk mounted at the folder ``disk``, visible only to this command.
 
-    ``before`` is a shell command that fills it first. Skips the test where nothing can be mounted.
+    Skips the test if mounting is not possible.
+
+    Args:
+        command: the command and its arguments.
+        disk: folder to mount the disk at.
+        size: size of the disk, as mount spells it.
+        before: shell command to run first, for instance to fill the disk.
+        cwd: working directory of the command.
+        extra: environment variables of the command.
     """
     if not _mountable():
-        pytest.skip("needs Linux, and the right to mount in a namespace of one's own")
+        pytest.skip("needs Linux, and permission to mount in a new namespace")
     disk.mkdir(parents=True, exist_ok=True)
     listing = 'echo "--left--"; cd "$DISK" && find . -mindepth 1 -printf "%P\\n"'
     script = f'{_MOUNT} && {before} && shift 2 && {{ "$@" 2>&1; status=$?; {listing}; exit $status; }}'
@@ -66,5 +75,5 @@ def run_on_small_disk(
 
 
 def gantry(*words: object) -> list[object]:
-    """``gantry`` of this checkout as a command."""
+    """The command line of this checkout's ``gantry``."""
     return [sys.executable, "-c", "from pipelines.cli import main; main()", *words]

@@ -1,7 +1,7 @@
-"""What an earlier version of Gantry made is still read: a generator, a checkpoint, a prepared dataset, a registered version.
+"""Files of an earlier version can be loaded: a generator, a checkpoint, a prepared dataset, a registered version.
 
-``tests/earlier_version`` was made at commit f4357d1, before the modules moved into their present folders: 40 pictures of
-16x16 in two classes, and a cGAN of width 2 that was trained on them for 4 steps with a checkpoint at step 2.
+``tests/earlier_version`` was made at commit f4357d1, before the modules moved into their current folders: 40 pictures of
+16x16 pixels in two classes, and a cGAN of width 2 that was trained on them for 4 steps with a checkpoint at step 2.
 """
 
 import json
@@ -31,16 +31,16 @@ print(sys.modules["gan_core"].__file__, len(rows), rows.png[0][:4])
 """
 
 
-def test_a_generator_makes_the_same_pictures() -> None:
+def test_an_earlier_generator_makes_the_same_pictures() -> None:
     generator = load_generator(EARLIER / "generator")
     expected = torch.tensor(json.loads((EARLIER / "pictures.json").read_text(encoding="utf-8")), dtype=torch.uint8)
     pictures = generator.sample(4, seed=0)
     assert pictures.shape == expected.shape == (4, 1, 16, 16)
-    # Another processor may round the last bit of a pixel otherwise.
+    # A different processor may round the last bit of a pixel differently.
     assert (pictures.int() - expected.int()).abs().max() <= 1
 
 
-def test_training_resumes_from_a_checkpoint_and_ends_as_it_did(tmp_path: Path) -> None:
+def test_training_resumes_from_an_earlier_checkpoint_with_the_same_result(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(EARLIER / "checkpoints", run)
     config = TrainConfig(steps=4, batch=8, precision="fp32", log_every=2, sample_every=4, checkpoint_every=2)
@@ -53,7 +53,7 @@ def test_training_resumes_from_a_checkpoint_and_ends_as_it_did(tmp_path: Path) -
     assert (ended - load_generator(EARLIER / "generator").sample(4, seed=0).int()).abs().max() <= 1
 
 
-def test_a_prepared_dataset_is_read(tmp_path: Path) -> None:
+def test_an_earlier_prepared_dataset_is_read(tmp_path: Path) -> None:
     data = PreparedDataset(EARLIER / "prepared", tmp_path / "decoded")
     assert data.info.name == "blobs"
     assert data.info.classes == ("a", "b")
@@ -61,8 +61,8 @@ def test_a_prepared_dataset_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["alone", "beside"])
-def test_a_registered_version_is_loaded(how: str, tmp_path: Path) -> None:
-    """By its own code, as ``mlflow models serve`` does, and in a process that has imported the present code."""
+def test_an_earlier_registered_version_is_loaded(how: str, tmp_path: Path) -> None:
+    """With its own code, as in ``mlflow models serve``, and in a process that has imported the current code."""
     with zipfile.ZipFile(EARLIER / "version.zip") as archive:
         archive.extractall(tmp_path / "version")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The whole chain for real: digits through Prefect and DVC with 2 Ray Train workers, to a served model version."""
+"""End-to-end test: digits through Prefect and DVC with 2 Ray Train workers, up to a served model version."""
 
 import base64
 import contextlib
@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 from gan_core.files import read_json
-from tests.checkout import clone, commit, newcomer, run
+from tests.checkout import clean_environment, clone, commit, run
 
 PARAMS = {
     "data": {"name": "digits"},
@@ -44,7 +44,7 @@ PARAMS = {
             "model.slope": {"type": "uniform", "low": 0.0, "high": 0.4},
         },
     },
-    "evaluate": {"samples": 32, "real": 32, "features": 2048, "batch": 16},
+    "evaluate": {"objective": "fid", "samples": 32, "real": 32, "features": 2048, "batch": 16},
     "register": {"name": "digits"},
     "track": {"uri": "sqlite:///var/mlflow.db", "experiment": "test"},
     "flow": {"retries": 0, "retry_delay_s": 1},
@@ -53,13 +53,13 @@ PARAMS = {
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a newcomer."""
-    return newcomer(tmp_path_factory.mktemp("cache"))
+    """The environment of a new user."""
+    return clean_environment(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """A checkout with settings for a small run on digits."""
+    """A clone with settings for a small run on digits."""
     root = clone(tmp_path_factory.mktemp("e2e") / "gantry", PARAMS, environment)
     run(["gantry", "data", "fetch", "digits"], root, environment)
     commit(root, environment)
@@ -68,14 +68,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, st
 
 @pytest.fixture(scope="module")
 def first_run(checkout: Path, environment: dict[str, str]) -> str:
-    """What the first run of the flow prints."""
+    """Output of the first run of the flow."""
     return run(["gantry", "run"], checkout, environment, timeout=900)
 
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.ray, pytest.mark.prefect, pytest.mark.weights]
 
 
-def test_every_stage_runs_and_leaves_its_results(checkout: Path, first_run: str) -> None:
+def test_every_stage_runs_and_writes_its_results(checkout: Path, first_run: str) -> None:
     for stage in ("ingest", "tune", "train", "evaluate", "register"):
         assert stage in first_run
     assert (checkout / "outputs/evaluate/samples.png").is_file()
@@ -87,9 +87,13 @@ def test_every_stage_runs_and_leaves_its_results(checkout: Path, first_run: str)
     assert set(best) == set(PARAMS["tune"]["space"])
 
 
-def test_nothing_is_written_to_the_home(environment: dict[str, str], first_run: str) -> None:
+def test_the_run_prints_no_warning_of_python(first_run: str) -> None:
+    assert "Warning:" not in first_run
+
+
+def test_nothing_is_written_to_the_home_folder(environment: dict[str, str], first_run: str) -> None:
     written = {path.name for path in Path(environment["HOME"]).iterdir()}
-    # pip, which fetches the weights, asks Rust's compiler for its version; the launcher of that makes a folder.
+    # pip, which downloads the weights, asks rustc for its version, and rustup creates this folder.
     assert written <= {".rustup"}
 
 
@@ -98,6 +102,22 @@ def test_a_second_run_runs_no_stage(checkout: Path, environment: dict[str, str],
     output = run(["dvc", "repro"], checkout, environment)
     assert "Running stage" not in output
     assert (checkout / "dvc.lock").read_bytes() == lock
+
+
+def test_the_champion_is_made_again_to_the_byte(checkout: Path, environment: dict[str, str], first_run: str) -> None:
+    run(["gantry", "promote", "digits", "--version", "1"], checkout, environment)
+    output = run(["gantry", "reproduce", "digits@champion"], checkout, environment, timeout=600)
+    assert "digits/1 of commit" in output
+    assert "is the same to the byte" in output
+    for out in (
+        "data/prepared",
+        "outputs/train/generator",
+        "outputs/evaluate/metrics.json",
+        "outputs/evaluate/samples.png",
+    ):
+        assert any(line.split()[1:] == [out, "same"] for line in output.splitlines()), output[-3000:]
+    assert not list((checkout / "var/worktrees").iterdir())
+    assert "reproduce" not in run(["git", "worktree", "list"], checkout, environment)
 
 
 def test_changing_the_sample_count_runs_only_evaluate_and_register(
@@ -112,7 +132,7 @@ def test_changing_the_sample_count_runs_only_evaluate_and_register(
     assert "24" in json.dumps(shown)
 
 
-def test_mlflow_holds_one_pipeline_run_with_nested_stages_and_trials(checkout: Path, first_run: str) -> None:
+def test_mlflow_has_one_pipeline_run_with_nested_stages_and_trials(checkout: Path, first_run: str) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{checkout / 'var/mlflow.db'}")
@@ -120,7 +140,15 @@ def test_mlflow_holds_one_pipeline_run_with_nested_stages_and_trials(checkout: P
     runs = client.search_runs([experiment.experiment_id], max_results=100)
     by_name = {run.info.run_name: run for run in runs}
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert len(parents) == 2  # the flow's, and the one of the changed sample count
+    assert len(parents) == 2  # that of the flow, and that of the run with a changed sample count
+    for parent in parents:  # in the second run, training was cached
+        assert parent.data.params["train.generator_lr"] == by_name["train"].data.params["train.generator_lr"]
+        assert {"fid", "fid.low", "fid.high", "recall", "cost/device_seconds", "cost/peak_memory_gib"} <= set(
+            parent.data.metrics
+        )
+        artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
+        assert {"samples.png", "dvc.lock"} <= artifacts
+    assert len(client.list_artifacts(by_name["train"].info.run_id, "images")) == 4, "two grids, each with a preview"
     first = by_name["train"].data.tags["mlflow.parentRunId"]
     for stage in ("ingest", "tune", "train"):
         assert by_name[stage].data.tags["mlflow.parentRunId"] == first
@@ -147,14 +175,14 @@ def test_the_version_loads_without_pickles_and_samples(
     try:
         model = mlflow.pyfunc.load_model("models:/digits@challenger")
     finally:
-        # Tests that come later in this process have registries of their own.
+        # Later tests in this process use different registries.
         mlflow.set_tracking_uri(before)
     answer = model.predict(pd.DataFrame({"n": [3], "seed": [7]}))
     pictures = [Image.open(io.BytesIO(png)) for png in answer["png"]]
     assert [picture.size for picture in pictures] == [(16, 16)] * 3
 
 
-def test_a_killed_dvc_repro_leaves_no_process_and_goes_on_where_it_was(
+def test_a_killed_dvc_repro_leaves_no_process_and_resumes(
     checkout: Path, environment: dict[str, str], first_run: str
 ) -> None:
     longer = {**PARAMS, "train": {**PARAMS["train"], "steps": 400, "log_every": 5, "checkpoint_every": 40}}
@@ -165,7 +193,7 @@ def test_a_killed_dvc_repro_leaves_no_process_and_goes_on_where_it_was(
         "repro",
         "--single-item",
         "train",
-    ]  # the search depends on these settings too, and is not the point here
+    ]  # skip the search, which also depends on these settings
     repro = subprocess.Popen(command, cwd=checkout, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     family: list[psutil.Process] = []
     try:
@@ -188,13 +216,13 @@ def test_a_killed_dvc_repro_leaves_no_process_and_goes_on_where_it_was(
     run(command, checkout, environment)
     (curves,) = set((checkout / "var/work/train").glob("*/curves.jsonl")) - finished
     steps = [json.loads(line)["step"] for line in curves.read_text().splitlines() if line.endswith("}")]
-    assert steps.count(5) == 1, "training began anew instead of resuming"
+    assert steps.count(5) == 1, "training restarted instead of resuming"
     assert sorted(set(steps)) == list(range(5, 401, 5))
 
 
 @pytest.fixture
 def served(checkout: Path, environment: dict[str, str], first_run: str) -> Iterator[str]:
-    """The address of a real `mlflow models serve` of the challenger."""
+    """Address of `mlflow models serve` for the challenger."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -226,7 +254,7 @@ def served(checkout: Path, environment: dict[str, str], first_run: str) -> Itera
             process.wait()
 
 
-def test_the_served_version_answers_with_pngs(served: str) -> None:
+def test_the_served_version_returns_pngs(served: str) -> None:
     body = json.dumps({"dataframe_records": [{"n": 2, "seed": 1}]}).encode()
     request = urllib.request.Request(f"{served}/invocations", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:

@@ -1,4 +1,4 @@
-"""A wheel of Gantry, installed outside its repository: a project of one's own runs from pictures to a promoted version."""
+"""With Gantry installed from a wheel, a new project runs from pictures to a promoted version."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.checkout import ROOT, newcomer, run
+from tests.checkout import ROOT, clean_environment, run
 from tests.test_end_to_end import PARAMS
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.ray, pytest.mark.prefect, pytest.mark.weights]
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.ray, pytest.mark.prefect, pyte
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages with Gantry's wheel alone; all that it needs is found beside the interpreter."""
+    """A folder with only Gantry installed; its dependencies are those of the interpreter."""
     tree, target = tmp_path_factory.mktemp("source") / "gantry", tmp_path_factory.mktemp("installed")
     for name in ("gan_core", "pipelines"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -34,8 +34,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A newcomer's, whose Python finds the installed packages before the repository's."""
-    variables = newcomer(tmp_path_factory.mktemp("cache"))
+    """The environment of a new user, in which Python finds the installed package before the repository."""
+    variables = clean_environment(tmp_path_factory.mktemp("cache"))
     return variables | {
         "PYTHONPATH": str(packages),
         "PATH": f"{packages / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}",
@@ -44,7 +44,7 @@ def environment(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """A project that has run once, with settings for a small run."""
+    """A project with settings for a small run, after its first run."""
     root = tmp_path_factory.mktemp("own") / "project"
     run(["gantry", "init", str(root)], root.parent, environment)
     run(["gantry", "data", "fetch", "digits"], root, environment)
@@ -58,15 +58,13 @@ def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
     return root
 
 
-def test_the_code_that_runs_is_the_installed_package(
-    project: Path, packages: Path, environment: dict[str, str]
-) -> None:
+def test_the_installed_package_is_used(project: Path, packages: Path, environment: dict[str, str]) -> None:
     told = run([sys.executable, "-c", "import pipelines; print(pipelines.__file__)"], project, environment)
     assert Path(told.strip()).is_relative_to(packages)
     assert not [*project.glob("*.py"), *project.glob("*/*.py")]
 
 
-def test_a_version_is_promoted_and_draws_pictures(project: Path, environment: dict[str, str]) -> None:
+def test_a_version_is_promoted_and_sampled(project: Path, environment: dict[str, str]) -> None:
     assert "champion is now version 1" in run(["gantry", "promote"], project, environment)
     run(["gantry", "sample", "digits@champion", "--n", "4", "--out", "sheet.png"], project, environment)
     with Image.open(project / "sheet.png") as sheet:

@@ -1,4 +1,4 @@
-"""The verbs work wherever a checkout lies."""
+"""The targets of the Makefile work in folders of any name."""
 
 import os
 import shlex
@@ -16,7 +16,7 @@ _TOOL = '#!/bin/sh\nprintf "%s|%s|%s\\n" "$(basename "$0")" "$VIRTUAL_ENV" "$*" 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "it's #1", 'quote"$HOME`x`', "ü%41", "x" * 200])
 @pytest.mark.parametrize("verb", ["test", "demo", "lint"])
-def test_a_verb_works_in_a_folder_of_any_name(tmp_path: Path, name: str, verb: str) -> None:
+def test_a_target_works_in_a_folder_of_any_name(tmp_path: Path, name: str, verb: str) -> None:
     place = tmp_path / name
     tools = place / ".venv" / "bin"
     tools.mkdir(parents=True)
@@ -37,13 +37,15 @@ def test_a_verb_works_in_a_folder_of_any_name(tmp_path: Path, name: str, verb: s
 @pytest.mark.parametrize(
     ("page", "passes"), [("[a](other.md)", True), ("[a](none.md)", False), ("[a](other.md#no-such-heading)", False)]
 )
-def test_the_documentation_is_built_only_when_each_link_leads_somewhere(
-    tmp_path: Path, page: str, passes: bool
-) -> None:
+def test_the_documentation_build_fails_on_a_broken_link(tmp_path: Path, page: str, passes: bool) -> None:
     tools = tmp_path / ".venv" / "bin"
     tools.mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for file in ("requirements.lock", "pyproject.toml", ".venv/.ready"):  # the last is the newest: nothing is installed
+    for file in (
+        "requirements.lock",
+        "pyproject.toml",
+        ".venv/.ready",
+    ):  # the last one is the newest, so nothing is installed
         (tmp_path / file).touch()
     (tools / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (tools / "python").chmod(0o755)

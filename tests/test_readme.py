@@ -1,4 +1,4 @@
-"""README and the other pages of the root lead only to what is there."""
+"""All links in README and the other pages of the root folder lead to existing files."""
 
 import re
 
@@ -10,13 +10,13 @@ _LINK = re.compile(r'\]\(([^)#\s]+)[^)]*\)|src="([^"]+)"')
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
-def test_every_link_leads_to_a_file(page: str) -> None:
+def test_every_link_leads_to_an_existing_file(page: str) -> None:
     places = [place or source for place, source in _LINK.findall((ROOT / page).read_text(encoding="utf-8"))]
     assert places
     assert [place for place in places if "://" not in place and not (ROOT / place).exists()] == []
 
 
-def test_the_readme_is_short_and_begins_with_what_gantry_does() -> None:
+def test_the_readme_is_short_and_starts_with_what_gantry_does() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 120
     assert "train a gan" in lines[2].lower().split(". ")[0]

@@ -1,4 +1,4 @@
-"""Pictures into pictures, the whole chain for real through Prefect and DVC: Pix2Pix, then the other families (slower)."""
+"""End-to-end tests of image translation through Prefect and DVC: Pix2Pix, and CycleGAN and StarGAN (slow)."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from PIL import Image
 from gan_core.data import PreparedDataset
 from gan_core.files import read_json
 from gan_core.presets.recipes import RECIPES
-from tests.checkout import clone, commit, newcomer, run
+from tests.checkout import clean_environment, clone, commit, run
 from tests.datasets import blobs
 
 PARAMS = {
@@ -30,7 +30,7 @@ PARAMS = {
     "model": {"family": "pix2pix", "width": 8, "patch_width": 8, "patch_halvings": 1},
     "train": {"steps": 20, "batch": 4, "log_every": 10, "sample_every": 10, "checkpoint_every": 10, "mirror": True},
     "tune": {"trials": 0, "space": "auto"},
-    "evaluate": {"samples": 8, "features": 64},
+    "evaluate": {"objective": "fid", "samples": 8, "features": 64},
     "register": {"name": "blobs"},
     "track": {"uri": "sqlite:///var/mlflow.db", "experiment": "test"},
     "flow": {"retries": 0, "retry_delay_s": 1},
@@ -39,7 +39,7 @@ COLOURS = {"red": (255, 50, 25), "green": (50, 230, 50), "blue": (25, 75, 255)}
 
 
 def coloured(count: int, colour: str, seed: int) -> np.ndarray:
-    """Blobs of a colour on black: uint8 (count, 32, 32, 3)."""
+    """Coloured blobs on black: uint8 (count, 32, 32, 3)."""
     return np.rint(blobs(count, 32, seed=seed).transpose(0, 2, 3, 1) * (np.array(COLOURS[colour]) / 255)).astype(
         np.uint8
     )
@@ -52,8 +52,8 @@ def write(folder: Path, pictures: np.ndarray) -> Path:
     return folder
 
 
-def goes_through_the_flow(checkout: Path, environment: dict[str, str]) -> None:
-    """Commit and run the checkout: every stage runs, and none a second time."""
+def run_flow(checkout: Path, environment: dict[str, str]) -> None:
+    """Commit and run the checkout; assert that every stage runs, and none runs again."""
     commit(checkout, environment)
     told = run(["gantry", "run"], checkout, environment)
     for stage in ("ingest", "tune", "train", "evaluate", "register"):
@@ -62,22 +62,22 @@ def goes_through_the_flow(checkout: Path, environment: dict[str, str]) -> None:
 
 
 def prefect_variables() -> dict[str, str]:
-    """What leads a command to the session's Prefect server."""
+    """Environment variables for the session's Prefect server."""
     return {name: os.environ[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
 
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.ray, pytest.mark.prefect, pytest.mark.weights]
 
 
-def test_pix2pix_goes_from_a_folder_of_pairs_to_a_version_that_translates(
+def test_pix2pix_from_a_folder_of_pairs_to_a_version_that_translates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str, ray_cluster: str
 ) -> None:
-    environment = {**newcomer(tmp_path / "cache"), **prefect_variables(), "RAY_ADDRESS": ray_cluster}
+    environment = {**clean_environment(tmp_path / "cache"), **prefect_variables(), "RAY_ADDRESS": ray_cluster}
     checkout = clone(tmp_path / "gantry", PARAMS, environment)
     write(tmp_path / "pairs/outline", 255 - coloured(32, "red", 0))
-    write(tmp_path / "pairs/picture", coloured(31, "red", 0))  # one outline is without its picture
+    write(tmp_path / "pairs/picture", coloured(31, "red", 0))  # one outline has no picture
     run(["gantry", "data", "add", "blobs", str(tmp_path / "pairs")], checkout, environment)
-    goes_through_the_flow(checkout, environment)
+    run_flow(checkout, environment)
 
     info = PreparedDataset(checkout / "data/prepared").info
     assert (info.kind, info.condition_channels, sum(info.splits.values())) == ("paired", 1, 31)
@@ -130,10 +130,10 @@ def test_pix2pix_goes_from_a_folder_of_pairs_to_a_version_that_translates(
         ("stargan", "domains", {"width": 4, "blocks": 1, "critic_width": 4}),
     ],
 )
-def test_the_other_families_go_the_same_way(
+def test_cyclegan_and_stargan_from_folders_to_a_version_that_translates(
     tmp_path: Path, prefect_api: str, ray_cluster: str, family: str, kind: str, model: dict
 ) -> None:
-    environment = {**newcomer(tmp_path / "cache"), **prefect_variables(), "RAY_ADDRESS": ray_cluster}
+    environment = {**clean_environment(tmp_path / "cache"), **prefect_variables(), "RAY_ADDRESS": ray_cluster}
     names = ["red", "blue"] if kind == "unpaired" else list(COLOURS)
     searched = {"trials": 2, "steps": 4, "report_every": 2, "samples": 8, "features": 64, "space": "auto"}
     params = {
@@ -147,7 +147,7 @@ def test_the_other_families_go_the_same_way(
     for seed, name in enumerate(names):
         write(tmp_path / "domains" / name, coloured(12, name, seed))
     run(["gantry", "data", "add", "blobs", str(tmp_path / "domains")], checkout, environment)
-    goes_through_the_flow(checkout, environment)
+    run_flow(checkout, environment)
 
     assert PreparedDataset(checkout / "data/prepared").info.kind == kind
     assert set(read_json(checkout / "outputs/tune/best.json")["parameters"]) == set(RECIPES[family].search)

@@ -1,4 +1,4 @@
-"""Docstrings for the site: roles of reStructuredText, which the code uses, become plain code."""
+"""Convert reStructuredText roles in docstrings to plain code for the site."""
 
 from typing import Any
 
@@ -11,6 +11,6 @@ class PlainMarkdown(griffe.Extension):
     """Rewrites each docstring before it is parsed."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Called by griffe for everything that has a name."""
+        """Called by griffe for every module, class, function and attribute."""
         if obj.docstring:
             obj.docstring.value = plain_markdown(obj.docstring.value)

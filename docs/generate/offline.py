@@ -1,4 +1,4 @@
-"""A hook of mkdocs: no page may load anything from another host, so that the site works offline and tells nobody of a visit."""
+"""A hook of mkdocs: pages must not load anything from other hosts, so that the site works offline and visits stay private."""
 
 import re
 from typing import Any
@@ -12,8 +12,8 @@ _LOADED = re.compile(
 
 
 def on_post_page(output: str, *, page: Any, **kwargs: Any) -> str:
-    """Refuse a page that loads a script, a style, a font or a picture from elsewhere."""
+    """Raise an error if a page loads a script, a style, a font or a picture from another host."""
     for found in _LOADED.finditer(output):
         if 'rel="canonical"' not in found[0]:
-            raise PluginError(f"{page.file.src_path} loads {found[1] or found[2]}: keep a copy of it in docs/.")
+            raise PluginError(f"{page.file.src_path} loads {found[1] or found[2]}. Keep a copy of it in docs/ instead.")
     return output

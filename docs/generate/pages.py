@@ -1,6 +1,6 @@
-"""Writes the pages that are read from the code: settings, Python API, the tables on the families' pages, the navigation.
+"""Generate pages from the code: settings, Python API, the tables on the families' pages, the navigation.
 
-mkdocs-gen-files runs it at each build. Nothing that it writes is kept in the repository.
+mkdocs-gen-files runs this at each build. The generated pages are not in the repository.
 """
 
 import re
@@ -17,35 +17,35 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 PROJECT = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
-"""Files of the repository's root that are pages of the site too."""
+"""Files in the repository's root that are also pages of the site, and the names of the pages."""
 PACKAGES = ("training", "presets", "inference", "families", "metrics", "augment", "nn", "images", "download")
-"""Packages of gan_core with a page each; the modules beside them share one."""
+"""Packages of gan_core that get their own page. The modules directly in gan_core share one page."""
 
 
 def write(place: str, text: str) -> None:
-    """Write the page ``place``, relative to the folder of the site's sources."""
+    """Write the page ``place``, a path relative to the site's sources."""
     with mkdocs_gen_files.open(place, "w") as page:
         page.write(text)
 
 
 def settings() -> None:
-    """The page of params.yaml."""
+    """Write the page of the settings of params.yaml."""
     parts = [
         "# Settings\n",
-        "Every setting of `params.yaml`: default, range, meaning. This page is generated from the typed settings in the "
-        "code. `gantry settings` prints the same in a terminal, and `gantry settings train` one section of it.\n",
-        "An unknown key is an error that names the nearest valid one.\n",
+        "Every setting of `params.yaml` with its default, range and meaning. This page is generated from the settings in the "
+        "code. `gantry settings` prints the same in a terminal, and `gantry settings train` prints one section.\n",
+        "An unknown key is an error. The message names the nearest valid key.\n",
     ]
     for name, kind in sections().items():
         parts += [f"## {name}\n", table(kind, name)]
         if name == "model":
             pages = ", ".join(f"[{family}](../families/{family}.md#settings)" for family in FAMILIES)
-            parts.append(f"The other settings of `model` belong to the family: {pages}.\n")
+            parts.append(f"The other settings of `model` depend on the family: {pages}.\n")
     write("reference/settings.md", "\n".join(parts))
 
 
 def api() -> list[str]:
-    """A page for each package of gan_core; lines of the navigation."""
+    """Write a page for each package of gan_core; returns lines for the navigation."""
     lines = []
     loose = sorted(path.stem for path in (ROOT / "gan_core").glob("*.py") if path.stem != "__init__")
     for package in ("gan_core", *PACKAGES):
@@ -62,24 +62,24 @@ def api() -> list[str]:
 
 
 def families() -> None:
-    """The recipe and the settings of each family, at the end of its page."""
+    """Add the recipe and the settings of each family to the end of its page."""
     for name, family in FAMILIES.items():
         page = DOCS / "families" / f"{name}.md"
         if not page.is_file():
-            raise PluginError(f"The family {name} has no page: write docs/families/{name}.md.")
+            raise PluginError(f"The family {name} has no page. Write docs/families/{name}.md.")
         parts = [
             page.read_text(encoding="utf-8"),
             "## Recipe\n",
             recipe_table(RECIPES[name]),
             "## Settings\n",
-            f"In the section `model` of `params.yaml`; `gantry settings {name}` prints them.\n",
+            f"These belong in the section `model` of `params.yaml`. `gantry settings {name}` prints them.\n",
             table(family.Config, "model"),
         ]
         write(f"families/{name}.md", "\n".join(parts))
 
 
 def project() -> None:
-    """Files of the repository's root as pages: their links lead to the site's pages in place of files."""
+    """Write pages from files in the repository's root, with links to pages instead of files."""
     for file, page in PROJECT.items():
         if (ROOT / file).is_file():
             text = (ROOT / file).read_text(encoding="utf-8")
@@ -89,7 +89,7 @@ def project() -> None:
 
 
 def decisions() -> list[str]:
-    """Lines of the navigation: the index first, then each decision by its title."""
+    """Lines for the navigation: the index first, then each decision with its title."""
     lines = []
     for page in sorted((DOCS / "decisions").glob("*.md"), key=lambda path: (path.stem != "index", path.stem)):
         title = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The tutorial's pictures, from a real run: ``make screenshots``.
+"""Make the screenshots of the tutorial from a real run: ``make screenshots``.
 
 Starts a project on the digits, runs the pipeline with a search of three trials, and takes three pictures with a headless
 Chromium: the terminal at the end of the run, MLflow's comparison of the trials, and Prefect's page of the run.
@@ -36,11 +36,11 @@ CHANGES = {
     "samples: 500 ": "samples: 200 ",
     "real: 500 ": "real: 200 ",
 }
-"""What makes the settings of ``gantry init`` small enough to wait for."""
+"""Replacements that make the run of a new project short."""
 
 
 def main() -> None:
-    """Run the project and take the pictures."""
+    """Run the project and take the screenshots."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         sys.exit("make screenshots needs Chromium (or Chrome) on the PATH. On Debian: apt-get install chromium.")
@@ -52,7 +52,7 @@ def main() -> None:
         text = params.read_text(encoding="utf-8")
         for before, after in CHANGES.items():
             if before not in text:
-                sys.exit(f"{params} has no '{before.strip()}': correct CHANGES in {__file__}.")
+                sys.exit(f"{params} has no '{before.strip()}'. Correct CHANGES in {__file__}.")
             text = text.replace(before, after, 1)
         params.write_text(text, encoding="utf-8")
         subprocess.run([gantry, "data", "fetch", "digits"], cwd=project, check=True)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def run_in_terminal(command: list[str], cwd: Path) -> list[str]:
-    """Run ``command`` as in a terminal and return the lines that stand there at its end."""
+    """Run ``command`` in a pseudo-terminal and return the lines that it shows at the end."""
     parent, child = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(COLUMNS), "LINES": "34", "TERM": "xterm"}
     process = subprocess.Popen(command, cwd=cwd, stdout=child, stderr=child, stdin=child, env=environment)
@@ -78,7 +78,7 @@ def run_in_terminal(command: list[str], cwd: Path) -> list[str]:
         ready, _, _ = select.select([parent], [], [], 1.0)
         try:
             piece = os.read(parent, 65536) if ready else b""
-        except OSError:  # the last one that writes there has ended
+        except OSError:  # the last writer has ended
             break
         output += piece
         sys.stdout.buffer.write(piece)
@@ -92,7 +92,7 @@ def run_in_terminal(command: list[str], cwd: Path) -> list[str]:
 
 
 def rendered(output: str) -> list[str]:
-    """Lines as a terminal shows them: what follows a carriage return replaces the line, and colours are left out."""
+    """Lines as a terminal shows them, without colours: text after a carriage return replaces the line."""
     lines = []
     for line in output.replace("\r\n", "\n").split("\n"):
         line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\r")[-1])
@@ -101,7 +101,7 @@ def rendered(output: str) -> list[str]:
 
 
 def terminal_page(lines: list[str]) -> str:
-    """A page that looks like a terminal."""
+    """An HTML page that looks like a terminal."""
     text = html.escape("\n".join(lines[:1] + lines[1:][-33:]))
     style = "margin:0;padding:20px;background:#1e1e1e;color:#e0e0e0;font:15px/20px monospace;white-space:pre"
     return f'<!doctype html><meta charset="utf-8"><body style="{style}">{text}</body>'
@@ -109,7 +109,7 @@ def terminal_page(lines: list[str]) -> str:
 
 @contextmanager
 def pages(gantry: str, project: Path) -> Iterator[dict[str, str]]:
-    """Addresses of MLflow's and Prefect's pages, served by ``gantry ui``."""
+    """Run ``gantry ui``; yields the addresses of MLflow's and Prefect's pages."""
     process = subprocess.Popen([gantry, "ui"], cwd=project, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     try:
@@ -120,7 +120,7 @@ def pages(gantry: str, project: Path) -> Iterator[dict[str, str]]:
             if line.startswith("Ctrl-C"):
                 break
         else:
-            sys.exit("gantry ui ended before its pages were up; see its output above.")
+            sys.exit("gantry ui ended before its servers answered; see its output above.")
         yield found
     finally:
         process.send_signal(signal.SIGINT)
@@ -128,7 +128,7 @@ def pages(gantry: str, project: Path) -> Iterator[dict[str, str]]:
 
 
 class Tab:
-    """A page of the browser, steered by the DevTools protocol."""
+    """A browser page, controlled through the DevTools protocol."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection, self._numbers = connection, itertools.count(1)
@@ -141,16 +141,16 @@ class Tab:
             answer = json.loads(self._connection.recv(timeout=60))
             if answer.get("id") == number:
                 if "error" in answer:
-                    sys.exit(f"The browser refuses {method}: {answer['error']['message']}.")
+                    sys.exit(f"The browser rejects {method}: {answer['error']['message']}.")
                 return answer["result"]
 
     def open(self, address: str, *, wait: float) -> None:
-        """Go to ``address`` and let the page draw itself for ``wait`` seconds."""
+        """Open ``address`` and wait ``wait`` seconds for the page to render."""
         self.call("Page.navigate", url=address)
         time.sleep(wait)
 
     def save(self, name: str, *, height: int = HEIGHT) -> None:
-        """Write what is to be seen into docs/images/NAME."""
+        """Save a screenshot as docs/images/NAME."""
         self.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
         time.sleep(2)
         picture = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
@@ -160,9 +160,9 @@ class Tab:
 
 @contextmanager
 def chromium(browser: str, profile: Path) -> Iterator[Tab]:
-    """A tab of a headless browser with a profile of its own."""
+    """A tab of a headless browser with its own profile."""
     options = ["--headless=new", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--remote-debugging-port=0"]
-    # Chromium has no sandbox for root; what it opens here is this machine's own.
+    # Chromium has no sandbox for root. It opens only pages of this machine here.
     options += ["--no-sandbox"] if os.geteuid() == 0 else []
     process = subprocess.Popen(
         [browser, *options, f"--user-data-dir={profile}", f"--window-size={WIDTH},{HEIGHT}", "about:blank"],
@@ -173,7 +173,7 @@ def chromium(browser: str, profile: Path) -> Iterator[Tab]:
         deadline = time.monotonic() + 60
         while not note.is_file() or not note.read_text().strip():
             if time.monotonic() > deadline or process.poll() is not None:
-                sys.exit(f"{browser} did not start. Run it by hand with --headless to see why.")
+                sys.exit(f"{browser} did not start. Run it with --headless to see the reason.")
             time.sleep(0.2)
         port = note.read_text().split()[0]
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -187,12 +187,12 @@ def chromium(browser: str, profile: Path) -> Iterator[Tab]:
 
 
 def sign_in(tab: Tab, address: str, auth: str) -> None:
-    """Sign in, as ``gantry ui --open`` does. The password goes to the browser alone, not among any process's arguments."""
+    """Sign in, as ``gantry ui --open`` does. The password goes only to the browser, never into arguments."""
     tab.open(address.replace("://", f"://{auth}@", 1) + "/gantry/sign-in", wait=8)
 
 
 def ask(address: str, auth: str, body: dict[str, Any]) -> Any:
-    """The answer of a server of this project to ``body``, as JSON."""
+    """Send ``body`` to a server of this project; returns its response as parsed JSON."""
     headers = {
         "Content-Type": "application/json",
         "Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}",
@@ -202,7 +202,7 @@ def ask(address: str, auth: str, body: dict[str, Any]) -> Any:
 
 
 def take_mlflow(tab: Tab, address: str, auth: str) -> None:
-    """The trials of the search side by side."""
+    """Take the screenshot of MLflow's comparison of the trials."""
     api = f"{address}/api/2.0/mlflow"
     experiments = ask(f"{api}/experiments/search", auth, {"max_results": 10})["experiments"]
     (experiment,) = (found["experiment_id"] for found in experiments if found["name"] == "gantry")
@@ -216,7 +216,7 @@ def take_mlflow(tab: Tab, address: str, auth: str) -> None:
 
 
 def take_prefect(tab: Tab, address: str, auth: str) -> None:
-    """The newest flow run."""
+    """Take the screenshot of the page of the newest flow run."""
     runs = ask(f"{address}/api/flow_runs/filter", auth, {"sort": "START_TIME_DESC", "limit": 1})
     sign_in(tab, address, auth)
     tab.open(f"{address}/runs/flow-run/{runs[0]['id']}", wait=20)

@@ -1,4 +1,4 @@
-"""Tables of settings, read from the typed settings themselves: name, default, range and meaning of each."""
+"""Tables of settings with name, default, range and meaning, generated from the dataclasses of the settings."""
 
 import ast
 import dataclasses
@@ -24,11 +24,11 @@ class Row:
     """One setting."""
 
     name: str
-    """Dotted, as in params.yaml."""
+    """Dotted name, as in params.yaml."""
     default: str
-    """As JSON; ``required`` where there is none."""
+    """The default as JSON; ``required`` if there is none."""
     range: str
-    """What it may be, in words."""
+    """The allowed values, in words."""
     meaning: str
     """The docstring below the field."""
 
@@ -39,7 +39,7 @@ def sections() -> dict[str, type]:
 
 
 def rows(kind: type, prefix: str) -> Iterator[Row]:
-    """The settings of the dataclass ``kind``, nested ones one by one, with ``prefix`` before their names."""
+    """The settings of the dataclass ``kind``, with nested ones flattened and ``prefix`` before their names."""
     meanings, ranges, hints = _docstrings(kind), _checked(kind), get_type_hints(kind)
     for field in dataclasses.fields(kind):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -66,7 +66,7 @@ def table(kind: type, prefix: str) -> str:
 
 
 def recipe_table(recipe: Recipe) -> str:
-    """What ``preset: auto`` starts from, and what ``tune.space: auto`` searches, as a Markdown table."""
+    """The settings of ``preset: auto`` and the search space of ``tune.space: auto``, as a Markdown table."""
     settings = [
         *((f"networks for {pixels} pixels", values, "model") for pixels, values in sorted(recipe.model.items())),
         ("training", recipe.train, "train"),
@@ -74,22 +74,22 @@ def recipe_table(recipe: Recipe) -> str:
             (f"training at {pixels} pixels, GPU", v, "train")
             for pixels, v in sorted(recipe.train_by_resolution.items())
         ),
-        ("networks on a CPU, at most", recipe.model_on_cpu, "model"),
+        ("networks on a CPU, upper limit", recipe.model_on_cpu, "model"),
         ("training on a CPU", recipe.train_on_cpu, "train"),
     ]
     parts = [
         (what, [f"`{section}.{k}: {json.dumps(v)}`" for k, v in values.items()]) for what, values, section in settings
     ]
     parts.append(("searched by `tune.space: auto`", [f"`{name}`" for name in recipe.search]))
-    parts.append(("augmentation where pictures are few", [recipe.augmentation]))
-    parts.append(("worth a look after", [f"{recipe.kimg:,} thousand images"]))
+    parts.append(("augmentation if there are few pictures", [recipe.augmentation]))
+    parts.append(("a first useful result after", [f"{recipe.kimg:,} thousand images"]))
     lines = ["| `preset: auto` | value |", "|---|---|"]
     lines += [f"| {what} | {', '.join(values)} |" for what, values in parts if values]
     return "\n".join(lines) + "\n"
 
 
 def plain_markdown(docstring: str) -> str:
-    """A docstring without the roles of reStructuredText: ``:func:`name` `` becomes `name`."""
+    """Remove the reStructuredText roles of a docstring: ``:func:`name` `` becomes `name`."""
     return re.sub(r":(?:func|class|mod|meth|attr|data|exc|obj):`~?([^`]+)`", r"`\1`", docstring)
 
 
@@ -108,7 +108,7 @@ def _docstrings(kind: type) -> dict[str, str]:
 
 
 def _checked(kind: type) -> dict[str, list[str]]:
-    """The range that the checks of ``kind`` demand of each field, as the error message says it."""
+    """The range of each field, taken from the error messages of the checks of ``kind``."""
     found: dict[str, list[str]] = {}
     for definition in _definitions(kind):
         scope = _scope_of(kind, definition.name)
@@ -138,13 +138,13 @@ def _demands(call: ast.Call, scope: dict[str, Any], loops: dict[str, list[str]])
     elif function == "check":
         said = _spelled(arguments[1], scope)
         match = re.match(r"(\S+): (?:each side )?must (?:be|lie in) (.+?)(?:, got |\.?$)", said)
-        if match and "{" not in match[2]:  # what is not known before the settings are is said by the docstring
+        if match and "{" not in match[2]:  # a limit that depends on other settings is in the docstring
             for name in loops.get(match[1].strip("{}"), [match[1]]):
                 yield name, match[2]
 
 
 def _spelled(message: ast.expr, scope: dict[str, Any]) -> str:
-    """A message with constants of the module for what it names; a field's own value by the field's name."""
+    """Fill in a message: names of constants become their values, and the value of a field becomes the field's name."""
     if not isinstance(message, ast.JoinedStr):
         return str(message.value) if isinstance(message, ast.Constant) else ""
     parts = []
@@ -163,7 +163,7 @@ def _texts(node: ast.expr) -> list[str]:
 
 
 def _scope_of(kind: type, name: str) -> dict[str, Any]:
-    """The names of the module in which the base ``name`` of ``kind`` is defined."""
+    """The namespace of the module that defines the base ``name`` of ``kind``."""
     (base,) = (base for base in kind.__mro__ if base.__name__ == name)
     return vars(inspect.getmodule(base))
 
@@ -177,7 +177,7 @@ def _definitions(kind: type) -> Iterator[ast.ClassDef]:
 
 
 def _range(hint: Any, demands: list[str]) -> str:
-    """What a setting of the type ``hint`` may be, with what is demanded of it."""
+    """The allowed values of a setting of the type ``hint``, with its range."""
     words = _type(hint)
     if not demands:
         return words

@@ -1,8 +1,8 @@
 """The transformations of adaptive discriminator augmentation (Karras et al. 2020, "Training Generative Adversarial
 Networks with Limited Data", sections 2.2 and 2.3, appendix B): pixel blitting, general geometric and colour.
 
-An image goes through each with a probability, the strength. As long as that is below 1, the generator learns the
-distribution of images before augmentation and not after it ("non-leaking").
+Each transformation is applied to an image with a probability, the strength. As long as it is below 1, the generator learns
+the distribution of images before augmentation ("non-leaking"). Above about 0.8, augmentations may leak in practice.
 """
 
 import functools
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gan_core.augment.diffaugment import fold, shift, split_alpha
+from gan_core.augment.diffaugment import reflect_index, shift, split_alpha
 
 UNIFORMS = (
     *("if_mirror", "if_turn", "if_shift"),
@@ -23,12 +23,12 @@ UNIFORMS = (
     *("if_brightness", "if_contrast", "if_luma", "if_hue", "if_saturation"),
     *("mirror", "turn", "right", "down", "before", "after", "luma", "hue"),
 )
-"""The uniform numbers that an image needs, in the order of a table's columns."""
+"""Names of the uniform numbers that an image needs, in the order of the columns."""
 NORMALS = ("scale", "stretch", "drift_x", "drift_y", "brightness", "contrast", "saturation")
-"""The normal numbers that an image needs, in the order of a table's columns."""
+"""Names of the normal numbers that an image needs, in the order of the columns."""
 
-# The low-pass filter of the sym6 wavelet. It is orthogonal to itself shifted by any even number of places, so that
-# doubling the resolution with it and halving it again gives back the very same image.
+# The low-pass filter of the sym6 wavelet. It is orthogonal to its shifts by any even number of taps, so that doubling the
+# resolution with it and halving it again restores the image exactly.
 _LOWPASS = (
     *(0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633),
     *(0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252),
@@ -37,114 +37,124 @@ _LOWPASS = (
 _TAPS = len(_LOWPASS)
 _DELAY = sum(place * tap for place, tap in enumerate(_LOWPASS)) / sum(_LOWPASS)
 _BEYOND = 3
-"""Pixels beyond an edge that are read as they are, not as their mirror image: what halving the resolution looks at."""
+"""Pixels beyond an edge that the filter for halving needs. Up to this distance, positions are not mirrored."""
 _MARGIN = _BEYOND + 3
-"""Pixels beyond an edge that doubling the resolution therefore needs."""
+"""Pixels beyond an edge that doubling the resolution needs for this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transformations:
-    """What N images go through, each (N,); its neutral value where an image does not go through it."""
+    """Parameters of the transformations of N images, each (N,). A transformation that is not applied has its neutral value."""
 
     mirror: Tensor
-    """Whether left and right change places."""
+    """Whether to flip left and right, bool."""
     quarters: Tensor
-    """Quarter turns anticlockwise, 0 to 3."""
+    """Quarter turns anticlockwise, 0 to 3, int64."""
     right: Tensor
-    """Whole pixels, int64."""
+    """Translation to the right in whole pixels, int64."""
     down: Tensor
+    """Translation downwards in whole pixels, int64."""
     warp: Tensor
-    """Whether an image goes through any of the general geometric ones, the next six."""
+    """Whether any of the general geometric transformations, the next six fields, is applied."""
     scale: Tensor
+    """Factor of width and height."""
     before: Tensor
-    """Angle anticlockwise in radians, before the stretch."""
+    """Rotation before the stretch: angle anticlockwise in radians."""
     stretch: Tensor
     """Factor of the width, and divisor of the height."""
     after: Tensor
+    """Rotation after the stretch: angle anticlockwise in radians."""
     drift_x: Tensor
-    """Pixels to the right, not whole."""
+    """Fractional translation to the right in pixels."""
     drift_y: Tensor
-    """Pixels down, not whole."""
+    """Fractional translation downwards in pixels."""
     brightness: Tensor
+    """Added to each colour channel."""
     contrast: Tensor
+    """Factor of each colour channel."""
     luma: Tensor
-    """-1 where brightness is turned over, else 1."""
+    """-1 where luma is inverted, else 1."""
     hue: Tensor
-    """Angle in radians."""
+    """Rotation of the hue: angle in radians."""
     saturation: Tensor
+    """Factor of the colour's distance to grey."""
 
 
 def sample_transformations(
     strength: Tensor, uniform: Tensor, normal: Tensor, height: int, width: int
 ) -> Transformations:
-    """What images of ``height`` and ``width`` go through (appendix B gives the distributions).
+    """Sample the transformations of images of ``height`` and ``width`` pixels, with the distributions of appendix B.
 
-    Mirroring and quarter turns draw from all possibilities, the one that changes nothing included. Images that are not
-    square are not turned by quarters.
+    Flips and quarter turns include the identity. Images that are not square get no quarter turns.
 
     Args:
-        strength: probability of each transformation, a tensor without dimensions.
+        strength: probability of each transformation, a scalar tensor.
         uniform: numbers in [0, 1), (N, len(UNIFORMS)).
         normal: standard normal numbers, (N, len(NORMALS)).
     """
     u = dict(zip(UNIFORMS, uniform.unbind(1), strict=True))
     n = dict(zip(NORMALS, normal.unbind(1), strict=True))
-    # Of the two rotations at least one happens with the probability that is asked for.
+    # The probability of each rotation, such that at least one of the two is applied with probability ``strength``.
     one_rotation = 1 - (1 - strength).clamp_min(0).sqrt()
-    drawn = {
+    applied = {
         name: u[f"if_{name}"] < (one_rotation if name in ("before", "after") else strength)
         for name in (name.removeprefix("if_") for name in UNIFORMS if name.startswith("if_"))
     }
 
-    def if_drawn(name: str, value: Tensor, neutral: float) -> Tensor:
-        return torch.where(drawn[name], value, neutral)
+    def if_applied(name: str, value: Tensor, neutral: float) -> Tensor:
+        return torch.where(applied[name], value, neutral)
 
     def angle(name: str) -> Tensor:
-        return if_drawn(name, (u[name] * 2 - 1) * math.pi, 0.0)
+        return if_applied(name, (u[name] * 2 - 1) * math.pi, 0.0)
 
-    quarters = (if_drawn("turn", u["turn"], 0.0) * 4).long()
+    quarters = (if_applied("turn", u["turn"], 0.0) * 4).long()
     return Transformations(
-        mirror=drawn["mirror"] & (u["mirror"] < 0.5),
+        mirror=applied["mirror"] & (u["mirror"] < 0.5),
         quarters=quarters if height == width else torch.zeros_like(quarters),
-        right=if_drawn("shift", ((u["right"] * 2 - 1) * (width / 8)).round(), 0.0).long(),
-        down=if_drawn("shift", ((u["down"] * 2 - 1) * (height / 8)).round(), 0.0).long(),
-        warp=drawn["scale"] | drawn["before"] | drawn["stretch"] | drawn["after"] | drawn["drift"],
-        scale=if_drawn("scale", torch.exp2(0.2 * n["scale"]), 1.0),
+        right=if_applied("shift", ((u["right"] * 2 - 1) * (width / 8)).round(), 0.0).long(),
+        down=if_applied("shift", ((u["down"] * 2 - 1) * (height / 8)).round(), 0.0).long(),
+        warp=applied["scale"] | applied["before"] | applied["stretch"] | applied["after"] | applied["drift"],
+        scale=if_applied("scale", torch.exp2(0.2 * n["scale"]), 1.0),
         before=angle("before"),
-        stretch=if_drawn("stretch", torch.exp2(0.2 * n["stretch"]), 1.0),
+        stretch=if_applied("stretch", torch.exp2(0.2 * n["stretch"]), 1.0),
         after=angle("after"),
-        drift_x=if_drawn("drift", n["drift_x"] * (width / 8), 0.0),
-        drift_y=if_drawn("drift", n["drift_y"] * (height / 8), 0.0),
-        brightness=if_drawn("brightness", 0.2 * n["brightness"], 0.0),
-        contrast=if_drawn("contrast", torch.exp2(0.5 * n["contrast"]), 1.0),
-        luma=if_drawn("luma", torch.where(u["luma"] < 0.5, -1.0, 1.0), 1.0),
+        drift_x=if_applied("drift", n["drift_x"] * (width / 8), 0.0),
+        drift_y=if_applied("drift", n["drift_y"] * (height / 8), 0.0),
+        brightness=if_applied("brightness", 0.2 * n["brightness"], 0.0),
+        contrast=if_applied("contrast", torch.exp2(0.5 * n["contrast"]), 1.0),
+        luma=if_applied("luma", torch.where(u["luma"] < 0.5, -1.0, 1.0), 1.0),
         hue=angle("hue"),
-        saturation=if_drawn("saturation", torch.exp2(n["saturation"]), 1.0),
+        saturation=if_applied("saturation", torch.exp2(n["saturation"]), 1.0),
     )
 
 
 def ada(images: Tensor, strength: Tensor, uniform: Tensor, normal: Tensor, *, exact: bool = True) -> Tensor:
-    """``images`` (N, C, H, W) transformed at random; :func:`choose` says what the numbers are for.
+    """Transform images at random.
 
-    ``exact``: with the same gradient at every call, also on a GPU.
+    Args:
+        images: (N, C, H, W). Alpha, the last of 2 or 4 channels, keeps its values and moves with the image.
+        strength: probability of each transformation, a scalar tensor.
+        uniform: numbers in [0, 1), (N, len(UNIFORMS)).
+        normal: standard normal numbers, (N, len(NORMALS)).
+        exact: whether the gradient must be deterministic on a GPU as well, which is slower.
     """
-    does = sample_transformations(strength, uniform, normal, *images.shape[2:])
-    images = turn(mirror(images, does.mirror), does.quarters)
-    images = shift(images, does.right, does.down, mirror=True)
-    images = torch.where(_each(does.warp), warp(images, does, exact=exact), images)
-    return recolour(images, does)
+    params = sample_transformations(strength, uniform, normal, *images.shape[2:])
+    images = turn(mirror(images, params.mirror), params.quarters)
+    images = shift(images, params.right, params.down, mirror=True)
+    images = torch.where(_each(params.warp), warp(images, params, exact=exact), images)
+    return recolour(images, params)
 
 
-# -- pixel blitting: pixels change places and keep their values --------------------------------------------------------
+# -- pixel blitting: moves pixels without changing their values --------------------------------------------------------
 
 
 def mirror(images: Tensor, flags: Tensor) -> Tensor:
-    """Those of ``images`` with left and right exchanged whose flag, (N,), is true."""
+    """Flip the images whose flag in ``flags`` (N,) is true left to right."""
     return torch.where(_each(flags), images.flip(3), images)
 
 
 def turn(images: Tensor, quarters: Tensor) -> Tensor:
-    """Each of ``images`` turned anticlockwise by so many quarters, (N,); images that are not square stay as they are."""
+    """Rotate each image anticlockwise by ``quarters`` (N,) quarter turns. Images that are not square do not change."""
     if images.shape[2] != images.shape[3]:
         return images
     images = torch.where(_each(quarters % 2 == 1), images.rot90(1, (2, 3)), images)
@@ -154,44 +164,43 @@ def turn(images: Tensor, quarters: Tensor) -> Tensor:
 # -- general geometric: one affine map, sampled at twice the resolution ------------------------------------------------
 
 
-def warp(images: Tensor, does: Transformations, *, exact: bool = True) -> Tensor:
-    """Each of ``images`` scaled, rotated, stretched, rotated and moved around its centre, in this order.
+def warp(images: Tensor, params: Transformations, *, exact: bool = True) -> Tensor:
+    """Scale, rotate, stretch, rotate again and translate each image around its centre, in this order.
 
-    The image is read, bilinearly, from one of twice the resolution, written at twice the resolution, and low-pass
-    filtered both times: so neither blur nor aliasing tells the discriminator what was done. Beyond its edges the image
-    goes on as its mirror image; far beyond them its finest detail is only nearly so, the filter being no mirror image of
-    itself.
+    The resolution is doubled before the bilinear sampling and halved after it, each time with a low-pass filter, so that
+    neither blur nor aliasing shows the discriminator what was applied. Beyond its edges the image continues as its mirror
+    image. Far beyond them the finest detail is only approximately mirrored, because the filter is not symmetric.
     """
     height, width = images.shape[2:]
     device, dtype = images.device, images.dtype
     doubled = _doubling(height, device, dtype) @ images @ _doubling(width, device, dtype).T
-    # For each written pixel: where it is read, by the inverse map. Places are in pixels; (0, 0) is the image's centre.
-    y = _written_places(height, device, dtype)[:, None] - does.drift_y.to(dtype).view(-1, 1, 1)
-    x = _written_places(width, device, dtype) - does.drift_x.to(dtype).view(-1, 1, 1)
-    x, y = _rotate(x, y, -does.after)
-    scale, stretch = (value.to(dtype).view(-1, 1, 1) for value in (does.scale, does.stretch))
-    x, y = _rotate(x / (scale * stretch), y * (stretch / scale), -does.before)
+    # The position that each output pixel is read from, by the inverse map: in pixels from the image's centre.
+    y = _written_places(height, device, dtype)[:, None] - params.drift_y.to(dtype).view(-1, 1, 1)
+    x = _written_places(width, device, dtype) - params.drift_x.to(dtype).view(-1, 1, 1)
+    x, y = _rotate(x, y, -params.after)
+    scale, stretch = (value.to(dtype).view(-1, 1, 1) for value in (params.scale, params.stretch))
+    x, y = _rotate(x / (scale * stretch), y * (stretch / scale), -params.before)
     places = torch.stack([_read_places(x, width), _read_places(y, height)], dim=3)
-    moved = sampled(doubled, places, exact=exact)
+    moved = grid_sample(doubled, places, exact=exact)
     return _halving(height, device, dtype) @ moved @ _halving(width, device, dtype).T
 
 
-def sampled(images: Tensor, places: Tensor, *, exact: bool = True) -> Tensor:
-    """torch's grid_sample, bilinear and continued by the border; ``exact``: with the same gradient at every call.
+def grid_sample(images: Tensor, places: Tensor, *, exact: bool = True) -> Tensor:
+    """torch's grid_sample, bilinear with border padding; with ``exact``, its gradient is deterministic on a GPU.
 
-    On a GPU torch adds up the gradient of what is read more than once in whatever order its threads come; an order costs
-    the sorting of millions of places.
+    On a GPU, torch sums the gradients of pixels that are read more than once in an arbitrary order. A fixed order costs the
+    sorting of millions of positions.
     """
     if exact and images.is_cuda:
-        return _Sampled.apply(images, places)
+        return _ExactGridSample.apply(images, places)
     return F.grid_sample(images, places, **_SAMPLING)
 
 
 _SAMPLING: Any = {"mode": "bilinear", "padding_mode": "border", "align_corners": False}
 
 
-class _Sampled(torch.autograd.Function):
-    """grid_sample of images (N, C, H, W) at places (N, h, w, 2) that take no gradient; can be differentiated once."""
+class _ExactGridSample(torch.autograd.Function):
+    """grid_sample of images (N, C, H, W) at places (N, h, w, 2), without a gradient for places. Differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, places: Tensor) -> Tensor:
@@ -215,24 +224,24 @@ class _Sampled(torch.autograd.Function):
             for right, share_x in ((0, left + 1 - x), (1, x - left)):
                 row, column = (top + down).clamp(max=height - 1).long(), (left + right).clamp(max=width - 1).long()
                 pixels = (image + row * width + column).flatten()
-                # This sum is sorted first, and so has an order.
+                # index_put_ sorts before it sums, so the order is fixed.
                 total.index_put_((pixels,), rows * (share_y * share_x).reshape(-1, 1), accumulate=True)
         return total.view(n, height, width, channels).permute(0, 3, 1, 2), None
 
 
 def _rotate(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Points turned anticlockwise as seen in an image, whose y points down."""
+    """Rotate points anticlockwise, as seen in an image, where y points down."""
     cosine, sine = (part.to(x.dtype).view(-1, 1, 1) for part in (angle.cos(), angle.sin()))
     return cosine * x + sine * y, cosine * y - sine * x
 
 
 def _written_places(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Distances from the centre, in pixels, of all that :func:`_halving` takes."""
+    """Distances from the centre, in pixels, of the rows that :func:`_halving` takes."""
     return (torch.arange(2 * size - 2 + _TAPS, device=device, dtype=dtype) - _DELAY) / 2 - (size - 1) / 2
 
 
 def _read_places(distance: Tensor, size: int) -> Tensor:
-    """Where grid_sample finds what lies so many pixels from the centre in what :func:`_doubling` makes."""
+    """Convert distances from the centre, in pixels, to grid_sample's coordinates in the output of :func:`_doubling`."""
     place = distance + size / 2  # from the image's edge
     mirrored = size - (place.remainder(2 * size) - size).abs()
     place = torch.where(distance.abs() <= size / 2 + _BEYOND, place, mirrored)
@@ -241,18 +250,18 @@ def _read_places(distance: Tensor, size: int) -> Tensor:
 
 
 def _doubled(size: int) -> int:
-    """Rows at twice the resolution, with a margin, for which every tap of the filter has a pixel."""
+    """Number of rows at twice the resolution, with the margin, for which every tap of the filter has a pixel."""
     return 2 * (size + 2 * _MARGIN) - _TAPS + 2
 
 
 @functools.lru_cache(maxsize=32)
 def _doubling(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Matrix that doubles ``size`` rows and continues them beyond the edges as their mirror image.
+    """Matrix that doubles the resolution of ``size`` rows and continues them beyond the edges by reflection.
 
-    As a matrix, and not as a convolution, it is deterministic, sees no TF32, and takes images smaller than the margin.
+    Unlike a convolution, a matrix is deterministic, is not affected by TF32 in cuDNN, and takes images smaller than the margin.
     """
     with torch.inference_mode(False), torch.no_grad():
-        pixels = fold(torch.arange(-_MARGIN, size + _MARGIN), size)
+        pixels = reflect_index(torch.arange(-_MARGIN, size + _MARGIN), size)
         whole = torch.zeros(2 * len(pixels) - 2 + _TAPS, size, dtype=torch.float64)
         for index, pixel in enumerate(pixels.tolist()):
             whole[2 * index : 2 * index + _TAPS, pixel] += math.sqrt(2) * torch.tensor(_LOWPASS, dtype=torch.float64)
@@ -261,7 +270,7 @@ def _doubling(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _halving(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Matrix that makes ``size`` rows of twice as many and what the filter needs beyond them."""
+    """Matrix that halves the resolution to ``size`` rows. Its input has the extra rows that the filter needs at the edges."""
     with torch.inference_mode(False), torch.no_grad():
         whole = torch.zeros(size, 2 * size - 2 + _TAPS, dtype=torch.float64)
         for row in range(size):
@@ -272,17 +281,17 @@ def _halving(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 # -- colour: one affine map of each pixel's colour ---------------------------------------------------------------------
 
 
-def recolour(images: Tensor, does: Transformations) -> Tensor:
-    """Each of ``images`` brighter, with more contrast, its luma turned over, its hue turned, more saturated.
+def recolour(images: Tensor, params: Transformations) -> Tensor:
+    """Apply brightness, contrast, luma inversion, hue rotation and saturation, in this order.
 
-    All act apart on a colour's grey part, along (1, 1, 1), and on the rest of it: brightness and luma on the first, hue
-    and saturation on the second, contrast on both. So their product is a sum of three fixed matrices, and greyscale
-    images, which have no rest, get what acts on grey. Alpha keeps its values.
+    They act separately on the grey part of a colour, along (1, 1, 1), and on its remainder: brightness and luma on the
+    first, hue and saturation on the second, contrast on both. Their product is therefore a weighted sum of three fixed
+    matrices, and greyscale images get only what acts on grey. Alpha keeps its values.
     """
     colours, alpha = split_alpha(images)
-    contrast, hue, saturation = (value.to(images.dtype) for value in (does.contrast, does.hue, does.saturation))
-    grey_gain = contrast * does.luma.to(images.dtype)
-    offset = (grey_gain * does.brightness.to(images.dtype)).view(-1, 1, 1, 1)
+    contrast, hue, saturation = (value.to(images.dtype) for value in (params.contrast, params.hue, params.saturation))
+    grey_gain = contrast * params.luma.to(images.dtype)
+    offset = (grey_gain * params.brightness.to(images.dtype)).view(-1, 1, 1, 1)
     if colours.shape[1] == 3:
         grey, rest, quarter = _colour_parts(images.device, images.dtype)
         rest_gain = contrast * saturation
@@ -296,7 +305,7 @@ def recolour(images: Tensor, does: Transformations) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _colour_parts(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Projections on the grey axis and on the plane across it, and a quarter turn in that plane; (3, 3) each."""
+    """Projections on the grey axis and on the plane orthogonal to it, and a quarter turn in that plane; (3, 3) each."""
     with torch.inference_mode(False), torch.no_grad():
         grey = torch.full((3, 3), 1 / 3, dtype=torch.float64)
         quarter = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)

@@ -1,4 +1,4 @@
-"""What a run's images go through on their way to the discriminator, and how strong it is."""
+"""The augmentation of a run, and the adaptation of its strength."""
 
 import math
 
@@ -13,52 +13,52 @@ from gan_core.precision import full_precision
 from gan_core.schedule import cosine
 
 WINDOW = 4
-"""Updates of the discriminator between two moves of the strength (Karras et al. 2020, section 3)."""
+"""Updates of the discriminator between two adjustments of the strength (Karras et al. 2020, section 3)."""
 
 
-def starting_strength(pictures: int) -> float:
-    """The strength that a steered run starts from: 0.6 with 1,000 training pictures, 0.3 with 10,000, 0 from 100,000.
+def initial_strength(pictures: int) -> float:
+    """Initial strength of adaptive augmentation: 0.6 with 1,000 training pictures, 0.3 with 10,000, 0 from 100,000.
 
-    The numbers follow the trend of the strengths that the paper's runs settle at (Karras et al. 2020, the figure of
-    strength over training) and are our choice; steering corrects them. Above 0.8 augmentation may leak into what is
-    generated (section 2.2), so nothing starts there.
+    These values are our choice. They follow the strengths that the paper's runs settle at (Karras et al. 2020, the figure of
+    strength over training), and adaptation corrects them. The limit is 0.8, above which augmentation may leak into the
+    generated images (section 2.2).
     """
     return min(max(0.6 - 0.3 * (math.log10(max(pictures, 1)) - 3), 0.0), 0.8)
 
 
 class Augmenter(nn.Module):
-    """Augments images as ``config`` says: an Augmentation (:mod:`gan_core.batch`) with a state.
+    """Augments images according to ``config``: an Augmentation (:mod:`gan_core.batch`) with a state.
 
-    The state is what steers ada; none of it is ever read back from the device.
+    The state adapts the strength of ADA. It stays on the device and is never read back.
     """
 
     strength: Tensor
-    """Probability of each of ada's transformations, float32 without dimensions."""
+    """Probability of each of ADA's transformations, a float32 scalar."""
     sign: Tensor
-    """Sum, since the last move of the strength, of the mean sign of what the discriminator gives for real images."""
+    """Sum of the mean signs of the discriminator's outputs for real images since the last adjustment, a float32 scalar."""
 
     def __init__(self, config: AugmentConfig, pictures: int, *, fused: bool = False) -> None:
-        """Start from the strength that suits the data.
+        """Create the augmentation, with the initial strength.
 
         Args:
-            config: which augmentation.
-            pictures: how many training pictures there are; ada without a fixed strength starts from it.
-            fused: be as quick as a run may be that is compiled, and so promises its bytes up to rounding. DiffAugment is
-                compiled: on a GPU starting its fifty small kernels takes longer than they do. ADA sorts nothing.
+            config: kind and strength of the augmentation.
+            pictures: number of training pictures, which gives the initial strength of ADA without a fixed one.
+            fused: for compiled runs, which are reproducible only up to rounding: compile DiffAugment, whose fifty small
+                kernels take longer to launch than to run on a GPU, and let ADA skip the sorting (see :func:`ada.ada`).
         """
         super().__init__()
         self.config = config
-        self.steered = config.kind == "ada" and config.strength is None
-        start = starting_strength(pictures) if self.steered else config.strength or 0.0
+        self.adaptive = config.kind == "ada" and config.strength is None
+        start = initial_strength(pictures) if self.adaptive else config.strength or 0.0
         self.register_buffer("strength", torch.tensor(start, dtype=torch.float32))
         self.register_buffer("sign", torch.tensor(0.0))
         compiled = torch.compile(diffaugment.diffaugment, dynamic=False) if fused else None
         self._diffaugment, self._exact = compiled or diffaugment.diffaugment, not fused
 
     def forward(self, images: Tensor, batch: Batch, draw: str) -> Tensor:
-        """``images`` (N, C, H, W) augmented, float32 (float64 stays); the same object where the kind is none.
+        """Augment ``images`` (N, C, H, W); with kind none, return the same object.
 
-        A fixed strength rises from 0 over the run's burn-in.
+        The result is float32, or float64 for float64. A fixed strength rises from 0 over the burn-in of the run.
         """
         if self.config.kind == "none":
             return images
@@ -67,33 +67,33 @@ class Augmenter(nn.Module):
         def table(make, names: tuple[str, ...], kind: str) -> Tensor:
             return make((len(images), len(names)), batch.part, images.device, *key, kind)
 
-        # bf16 would move pixels to wrong places.
+        # The positions of pixels need more precision than bf16 has.
         with full_precision(images.device):
             if images.dtype is not torch.float64:
                 images = images.float()
             if self.config.kind == "diffaugment":
-                return self._diffaugment(images, table(randomness.uniform, diffaugment.NUMBERS, "uniform"))
+                return self._diffaugment(images, table(randomness.uniform, diffaugment.UNIFORMS, "uniform"))
             uniform = table(randomness.uniform, ada.UNIFORMS, "uniform")
             normal = table(randomness.normal, ada.NORMALS, "normal")
-            strength = self.strength if self.steered else self.strength * cosine(0, 1, batch.progress)
+            strength = self.strength if self.adaptive else self.strength * cosine(0, 1, batch.progress)
             return ada.ada(images, strength, uniform, normal, exact=self._exact)
 
     @torch.no_grad()
-    def adapt(self, real_right: Tensor, images: int, turn: int) -> None:
-        """Steer the strength (Karras et al. 2020, section 3); called after each update of the discriminator, by every worker.
+    def adapt(self, real_accuracy: Tensor, images: int, update: int) -> None:
+        """Adapt the strength (Karras et al. 2020, section 3). Every worker calls this after each discriminator update.
 
-        A discriminator that is too sure of real images overfits: with every 4th update the strength goes up where it is
-        surer than the target, else down. A strength that is fixed stays.
+        A discriminator that is too confident about real images overfits. On every 4th update the strength rises if the mean
+        sign of its outputs is above the target, else it falls. A fixed strength does not change.
 
         Args:
-            real_right: share of real images that the discriminator took for real in this update, without dimensions.
-            images: real images in one update, of all workers together.
-            turn: the number of the update in the run, from 0.
+            real_accuracy: share of real images that the discriminator classified as real in this update, a scalar tensor.
+            images: real images per update, over all workers.
+            update: number of the update in the run, from 0.
         """
-        if not self.steered:
+        if not self.adaptive:
             return
-        self.sign += 2 * real_right.detach().float() - 1
-        if turn % WINDOW != WINDOW - 1:
+        self.sign += 2 * real_accuracy.detach().float() - 1
+        if update % WINDOW != WINDOW - 1:
             return
         mean = collectives.mean_over_workers(self.sign / WINDOW)
         move = images * WINDOW / (self.config.speed_kimg * 1000)

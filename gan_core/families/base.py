@@ -1,7 +1,7 @@
-"""The contract between a family (an adversarial game) and everything that trains, samples or exports one."""
+"""The interface of a GAN family, used by everything that trains, samples or exports one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -15,23 +15,23 @@ from gan_core.errors import SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class ImageShape:
-    """What a family has to make: the shape and the classes of the data."""
+    """The shape and the classes of the pictures that a family generates."""
 
     channels: int
     height: int
     width: int
     classes: int = 0
-    """Number of classes, or of domains; 0 when unlabelled."""
+    """Number of classes or domains; 0 without labels."""
     attributes: int = 0
-    """Number of attributes, of which several may hold of one picture; there are no classes then."""
+    """Number of attributes, of which a picture may have several; 0 for data with classes."""
     condition_channels: int = 0
-    """Channels of the picture that it is made from; 0 where there is none."""
+    """Channels of the source picture of paired data; 0 for other data."""
     derived: str = ""
-    """How that picture was derived from the one to make, such as greyscale; empty where it was not."""
+    """How the source picture is derived from the target, such as greyscale; empty if it is not."""
 
     @classmethod
     def of(cls, info: DatasetInfo) -> "ImageShape":
-        """The shape of a prepared dataset's pictures."""
+        """Return the shape of a prepared dataset's pictures."""
         return cls(
             channels=info.channels,
             height=info.height,
@@ -43,120 +43,137 @@ class ImageShape:
         )
 
     def downsamplings(self, family: str, largest: int) -> int:
-        """How many times ``family`` halves the picture until its shorter side is 4 to 7 pixels.
+        """Return how many times a picture must be halved until its shorter side is 4 to 7 pixels.
+
+        Args:
+            family: name of the family, for messages.
+            largest: largest side that the family supports, in pixels.
 
         Raises:
-            SettingsError: a side under 16 or over ``largest`` pixels, one that cannot be halved so often, or more than 4
+            SettingsError: a side is below 16 or above ``largest`` pixels or cannot be halved so often, or there are more than 4
                 channels.
         """
         sides = (self.height, self.width)
         count = min(sides).bit_length() - 3
         if not (min(sides) >= 16 and max(sides) <= largest):
             raise SettingsError(
-                f"{family} makes pictures of 16 to {largest} pixels a side, not {self.height}x{self.width}. Change "
+                f"{family} generates pictures of 16 to {largest} pixels per side, not {self.height}x{self.width}. Change "
                 "ingest.size."
             )
         if any(side % 2**count for side in sides):
-            # Rounding the shorter side up to a power of two asks for one more halving: round with that step instead.
+            # If the shorter side is rounded up to a power of two, one more halving is needed: round to multiples of that step.
             step = 2 ** (count + 1) if round(min(sides) / 2**count) == 8 else 2**count
             near = [round(side / step) * step for side in sides]
             raise SettingsError(
-                f"{family} needs sides that divide by {2**count}, not {self.height}x{self.width}. Change ingest.size, to "
-                f"{near} for instance."
+                f"{family} needs sides that are multiples of {2**count}, not {self.height}x{self.width}. Change ingest.size, "
+                f"for example to {near}."
             )
         if not 1 <= self.channels <= 4:
-            raise SettingsError(f"{family} makes 1 to 4 channels, not {self.channels}. Change ingest.channels.")
+            raise SettingsError(f"{family} generates 1 to 4 channels, not {self.channels}. Change ingest.channels.")
         return count
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What one update minimises, and what it has to say about itself."""
+    """The loss of an update, and scalars for the log."""
 
     total: Tensor
+    """The loss to minimise, a scalar with a graph."""
     scalars: dict[str, Tensor]
-    """Detached scalars for the log, such as ``loss/discriminator``, ``health/real_right``; they stay on the device."""
+    """Detached scalars for the log, such as ``loss/discriminator`` and ``health/real_right``. They stay on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiversityPair:
-    """Generated images beside real ones that they should be as diverse as."""
+    """Generated images, and real images whose diversity they should reach."""
 
     fakes: Tensor
-    """(N, C, H, W)."""
+    """Generated images (N, C, H, W)."""
     reals: Tensor
-    """(N, C, H, W)."""
+    """Real images (N, C, H, W)."""
     fake_labels: Tensor | None = None
-    """Class or domain of each of ``fakes``, int64 (N,), where there are some."""
+    """Class or domain of each generated image, int64 (N,), or None."""
     real_labels: Tensor | None = None
-    """Class or domain of each of ``reals``."""
+    """Class or domain of each real image, int64 (N,), or None."""
 
 
 Side = Literal["discriminator", "generator"]
 
-_GAMES: dict[Side, str] = {"discriminator": "discriminator_loss", "generator": "generator_loss"}
-"""The method that gives each side's half of the game, in the order of a step."""
+_ADVERSARIAL: dict[Side, str] = {"discriminator": "discriminator_loss", "generator": "generator_loss"}
+"""The method that computes each side's adversarial loss, in the order of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One update in a step, or in every k-th one."""
+    """A loss of a step, or of every k-th step, with its backward pass."""
 
     name: str
     side: Side
-    """Whose parameters are updated; the other side's take no gradient."""
+    """The side whose parameters are updated. The other side has no gradient."""
     loss: Callable[[Batch, int], Losses]
+    """Computes the loss from the batch and the number of the step."""
     every: int = 1
-    """Runs at steps that this divides."""
+    """Interval in steps: it runs at multiples of this number."""
     accumulates: bool = False
-    """Whether it is part of the update before it, of the same side and at the same steps: its gradients are added to that
-    one's. Losses that are differentiated one after the other take the memory of the largest, not of all together."""
+    """Whether its gradients are added to those of the phase before it, of the same side and at the same steps, for a joint
+    update. Losses that are differentiated one at a time need only the memory of the largest."""
     full_precision: bool = False
-    """Whether it computes in fp32 whatever the run does."""
+    """Whether to compute in fp32, whatever the precision of the run."""
 
 
 class Family(ABC):
-    """An adversarial game: networks by name, two losses, and a way to use the result.
+    """A GAN family: networks by name, the losses of both sides, and methods to use the generators.
 
-    What a family can do is what it inherits from: NoiseFamily makes images from noise, and StyleBasedFamily has styles to
-    mix and project into; TranslationFamily translates images, and ReferenceGuidedFamily in the style of another image.
-    Everybody else asks with :meth:`can`, or takes the family with :func:`gan_core.families.require`.
+    The base class states the capability: a NoiseFamily generates images from noise, and a StyleBasedFamily also mixes styles
+    and projects pictures; a TranslationFamily translates images, and a ReferenceGuidedFamily also in the style of another
+    image. Other code asks with :meth:`can`, or casts with :func:`gan_core.families.require`.
 
     A subclass sets :attr:`name` and :attr:`Config` (a frozen dataclass), builds :attr:`networks` in its constructor, names
-    which of them are generators, and implements the abstract methods. It never steps an optimiser. What ``auto`` chooses for
-    it is in :mod:`gan_core.presets.recipes`.
+    the generators and discriminators among them, and implements the abstract methods. It never steps an optimiser. The settings
+    that ``auto`` chooses for it are in :mod:`gan_core.presets.recipes`.
     """
 
     name: ClassVar[str]
-    """Its name in settings, in files and in the table of families."""
+    """Name of the family in settings, in files and in the table of families."""
     Config: ClassVar[type]
-    does: ClassVar[str]
-    """Set by the abstract subclasses; completes the sentence "FAMILY cannot ...", such as ``translate images``."""
+    """Configuration dataclass with the family's settings."""
+    ability: ClassVar[str]
+    """What the family can do, set by the abstract subclasses. It completes the sentence "FAMILY cannot ...", such as
+    ``translate images``."""
     kinds: ClassVar[frozenset[str]] = frozenset({"unlabelled", "labelled", "paired", "unpaired", "domains"})
-    """Kinds of data that it learns from."""
+    """Kinds of data that the family learns from."""
     class_conditional: ClassVar[Literal["never", "optional", "always"]] = "never"
-    """Whether its generator makes images of a given class; ``optional``: where its setting ``conditional`` is true."""
+    """Whether the generator is class-conditional; ``optional`` if the setting ``conditional`` decides."""
     augmentable: ClassVar[bool] = True
     """Whether the discriminator's images may be augmented (``train.augment``)."""
     generators: tuple[str, ...] = ("generator",)
+    """Names of the networks that the generator's updates train."""
     discriminators: tuple[str, ...] = ("discriminator",)
+    """Names of the networks that the discriminator's updates train."""
+    equalised: ClassVar[bool] = False
+    """Whether layers divide their weights by the square root of their number of inputs (equalised learning rates)."""
+    grows: ClassVar[bool] = False
+    """Whether networks for larger pictures have the layers of those for smaller ones, so that a run can start from a run on
+    pictures of another size. Families whose networks take pictures of any size need no such layers."""
+    edge_layers: ClassVar[tuple[str, ...]] = ()
+    """If the family :attr:`grows`: layers nearest the picture, as ``NETWORK.LAYER.``. They are new if their shape differs."""
 
     def __init__(self, config: Any, shape: ImageShape) -> None:
         self.config = config
         self.shape = shape
         self.networks: dict[str, nn.Module] = {}
         self.buffers: dict[str, Tensor] = {}
-        """What the losses remember from step to step beside the networks; part of every checkpoint."""
+        """State of the losses besides the networks, kept from step to step; part of every checkpoint."""
         self._compiled: dict[str, Callable[..., Tensor]] = {}
 
     @classmethod
     def can(cls, capability: "type[Family]") -> bool:
-        """Whether it has a capability: NoiseFamily, StyleBasedFamily, TranslationFamily or ReferenceGuidedFamily."""
+        """Whether the family has a capability: NoiseFamily, StyleBasedFamily, TranslationFamily or ReferenceGuidedFamily."""
         return issubclass(cls, capability)
 
     @classmethod
     def is_conditional(cls, config: Any) -> bool:
-        """Whether the generator is class-conditional with these settings of the family."""
+        """Whether the generator is class-conditional with the family's settings ``config``."""
         return cls.class_conditional == "always" or (cls.class_conditional == "optional" and config.conditional)
 
     @property
@@ -166,45 +183,58 @@ class Family(ABC):
 
     @classmethod
     def check_data(cls, info: DatasetInfo, config: Any) -> None:
-        """Raise SettingsError when the family, with its settings ``config``, does not learn from data of this kind."""
+        """Raise SettingsError if the family, with its settings ``config``, cannot learn from data of this kind."""
         if info.kind not in cls.kinds:
             raise SettingsError(
-                f"model.family: {cls.name} learns from {' or '.join(sorted(cls.kinds))} data, and {info.name} is "
-                f"{info.kind}. Change ingest.kind to what the pictures are, or choose another family (gantry recommend)."
+                f"model.family: {cls.name} learns from {' or '.join(sorted(cls.kinds))} data, but {info.name} is "
+                f"{info.kind}. Correct ingest.kind if it is wrong, or choose another family (gantry recommend)."
             )
 
     @classmethod
     def older_settings(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Settings that describe the networks of an edition that did not know them, where today's default is another.
+        """Return settings of networks from versions of Gantry without these settings, if today's defaults differ.
 
-        They hold for what ``saved``, the family's settings in an exported generator or a checkpoint, leaves out.
+        They apply to settings missing in ``saved``, the family's settings in an exported generator or a checkpoint.
         """
         return {}
 
-    def network(self, name: str) -> Callable[..., Tensor]:
-        """The network ``name`` to be called in a loss, compiled where that was asked for.
+    @classmethod
+    def smaller_name(cls, network: str, name: str, levels: int) -> str:
+        """Name of the tensor ``name`` of ``network`` in networks for pictures 2^``levels`` times smaller; empty if new."""
+        return name
 
-        A gradient that is differentiated once more goes through ``networks[name]`` itself.
+    def discriminator_layers(self, name: str) -> list[list[nn.Parameter]]:
+        """Parameters of each layer of the discriminator ``name``, from the picture to the output.
+
+        A residual block is one layer, and a norm belongs to the layer before it.
+        """
+        return layers_in_order(self.networks[name].children())
+
+    def network(self, name: str) -> Callable[..., Tensor]:
+        """Return the network ``name`` for use in a loss, compiled if :meth:`compile` was called.
+
+        A loss with a double backward pass must use ``networks[name]``, which is never compiled.
         """
         return self._compiled.get(name, self.networks[name])
 
     def compile(self, **options: Any) -> None:
-        """Compile every network's calls (torch.compile with ``options``); weights and their names stay as they are."""
+        """Compile the calls of all networks (torch.compile with ``options``). Weights and their names do not change."""
         self._compiled = {name: torch.compile(network, **options) for name, network in self.networks.items()}
 
     def penalties(self) -> tuple[Phase, ...]:
-        """What each side pays beside its half of the game; ``accumulates`` is set by :meth:`phases`."""
+        """Return the penalties of both sides. :meth:`phases` sets their ``accumulates``."""
         return ()
 
     def phases(self) -> tuple[Phase, ...]:
-        """The updates of one step in their order, with those that join one behind it.
+        """Return the phases of a step in their order: for each side, the adversarial loss, then its penalties.
 
-        Penalties of every step join the update of their side. Those of every k-th step are updates of their own behind it, in
-        which they weigh k times as much; those of equal intervals share one (Karras et al. 2020, appendix B).
+        Penalties of every step are part of the update of their side. Those of every k-th step are separate updates after it,
+        with k times the weight; penalties with equal intervals share an update (lazy regularisation; Karras et al. 2020,
+        appendix B).
         """
         found: list[Phase] = []
-        for side, game in _GAMES.items():
-            found.append(Phase(name=side, side=side, loss=getattr(self, game)))
+        for side, method in _ADVERSARIAL.items():
+            found.append(Phase(name=side, side=side, loss=getattr(self, method)))
             own = sorted((phase for phase in self.penalties() if phase.side == side), key=lambda phase: phase.every)
             for before, phase in zip([found[-1], *own], own, strict=False):
                 loss = phase.loss if phase.every == 1 else _weighed(phase)
@@ -212,7 +242,7 @@ class Family(ABC):
         return tuple(found)
 
     def updates(self) -> list[tuple[Phase, ...]]:
-        """The phases of each update of a step: one, and those that join it."""
+        """Return the phases of a step grouped by update: a phase, and those that accumulate onto it."""
         updates: list[tuple[Phase, ...]] = []
         for phase in self.phases():
             if phase.accumulates:
@@ -223,10 +253,10 @@ class Family(ABC):
 
     @abstractmethod
     def fakes(self, batch: Batch) -> Tensor:
-        """Images generated for ``batch``, (N, C, H, W); both updates play against the same ones."""
+        """Generate images for ``batch``, (N, C, H, W). Both sides' updates use the same images."""
 
     def detached_fakes(self, batch: Batch) -> Tensor:
-        """:meth:`fakes` as discriminators are shown them, without a graph; made once a batch."""
+        """Return :meth:`fakes` without a graph, for discriminators; computed once per batch."""
 
         def make() -> Tensor:
             with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
@@ -235,47 +265,75 @@ class Family(ABC):
         return batch.cached("detached fakes", make, light=True)
 
     def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
-        """What is looked at for a collapse, each by itself."""
+        """Return the images by which a mode collapse is detected. Each pair is checked separately."""
         return (DiversityPair(fakes=self.fakes(batch), reals=batch.real),)
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
-        """Make averaged generators ready to be sampled: what training tracks beside weights is measured anew.
+        """Prepare averaged generators for sampling: recompute the statistics that training tracks besides weights.
 
-        By default nothing is tracked, and the networks are put into evaluation mode. ``batches`` bounds what it costs.
+        By default there are none, and the networks are only set to evaluation mode. ``batches`` limits the cost.
         """
         for network in networks.values():
             network.eval()
 
     @abstractmethod
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        """The discriminators' loss; must leave generators without gradient."""
+        """Compute the discriminators' adversarial loss. It must not give the generators a gradient."""
 
     @abstractmethod
     def generator_loss(self, batch: Batch, step: int) -> Losses:
-        """The generators' loss; runs while the discriminators' parameters are frozen."""
+        """Compute the generators' adversarial loss. The discriminators' parameters are frozen meanwhile."""
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
-        """What it translates, image to image: (from domain, to domain) each; None where domains have no number."""
+        """Translation directions, as pairs (from domain, to domain); None for domains without a number."""
         return ()
 
     @abstractmethod
     def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
-        """What the generators ``networks`` can do, to be watched over time, and how many pictures make a row.
+        """Generate pictures for a grid that shows the progress of training.
 
-        Float in about [-1, 1], (N, C, H, W). ``reals`` holds a few real pictures, always the same ones.
+        Args:
+            reals: a few real pictures, always the same ones.
+            networks: generators by name.
+
+        Returns:
+            Pictures, float in about [-1, 1], (N, C, H, W), and the number of pictures per row.
         """
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.channels_last) -> "Family":
-        """Move every network, in ``memory_format``, and :attr:`buffers` to ``device``; returns self."""
+        """Move all networks, in ``memory_format``, and :attr:`buffers` to ``device``, and return self."""
         for network in self.networks.values():
             network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         self.buffers = {name: tensor.to(device) for name, tensor in self.buffers.items()}
         return self
 
 
+def renumber(name: str, lists: tuple[str, ...], levels: int) -> str:
+    """Name of a tensor in a list of layers that begins ``levels`` layers later; empty if it comes before the beginning."""
+    first, _, rest = name.partition(".")
+    if first not in lists:
+        return name
+    index, _, rest = rest.partition(".")
+    return f"{first}.{int(index) - levels}.{rest}" if int(index) >= levels else ""
+
+
+def layers_in_order(modules: Iterable[nn.Module]) -> list[list[nn.Parameter]]:
+    """Parameters of each layer among ``modules``, in their order. The modules of a sequence or list count one by one."""
+    layers: list[list[nn.Parameter]] = []
+    for module in modules:
+        if isinstance(module, nn.Sequential | nn.ModuleList):
+            layers += layers_in_order(module)
+        elif parameters := list(module.parameters()):
+            if layers and isinstance(module, nn.modules.batchnorm._NormBase):
+                layers[-1] += parameters
+            else:
+                layers.append(parameters)
+    return layers
+
+
 def _weighed(phase: Phase) -> Callable[[Batch, int], Losses]:
-    """The loss of ``phase``, weighed by its interval."""
+    """Return the loss of ``phase`` multiplied by its interval."""
 
     def loss(batch: Batch, step: int) -> Losses:
         losses = phase.loss(batch, step)

@@ -1,8 +1,8 @@
 """BigGAN: Brock, Donahue & Simonyan 2019, "Large Scale GAN Training for High Fidelity Natural Image Synthesis".
 
-Residual networks with spectral norm in both, class-conditional batch norm in the generator, a projection discriminator
-(Miyato & Koyama 2018), self-attention at one resolution (Zhang et al. 2019, "SAGAN"), the hinge loss, latents that may
-enter at every block, and truncated sampling with standing statistics.
+Residual networks with spectral norm, class-conditional batch norm in the generator, a projection discriminator (Miyato &
+Koyama 2018), self-attention at one resolution (Zhang et al. 2019, "SAGAN"), the hinge loss, optional hierarchical latents, and
+truncated sampling with standing statistics.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_core import randomness
-from gan_core.augment.diffaugment import NUMBERS, diffaugment
+from gan_core.augment.diffaugment import UNIFORMS, diffaugment
 from gan_core.batch import Batch
 from gan_core.config import check, check_at_least, check_below_one, check_choice
 from gan_core.errors import SettingsError
@@ -37,14 +37,14 @@ from gan_core.precision import full_precision
 
 @dataclass(frozen=True)
 class Layout:
-    """The widths of both networks at one resolution, in multiples of ``width``."""
+    """Feature maps of both networks for one picture size, in multiples of ``width``."""
 
     generator: tuple[int, ...]
-    """At 4x4 and behind each block, of which each doubles the resolution."""
+    """Maps at 4x4 and after each block. Each block doubles the resolution."""
     discriminator: tuple[int, ...]
-    """Behind each block ..."""
+    """Maps after each block."""
     downs: int
-    """... of which so many, the first ones, halve the resolution."""
+    """Number of blocks of the discriminator, the first ones, that halve the resolution."""
 
 
 LAYOUTS = {
@@ -58,38 +58,38 @@ LAYOUTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BigGanConfig:
-    """BigGAN's own settings; the defaults are those for CIFAR-10, see PRESETS for larger pictures."""
+    """Settings of BigGAN. The defaults are for CIFAR-10; :mod:`gan_core.presets.recipes` has those for larger pictures."""
 
     latent: int = 128
-    """Coordinates of z, N(0, 1)."""
+    """Dimension of the latent z, N(0, 1)."""
     width: int = 64
-    """Unit of the feature maps' numbers ("ch" in the paper's tables)."""
+    """Unit of the number of feature maps ("ch" in the paper's tables)."""
     attention: int = 0
-    """Resolution, in pixels, of the maps that self-attention is applied to in both networks; 0: none."""
+    """Resolution, in pixels, of the maps with self-attention in both networks; 0: no self-attention."""
     attention_values: int = 2
-    """What the channels of the attended maps are divided by for attention's values: 2 as in the authors' networks, or 8 as
-    in SAGAN's text and in networks of this project's earlier editions."""
+    """Divisor of the channels for the values of self-attention: 2 as in the authors' networks, or 8 as in SAGAN's text and in
+    networks of earlier versions of Gantry."""
     shared_embedding: int = 0
-    """Length of the one class embedding that all conditional batch norms project; 0: each has an embedding of its own."""
+    """Length of a class embedding that all conditional batch norms project; 0: each has its own embedding."""
     hierarchical: bool = False
-    """Whether z is cut into chunks, one for the start and one for each block, where it joins the class embedding."""
+    """Whether z is split into chunks, one for the first layer and one for each block, where it joins the class embedding."""
     slope: float = 0.0
-    """Leak slope of the discriminator's activations; 0 is the paper's ReLU."""
+    """Negative slope of the discriminator's activations; 0 is the paper's ReLU."""
     loss: Literal["hinge", "non-saturating", "minimax", "least-squares", "wasserstein", "relativistic"] = "hinge"
-    """The adversarial game, a name in the table of losses."""
+    """Adversarial loss."""
     orthogonal: float = 0.0
     """Weight of orthogonal regularisation of the generator (equation 3; the paper uses 1e-4)."""
     orthogonal_every: int = 1
-    """Steps between two updates by it; 1: it is part of each update of the generator."""
+    """Steps between updates by orthogonal regularisation; 1: it is part of each update of the generator."""
     gradient_penalty: float = 0.0
-    """Weight of WGAN-GP's penalty, for loss wasserstein (Gulrajani et al. 2017 use 10); 0: spectral norm is enough."""
+    """Weight of WGAN-GP's gradient penalty, for loss wasserstein (Gulrajani et al. 2017 use 10); 0: only spectral norm."""
     gradient_penalty_every: int = 1
-    """Steps between two updates by it; 1: it is part of each update of the discriminator."""
+    """Steps between updates by the gradient penalty; 1: it is part of each update of the discriminator."""
     consistency: float = 0.0
-    """Weight of consistency of what the discriminator says of an image and of the same image moved and cut out, real and
-    generated (Zhao et al. 2021 use 10)."""
+    """Weight of the consistency of the discriminator's outputs for images and for the same images augmented, real and generated
+    (Zhao et al. 2021 use 10)."""
     consistency_every: int = 1
-    """Steps between two updates by it; 1: it is part of each update of the discriminator."""
+    """Steps between updates by consistency; 1: it is part of each update of the discriminator."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "latent", "width", "orthogonal_every", "gradient_penalty_every", "consistency_every")
@@ -98,24 +98,24 @@ class BigGanConfig:
         check_choice(self, (2, 8), "attention_values")
         check(
             self.shared_embedding > 0 or not self.hierarchical,
-            "hierarchical: needs a class embedding to join z's chunks with; set shared_embedding, to 128 for instance.",
+            "hierarchical: needs a class embedding that the chunks of z can join. Set shared_embedding, for example to 128.",
         )
 
 
 def layout(config: BigGanConfig, shape: ImageShape) -> Layout:
-    """The widths for ``shape``.
+    """Return the layout for pictures of ``shape``.
 
     Raises:
-        SettingsError: a size that is not in the table, more than 4 channels, an attention resolution that the networks
-            do not pass through, or latents that cannot be cut into equal chunks.
+        SettingsError: the size is not in the table, there are more than 4 channels, the networks have no maps at the resolution
+            of self-attention, or latents cannot be split into equal chunks.
     """
     if shape.height != shape.width or shape.height not in LAYOUTS:
         raise SettingsError(
-            f"biggan makes square pictures of 16, 32, 64, 128 or 256 pixels a side, not {shape.height}x{shape.width}. "
+            f"biggan generates square pictures of 16, 32, 64, 128 or 256 pixels per side, not {shape.height}x{shape.width}. "
             "Change ingest.size."
         )
     if not 1 <= shape.channels <= 4:
-        raise SettingsError(f"biggan makes 1 to 4 channels, not {shape.channels}. Change ingest.channels.")
+        raise SettingsError(f"biggan generates 1 to 4 channels, not {shape.channels}. Change ingest.channels.")
     found = LAYOUTS[shape.height]
     passed = [shape.height >> halved for halved in range(1, found.downs + 1) if shape.height >> halved >= 8]
     if config.attention and config.attention not in passed:
@@ -127,14 +127,14 @@ def layout(config: BigGanConfig, shape: ImageShape) -> Layout:
     if config.hierarchical and config.latent % chunks:
         near = max(round(config.latent / chunks), 1) * chunks
         raise SettingsError(
-            f"model.latent: {config.latent} coordinates cannot be cut into {chunks} equal chunks, as many as hierarchical "
-            f"latents need for pictures of {shape.height} pixels. Set it to {near} for instance."
+            f"model.latent: must be a multiple of {chunks} for hierarchical latents and pictures of {shape.height} pixels, got "
+            f"{config.latent}. Set it to {near}, for example."
         )
     return found
 
 
 class Generator(nn.Module):
-    """z (N, latent) and classes (N,) to images (N, C, H, W) in [-1, 1]."""
+    """Maps z (N, latent) and classes (N,) to images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: BigGanConfig, shape: ImageShape) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Generator(nn.Module):
         self.picture = SpectralConv2d(widths[-1], shape.channels)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Images of the classes ``labels`` (N,) for ``latents`` (N, latent)."""
+        """Generate images of the classes ``labels`` (N,) from ``latents`` (N, latent)."""
         first, *chunks = latents.split(self.chunk, dim=1)
         condition = labels if self.classes is None else self.classes(labels)
         maps = self.project(first).view(-1, *self.base).contiguous(memory_format=torch.channels_last)
@@ -172,7 +172,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, C, H, W) in [-1, 1] and classes (N,) to logits (N,): above 0 means judged real."""
+    """Maps images (N, C, H, W) in [-1, 1] and classes (N,) to logits (N,); above 0 means real."""
 
     def __init__(self, config: BigGanConfig, shape: ImageShape) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Discriminator(nn.Module):
             DownBlock(widths[at], widths[at + 1], config.slope, down=at < found.downs, first=at == 0)
             for at in range(len(widths) - 1)
         )
-        # Behind the first block whose maps have the resolution asked for; no block, when none is.
+        # Index of the block whose output has the resolution of self-attention; -1 without self-attention.
         self.attends = shape.height.bit_length() - config.attention.bit_length() - 1 if config.attention else -1
         self.attention: Attention | None = None
         if config.attention:
@@ -192,19 +192,19 @@ class Discriminator(nn.Module):
         self.classes = SpectralEmbedding(shape.classes, widths[-1])
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Logits (N,), float32, for ``images`` said to be of the classes ``labels`` (N,)."""
+        """Return logits (N,), float32, for ``images`` with the classes ``labels`` (N,)."""
         maps = images
         for index, block in enumerate(self.blocks):
             maps = block(maps)
             if self.attention is not None and index == self.attends:
                 maps = self.attention(maps)
         features = F.leaky_relu(maps, self.slope).float().sum(dim=(2, 3))
-        with full_precision(images.device):  # a logit in bf16 has three digits
+        with full_precision(images.device):  # bf16 has only three digits
             return self.judge(features).squeeze(1) + (self.classes(labels) * features).sum(dim=1)
 
 
 class BigGan(NoiseFamily):
-    """Class-conditional residual networks at scale."""
+    """BigGAN: large class-conditional residual networks."""
 
     name = "biggan"
     Config = BigGanConfig
@@ -217,11 +217,11 @@ class BigGan(NoiseFamily):
 
     @classmethod
     def older_settings(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See :meth:`Family.older_settings`: attention's values had an eighth of the channels."""
+        """See :meth:`Family.older_settings`: the values of self-attention had an eighth of the channels."""
         return {"attention_values": 8} if saved.get("attention") else {}
 
     def penalties(self) -> tuple[Phase, ...]:
-        """See :meth:`Family.penalties`: those that have a weight."""
+        """See :meth:`Family.penalties`: those with a weight."""
         config = self.config
         found = []
         if config.gradient_penalty:
@@ -235,24 +235,26 @@ class BigGan(NoiseFamily):
         return tuple(found)
 
     def consistency_loss(self, batch: Batch, step: int) -> Losses:
-        """How much what the discriminator says changes with small changes of real and of generated images."""
+        """Consistency loss: how much the discriminator's outputs change when real and generated images are augmented."""
         with torch.no_grad():
             images = torch.cat([batch.real, self.detached_fakes(batch).float()])
-            # The two numbers of a row are of its real and of its generated image, however many workers there are.
-            shape = (len(batch.real), 2 * len(NUMBERS))
+            # A row has the numbers for its real and for its generated image, whatever the number of workers.
+            shape = (len(batch.real), 2 * len(UNIFORMS))
             draw = randomness.uniform(shape, batch.part, batch.real.device, *batch.key, "consistency")
-            changed = diffaugment(images, torch.cat(draw.chunk(2, dim=1)))
-        plain, moved = self.judge_both(images, changed, None if batch.labels is None else batch.labels.repeat(2))
-        penalty = consistency_penalty(plain, moved)
+            augmented = diffaugment(images, torch.cat(draw.chunk(2, dim=1)))
+        plain, jittered = self.discriminate_both(
+            images, augmented, None if batch.labels is None else batch.labels.repeat(2)
+        )
+        penalty = consistency_penalty(plain, jittered)
         return Losses(self.config.consistency * penalty, {"penalty/consistency": penalty.detach()})
 
     def orthogonal_loss(self, batch: Batch, step: int) -> Losses:
-        """How far the generator's weights are from orthogonal (equation 3)."""
+        """Orthogonal regularisation of the generator's weights (equation 3)."""
         penalty = orthogonal_penalty(self.networks["generator"])
         return Losses(self.config.orthogonal * penalty, {"penalty/orthogonal": penalty.detach()})
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
-        """Measure the averaged weights' singular values, then, with them, the statistics of batch norm."""
+        """Recompute the singular values of the averaged weights, and then the statistics of batch norm."""
         for network in networks.values():
             run_power_iterations(network)
         super().update_statistics(networks, batches=batches)

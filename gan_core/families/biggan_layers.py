@@ -1,6 +1,6 @@
-"""What BigGAN's networks are made of: spectral norm, conditional batch norm, self-attention, residual blocks.
+"""Layers of BigGAN: spectral norm, conditional batch norm, self-attention, residual blocks.
 
-Weights start orthogonal (Saxe et al. 2014; Brock et al. 2019, section 3), biases at zero.
+Weights are initialised orthogonally (Saxe et al. 2014; Brock et al. 2019, section 3), biases with zero.
 """
 
 import torch
@@ -12,11 +12,11 @@ from gan_core.precision import full_precision
 
 
 class SpectralNorm(nn.Module):
-    """A weight divided by its largest singular value (Miyato et al. 2018, algorithm 1).
+    """Spectral norm: divides a weight by its largest singular value (Miyato et al. 2018, algorithm 1).
 
-    The singular vectors are buffers, part of every checkpoint; each call in training mode improves them by one power
-    iteration. Always in fp32: torch's own form, under autocast on a GPU, iterates in bf16. And the layers keep their
-    weights as they are, so that orthogonal regularisation sees what it is meant for.
+    The singular vectors are buffers, part of every checkpoint; each call in training mode refines them by one power
+    iteration. It computes in fp32, whereas torch's spectral norm iterates in bf16 under autocast on a GPU. The layers keep
+    their weights unnormalised, so that orthogonal regularisation acts on the weights themselves.
     """
 
     left: Tensor
@@ -27,36 +27,36 @@ class SpectralNorm(nn.Module):
         rows = weight.detach().flatten(1)
         self.register_buffer("left", torch.randn(rows.shape[0]))
         self.register_buffer("right", torch.zeros(rows.shape[1]))
-        if not rows.is_meta:  # a network without memory is only asked whether it can be built
+        if not rows.is_meta:  # networks on the meta device are never run
             self.iterate(rows, 15)
 
     @torch.no_grad()
     def iterate(self, rows: Tensor, times: int = 1) -> None:
-        """Improve the singular vectors of ``rows`` (outputs, inputs)."""
+        """Refine the singular vectors of ``rows`` (outputs, inputs) by ``times`` power iterations."""
         for _ in range(times):
             self.right.copy_(F.normalize(rows.T.mv(self.left), dim=0))
             self.left.copy_(F.normalize(rows.mv(self.right), dim=0))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """``weight`` (outputs, ...) over its largest singular value."""
+        """Divide ``weight`` (outputs, ...) by its largest singular value."""
         with full_precision(weight.device):
             rows = weight.flatten(1)
             if self.training:
                 self.iterate(rows.detach())
-            # Clones: the discriminator may be called again before the gradient of this call is taken.
+            # Clones, because the discriminator may be called again before the backward pass of this call.
             return weight / self.left.clone().dot(rows.mv(self.right.clone()))
 
 
 @torch.no_grad()
 def run_power_iterations(network: nn.Module, times: int = 64) -> None:
-    """Bring every spectral norm in ``network`` up to date with weights that changed without it: averaged ones."""
+    """Update all spectral norms in ``network`` after its weights were changed from outside, as by averaging."""
     for module in network.modules():
         if isinstance(module, SpectralConv2d | SpectralLinear | SpectralEmbedding):
             module.spectral.iterate(module.weight.flatten(1), times)
 
 
 class SpectralConv2d(nn.Conv2d):
-    """A convolution that keeps its input's size, with spectral norm."""
+    """A convolution with spectral norm that keeps the size of its input."""
 
     def __init__(self, inputs: int, outputs: int, size: int = 3, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, size, padding=size // 2, bias=bias)
@@ -64,12 +64,12 @@ class SpectralConv2d(nn.Conv2d):
         self.spectral = SpectralNorm(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        """Map (N, inputs, H, W) to (N, outputs, H, W)."""
         return F.conv2d(input, self.spectral(self.weight), self.bias, padding=self.padding)  # type: ignore[arg-type]
 
 
 class SpectralLinear(nn.Linear):
-    """A dense layer with spectral norm."""
+    """A linear layer with spectral norm."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, bias=bias)
@@ -77,12 +77,12 @@ class SpectralLinear(nn.Linear):
         self.spectral = SpectralNorm(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, inputs) to (N, outputs)."""
+        """Map (N, inputs) to (N, outputs)."""
         return F.linear(input, self.spectral(self.weight), self.bias)
 
 
 class SpectralEmbedding(nn.Embedding):
-    """A table of vectors with spectral norm."""
+    """An embedding with spectral norm."""
 
     def __init__(self, rows: int, outputs: int) -> None:
         super().__init__(rows, outputs)
@@ -90,7 +90,7 @@ class SpectralEmbedding(nn.Embedding):
         self.spectral = SpectralNorm(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Row numbers (N,) to vectors (N, outputs)."""
+        """Map indices (N,) to vectors (N, outputs)."""
         return F.embedding(input, self.spectral(self.weight))
 
 
@@ -101,13 +101,19 @@ def _start(layer: nn.Conv2d | nn.Linear) -> None:
 
 
 class ConditionalNorm(nn.Module):
-    """Batch norm whose gain and bias follow the condition: a class, or a vector to be projected.
+    """Conditional batch norm: gain and bias depend on a class, or are projected from a vector.
 
     Gains are centred at 1, biases at 0 (Brock et al. 2019, appendix B).
     """
 
     def __init__(self, channels: int, condition: int, classes: int) -> None:
-        """``condition``: length of the vector; 0 for the class itself, one of ``classes``."""
+        """Create the layer.
+
+        Args:
+            channels: number of feature maps.
+            condition: length of the vector; 0 to condition on the class index.
+            classes: number of classes.
+        """
         super().__init__()
         self.normalise = BatchNorm2d(channels, affine=False)
         if condition:
@@ -119,7 +125,7 @@ class ConditionalNorm(nn.Module):
             nn.init.orthogonal_(self.bias.weight)
 
     def forward(self, maps: Tensor, condition: Tensor) -> Tensor:
-        """(N, channels, H, W), normalised, for ``condition``: classes (N,) or vectors (N, condition)."""
+        """Normalise ``maps`` (N, channels, H, W) for ``condition``: classes (N,) or vectors (N, condition)."""
         normal = self.normalise(maps)
         gain, bias = 1 + self.gain(condition), self.bias(condition)
         return torch.addcmul(bias[:, :, None, None].to(normal.dtype), normal, gain[:, :, None, None].to(normal.dtype))
@@ -128,12 +134,12 @@ class ConditionalNorm(nn.Module):
 class Attention(nn.Module):
     """Self-attention over positions (Zhang et al. 2019, section 3), keys and values at half the resolution.
 
-    Queries and keys have an eighth of the channels, values a share of their own. The output is weighed by a learnt gate
-    that starts at 0: at first the maps pass unchanged.
+    Queries and keys have an eighth of the channels. The output is multiplied by a learnt gate that is initialised with 0, so
+    that the maps pass unchanged at first.
     """
 
     def __init__(self, channels: int, values: int) -> None:
-        """``values``: what the maps' ``channels`` are divided by for the values."""
+        """Create the layer for ``channels`` feature maps; the values have ``channels / values``."""
         super().__init__()
         small, wide = max(channels // 8, 1), max(channels // values, 1)
         self.queries = SpectralConv2d(channels, small, 1, bias=False)
@@ -143,11 +149,11 @@ class Attention(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """``maps`` (N, channels, H, W) plus what each position gathers from all others."""
+        """Add to each position of ``maps`` (N, channels, H, W) what it attends to in all others."""
         queries = self.queries(maps).flatten(2)
         keys = F.max_pool2d(self.keys(maps), 2).flatten(2)
         values = F.max_pool2d(self.values(maps), 2).flatten(2)
-        # Written out: torch's fused attention has neither a second derivative nor the same bytes each time.
+        # Written out, because torch's fused attention is not deterministic and has no double backward pass.
         shares = torch.softmax(queries.transpose(1, 2) @ keys, dim=2)
         gathered = values @ shares.to(values.dtype).transpose(1, 2)
         return maps + self.gate * self.output(gathered.unflatten(2, maps.shape[2:]))
@@ -165,10 +171,10 @@ class UpBlock(nn.Module):
         self.shortcut = SpectralConv2d(inputs, outputs, 1)
 
     def forward(self, maps: Tensor, condition: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, 2 H, 2 W)."""
+        """Map (N, inputs, H, W) to (N, outputs, 2 H, 2 W)."""
         inner = self.conv1(_doubled(F.relu(self.norm1(maps, condition), inplace=True)))
         inner = self.conv2(F.relu(self.norm2(inner, condition), inplace=True))
-        # The same as doubling first, at a quarter of the work.
+        # Equal to upsampling first, at a quarter of the work.
         return inner + _doubled(self.shortcut(maps))
 
 
@@ -176,7 +182,15 @@ class DownBlock(nn.Module):
     """Residual block that may halve the resolution (Brock et al. 2019, figure 15c)."""
 
     def __init__(self, inputs: int, outputs: int, slope: float, *, down: bool, first: bool) -> None:
-        """``first``: its input is the picture, which goes through no activation."""
+        """Create the block.
+
+        Args:
+            inputs: feature maps of the input.
+            outputs: feature maps of the output.
+            slope: negative slope.
+            down: whether to halve the resolution.
+            first: whether the input is the picture, to which no activation is applied.
+        """
         super().__init__()
         self.slope, self.down, self.first = slope, down, first
         self.conv1 = SpectralConv2d(inputs, outputs)
@@ -184,7 +198,7 @@ class DownBlock(nn.Module):
         self.shortcut = SpectralConv2d(inputs, outputs, 1) if down or inputs != outputs else None
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W), or half of H and W."""
+        """Map (N, inputs, H, W) to (N, outputs, H, W), or to half of H and W."""
         inner = self.conv1(maps if self.first else F.leaky_relu(maps, self.slope))
         inner = self.conv2(F.leaky_relu(inner, self.slope, inplace=True))
         if self.down:

@@ -1,7 +1,7 @@
 """cGAN: Mirza & Osindero 2014, "Conditional Generative Adversarial Nets", with DCGAN's networks.
 
-Both networks are class-conditional. The generator gets a learnt embedding of it beside z. The discriminator gets it as one
-more channel of the picture, in the paper's spirit, or by projection (Miyato & Koyama 2018).
+Both networks are class-conditional. The generator gets a learnt embedding of the class besides z. The discriminator gets the
+class as an additional channel of the picture, in the spirit of the paper, or by projection (Miyato & Koyama 2018).
 """
 
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from torch import Tensor, nn
 from gan_core.config import check_at_least
 from gan_core.errors import SettingsError
 from gan_core.families import dcgan
-from gan_core.families.base import ImageShape
+from gan_core.families.base import ImageShape, layers_in_order
 from gan_core.families.noise import NoiseFamily
 
-# With torch's N(0, 1) the class drowned z from the first step on, and all pictures of a class came out alike: on Fashion-MNIST,
-# after 600 steps, they differed by a tenth of what real ones do; from this start, by three quarters.
+# With torch's N(0, 1) the class dominates z from the first step on, and all pictures of a class are alike: on Fashion-MNIST,
+# after 600 steps, their diversity was a tenth of that of real pictures; with this value, three quarters.
 _EMBEDDING_STD = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class CganConfig(dcgan.DcganConfig):
-    """DCGAN's settings, and what is done with the class."""
+    """Settings of cGAN: those of DCGAN, and those for the class."""
 
-    loss: Literal["non-saturating", "minimax", "hinge"] = "non-saturating"  # type: ignore[assignment]  # one more
-    """The adversarial game: that of DCGAN, Goodfellow's own, or Miyato's."""
+    loss: Literal["non-saturating", "minimax", "hinge"] = "non-saturating"  # type: ignore[assignment]  # one more choice
+    """Adversarial loss: non-saturating, minimax (Goodfellow et al. 2014) or hinge (Miyato et al. 2018)."""
     embedding: int = 64
-    """Length of the class embedding that the generator gets beside z."""
+    """Length of the class embedding that the generator gets besides z."""
     condition: Literal["projection", "concatenation"] = "projection"
-    """How the discriminator is conditioned on the class: the inner product of an embedding with its pooled features joins the
-    logit, or an embedding as large as the picture joins the channels."""
+    """How the discriminator uses the class; projection: the inner product of an embedding with the pooled features is added to
+    the logit; concatenation: an embedding as large as the picture is an additional channel."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,7 +40,7 @@ class CganConfig(dcgan.DcganConfig):
 
 
 class Generator(nn.Module):
-    """z (N, latent) and classes (N,) to images (N, C, H, W) in [-1, 1]."""
+    """Maps z (N, latent) and classes (N,) to images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: CganConfig, shape: ImageShape) -> None:
         super().__init__()
@@ -49,12 +49,12 @@ class Generator(nn.Module):
         self.network = dcgan.Generator(replace(config, latent=config.latent + config.embedding), shape)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Images of the classes ``labels`` (N,) for ``latents`` (N, latent)."""
+        """Generate images of the classes ``labels`` (N,) from ``latents`` (N, latent)."""
         return self.network(torch.cat([latents, self.classes(labels)], dim=1))
 
 
-class Projecting(nn.Module):
-    """Images (N, C, H, W) and classes (N,) to logits (N,): DCGAN's, plus an embedding's product with pooled features.
+class ProjectionDiscriminator(nn.Module):
+    """Maps images (N, C, H, W) and classes (N,) to logits (N,): DCGAN's, plus the product of an embedding and pooled features.
 
     Miyato & Koyama 2018, equation 3.
     """
@@ -66,14 +66,14 @@ class Projecting(nn.Module):
         nn.init.normal_(self.classes.weight, 0.0, 0.02)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Logits (N,) for ``images`` said to be of the classes ``labels`` (N,)."""
+        """Return logits (N,) for ``images`` with the classes ``labels`` (N,)."""
         maps = self.network.layers(images)
         agreement = (self.classes(labels) * maps.float().sum(dim=(2, 3))).sum(dim=1)
         return self.network.judge(maps).flatten() + agreement
 
 
-class Concatenating(nn.Module):
-    """Images (N, C, H, W) and classes (N,) to logits (N,): DCGAN's, of pictures with their class as one more channel."""
+class ConcatenationDiscriminator(nn.Module):
+    """Maps images (N, C, H, W) and classes (N,) to logits (N,): DCGAN's, with the class as an additional channel."""
 
     def __init__(self, config: CganConfig, shape: ImageShape) -> None:
         super().__init__()
@@ -83,13 +83,13 @@ class Concatenating(nn.Module):
         self.network.layers[0] = dcgan.strided_conv(shape.channels + 1, config.width, config.kernel, bias=True)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Logits (N,) for ``images`` said to be of the classes ``labels`` (N,)."""
+        """Return logits (N,) for ``images`` with the classes ``labels`` (N,)."""
         classes = self.classes(labels).view(-1, *self.size).to(images.dtype)
         return self.network(torch.cat([images, classes], dim=1).contiguous(memory_format=torch.channels_last))
 
 
 class Cgan(NoiseFamily):
-    """The class-conditional GAN."""
+    """cGAN: the class-conditional DCGAN."""
 
     name = "cgan"
     Config = CganConfig
@@ -98,9 +98,15 @@ class Cgan(NoiseFamily):
     def __init__(self, config: CganConfig, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
         super().__init__(config, shape, class_shares=class_shares)
         self.prior = config.prior
-        discriminator = Projecting if config.condition == "projection" else Concatenating
+        projects = config.condition == "projection"
+        discriminator = ProjectionDiscriminator if projects else ConcatenationDiscriminator
         try:
             self.networks = {"generator": Generator(config, shape), "discriminator": discriminator(config, shape)}
         except SettingsError as error:
-            raise SettingsError(f"cgan has dcgan's networks, and {error}") from None
+            raise SettingsError(f"cgan has the networks of dcgan, and {error}") from None
         dcgan.initialise(self.networks, config)
+
+    def discriminator_layers(self, name: str) -> list[list[nn.Parameter]]:
+        """See :meth:`Family.discriminator_layers`: those of dcgan, then the classes."""
+        network = self.networks[name]
+        return layers_in_order([*network.get_submodule("network").children(), network.get_submodule("classes")])

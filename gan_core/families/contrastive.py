@@ -1,7 +1,7 @@
 """CUT: Park, Efros, Zhang & Zhu 2020, "Contrastive Learning for Unpaired Image-to-Image Translation".
 
-What a generator's encoder sees at a place of a translation is to be nearer to what it sees there in the source than at
-other places of it. It stands for CycleGAN's way back.
+The contrastive loss replaces CycleGAN's cycle consistency: the encoder's features at a position of a translation should be
+closer to those at the same position of the source than to those at its other positions.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from gan_core import randomness
 from gan_core.families.translation_layers import ResidualGenerator
 
 _LENGTH = 256
-"""Of a feature (section 3)."""
+"""Length of a feature vector (section 3)."""
 
 
 class ContrastiveGenerator(ResidualGenerator):
-    """A residual generator with borders by reflection, that also says what its encoder sees at some places.
+    """A residual generator with reflection padding that also returns features of its encoder at given positions.
 
-    Of the picture itself, behind both convolutions that halve the size, and behind the first and the middle residual
-    block, each projected by a network of two layers (appendix: "sampling from 5 layers").
+    The features are taken from five layers: the picture itself, both convolutions that halve the size, and the first and the
+    middle residual block. A network of two layers projects each (appendix: "sampling from 5 layers").
     """
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
@@ -33,7 +33,7 @@ class ContrastiveGenerator(ResidualGenerator):
         )
 
     def places(self, height: int, width: int, count: int, device: torch.device, *key: int | str) -> list[Tensor]:
-        """Up to ``count`` places, int64, of each layer that is looked at, in pictures of ``height`` and ``width``."""
+        """Draw up to ``count`` positions in each of the five layers, int64, for pictures of ``height`` and ``width``."""
         sizes = [height * width, height * width // 4, *[height * width // 16] * 3]
         draws = [
             randomness.uniform((size,), randomness.WorkerSlice(), device, *key, layer)
@@ -44,10 +44,19 @@ class ContrastiveGenerator(ResidualGenerator):
     def forward(  # type: ignore[override]
         self, images: Tensor, places: Sequence[Tensor] = (), translates: bool = True
     ) -> Tensor | tuple[Tensor, list[Tensor]] | list[Tensor]:
-        """Pictures for ``images``; with ``places``, also features (N, places, 256) of each layer, or these alone."""
+        """Translate ``images``.
+
+        Args:
+            images: (N, C, H, W).
+            places: positions in each of the five layers, from :meth:`places`.
+            translates: whether to translate, and not only to compute features.
+
+        Returns:
+            Pictures (N, C, H, W); with ``places`` also the features (N, positions, 256) of each layer, or only these.
+        """
         if not places:
             return super().forward(images)
-        # The encoder's last stage is a convolution, its norm and ReLU.
+        # The last stage of the encoder consists of a convolution, its norm and ReLU.
         half = self.encode[:-3](images)
         quarter = self.encode[-3:](half)
         seen, maps = [images, half, quarter], quarter
@@ -66,12 +75,12 @@ class ContrastiveGenerator(ResidualGenerator):
 
 
 def patch_nce(queries: Sequence[Tensor], keys: Sequence[Tensor], temperature: float) -> Tensor:
-    """Mean over layers and places of the cross-entropy with which each query finds its own key (equation 3): (N,).
+    """PatchNCE loss: mean over layers and positions of the cross-entropy of each query with its own key (equation 3): (N,).
 
     Args:
-        queries: for each layer features of length 1 of a translation, (N, places, C).
-        keys: of its source at the same places; they take no gradient.
-        temperature: what the products of features are divided by.
+        queries: features of a translation for each layer, of unit length, (N, positions, C).
+        keys: features of its source at the same positions; they get no gradient.
+        temperature: divisor of the products of features.
     """
     losses = []
     for query, key in zip(queries, keys, strict=True):

@@ -1,8 +1,9 @@
 """CycleGAN: Zhu, Park, Isola & Efros 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks".
 
-Two residual generators, one for each direction, and a discriminator of 70x70 patches for each domain, in a least-squares
-game. A picture that is translated there and back is to be itself again; one of the target domain is to stay as it is.
-With ``objective: contrastive`` there is no way back: see :mod:`gan_core.families.contrastive`.
+Two residual generators, one for each direction, and a discriminator of 70x70 patches for each domain, with the least-squares
+loss. Cycle consistency: a picture translated there and back should be the original. Identity loss: a picture that is already of
+the target domain should not change. With ``objective: contrastive``, the loss of CUT replaces cycle consistency
+(:mod:`gan_core.families.contrastive`).
 """
 
 from collections.abc import Mapping
@@ -20,44 +21,45 @@ from gan_core.families.contrastive import ContrastiveGenerator, patch_nce
 from gan_core.families.translation import TranslationFamily, conditions_of, discriminator_accuracy, grid_rows
 from gan_core.families.translation_layers import PatchDiscriminator, ResidualGenerator
 from gan_core.nn import collectives
-from gan_core.nn.initialise import normal_weights
+from gan_core.nn.initialise import init_normal
 from gan_core.nn.losses import least_squares_discriminator, least_squares_generator
-from gan_core.nn.padding import cropped, padded
+from gan_core.nn.padding import crop_borders, pad_to_multiple
 
 _LARGE = 256
-"""From this side on, the paper's generators have 9 residual blocks, below it 6 (section 7.2)."""
+"""Side in pixels from which the paper's generators have 9 residual blocks instead of 6 (section 7.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CycleGanConfig:
-    """CycleGAN's own settings; the defaults are the paper's."""
+    """Settings of CycleGAN. The defaults are the paper's."""
 
     width: int = 64
-    """Maps of a generator's first layer; four times as many in its residual blocks."""
+    """Feature maps of a generator's first layer; its residual blocks have four times as many."""
     blocks: int = 0
-    """Residual blocks; 0: 6 for pictures under 256 pixels, 9 from there."""
+    """Residual blocks of a generator; 0: 6 for pictures below 256 pixels, else 9."""
     patch_width: int = 64
-    """Maps of a discriminator's first layer."""
+    """Feature maps of a discriminator's first layer."""
     patch_halvings: int = 3
-    """How often a discriminator halves its picture: 3 judges patches of 70x70 pixels, 2 of 34x34, 1 of 16x16."""
+    """Number of discriminator layers that halve the resolution: 3 for patches of 70x70 pixels, 2 for 34x34, 1 for 16x16."""
     slope: float = 0.2
-    """Leak slope of every leaky ReLU; the generators have plain ones."""
+    """Negative slope of the discriminators' leaky ReLUs; the generators have plain ReLUs."""
     objective: Literal["cycle", "contrastive"] = "cycle"
-    """What ties a translation to its source: the way back, or that its patches are recognised (Park et al. 2020, CUT)."""
+    """Loss that ties a translation to its source: cycle consistency, or the contrastive loss of patches (CUT; Park et al.
+    2020)."""
     cycle: float = 10.0
-    """Weight of what is lost on the way there and back (equation 3)."""
+    """Weight of the cycle-consistency loss (equation 3)."""
     contrast: float = 1.0
-    """Weight of patches that are not recognised, in place of ``cycle`` (CUT, equation 5)."""
+    """Weight of the contrastive loss, for objective contrastive (CUT, equation 5)."""
     identity: float = 0.5
-    """Weight, relative to ``cycle`` or ``contrast``, of what is changed in a picture that is of the target domain already
-    (section 5.2; CUT's is 1, which ``auto`` chooses for its objective)."""
+    """Weight of the identity loss relative to ``cycle`` or ``contrast`` (section 5.2; with objective contrastive ``auto``
+    chooses 1, as in CUT)."""
     patches: int = 256
-    """Places of a picture that are told from each other, for objective contrastive (CUT, section 4)."""
+    """Positions per layer that the contrastive loss compares, for objective contrastive (CUT, section 4)."""
     temperature: float = 0.07
-    """What their likeness is divided by, for objective contrastive (CUT, section 4)."""
+    """Temperature of the contrastive loss, for objective contrastive (CUT, section 4)."""
     pool: int = 50
-    """Generated pictures of each direction that the discriminators are also shown later (section 4); 0: none are kept, which
-    ``auto`` chooses for CUT's objective."""
+    """Size of the pool of earlier generated pictures per direction, which the discriminators also see (section 4); 0: no pool,
+    which ``auto`` chooses for objective contrastive."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "width", "patch_width", "patch_halvings")
@@ -68,16 +70,16 @@ class CycleGanConfig:
 
 
 class _Generated(NamedTuple):
-    """What a generator makes of a batch."""
+    """The output of a generator for a batch."""
 
     pictures: Tensor
-    """Translations (N, C, H, W), and behind them what becomes of pictures that are of the target domain, if that counts."""
+    """Translations (N, C, H, W), followed by the outputs for pictures of the target domain if the identity loss needs them."""
     seen: list[Tensor]
-    """What its encoder sees at some places of the sources, for objective contrastive: (N, places, 256) each."""
+    """Features of its encoder at some positions of the sources, for objective contrastive: (N, positions, 256) each."""
 
 
 class CycleGan(TranslationFamily):
-    """Translation between two domains without pairs: from A (``condition``) to B (``real``) and back."""
+    """CycleGAN: unpaired translation between the domains A (``condition``) and B (``real``), in both directions."""
 
     name = "cyclegan"
     Config = CycleGanConfig
@@ -85,6 +87,7 @@ class CycleGan(TranslationFamily):
     generators = ("a_to_b", "b_to_a")
     discriminators = ("a", "b")
     side_multiple = 4
+    separate_generators = True
 
     def __init__(self, config: CycleGanConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
@@ -104,7 +107,7 @@ class CycleGan(TranslationFamily):
             },
         }
         for network in self.networks.values():
-            normal_weights(network)
+            init_normal(network)
         if config.pool:
             for name in self.discriminators:
                 self.buffers[f"pool_{name}"] = torch.zeros(config.pool, channels, shape.height, shape.width)
@@ -116,31 +119,31 @@ class CycleGan(TranslationFamily):
         return ((0, 1), (1, 0))
 
     def check_target(self, target: int | None) -> int | None:
-        """See :meth:`TranslationFamily.check_target`; B where it is left out."""
+        """See :meth:`TranslationFamily.check_target`; the default is B."""
         return super().check_target(1 if target is None else target)
 
     # -- training --
 
     def generated(self, batch: Batch, *, identity: bool) -> dict[str, _Generated]:
-        """What each generator makes of its domain's pictures and, with ``identity``, of the other's: in one pass."""
+        """Run each generator on the pictures of its source domain and, with ``identity``, of its target domain, in one pass."""
         domains = {"a_to_b": (conditions_of(batch), batch.real), "b_to_a": (batch.real, conditions_of(batch))}
         made = {}
         for name, (source, target) in domains.items():
-            images, borders = padded(
+            images, borders = pad_to_multiple(
                 torch.cat([source, target]) if identity else source, self.side_multiple, self.min_side
             )
             places = self._places(name, images, batch)
             answer: Any = self.network(name)(images, places) if places else (self.network(name)(images), [])
             pictures, seen = answer
-            made[name] = _Generated(cropped(pictures, borders), seen)
+            made[name] = _Generated(crop_borders(pictures, borders), seen)
         return made
 
     def fakes(self, batch: Batch) -> Tensor:
-        """Pictures of domain B made from the batch's of domain A."""
+        """Translate the batch's pictures of domain A to domain B."""
         return self._fakes(batch)["b"]
 
     def _fakes(self, batch: Batch) -> dict[str, Tensor]:
-        """Pictures generated for the batch, by the domain that they are to be of."""
+        """The pictures generated for the batch, by target domain."""
         made, rows = self._kept(batch) if batch.keep else self.generated(batch, identity=False), len(batch.real)
         return {"a": made["b_to_a"].pictures[:rows], "b": made["a_to_b"].pictures[:rows]}
 
@@ -156,7 +159,7 @@ class CycleGan(TranslationFamily):
         return batch.cached("made", lambda: self.generated(batch, identity=self.config.identity > 0))
 
     def _places(self, name: str, images: Tensor, batch: Batch) -> list[Tensor]:
-        """Where generator ``name`` is asked what it sees in ``images``; nowhere, unless the objective is contrastive."""
+        """Positions in ``images`` at which generator ``name`` returns features; none unless the objective is contrastive."""
         generator = self.networks[name]
         if not isinstance(generator, ContrastiveGenerator):
             return []
@@ -164,7 +167,7 @@ class CycleGan(TranslationFamily):
         return generator.places(height, width, self.config.patches, images.device, *batch.key, "places", name)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        """Both discriminators' least squares of real pictures and of generated ones, new and old, in one pass each."""
+        """Least-squares loss of both discriminators for real pictures and for generated ones from the pool."""
         with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
             fakes = self._fakes(batch)
         total, shares = batch.real.new_zeros(()), []
@@ -178,7 +181,7 @@ class CycleGan(TranslationFamily):
         return Losses(total, {"loss/discriminator": total.detach(), **terms})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
-        """What the discriminators say, what ties translations to their sources, and what is changed without need."""
+        """Adversarial loss, cycle-consistency or contrastive loss, and identity loss of both generators."""
         config, rows = self.config, len(batch.real)
         made = self._kept(batch)
         tie = "cycle" if config.objective == "cycle" else "contrast"
@@ -187,12 +190,12 @@ class CycleGan(TranslationFamily):
         for name, back, judge, source in sides:
             fake = made[name].pictures[:rows]
             judged = self.network(judge)(batch.augment(fake, f"fake {judge} again")).float()
-            # The paper's generators take the whole square, its discriminators half of theirs (section 4).
+            # In the paper the generators' loss is the whole square, the discriminators' is halved (section 4).
             terms["adversarial"] = terms["adversarial"] + 2 * least_squares_generator(judged)
             if tie == "contrast":
-                unlike = self._unlike(name, made[name], batch)
-                terms["contrast"] = terms["contrast"] + unlike[:rows].mean()
-                terms["identity"] = terms["identity"] + (unlike[rows:].mean() if config.identity else 0.0)
+                contrast = self._patch_nce(name, made[name], batch)
+                terms["contrast"] = terms["contrast"] + contrast[:rows].mean()
+                terms["identity"] = terms["identity"] + (contrast[rows:].mean() if config.identity else 0.0)
                 continue
             returned = self.call_padded(self.network(back), fake)
             terms["cycle"] = terms["cycle"] + (returned.float() - source).abs().mean()
@@ -204,29 +207,29 @@ class CycleGan(TranslationFamily):
         total = terms["adversarial"] + weight * (terms[tie] + config.identity * terms["identity"])
         return Losses(total, {f"loss/{name}": term.detach() for name, term in {"generator": total, **terms}.items()})
 
-    def _unlike(self, name: str, made: _Generated, batch: Batch) -> Tensor:
-        """How badly the patches of each picture that generator ``name`` made are recognised: (N,)."""
-        images, _ = padded(made.pictures, self.side_multiple, self.min_side)
+    def _patch_nce(self, name: str, made: _Generated, batch: Batch) -> Tensor:
+        """PatchNCE loss of each picture of generator ``name``: (N,)."""
+        images, _ = pad_to_multiple(made.pictures, self.side_multiple, self.min_side)
         seen: Any = self.network(name)(images, self._places(name, images, batch), False)
         return patch_nce(seen, made.seen, self.config.temperature)
 
     @torch.no_grad()
     def query_pool(self, name: str, fakes: Tensor, batch: Batch) -> Tensor:
-        """What discriminator ``name`` is shown for ``fakes`` (N, C, H, W): half of them are old ones in their place.
+        """Replace about half of ``fakes`` (N, C, H, W) with earlier ones, for discriminator ``name`` (Shrivastava et al. 2017).
 
-        A pool holds the last generated pictures of all workers: until it is full each is kept and shown; from then on
-        each is, with probability 0.5, put in the place of one from the pool, which is shown (Shrivastava et al. 2017).
+        A pool holds generated pictures of all workers. Until it is full, each new picture is stored and returned. Then, with
+        probability 0.5, a new picture replaces one of the pool, which is returned in its place.
         """
         if not self.config.pool:
             return fakes
         pool, count = self.buffers[f"pool_{name}"], self.buffers[f"pooled_{name}"]
-        everyone = collectives.all_gather_rows(fakes)
-        key, alone = (*batch.key, "pool", name), randomness.WorkerSlice()
+        gathered = collectives.all_gather_rows(fakes)
+        key, single = (*batch.key, "pool", name), randomness.WorkerSlice()
         shown = []
-        # Pieces that fit the pool, so that no two of one piece want the same place.
-        for piece, new in enumerate(everyone.split(len(pool))):
-            order = randomness.uniform((len(pool),), alone, new.device, *key, "order", piece)
-            swap = randomness.uniform((len(new), 1, 1, 1), alone, new.device, *key, "swap", piece) < 0.5
+        # Pieces no larger than the pool, so that no two pictures of a piece get the same slot.
+        for piece, new in enumerate(gathered.split(len(pool))):
+            order = randomness.uniform((len(pool),), single, new.device, *key, "order", piece)
+            swap = randomness.uniform((len(new), 1, 1, 1), single, new.device, *key, "swap", piece) < 0.5
             shown.append(_exchanged(pool, count, new, order, swap))
             count.add_(len(new)).clamp_(max=len(pool))
         return torch.cat(shown)[batch.part.rows(len(fakes))]
@@ -234,13 +237,13 @@ class CycleGan(TranslationFamily):
     # -- use --
 
     def translate_aligned(
-        self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
+        self, images: Tensor, target: int | Tensor | None, networks: Mapping[str, nn.Module], noise: Tensor | None
     ) -> Tensor:
-        """See :meth:`TranslationFamily.translate_aligned`; nothing is random."""
+        """See :meth:`TranslationFamily.translate_aligned`; deterministic."""
         return networks["a_to_b" if target == 1 else "b_to_a"](images)
 
     def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
-        """Rows of a picture of A, the same as B, a picture of B, the same as A."""
+        """Rows of a picture of A, its translation to B, a picture of B, and its translation to A."""
         a, b = conditions_of(reals), reals.real
         rows = min(len(a), len(b))
         a, b = a[:rows], b[:rows]
@@ -248,10 +251,10 @@ class CycleGan(TranslationFamily):
 
 
 def _exchanged(pool: Tensor, count: Tensor, new: Tensor, order: Tensor, swap: Tensor) -> Tensor:
-    """What is shown for ``new``; ``pool``, of which ``count`` places are taken, changes. Nothing waits for the device."""
+    """Exchange ``new`` pictures with those of ``pool``, which has ``count`` slots in use. Never waits for the device."""
     place = count + torch.arange(len(new), device=new.device)
     free = place < len(pool)
-    # Taken places in a random order: who finds no free one takes the next of these.
+    # Used slots in random order, for pictures that find no free slot.
     taken = torch.where(torch.arange(len(pool), device=new.device) < count, order, 2.0).argsort(stable=True)
     place = torch.where(free, place, taken[(place - len(pool)).clamp(min=0)])
     old = pool[place]

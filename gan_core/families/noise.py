@@ -1,4 +1,4 @@
-"""What all families share that turn noise, and a class where they are conditional, into an image."""
+"""Base classes of the families that generate images from noise, and from a class if they are class-conditional."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,69 +17,84 @@ from gan_core.nn.losses import ADVERSARIAL_LOSSES
 from gan_core.nn.penalties import gradient_penalty, zero_centred_penalty
 
 _SHARES = {"r1": 0.5, "r2": 0.5, "gp": 1.0}
-"""What a penalty's paper multiplies its weight with."""
+"""Factor of a penalty's weight in its paper."""
 _GRID = 64
-"""Samples in a grid."""
+"""Samples in a preview grid."""
 
 
 class NoiseFamily(Family):
-    """One generator, one discriminator, and an adversarial game between them.
+    """A family with one generator and one discriminator that generates images from noise.
 
-    A subclass builds ``networks`` (``generator`` and ``discriminator``) and says how the generator is called
-    (:meth:`generate`) where that is not ``generator(latents)`` or, when conditional, ``generator(latents, labels)``. Its
-    config has ``latent``, ``loss`` (a name in ADVERSARIAL_LOSSES) and what the class attributes below ask for.
+    A subclass builds ``networks`` (``generator`` and ``discriminator``). It overrides :meth:`generate` unless the generator is
+    called as ``generator(latents)`` or, if conditional, ``generator(latents, labels)``. Its config has the fields ``latent``
+    and ``loss`` (a name in ADVERSARIAL_LOSSES).
     """
 
-    does = "make images from noise"
+    ability = "generate images from noise"
     prior: str = "normal"
     """Distribution of z: normal, or uniform in [-1, 1]."""
     joint: ClassVar[bool] = False
-    """Whether real and generated images may be judged in one pass: not where the discriminator has batch statistics."""
+    """Whether the discriminator takes real and generated images in one pass. False if it has batch statistics."""
 
     def __init__(self, config: Any, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
-        """``class_shares``: see :attr:`class_shares`. Raises SettingsError where classes are needed and there are none."""
+        """Check the classes; a subclass builds the networks.
+
+        Args:
+            config: typed configuration of the family.
+            shape: shape of the pictures.
+            class_shares: see :attr:`class_shares`.
+
+        Raises:
+            SettingsError: the family is class-conditional and the data has no classes.
+        """
         super().__init__(config, shape)
         self.class_shares = tuple(class_shares)
-        """How often each class is among the training pictures, for samples without a label of a class-conditional family;
-        empty: equally often."""
+        """Share of each class in the training pictures, for samples of a class-conditional family without a given label; empty
+        for equal shares."""
         if self.conditional and not shape.classes:
             raise SettingsError(
-                f"model.family: {self.name} needs labels, and this dataset has none. Add the data again with a folder for "
-                "each class or a label column, or choose a family that takes none, such as dcgan."
+                f"model.family: {self.name} needs labels, but this dataset has none. Add the data again with a folder for "
+                "each class or a label column, or choose a family without classes, such as dcgan."
             )
 
     @classmethod
     def check_data(cls, info: DatasetInfo, config: Any) -> None:
-        """See :meth:`Family.check_data`; the domains of unpaired data are drawn apart, and are no classes."""
+        """See :meth:`Family.check_data`. The domains of unpaired data are not classes: they are sampled separately."""
         super().check_data(info, config)
         if info.kind == "unpaired" and cls.is_conditional(config):
             raise SettingsError(
-                f"model.family: {cls.name} is class-conditional, and unpaired data has no classes. Set ingest.kind to "
+                f"model.family: {cls.name} is class-conditional, but unpaired data has no classes. Set ingest.kind to "
                 "labelled, or choose a family without classes, such as dcgan."
             )
 
-    # -- what the networks are called with -----------------------------------------------------------------------------
+    # -- calls of the networks -----------------------------------------------------------------------------------------
 
     def generate(
         self, generator: Callable[..., Tensor], latents: Tensor, labels: Tensor | None, batch: Batch
     ) -> Tensor:
-        """Images for ``latents`` in training."""
+        """Generate images from ``latents`` (N, latent) and, if conditional, ``labels`` (N,), in training."""
         return generator(latents, labels) if self.conditional else generator(latents)
 
     def generate_sample(
         self, generator: nn.Module, latents: Tensor, labels: Tensor | None, truncation: float | None
     ) -> Tensor:
-        """Images for ``latents`` outside training; the prior has been truncated already."""
+        """Generate images from ``latents`` outside training. The latents are already truncated."""
         return generator(latents, labels) if self.conditional else generator(latents)
 
-    def judge(self, discriminator: Callable[..., Tensor], images: Tensor, labels: Tensor | None) -> Tensor:
-        """What ``discriminator`` gives for images that have been augmented, float32 (N,)."""
+    def discriminate(self, discriminator: Callable[..., Tensor], images: Tensor, labels: Tensor | None) -> Tensor:
+        """Call ``discriminator`` on augmented images: outputs float32 (N,)."""
         return (discriminator(images, labels) if self.conditional else discriminator(images)).float()
 
-    # -- the game ------------------------------------------------------------------------------------------------------
+    # -- losses --------------------------------------------------------------------------------------------------------
 
     def penalty(self, name: Literal["r1", "r2", "gp"], weight: Callable[[Batch], float], every: int) -> Phase:
-        """A penalty on the discriminator's gradient every so many steps; of R1's and R2's weight, gamma, half is taken."""
+        """Create the phase of a penalty on the discriminator's gradient.
+
+        Args:
+            name: the penalty: R1, R2 or WGAN-GP.
+            weight: weight of the penalty for a batch; gamma for R1 and R2, which is halved.
+            every: interval in steps.
+        """
 
         def loss(batch: Batch, step: int) -> Losses:
             penalty = self._penalty(name, batch, batch.real if name == "r1" else self.detached_fakes(batch))
@@ -88,41 +103,41 @@ class NoiseFamily(Family):
         return Phase(name=name, side="discriminator", every=every, loss=loss)
 
     def latents(self, batch: Batch, draw: str = "latents") -> Tensor:
-        """z for ``batch``, (N, latent)."""
+        """Draw z for ``batch``, (N, latent)."""
         shape = (len(batch.real), self.config.latent)
         if self.prior == "uniform":
             return randomness.uniform(shape, batch.part, batch.real.device, *batch.key, draw) * 2 - 1
         return randomness.normal(shape, batch.part, batch.real.device, *batch.key, draw)
 
     def fakes(self, batch: Batch) -> Tensor:
-        """Generated images for ``batch``, of the classes of its real images."""
+        """See :meth:`Family.fakes`; with the classes of the real images."""
         return batch.cached(
             "fakes", lambda: self.generate(self.network("generator"), self.latents(batch), batch.labels, batch)
         )
 
     def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
-        """See :meth:`Family.diversity_pairs`; class by class where the family is class-conditional."""
+        """See :meth:`Family.diversity_pairs`; class by class if the family is class-conditional."""
         classes = batch.labels if self.conditional else None
         return (DiversityPair(fakes=self.fakes(batch), reals=batch.real, fake_labels=classes, real_labels=classes),)
 
-    def judge_both(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the discriminator gives for real and for generated images."""
+    def discriminate_both(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the discriminator's outputs for real and for generated images, (N,) each."""
         discriminator = self.network("discriminator")
         if not self.joint:
-            return self.judge(discriminator, real, labels), self.judge(discriminator, fake, labels)
+            return self.discriminate(discriminator, real, labels), self.discriminate(discriminator, fake, labels)
         twice = None if labels is None else torch.cat([labels, labels])
-        judged = self.judge(discriminator, torch.cat([real, fake.to(real.dtype)]), twice)
+        judged = self.discriminate(discriminator, torch.cat([real, fake.to(real.dtype)]), twice)
         first, second = judged.chunk(2)
         return first, second
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        """The discriminator's half of the game."""
+        """See :meth:`Family.discriminator_loss`."""
         real = batch.augment(batch.real, "real")
         fake = batch.augment(self.detached_fakes(batch), "fake")
-        judged_real, judged_fake = self.judge_both(real, fake, batch.labels)
+        judged_real, judged_fake = self.discriminate_both(real, fake, batch.labels)
         loss = ADVERSARIAL_LOSSES[self.config.loss]
         total = loss.discriminator(judged_real, judged_fake)
-        # A game over pairs knows no zero: there, right is who judges the real partner more real.
+        # A relativistic loss has no threshold at 0: the discriminator is right if the real image of a pair scores higher.
         margin = (judged_real - judged_fake).detach() if loss.paired_generator else None
         terms = {
             "loss/discriminator": total.detach(),
@@ -132,32 +147,33 @@ class NoiseFamily(Family):
         return Losses(total, terms)
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
-        """The generator's half of the game."""
+        """See :meth:`Family.generator_loss`."""
         loss = ADVERSARIAL_LOSSES[self.config.loss]
         fake = batch.augment(self.fakes(batch), "fake again")
         if loss.generator:
-            total = loss.generator(self.judge(self.network("discriminator"), fake, batch.labels))
+            total = loss.generator(self.discriminate(self.network("discriminator"), fake, batch.labels))
         else:
             assert loss.paired_generator is not None
             with torch.no_grad():
                 real = batch.augment(batch.real, "real again")
-                judged_real = self.judge(self.network("discriminator"), real, batch.labels)
-            total = loss.paired_generator(self.judge(self.network("discriminator"), fake, batch.labels), judged_real)
+                judged_real = self.discriminate(self.network("discriminator"), real, batch.labels)
+            judged_fake = self.discriminate(self.network("discriminator"), fake, batch.labels)
+            total = loss.paired_generator(judged_fake, judged_real)
         return Losses(total, {"loss/generator": total.detach()})
 
     def _penalty(self, name: str, batch: Batch, fake: Tensor) -> Tensor:
-        """R1, R2 or GP; the gradient is taken where the discriminator looks, at augmented images."""
+        """R1, R2 or GP, with the gradient taken at augmented images, as the discriminator gets them."""
         with torch.no_grad():
             images = batch.augment(fake.float() if name == "r2" else batch.real, name)
             other = batch.augment(fake.float(), "gp fake") if name == "gp" else images
 
-        def judge(x: Tensor) -> Tensor:
-            return self.judge(self.networks["discriminator"], x, batch.labels)
+        def discriminator(x: Tensor) -> Tensor:
+            return self.discriminate(self.networks["discriminator"], x, batch.labels)
 
         if name == "gp":
             mix = randomness.uniform((len(fake), 1, 1, 1), batch.part, fake.device, *batch.key, "gp mix")
-            return gradient_penalty(judge, images, other, mix)
-        return zero_centred_penalty(judge, images)
+            return gradient_penalty(discriminator, images, other, mix)
+        return zero_centred_penalty(discriminator, images)
 
     # -- use -----------------------------------------------------------------------------------------------------------
 
@@ -171,18 +187,18 @@ class NoiseFamily(Family):
         first: int = 0,
         networks: Mapping[str, nn.Module] | None = None,
     ) -> Tensor:
-        """Noise to image: pictures ``first`` to ``first + n`` of ``seed``, float in [-1, 1], (n, C, H, W).
+        """Generate pictures ``first`` to ``first + n`` of ``seed``: float in [-1, 1], (n, C, H, W).
 
         Args:
-            n: how many.
-            seed: names the sequence of pictures; picture i of a seed is the same whatever the batch.
-            label: class index, where the family is class-conditional; None draws classes as often as training had them.
-            truncation: bound on each latent coordinate, or what the family says; None for the full prior.
-            first: index of the first picture in the seed's sequence.
-            networks: use these generators (an EMA copy) in place of the family's own.
+            n: number of pictures.
+            seed: seed of a sequence of pictures. Picture i of a seed is the same in any batch.
+            label: class index, for a class-conditional family; None draws classes with their shares in the training pictures.
+            truncation: bound of each latent coordinate, unless the family defines it otherwise; None for the full prior.
+            first: index of the first picture in the sequence.
+            networks: generators to use instead of the family's own, such as an EMA copy.
 
         Raises:
-            SettingsError: a label or a truncation that the family does not take.
+            SettingsError: the family does not accept the label or the truncation.
         """
         generator = (networks or self.networks)["generator"]
         device = next(generator.parameters()).device
@@ -199,18 +215,20 @@ class NoiseFamily(Family):
         first: int = 0,
         device: torch.device | str = "cpu",
     ) -> tuple[Tensor, Tensor | None]:
-        """What pictures ``first`` to ``first + n`` of ``seed`` are made from: z (n, latent), and classes (n,) or None.
+        """Draw the inputs of pictures ``first`` to ``first + n`` of ``seed``: z (n, latent), and classes (n,) or None.
+
+        The arguments are those of :meth:`sample`.
 
         Raises:
-            SettingsError: a label or a truncation that the family does not take.
+            SettingsError: the family does not accept the label or the truncation.
         """
         if label is not None and not self.conditional:
             raise SettingsError(f"label: {self.name} is unconditional and takes no label. Leave it out.")
         if label is not None and not 0 <= label < self.shape.classes:
-            raise SettingsError(f"label: there is no class {label}; the classes are 0 to {self.shape.classes - 1}.")
+            raise SettingsError(f"label: no class {label}. Choose one of 0 to {self.shape.classes - 1}.")
         if truncation is not None and not truncation > 0:
             raise SettingsError(f"truncation: must be above 0, got {truncation}.")
-        # One more column than z has: it draws the class, so that z is the same with a label and without.
+        # The additional column draws the class, so that z is the same with and without a given label.
         table = randomness.sampling_uniform(first, n, self.config.latent + int(self.conditional), seed)
         latents = self.sampling_latents(table[:, : self.config.latent], truncation).to(device)
         labels = None
@@ -224,9 +242,9 @@ class NoiseFamily(Family):
     def walk(
         self, n: int, seed: int, label: int | None = None, truncation: float | None = None, *, frames: int
     ) -> Iterator[Tensor]:
-        """Images on the way through ``n`` pictures of ``seed`` and back to the first, ``frames`` at a time.
+        """Interpolate between ``n`` pictures of ``seed`` in the latent space, and back to the first: ``frames`` per picture.
 
-        Yields float (frames, C, H, W) in [-1, 1]. All are of one class: ``label``, or the first picture's.
+        Yields float (frames, C, H, W) in [-1, 1]. All have the same class: ``label``, or that of the first picture.
         """
         generator = self.networks["generator"]
         latents, labels = self.draw(n, seed, label, truncation, device=next(generator.parameters()).device)
@@ -234,45 +252,49 @@ class NoiseFamily(Family):
         for start, end in zip(latents, latents.roll(-1, dims=0), strict=True):
             between = torch.lerp(start[None], end[None], share)
             if self.prior == "normal":
-                # Half-way between two normal draws their mean is too short: keep the length that the prior has.
+                # A linear interpolation of two normal draws is too short half-way: restore the length.
                 length = torch.lerp(start.norm().expand(frames, 1), end.norm().expand(frames, 1), share)
                 between = between / between.norm(dim=1, keepdim=True).clamp_min(1e-8) * length
             classes = None if labels is None else labels[:1].expand(frames)
             yield self.generate_sample(generator, between, classes, truncation)
 
     def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
-        """See :meth:`Family.preview`; samples, always of the same latents."""
+        """See :meth:`Family.preview`; samples from fixed latents."""
         return self.sample(_GRID, 0, networks=networks), 8
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
-        """See :meth:`Family.update_statistics`: batch norm's, over so many batches (:func:`standing_statistics`)."""
+        """See :meth:`Family.update_statistics`; those of batch norm (:func:`standing_statistics`)."""
         standing_statistics(networks, lambda first, n: self.sample(n, 0, first=first, networks=networks), batches)
 
     def sampling_latents(self, uniform: Tensor, truncation: float | None) -> Tensor:
-        """z from uniform numbers; each coordinate is drawn from the prior given ``abs(z) <= truncation``."""
+        """Convert uniform numbers to z. With ``truncation``, the prior is restricted to ``abs(z) <= truncation``."""
         return latents_from_uniform(uniform, self.prior, truncation)
 
 
 class StyleBasedFamily(NoiseFamily):
-    """Images are made from styles, one for each layer, that can be mixed, and that a picture can be projected into."""
+    """A family that generates images from styles, one per layer, with support for style mixing and projection."""
 
-    does = "mix styles or project pictures"
+    ability = "mix styles or project pictures"
 
     @abstractmethod
     def to_styles(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Styles of each layer (N, layers, W) for ``latents`` (N, latent)."""
+        """Map ``latents`` (N, latent) to a style for each layer, (N, layers, W)."""
 
     @abstractmethod
     def from_styles(self, styles: Tensor) -> Tensor:
-        """Images for ``styles`` (N, layers, W), float in about [-1, 1]."""
+        """Generate images from ``styles`` (N, layers, W), float in about [-1, 1]."""
+
+    @abstractmethod
+    def truncate_styles(self, styles: Tensor, labels: Tensor | None, psi: float | Tensor) -> Tensor:
+        """Truncate ``styles`` (N, layers, W) towards the mean style, of their class if conditional: mean + psi (w - mean)."""
 
     @abstractmethod
     def mean_styles(self, label: int | None) -> Tensor:
-        """The mean style for each layer (layers, W), of class ``label`` where there are classes."""
+        """Return the mean style for each layer, (layers, W), of class ``label`` if the family is class-conditional."""
 
 
 def latents_from_uniform(uniform: Tensor, prior: str, truncation: float | None) -> Tensor:
-    """Latents of ``prior`` by the inverse distribution function, bounded by ``truncation``; float32."""
+    """Convert uniform numbers to latents of ``prior``, bounded by ``truncation``; float32."""
     if prior == "uniform":
         return ((uniform * 2 - 1) * min(truncation or 1.0, 1.0)).float()
     bound = torch.special.ndtr(torch.tensor(-truncation if truncation else -torch.inf, dtype=torch.float64))
@@ -280,6 +302,6 @@ def latents_from_uniform(uniform: Tensor, prior: str, truncation: float | None) 
 
 
 def classes_from_uniform(uniform: Tensor, shares: Sequence[float]) -> Tensor:
-    """Classes, int64 (N,), each with the probability that ``shares`` gives it, from uniform numbers (N,)."""
+    """Convert uniform numbers (N,) to classes, int64 (N,), with the probabilities ``shares``."""
     edges = torch.tensor(shares, dtype=torch.float64).cumsum(0)
     return torch.searchsorted(edges[:-1], uniform.double().contiguous(), right=True)

@@ -1,7 +1,7 @@
 """R3GAN: Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern Baseline GAN".
 
-A relativistic game over pairs with R1 and R2, and two mirrored networks of plain residual blocks: inverted bottlenecks
-with grouped convolutions, no normalisation anywhere, fix-up initialisation in its place, bilinear resampling.
+A relativistic loss over pairs with R1 and R2, and two mirrored networks of plain residual blocks: inverted bottlenecks with
+grouped convolutions, fix-up initialisation instead of normalisation, and bilinear resampling.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gan_core.batch import Batch
 from gan_core.config import check, check_at_least, check_below_one, check_choice
-from gan_core.families.base import ImageShape, Phase
+from gan_core.families.base import ImageShape, Phase, layers_in_order, renumber
 from gan_core.families.noise import NoiseFamily
 from gan_core.nn.initialise import leaky_gain
 from gan_core.nn.losses import ADVERSARIAL_LOSSES
@@ -24,38 +24,38 @@ from gan_core.schedule import cosine
 
 LARGEST = 256
 _GROUP = 16
-"""Maps in one group of a 3x3 convolution."""
+"""Feature maps per group of a 3x3 convolution."""
 _EXPANSION = 2
-"""Maps between a block's convolutions, relative to what goes in."""
+"""Feature maps between a block's convolutions, relative to its input."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class R3ganConfig:
-    """R3GAN's own settings; the defaults are the paper's, its width and gamma those for 64 pixels."""
+    """Settings of R3GAN. The defaults are the paper's, with width and gamma for 64 pixels."""
 
     latent: int = 64
-    """Coordinates of z."""
+    """Dimension of the latent z."""
     width: int = 384
-    """Maps of a block at the picture's resolution, a multiple of 8; doubled at each halving up to ``width_max``."""
+    """Feature maps at the picture's resolution, a multiple of 8; doubled at each halving up to ``width_max``."""
     width_max: int = 768
-    """Maps of a block at most, a multiple of 8."""
+    """Largest number of feature maps, a multiple of 8."""
     blocks: int = 2
     """Residual blocks at each resolution."""
     always_project: bool = False
-    """Whether every change of resolution has a 1x1 convolution, as in networks of this project's earlier editions. The
-    paper's has one only where the number of maps changes."""
+    """Whether every change of resolution has a 1x1 convolution, as in networks of earlier versions of Gantry. Those of the
+    paper have one only if the number of maps changes."""
     slope: float = 0.2
-    """Leak slope of every leaky ReLU."""
+    """Negative slope of all leaky ReLUs."""
     loss: str = "relativistic"
-    """A name in ADVERSARIAL_LOSSES."""
+    """Adversarial loss."""
     conditional: bool = False
     """Whether the generator and the discriminator are class-conditional; needs labelled data."""
     gamma: float = 2.0
-    """gamma of R1 and of R2 at the start; along a cosine it becomes ``final_gamma`` at the end of the burn-in."""
+    """Initial gamma of R1 and R2; it follows a cosine to ``final_gamma`` at the end of the burn-in."""
     final_gamma: float = 0.2
-    """gamma from the end of the burn-in on."""
+    """Final gamma of R1 and R2, from the end of the burn-in on."""
     penalty_every: int = 1
-    """1: both penalties are part of the discriminator's loss, as in the paper; k: an update of their own every k steps."""
+    """Steps between updates by R1 and R2; 1: they are part of each update of the discriminator, as in the paper."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "latent", "width", "width_max", "blocks", "penalty_every")
@@ -68,11 +68,11 @@ class R3ganConfig:
         check_choice(self, tuple(ADVERSARIAL_LOSSES), "loss")
 
     def widths(self, downsamplings: int) -> list[int]:
-        """Maps at each resolution, from the smallest to the picture's."""
+        """Feature maps at each resolution, from the lowest to the picture's."""
         return [min(self.width << power, self.width_max) for power in range(downsamplings, -1, -1)]
 
 
-# -- pieces of both networks ---------------------------------------------------------------------------------------------
+# -- layers of both networks ---------------------------------------------------------------------------------------------
 
 
 def _scaled(weight: Tensor, gain: float = 1.0) -> None:
@@ -81,7 +81,7 @@ def _scaled(weight: Tensor, gain: float = 1.0) -> None:
 
 
 def _pointwise(inputs: int, outputs: int, *, bias: bool = False) -> nn.Conv2d:
-    """A 1x1 convolution that keeps the variance."""
+    """Create a 1x1 convolution that preserves the variance."""
     layer = nn.Conv2d(inputs, outputs, 1, bias=bias)
     _scaled(layer.weight)
     if layer.bias is not None:
@@ -90,17 +90,17 @@ def _pointwise(inputs: int, outputs: int, *, bias: bool = False) -> nn.Conv2d:
 
 
 def _projection(inputs: int, outputs: int, config: R3ganConfig) -> list[nn.Module]:
-    """What changes the number of maps between two resolutions: nothing where it stays the same."""
+    """Layers that change the number of maps between two resolutions; none if it stays the same."""
     return [_pointwise(inputs, outputs)] if config.always_project or inputs != outputs else []
 
 
 class Block(nn.Module):
-    """1x1, grouped 3x3 and 1x1 convolutions beside the identity; it starts as the identity.
+    """Residual block of 1x1, grouped 3x3 and 1x1 convolutions, initialised as the identity.
 
     Args:
-        width: maps in and out.
-        slope: of the leaky ReLUs.
-        depth: residual blocks in the whole network.
+        width: feature maps of input and output.
+        slope: negative slope.
+        depth: number of residual blocks in the whole network.
     """
 
     def __init__(self, width: int, slope: float, depth: int) -> None:
@@ -118,7 +118,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.narrow.weight)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, width, H, W) to the same shape."""
+        """Map (N, width, H, W) to the same shape."""
         return maps + self.narrow(self.activate(self.mix(self.activate(self.widen(maps)))))
 
 
@@ -127,19 +127,19 @@ def _blocks(width: int, config: R3ganConfig, levels: int) -> nn.Sequential:
 
 
 class Generator(nn.Module):
-    """z (N, latent), and classes (N,) when conditional, to images (N, C, H, W), around [-1, 1]."""
+    """Maps z (N, latent), and classes (N,) if conditional, to images (N, C, H, W) in about [-1, 1]."""
 
     def __init__(self, config: R3ganConfig, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
         widths = config.widths(downsamplings)
         self.embedding = nn.Embedding(shape.classes, config.latent) if config.conditional else None
         inputs = config.latent * (2 if config.conditional else 1)
-        # A learnt 4x4 picture of maps, each of which z weighs.
+        # Learnt 4x4 maps, each multiplied by a factor that depends on z.
         self.basis = nn.Parameter(torch.randn(widths[0], shape.height >> downsamplings, shape.width >> downsamplings))
         self.weigh = nn.Linear(inputs, widths[0], bias=False)
         _scaled(self.weigh.weight)
         self.stages = nn.ModuleList(_blocks(width, config, len(widths)) for width in widths)
-        # The convolution sees a quarter of the pixels when it comes first; the two commute.
+        # Convolution and upsampling commute; the convolution comes first because it then has a quarter of the pixels.
         self.transitions = nn.ModuleList(
             nn.Sequential(*_projection(inputs, outputs, config), Upsample(outputs))
             for inputs, outputs in itertools.pairwise(widths)
@@ -147,7 +147,7 @@ class Generator(nn.Module):
         self.picture = _pointwise(widths[-1], shape.channels)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images for ``latents``."""
+        """Generate images from ``latents``."""
         if self.embedding is not None:
             latents = torch.cat([latents, self.embedding(labels)], dim=1)
         maps = self.weigh(latents)[:, :, None, None] * self.basis
@@ -158,7 +158,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, C, H, W) in [-1, 1], and classes (N,) when conditional, to critic values (N,); the generator's mirror."""
+    """Maps images (N, C, H, W) in [-1, 1], and classes (N,) if conditional, to critic values (N,); mirrors the generator."""
 
     def __init__(self, config: R3ganConfig, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Discriminator(nn.Module):
         self.embedding = nn.Embedding(shape.classes, last) if config.conditional else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Critic values (N,)."""
+        """Return critic values (N,)."""
         maps = self.stages[0](self.picture(images))
         for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
             maps = stage(transition(maps))
@@ -191,16 +191,18 @@ class Discriminator(nn.Module):
         return judged
 
 
-# -- the game ------------------------------------------------------------------------------------------------------------
+# -- the family ----------------------------------------------------------------------------------------------------------
 
 
 class R3gan(NoiseFamily):
-    """The relativistic, regularised GAN."""
+    """R3GAN: a relativistic GAN with R1 and R2."""
 
     name = "r3gan"
     Config = R3ganConfig
     class_conditional = "optional"
     joint = True
+    grows = True
+    edge_layers = ("generator.picture.", "discriminator.picture.")
 
     def __init__(self, config: R3ganConfig, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
         super().__init__(config, shape, class_shares=class_shares)
@@ -215,6 +217,21 @@ class R3gan(NoiseFamily):
         """See :meth:`Family.older_settings`."""
         return {"always_project": True}
 
+    @classmethod
+    def smaller_name(cls, network: str, name: str, levels: int) -> str:
+        """See :meth:`Family.smaller_name`: the discriminator counts its stages from the picture's size down."""
+        return renumber(name, ("stages", "transitions"), levels) if network == "discriminator" else name
+
+    def discriminator_layers(self, name: str) -> list[list[nn.Parameter]]:
+        """See :meth:`Family.discriminator_layers`."""
+        network = self.networks[name]
+        assert isinstance(network, Discriminator)
+        pairs = zip(network.transitions, network.stages[1:], strict=True)
+        last = [network.gather, network.judge, *([network.embedding] if network.embedding is not None else [])]
+        return layers_in_order(
+            [network.picture, network.stages[0], *(module for pair in pairs for module in pair), *last]
+        )
+
     def penalties(self) -> tuple[Phase, ...]:
         """See :meth:`Family.penalties`: R1 and R2."""
         if not (self.config.gamma or self.config.final_gamma):
@@ -223,11 +240,11 @@ class R3gan(NoiseFamily):
         return self.penalty("r1", self.gamma, every), self.penalty("r2", self.gamma, every)
 
     def gamma(self, batch: Batch) -> float:
-        """Of both penalties at this batch: gamma at the start of the burn-in, final_gamma at its end."""
+        """gamma of R1 and R2 for this batch, according to its progress in the burn-in."""
         return cosine(self.config.gamma, self.config.final_gamma, batch.progress)
 
     def generate_sample(
         self, generator: nn.Module, latents: Tensor, labels: Tensor | None, truncation: float | None
     ) -> Tensor:
-        """Images in [-1, 1]."""
+        """See :meth:`NoiseFamily.generate_sample`; images are clipped to [-1, 1]."""
         return super().generate_sample(generator, latents, labels, truncation).clamp(-1, 1)

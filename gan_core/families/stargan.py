@@ -1,7 +1,7 @@
 """StarGAN: Choi et al. 2018, "StarGAN: Unified Generative Adversarial Networks for Multi-Domain Image-to-Image Translation".
 
-One residual generator gets the domain to translate to as channels beside the picture's. The discriminator, a critic of
-patches under WGAN-GP, also says which domain a picture is of. Translated back, a picture is to be itself again.
+A single residual generator gets the target domain as additional channels of the picture. The discriminator, a patch critic
+trained with WGAN-GP, also classifies the domain of a picture. A picture translated back should be the original.
 """
 
 from collections.abc import Mapping
@@ -26,29 +26,29 @@ from gan_core.nn.losses import wasserstein_discriminator, wasserstein_generator
 from gan_core.nn.penalties import gradient_penalty
 
 _DEEPEST, _WIDEST = 6, 32
-"""Layers that halve the size in the discriminator, and its widest one in multiples of the first (table 5)."""
+"""Limits on the discriminator: layers that halve the size, and width of the widest layer relative to the first (table 5)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StarGanConfig:
-    """StarGAN's own settings; the defaults are the paper's."""
+    """Settings of StarGAN. The defaults are the paper's."""
 
     width: int = 64
-    """Maps of the generator's first layer; four times as many in its residual blocks."""
+    """Feature maps of the generator's first layer; its residual blocks have four times as many."""
     blocks: int = 6
     """Residual blocks of the generator."""
     critic_width: int = 64
-    """Maps of the discriminator's first layer, doubled at each halving."""
+    """Feature maps of the discriminator's first layer, doubled at each halving."""
     slope: float = 0.01
-    """Leak slope of the discriminator's leaky ReLU."""
+    """Negative slope of the discriminator's leaky ReLUs."""
     classification: float = 1.0
-    """Weight of the domain that pictures are said to be of (equations 5 and 6)."""
+    """Weight of the domain classification loss (equations 5 and 6)."""
     reconstruction: float = 10.0
-    """Weight of what is lost on the way to another domain and back (equation 6)."""
+    """Weight of the reconstruction loss of a picture translated to another domain and back (equation 6)."""
     gradient_penalty: float = 10.0
     """Weight of the gradient penalty (equation 8)."""
     gradient_penalty_every: int = 1
-    """Steps between two updates by it; 1: it is part of each update of the discriminator."""
+    """Steps between updates by the gradient penalty; 1: it is part of each update of the discriminator."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "width", "critic_width", "gradient_penalty_every")
@@ -57,19 +57,19 @@ class StarGanConfig:
 
 
 class Generator(ResidualGenerator):
-    """Pictures (N, C, H, W) and the domains or attributes wanted (N, k) to pictures (N, C, H, W) in [-1, 1]."""
+    """Maps pictures (N, C, H, W) and target domains or attributes (N, k) to pictures (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, channels: int, domains: int, config: StarGanConfig) -> None:
         super().__init__(channels + domains, channels, config.width, config.blocks, kernel=4, reflect=False, bias=False)
 
     def forward(self, images: Tensor, wanted: Tensor) -> Tensor:  # type: ignore[override]
-        """``images`` as pictures of ``wanted``."""
+        """Translate ``images`` to the domains or attributes ``wanted``."""
         planes = wanted.to(images.dtype)[:, :, None, None].expand(-1, -1, *images.shape[2:])
         return super().forward(torch.cat([images, planes], dim=1).contiguous(memory_format=torch.channels_last))
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, C, H, W) to a map of critic values (N, 1, h, w) and logits of domains or attributes (N, k)."""
+    """Maps pictures (N, C, H, W) to critic values (N, 1, h, w) and logits of domains or attributes (N, k)."""
 
     def __init__(self, channels: int, domains: int, config: StarGanConfig, shape: ImageShape) -> None:
         super().__init__()
@@ -86,15 +86,16 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What is said of ``images``."""
+        """Return critic values and logits for ``images``."""
         maps = self.layers(images)
         return self.judge(maps), self.classify(maps).flatten(1)
 
 
-class Reader(nn.Module):
-    """Pictures (N, C, H, W) of any size to logits of their attributes (N, k).
+class AttributeClassifier(nn.Module):
+    """Maps pictures (N, C, H, W) of any size to logits of their attributes (N, k).
 
-    Not of the paper, whose pictures come with their attributes: to change one of a picture, the others have to be known.
+    To switch one attribute of a picture, its other attributes must be known. The paper takes them from the data; this network
+    predicts them for any picture.
     """
 
     def __init__(self, channels: int, attributes: int) -> None:
@@ -107,12 +108,12 @@ class Reader(nn.Module):
         self.read = nn.Linear(channels, attributes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits; above 0 an attribute holds."""
+        """Return logits; above 0 the picture has the attribute."""
         return self.read(self.layers(images).mean(dim=(2, 3)))
 
 
 class StarGan(TranslationFamily):
-    """Translation among k domains, or of attributes that hold or not."""
+    """StarGAN: translation between k domains, or switching of attributes."""
 
     name = "stargan"
     Config = StarGanConfig
@@ -124,12 +125,12 @@ class StarGan(TranslationFamily):
         domains = shape.attributes or shape.classes
         if domains < (1 if shape.attributes else 2):
             raise SettingsError(
-                f"model.family: stargan translates among domains, and this dataset has {domains}. Add the data again with a "
+                f"model.family: stargan translates between domains, but this dataset has {domains}. Add the data again with a "
                 "folder for each domain, or with a table of attributes."
             )
         if min(shape.height, shape.width) < 8:
             raise SettingsError(
-                f"stargan translates pictures of 8 pixels a side and more, not {shape.height}x{shape.width}. Change "
+                f"stargan needs pictures of at least 8 pixels per side, not {shape.height}x{shape.width}. Change "
                 "ingest.size."
             )
         self.domains = domains
@@ -139,7 +140,7 @@ class StarGan(TranslationFamily):
         }
         if shape.attributes:
             self.generators = ("generator", "reader")
-            self.networks["reader"] = Reader(shape.channels, domains)
+            self.networks["reader"] = AttributeClassifier(shape.channels, domains)
 
     @classmethod
     def check_data(cls, info: DatasetInfo, config: Any) -> None:
@@ -147,12 +148,13 @@ class StarGan(TranslationFamily):
         super().check_data(info, config)
         if not info.attributes and len(info.classes) < 2:
             raise SettingsError(
-                f"model.family: stargan translates among domains, and {info.name} has only {len(info.classes)}."
+                f"model.family: stargan translates between domains, but {info.name} has only {len(info.classes)}. Choose "
+                "another family (gantry recommend)."
             )
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
-        """From each domain to each other; of attributes, each one switched."""
+        """From each domain to each other; for attributes, one entry for switching each."""
         if self.shape.attributes:
             return tuple((None, attribute) for attribute in range(self.domains))
         return tuple((of, to) for of in range(self.domains) for to in range(self.domains) if of != to)
@@ -160,16 +162,18 @@ class StarGan(TranslationFamily):
     # -- training --
 
     def target_labels(self, batch: Batch) -> Tensor:
-        """The domains (N,), or attributes (N, k), to translate to: those of the step's pictures in another order.
+        """Target domains (N,), or attributes (N, k): those of all workers' pictures, shuffled.
 
-        So combinations of attributes are such as exist.
+        Target combinations of attributes therefore exist in the data.
         """
 
         def draw() -> Tensor:
-            known = labels_of(batch)
-            everyone = collectives.all_gather_rows(known)
-            numbers = randomness.uniform((len(everyone),), randomness.WorkerSlice(), known.device, *batch.key, "wanted")
-            return everyone[numbers.argsort(stable=True)][batch.part.rows(len(known))]
+            labels = labels_of(batch)
+            gathered = collectives.all_gather_rows(labels)
+            numbers = randomness.uniform(
+                (len(gathered),), randomness.WorkerSlice(), labels.device, *batch.key, "wanted"
+            )
+            return gathered[numbers.argsort(stable=True)][batch.part.rows(len(labels))]
 
         return batch.cached("wanted", draw)
 
@@ -181,7 +185,7 @@ class StarGan(TranslationFamily):
         return (Phase(name="gp", side="discriminator", every=every, loss=self.penalty_loss),)
 
     def fakes(self, batch: Batch) -> Tensor:
-        """The batch's pictures translated to what is wanted."""
+        """Translate the batch's pictures to their target domains or attributes."""
         return batch.cached("fakes", lambda: self._translated(batch.real, self.target_labels(batch)))
 
     def _translated(self, images: Tensor, wanted: Tensor) -> Tensor:
@@ -189,20 +193,22 @@ class StarGan(TranslationFamily):
 
     def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
         """See :meth:`Family.diversity_pairs`; domain by domain."""
-        made, labels = self.fakes(batch), labels_of(batch)
+        fakes, labels = self.fakes(batch), labels_of(batch)
         if labels.dim() > 1:
-            return (DiversityPair(fakes=made, reals=batch.real),)
-        return (DiversityPair(fakes=made, reals=batch.real, fake_labels=self.target_labels(batch), real_labels=labels),)
+            return (DiversityPair(fakes=fakes, reals=batch.real),)
+        return (
+            DiversityPair(fakes=fakes, reals=batch.real, fake_labels=self.target_labels(batch), real_labels=labels),
+        )
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        """The critic's loss of both in one pass, and the domains of real pictures (equation 5)."""
+        """Critic loss of real and generated pictures in one pass, and classification loss of real ones (equation 5)."""
         config, labels = self.config, labels_of(batch)
         real, fake = self._augmented(batch)
-        judged, said = self.network("discriminator")(torch.cat([real, fake]))
+        judged, logits = self.network("discriminator")(torch.cat([real, fake]))
         judged_real, judged_fake = judged.float().chunk(2)
         adversarial = wasserstein_discriminator(judged_real, judged_fake)
-        classified = classification_loss(said.float()[: len(real)], labels)
-        # Of a critic only differences mean something: what is right is on its side of the middle.
+        classified = classification_loss(logits.float()[: len(real)], labels)
+        # Only differences of critic values have a meaning: the threshold of being right is their mean.
         middle = (judged_real.detach().mean() + judged_fake.detach().mean()) / 2
         terms = {
             "loss/critic": adversarial,
@@ -213,27 +219,27 @@ class StarGan(TranslationFamily):
         return Losses(total, {name: term.detach() for name, term in {"loss/discriminator": total, **terms}.items()})
 
     def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The real and the generated pictures that the discriminator looks at."""
-        made = self.detached_fakes(batch).float()
-        return batch.augment(batch.real, "real"), batch.augment(made, "fake")
+        """The real and the generated pictures, augmented for the discriminator."""
+        fakes = self.detached_fakes(batch).float()
+        return batch.augment(batch.real, "real"), batch.augment(fakes, "fake")
 
     def penalty_loss(self, batch: Batch, step: int) -> Losses:
-        """The gradient penalty between the two (equation 5)."""
+        """Gradient penalty between real and generated pictures (equation 5)."""
         real, fake = self._augmented(batch)
         mix = randomness.uniform((len(real), 1, 1, 1), batch.part, real.device, *batch.key, "gp mix")
-        # The sum over patches, as the weight of 10 was chosen for.
+        # Summed over patches, for which the weight of 10 was chosen.
         penalty = gradient_penalty(lambda x: self.networks["discriminator"](x)[0].float(), real, fake, mix)
         return Losses(self.config.gradient_penalty * penalty, {"penalty/gp": penalty.detach()})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
-        """What the critic says, the domains that it sees, and what is lost there and back (equation 6)."""
+        """Adversarial, classification and reconstruction loss (equation 6)."""
         config, labels = self.config, labels_of(batch)
-        made = self.fakes(batch)
-        judged, said = self.network("discriminator")(batch.augment(made, "fake again"))
-        returned = self._translated(made.to(batch.real.dtype), labels)
+        fakes = self.fakes(batch)
+        judged, logits = self.network("discriminator")(batch.augment(fakes, "fake again"))
+        returned = self._translated(fakes.to(batch.real.dtype), labels)
         terms = {
             "loss/adversarial": wasserstein_generator(judged.float()),
-            "loss/generator_classification": classification_loss(said.float(), self.target_labels(batch)),
+            "loss/generator_classification": classification_loss(logits.float(), self.target_labels(batch)),
             "loss/reconstruction": (returned.float() - batch.real).abs().mean(),
         }
         total = (
@@ -252,25 +258,24 @@ class StarGan(TranslationFamily):
     # -- use --
 
     def translate_aligned(
-        self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
+        self, images: Tensor, target: int | Tensor | None, networks: Mapping[str, nn.Module], noise: Tensor | None
     ) -> Tensor:
         """See :meth:`TranslationFamily.translate_aligned`: to domain ``target``, or with attribute ``target`` switched."""
         assert target is not None
+        targets = target if isinstance(target, Tensor) else torch.full((len(images),), target, device=images.device)
+        wanted = one_hot(targets, self.domains)
         if self.shape.attributes:
-            wanted = (networks["reader"](images) > 0).float()
-            wanted[:, target] = 1 - wanted[:, target]
-        else:
-            wanted = one_hot(torch.full((len(images),), target, device=images.device), self.domains)
+            wanted = ((networks["reader"](images) > 0).float() - wanted).abs()
         generator: Any = networks["generator"]
         return generator(images, wanted)
 
     def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
-        """Rows of a picture, and the same in every domain or with each attribute switched."""
+        """Rows of a picture and its translations to every domain, or with each attribute switched."""
         return grid_rows(reals.real, *(self.translate(reals.real, to, networks=networks) for to in range(self.domains)))
 
 
-def classification_loss(said: Tensor, labels: Tensor) -> Tensor:
-    """-log of the probability that logits ``said`` (N, k) give to the domains (N,), or to all attributes (N, k)."""
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of ``logits`` (N, k) with domains (N,), or summed binary cross-entropy with attributes (N, k)."""
     if labels.dim() == 1:
-        return F.cross_entropy(said, labels)
-    return F.binary_cross_entropy_with_logits(said, labels, reduction="none").sum(dim=1).mean()
+        return F.cross_entropy(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(dim=1).mean()

@@ -1,8 +1,8 @@
 """StarGAN v2: Choi, Uh, Yoo & Ha 2020, "StarGAN v2: Diverse Image Synthesis for Multiple Domains".
 
-A picture is translated to a domain in a style: one that a mapping network makes of noise, or one that a style encoder sees
-in another picture. Styles are to be seen again in what they made, different ones to make a difference, and a picture in its
-own style is to be itself again.
+A picture is translated to a domain with a style, which a mapping network generates from noise or a style encoder extracts from
+a reference picture. The losses: the encoder should recover the style of a translation (style reconstruction), different styles
+should give different pictures (diversity), and a picture translated back with its own style should be the original (cycle).
 """
 
 import contextlib
@@ -23,42 +23,42 @@ from gan_core.families.noise import latents_from_uniform
 from gan_core.families.stargan2_layers import Generator, MappingNetwork, Trunk, select_domains
 from gan_core.families.translation import ReferenceGuidedFamily, discriminator_accuracy, grid_rows, labels_of
 from gan_core.nn import collectives
-from gan_core.nn.initialise import he_weights
+from gan_core.nn.initialise import init_he
 from gan_core.nn.losses import logistic_discriminator, non_saturating_generator
-from gan_core.nn.padding import cropped, padded
+from gan_core.nn.padding import crop_borders, pad_to_multiple
 from gan_core.nn.penalties import zero_centred_penalty
 
 
 @dataclass(frozen=True, kw_only=True)
 class StarGan2Config:
-    """StarGAN v2's own settings; the defaults are the paper's for 256 pixels."""
+    """Settings of StarGAN v2. The defaults are the paper's for 256 pixels."""
 
     width: int = 64
-    """Maps at full size; doubled at each halving ..."""
+    """Feature maps at the picture's resolution; doubled at each halving up to ``width_max``."""
     width_max: int = 512
-    """... up to so many."""
+    """Largest number of feature maps."""
     downs: int = 0
-    """How often the generator halves its picture; 0: to 16 pixels, once at least."""
+    """Number of generator blocks that halve the resolution; 0: down to 16 pixels, at least one."""
     latent: int = 16
-    """Coordinates of z, N(0, 1)."""
+    """Dimension of the latent z, N(0, 1)."""
     hidden: int = 512
     """Width of the mapping network."""
     style: int = 64
-    """Coordinates of a style."""
+    """Dimension of a style."""
     slope: float = 0.2
-    """Leak slope of every leaky ReLU."""
+    """Negative slope of all leaky ReLUs."""
     r1: float = 1.0
-    """gamma of R1, of which the loss takes half; 0 for none."""
+    """gamma of R1, which the loss halves; 0: no R1."""
     r1_every: int = 1
-    """Steps between two updates by R1; 1: it is part of each update of the discriminator."""
+    """Steps between updates by R1; 1: it is part of each update of the discriminator."""
     style_reconstruction: float = 1.0
-    """Weight of styles that are not seen again (equation 2)."""
+    """Weight of the style-reconstruction loss (equation 2)."""
     diversity: float = 1.0
-    """Weight of the difference that two styles make (equation 3) ..."""
+    """Initial weight of the diversity loss (equation 3)."""
     diversity_steps: int = 100_000
-    """... which falls linearly to 0 over so many steps."""
+    """Steps over which the weight of the diversity loss falls linearly to 0."""
     cycle: float = 1.0
-    """Weight of what is lost on the way to another domain and back (equation 4)."""
+    """Weight of the cycle-consistency loss (equation 4)."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "width", "width_max", "latent", "hidden", "style", "diversity_steps", "r1_every")
@@ -68,7 +68,7 @@ class StarGan2Config:
 
 @contextlib.contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """What ``network`` is called with meanwhile takes a gradient through it, and its parameters none."""
+    """Freeze the parameters of ``network`` within the block. Its inputs still get a gradient."""
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         for parameter in learning:
@@ -80,16 +80,17 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 
 
 class _Generated(NamedTuple):
-    """What the generator makes of a batch, in styles of the domains wanted."""
+    """The output of the generator for a batch, in styles of the target domains."""
 
     pictures: Tensor
-    """(m N, C, H, W): N each in styles from noise, in styles of other pictures and, if asked for, in others from noise."""
+    """Pictures (m N, C, H, W): N with styles from noise, N with styles of other pictures and optionally N with other styles
+    from noise."""
     styles: Tensor
-    """(m N, style)."""
+    """Their styles (m N, style)."""
 
 
 class StarGan2(ReferenceGuidedFamily):
-    """Translation among k domains, in many styles each."""
+    """StarGAN v2: translation between k domains, with many styles for each."""
 
     name = "stargan2"
     Config = StarGan2Config
@@ -100,13 +101,13 @@ class StarGan2(ReferenceGuidedFamily):
         super().__init__(config, shape)
         if shape.classes < 2:
             raise SettingsError(
-                f"model.family: stargan2 translates among domains, and this dataset has {shape.classes}. Add the data again "
-                "with a folder for each domain; of attributes stargan knows."
+                f"model.family: stargan2 translates between domains, but this dataset has {shape.classes}. Add the data again "
+                "with a folder for each domain, or choose stargan for attributes."
             )
         size = (shape.height, shape.width)
         if min(size) < 8:
             raise SettingsError(
-                f"stargan2 translates pictures of 8 pixels a side and more, not {size[0]}x{size[1]}. Change ingest.size."
+                f"stargan2 needs pictures of at least 8 pixels per side, not {size[0]}x{size[1]}. Change ingest.size."
             )
         downs = config.downs or max(min(size).bit_length() - 5, 1)
         self.side_multiple = 2**downs
@@ -119,7 +120,7 @@ class StarGan2(ReferenceGuidedFamily):
             "discriminator": Trunk(shape.channels, size, *widths, k, 1, config.slope),
         }
         for network in self.networks.values():
-            he_weights(network, 0.0)
+            init_he(network, 0.0)
 
     @classmethod
     def check_data(cls, info: DatasetInfo, config: Any) -> None:
@@ -127,7 +128,7 @@ class StarGan2(ReferenceGuidedFamily):
         super().check_data(info, config)
         if len(info.classes) < 2:
             raise SettingsError(
-                f"model.family: stargan2 translates among domains, and {info.name} has {len(info.classes)}. "
+                f"model.family: stargan2 translates between domains, but {info.name} has {len(info.classes)}. "
                 "For attributes choose stargan."
             )
 
@@ -140,46 +141,46 @@ class StarGan2(ReferenceGuidedFamily):
     # -- training --
 
     def order(self, batch: Batch) -> Tensor:
-        """Whose style and domain each picture of the step is to get: numbers among all workers' pictures."""
+        """A permutation: the index, among all workers' pictures, whose style and domain each picture is translated to, (N,)."""
         count = len(batch.real) * collectives.world_size()
         numbers = randomness.uniform((count,), randomness.WorkerSlice(), batch.real.device, *batch.key, "order")
         return numbers.argsort(stable=True)[batch.part.rows(len(batch.real))]
 
     def target_labels(self, batch: Batch) -> Tensor:
-        """The domains to translate to, (N,)."""
+        """Target domains, (N,)."""
         return batch.cached("wanted", lambda: collectives.all_gather_rows(labels_of(batch))[self.order(batch)])
 
     def own_styles(self, batch: Batch) -> Tensor:
-        """What the style encoder sees in the batch's pictures, (N, style)."""
+        """Styles that the encoder extracts from the batch's pictures, (N, style)."""
         return batch.cached("own", lambda: select_domains(self.network("style")(batch.real).float(), labels_of(batch)))
 
     def generated(self, batch: Batch, *, twice: bool) -> _Generated:
-        """Translations in styles from noise and of other pictures and, with ``twice``, in further styles from noise."""
+        """Translate with styles from noise, with styles of other pictures and, with ``twice``, with other styles from noise."""
         wanted, draws = self.target_labels(batch), ("latents", "other latents")[: 1 + twice]
         shape, device = (len(batch.real), self.config.latent), batch.real.device
         latents = [randomness.normal(shape, batch.part, device, *batch.key, draw) for draw in draws]
         drawn = select_domains(self.network("mapping")(torch.cat(latents)), wanted.repeat(len(latents))).split(
             len(wanted)
         )
-        # A style that is lent is not changed by what is made of it: its own picture's worker would not know.
-        lent = collectives.all_gather_rows(self.own_styles(batch))[self.order(batch)]
-        styles = torch.cat([drawn[0], lent, *drawn[1:]])
+        # Styles of other pictures are detached: their pictures may be on other workers.
+        reference = collectives.all_gather_rows(self.own_styles(batch))[self.order(batch)]
+        styles = torch.cat([drawn[0], reference, *drawn[1:]])
         return _Generated(self.call_padded(self.network("generator"), batch.real, styles), styles)
 
     def _kept(self, batch: Batch) -> _Generated:
         return batch.cached("made", lambda: self.generated(batch, twice=self.config.diversity > 0))
 
     def fakes(self, batch: Batch) -> Tensor:
-        """The batch's pictures translated in styles from noise."""
+        """Translate the batch's pictures with styles from noise."""
         return self._played(batch)[: len(batch.real)]
 
     def _played(self, batch: Batch) -> Tensor:
-        """The translations that the discriminator is shown, (2 N, C, H, W)."""
+        """Translations for the discriminator, (2 N, C, H, W)."""
         made = self._kept(batch) if batch.keep else self.generated(batch, twice=False)
         return made.pictures[: 2 * len(batch.real)]
 
     def _augmented(self, pictures: Tensor, batch: Batch, draw: str) -> Tensor:
-        """Pictures (2 N, C, H, W) augmented; each half by draws of its own, that do not depend on the number of workers."""
+        """Augment pictures (2 N, C, H, W), each half with its own draws, which do not depend on the number of workers."""
         halves = (batch.augment(half, f"{draw} {index}") for index, half in enumerate(pictures.chunk(2)))
         return torch.cat(list(halves))
 
@@ -189,50 +190,50 @@ class StarGan2(ReferenceGuidedFamily):
         return (DiversityPair(fakes=self.fakes(batch), reals=batch.real, fake_labels=wanted, real_labels=labels),)
 
     def penalties(self) -> tuple[Phase, ...]:
-        """See :meth:`Family.penalties`: the R1 of the discriminator."""
+        """See :meth:`Family.penalties`: R1 of the discriminator."""
         if not self.config.r1:
             return ()
         every = self.config.r1_every
         return (Phase(name="r1", side="discriminator", every=every, loss=self.penalty_loss),)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        """Cross-entropy of real and translated pictures in one pass (equation 1)."""
+        """Cross-entropy of real and translated pictures, in one pass (equation 1)."""
         labels, wanted = labels_of(batch), self.target_labels(batch)
         with torch.set_grad_enabled(batch.keep and torch.is_grad_enabled()):
             made = self._played(batch).detach().float()
         real, fake = batch.augment(batch.real, "real"), self._augmented(made, batch, "fake")
-        said = self.network("discriminator")(torch.cat([real, fake])).float()
-        judged = select_domains(said, torch.cat([labels, wanted, wanted]))[:, 0]
+        outputs = self.network("discriminator")(torch.cat([real, fake])).float()
+        judged = select_domains(outputs, torch.cat([labels, wanted, wanted]))[:, 0]
         judged_real, judged_fake = judged[: len(real)], judged[len(real) :]
         total = logistic_discriminator(judged_real, judged_fake)
         terms = discriminator_accuracy(judged_real, judged_fake)
         return Losses(total, {"loss/discriminator": total.detach(), **terms})
 
     def penalty_loss(self, batch: Batch, step: int) -> Losses:
-        """R1."""
-        judge, labels = self.networks["discriminator"], labels_of(batch)
+        """R1 at real pictures."""
+        discriminator, labels = self.networks["discriminator"], labels_of(batch)
         penalty = zero_centred_penalty(
-            lambda x: select_domains(judge(x).float(), labels), batch.augment(batch.real, "real")
+            lambda x: select_domains(discriminator(x).float(), labels), batch.augment(batch.real, "real")
         )
         return Losses(0.5 * self.config.r1 * penalty, {"penalty/r1": penalty.detach()})
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
-        """What the discriminator says, styles seen again, the difference they make, and the way back (equation 5)."""
+        """Adversarial, style-reconstruction, diversity and cycle-consistency loss (equation 5)."""
         config, rows = self.config, len(batch.real)
         wanted, made = self.target_labels(batch), self._kept(batch)
         played = made.pictures[: 2 * rows]
-        said = self.network("discriminator")(self._augmented(played, batch, "fake again")).float()
-        # Of lent styles only the generator learns: an encoder that was to find again what it has given itself would have
-        # nothing to hold on to, and its styles grow without end.
+        outputs = self.network("discriminator")(self._augmented(played, batch, "fake again")).float()
+        # For styles of other pictures the encoder is frozen: if it learnt to recover styles that it extracted itself, nothing
+        # would bound them, and they would grow without limit.
         with _frozen(self.networks["style"]):
-            lent = self.network("style")(played[rows:])
+            reference = self.network("style")(played[rows:])
         seen = torch.cat(
-            [select_domains(said_of.float(), wanted) for said_of in (self.network("style")(played[:rows]), lent)]
+            [select_domains(out.float(), wanted) for out in (self.network("style")(played[:rows]), reference)]
         )
         own = self.own_styles(batch)
         returned = self.call_padded(self.network("generator"), played, torch.cat([own, own.detach()]))
         terms = {
-            "loss/adversarial": non_saturating_generator(select_domains(said, wanted.repeat(2))),
+            "loss/adversarial": non_saturating_generator(select_domains(outputs, wanted.repeat(2))),
             "loss/style": (seen - made.styles[: 2 * rows]).abs().mean(),
             "loss/cycle": (returned.float() - batch.real.repeat(2, 1, 1, 1)).abs().mean(),
         }
@@ -251,12 +252,16 @@ class StarGan2(ReferenceGuidedFamily):
     # -- use --
 
     def translate_aligned(
-        self, images: Tensor, target: int | None, networks: Mapping[str, nn.Module], seed: int, first: int
+        self, images: Tensor, target: int | Tensor | None, networks: Mapping[str, nn.Module], noise: Tensor | None
     ) -> Tensor:
-        """See :meth:`TranslationFamily.translate_aligned`; picture i of a seed has always the style of the same noise."""
-        table = randomness.sampling_uniform(first, len(images), self.config.latent, seed)
-        latents = latents_from_uniform(table, "normal", None).to(images.device)
-        return networks["generator"](images, networks["mapping"](latents)[:, target]).clamp(-1, 1)
+        """See :meth:`TranslationFamily.translate_aligned`; in the style that the noise z, (N, latent), gives."""
+        styles = networks["mapping"](noise)
+        chosen = select_domains(styles, target) if isinstance(target, Tensor) else styles[:, target]
+        return networks["generator"](images, chosen).clamp(-1, 1)
+
+    def translation_noise(self, n: int, height: int, width: int, seed: int, first: int) -> Tensor:
+        """See :meth:`TranslationFamily.translation_noise`: z, N(0, 1), (n, latent)."""
+        return latents_from_uniform(randomness.sampling_uniform(first, n, self.config.latent, seed), "normal", None)
 
     def translate_like(
         self, images: Tensor, references: Tensor, target: int, *, networks: Mapping[str, nn.Module] | None = None
@@ -266,14 +271,14 @@ class StarGan2(ReferenceGuidedFamily):
         self.check_target(target)
         if references.shape != (len(images), shape.channels, shape.height, shape.width):
             raise SettingsError(
-                f"references: {len(images)} pictures of {shape.channels} channels and {shape.height}x{shape.width} pixels are "
-                f"needed, one for each picture to translate, not {tuple(references.shape)}. Resize them."
+                f"references: expected {len(images)} pictures with {shape.channels} channels and {shape.height}x{shape.width} "
+                f"pixels, one for each picture to translate, got {tuple(references.shape)}. Resize them."
             )
-        images, borders = padded(images, self.side_multiple, self.min_side)
+        images, borders = pad_to_multiple(images, self.side_multiple, self.min_side)
         styles = networks["style"](references)[:, target]
-        return cropped(networks["generator"](images, styles).clamp(-1, 1), borders)
+        return crop_borders(networks["generator"](images, styles).clamp(-1, 1), borders)
 
     def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
-        """Rows of a picture, and the same in every domain in a style from noise."""
+        """Rows of a picture and its translations to every domain, with styles from noise."""
         domains = range(self.shape.classes)
         return grid_rows(reals.real, *(self.translate(reals.real, to, networks=networks) for to in domains))

@@ -1,8 +1,8 @@
 """StyleGAN2: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN".
 
-A mapping network turns z into a style w, which scales the input maps of every convolution of the synthesis network. The
-generator adds up an image at each resolution (skip), the discriminator is residual; R1 and path-length penalties run
-every few steps. Settings for small data follow Karras et al. 2020, "Training GANs with Limited Data" (ADA).
+A mapping network maps z to a style w, which scales the input maps of every convolution of the synthesis network. The generator
+sums an image over all resolutions (skip connections), the discriminator is residual. R1 and path length regularisation run
+every few steps. Settings for small datasets follow Karras et al. 2020, "Training GANs with Limited Data" (ADA).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gan_core import randomness
 from gan_core.batch import Batch
 from gan_core.config import check, check_at_least, check_below_one, check_choice
-from gan_core.families.base import ImageShape, Losses, Phase
+from gan_core.families.base import ImageShape, Losses, Phase, renumber
 from gan_core.families.noise import StyleBasedFamily, latents_from_uniform
 from gan_core.families.stylegan2_layers import (
     Conv2d,
@@ -32,39 +32,39 @@ from gan_core.precision import full_precision
 
 LARGEST = 1024
 _STYLES_PER_BATCH = 256
-"""Styles for each batch that :meth:`StyleGan2.update_statistics` is allowed."""
+"""Styles per batch of :meth:`StyleGan2.update_statistics`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGan2Config:
-    """StyleGAN2's own settings; the defaults are the paper's configuration F, at half its width (ADA's default)."""
+    """Settings of StyleGAN2. The defaults are the paper's configuration F, at half its width (ADA's default)."""
 
     latent: int = 512
-    """Coordinates of z."""
+    """Dimension of the latent z."""
     style: int = 512
-    """Coordinates of w."""
+    """Dimension of the style w."""
     mapping_layers: int = 8
-    """Layers of the mapping network; ADA found 2 enough for small data."""
+    """Layers of the mapping network; 2 are enough for small datasets (ADA)."""
     channel_base: int = 16384
-    """Maps at resolution r: channel_base / r, and channel_max at most. Resolutions are 4 doubled."""
+    """Feature maps times resolution: channel_base / r maps at resolution r, but at most ``channel_max``."""
     channel_max: int = 512
-    """Maps at most, at any resolution."""
+    """Largest number of feature maps."""
     slope: float = 0.2
-    """Leak slope of every leaky ReLU."""
+    """Negative slope of all leaky ReLUs."""
     loss: str = "non-saturating"
-    """A name in ADVERSARIAL_LOSSES."""
+    """Adversarial loss."""
     conditional: bool = False
     """Whether the generator and the discriminator are class-conditional; needs labelled data."""
     mixing: float = 0.9
-    """Probability of an image's later layers getting the style of another z, in training."""
+    """Probability of style mixing in training: later layers get the style of another z."""
     r1: float = 10.0
-    """gamma of R1; 0 for none. A first guess is 0.0002 * pixels / batch (ADA, appendix C)."""
+    """gamma of R1; 0: no R1. A good first value is 0.0002 * pixels / batch (ADA, appendix C)."""
     r1_every: int = 16
-    """Steps between two updates by R1."""
+    """Steps between updates by R1."""
     path_length: float = 2.0
-    """Weight of the path-length penalty; 0 for none."""
+    """Weight of path length regularisation; 0: none."""
     path_every: int = 4
-    """Steps between two updates by path lengths."""
+    """Steps between updates by path length regularisation."""
 
     def __post_init__(self) -> None:
         check_at_least(
@@ -76,11 +76,11 @@ class StyleGan2Config:
         check_choice(self, tuple(ADVERSARIAL_LOSSES), "loss")
 
     def widths(self, downsamplings: int) -> list[int]:
-        """Maps at each resolution, from the smallest to the picture's."""
+        """Feature maps at each resolution, from the lowest to the picture's."""
         top = 4 << downsamplings
         check(
             self.channel_base >= top,
-            f"model.channel_base: {self.channel_base} leaves no maps at {top} pixels. Make it {16 * top} or more.",
+            f"model.channel_base: {self.channel_base} gives no feature maps at {top} pixels. Set it to at least {16 * top}.",
         )
         return [min(self.channel_base // (4 << level), self.channel_max) for level in range(downsamplings + 1)]
 
@@ -89,12 +89,12 @@ class StyleGan2Config:
 
 
 def _unit_length(latents: Tensor) -> Tensor:
-    """Each row scaled to a mean square of 1."""
+    """Scale each row to a mean square of 1."""
     return latents * (latents.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 class MappingNetwork(nn.Module):
-    """z (N, latent), and classes (N,) when conditional, to w (N, style); in full precision."""
+    """Maps z (N, latent), and classes (N,) if conditional, to w (N, style), in full precision."""
 
     def __init__(self, config: StyleGan2Config, classes: int) -> None:
         super().__init__()
@@ -102,14 +102,14 @@ class MappingNetwork(nn.Module):
         layers: list[nn.Module] = []
         inputs = config.latent * (2 if config.conditional else 1)
         for _ in range(config.mapping_layers):
-            # The mapping learns a hundred times slower: it is unstable at the rate of the rest (StyleGAN, section 3).
+            # A hundredth of the learning rate: at the rate of the other layers it is unstable (StyleGAN, section 3).
             layers.append(Linear(inputs, config.style, rate=0.01, gain=activation_gain(config.slope)))
             layers.append(nn.LeakyReLU(config.slope))
             inputs = config.style
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Styles."""
+        """Return the styles."""
         with full_precision(latents.device):
             features = _unit_length(latents)
             if self.embedding is not None:
@@ -118,7 +118,7 @@ class MappingNetwork(nn.Module):
 
 
 class StyledLayer(nn.Module):
-    """A modulated 3x3 convolution, noise with a learnt strength, bias and leaky ReLU."""
+    """A modulated 3x3 convolution, noise with a learnt strength, bias, and leaky ReLU."""
 
     def __init__(
         self, inputs: int, outputs: int, size: tuple[int, int], config: StyleGan2Config, *, double: bool = False
@@ -133,7 +133,7 @@ class StyledLayer(nn.Module):
         self.register_buffer("noise", torch.randn(1, 1, *size))
 
     def forward(self, maps: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
-        """(N, inputs, h, w) to (N, outputs, H, W); without ``noise`` (N, 1, H, W), with the layer's own."""
+        """Map (N, inputs, h, w) to (N, outputs, H, W), with ``noise`` (N, 1, H, W) or by default the layer's fixed noise."""
         noise = (self.noise if noise is None else noise) * (self.strength * self.gain)
         maps = self.convolve(maps, style)
         maps = maps + noise.to(maps.dtype) + (self.bias * self.gain).to(maps.dtype)[:, None, None]
@@ -141,7 +141,7 @@ class StyledLayer(nn.Module):
 
 
 class ToImage(nn.Module):
-    """A modulated 1x1 convolution to the image's channels, which are added up in full precision."""
+    """A modulated 1x1 convolution to the image's channels, in full precision at the output."""
 
     def __init__(self, inputs: int, channels: int, config: StyleGan2Config) -> None:
         super().__init__()
@@ -149,13 +149,13 @@ class ToImage(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, maps: Tensor, style: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, channels, H, W)."""
+        """Map (N, inputs, H, W) to (N, channels, H, W)."""
         images = self.convolve(maps, style)
         return images.to(self.bias.dtype) + self.bias[:, None, None]
 
 
 class Synthesis(nn.Module):
-    """Styles (N, layers, style) to images (N, C, H, W), around [-1, 1]."""
+    """Maps styles (N, layers, style) to images (N, C, H, W) in about [-1, 1]."""
 
     def __init__(self, config: StyleGan2Config, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
@@ -171,16 +171,16 @@ class Synthesis(nn.Module):
             self.to_image.append(ToImage(width, shape.channels, config))
         self.upsample = Upsample(shape.channels)
         self.layers = 2 * len(widths)
-        """Styles that an image takes: one for each 3x3 layer, and the last image's own."""
+        """Number of styles of an image: one for each 3x3 layer, and one for the last image layer."""
 
     def noise_sizes(self) -> list[tuple[int, int]]:
-        """Height and width of the noise of each 3x3 layer, in their order."""
+        """Height and width of the noise of each 3x3 layer, in order."""
         return [(layer.noise.shape[2], layer.noise.shape[3]) for layer in self._styled()]
 
     def forward(self, styles: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
-        """Images; without ``noise``, (N, 1, H, W) for each of :meth:`noise_sizes`, with the layers' own."""
+        """Generate images. ``noise``: (N, 1, H, W) for each of :meth:`noise_sizes`; by default the layers' fixed noise."""
         given = [None] * (self.layers - 1) if noise is None else list(noise)
-        maps = self.start.expand(len(styles), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        maps = self.start.expand(styles.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         maps = self.second[0](maps, styles[:, 0], given[0])
         images = self.to_image[0](maps, styles[:, 1])
         for level in range(1, len(self.second)):
@@ -199,16 +199,16 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, latent), and classes (N,) when conditional, to images (N, C, H, W), around [-1, 1]."""
+    """Maps z (N, latent), and classes (N,) if conditional, to images (N, C, H, W) in about [-1, 1]."""
 
     def __init__(self, config: StyleGan2Config, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
         self.mapping = MappingNetwork(config, shape.classes)
         self.synthesis = Synthesis(config, shape, downsamplings)
         self.layers = self.synthesis.layers
-        """Styles that an image takes."""
+        """Number of styles of an image."""
         self.mean_style: Tensor
-        # Of each class when conditional: a mean over classes would be of none.
+        # One per class if conditional: a mean over classes would belong to none.
         self.register_buffer("mean_style", torch.zeros(shape.classes if config.conditional else 1, config.style))
 
     def forward(
@@ -219,14 +219,14 @@ class Generator(nn.Module):
         others: Tensor | None = None,
         crossover: Tensor | None = None,
     ) -> Tensor:
-        """Images for ``latents``.
+        """Generate images from ``latents``.
 
         Args:
             latents: z, (N, latent).
-            labels: classes (N,) when conditional.
-            noise: see :class:`Synthesis`.
-            others: more latents (N, latent), whose styles are taken from layer ``crossover`` on.
-            crossover: (N,).
+            labels: classes (N,) if conditional.
+            noise: see :meth:`Synthesis.forward`.
+            others: additional latents (N, latent) for style mixing: their styles are used from layer ``crossover`` on.
+            crossover: index of a layer for each image, (N,).
         """
         styles = self.broadcast_style(self.mapping(latents, labels))
         if others is not None and crossover is not None:
@@ -236,11 +236,11 @@ class Generator(nn.Module):
         return self.synthesis(styles, noise)
 
     def broadcast_style(self, styles: Tensor) -> Tensor:
-        """One style (N, style) for all layers: (N, layers, style)."""
+        """Repeat a style (N, style) for all layers: (N, layers, style)."""
         return styles[:, None].expand(-1, self.layers, -1)
 
     def truncate(self, styles: Tensor, labels: Tensor | None, psi: float) -> Tensor:
-        """Styles (N, style) moved towards their class's mean: mean + psi (w - mean)."""
+        """Truncate styles (N, style) towards the mean of their class: mean + psi (w - mean)."""
         mean = self.mean_style if labels is None or len(self.mean_style) == 1 else self.mean_style[labels]
         return mean + psi * (styles - mean)
 
@@ -249,7 +249,7 @@ class Generator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, the second of which halves the size, beside a 1x1 one; their sum over sqrt(2)."""
+    """Residual block of two 3x3 convolutions, the second of which halves the size; divided by sqrt(2)."""
 
     def __init__(self, inputs: int, outputs: int, slope: float) -> None:
         super().__init__()
@@ -260,12 +260,12 @@ class ResidualBlock(nn.Module):
         self.activate = nn.LeakyReLU(slope, inplace=True)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H/2, W/2)."""
+        """Map (N, inputs, H, W) to (N, outputs, H/2, W/2)."""
         return self.skip(maps) + self.activate(self.second(self.activate(self.first(maps))))
 
 
 class Discriminator(nn.Module):
-    """Images (N, C, H, W) in [-1, 1], and classes (N,) when conditional, to logits (N,): above 0 means judged real."""
+    """Maps images (N, C, H, W) in [-1, 1], and classes (N,) if conditional, to logits (N,); above 0 means real."""
 
     def __init__(self, config: StyleGan2Config, shape: ImageShape, downsamplings: int) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ class Discriminator(nn.Module):
         self.activate = nn.LeakyReLU(config.slope, inplace=True)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits (N,)."""
+        """Return logits (N,)."""
         maps = self.blocks(self.activate(self.from_image(images)))
         maps = self.activate(self.last(append_minibatch_deviation(maps)))
         features = self.activate(self.features(maps.flatten(1)))
@@ -294,15 +294,18 @@ class Discriminator(nn.Module):
         return judged
 
 
-# -- the game ------------------------------------------------------------------------------------------------------------
+# -- the family ----------------------------------------------------------------------------------------------------------
 
 
 class StyleGan2(StyleBasedFamily):
-    """The style-based GAN; ``truncation`` is psi, the distance of w to its mean relative to what it was."""
+    """StyleGAN2. ``truncation`` is psi, the factor of the distance of w from its mean."""
 
     name = "stylegan2"
     Config = StyleGan2Config
     class_conditional = "optional"
+    equalised = True
+    grows = True
+    edge_layers = ("discriminator.from_image.",)
 
     def __init__(self, config: StyleGan2Config, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
         super().__init__(config, shape, class_shares=class_shares)
@@ -313,10 +316,15 @@ class StyleGan2(StyleBasedFamily):
         }
         self.buffers = {"path_length_mean": torch.zeros(())}
 
+    @classmethod
+    def smaller_name(cls, network: str, name: str, levels: int) -> str:
+        """See :meth:`Family.smaller_name`: the discriminator counts its blocks from the picture's size down."""
+        return renumber(name, ("blocks",), levels) if network == "discriminator" else name
+
     # -- training --
 
     def penalties(self) -> tuple[Phase, ...]:
-        """See :meth:`Family.penalties`: R1, and the generator's path lengths."""
+        """See :meth:`Family.penalties`: R1, and path length regularisation of the generator."""
         config = self.config
         r1 = self.penalty("r1", lambda batch: config.r1, config.r1_every)
         every = config.path_every
@@ -326,7 +334,7 @@ class StyleGan2(StyleBasedFamily):
     def generate(
         self, generator: Callable[..., Tensor], latents: Tensor, labels: Tensor | None, batch: Batch
     ) -> Tensor:
-        """See :meth:`NoiseFamily.generate`: with fresh noise and mixed styles."""
+        """See :meth:`NoiseFamily.generate`; with new noise and style mixing."""
         noise = self.noise(len(latents), batch)
         others = crossover = None
         if self.config.mixing:
@@ -337,15 +345,16 @@ class StyleGan2(StyleBasedFamily):
         return generator(latents, labels if self.conditional else None, noise, others, crossover)
 
     def noise(self, n: int, batch: Batch, draw: str = "noise") -> list[Tensor]:
-        """Fresh noise for each 3x3 layer, (n, 1, H, W)."""
+        """Draw noise for each 3x3 layer, (n, 1, H, W)."""
         sizes = self._generator().synthesis.noise_sizes()
         key, device = (*batch.key, draw), batch.real.device
         return [randomness.normal((n, 1, *size), batch.part, device, *key, layer) for layer, size in enumerate(sizes)]
 
     def path_loss(self, batch: Batch, step: int) -> Losses:
-        """Squared distance of path lengths to their running mean, over half a batch (section 3.2, appendix B)."""
+        """Path length regularisation: squared distance of path lengths to their running mean, over half a batch (section 3.2,
+        appendix B)."""
         generator, device = self._generator(), batch.real.device
-        # Every second row, so that the classes are the same ones with any number of workers.
+        # Every second row, so that the classes do not depend on the number of workers.
         labels = batch.labels[::2] if self.conditional and batch.labels is not None else None
         n = (len(batch.real) + 1) // 2
         latents = randomness.normal((n, self.config.latent), batch.part, device, *batch.key, "path latents")
@@ -363,18 +372,20 @@ class StyleGan2(StyleBasedFamily):
     # -- use --
 
     def sampling_latents(self, uniform: Tensor, truncation: float | None) -> Tensor:
-        """z from uniform numbers, never truncated: w is."""
+        """Convert uniform numbers to z without truncation, which applies to w instead."""
         return latents_from_uniform(uniform, self.prior, None)
 
     def generate_sample(
         self, generator: nn.Module, latents: Tensor, labels: Tensor | None, truncation: float | None
     ) -> Tensor:
-        """Images in [-1, 1] with the layers' own noise; where the mean style was never measured, it is now."""
+        """See :meth:`NoiseFamily.generate_sample`; with the layers' fixed noise, clipped to [-1, 1].
+
+        Truncation computes the mean style if that was never done.
+        """
         assert isinstance(generator, Generator)
         styles = generator.mapping(latents, labels)
         if truncation is not None:
-            if not generator.mean_style.any():
-                self._measure_mean(generator, 16 * _STYLES_PER_BATCH)
+            self._ensure_mean(generator)
             styles = generator.truncate(styles, labels, truncation)
         return generator.synthesis(generator.broadcast_style(styles)).clamp(-1, 1)
 
@@ -384,23 +395,36 @@ class StyleGan2(StyleBasedFamily):
         return generator.broadcast_style(generator.mapping(latents, labels))
 
     def from_styles(self, styles: Tensor) -> Tensor:
-        """See :meth:`StyleBasedFamily.from_styles`; with the layers' own noise."""
+        """See :meth:`StyleBasedFamily.from_styles`; with the layers' fixed noise."""
         return self._generator().synthesis(styles)
 
+    def truncate_styles(self, styles: Tensor, labels: Tensor | None, psi: float | Tensor) -> Tensor:
+        """See :meth:`StyleBasedFamily.truncate_styles`; a ``psi`` for each image has the shape (N, 1, 1)."""
+        generator = self._generator()
+        self._ensure_mean(generator)
+        means = generator.mean_style
+        mean = means if labels is None or len(means) == 1 else means[labels]
+        return mean[:, None] + psi * (styles - mean[:, None])
+
     def mean_styles(self, label: int | None) -> Tensor:
-        """See :meth:`StyleBasedFamily.mean_styles`; of class 0 when conditional and no class is given."""
+        """See :meth:`StyleBasedFamily.mean_styles`; of class 0 if conditional and no class is given."""
         generator = self._generator()
         return generator.broadcast_style(generator.mean_style[label or 0][None])[0]
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
-        """Measure the mean style that truncation moves towards, on 256 latents for each of ``batches``."""
+        """Recompute the mean style, towards which truncation moves, over 256 latents per batch."""
         generator = networks["generator"].eval()
         assert isinstance(generator, Generator)
         self._measure_mean(generator, batches * _STYLES_PER_BATCH)
 
+    def _ensure_mean(self, generator: Generator) -> None:
+        """Compute the mean style if that was never done. A traced graph keeps the value that it has."""
+        if not torch.compiler.is_compiling() and not generator.mean_style.any():
+            self._measure_mean(generator, 16 * _STYLES_PER_BATCH)
+
     @torch.no_grad()
     def _measure_mean(self, generator: Generator, count: int) -> None:
-        """The mean style over ``count`` latents; of each class over its share, but 64 at least."""
+        """Compute the mean style over ``count`` latents; if conditional, over an equal share per class, at least 64."""
         means = generator.mean_style
         count = count if len(means) == 1 else max(count // len(means), 64)
         table = randomness.sampling_uniform(0, count, self.config.latent, randomness.derive_seed("mean style"))

@@ -1,8 +1,8 @@
 """Layers of StyleGAN2 (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN").
 
-Every weight is N(0, 1) and scaled where it is used, so that Adam's steps are alike in all layers ("equalised learning
-rate", Karras et al. 2018, section 4.1). A layer's ``gain`` is that of the leaky ReLU behind it: scaling a leaky ReLU's
-input by a positive number scales its output, so the gain costs nothing when it is part of the weights' scale.
+Equalised learning rate: every weight is initialised with N(0, 1) and scaled in use, so that Adam's relative steps are equal in
+all layers (Karras et al. 2018, section 4.1). The ``gain`` of a layer is that of the leaky ReLU after it. A leaky ReLU commutes
+with positive factors, so the gain is part of the weights' scale and costs nothing.
 """
 
 import math
@@ -16,7 +16,7 @@ from gan_core.precision import full_precision
 
 
 def activation_gain(slope: float) -> float:
-    """sqrt(2) at the paper's slope of 0.2; at another ``slope`` what keeps the same variance."""
+    """Gain of a leaky ReLU: sqrt(2) at the paper's slope of 0.2; at another ``slope`` the one that gives the same variance."""
     return math.sqrt(2 * (1 + 0.2**2) / (1 + slope**2))
 
 
@@ -27,11 +27,11 @@ class Linear(nn.Module):
     """A linear layer with equalised learning rate, (N, inputs) to (N, outputs).
 
     Args:
-        inputs: features in.
-        outputs: features out.
-        bias: the bias to start from.
+        inputs: input features.
+        outputs: output features.
+        bias: initial value of the bias.
         rate: learning rate of this layer relative to the others.
-        gain: of the activation behind it.
+        gain: gain of the activation after it.
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, rate: float = 1.0, gain: float = 1.0) -> None:
@@ -41,19 +41,19 @@ class Linear(nn.Module):
         self.scale, self.bias_scale = gain * rate / math.sqrt(inputs), gain * rate
 
     def forward(self, features: Tensor) -> Tensor:
-        """What the activation gets."""
+        """Apply the layer, without its activation."""
         return F.linear(features, self.weight * self.scale, self.bias * self.bias_scale)
 
 
 class Conv2d(nn.Module):
-    """A convolution with equalised learning rate that keeps the size, or halves it behind a blur.
+    """A convolution with equalised learning rate that keeps the size, or halves it after a blur.
 
     Args:
-        inputs: maps in.
-        outputs: maps out.
+        inputs: input maps.
+        outputs: output maps.
         kernel: 1 or 3.
-        bias: whether it has one.
-        gain: of the activation behind it.
+        bias: whether it has a bias.
+        gain: gain of the activation after it.
         halve: whether it halves the size.
     """
 
@@ -67,7 +67,7 @@ class Conv2d(nn.Module):
         self.filter = (Downsample(inputs) if kernel == 1 else Blur(inputs, 2)) if halve else None
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W) or (N, outputs, H/2, W/2)."""
+        """Map (N, inputs, H, W) to (N, outputs, H, W) or (N, outputs, H/2, W/2)."""
         weight, bias = self.weight * self.scale, None if self.bias is None else self.bias * self.gain
         if self.filter is None:
             return F.conv2d(maps, weight, bias, padding=weight.shape[2] // 2)
@@ -77,18 +77,18 @@ class Conv2d(nn.Module):
 
 
 class ModulatedConv2d(nn.Module):
-    """A convolution whose input maps a style scales and whose outputs are brought back to unit variance (section 2.2).
+    """A convolution whose input maps are scaled by a style and whose outputs are normalised to unit variance (section 2.2).
 
-    Scaling maps is the same as scaling each image's own weights, and leaves one convolution for the whole batch.
+    Scaling the maps is equivalent to scaling the weights for each image, and allows a single convolution for the whole batch.
 
     Args:
-        inputs: maps in.
-        outputs: maps out.
+        inputs: input maps.
+        outputs: output maps.
         kernel: 1 or 3.
-        style: width of the style.
-        demodulate: whether outputs are brought back to unit variance (equation 3).
+        style: dimension of the style.
+        demodulate: whether to normalise the outputs to unit variance (equation 3).
         double: whether it doubles the size.
-        gain: of the activation behind it.
+        gain: gain of the activation after it.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class ModulatedConv2d(nn.Module):
         self.filter = Blur(outputs, 1) if double else None
 
     def forward(self, maps: Tensor, styles: Tensor) -> Tensor:
-        """(N, inputs, H, W) with styles (N, style) to (N, outputs, H, W) or (N, outputs, 2H, 2W)."""
-        # The filter behind a doubling convolution spreads each value over four.
+        """Map (N, inputs, H, W) with styles (N, style) to (N, outputs, H, W) or (N, outputs, 2H, 2W)."""
+        # The filter after a doubling convolution spreads each value over four.
         gain, after = self.gain * (1 if self.filter is None else 4), None
         with full_precision(maps.device):
             before = self.affine(styles) * self.scale
@@ -129,10 +129,10 @@ class ModulatedConv2d(nn.Module):
 
 
 def append_minibatch_deviation(maps: Tensor, size: int = 4) -> Tensor:
-    """``maps`` (N, C, H, W) and one more: the mean standard deviation in each image's group (Karras et al. 2018, section 3).
+    """Append to ``maps`` (N, C, H, W) the mean standard deviation of each image's group (Karras et al. 2018, section 3).
 
-    Groups are of consecutive images, so that several workers form the same ones as one does: ``size`` each, or the most
-    below it that divides N.
+    A group consists of consecutive images, so that groups do not depend on the number of workers: ``size`` images, or the
+    largest smaller number that divides N.
     """
     size = max(count for count in range(1, size + 1) if len(maps) % count == 0)
     groups = maps.float().reshape(-1, size, *maps.shape[1:])

@@ -1,4 +1,4 @@
-"""Networks that several families of translation have: a discriminator of patches, a residual generator."""
+"""Networks that several translation families share: the patch discriminator, and the residual generator."""
 
 import itertools
 
@@ -12,25 +12,40 @@ from gan_core.nn.instance_norm import InstanceNorm2d
 from gan_core.nn.padding import ReflectionPad2d
 
 PATCH_WIDTH_MAX = 8
-"""The widest layer of a patch discriminator, in multiples of its first."""
+"""Feature maps of the widest layer of a patch discriminator, in multiples of its first."""
 
 
 class PatchDiscriminator(nn.Module):
-    """Pictures (N, C, H, W) to a map of values (N, 1, h, w), one a patch (Isola et al. 2017, section 3.2.2).
+    """PatchGAN: maps pictures (N, C, H, W) to a map of logits (N, 1, h, w), one per patch (Isola et al. 2017, section 3.2.2).
 
-    4x4 convolutions, of which ``halvings`` halve the size: with 3 each value is of 70x70 pixels (section 6.1.2: C64-C128-
-    C256-C512), with 2 of 34x34, with 1 of 16x16. Instance norm behind all but the first and the last.
+    4x4 convolutions, ``downsamplings`` of which halve the size: with 3 a patch has 70x70 pixels (section 6.1.2: C64-C128-
+    C256-C512), with 2 34x34, with 1 16x16. Instance norm after all but the first and the last.
     """
 
     def __init__(self, channels: int, width: int, downsamplings: int, slope: float, shape: ImageShape) -> None:
-        """``shape``: of the pictures; raises SettingsError where it is too small for so many halvings."""
+        """Create the network.
+
+        Args:
+            channels: channels of the input.
+            width: feature maps of the first layer.
+            downsamplings: number of layers that halve the size.
+            slope: negative slope.
+            shape: shape of the pictures.
+
+        Raises:
+            SettingsError: the pictures are too small for so many halvings.
+        """
         super().__init__()
         short = min(shape.height, shape.width)
-        if short >> downsamplings < 3:  # the two layers behind the halvings each take one more pixel
+        if short >> downsamplings < 3:  # the two layers after the halvings each shrink the map by a pixel
             most = next((fewer for fewer in range(downsamplings, 0, -1) if short >> fewer >= 3), 0)
             raise SettingsError(
-                f"model.patch_halvings: {downsamplings} leave nothing of pictures of {shape.height}x{shape.width}. "
-                + (f"Set it to {most} at most." if most else "Change ingest.size: no patch is so small.")
+                f"model.patch_halvings: {downsamplings} is too large for pictures of {shape.height}x{shape.width} pixels. "
+                + (
+                    f"Set it to at most {most}."
+                    if most
+                    else "Change ingest.size: the pictures are too small for a patch."
+                )
             )
         widths = [width * min(2**power, PATCH_WIDTH_MAX) for power in range(downsamplings + 1)]
         layers: list[nn.Module] = [
@@ -46,7 +61,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, Conv2d(widths[-1], 1, 4, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """What is said of each patch of ``images``."""
+        """Return a logit for each patch of ``images``."""
         return self.layers(images)
 
 
@@ -60,14 +75,14 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, width, h, w) to the same shape."""
+        """Map (N, width, h, w) to the same shape."""
         return maps + self.layers(maps)
 
 
 def convolution(
     inputs: int, outputs: int, size: int, *, stride: int = 1, reflect: bool = False, padding: int | None = None
 ) -> list[nn.Module]:
-    """A convolution that keeps the size or halves it, instance norm and ReLU."""
+    """Create a convolution that keeps or halves the size, instance norm and ReLU."""
     padding = size // 2 if padding is None else padding
     border: list[nn.Module] = [ReflectionPad2d(padding)] if reflect else []
     convolve = Conv2d(inputs, outputs, size, stride=stride, padding=0 if reflect else padding, bias=False)
@@ -75,24 +90,25 @@ def convolution(
 
 
 class ResidualGenerator(nn.Module):
-    """Pictures (N, inputs, H, W) to (N, outputs, H, W) in [-1, 1]; 4 divides both sides (Johnson et al. 2016's layout).
+    """Maps pictures (N, inputs, H, W) to (N, outputs, H, W) in [-1, 1]. Both sides must be multiples of 4.
 
-    A 7x7 convolution, two that halve the size, residual blocks, two that double it, a 7x7 convolution and tanh.
+    A 7x7 convolution, two that halve the size, residual blocks, two that double it, a 7x7 convolution and tanh, as in
+    Johnson et al. 2016.
     """
 
     def __init__(
         self, inputs: int, outputs: int, width: int, blocks: int, *, kernel: int, reflect: bool, bias: bool
     ) -> None:
-        """Build it.
+        """Create the network.
 
         Args:
-            inputs: channels.
-            outputs: channels.
-            width: maps at full size; twice and four times as many further in.
-            blocks: how many residual blocks.
-            kernel: of the convolutions that halve and double the size: 3 or 4.
-            reflect: whether borders are reflections where the size stays, or zeros.
-            bias: whether the last convolution has one.
+            inputs: input channels.
+            outputs: output channels.
+            width: feature maps at full size; twice and four times as many at lower resolutions.
+            blocks: number of residual blocks.
+            kernel: kernel size of the convolutions that halve and double the size: 3 or 4.
+            reflect: whether convolutions that keep the size use reflection padding instead of zeros.
+            bias: whether the last convolution has a bias.
         """
         super().__init__()
         self.encode = nn.Sequential(
@@ -110,7 +126,7 @@ class ResidualGenerator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures for ``images``."""
+        """Translate ``images``."""
         return self.decode(self.blocks(self.encode(images)))
 
 
@@ -120,8 +136,8 @@ def _doubling(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
 
 
 def one_hot(labels: Tensor, domains: int) -> Tensor:
-    """Domains (N,) as float32 (N, ``domains``); attributes (N, k) stay."""
+    """Encode domains (N,) as float32 (N, ``domains``); attributes (N, k) are returned as float32."""
     if labels.dim() == 2:
         return labels.float()
-    # torch's own checks the range on the host and would wait for the GPU.
+    # torch's own one_hot checks the range on the host, and so waits for the GPU.
     return (labels[:, None] == torch.arange(domains, device=labels.device)).float()

@@ -1,1 +1,1 @@
-"""Picture files: finding them, and decoding them within limits."""
+"""Find picture files, decode them within limits, and convert pixels."""

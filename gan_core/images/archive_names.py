@@ -1,8 +1,8 @@
-"""The names of a zip's members: which encoding they are written in, and where they lead.
+"""Names of the members of a zip: detect their encoding, and refuse paths that leave the archive.
 
-A zip says of each name whether it is UTF-8 and, where it is not, does not say what it is. macOS writes UTF-8 without saying
-so; Japanese Windows writes Shift-JIS (cp932); the standard means cp437, which gives some text for any bytes, and so is
-taken only where that text is made of Latin letters.
+A zip marks a name that is UTF-8, but does not state the encoding of other names. macOS writes UTF-8 without the mark.
+Japanese Windows writes Shift-JIS (cp932). The standard says cp437, which decodes any bytes to some text; it is therefore
+used only if that text consists of Latin letters.
 """
 
 import logging
@@ -21,12 +21,12 @@ from gan_core.errors import DataError
 
 log = logging.getLogger(__name__)
 
-LONGEST_LINK = 4096
-"""Bytes of the path that a symbolic link may lead to, as on Linux."""
+MAX_LINK_BYTES = 4096
+"""Longest target of a symbolic link, in bytes, as on Linux."""
 
 _UTF8_FLAG = 0x800
 _UNICODE_PATH = 0x7075
-"""Info-ZIP's extra field: the name in UTF-8, with a checksum of the name that it stands for."""
+"""Info-ZIP's extra field: the name in UTF-8, with a checksum of the stored name."""
 _KNOWN = {
     "cp932": (
         *("HIRAGANA", "KATAKANA", "CJK", "IDEOGRAPHIC", "FULLWIDTH DIGIT", "FULLWIDTH LATIN"),
@@ -35,30 +35,32 @@ _KNOWN = {
     "cp437": ("LATIN",),
     "latin-1": ("LATIN",),
 }
-"""Encodings, and how the names of those characters begin that people write in them. What reads as one of them alone is of it;
-a few short names may read as two, and then nobody can tell."""
+"""Encodings that are detected, with the beginnings of the Unicode names of the characters that people write in them.
+
+Names that fit exactly one encoding are decoded with it. A few short names may fit two: those are refused."""
 
 
 class ZipMember(NamedTuple):
-    """A member of a zip: open it by ``info``, call it by ``name``."""
+    """A member of a zip: open it with ``info``, refer to it by ``name``."""
 
     name: str
-    """Its path within the archive, with forward slashes, normalised, never leading out."""
+    """Normalised path within the archive, with forward slashes. It never leaves the archive."""
     info: zipfile.ZipInfo
     is_folder: bool
 
 
 def zip_members(zipped: zipfile.ZipFile, archive: Path, encoding: str | None = None) -> list[ZipMember]:
-    """Every member of an open zip, in its order.
+    """Return every member of an open zip, in the order of the zip.
 
     Args:
         zipped: opened for reading, without a ``metadata_encoding``.
-        archive: where it lies, for messages.
-        encoding: of names that do not say theirs. None: UTF-8 where all of them are, else cp932 where they read as Japanese
-            alone, or cp437 where they read as Latin alone; a warning says which, unless it is UTF-8.
+        archive: path of the zip, for messages.
+        encoding: encoding of the names that are not marked as UTF-8. None detects it: UTF-8 if all names are valid UTF-8,
+            else cp932 if they fit only Japanese, or cp437 if they fit only Latin. A warning names the detected encoding
+            unless it is UTF-8.
 
     Raises:
-        DataError: a name leads out of the archive, is not of the encoding, or no encoding can be told.
+        DataError: a name leaves the archive or is not valid in the encoding, or no encoding is detected.
     """
     infos = zipped.infolist()
     names = [info.filename if info.flag_bits & _UTF8_FLAG else _unicode_path(info) for info in infos]
@@ -76,16 +78,16 @@ def zip_members(zipped: zipfile.ZipFile, archive: Path, encoding: str | None = N
 def decode_names(
     names: Sequence[bytes], archive: Path, encoding: str | None = None, usual: Sequence[str] = ("cp932", "cp437")
 ) -> list[str]:
-    """Names whose encoding is not stated, as text. All of an archive's are of one encoding.
+    """Decode names whose encoding is not stated. All names of an archive have the same encoding.
 
     Args:
-        names: as they lie in the archive.
-        archive: where it lies, for messages.
-        encoding: theirs, where it is known.
-        usual: what such an archive may be in where it is not UTF-8, if nothing else reads as well.
+        names: bytes as stored in the archive.
+        archive: path of the archive, for messages.
+        encoding: their encoding, if known. None detects it.
+        usual: encodings other than UTF-8 that may be detected, provided that the names fit no other known encoding.
 
     Raises:
-        DataError: a name is not of the encoding, or no encoding can be told.
+        DataError: a name is not valid in the encoding, or no encoding is detected.
     """
     if encoding is not None:
         return [_decoded(name, archive, encoding) for name in names]
@@ -97,16 +99,16 @@ def decode_names(
         may_be = " or ".join(f"'{strange.decode(known)}' ({known})" for known in readings)
         may_be = f"; it may be {may_be}" if may_be else ""
         raise DataError(
-            f"{archive}: the name {shown} is not UTF-8, and does not say what it is{may_be}. "
+            f"{archive}: the name {shown} is not UTF-8, and the archive does not state its encoding{may_be}. "
             "Give the encoding of the names with --encoding NAME (gbk, cp1252, ...), or unpack the archive and "
-            "rename the files (convmv does many at once)."
+            "rename the files (convmv renames many at once)."
         )
     texts = [name.decode(chosen) for name in names]
     if chosen != "utf-8":
         example = next(text for text in texts if not text.isascii())
         log.warning(
-            "%s: its names are not UTF-8 and do not say what they are; read as %s, such as '%s'. If that is wrong, give "
-            "their encoding with --encoding NAME, or pack it again with UTF-8 names.",
+            "%s: the names are not UTF-8, and the archive does not state their encoding; read as %s, such as '%s'. If that "
+            "is wrong, give their encoding with --encoding NAME, or pack the archive again with UTF-8 names.",
             archive,
             chosen,
             example,
@@ -115,32 +117,32 @@ def decode_names(
 
 
 def safe_path(name: str, archive: Path) -> str:
-    """The member's path with forward slashes (Windows may write backslashes), normalised.
+    """Return a member's normalised path with forward slashes (Windows may write backslashes).
 
     Raises:
-        DataError: it is absolute, climbs out, or holds a NUL.
+        DataError: the path is absolute, leaves the archive, or contains a NUL.
     """
     path = posixpath.normpath(name.replace("\\", "/"))
-    # C:/x.png is an absolute path of Windows; C:x.png leads out there alone, and is a plain name elsewhere.
+    # C:/x.png is an absolute path on Windows. C:x.png leaves the folder only on Windows; elsewhere it is a plain name.
     drive = path[1:3] == ":/" or (os.name == "nt" and path[1:2] == ":")
     if path.startswith(("/", "../")) or path == ".." or drive or "\0" in path:
-        raise DataError(f"{archive} is refused: its member {name!r} would be written outside of the target folder.")
+        raise DataError(f"{archive} is refused: its member {name!r} would be written outside the target folder.")
     return path
 
 
 def is_link(info: zipfile.ZipInfo) -> bool:
-    """Whether a member of a zip is a symbolic link, whose content is the path that it leads to."""
+    """Whether a member of a zip is a symbolic link. The content of such a member is the path of its target."""
     return stat.S_ISLNK(info.external_attr >> 16)
 
 
 def link_target(name: str, link: str) -> str | None:
-    """The path within the archive that the symbolic link ``name`` to ``link`` leads to; None where it leads out of it."""
+    """Resolve the symbolic link ``name`` with target ``link`` to a path within the archive; None if it leaves the archive."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
     return None if path.startswith(("/", "../")) or path == ".." else path
 
 
 def _unicode_path(info: zipfile.ZipInfo) -> str | None:
-    """The name that the extra field gives; None where there is none, or where it is of another name."""
+    """Return the name in the extra field; None if the field is missing or belongs to another name."""
     extra = info.extra
     while len(extra) >= 4:
         kind, length = struct.unpack("<HH", extra[:4])
@@ -160,16 +162,16 @@ def _decoded(name: bytes, archive: Path, encoding: str) -> str:
     except UnicodeDecodeError as error:
         shown = name.decode("ascii", errors="backslashreplace")
         raise DataError(
-            f"{archive}: the name {shown} is not {encoding} ({error.reason}). Give another --encoding."
+            f"{archive}: the name {shown} is not valid {encoding} ({error.reason}). Give another --encoding."
         ) from error
     except LookupError as error:
         raise DataError(
-            f"--encoding: Python knows no encoding '{encoding}'. Try utf-8, cp932, cp437 or gbk."
+            f"--encoding: Python has no encoding named '{encoding}'. Try utf-8, cp932, cp437 or gbk."
         ) from error
 
 
 def _reads_as(names: Sequence[bytes], encoding: str) -> bool:
-    """Whether all names are of ``encoding`` and, but for UTF-8, all that is not ASCII is of the script that it is for."""
+    """Whether all names are valid in ``encoding`` and use only characters of its script besides ASCII (UTF-8: any)."""
     try:
         strange = {character for name in names for character in name.decode(encoding) if not character.isascii()}
     except UnicodeDecodeError:
@@ -177,6 +179,6 @@ def _reads_as(names: Sequence[bytes], encoding: str) -> bool:
     if encoding == "utf-8":
         return True
     written = [unicodedata.name(character, "") for character in strange]
-    # Full-width letters alone are none: they are what cp932 makes of an accented letter before another letter.
+    # Full-width letters alone do not count: cp932 reads an accented letter followed by another letter as one.
     telling = encoding != "cp932" or any(name.startswith(("HIRAGANA", "KATAKANA", "CJK")) for name in written)
     return telling and all(name.startswith(_KNOWN[encoding]) for name in written)

@@ -1,6 +1,6 @@
-"""sRGB and CIE L*a*b* (IEC 61966-2-1, CIE 15), and how colourful a picture is (Hasler & Süsstrunk 2003).
+"""Convert between sRGB and CIE L*a*b* (IEC 61966-2-1, CIE 15), and measure colourfulness (Hasler & Süsstrunk 2003).
 
-The white point is that of sRGB's own matrix (D65), so a grey picture has a = b = 0 up to rounding.
+The white point is that of the sRGB matrix (D65), so that a grey picture has a = b = 0 up to rounding.
 """
 
 import numpy as np
@@ -12,18 +12,18 @@ from gan_core.config import check
 # IEC 61966-2-1: linear RGB to XYZ.
 _TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _WHITE = _TO_XYZ.sum(1)
-# XYZ as shares of white's: what CIE 15 takes the cube roots of.
+# XYZ divided by that of white: CIE 15 takes its cube roots.
 _TO_SHARES = _TO_XYZ / _WHITE[:, None]
 _FROM_SHARES = np.linalg.inv(_TO_SHARES)
 _TO_LAB = np.array([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
 _FROM_LAB = np.linalg.inv(_TO_LAB)
 _KNEE = 6 / 29
-"""Cube roots above it; a straight line below, where a cube root would be infinitely steep."""
+"""Cube roots are used above it; below, where their slope grows without bound, a straight line."""
 _GREY_SHARE = 4 / 29
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
-    """Pictures in sRGB as CIE L*a*b*, D65.
+    """Convert pictures from sRGB to CIE L*a*b*, D65.
 
     Args:
         images: floating point (N, 3, H, W), in [0, 1].
@@ -32,12 +32,12 @@ def rgb_to_lab(images: Tensor) -> Tensor:
         The same shape and type: L in 0..100, a in about -86..98, b in about -108..94.
 
     Raises:
-        SettingsError: not three channels.
+        SettingsError: ``images`` has not three channels.
     """
     _check_three(images)
     linear = torch.where(
         images <= 0.04045, images / 12.92, ((images.clamp(min=0.04045) + 0.055) / 1.055).pow(2.4)
-    )  # clamped: the branch not taken must not give a gradient that is not a number
+    )  # clamped, so that the unused branch gives no NaN gradient
     shares = _mixed(linear, _TO_SHARES)
     roots = torch.where(shares > _KNEE**3, shares.clamp(min=_KNEE**3).pow(1 / 3), shares / (3 * _KNEE**2) + _GREY_SHARE)
     lightness, a, b = _mixed(roots, _TO_LAB).unbind(1)
@@ -45,16 +45,16 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 
 
 def lab_to_rgb(images: Tensor) -> Tensor:
-    """Pictures in CIE L*a*b*, D65, as sRGB: the inverse of :func:`rgb_to_lab`.
+    """Convert pictures from CIE L*a*b*, D65, to sRGB: the inverse of :func:`rgb_to_lab`.
 
     Args:
         images: floating point (N, 3, H, W): L in 0..100, a and b in about -110..110.
 
     Returns:
-        The same shape and type, in [0, 1]: a colour that sRGB has not is clipped, channel by channel.
+        The same shape and type, in [0, 1]. A colour outside sRGB is clipped, channel by channel.
 
     Raises:
-        SettingsError: not three channels.
+        SettingsError: ``images`` has not three channels.
     """
     _check_three(images)
     lightness, a, b = images.unbind(1)
@@ -66,23 +66,23 @@ def lab_to_rgb(images: Tensor) -> Tensor:
 
 
 def lightness(pictures: np.ndarray) -> np.ndarray:
-    """CIE L* of pictures, scaled from 0..100 to 0..255 and rounded to nearest.
+    """Return CIE L* of pictures, scaled from 0..100 to 0..255 and rounded to nearest.
 
-    Computed in float64. No colour of the 16.8 million lies nearer than 1e-8 to where rounding turns, so the result is the
-    same on every machine.
+    Computed in float64. None of the 16.8 million colours is within 1e-8 of a rounding boundary, so the result is the same on
+    every machine.
 
     Args:
-        pictures: uint8 (..., C, H, W), C being 3 (sRGB) or 1 (grey: the lightness of R = G = B).
+        pictures: uint8 (..., C, H, W) with C = 3 (sRGB) or C = 1 (grey, that is R = G = B).
 
     Returns:
         uint8 (..., 1, H, W).
 
     Raises:
-        SettingsError: another type or number of channels.
+        SettingsError: ``pictures`` has another type or number of channels.
     """
     check(
         pictures.dtype == np.uint8 and pictures.ndim >= 3 and pictures.shape[-3] in (1, 3),
-        f"Lightness is taken of uint8 pictures (..., 1|3, H, W), not of {pictures.dtype} {pictures.shape}.",
+        f"Lightness needs uint8 pictures of shape (..., 1|3, H, W), got {pictures.dtype} {pictures.shape}.",
     )
     if pictures.shape[-3] == 1:
         return _GREY_LIGHTNESS[pictures]
@@ -91,9 +91,9 @@ def lightness(pictures: np.ndarray) -> np.ndarray:
 
 
 def colourfulness(images: Tensor) -> Tensor:
-    """How colourful each picture is: the measure M of Hasler & Süsstrunk (2003, equation of section 7).
+    """Return the colourfulness M of each picture (Hasler & Süsstrunk 2003, section 7).
 
-    About 0 for grey, 15 for slightly, 45 for averagely and 109 for extremely colourful pictures.
+    It is 0 for grey, about 15 for slightly, 45 for averagely and 109 for extremely colourful pictures.
 
     Args:
         images: uint8 (N, 3, H, W).
@@ -102,7 +102,7 @@ def colourfulness(images: Tensor) -> Tensor:
         float64 (N,).
 
     Raises:
-        SettingsError: not three channels.
+        SettingsError: ``images`` has not three channels.
     """
     _check_three(images)
     red, green, blue = images.flatten(2).double().unbind(1)
@@ -114,13 +114,13 @@ def colourfulness(images: Tensor) -> Tensor:
 def _check_three(images: Tensor) -> None:
     check(
         images.ndim == 4 and images.shape[1] == 3,
-        f"Colours are those of pictures (N, 3, H, W), not of {tuple(images.shape)}.",
+        f"Colour needs pictures of shape (N, 3, H, W), got {tuple(images.shape)}.",
     )
 
 
 def _mixed(images: Tensor, matrix: np.ndarray) -> Tensor:
-    """Every pixel's three values times ``matrix``."""
-    # Not a convolution or einsum: three values are too few for either, and those may use a GPU's TF32.
+    """Multiply the three values of each pixel by ``matrix``, (3, 3)."""
+    # No convolution or einsum: they are slow for three values, and may use TF32 on a GPU.
     red, green, blue = images.unbind(1)
     rows = matrix.tolist()
     return torch.stack([r * red + g * green + b * blue for r, g, b in rows], dim=1)
@@ -131,12 +131,12 @@ def _linear(values: np.ndarray) -> np.ndarray:
 
 
 def _lightness_of(luminance: np.ndarray) -> np.ndarray:
-    """Luminance, float64 in [0, 1], to L* scaled to 0..255, uint8."""
+    """Convert luminance, float64 in [0, 1], to L* scaled to 0..255, uint8."""
     low = luminance * (2.55 * 116 / (3 * _KNEE**2))
     root = np.cbrt(luminance) * (2.55 * 116) - 2.55 * 16
     return np.rint(np.where(luminance > _KNEE**3, root, low)).astype(np.uint8)
 
 
 _LUMINANCE = _TO_XYZ[1][:, None] * _linear(np.arange(256) / 255)
-"""What each value of each channel adds to a pixel's luminance, float64 (3, 256)."""
+"""The luminance that each value of each channel adds to a pixel, float64 (3, 256)."""
 _GREY_LIGHTNESS = _lightness_of(_LUMINANCE.sum(0))

@@ -1,6 +1,6 @@
-"""Picture files in a folder, in a zip or alone: which files are pictures, where they are, what is in them.
+"""Find and read picture files in a folder, in a zip, or a single one.
 
-Whatever reads pictures finds them here, so that all commands agree on what a picture is, and none is passed over in silence.
+All commands find pictures through this module, so that they agree on which files are pictures and skip none silently.
 """
 
 import lzma
@@ -16,8 +16,8 @@ from typing import IO, NoReturn
 import numpy as np
 
 from gan_core.errors import DataError
-from gan_core.images import drawing
-from gan_core.images.archive_names import LONGEST_LINK, is_link, link_target, zip_members
+from gan_core.images import svg
+from gan_core.images.archive_names import MAX_LINK_BYTES, is_link, link_target, zip_members
 from gan_core.images.pictures import PictureError
 
 PICTURE_SUFFIXES = frozenset(
@@ -25,48 +25,50 @@ PICTURE_SUFFIXES = frozenset(
         *(".apng", ".avif", ".avifs", ".bmp", ".bw", ".dds", ".dib", ".gif", ".icb", ".ico", ".j2c", ".j2k"),
         *(".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pcx", ".pfm", ".pgm"),
         *(".png", ".pnm", ".ppm", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp"),
-        # Pictures too, in formats that are not read: such a file is a picture that cannot be used, not something else.
+        # Formats that are not supported: such a file counts as a picture that cannot be read, not as another file.
         *(".exr", ".heic", ".heif", ".jxl", ".psd"),
     )
 )
-"""What a picture file's name may end with, in lower case; see :func:`with_drawings` for SVG."""
+"""Suffixes of picture files, in lower case; see :func:`include_svgs` for SVG."""
 
 MAX_FILE_BYTES = 256 * 2**20
-"""A single file above this is taken for no picture and not read into memory."""
+"""Largest picture file in bytes. Larger files are refused and not read into memory."""
 
 _MAGIC = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"DDS ", b"\0\0\1\0"),
     *(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"8BPS\0\1", b"\x76\x2f\x31\x01"),
 )
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-# What operating systems and tools leave in folders, and Gantry's note beside raw data; never data, never counted.
+# Files that operating systems and tools leave in folders, and Gantry's note beside raw data. Ignored and not counted.
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "__pycache__", "icon\r", "source.json"}
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# What reading a zip's member raises: cut short, of another checksum, encrypted (RuntimeError), packed in an unknown way.
-_OF_A_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError)
+# Raised when a member of a zip is read: truncated, wrong checksum, encrypted (RuntimeError), unknown compression.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError)
 
 
 class PictureFiles:
-    """The pictures in a folder and the folders in it, in a zip, or one picture alone; use it in a ``with`` statement.
+    """The pictures in a folder and its subfolders, in a zip, or a single picture; a context manager.
 
-    A file is a picture by the end of its name or by how its content begins, also where it turns out to be broken. Drawings
-    (SVG) are pictures where there are no others.
+    A file counts as a picture by its suffix or its first bytes, even if it turns out to be broken. SVG files count only if
+    there are no other pictures.
     """
 
     names: list[str]
-    """Of the pictures, sorted, as paths within the folder or zip with forward slashes; of a single picture its own."""
+    """Sorted paths of the pictures within the folder or zip, with forward slashes. A single picture has its file name."""
     others: list[str]
-    """Of the files that are no pictures, sorted. What operating systems leave in folders is not counted."""
+    """Sorted paths of the other files, without those that operating systems leave in folders."""
 
     def __init__(self, path: Path, encoding: str | None = None) -> None:
-        """
+        """List the pictures.
+
         Args:
             path: the folder, zip or picture.
-            encoding: of the names in a zip that do not say theirs; see :func:`gan_core.images.archive_names.zip_members`.
+            encoding: of the names in a zip that are not marked as UTF-8; see
+                :func:`gan_core.images.archive_names.zip_members`.
 
         Raises:
-            DataError: there is nothing at ``path``, nothing in it is a picture, a folder in it is a link or cannot be
-                listed, or it is an archive that cannot be read.
+            DataError: ``path`` does not exist or has no pictures, a folder in it is a link or cannot be listed, or it is an
+                archive that cannot be read.
         """
         self.path = path
         self.is_single = False
@@ -75,28 +77,28 @@ class PictureFiles:
         if path.is_dir():
             self.names, self.others = partition(path, walk_files(path))
         elif not path.exists():
-            raise DataError(f"There is no picture, folder or zip at {path}.")
+            raise DataError(f"{path} does not exist. Give a picture, or a folder or zip of pictures.")
         elif not path.is_file():
-            raise DataError(f"{path} is a pipe or a device. Give a picture, or a folder or zip of them.")
+            raise DataError(f"{path} is a pipe or a device. Give a picture, or a folder or zip of pictures.")
         elif zipfile.is_zipfile(path):
             self._open_zip(encoding)
         else:
             _refuse_other_archives(path)
             self.names, self.others, self.is_single = [path.name], [], True
-        self.names, self.others = with_drawings(self.names, self.others)
+        self.names, self.others = include_svgs(self.names, self.others)
         if not self.names:
-            only = f", only {kinds(self.others)}" if self.others else ""
+            only = f", only {summarize_suffixes(self.others)}" if self.others else ""
             self.close()
-            raise DataError(f"{path} holds no pictures{only}. Give a folder or a zip that has some, at any depth.")
+            raise DataError(f"{path} contains no pictures{only}. Give a folder or a zip with pictures, at any depth.")
 
     def open(self, name: str) -> IO[bytes]:
-        """The file of a picture; raises what the system or the archive says where that cannot be."""
+        """Open the file of a picture; raises the error of the system or of the archive if that fails."""
         if self._zip is not None:
             return self._zip.open(self._members[name])
         return open(self._place(name), "rb", buffering=0, opener=_open_at_once)
 
     def read(self, name: str) -> bytes:
-        """The content of a picture file.
+        """Return the bytes of a picture file.
 
         Raises:
             PictureError: unreadable, too-many-bytes.
@@ -107,9 +109,9 @@ class PictureFiles:
             else:
                 with self.open(name) as file:
                     content = file.read(MAX_FILE_BYTES + 1)
-        except _OF_A_ZIP as error:
+        except _ZIP_ERRORS as error:
             said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-            if "encrypted" in said:  # and the whole record of the member
+            if "encrypted" in said:  # zipfile's message quotes the whole record of the member
                 said = "it is encrypted; unpack the zip with its password, and give the folder"
             raise PictureError("unreadable", said.rstrip(".")) from error
         if len(content) > MAX_FILE_BYTES:
@@ -117,15 +119,15 @@ class PictureFiles:
         return content
 
     def load(self, name: str) -> bytes | np.ndarray:
-        """What :meth:`read` gives; of a drawing its pixels, uint8 (4, H, W).
+        """Return the bytes of a picture file, or the pixels of an SVG file, uint8 (4, H, W).
 
         Raises:
-            PictureError: as :meth:`read` and :func:`gan_core.images.drawing.draw`.
+            PictureError: as :meth:`read` and :func:`gan_core.images.svg.render`.
         """
-        return drawn(name, self.read(name))
+        return render_if_svg(name, self.read(name))
 
     def close(self) -> None:
-        """Close the zip."""
+        """Close the zip, if it is one."""
         if self._zip is not None:
             self._zip.close()
 
@@ -150,7 +152,7 @@ class PictureFiles:
                     continue
                 if name in self._members:
                     raise DataError(
-                        f"{self.path} holds two files for one place, {name}; one would be lost. Rename one, and pack it again."
+                        f"{self.path} has two files with the same path, {name}. Rename one, and pack the zip again."
                     )
                 self._members[name] = info
             self._members = {name: self._linked(name, info) for name, info in self._members.items()}
@@ -161,13 +163,13 @@ class PictureFiles:
         self.others = sorted(self._members.keys() - set(self.names))
 
     def _linked(self, name: str, info: zipfile.ZipInfo) -> zipfile.ZipInfo:
-        """The member itself; of a link, the member that it leads to. Another link stays as it is, and is no picture."""
-        assert self._zip is not None  # it is being opened
-        if not is_link(info) or info.file_size > LONGEST_LINK:
+        """Return the member, or the target if it is a link to a member. Any other link is returned as is: it is no picture."""
+        assert self._zip is not None  # set by _open_zip
+        if not is_link(info) or info.file_size > MAX_LINK_BYTES:
             return info
         try:
             target = link_target(name, self._zip.read(info).decode("utf-8", errors="replace"))
-        except _OF_A_ZIP:
+        except _ZIP_ERRORS:
             return info
         return info if target is None else self._members.get(target, info)
 
@@ -176,22 +178,22 @@ class PictureFiles:
             return True
         try:
             with self.open(name) as file:
-                return begins_as_picture(file.read(16))
-        except _OF_A_ZIP:
+                return has_picture_magic(file.read(16))
+        except _ZIP_ERRORS:
             return False
 
 
 def is_picture(path: str | Path) -> bool:
-    """Whether a file is meant to be a picture: by the end of its name, else by how its content begins."""
+    """Whether a file counts as a picture, by its suffix or else by its first bytes."""
     if has_picture_suffix(path):
         return True
     if not os.path.isfile(path):
-        return False  # reading a pipe would wait for somebody to write
+        return False  # reading a pipe would block until another process writes
     with open(path, "rb", buffering=0) as file:
-        return begins_as_picture(file.read(16))
+        return has_picture_magic(file.read(16))
 
 
-def begins_as_picture(head: bytes) -> bool:
+def has_picture_magic(head: bytes) -> bool:
     """Whether a file that begins with these 16 bytes is a picture."""
     return (
         head.startswith(_MAGIC)
@@ -203,42 +205,46 @@ def begins_as_picture(head: bytes) -> bool:
 
 
 def partition(root: Path, files: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Files below ``root`` that are meant to be pictures, and the others."""
+    """Split files below ``root`` into pictures and others."""
     found: tuple[list[str], list[str]] = ([], [])
     for file in files:
         try:
             found[0 if is_picture(root / file) else 1].append(file)
-        except OSError:  # whoever reads it gives the reason
+        except OSError:  # reported when it is read
             found[0].append(file)
     return found
 
 
-def with_drawings(pictures: list[str], others: list[str]) -> tuple[list[str], list[str]]:
-    """Pictures and other files, where drawings (SVG) are pictures if there are no others.
+def include_svgs(pictures: list[str], others: list[str]) -> tuple[list[str], list[str]]:
+    """Move SVG files from ``others`` to ``pictures`` if there are no pictures.
 
-    Beside photographs such a file is a logo, or the like.
+    Beside photographs, an SVG file is probably a logo.
     """
     if pictures:
         return pictures, others
-    drawings = [file for file in others if is_drawing(file)]
-    return drawings, [file for file in others if not is_drawing(file)]
+    drawings = [file for file in others if is_svg(file)]
+    return drawings, [file for file in others if not is_svg(file)]
 
 
-def is_drawing(name: str) -> bool:
-    """Whether a file is an SVG, by the end of its name."""
-    return name.lower().endswith(drawing.SUFFIX)
+def is_svg(name: str) -> bool:
+    """Whether a file is an SVG, by its suffix."""
+    return name.lower().endswith(svg.SUFFIX)
 
 
-def drawn(name: str, content: bytes) -> bytes | np.ndarray:
-    """The content of a picture file; of a drawing its pixels, uint8 (4, H, W). Raises PictureError as drawing does."""
-    return drawing.draw(content) if is_drawing(name) else content
+def render_if_svg(name: str, content: bytes) -> bytes | np.ndarray:
+    """Return the pixels of an SVG file, uint8 (4, H, W), and any other ``content`` as is.
+
+    Raises:
+        PictureError: as :func:`gan_core.images.svg.render`.
+    """
+    return svg.render(content) if is_svg(name) else content
 
 
 def walk_files(root: Path) -> Iterator[str]:
-    """Every file below ``root`` as a sorted path with forward slashes, clutter left out.
+    """Yield the sorted paths of all files below ``root``, with forward slashes and without clutter (:func:`is_clutter`).
 
     Raises:
-        DataError: a folder cannot be looked into, or is a link: what lies in it would be left out, or walked without end.
+        DataError: a folder cannot be listed, or is a link. Its files would be missed, or a loop would never end.
     """
     found = []
     for directory, folders, names in os.walk(root, onerror=raise_unlistable):
@@ -246,7 +252,7 @@ def walk_files(root: Path) -> Iterator[str]:
         for name in folders:
             if os.path.islink(os.path.join(directory, name)):
                 raise DataError(
-                    f"{directory}/{name} is a link to a folder. Put the folder itself there, or give the one it leads to."
+                    f"{directory}/{name} is a link to a folder. Replace it with the folder itself, or give the link target."
                 )
         inside = Path(directory).relative_to(root).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
@@ -255,27 +261,25 @@ def walk_files(root: Path) -> Iterator[str]:
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder name is an operating system's or a tool's, not the data's."""
+    """Whether a file or folder belongs to an operating system or a tool, and not to the data, by its name."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def raise_unlistable(error: OSError) -> NoReturn:
-    """The ``onerror`` of ``os.walk``, which without it skips folders that it cannot list."""
-    raise DataError(
-        f"{error.filename} cannot be listed: {error.strerror}. Make it readable, or take it out."
-    ) from error
+    """Raise DataError for a folder that cannot be listed: an ``onerror`` for ``os.walk``, which skips it by default."""
+    raise DataError(f"{error.filename} cannot be listed: {error.strerror}. Make it readable, or remove it.") from error
 
 
-def kinds(files: Sequence[str]) -> str:
-    """How many files, and which suffixes are the most frequent: ``5 files (3 .txt, 2 .md)``."""
+def summarize_suffixes(files: Sequence[str]) -> str:
+    """Return the number of files and their most frequent suffixes: ``5 files (3 .txt, 2 .md)``."""
     counts = Counter(Path(file).suffix.lower() or "without suffix" for file in files).most_common(3)
     more = ", ..." if len({Path(file).suffix.lower() for file in files}) > 3 else ""
-    told = ", ".join(f"{count} {suffix}" for suffix, count in counts)
-    return f"{len(files)} file{'s' if len(files) > 1 else ''} ({told}{more})"
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in counts)
+    return f"{len(files)} file{'s' if len(files) > 1 else ''} ({listed}{more})"
 
 
 def read_picture_file(path: str | Path) -> bytes:
-    """The content of a picture file on the disk; a pipe or a device is not waited for.
+    """Return the bytes of a picture file on disk. Never blocks on a pipe or a device.
 
     Raises:
         PictureError: unreadable (a pipe or a device), too-many-bytes.
@@ -284,34 +288,34 @@ def read_picture_file(path: str | Path) -> bytes:
     with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise PictureError("unreadable", "it is a pipe or a device, and no file")
+            raise PictureError("unreadable", "it is a pipe or a device, not a file")
         if status.st_size > MAX_FILE_BYTES:
             raise _too_many_bytes()
         return file.read()
 
 
 def has_picture_suffix(path: str | Path) -> bool:
-    """Whether a file's name ends as a picture's does."""
+    """Whether a file name has the suffix of a picture (:data:`PICTURE_SUFFIXES`)."""
     return os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """An ``opener`` for :func:`open` that does not wait at a pipe until somebody writes."""
+    """An ``opener`` for :func:`open` that does not block on a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _too_many_bytes() -> PictureError:
-    return PictureError("too-many-bytes", f"more than {MAX_FILE_BYTES} bytes in one file")
+    return PictureError("too-many-bytes", f"the file has more than {MAX_FILE_BYTES} bytes")
 
 
 def _refuse_other_archives(path: Path) -> None:
-    """Raise DataError for a tar, and for a zip whose end, which lists its members, is missing."""
+    """Raise DataError for a tar, and for a zip without its end, where its members are listed."""
     try:
         with path.open("rb") as file:
             head = file.read(4)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Make it readable.") from error
     if path.suffix.lower() == ".zip" or head == b"PK\3\4":
-        raise DataError(f"{path} is a broken zip file; it may be cut off. Get it again, or give a folder.")
+        raise DataError(f"{path} is a broken zip file, perhaps truncated. Get it again, or give a folder.")
     if path.name.lower().endswith(_TARS):
-        raise DataError(f"{path} is a tar. Unpack it, and give the folder; or give a zip.")
+        raise DataError(f"{path} is a tar archive. Unpack it and give the folder, or give a zip.")

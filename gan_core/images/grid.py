@@ -1,13 +1,13 @@
-"""Contact sheets: many small pictures in one PNG."""
+"""Contact sheets: a grid of pictures in one PNG."""
 
 import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from gan_core.files import replacing
+from gan_core.files import atomic_write
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -15,13 +15,13 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 def contact_sheet(
     pictures: Tensor, *, columns: int | None = None, gap: int = 2, scale: int | None = None
 ) -> Image.Image:
-    """Lay out uint8 pictures (n, C, H, W) row by row on a white sheet.
+    """Lay out pictures row by row on a white sheet.
 
     Args:
-        pictures: 1 to 4 channels; two are shown as grey (the second is left out).
-        columns: pictures in a row; about square by default.
+        pictures: uint8 (N, C, H, W) with 1 to 4 channels. Of 2 channels only the first is shown, as grey.
+        columns: pictures per row; by default the sheet is about square.
         gap: white pixels between pictures, after scaling.
-        scale: whole-number enlargement (nearest neighbour, so pixels stay pixels); by default up to 64 px a picture.
+        scale: whole-number enlargement with nearest-neighbour sampling; by default up to 64 px per picture.
     """
     array = pictures.cpu().numpy()
     n, channels, height, width = array.shape
@@ -39,7 +39,9 @@ def contact_sheet(
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet, MODES[channels])
 
 
-def save_sheet(path: Path | str, pictures: Tensor, **layout: int | None) -> None:
-    """Write :func:`contact_sheet` as a PNG, whole or not at all."""
-    with replacing(path) as temporary:
-        contact_sheet(pictures, **layout).save(temporary, format="PNG")  # type: ignore[arg-type]
+def save_sheet(
+    path: Path | str, pictures: Tensor, *, chunk: PngImagePlugin.PngInfo | None = None, **layout: int | None
+) -> None:
+    """Write the :func:`contact_sheet` of ``pictures`` to ``path`` as a PNG, atomically; ``chunk``: text chunk of the PNG."""
+    with atomic_write(path) as temporary:
+        contact_sheet(pictures, **layout).save(temporary, format="PNG", pnginfo=chunk)  # type: ignore[arg-type]

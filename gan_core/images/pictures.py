@@ -1,7 +1,7 @@
-"""From the bytes of any picture to uint8 pixels of a wanted shape, and back to PNG.
+"""Decode a picture file to uint8 pixels of a given shape, and encode pixels as PNG.
 
-Pixels are taken as stored: no colour management, the first frame of an animation, 16-bit values scaled to 8 bits. Where Pillow
-reads other pixels than a file says, :mod:`gan_core.images.corrections` puts them right.
+Pixels are used as stored: no colour management, the first frame of an animation, 16-bit values scaled to 8 bits.
+:mod:`gan_core.images.corrections` corrects what Pillow reads wrongly.
 """
 
 import logging
@@ -13,16 +13,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from gan_core.errors import DataError, PictureError
-from gan_core.images.corrections import corrected, describe_unread, open_corrected, to_8_bits
+from gan_core.images.corrections import correct_pixels, explain_unreadable, open_corrected, to_8_bits
 
 log = logging.getLogger(__name__)
 
 Fit = Literal["crop", "pad", "stretch"]
 
 MAX_PIXELS = 89_478_485
-"""Width times height above which a picture is refused unread: 256 MiB of RGB, Pillow's own warning level."""
+"""Largest width times height. A larger picture is refused before decoding: 256 MiB of RGB, where Pillow warns too."""
 
-# Raster formats that Pillow reads by itself. Left out on purpose: formats that it hands to other programs (EPS, WMF).
+# Raster formats that Pillow reads itself. Formats that it passes to other programs (EPS, WMF) are excluded on purpose.
 FORMATS = (
     "PNG",
     "JPEG",
@@ -44,7 +44,7 @@ FORMATS = (
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PNG_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 _ORIENTATION = 0x0112
-# EXIF 2.3, table 6: what to do to a picture with this orientation to see it upright.
+# EXIF 2.3, table 6: the operation that turns a picture with this orientation upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,7 +55,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
-# A JPEG is read at a reduced size, and any picture box-reduced, only down to these multiples of the wanted size.
+# Smallest multiples of the target size to which a JPEG is read reduced, and to which any picture is box-reduced.
 _READING_GAP = 2
 _REDUCING_GAP = 3.0
 
@@ -65,10 +65,10 @@ def decode(content: bytes | np.ndarray, channels: int) -> np.ndarray:
 
     Args:
         content: a file in one of :data:`FORMATS`, or pixels: uint8 (C, H, W) with 1, 3 or 4 channels.
-        channels: 1 grey, 3 RGB, 4 RGBA. Transparency is composed on white when there is no fourth channel for it.
+        channels: 1 grey, 3 RGB, 4 RGBA. Without a fourth channel, transparency is composed on white.
 
     Returns:
-        uint8 of shape (channels, H, W), turned upright as its EXIF orientation says.
+        uint8 of shape (channels, H, W), turned upright according to its EXIF orientation.
 
     Raises:
         PictureError: empty, not-an-image, truncated, corrupt, too-many-pixels or unsupported.
@@ -77,14 +77,14 @@ def decode(content: bytes | np.ndarray, channels: int) -> np.ndarray:
 
 
 def fit(picture: np.ndarray | Image.Image, size: tuple[int, int], mode: Fit) -> np.ndarray:
-    """Bring a picture to ``size`` (height, width).
+    """Fit a picture into ``size`` (height, width).
 
     Args:
         picture: uint8 (C, H, W), or a Pillow picture of mode L, RGB or RGBA.
-        size: wanted height and width, pixels.
-        mode: ``crop`` scales until the shape is covered and cuts the centre out; ``pad`` shrinks what is larger, never
-            enlarges, and sets it in the middle of black (of transparency, with an alpha channel); ``stretch`` ignores
-            the aspect. Scaling is Lanczos; where none is needed the pixels stay as they are.
+        size: target height and width in pixels.
+        mode: ``crop`` scales the picture to cover the size and cuts out the centre; ``pad`` shrinks a larger picture, never
+            enlarges, and centres it on black (on transparency, with an alpha channel); ``stretch`` ignores the aspect
+            ratio. Scaling is Lanczos; a picture that already fits keeps its pixels.
 
     Returns:
         uint8 of shape (C, height, width).
@@ -95,14 +95,14 @@ def fit(picture: np.ndarray | Image.Image, size: tuple[int, int], mode: Fit) -> 
 def prepare(
     content: bytes | np.ndarray, *, size: tuple[int, int], channels: int, mode: Fit, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """:func:`decode` and :func:`fit` in one, reading large JPEGs at a reduced size.
+    """Decode and fit a picture; large JPEGs are read at a reduced size.
 
     Args:
         content: a picture file, or pixels: uint8 (C, H, W) with 1, 3 or 4 channels.
-        size: wanted height and width.
+        size: target height and width in pixels.
         channels: 1, 3 or 4.
         mode: see :func:`fit`.
-        max_pixels: refuse a picture with more pixels than this before decoding it.
+        max_pixels: a picture with more pixels is refused before decoding.
 
     Returns:
         uint8 of shape (channels, height, width).
@@ -120,19 +120,19 @@ def as_picture(
     near: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
-    """:func:`open_picture`, also of pixels: uint8 (C, H, W) with 1, 3 or 4 channels."""
+    """Like :func:`open_picture`, but also takes pixels: uint8 (C, H, W) with 1, 3 or 4 channels."""
     if isinstance(content, np.ndarray):
-        return in_channels(from_array(content), channels)
+        return convert_channels(from_array(content), channels)
     return open_picture(content, channels, near=near, max_pixels=max_pixels)
 
 
 def open_picture(
     content: bytes, channels: int, *, near: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Decode to a Pillow picture of mode L, RGB or RGBA, upright.
+    """Decode a picture file to an upright Pillow picture of mode L, RGB or RGBA.
 
-    With ``near`` (height, width) a JPEG may come out smaller than it is, though always large enough to be scaled down
-    to that size without loss of quality.
+    With ``near`` (height, width), a JPEG may be decoded at a reduced size that is still large enough to be scaled down to
+    ``near`` without loss of quality.
     """
     with _opened(content, max_pixels) as picture:
         try:
@@ -141,7 +141,7 @@ def open_picture(
                 picture.draft(None, (columns * _READING_GAP, rows * _READING_GAP))
             picture.load()
             turn = _turn(picture)
-            upright = in_channels(corrected(picture, content), channels)
+            upright = convert_channels(correct_pixels(picture, content), channels)
             if turn is not None:
                 upright = upright.transpose(turn)
         except PictureError:
@@ -153,14 +153,14 @@ def open_picture(
     return upright
 
 
-def size_of(content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of a picture file as stored, from its header alone; raises PictureError as :func:`decode` does."""
+def read_size(content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Read the stored width and height of a picture file from its header; raises PictureError as :func:`decode` does."""
     with _opened(content, max_pixels) as picture:
         return picture.size
 
 
 def _opened(content: bytes, max_pixels: int) -> Image.Image:
-    """The picture with its header read, and its size checked."""
+    """Open a picture: read its header and check its size."""
     if not content:
         raise PictureError("empty", "the file has no content")
     try:
@@ -168,7 +168,7 @@ def _opened(content: bytes, max_pixels: int) -> Image.Image:
     except PictureError:
         raise
     except UnidentifiedImageError:
-        raise describe_unread(content) from None
+        raise explain_unreadable(content) from None
     except Image.DecompressionBombError as error:
         raise PictureError("too-many-pixels", str(error)) from error
     except MemoryError as error:
@@ -183,17 +183,17 @@ def _opened(content: bytes, max_pixels: int) -> Image.Image:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encode uint8 (C, H, W) with 1, 3 or 4 channels as PNG (ISO/IEC 15948), always with the same settings.
+    """Encode uint8 (C, H, W) with 1, 3 or 4 channels as PNG (ISO/IEC 15948). Equal pixels give equal bytes.
 
-    Written here because Pillow's writer takes two to three times as long on small pictures (measured: 105 against 40
-    microseconds on Fashion-MNIST, where encoding is most of ingestion) for 0 to 15 % fewer bytes.
+    Pillow's encoder takes two to three times as long on small pictures (measured on Fashion-MNIST, where encoding is most of
+    ingestion: 105 against 40 microseconds) for files that are 0 to 15 % smaller.
     """
     _check_pixels(pixels)
     channels, height, width = pixels.shape
     rows = np.empty((height, 1 + width * channels), dtype=np.uint8)
     packed = pixels[0] if channels == 1 else pixels.transpose(1, 2, 0).reshape(height, width * channels)
-    # The first byte of a row names its filter: 0 none, 1 difference to the pixel on the left. Colour pictures are
-    # mostly photographs, whose neighbours are alike; grey ones are mostly drawn, with flat areas that deflate better.
+    # The first byte of a row is its filter: 0 none, 1 difference to the pixel on the left. Colour pictures are mostly
+    # photographs, whose neighbouring pixels are similar; grey ones are mostly drawn, and their flat areas deflate well.
     rows[:, 0] = 0 if channels == 1 else 1
     rows[:, 1:] = packed
     if channels > 1:
@@ -206,13 +206,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def from_array(pixels: np.ndarray) -> Image.Image:
-    """A Pillow picture of uint8 (C, H, W) with 1, 3 or 4 channels."""
+    """Convert uint8 (C, H, W) with 1, 3 or 4 channels to a Pillow picture."""
     _check_pixels(pixels)
     return Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def to_array(picture: Image.Image) -> np.ndarray:
-    """uint8 (C, H, W) of a Pillow picture of mode L, RGB or RGBA."""
+    """Convert a Pillow picture of mode L, RGB or RGBA to uint8 (C, H, W)."""
     array = np.asarray(picture)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
@@ -223,12 +223,12 @@ def _check_pixels(pixels: np.ndarray) -> None:
 
 
 def too_much_memory() -> PictureError:
-    """The reject for a picture whose decoder asks for more memory than it is given."""
-    return PictureError("too-much-memory", "decoding it needs more memory than a decoder is given, or than there is")
+    """Return the error for a picture whose decoder runs out of memory."""
+    return PictureError("too-much-memory", "decoding it needs more memory than a decoder may use, or than is free")
 
 
 def _broken(error: Exception) -> PictureError:
-    """The reject for what Pillow's readers raise on a broken file: nearly anything (struct.error, zlib.error, ...)."""
+    """Return the error for a broken file. Pillow's readers raise nearly anything (struct.error, zlib.error, ...)."""
     words = f"{type(error).__name__}: {error}"
     lower = words.lower()
     if isinstance(error, EOFError) or "truncated" in lower or "premature" in lower:
@@ -238,17 +238,17 @@ def _broken(error: Exception) -> PictureError:
     return PictureError(reason, " ".join(words.split())[:200])
 
 
-def in_channels(picture: Image.Image, channels: int) -> Image.Image:
-    """``picture`` in mode L, RGB or RGBA, 8 bits, composed on white if its transparency has nowhere to go."""
+def convert_channels(picture: Image.Image, channels: int) -> Image.Image:
+    """Convert ``picture`` to 8 bits in mode L, RGB or RGBA. Without an alpha channel, transparency is composed on white."""
     if channels not in _MODES:
-        raise DataError(f"A picture has 1, 3 or 4 channels; {channels} were asked for.")
+        raise DataError(f"Cannot decode a picture to {channels} channels. Use 1, 3 or 4.")
     mode = _MODES[channels]
     if picture.mode == mode and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = _to_8_bits(picture)
     elif picture.mode in ("LAB", "HSV"):
-        raise PictureError("unsupported", f"pixels in the colour space {picture.mode}; convert them to sRGB")
+        raise PictureError("unsupported", f"pixels in the colour space {picture.mode}; convert the picture to sRGB")
     if picture.has_transparency_data and channels < 4:
         clear = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear)
@@ -256,26 +256,27 @@ def in_channels(picture: Image.Image, channels: int) -> Image.Image:
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
-    """What brings the picture upright; an EXIF block that cannot be read counts as none."""
+    """Return the operation that turns the picture upright, or None. An EXIF block that cannot be read is ignored."""
     try:
         return _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
     except (SyntaxError, ValueError, KeyError, OSError, struct.error) as error:
-        log.debug("EXIF block left aside: %s", error)
+        log.debug("EXIF block ignored: %s", error)
         return None
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:
-    """Grey of 16 bits (0..65535, also when stored in 32) or of floats (0..1) as 8 bits, rounded."""
+    """Convert grey of 16 bits (0..65535, also stored in 32 bits) or of floats (0..1) to 8 bits, rounded."""
     values = np.asarray(picture)
     if picture.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise PictureError(
-                "unsupported", "floating-point pixels outside 0..1: what is white is not known; scale them"
+                "unsupported",
+                "floating-point pixels outside 0..1, so that the white level is unknown; scale them to 0..1",
             )
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
     if values.min() < 0 or values.max() > 65535:
         low, high = values.min(), values.max()
-        raise PictureError("unsupported", f"whole numbers from {low} to {high}, where 0..65535 are read; scale them")
+        raise PictureError("unsupported", f"whole numbers from {low} to {high}, outside 0..65535; scale them")
     return Image.fromarray(to_8_bits(values))
 
 

@@ -1,4 +1,4 @@
-"""An exported generator: a folder with ``generator.json`` and ``generator.safetensors``, without any pickle."""
+"""Save and load exported generators: folders with ``generator.json`` and ``generator.safetensors``, without pickle."""
 
 import itertools
 import math
@@ -20,69 +20,72 @@ from gan_core.errors import CheckpointError, DamagedFileError, SettingsError
 from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family, family_config, require, sketch_family
 from gan_core.families.noise import NoiseFamily, StyleBasedFamily
 from gan_core.families.translation import ReferenceGuidedFamily, TranslationFamily
-from gan_core.files import open_to_others, read_json, replacing, sha256_file, sha256_json, write_json
+from gan_core.files import apply_umask, atomic_write, read_json, sha256_file, sha256_json, write_json
 from gan_core.images.tensors import from_uint8, to_uint8
+from gan_core.inference.path import Space, path_step
 from gan_core.inference.projection import Projection, project
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
 _AGAIN = "export or download the generator again"
 SAMPLE_BATCH = 64
-"""Pictures made at once; the trainer makes as many, so that its FID is the exported generator's."""
+"""Number of pictures to generate at once; the trainer uses the same, so that its FID equals the exported generator's."""
 _LARGEST_DESCRIPTION = 64 << 20
 _MOST_TENSORS = 10_000
-"""Parameters of a family's networks; the largest has hundreds."""
+"""Maximum number of parameter tensors in a family; the largest has hundreds."""
 _PIXELS = 2**20
-"""Pixels translated at once: 64 pictures of 128x128, or one of 1024x1024."""
+"""Number of pixels to translate at once: 64 pictures of 128x128, or one of 1024x1024."""
 
 
 class Generator:
-    """A generator ready to be used, in evaluation mode."""
+    """A loaded generator in evaluation mode."""
 
     def __init__(self, family: Family, info: dict[str, Any], digest: str) -> None:
-        self._family = family
+        self.family = family
+        """The family, with its generators in evaluation mode."""
         self.info = info
-        """family, config, channels, height, width, classes, dataset (digest), step and what else was saved with it."""
+        """Description of the generator: family, config, shape, classes, dataset (digest), step, and additional values."""
         self.digest = digest
-        """SHA-256 of the weights, the family, its settings, the shape and the shares of the classes: names this generator in
-        protocols."""
+        """SHA-256 of the weights, family, settings, shape and class shares: identifies this generator in protocols."""
 
     @property
     def conditional(self) -> bool:
-        """Whether it takes a class."""
-        return self._family.conditional
+        """Whether it is class-conditional."""
+        return self.family.conditional
 
     @property
     def translates(self) -> bool:
-        """Whether it makes pictures from pictures; from noise otherwise."""
-        return self._family.can(TranslationFamily)
+        """Whether it translates pictures; False if it generates them from noise."""
+        return self.family.can(TranslationFamily)
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
-        """What it translates: (from domain, to domain) each; None where a domain has no number. Empty: from noise."""
-        return self._family.directions
+        """(source, target) domains of each direction; None for a domain without a number. Empty for generators from noise."""
+        return self.family.directions
 
     @property
     def takes_styles(self) -> bool:
-        """Whether it translates in the style of a picture, :meth:`translate_like`."""
-        return self._family.can(ReferenceGuidedFamily)
+        """Whether it can translate in the style of a reference picture (:meth:`translate_like`)."""
+        return self.family.can(ReferenceGuidedFamily)
 
     @torch.inference_mode()
     def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
-        """Pictures uint8 (N, C', H, W), of any height and width, translated: uint8 (N, C, H, W) on the CPU.
-
-        Equal for equal arguments, whatever else is in the batch up to rounding.
+        """Translate pictures. Deterministic; other pictures in the batch affect a result by rounding only.
 
         Args:
-            images: what is to be translated, of the channels that were trained on (lightness for colourisation).
-            target: domain to translate to, or attribute to switch, where there are several; see :attr:`directions`.
-            seed: names the random numbers, where there are some.
-            first: number of the first picture among those of the seed.
+            images: uint8 (N, C', H, W) of any height and width, with the channels of the training data (lightness for
+                colourisation).
+            target: domain to translate to, or attribute to switch, if there are several; see :attr:`directions`.
+            seed: seed of random numbers, for families that use them.
+            first: index of the first picture among those of the seed.
+
+        Returns:
+            uint8 (N, C, H, W) on the CPU.
 
         Raises:
-            SettingsError: it makes pictures from noise, the target does not exist or is missing, the seed is negative, or the
-                pictures have another number of channels.
+            SettingsError: the generator does not translate, the target is unknown or missing, the seed is negative, or the
+                number of channels is wrong.
         """
-        family = require(self._family, TranslationFamily)
+        family = require(self.family, TranslationFamily)
         if seed < 0:
             raise SettingsError(f"seed: must be 0 or more, got {seed}.")
         self._check_target(family, target)
@@ -95,21 +98,26 @@ class Generator:
 
     @torch.inference_mode()
     def translate_like(self, images: Tensor, references: Tensor, target: int) -> Tensor:
-        """Pictures translated to the domain ``target``, each in the style of its reference: uint8 (N, C, H, W) on the CPU.
+        """Translate pictures to the domain ``target``, each in the style of its reference picture.
 
         Args:
-            images: uint8 (N, C, H, W), of any height and width.
-            references: uint8 (N, C, h, w) of that domain, of the size that was trained on.
+            images: uint8 (N, C, H, W) of any height and width.
+            references: uint8 (N, C, h, w), pictures of that domain at the training size.
             target: the domain.
 
+        Returns:
+            uint8 (N, C, H, W) on the CPU.
+
         Raises:
-            SettingsError: the family does not take the style of a reference picture (stargan2 does), or any of these does not
-                fit.
+            SettingsError: the family does not take styles from pictures (stargan2 does), the target is unknown, or the
+                pictures do not fit.
         """
-        family = require(self._family, ReferenceGuidedFamily)
+        family = require(self.family, ReferenceGuidedFamily)
         self._check_target(family, target)
         if len(references) != len(images):
-            raise SettingsError(f"references: {len(references)} for {len(images)} pictures; give one for each.")
+            raise SettingsError(
+                f"references: got {len(references)} for {len(images)} pictures. Give one for each picture."
+            )
         size = _together(images)
         parts = []
         for start in range(0, len(images), size):
@@ -119,54 +127,77 @@ class Generator:
 
     @torch.inference_mode()
     def preview(self, reals: Batch) -> tuple[Tensor, int]:
-        """What it makes of the pictures ``reals``, beside them: uint8 (n, C, H, W) on the CPU, and how many make a row."""
-        pictures, columns = self._family.preview(reals, self._family.networks)
+        """A grid of ``reals`` and the generator's output: uint8 (n, C, H, W) on the CPU, and its number of columns."""
+        pictures, columns = self.family.preview(reals, self.family.networks)
         return to_uint8(pictures).cpu(), columns
 
     @torch.inference_mode()
     def sample(
         self, n: int, seed: int, label: int | None = None, truncation: float | None = None, *, first: int = 0
     ) -> Tensor:
-        """Pictures ``first`` to ``first + n`` of ``seed``: uint8 (n, C, H, W) on the CPU, equal for equal arguments.
+        """Generate pictures ``first`` to ``first + n`` of ``seed``: uint8 (n, C, H, W) on the CPU; deterministic.
 
         Raises:
-            SettingsError: a count below 1, a negative seed, or a label or truncation that the family does not take.
+            SettingsError: ``n`` is below 1, the seed is negative, or the family does not support the label or truncation.
         """
-        if n < 1:
-            raise SettingsError(f"n: asked for {n} pictures; ask for 1 or more.")
-        if seed < 0:
-            raise SettingsError(f"seed: must be 0 or more, got {seed}.")
-        if truncation is not None and not math.isfinite(truncation):
-            raise SettingsError(f"truncation: must be a finite number, got {truncation}.")
-        family, parts = require(self._family, NoiseFamily), []
+        self.check_sample(n, seed, truncation)
+        family, parts = require(self.family, NoiseFamily), []
         for start in range(0, n, SAMPLE_BATCH):
             count = min(SAMPLE_BATCH, n - start)
             parts.append(to_uint8(family.sample(count, seed, label, truncation, first=first + start)).cpu())
         return torch.cat(parts)
 
+    def labels(self, n: int, seed: int) -> Tensor | None:
+        """Classes of the pictures that ``sample(n, seed)`` makes, int64 (n,); None if it is not class-conditional.
+
+        Raises:
+            SettingsError: the family does not generate from noise.
+        """
+        return require(self.family, NoiseFamily).draw(n, seed)[1]
+
+    def check_sample(self, n: int, seed: int, truncation: float | None) -> None:
+        """Raise SettingsError if ``n`` is below 1, the seed is negative, or the truncation is not finite."""
+        if n < 1:
+            raise SettingsError(f"n: must be 1 or more, got {n}.")
+        if seed < 0:
+            raise SettingsError(f"seed: must be 0 or more, got {seed}.")
+        if truncation is not None and not math.isfinite(truncation):
+            raise SettingsError(f"truncation: must be a finite number, got {truncation}.")
+
     @torch.inference_mode()
     def walk(
         self, n: int, seed: int, label: int | None = None, truncation: float | None = None, *, frames: int
     ) -> Tensor:
-        """A closed walk through ``n`` pictures of ``seed``: uint8 (n * frames, C, H, W) on the CPU.
+        """Interpolate in the latent space from each of ``n`` pictures of ``seed`` to the next, and back to the first.
+
+        Args:
+            n: number of pictures.
+            seed: seed of the pictures.
+            label: class of the pictures.
+            truncation: see :meth:`sample`.
+            frames: number of frames from one picture to the next.
+
+        Returns:
+            uint8 (n * frames, C, H, W) on the CPU.
 
         Raises:
-            SettingsError: the family has no latent space to walk through, or takes no such label or truncation.
+            SettingsError: the family does not generate from noise, or does not support the label or truncation.
         """
-        family = require(self._family, NoiseFamily)
+        family = require(self.family, NoiseFamily)
         return torch.cat([to_uint8(part).cpu() for part in family.walk(n, seed, label, truncation, frames=frames)])
 
     @torch.inference_mode()
     def mix(self, n: int, seed: int, label: int | None = None, *, crossover: int | None = None) -> Tensor:
         """A table of mixed styles, uint8 ((n + 1)^2, C, H, W), row by row.
 
-        The first row and the first column are ``n`` pictures of ``seed`` each, their corner is black. The others have the
-        column's style up to layer ``crossover`` (a third of the layers when left out) and the row's from there on.
+        The first row and the first column show ``n`` pictures of ``seed`` each, with a black corner. Every other picture
+        takes the style of its column in the layers below ``crossover`` (by default a third of the layers), and that of its
+        row in the other layers.
 
         Raises:
-            SettingsError: the family has no styles, or not so many layers.
+            SettingsError: the family has no styles, or ``crossover`` is not below its number of layers.
         """
-        family = require(self._family, StyleBasedFamily)
+        family = require(self.family, StyleBasedFamily)
         device = next(family.networks["generator"].parameters()).device
         latents, labels = family.draw(2 * n, seed, label, device=device)
         styles = family.to_styles(latents, labels)
@@ -183,15 +214,25 @@ class Generator:
             table += [family.from_styles(row[None]), family.from_styles(mixed)]
         return to_uint8(torch.cat(table)).cpu()
 
+    @property
+    def takes_mixed_styles(self) -> bool:
+        """Whether it generates from styles (a space w), which can be mixed."""
+        return self.family.can(StyleBasedFamily)
+
+    @torch.inference_mode()
+    def path_step(self, n: int, seed: int, *, space: Space, epsilon: float, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Pairs of pictures a small step apart in the latent space. See :func:`gan_core.inference.path.path_step`."""
+        return path_step(self.family, n, seed, space=space, epsilon=epsilon, first=first)
+
     def project(self, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
-        """The style whose picture is nearest to ``picture``, uint8 (C, H, W).
+        """Find the style whose picture is closest to ``picture``, uint8 (C, H, W).
 
         See :func:`gan_core.inference.projection.project`.
 
         Raises:
-            SettingsError: the family has no styles, makes pictures of another shape, or needs a ``label``.
+            SettingsError: the family has no styles, the picture has a different shape, or a ``label`` is missing.
         """
-        family = require(self._family, StyleBasedFamily)
+        family = require(self.family, StyleBasedFamily)
         if self.conditional and label is None:
             names = ", ".join(f"{name} ({index})" for index, name in enumerate(self.info.get("classes") or ()))
             raise SettingsError(
@@ -200,31 +241,31 @@ class Generator:
         return project(family, picture, steps=steps, label=label)
 
     def check_takes_styles(self) -> None:
-        """Raise SettingsError where it does not translate in the style of a picture; names the families that do."""
-        require(self._family, ReferenceGuidedFamily)
+        """Raise SettingsError if the generator does not take styles from pictures."""
+        require(self.family, ReferenceGuidedFamily)
 
     def _check_target(self, family: TranslationFamily, target: int | None) -> None:
-        """Raise SettingsError for a domain that is not there, with the names of those that are."""
+        """Raise SettingsError for an unknown domain."""
         if family.target_domains and target is not None and target not in family.target_domains:
             names = self.info.get("attributes") or self.info.get("classes") or ()
             known = (
                 ", ".join(f"{name} ({index})" for index, name in enumerate(names))
                 or f"0 to {family.target_domains[-1]}"
             )
-            raise SettingsError(f"target: there is no domain {target}; the generator knows {known}.")
+            raise SettingsError(f"target: unknown domain {target}. Choose one of {known}.")
 
     def _given(self, pictures: Tensor) -> Tensor:
-        """Pictures, uint8, as the family's networks want them."""
-        return from_uint8(pictures.to(next(self._family.networks[self._family.generators[0]].parameters()).device))
+        """Convert uint8 pictures to the input of the family's networks, on their device."""
+        return from_uint8(pictures.to(next(self.family.networks[self.family.generators[0]].parameters()).device))
 
 
 def _together(images: Tensor) -> int:
-    """How many of ``images`` (N, C, H, W) are translated at once."""
+    """Number of pictures of ``images`` (N, C, H, W) to translate at once."""
     return max(_PIXELS // (images.shape[2] * images.shape[3]), 1)
 
 
-def describe(family: Family, extra: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What rebuilds a family's networks, and what else is to be known of them: dataset digest, class names, step."""
+def describe_generator(family: Family, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Describe a family so that its networks can be rebuilt. ``extra``: other values, such as dataset, classes and step."""
     config, shape = as_dict(family.config), asdict(family.shape)
     shares = list(require(family, NoiseFamily).class_shares) if family.conditional else []
     described = {"format": 1, "family": family.name, "config": config, "shape": shape}
@@ -238,13 +279,13 @@ def save_generator(
     networks: dict[str, nn.Module] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> None:
-    """Export ``networks`` (an EMA copy, or the family's own generators) to ``directory``, whole or not at all.
+    """Export a generator to ``directory`` atomically.
 
     Args:
-        directory: the folder to make; an existing one is replaced.
-        family: gives configuration and shape.
-        networks: generators by name.
-        extra: plain values to keep beside them: dataset digest, class names, step.
+        directory: the folder to write; an existing one is replaced.
+        family: the family, for its settings and shape.
+        networks: generators by name, such as an averaged copy; None uses the family's own.
+        extra: additional values for the description, such as dataset digest, class names and step.
     """
     networks = networks or {name: family.networks[name] for name in family.generators}
     tensors = {
@@ -252,59 +293,62 @@ def save_generator(
         for name, network in networks.items()
         for key, value in network.state_dict().items()
     }
-    info = describe(family, extra)
-    with replacing(directory) as temporary:
+    info = describe_generator(family, extra)
+    with atomic_write(directory) as temporary:
         temporary.mkdir()
         save_file(tensors, temporary / WEIGHTS)
-        open_to_others(temporary / WEIGHTS)
+        apply_umask(temporary / WEIGHTS)
         write_json(temporary / DESCRIPTION, {**info, "weights_sha256": sha256_file(temporary / WEIGHTS)})
 
 
 def load_generator(directory: Path | str, device: str | torch.device = "cpu") -> Generator:
-    """Load an exported generator, or the averaged one of a checkpoint or of the newest checkpoint in a folder.
+    """Load an exported generator, or the averaged generator of a checkpoint.
 
-    Of a folder of checkpoints the newest is taken that holds a generator; those passed over are named in the log.
+    Args:
+        directory: an exported generator, a checkpoint, or a folder of checkpoints: the newest one that has a generator is
+            loaded, and those that are skipped are logged.
+        device: a device, or its name in torch.
 
     Raises:
-        CheckpointError: the folder is none of these, or its weights are not whole, not finite, or not what the description
-            says.
-        SettingsError: the description has settings that this edition's family does not know.
+        CheckpointError: the folder is none of these, or its weights are incomplete, not finite, or do not match the
+            description.
+        SettingsError: the description has settings that this version of the family does not know.
     """
     directory = Path(directory)
     if (directory / DESCRIPTION).is_file():
         return _exported(directory, torch.device(device))
     if (directory / checkpoints.STATE).is_file():
         return _averaged(checkpoints.load_checkpoint(directory), torch.device(device))
-    reason = "no whole checkpoint"
-    for found in checkpoints.whole_checkpoints([directory]):
+    reason = "no complete checkpoint"
+    for found in checkpoints.valid_checkpoints([directory]):
         try:
             return _averaged(found, torch.device(device))
         except CheckpointError as error:
-            checkpoints.log_passed_over(found.path, str(error).rstrip("."))
-            reason = "no checkpoint that holds a generator"
-    raise CheckpointError(f"{directory} holds no exported generator ({DESCRIPTION} is missing) and {reason}.")
+            checkpoints.log_skipped(found.path, str(error).rstrip("."))
+            reason = "no checkpoint that has a generator"
+    raise CheckpointError(f"{directory} contains no exported generator ({DESCRIPTION} is missing) and {reason}.")
 
 
 def _averaged(found: checkpoints.Checkpoint, device: torch.device) -> Generator:
-    """The averaged generator of a checkpoint; raises CheckpointError where it holds none."""
+    """The averaged generator of a checkpoint; raises CheckpointError if it has none."""
     described = found.state.get("generator")
     where = found.path / checkpoints.STATE
     if not isinstance(described, dict):
-        raise CheckpointError(f"{where} describes no generator.")
+        raise CheckpointError(f"{where} does not describe a generator. Use a different checkpoint.")
     info = {**described, "step": found.step}
     prefix = "averaged."
     tensors = {name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)}
     family = _rebuilt(info, tensors, where).to(device)
-    # A checkpoint holds averaged weights as training left them.
+    # Checkpoints have no batch-norm statistics for the averaged weights.
     family.update_statistics(family.networks)
     return Generator(family, info, _digest(info, sha256_file(found.path / checkpoints.TENSORS)))
 
 
 def generator_digest(directory: Path | str) -> str:
-    """The :attr:`Generator.digest` of an exported generator, without building it.
+    """:attr:`Generator.digest` of an exported generator, without loading it.
 
     Raises:
-        CheckpointError: the folder holds none, or its weights are not what the description says.
+        CheckpointError: the folder has no exported generator, or its weights do not match the description.
     """
     info, weights = _described(Path(directory))
     return _digest(info, weights)
@@ -322,7 +366,7 @@ def _exported(directory: Path, device: torch.device) -> Generator:
 
 
 def _described(directory: Path) -> tuple[dict[str, Any], str]:
-    """The description of an exported generator, and the SHA-256 of its weights, which the description has too."""
+    """The description of an exported generator, and the SHA-256 of its weights after comparing it with the description."""
     described, weights = directory / DESCRIPTION, directory / WEIGHTS
     try:
         if described.stat().st_size > _LARGEST_DESCRIPTION:
@@ -332,10 +376,12 @@ def _described(directory: Path) -> tuple[dict[str, Any], str]:
         reason = error.reason if isinstance(error, DamagedFileError) else error
         raise CheckpointError(f"{described} is damaged ({reason}); {_AGAIN}.") from error
     if not isinstance(info, dict):
-        raise CheckpointError(f"{described} is damaged (it holds no table); {_AGAIN}.")
+        raise CheckpointError(f"{described} is damaged (it is not a JSON object); {_AGAIN}.")
     digest = sha256_file(weights) if weights.is_file() else None
     if digest is None or digest != info.get("weights_sha256"):
-        raise CheckpointError(f"{weights} is missing or damaged, or {DESCRIPTION} belongs to others; {_AGAIN}.")
+        raise CheckpointError(
+            f"{weights} is missing or damaged, or {DESCRIPTION} belongs to different weights; {_AGAIN}."
+        )
     return info, digest
 
 
@@ -345,14 +391,18 @@ def _digest(info: dict[str, Any], weights: str) -> str:
 
 
 def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> Family:
-    """The family that ``info`` describes with its generators alone, in evaluation mode, their weights from ``tensors``.
+    """Rebuild the generators of the family that ``info`` describes, with weights from ``tensors``, in evaluation mode.
+
+    Args:
+        info: the description.
+        tensors: the weights.
+        where: the file of the description, for messages.
 
     Raises:
-        CheckpointError: ``info``, from the file ``where``, describes no family, or another than the weights are of, or the
-            weights are not finite.
-        SettingsError: it names a family or a setting that this edition does not know.
+        CheckpointError: the description is damaged, does not match the weights, or the weights are not finite.
+        SettingsError: the description names a family or a setting that this version does not know.
     """
-    wrong = _strange(info)
+    wrong = _invalid_value(info)
     if wrong:
         raise CheckpointError(f"{where} is damaged ({wrong}); {_AGAIN}.")
     try:
@@ -363,9 +413,9 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
         kind = FAMILIES.get(info["family"])
         written = {**(kind.older_settings(info["config"]) if kind else {}), **info["config"]}
         config = family_config(info["family"], written, where="config")
-        # What is described is built without memory first: a few bytes can describe terabytes.
-        with _few_parameters():
-            _refuse_others(sketch_family(info["family"], config, shape), tensors)
+        # Build it without memory first and compare shapes, because a small file can describe terabytes.
+        with _limited_parameters():
+            _check_tensors(sketch_family(info["family"], config, shape), tensors)
         shares = [float(share) for share in info.get("class_shares", ())]
         if shares and len(shares) != shape.classes:
             raise ValueError(f"{len(shares)} class_shares for {shape.classes} classes")
@@ -377,20 +427,20 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
             network.eval()
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
-    except Exception as error:  # what wrong values make of a family is up to its networks
+    except Exception as error:  # invalid values can make a family's networks raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise CheckpointError(f"{where} does not describe the weights beside it ({reason}); {_AGAIN}.") from error
+        raise CheckpointError(f"{where} does not match its weights ({reason}); {_AGAIN}.") from error
     broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
     if broken:
         raise CheckpointError(
-            f"The weights that {where} describes hold NaN or infinity ({broken}): no picture comes of them. Training "
-            f"diverged, or the file was changed; {_AGAIN}."
+            f"The weights that {where} describes contain NaN or infinity ({broken}). Training diverged, or the file was "
+            f"changed; {_AGAIN}."
         )
     return family
 
 
-def _strange(info: Mapping[str, Any]) -> str | None:
-    """Which value of a description is of another kind than those that use it expect; None where none is."""
+def _invalid_value(info: Mapping[str, Any]) -> str | None:
+    """Describe the first value of a description that is missing or has the wrong type; None if there is none."""
     kinds: dict[str, type | tuple[type, ...]] = {
         "family": str,
         "config": dict,
@@ -407,7 +457,7 @@ def _strange(info: Mapping[str, Any]) -> str | None:
         of = (int, float) if name == "class_shares" else (str, int)
         values = info.get(name, [])
         if not isinstance(values, list) or not all(isinstance(value, of) for value in values):
-            return f"{name} is {_cut(values)}, no list of {'numbers' if name == 'class_shares' else 'names'}"
+            return f"{name} is {_cut(values)}, not a list of {'numbers' if name == 'class_shares' else 'names'}"
     return None
 
 
@@ -416,24 +466,26 @@ def _cut(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def _refuse_others(family: Family, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where ``tensors`` are not those of the generators of ``family``; names the first."""
+def _check_tensors(family: Family, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if ``tensors`` do not match the generators of ``family``; names the first that differs."""
     for network in family.generators:
         own = {f"{network}.{key}": tensor for key, tensor in family.networks[network].state_dict().items()}
         for name, tensor in own.items():
             if name not in tensors:
-                raise ValueError(f"{name} is missing among the weights")
+                raise ValueError(f"{name} is missing from the weights")
             if tensors[name].shape != tensor.shape:
                 raise ValueError(
-                    f"{name} is {[*tensors[name].shape]} among the weights, and described as {[*tensor.shape]}"
+                    f"{name} has shape {[*tensors[name].shape]} in the weights, but is described as {[*tensor.shape]}"
                 )
             if tensors[name].is_floating_point() != tensor.is_floating_point():
-                raise ValueError(f"{name} is {tensors[name].dtype} among the weights, and described as {tensor.dtype}")
+                raise ValueError(
+                    f"{name} has type {tensors[name].dtype} in the weights, but is described as {tensor.dtype}"
+                )
 
 
 @contextmanager
-def _few_parameters() -> Iterator[None]:
-    """Have no more than so many parameters made in the block: a depth of a milliard would take its memory for names alone."""
+def _limited_parameters() -> Iterator[None]:
+    """Raise ValueError if the block creates too many parameters: a depth of a billion exhausts memory by names alone."""
     count, here = itertools.count(1), threading.get_ident()
 
     def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -1,4 +1,4 @@
-"""The SHA-256 sums of a folder's files, kept in the folder: whether it is still what it was when it was written."""
+"""A manifest of the SHA-256 digests of all files in a folder, to detect changes."""
 
 from pathlib import Path
 
@@ -8,32 +8,32 @@ from gan_core.files import read_json, sha256_file, write_json
 MANIFEST = "gantry-manifest.json"
 _LARGEST = 1 << 24
 _ADDED = {"registered_model_meta"}
-"""Files that MLflow adds to a copy when it loads it."""
+"""Files that MLflow adds when it loads a copy."""
 
 
 def write_manifest(folder: Path) -> str:
-    """Write the sums of all files below ``folder`` into it; returns the digest of what was written."""
+    """Write a manifest of all files below ``folder`` into it, and return the SHA-256 of the manifest."""
     sums = {name: sha256_file(folder / name) for name in _names(folder)}
     write_json(folder / MANIFEST, {"format": 1, "files": sums})
     return sha256_file(folder / MANIFEST)
 
 
 def check_manifest(folder: Path, digest: str | None = None) -> None:
-    """Compare the files below ``folder`` with its manifest. Compiled Python files are passed over: Python adds them.
+    """Compare the files below ``folder`` with its manifest. Compiled Python files are ignored, because Python adds them.
 
     Args:
-        folder: one that :func:`write_manifest` was called for.
-        digest: what that returned, where it is known: without it a manifest that was changed too is not noticed.
+        folder: a folder with a manifest from :func:`write_manifest`.
+        digest: the SHA-256 that :func:`write_manifest` returned. Without it, a change of the manifest itself is not detected.
 
     Raises:
-        CheckpointError: a file was changed, added or removed, the manifest among them; names the file.
+        CheckpointError: a file (or the manifest) was changed, added or removed; names the file.
     """
     path = folder / MANIFEST
-    changed = "It is not what was registered: do not use it. Register the generator again"
+    changed = "The folder differs from what was registered: do not use it. Register the generator again"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing. {changed}.")
     if digest is not None and sha256_file(path) != digest:
-        raise CheckpointError(f"{path} was changed: its SHA-256 is not the one that the registry has. {changed}.")
+        raise CheckpointError(f"{path} was changed: its SHA-256 differs from the one in the registry. {changed}.")
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError("it is too large")

@@ -1,7 +1,7 @@
-"""Projection: the style of which a generator makes the picture that is nearest to a given one.
+"""Projection: find the style whose generated picture is closest to a given picture.
 
-After Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 5. Their distance is a network's
-(LPIPS); ours is of pixels at several sizes, which asks for no further weights and suits small pictures.
+After Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 5. They use the LPIPS distance; we
+use the distance of pixels at several sizes, which needs no other weights and suits small pictures.
 """
 
 from dataclasses import dataclass
@@ -16,36 +16,42 @@ from gan_core.schedule import cosine
 
 _RATE = 0.1
 _WARM_UP = 0.05
-"""Share of the steps in which the learning rate rises."""
+"""Share of the steps in which the learning rate increases."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Where a picture was found in the space of styles."""
+    """Result of a projection."""
 
     styles: Tensor
-    """(layers, W), float32 on the CPU."""
+    """float32 (layers, W) on the CPU."""
     picture: Tensor
-    """What the generator makes of them: uint8 (C, H, W)."""
+    """The generated picture: uint8 (C, H, W)."""
     distance: float
-    """Root mean square distance of the two pictures, grey levels."""
+    """Root mean square distance between the generated and the given picture, in grey levels (0 to 255)."""
     distance_of_mean: float
-    """The same for the picture of the mean style, from which the search started."""
+    """The same distance for the picture of the mean style, where the search starts."""
 
 
 def project(family: StyleBasedFamily, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
-    """Look for ``picture``, uint8 (C, H, W), in the styles of ``family``; deterministic.
+    """Project ``picture``, uint8 (C, H, W), into the style space of ``family``; deterministic.
 
-    The search goes by Adam from the mean style, first with one style for all layers, then, in its second half, with
-    one a layer.
+    Adam optimises the style, starting from the mean style: one style for all layers in the first half of the steps, one per
+    layer in the second half.
+
+    Args:
+        family: the family, with trained weights.
+        picture: the picture to find, in the shape of the generator.
+        steps: number of optimisation steps.
+        label: class of the picture, for class-conditional generators.
 
     Raises:
-        SettingsError: the family makes pictures of another shape.
+        SettingsError: the picture has a different shape from the generator's.
     """
     shape = family.shape
     if tuple(picture.shape) != (shape.channels, shape.height, shape.width):
         raise SettingsError(
-            f"The picture is {'x'.join(map(str, picture.shape))}, the generator makes "
+            f"The picture is {'x'.join(map(str, picture.shape))}, but the generator makes "
             f"{shape.channels}x{shape.height}x{shape.width} (channels, height, width). Resize it."
         )
     mean = family.mean_styles(label).detach()
@@ -75,7 +81,7 @@ def project(family: StyleBasedFamily, picture: Tensor, *, steps: int, label: int
 
 
 def _distance(images: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference at full, half and quarter size, together."""
+    """Sum of the mean squared differences at full, half and quarter size."""
     total = (images - target).square().mean()
     for _ in range(2):
         images, target = F.avg_pool2d(images, 2), F.avg_pool2d(target, 2)

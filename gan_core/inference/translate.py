@@ -1,4 +1,4 @@
-"""Translate the pictures of a folder, a zip or a file by an image-to-image generator, each to a file of its own."""
+"""Translate all pictures of a folder, a zip file or a single file with an image-to-image generator."""
 
 import itertools
 import os
@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gan_core.disk import what_failed, with_place
+from gan_core.disk import describe_os_error, disk_error_at
 from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape
-from gan_core.files import replacing
-from gan_core.images import bounded, pictures
-from gan_core.images.files import PictureFiles, drawn, has_picture_suffix, is_drawing, read_picture_file
+from gan_core.files import atomic_write
+from gan_core.images import pictures, sandbox
+from gan_core.images.files import PictureFiles, has_picture_suffix, is_svg, read_picture_file, render_if_svg
 from gan_core.inference.conditions import Condition, encode, read_condition, read_reference, with_alpha
 from gan_core.inference.generator import Generator
-from gan_core.precision import out_of_memory
+from gan_core.inference.provenance import provenance
+from gan_core.precision import is_out_of_memory
 
-WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
+OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes that OUT may have for a single picture."""
-PIXELS = 2**22
-"""Pixels in one pass of the generator, unless a single picture has more. Activations need a thousand times their memory."""
+MAX_PIXELS = 2**22
+"""Maximum number of pixels per batch (a single picture may have more). Activations need a thousand times their memory."""
 
 
 @dataclass(frozen=True)
@@ -33,41 +34,41 @@ class Task:
     """One picture to translate."""
 
     name: str
-    """Within IN, with forward slashes."""
+    """Path relative to IN, with forward slashes."""
     out: Path
     index: int
-    """Names its random numbers beside the seed."""
+    """Index of the picture, which determines its random numbers together with the seed."""
 
 
 @dataclass
 class Outcome:
-    """What became of the pictures."""
+    """Result of translating several pictures."""
 
     translated: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-    """Reason by name."""
+    """Name of each picture that failed, and the reason."""
 
 
 def plan(files: PictureFiles, out: Path) -> list[Task]:
-    """The pictures to translate, in the order of size and name: pictures of one size make a batch.
+    """List the pictures to translate, sorted by size and name, so that pictures of the same size share batches.
 
     Raises:
-        SettingsError: ``out`` cannot take the pictures of ``files``.
+        SettingsError: ``out`` does not fit ``files``.
     """
     source, names, suffix = files.path, files.names, out.suffix.lower()
-    if (suffix == ".zip" or has_picture_suffix(out) or is_drawing(out.name)) and not out.is_dir():
+    if (suffix == ".zip" or has_picture_suffix(out) or is_svg(out.name)) and not out.is_dir():
         if not files.is_single:
             raise SettingsError(
-                f"{source} may hold many pictures: OUT is a folder, and '{out.name}' reads like a file."
+                f"{source} can contain many pictures, so OUT must be a folder, but '{out.name}' looks like a file."
             )
-        if suffix not in WRITTEN:
-            raise SettingsError(f"OUT may end in {', '.join(WRITTEN)}, or be a folder, but not end in '{suffix}'.")
+        if suffix not in OUTPUT_SUFFIXES:
+            raise SettingsError(f"OUT must be a folder or end in one of {', '.join(OUTPUT_SUFFIXES)}, got '{suffix}'.")
         return [Task(names[0], out, 0)]
     if out.exists() and not out.is_dir():
-        raise SettingsError(f"OUT {out} is a file; give a folder.")
+        raise SettingsError(f"OUT {out} is a file. Give a folder.")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise SettingsError(
-            f"OUT {out} lies in {source}: its results would be translated next time. Choose another place."
+            f"OUT {out} is inside {source}, so its results would be translated next time. Choose a different folder."
         )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sizes = dict(zip(names, pool.map(lambda name: _size(files, name), names), strict=True))
@@ -77,9 +78,9 @@ def plan(files: PictureFiles, out: Path) -> list[Task]:
 
 
 def _results(names: Sequence[str]) -> dict[str, str]:
-    """The name of each picture's result: a PNG, whose name is no other result's and no folder's.
+    """The name of each picture's result: a PNG with a unique name that is not the name of a folder either.
 
-    Two pictures whose names differ in the suffix alone (a.jpg, a.gif) keep it: a.jpg.png, a.gif.png.
+    If the names of two pictures differ only in the suffix (a.jpg, a.gif), results keep it: a.jpg.png, a.gif.png.
     """
     paths = {name: PurePosixPath(name) for name in names}
     times = Counter(path.with_suffix("") for path in paths.values())
@@ -103,9 +104,19 @@ def translate_files(
     batch: int,
     reference: torch.Tensor | None = None,
 ) -> Outcome:
-    """Translate the pictures. Where one fails, the outcome holds the reason, and the others are translated.
+    """Translate pictures and write the results. If a picture fails, its reason is recorded and the others continue.
 
-    With a ``reference``, uint8 (C, height, width) in the generator's shape, results have its style.
+    Args:
+        generator: an image-to-image generator.
+        tasks: the pictures, from :func:`plan`.
+        files: the source of the pictures.
+        target: domain to translate to, or attribute to switch; None if there is only one direction.
+        seed: seed of random numbers, for families that use them.
+        batch: maximum number of pictures per batch.
+        reference: picture whose style the results take, uint8 (C, height, width) in the generator's shape.
+
+    Raises:
+        OSError: the disk is full or refuses writing.
     """
     outcome = Outcome()
     shape = ImageShape(**generator.info["shape"])
@@ -121,29 +132,30 @@ def translate_files(
             if reference is None:
                 made = generator.translate(images, target, seed, first=held[0][0].index).numpy()
             else:
-                assert target is not None, "who takes a style translates to several domains"
+                assert target is not None, "a generator that takes styles has several domains"
                 made = generator.translate_like(images, reference.expand(len(images), -1, -1, -1), target).numpy()
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(held) > 1:
                 for one in held:
                     finish([one])
                 return
             size = "x".join(map(str, images.shape[2:]))
-            outcome.failed[held[0][0].name] = f"{size} pixels do not fit into the memory of the device"
+            outcome.failed[held[0][0].name] = f"{size} pixels need more memory than the device has"
             bar.update(1)
             return
         for (task, condition), picture in zip(held, made, strict=True):
             try:
-                content = encode(with_alpha(picture, condition.alpha), task.out.suffix.lower())
-                with replacing(task.out) as temporary:
+                chunk = provenance(generator.digest, seed=seed, index=task.index, target=target)
+                content = encode(with_alpha(picture, condition.alpha), task.out.suffix.lower(), chunk)
+                with atomic_write(task.out) as temporary:
                     temporary.write_bytes(content)
                 outcome.translated += 1
             except OSError as error:
-                if refused := with_place(error, task.out):  # which it would do to all that follow
+                if refused := disk_error_at(error, task.out):  # all following pictures would fail, too
                     raise refused from error
-                outcome.failed[task.name] = what_failed(error)
+                outcome.failed[task.name] = describe_os_error(error)
             except GantryError as error:
                 outcome.failed[task.name] = str(error)
             bar.update(1)
@@ -158,7 +170,7 @@ def translate_files(
                 isinstance(found, Exception)
                 or found.pixels.shape != held[0][1].pixels.shape
                 or len(held) == batch
-                or (len(held) + 1) * found.pixels[0].size > PIXELS
+                or (len(held) + 1) * found.pixels[0].size > MAX_PIXELS
             ):
                 finish(held)
                 held = []
@@ -171,7 +183,7 @@ def translate_files(
 def _read_ahead(
     tasks: Sequence[Task], read: Callable[[Task], Condition], ahead: int
 ) -> Iterator[tuple[Task, Condition | Exception]]:
-    """Each task with its picture, or with the error of reading it; threads read up to ``ahead`` pictures in advance."""
+    """Yield each task with its picture or its error; threads read up to ``ahead`` pictures in advance."""
 
     def one(task: Task) -> Condition | Exception:
         try:
@@ -196,26 +208,31 @@ def _read_ahead(
 
 
 def load_reference(like: Path, generator: Generator) -> torch.Tensor:
-    """The picture at ``like`` in the generator's shape; raises SettingsError and DataError."""
+    """Read the style reference at ``like`` in the generator's shape.
+
+    Raises:
+        SettingsError: the generator does not take styles from pictures.
+        DataError: the picture cannot be read.
+    """
     try:
-        return torch.from_numpy(read_reference(drawn(like.name, read_picture_file(like)), generator))
+        return torch.from_numpy(read_reference(render_if_svg(like.name, read_picture_file(like)), generator))
     except (pictures.PictureError, OSError) as error:
-        raise DataError(f"--like {like} cannot be read as a picture ({error}). Give another one.") from error
+        raise DataError(f"--like {like} cannot be read as a picture ({error}). Give a different picture.") from error
 
 
-def check_kept(sources: Sequence[Path], tasks: Sequence[Task], like: Path | None) -> None:
-    """Raise SettingsError where a result would overwrite a picture that is read, also with ``--replace``."""
+def check_inputs_kept(sources: Sequence[Path], tasks: Sequence[Task], like: Path | None) -> None:
+    """Raise SettingsError if a result would overwrite an input picture; applies also to ``--replace``."""
     read = {_identity(path): path for path in [*sources, *([like] if like else [])]}
     read.pop(None, None)
     for task in tasks:
         if lost := read.get(_identity(task.out)):
             raise SettingsError(
-                f"The result of {task.name} would take the place of {lost} itself. Give another OUT than {task.out.parent}."
+                f"The result of {task.name} would overwrite the input {lost}. Choose a different OUT than {task.out.parent}."
             )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, equal for all of its names; None where there is no file."""
+    """Device and inode of a file, equal for all its hard links; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -223,19 +240,22 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def check_free(tasks: Sequence[Task], out: Path, replace: bool) -> None:
+def check_outputs_free(tasks: Sequence[Task], out: Path, replace: bool) -> None:
+    """Raise SettingsError if a result exists already, unless ``replace`` is set."""
     there = [task.out for task in tasks if task.out.exists()]
     if there and not replace:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise SettingsError(f"{there[0]}{more} would be overwritten: choose another OUT than {out}, or add --replace.")
+        raise SettingsError(
+            f"{there[0]}{more} would be overwritten. Choose a different OUT than {out}, or add --replace."
+        )
 
 
 def _size(files: PictureFiles, name: str) -> tuple[int, int]:
-    """Width and height from the file's header; (0, 0) where it cannot be read, which :func:`translate_files` reports."""
+    """Width and height from the file's header; (0, 0) if unreadable, which :func:`translate_files` reports later."""
     try:
         content = files.load(name)
         if isinstance(content, np.ndarray):
             return content.shape[2], content.shape[1]
-        return bounded.picture_of(pictures.size_of, content)
+        return sandbox.call_decoder(pictures.read_size, content)
     except pictures.PictureError:
         return 0, 0

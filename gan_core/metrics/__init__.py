@@ -1,1 +1,1 @@
-"""Measured quality: feature extractor, metric and cache are three things; every figure carries its protocol."""
+"""Metrics of generators: FID, KID and others. Every figure carries the protocol it was measured by."""

@@ -1,12 +1,18 @@
-"""All metrics of a generator, chosen by the kind of its data.
+"""Measure all metrics of a generator; the kind of its data decides which.
 
-From noise: FID and KID. Paired pictures: FID and KID of the translations against the real targets, L1, PSNR and SSIM, and
-for colourisation the colourfulness. Between domains: FID and KID per direction and their mean, the cycle error, and, for
-labelled domains and attributes, how often a classifier recognises the target domain.
+- All of them: FID, KID, precision, recall, density, coverage, and, where they can be measured, the FID of infinitely many
+  pictures and the Inception score.
+- Generators from noise: also the share of copies of training pictures, and, if they are class-conditional, the FID of each
+  class.
+- Paired data: also L1, PSNR and SSIM against the real targets; for colourisation also the colourfulness.
+- Domains and attributes: each figure per direction and its mean over them, the cycle error, and the accuracy of a
+  classifier that recognises the target domain (not for unpaired data).
+
+A figure that cannot be measured is listed with the reason.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,11 +20,12 @@ from torch import Tensor
 
 from gan_core.data import PreparedDataset
 from gan_core.images.colour import colourfulness
-from gan_core.metrics.between import between_domains
+from gan_core.metrics.domain_translation import domain_translation_figures
 from gan_core.metrics.inception import Extractor
-from gan_core.metrics.measurement import Measurement, Subject, mean_value
+from gan_core.metrics.measurement import Findings, Measurement, Subject, mean_value
 from gan_core.metrics.pairs import l1, psnr, ssim
 from gan_core.metrics.protocol import Figure
+from gan_core.metrics.samples import sample_figures
 from gan_core.metrics.sources import IdentityTranslations, identity_translation
 
 PAIRED = "condition -> image"
@@ -30,9 +37,11 @@ class Assessment:
     """The figures of a generator."""
 
     objective: Figure
-    """The FID, or its mean over directions: the criterion of search and promotion; lower is better."""
+    """The criterion of search and promotion: the FID or its mean over directions, or the figure of ``evaluate.objective``."""
     figures: tuple[Figure, ...]
-    """All figures, the objective first. Those of several directions have one name and different protocols."""
+    """All figures, the FID first. Figures of different directions share a name and differ in their protocols."""
+    findings: Findings = field(default_factory=Findings, compare=False)
+    """What was found besides figures: those that could not be measured, and copies of training pictures."""
 
 
 def assess(
@@ -49,6 +58,7 @@ def assess(
     cache_dir: Path | str | None = None,
     progress: bool = False,
     full: bool = True,
+    path_samples: int = 0,
 ) -> Assessment:
     """Measure a generator against a split of a prepared dataset.
 
@@ -57,21 +67,22 @@ def assess(
     Args:
         subject: a generator or a trainer.
         dataset: the data it was trained on.
-        split: which real pictures.
-        count: pictures to make from noise; at most so many of the split's to translate in each direction, all where there
-            are fewer, a fixed fair draw otherwise.
-        seed: names what is drawn at random.
+        split: the split that the real pictures come from.
+        count: number of pictures to generate from noise; for translations, the maximum number of pictures to translate in
+            each direction (a fixed random subset of the split).
+        seed: seed of everything that is drawn at random.
         extractor: from ``load_inception``.
-        generator_digest: kept in the figures.
-        real_count: real pictures to compare with, in each direction; None takes ``count`` of them, or all when there are
-            fewer. For translations all are taken, too, where there are fewer than this.
-        batch_size: pictures at a time; None leaves it to the extractor. Does not change a figure beyond rounding.
-        cache_dir: for real features and the classifier; None is the user's cache.
-        progress: show bars with rate and estimate on stderr.
-        full: everything; otherwise the objective's value alone, for a search.
+        generator_digest: digest of the generator, for the figures.
+        real_count: number of real pictures to compare with, in each direction; None means ``count``, or all if there are
+            fewer. Translations use all real pictures if there are fewer than this number.
+        batch_size: pictures per batch; None uses the extractor's default. Changes a figure by rounding only.
+        cache_dir: folder for real features and the classifier; None uses the user's cache.
+        progress: whether to show progress bars on stderr.
+        full: whether to measure everything; if False, measure the value of the objective only, for a search.
+        path_samples: number of steps for each perceptual path length, two pictures each; 0 leaves them out.
 
     Raises:
-        DataError: no such split, fewer real pictures than asked for, or a domain with fewer than two in it.
+        DataError: the split does not exist, has fewer pictures than requested, or a domain has fewer than two.
     """
     measurement = Measurement(
         subject=subject,
@@ -86,27 +97,32 @@ def assess(
         cache_dir=cache_dir,
         progress=progress,
         full=full,
+        path_samples=path_samples,
     )
+    if full and subject.translates:
+        measurement.findings.omitted["memorisation"] = (
+            "translations follow their input, so only pictures made from noise can be copies of training pictures"
+        )
     if not subject.translates:
-        figures = measurement.from_noise().figures()
+        figures = sample_figures(measurement)
     elif dataset.info.kind == "paired":
-        figures = _of_pairs(measurement)
+        figures = _paired_figures(measurement)
     else:
-        figures = between_domains(measurement)
-    return Assessment(figures[0], figures)
+        figures = domain_translation_figures(measurement)
+    return Assessment(figures[0], figures, measurement.findings)
 
 
-def _of_pairs(measurement: Measurement) -> tuple[Figure, ...]:
+def _paired_figures(measurement: Measurement) -> tuple[Figure, ...]:
     info, pictures = measurement.dataset.info, measurement.pictures()
     targets, rows = (
         measurement.dataset.pixels(measurement.split),
-        pictures.chosen(measurement.translated_count(pictures)),
+        pictures.chosen_rows(measurement.translated_count(pictures)),
     )
     metrics = {"l1": l1, "psnr": psnr, "ssim": ssim}
     values: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     colourised = info.derived == "greyscale" and info.channels == 3
 
-    def watch(given: Tensor, made: Tensor, first: int) -> None:
+    def on_batch(given: Tensor, made: Tensor, first: int) -> None:
         target = torch.from_numpy(targets[rows[first : first + len(made)]])
         trivial = identity_translation(given, info.channels, info.derived)
         for name, metric in metrics.items():
@@ -116,7 +132,10 @@ def _of_pairs(measurement: Measurement) -> tuple[Figure, ...]:
             for kind, shown in (("made", made), ("trivial", trivial), ("real", target)):
                 values["colourfulness", kind].append(colourfulness(shown))
 
-    comparison = measurement.translated(pictures, pictures, None, watch, PAIRED)
+    comparison = measurement.compare_translations(pictures, pictures, None, on_batch, PAIRED)
+    measurement.findings.omitted.update(comparison.omitted)
+    translations = measurement.translations(pictures, None)
+    measurement.find_pairs(comparison, pictures, lambda chosen: translations.pictures(chosen, comparison.fake.n))
     if not measurement.full:
         return comparison.figures()
     figures = list(
@@ -127,7 +146,7 @@ def _of_pairs(measurement: Measurement) -> tuple[Figure, ...]:
         figures.append(measurement.mean(name, made, direction=PAIRED, baseline=trivial, higher_is_better=name != "l1"))
     if colourised:
         colours = {kind: torch.cat(values["colourfulness", kind]) for kind in ("made", "trivial", "real")}
-        # More colour is not better: as much as the real picture has is right.
+        # More colour is not better: the best colourfulness is that of the real picture.
         gaps = {kind: (colours[kind] - colours["real"]).abs() for kind in ("made", "trivial")}
         figures += [
             measurement.mean(

@@ -6,15 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_core import randomness
-from gan_core.nn.initialise import he_weights
+from gan_core.nn.initialise import init_he
 
 _BATCH = 128
 _SHIFT = 0.1
-"""Pictures are moved by up to this share of their sides while it learns."""
+"""Random shift of training pictures, as a share of their sides."""
 
 
 class Classifier(nn.Module):
-    """Images (N, C, H, W) in [-1, 1] to scores (N, classes): halved until they are 4 to 7 pixels, then averaged."""
+    """Convolutional classifier: images (N, C, H, W) in [-1, 1] to logits (N, classes).
+
+    Images are halved until the smaller side has 4 to 7 pixels; then positions are averaged.
+    """
 
     def __init__(self, channels: int, size: tuple[int, int], classes: int, width: int = 32) -> None:
         super().__init__()
@@ -30,10 +33,10 @@ class Classifier(nn.Module):
             inputs, outputs = outputs, min(outputs * 2, 256)
         self.layers = nn.Sequential(*layers)
         self.scores = nn.Linear(inputs, classes)
-        he_weights(self, 0.0)
+        init_he(self, 0.0)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores; the largest names the class."""
+        """Logits, (N, classes)."""
         return self.scores(self.layers(images).mean(dim=(2, 3)))
 
 
@@ -46,9 +49,9 @@ def accuracy(
     seed: int,
     device: torch.device,
 ) -> float:
-    """Share of ``test`` that a classifier names right after ``steps`` steps of 128 pictures from ``train``.
+    """Accuracy on ``test``, from 0 to 1, of a classifier trained for ``steps`` steps on batches of 128 from ``train``.
 
-    Both are pictures, uint8 (N, C, H, W), and labels, int64 (N,). The same arguments give the same figure on a CPU.
+    Both sets are pictures, uint8 (N, C, H, W), with labels, int64 (N,). Deterministic on a CPU.
     """
     network = train_classifier(train, classes=classes, steps=steps, seed=seed, device=device)
     return _right(network, test, device)
@@ -63,12 +66,12 @@ def train_classifier(
     device: torch.device,
     batch: int = _BATCH,
 ) -> Classifier:
-    """A classifier after ``steps`` steps of ``batch`` pictures from ``train``, in evaluation mode.
+    """Train a classifier for ``steps`` steps on batches of ``batch`` pictures from ``train``; returned in evaluation mode.
 
-    Labels int64 (N,) name one of ``classes`` a picture; labels (N, ``classes``) of 0 and 1 say which of them hold of it.
+    Labels are int64 (N,) for exclusive classes, or (N, ``classes``) of 0 and 1 for attributes (multi-label).
     """
     pictures, labels = train
-    several = labels.ndim == 2
+    multi_label = labels.ndim == 2
     randomness.seed_global(seed, -1, 0)
     network = Classifier(pictures.shape[1], pictures.shape[2:], classes).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -79,7 +82,9 @@ def train_classifier(
         rows = np.sort(rng.integers(0, len(pictures), batch))
         images = _shifted(_images(pictures[rows], device), rng)
         scores, right = network(images), torch.from_numpy(labels[rows]).to(device)
-        loss = F.binary_cross_entropy_with_logits(scores, right.float()) if several else F.cross_entropy(scores, right)
+        loss = (
+            F.binary_cross_entropy_with_logits(scores, right.float()) if multi_label else F.cross_entropy(scores, right)
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -103,6 +108,6 @@ def _images(pictures: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _shifted(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """All of a batch moved alike, by up to a tenth of their sides."""
+    """Shift all images of a batch by the same random offset, up to a tenth of each side."""
     moves = [int(rng.integers(-round(side * _SHIFT), round(side * _SHIFT) + 1)) for side in images.shape[2:]]
     return torch.roll(images, (moves[0], moves[1]), dims=(2, 3))

@@ -1,7 +1,8 @@
-"""The Inception network that FID is defined by (Heusel et al. 2017), in plain convolutions, and its use as an extractor.
+"""The Inception network that defines the FID (Heusel et al. 2017), and the feature extractor around it.
 
-It is TensorFlow's graph of 2015-12-05 with its peculiarities: average pools that leave the padding out, a maximum pool in
-the last block, batch norm without gamma (folded into the convolutions here). Names of the parts are that graph's own.
+The network is TensorFlow's graph of 2015-12-05 with its peculiarities: average pooling excludes the padding, the last block
+uses max pooling, and batch norm has no gamma (here it is folded into the convolutions). Submodules are named as in that
+graph.
 """
 
 import logging
@@ -18,23 +19,26 @@ from gan_core.download.weights import INCEPTION_SHA256, inception_file, torchscr
 from gan_core.errors import SettingsError
 from gan_core.files import sha256_json
 from gan_core.metrics.protocol import FEATURES
-from gan_core.metrics.resize import resize_tf1
+from gan_core.metrics.resize import resize_clean, resize_tf1
 from gan_core.precision import has_bf16
 
 log = logging.getLogger(__name__)
 
 SIDE = 299
 RESIZE = f"tf1-bilinear-{SIDE}"
+CLEAN = f"clean-bicubic-{SIDE}"
+RESIZES = {"tf1": RESIZE, "clean": CLEAN}
+"""Resize by the name of the setting: that of the original network, or that of clean-fid."""
 Precision = Literal["fp32", "bf16"]
 
 _PREFIX = "net.layers."
 _EPSILON = 1e-3
-# Part of every extractor's digest: raise it when a change here changes features beyond rounding.
+# Part of every extractor's digest: increase it when a change here changes features beyond rounding.
 _VERSION = 1
 
 
 class Conv(nn.Conv2d):
-    """A convolution with batch norm folded in, then ReLU. Padded to keep the size, unless ``valid``."""
+    """A convolution with folded batch norm, then ReLU. Padding keeps the size, unless ``valid``."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int | tuple[int, int], *, stride: int = 1, valid: bool = False
@@ -51,7 +55,7 @@ class Conv(nn.Conv2d):
 class PooledConv(nn.Module):
     """A 1x1 convolution of 3x3 averages.
 
-    The two commute, and averaging the convolution's fewer outputs is cheaper than averaging its inputs.
+    The two operations commute. The convolution runs first, because its output has fewer channels to average.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -93,7 +97,7 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-    """17x17: 7x7 convolutions taken apart into 1x7 and 7x1, beside an average pool."""
+    """17x17: 7x7 convolutions factorised into 1x7 and 7x1, beside an average pool."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -130,7 +134,10 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """8x8: branches that fork into 1x3 and 3x1. The network's last one pools by maximum, a slip that FID is made of."""
+    """8x8: branches that fork into 1x3 and 3x1.
+
+    The last block of the network uses max pooling, a mistake of the original that is part of the definition of the FID.
+    """
 
     def __init__(self, inputs: int, pool: Literal["average", "maximum"]) -> None:
         super().__init__()
@@ -144,7 +151,7 @@ class BlockE(nn.Module):
         self.tower_1_conv_1 = Conv(448, 384, 3)
         self.tower_1_mixed_conv = Conv(384, 384, wide)
         self.tower_1_mixed_conv_1 = Conv(384, 384, high)
-        # In the file this convolution is the block's own; as a part of the pooled one it is "tower_2_conv.conv".
+        # The weights file names this convolution "tower_2_conv", also where it is "tower_2_conv.conv" here.
         self.tower_2_conv = PooledConv(inputs, 192) if pool == "average" else Conv(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,11 +171,11 @@ class BlockE(nn.Module):
 
 
 class Inception(nn.Module):
-    """The network up to the layer that gives ``features`` values a picture; later layers are not even built."""
+    """The network up to the layer with ``features`` outputs; later layers are not built."""
 
     def __init__(self, features: int = 2048) -> None:
         super().__init__()
-        check(features in FEATURES, f"features: {features} is not one of {', '.join(map(str, FEATURES))}.")
+        check(features in FEATURES, f"features: must be one of {', '.join(map(str, FEATURES))}, got {features}.")
         layers: list[tuple[str, nn.Module]] = [
             ("conv", Conv(3, 32, 3, stride=2, valid=True)),
             ("conv_1", Conv(32, 32, 3, valid=True)),
@@ -203,13 +210,13 @@ class Inception(nn.Module):
         """Pictures (N, 3, 299, 299) in [-1, 1] to float32 (N, features): the mean over the last layer's positions."""
         return self.layers(x).float().mean((2, 3))
 
-    def load_unfolded(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load weights that have their batch norms beside them (``NAME.weight``, ``.beta``, ``.mean``, ``.var``).
+    def load_and_fold_batch_norm(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load weights with separate batch norms (``NAME.weight``, ``.beta``, ``.mean``, ``.var``), and fold them.
 
-        Folded in float64, so that the only difference from the network apart is the rounding of float32.
+        Folding is done in float64, so that the result differs from the unfolded network only by float32 rounding.
 
         Raises:
-            SettingsError: a tensor is missing or of another shape.
+            SettingsError: a tensor is missing or has a different shape.
         """
         for name, module in self.layers.named_modules():
             if isinstance(module, Conv):
@@ -219,23 +226,34 @@ class Inception(nn.Module):
                         tensors[f"{stored}.{part}"].double() for part in ("weight", "beta", "mean", "var")
                     )
                 except KeyError as error:
-                    raise SettingsError(f"The Inception weights hold no tensor {error}; fetch them again.") from error
+                    raise SettingsError(
+                        f"The Inception weights have no tensor {error}. Delete the cached file, so that it is fetched again."
+                    ) from error
                 if weight.shape != module.weight.shape or module.bias is None:
-                    raise SettingsError(f"The Inception weights of {name} have shape {tuple(weight.shape)}.")
+                    raise SettingsError(
+                        f"The Inception weights of {name} have shape {tuple(weight.shape)}, expected "
+                        f"{tuple(module.weight.shape)}. Delete the cached file, so that it is fetched again."
+                    )
                 scale = (var + _EPSILON).rsqrt()
                 module.weight.data.copy_(weight * scale[:, None, None, None])
                 module.bias.data.copy_(beta - mean * scale)
 
 
 class Extractor:
-    """Pictures in, features out: resize, scaling, network, device and precision, under one digest."""
-
-    resize = RESIZE
+    """Feature extractor: resizes and scales pictures and runs the network. Its digest covers all of these steps."""
 
     def __init__(
-        self, network: Inception, *, features: int, precision: Precision, device: torch.device, weights: str
+        self,
+        network: Inception,
+        *,
+        features: int,
+        precision: Precision,
+        device: torch.device,
+        weights: str,
+        resize: str = RESIZE,
     ) -> None:
-        """``weights`` names the content of the network's weights (a digest)."""
+        """Move ``network`` to ``device``. ``weights``: SHA-256 of the file of weights; ``resize``: a value of RESIZES."""
+        self.resize = resize
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.features = features
@@ -243,77 +261,114 @@ class Extractor:
         self.device = device
         self.digest = sha256_json(["inception-2015", _VERSION, weights, features, precision])
         self.batch_size = 16 if device.type == "cpu" else 256
-        """Pictures at a time that keep this device busy."""
+        """Default batch size, large enough to keep this device busy."""
 
     @torch.inference_mode()
     def prepare(self, images: Tensor) -> Tensor:
-        """The network's input for pictures of one size.
+        """Convert pictures of one size to the network's input.
 
         Args:
-            images: uint8 (N, C, H, W); 1 channel is grey, 3 RGB, 4 RGBA (composed on white).
+            images: uint8 (N, C, H, W) with 1 channel (grey), 3 (RGB) or 4 (RGBA, composited on white).
 
         Returns:
             (N, 3, 299, 299) on the extractor's device, (value - 128) / 128.
         """
         check(
             images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3, 4),
-            f"Features are taken of uint8 pictures (N, 1|3|4, H, W), not of {images.dtype} {tuple(images.shape)}.",
+            f"Pictures must be uint8 (N, C, H, W) with 1, 3 or 4 channels, got {images.dtype} {tuple(images.shape)}.",
         )
         images = images.to(self.device)
         if images.shape[1] == 4:
             images = composite_on_white(images)
-        # Scaled before it is enlarged: exact in float32, and fewer values.
+        # Scale before resizing: the result is exact in float32, and there are fewer values.
         with _true_fp32:
-            inputs = resize_tf1((images.float() - 128) / 128, SIDE, SIDE)
+            inputs = self._resized((images.float() - 128) / 128)
         return inputs.expand(-1, 3, -1, -1)
 
     @torch.inference_mode()
-    def features_of_prepared(self, inputs: Tensor) -> Tensor:
-        """Features, float32 (N, features) on the extractor's device, of what :meth:`prepare` returned."""
+    def prepare_float(self, images: Tensor) -> Tensor:
+        """Like :meth:`prepare`, for float images (N, C, H, W) in [-1, 1] with 1 or 3 channels, which are not rounded.
+
+        Raises:
+            SettingsError: the number of channels is not 1 or 3.
+        """
+        check(
+            images.ndim == 4 and images.shape[1] in (1, 3),
+            f"Float pictures must be (N, C, H, W) with 1 or 3 channels, got {tuple(images.shape)}.",
+        )
+        pixels = (images.to(self.device).float().clamp(-1, 1) + 1) * 127.5
+        with _true_fp32:
+            return self._resized((pixels - 128) / 128).expand(-1, 3, -1, -1)
+
+    @torch.inference_mode()
+    def extract(self, inputs: Tensor) -> Tensor:
+        """Features of the output of :meth:`prepare`: float32 (N, features) on the extractor's device."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         with _true_fp32:
             return self.network(inputs.to(self.device, dtype).contiguous(memory_format=torch.channels_last))
 
+    def _resized(self, inputs: Tensor) -> Tensor:
+        """Resize pictures of the network's range, (value - 128) / 128, to its input size."""
+        return resize_clean(inputs, SIDE, SIDE) if self.resize == CLEAN else resize_tf1(inputs, SIDE, SIDE)
+
     def __call__(self, images: Tensor) -> Tensor:
-        """Features, float32 (N, features), of uint8 pictures (N, C, H, W), ``batch_size`` at a time."""
-        return torch.cat([self.features_of_prepared(self.prepare(part)) for part in images.split(self.batch_size)])
+        """Features, float32 (N, features), of uint8 pictures (N, C, H, W), in batches of ``batch_size``."""
+        return torch.cat([self.extract(self.prepare(part)) for part in images.split(self.batch_size)])
 
 
 def load_inception(
-    device: str | torch.device = "cpu", precision: Precision = "fp32", features: int = 2048
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+    features: int = 2048,
+    resize: Literal["tf1", "clean"] = "tf1",
 ) -> Extractor:
-    """The FID Inception as an extractor, with its weights fetched when they are not in the cache.
+    """Load the FID Inception as an extractor; fetch its weights if they are not in the cache.
 
     Args:
-        device: as torch spells it.
-        precision: ``fp32``; or ``bf16``, faster where the device has instructions for it, for a search's objective
-            and never for a published figure.
+        device: a device, or its name in torch.
+        precision: ``fp32``, or ``bf16`` for the objective of a search: faster on devices with bf16 instructions, and not
+            for published figures.
         features: 64, 192, 768 or 2048.
+        resize: ``tf1``, the bilinear resize that the network was published with, or ``clean``, the antialiased bicubic one of
+            clean-fid (Parmar et al. 2022).
 
     Raises:
-        SettingsError: another precision or number of features.
-        FetchError: the weights could not be fetched.
+        SettingsError: the precision, the resize or the number of features is not one of these.
+        FetchError: the weights cannot be fetched.
     """
     device = torch.device(device)
-    check(precision in ("fp32", "bf16"), f"precision: {precision!r} is not fp32 or bf16.")
+    check(precision in ("fp32", "bf16"), f"precision: must be fp32 or bf16, got {precision!r}.")
+    check(resize in RESIZES, f"resize: must be {' or '.join(RESIZES)}, got {resize!r}.")
     network = Inception(features)
-    network.load_unfolded(torchscript_tensors(inception_file()))
+    network.load_and_fold_batch_norm(torchscript_tensors(inception_file()))
     if precision == "bf16" and not has_bf16(device):
-        log.warning("Inception in bf16 on a %s without bf16 instructions: emulated, slower than fp32.", device.type)
-    return Extractor(network, features=features, precision=precision, device=device, weights=INCEPTION_SHA256)
+        log.warning(
+            "This %s has no bf16 instructions: Inception in bf16 is emulated and slower than fp32.", device.type
+        )
+    return Extractor(
+        network,
+        features=features,
+        precision=precision,
+        device=device,
+        weights=INCEPTION_SHA256,
+        resize=RESIZES[resize],
+    )
 
 
 def composite_on_white(images: Tensor) -> Tensor:
-    """RGBA, uint8 (N, 4, H, W), composed on white: RGB, in whole numbers as when a picture file is decoded to three
-    channels."""
+    """Composite RGBA, uint8 (N, 4, H, W), on white: RGB, uint8 (N, 3, H, W).
+
+    Uses the integer arithmetic of decoding a picture file to three channels.
+    """
     colour, alpha = images[:, :3].int(), images[:, 3:].int()
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
 
 
 class _TrueFp32:
-    """Switches off the shortcuts that torch may take in float32 (TF32 in a GPU's convolutions is its default).
+    """Context manager that turns off reduced-precision float32 in torch (by default, convolutions on a GPU use TF32).
 
-    The settings are the process's, and pictures are prepared in threads: the first one in sets, the last one out restores.
+    The settings are global to the process, and several threads prepare pictures: the first thread to enter changes the
+    settings, the last one to leave restores them.
     """
 
     def __init__(self) -> None:

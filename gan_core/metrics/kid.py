@@ -1,4 +1,4 @@
-"""The kernel Inception distance (Bińkowski et al. 2018, section 4): unbiased, so its expectation is that of any number."""
+"""The kernel Inception distance (Bińkowski et al. 2018, section 4). It is unbiased: its expectation is independent of N."""
 
 import numpy as np
 import torch
@@ -6,34 +6,36 @@ from torch import Tensor
 
 from gan_core.errors import SettingsError
 from gan_core.metrics.features import Features
-from gan_core.metrics.intervals import GROUPS, LEAST, Estimate, groups
-from gan_core.metrics.sources import subset
+from gan_core.metrics.intervals import GROUPS, MIN_PICTURES, Estimate, jackknife_groups
+from gan_core.metrics.sources import random_subset
 
-PICTURES = 10_000
+MAX_PICTURES = 10_000
 """Maximum number of pictures per side: a fixed random subset of larger sets. Time grows quadratically."""
 
 
 def kid_estimate(real: Features, fake: Features, *, interval: bool, device: torch.device | None = None) -> Estimate:
     """The unbiased squared maximum mean discrepancy of features by the kernel (x·y / features + 1)³, in float64.
 
-    Sums of the kernel over pairs of groups of pictures give the value and its jackknife values.
+    The value and its jackknife are computed from sums of the kernel over pairs of groups of pictures.
 
     Args:
-        real: features with their rows.
-        fake: likewise.
-        interval: whether to leave groups out.
-        device: a GPU is used, anything else is the CPU.
+        real: features of real pictures, with rows.
+        fake: features of generated pictures, with rows.
+        interval: whether to compute the jackknife.
+        device: a GPU, or None for the CPU; other devices mean the CPU.
 
     Returns:
-        The estimate; as it is unbiased it may be a little below 0.
+        The estimate. As it is unbiased, the value can be slightly negative.
 
     Raises:
-        SettingsError: features whose rows were not kept, or are of different widths.
+        SettingsError: rows are missing, or the numbers of features differ.
     """
-    x, y = _taken(real, device), _taken(fake, device)
+    x, y = _rows_used(real, device), _rows_used(fake, device)
     if x.shape[1] != y.shape[1]:
-        raise SettingsError(f"No distance between {x.shape[1]} and {y.shape[1]} features.")
-    grouped = interval and min(len(x), len(y)) >= LEAST
+        raise SettingsError(
+            f"A set of {x.shape[1]} features cannot be compared with one of {y.shape[1]}. Use the same number for both."
+        )
+    grouped = interval and min(len(x), len(y)) >= MIN_PICTURES
     parts_x, parts_y = (_parts(rows) if grouped else [rows] for rows in (x, y))
     within_x, within_y, between = _within(parts_x), _within(parts_y), _sums(parts_x, parts_y)
     sizes_x, sizes_y = (np.array([len(part) for part in parts]) for parts in (parts_x, parts_y))
@@ -44,24 +46,22 @@ def kid_estimate(real: Features, fake: Features, *, interval: bool, device: torc
         same = within_x[chosen].sum() / (n * (n - 1)) + within_y[chosen].sum() / (m * (m - 1))
         return float(same - 2 * between[chosen].sum() / (n * m))
 
-    deleted = np.array([without(group) for group in range(GROUPS)]) if grouped else None
-    return Estimate(value=without(None), deleted=deleted)
+    jackknife = np.array([without(group) for group in range(GROUPS)]) if grouped else None
+    return Estimate(value=without(None), jackknife=jackknife)
 
 
 def kid_count(n: int) -> int:
     """Number of pictures, out of ``n``, that the KID uses."""
-    return min(n, PICTURES)
+    return min(n, MAX_PICTURES)
 
 
-def _taken(features: Features, device: torch.device | None) -> Tensor:
-    if features.rows is None:
-        raise SettingsError("The KID needs the features themselves, and only their moments were kept.")
-    rows = features.rows[subset(len(features.rows), kid_count(len(features.rows)))]
+def _rows_used(features: Features, device: torch.device | None) -> Tensor:
+    rows = features.kept[random_subset(len(features.kept), kid_count(len(features.kept)))]
     return torch.from_numpy(rows).to(device if device is not None and device.type == "cuda" else "cpu").double()
 
 
 def _parts(rows: Tensor) -> list[Tensor]:
-    of = torch.from_numpy(groups(len(rows))).to(rows.device)
+    of = torch.from_numpy(jackknife_groups(len(rows))).to(rows.device)
     return [rows[of == group] for group in range(GROUPS)]
 
 
@@ -70,12 +70,12 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _sums(x: list[Tensor], y: list[Tensor]) -> np.ndarray:
-    """The kernel summed over pairs of pictures, by their groups."""
+    """Sums of the kernel over pairs of pictures, for each pair of groups."""
     return np.array([[float(_kernel(one, other).sum()) for other in y] for one in x])
 
 
 def _within(parts: list[Tensor]) -> np.ndarray:
-    """Likewise of pairs of different pictures of one set."""
+    """As :func:`_sums`, for pairs of different pictures of one set."""
     sums = np.zeros((len(parts), len(parts)))
     for index, part in enumerate(parts):
         kernel = _kernel(part, part)

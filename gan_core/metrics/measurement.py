@@ -1,46 +1,72 @@
-"""What the measurements of one assessment share: the subject, the data, and figures stamped alike."""
+"""The arguments that all measurements of an assessment share, and the figures made from them."""
 
+import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
+from gan_core.metrics.copying import ClosestPairs, Copying, closest_pairs
 from gan_core.metrics.evaluate import Comparison, compare
 from gan_core.metrics.features import Features, real_features
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.intervals import mean_interval
-from gan_core.metrics.protocol import Figure
-from gan_core.metrics.protocol import Protocol as Stamp
-from gan_core.metrics.sources import DatasetSplit, Samples, Translate, Translated
+from gan_core.metrics.protocol import Figure, Protocol
+from gan_core.metrics.sources import DatasetSplit, Samples, Translate, Translations
 
 
-class Subject(Protocol):
-    """What is assessed: a generator, or a trainer's averaged one."""
+@typing.runtime_checkable
+class LabelledSubject(typing.Protocol):
+    """A generator whose pictures from noise may have classes."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it is class-conditional."""
+
+    def labels(self, n: int, seed: int) -> Tensor | None:
+        """Classes of the pictures that ``sample(n, seed)`` makes, int64 (n,); None if it is not class-conditional."""
+
+
+class Subject(typing.Protocol):
+    """What is measured: a generator, or the averaged generator of a trainer."""
 
     @property
     def translates(self) -> bool:
-        """Whether it makes pictures of pictures; of noise otherwise."""
+        """Whether it translates pictures; False if it generates them from noise."""
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
-        """From which domain to which; an attribute has (None, its number)."""
+        """(source, target) domains of each direction; (None, index) for an attribute."""
 
     def sample(self, n: int, seed: int) -> Tensor:
-        """Pictures made from noise: uint8 (n, C, H, W)."""
+        """Generate pictures from noise: uint8 (n, C, H, W)."""
 
     @property
     def translate(self) -> Translate:
-        """Pictures made of pictures."""
+        """Translate pictures."""
+
+
+@dataclass
+class Findings:
+    """Results of an assessment besides its figures."""
+
+    omitted: dict[str, str] = field(default_factory=dict)
+    """Figures that cannot be measured, with the reason."""
+    copying: Copying | None = None
+    """Distances of generated pictures to training pictures; None if they were not measured."""
+    pairs: ClosestPairs | None = None
+    """The closest pairs of a generated and a real picture; None if only the objective is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Where a subject is measured; fields are the arguments of :func:`gan_core.metrics.assess.assess`."""
+    """A subject and how to measure it. For the fields see :func:`gan_core.metrics.assess.assess`."""
 
     subject: Subject
     dataset: PreparedDataset
@@ -54,46 +80,76 @@ class Measurement:
     cache_dir: Path | str | None
     progress: bool
     full: bool
+    path_samples: int = 0
+    findings: Findings = field(default_factory=Findings)
+    """What is found besides figures; filled while measuring."""
 
     def pictures(self, domain: int | None = None, *, lacking: bool = False) -> DatasetSplit:
-        """The split, or a domain of it; raises DataError for fewer than two pictures, which no figure can be made of."""
+        """Real pictures of the split, or of one of its domains. Raises DataError if there are fewer than two."""
         return check_two_pictures(DatasetSplit(self.dataset, self.split, domain, lacking=lacking))
 
     def translated_count(self, source: DatasetSplit) -> int:
-        """How many pictures of ``source`` are translated."""
+        """Number of pictures of ``source`` to translate."""
         return min(self.count, source.available())
 
-    def from_noise(self) -> Comparison:
-        """What the subject makes from noise against the split."""
+    def compare_samples(self) -> Comparison:
+        """Compare pictures generated from noise with the split."""
         real = DatasetSplit(self.dataset, self.split)
-        fake = Samples(self.subject.sample, seed=self.seed, digest=self.generator_digest)
+        fake = self.samples()
         wanted = min(self.count, real.available()) if self.real_count is None else self.real_count
         return self._compare(real, fake, wanted, self.count)
 
-    def translated(
+    def samples(self) -> Samples:
+        """The pictures that the subject generates from noise."""
+        return Samples(self.subject.sample, seed=self.seed, digest=self.generator_digest)
+
+    def translations(
+        self, of: DatasetSplit, to: int | None, on_batch: Callable[[Tensor, Tensor, int], None] | None = None
+    ) -> Translations:
+        """The translations of ``of`` to domain ``to``; for ``on_batch`` see :class:`Translations`."""
+        return Translations(
+            self.subject.translate, of, to, seed=self.seed, digest=self.generator_digest, on_batch=on_batch
+        )
+
+    def compare_translations(
         self,
         of: DatasetSplit,
         real: DatasetSplit,
         to: int | None,
-        watch: Callable[[Tensor, Tensor, int], None],
+        on_batch: Callable[[Tensor, Tensor, int], None],
         direction: str,
         *,
         warn: bool = True,
     ) -> Comparison:
-        """Translations of ``of`` to domain ``to`` against ``real``; ``watch`` sees them pass where all is measured."""
-        fake = Translated(
-            self.subject.translate,
-            of,
-            to,
-            seed=self.seed,
-            digest=self.generator_digest,
-            watch=watch if self.full else None,
-        )
+        """Compare translations of ``of`` to domain ``to`` with ``real``.
+
+        ``on_batch`` is called for each batch of translations, as in :class:`Translations`, if ``full`` is set.
+        """
+        fake = self.translations(of, to, on_batch if self.full else None)
         wanted = min(self.count if self.real_count is None else self.real_count, real.available())
         return self._compare(real, fake, wanted, self.translated_count(of), direction=direction, warn=warn)
 
+    def find_pairs(self, comparison: Comparison, real: DatasetSplit, fakes: Callable[[np.ndarray], Tensor]) -> None:
+        """Find the closest pairs of a comparison, unless pairs were found before.
+
+        Args:
+            comparison: of generated pictures with ``real``.
+            real: the real pictures.
+            fakes: function from indices of generated pictures, int64 (n,), to the pictures, uint8 (n, C, H, W).
+        """
+        if not self.full or self.findings.pairs is not None:
+            return
+        pixels, rows = self.dataset.pixels(self.split), real.chosen_rows(comparison.real.n)
+        self.findings.pairs = closest_pairs(
+            comparison.real,
+            comparison.fake,
+            comparison.neighbours.to_real if comparison.neighbours else None,
+            reals=lambda chosen: torch.from_numpy(np.stack([pixels[rows[index : index + 1]][0] for index in chosen])),
+            fakes=fakes,
+        )
+
     def identity_features(self, source: DatasetSplit) -> Features | None:
-        """Features of ``source`` as the trivial answer; None where only the objective is wanted."""
+        """Features of ``source`` itself, for the baseline of unchanged input; None unless ``full`` is set."""
         if not self.full:
             return None
         return real_features(
@@ -107,7 +163,7 @@ class Measurement:
         )
 
     def mean(self, name: str, values: Sequence[Tensor], **more: Any) -> Figure:
-        """A figure that is the mean of a value a picture, (N,) in parts; ``more`` as :meth:`figure`."""
+        """A figure that is the mean of one value per picture; ``values`` are batches (N,). For ``more`` see :meth:`figure`."""
         whole = torch.cat(list(values)).double().numpy()
         return self.figure(name, float(whole.mean()), mean_interval(whole), len(whole), **more)
 
@@ -122,8 +178,8 @@ class Measurement:
         classifier: str = "",
         **more: Any,
     ) -> Figure:
-        """A figure of pictures themselves, or of what a classifier says of them, not of their Inception features."""
-        protocol = Stamp(
+        """A figure that is computed from pixels or by a classifier, without Inception features."""
+        protocol = Protocol(
             metric=name,
             extractor=classifier,
             features=0,
@@ -149,7 +205,7 @@ class Measurement:
     def _compare(
         self,
         real: DatasetSplit,
-        fake: Samples | Translated,
+        fake: Samples | Translations,
         real_count: int,
         fake_count: int,
         *,
@@ -167,25 +223,25 @@ class Measurement:
             cache_dir=self.cache_dir,
             progress=self.progress,
             direction=direction,
-            # What is measured again and again, to be compared with itself alone, is not warned of each time.
+            # Repeated measurements of a search or a run are compared only with each other: no warning for each.
             warn=warn and self.full,
         )
 
 
 def check_two_pictures(source: DatasetSplit) -> DatasetSplit:
-    """``source`` itself; raises DataError where it has fewer than two pictures, which no figure can be made of."""
+    """Return ``source``; raise DataError if it has fewer than two pictures, which are too few to measure."""
     available = source.available()
     if available >= 2:
         return source
     what = "picture" if available == 1 else "pictures"
-    remedy = "Hold more out (ingest.test_share), or measure on another split (evaluate.split)."
+    remedy = "Increase the test split (ingest.test_share), or measure on another split (evaluate.split)."
     if source.split == "train":
-        remedy = "Add some, or leave it out."
+        remedy = "Add pictures, or remove the domain."
         if source.dataset.info.attributes:
-            remedy = "Leave the attribute out (ingest.attributes): nothing can be learnt of it."
-    raise DataError(f"{source.name} has {available} {what}, and a figure needs 2 or more. {remedy}")
+            remedy = "Remove the attribute from ingest.attributes: there is too little data to learn it."
+    raise DataError(f"{source.name} has {available} {what}, but a measurement needs at least 2. {remedy}")
 
 
 def mean_value(values: Sequence[Tensor]) -> float:
-    """The mean of a value a picture, (N,) in parts."""
+    """The mean of one value per picture; ``values`` are batches (N,)."""
     return float(torch.cat(list(values)).double().mean())

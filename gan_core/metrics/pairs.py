@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gan_core.config import check
 
-MOST_PSNR = 100.0
+MAX_PSNR = 100.0
 """PSNR in dB reported for identical pictures, whose true value is infinite."""
 WINDOW = 11
 _SIGMA = 1.5
@@ -18,13 +18,13 @@ def l1(made: Tensor, real: Tensor) -> Tensor:
 
     Args:
         made: uint8 (N, C, H, W).
-        real: likewise.
+        real: uint8 of the same shape.
 
     Returns:
         float64 (N,).
 
     Raises:
-        SettingsError: not uint8, or of different shapes.
+        SettingsError: the pictures are not uint8, or their shapes differ.
     """
     _check_alike(made, real)
     return (made.int() - real.int()).abs().flatten(1).double().mean(1) / 255
@@ -37,13 +37,13 @@ def psnr(made: Tensor, real: Tensor) -> Tensor:
     """
     _check_alike(made, real)
     squares = (made.int() - real.int()).square().flatten(1).double().mean(1)
-    return (10 * (255**2 / squares).log10()).clamp(max=MOST_PSNR)
+    return (10 * (255**2 / squares).log10()).clamp(max=MAX_PSNR)
 
 
 def ssim(made: Tensor, real: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004), from -1 to 1 (identical): the mean over channels and positions.
 
-    The window is the paper's Gaussian, 11x11 with a standard deviation of 1.5 pixels, at every position where it lies
+    The window is the paper's Gaussian, 11x11 with a standard deviation of 1.5 pixels, at every position where it fits
     inside the picture. A picture with a side below 11 pixels uses the largest odd window that fits.
 
     Arguments, result and errors as :func:`l1`.
@@ -53,7 +53,7 @@ def ssim(made: Tensor, real: Tensor) -> Tensor:
     offsets = torch.arange(side, dtype=torch.float64, device=made.device) - side // 2
     weights = torch.exp(-offsets.square() / (2 * _SIGMA**2))
     weights /= weights.sum()
-    # One channel at a time of each picture, so that the window is a plain convolution.
+    # Treat each channel as a picture of its own, so that the window is a plain convolution.
     x, y = (images.double().flatten(0, 1)[:, None] for images in (made, real))
 
     def local(values: Tensor) -> Tensor:
@@ -69,6 +69,6 @@ def ssim(made: Tensor, real: Tensor) -> Tensor:
 def _check_alike(made: Tensor, real: Tensor) -> None:
     check(
         made.dtype == real.dtype == torch.uint8 and made.ndim == 4 and made.shape == real.shape,
-        "Pictures are compared as uint8 (N, C, H, W) of one shape, not "
-        f"{made.dtype} {tuple(made.shape)} with {real.dtype} {tuple(real.shape)}.",
+        "Pictures to compare must be uint8 (N, C, H, W) of the same shape, got "
+        f"{made.dtype} {tuple(made.shape)} and {real.dtype} {tuple(real.shape)}.",
     )

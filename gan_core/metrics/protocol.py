@@ -10,6 +10,18 @@ FEATURES = (64, 192, 768, 2048)
 """The Inception layers that pytorch-fid offers: after the first and the second pool, before and after the last three blocks."""
 
 
+BASELINES = {
+    "inception_score": "pictures of one class",
+    "memorisation": "without copying",
+}
+"""What the baseline of a figure measures. Of all other figures, it measures the untranslated source pictures."""
+
+
+def baseline_name(figure: str) -> str:
+    """What the baseline of the figure named ``figure`` measures."""
+    return BASELINES.get(figure, "untranslated source")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """Everything besides the generator that affects a figure. ``gan_core.config.build(Protocol, ...)`` reads one back."""
@@ -46,7 +58,7 @@ class Protocol:
 
     @property
     def stamp(self) -> str:
-        """One-line, human-readable summary of the protocol, shown beside the metric's name and value."""
+        """One-line summary of the protocol for people, shown beside the metric's name and value."""
         split = f" of {self.split}" if self.split else ""
         features = [f"Inception-2015 features {self.features} {self.precision}", self.resize] if self.features else []
         parts = [
@@ -86,10 +98,16 @@ class Figure:
     high: float | None = None
     """Upper end of the interval."""
     baseline: float | None = None
-    """The same metric for the unchanged input; None for pictures made from noise. A useful translation is better than
-    this."""
+    """The same metric for the unchanged input of a translation, or what :data:`BASELINES` says; None if there is none. A
+    useful generator is better than this."""
     higher_is_better: bool = False
+    jackknife: tuple[float, ...] = ()
+    """The value without each group of pictures, for :func:`gan_core.metrics.difference.paired_difference`. Empty if the
+    interval has another source, or there is none."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the protocol's digest and stamp."""
-        return as_dict(self) | {"protocol_digest": self.protocol.digest, "stamp": self.protocol.stamp}
+        values = as_dict(self)
+        if not self.jackknife:
+            del values["jackknife"]
+        return values | {"protocol_digest": self.protocol.digest, "stamp": self.protocol.stamp}

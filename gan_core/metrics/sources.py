@@ -1,5 +1,4 @@
-"""Where the pictures of a comparison come from: a split of a prepared dataset, a folder or zip of files, a generator that
-makes them from noise or of other pictures."""
+"""Sources of pictures to compare: a split of a prepared dataset, a folder or zip of files, or a generator."""
 
 import hashlib
 import logging
@@ -17,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan_core.data import PreparedDataset
+from gan_core.data import Pictures, PreparedDataset
 from gan_core.errors import DataError, SettingsError
-from gan_core.images import bounded, files
+from gan_core.images import files, sandbox
 from gan_core.images.colour import lab_to_rgb
 from gan_core.images.pictures import PictureError
 from gan_core.metrics.inception import composite_on_white
@@ -28,69 +27,74 @@ from gan_core.randomness import derive_seed
 log = logging.getLogger(__name__)
 
 SAMPLE_CHUNK = 1024
-"""Pictures asked of a generator at a time. Fixed, so that the pictures do not depend on any batch size."""
+"""Number of pictures to request from a generator at once. Fixed, so that pictures do not depend on the batch size."""
 
 MAX_UNREADABLE_SHARE = 0.01
-"""Above this share of pictures that cannot be read there is no figure: it would be of other pictures than was meant. As
-``ingest.max_reject_share`` has it by default."""
+"""Maximum share of unreadable pictures; above it, measuring fails. Equal to the default of ``ingest.max_reject_share``."""
 
 Prepare = Callable[[Tensor], Tensor]
 """uint8 (N, C, H, W) to the extractor's input."""
 TRANSLATE_CHUNK = 64
-"""Pictures given to a translating generator at a time, at most."""
+"""Maximum number of pictures to translate at once."""
 Sample = Callable[[int, int], Tensor]
-"""(n, seed) to uint8 (n, C, H, W), equal for equal arguments."""
+"""Deterministic function from (n, seed) to uint8 (n, C, H, W)."""
 
 
 class Translate(Protocol):
-    """What translates: a generator, or a trainer's averaged networks."""
+    """Translates pictures: a generator, or the averaged networks of a trainer."""
 
     def __call__(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
-        """uint8 (N, C', H, W) to uint8 (N, C, H, W); picture i depends on the seed and on ``first + i``, no other picture."""
+        """uint8 (N, C', H, W) to uint8 (N, C, H, W). Result i depends on picture i, the seed and ``first + i`` only."""
 
 
 class Source(Protocol):
-    """Pictures to take features of."""
+    """Pictures to extract features from."""
 
     name: str
-    """For messages and progress."""
+    """Name for messages and progress."""
     split: str
-    """Name of the split; empty when there is none."""
+    """Name of the split; empty if there is none."""
 
     @property
     def unreadable(self) -> Mapping[str, str]:
-        """By name, why a picture could not be read in the last pass and is left out; empty where all come from Gantry."""
+        """Pictures left out of the last pass: file name to reason. Always empty for prepared and generated pictures."""
 
     def available(self) -> int | None:
-        """How many pictures there are; None when as many as asked for."""
+        """Number of pictures; None if there is no limit."""
 
     def digest(self, count: int) -> str:
-        """Names the content of the first ``count`` pictures taken."""
+        """Digest of the content of ``count`` pictures."""
 
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
-        """The extractor's input for ``count`` pictures, less those that are found to be unreadable, in batches."""
+        """Batches of the extractor's input for ``count`` pictures, without the unreadable ones."""
 
 
 class RealSource(Source, Protocol):
-    """Pictures whose features are worth keeping: the same in every comparison."""
+    """Pictures that are the same in every comparison, so that their features are cached."""
 
     @property
     def key(self) -> dict[str, Any]:
-        """Names them, whatever their number."""
+        """Identifies the pictures in the cache, without their number."""
 
 
 class DatasetSplit:
-    """A split of a prepared dataset, or those of its pictures that are of one domain."""
+    """A split of a prepared dataset, or the pictures of one domain in it."""
 
     unreadable: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self, dataset: PreparedDataset, split: str, domain: int | None = None, *, lacking: bool = False
     ) -> None:
-        """``domain`` is a label, or the number of an attribute: pictures that have it, or with ``lacking`` have it not.
+        """Select pictures of ``split``.
+
+        Args:
+            dataset: the prepared dataset.
+            split: name of the split.
+            domain: label of a domain, or index of an attribute; None selects all pictures.
+            lacking: select the pictures without the attribute, instead of those with it.
 
         Raises:
-            DataError: no such split, or no domains.
+            DataError: the split does not exist, or the dataset has no domains.
         """
         self.dataset = dataset
         self.split = split
@@ -114,36 +118,36 @@ class DatasetSplit:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Which of the split's pictures these are, in order."""
+        """Indices of the selected pictures in the split, ascending."""
         if self.domain is None:
             return np.arange(self.dataset.info.splits[self.split])
         labels = self.dataset.labels(self.split)
-        assert labels is not None  # the constructor has looked
+        assert labels is not None  # checked by the constructor
         has = labels[:, self.domain] == 1 if labels.ndim == 2 else labels == self.domain
         return np.flatnonzero(has != self.lacking)
 
     def available(self) -> int:
-        """Pictures there are."""
+        """Number of pictures."""
         return len(self.rows)
 
     def digest(self, count: int) -> str:
-        """The dataset's own digest."""
+        """Digest of the dataset, whatever the ``count``."""
         return self.dataset.info.digest
 
-    def chosen(self, count: int) -> np.ndarray:
-        """Rows of the split that ``count`` pictures are: a fixed fair draw, in order."""
-        return self.rows[subset(len(self.rows), count)]
+    def chosen_rows(self, count: int) -> np.ndarray:
+        """Indices in the split of a fixed random subset of ``count`` pictures, ascending."""
+        return self.rows[random_subset(len(self.rows), count)]
 
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
         """See :class:`Source`."""
         pixels = self.dataset.pixels(self.split)
-        chosen = self.chosen(count)
+        chosen = self.chosen_rows(count)
         for start in range(0, count, batch_size):
             yield prepare(torch.from_numpy(pixels[chosen[start : start + batch_size]]))
 
 
 class IdentityTranslations(DatasetSplit):
-    """What the pictures of a split of paired data are made from, unchanged, as the answer: what a translation must beat."""
+    """The inputs of a split of paired data, taken as their own translations: the baseline of a translation."""
 
     def __init__(self, dataset: PreparedDataset, split: str) -> None:
         super().__init__(dataset, split)
@@ -157,39 +161,44 @@ class IdentityTranslations(DatasetSplit):
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
         """See :class:`Source`."""
         info, pixels = self.dataset.info, conditions_of(self.dataset, self.split)
-        chosen = self.chosen(count)
+        chosen = self.chosen_rows(count)
         for start in range(0, count, batch_size):
             part = torch.from_numpy(pixels[chosen[start : start + batch_size]])
             yield prepare(identity_translation(part, info.channels, info.derived))
 
 
 class PictureFolder:
-    """All pictures in a folder and the folders in it, or in a zip, of any sizes.
+    """All pictures in a folder and its subfolders, or in a zip file, of any sizes.
 
-    A picture that cannot be read is left out of the batches and named in ``unreadable``.
+    Pictures that cannot be read are left out of the batches and listed in ``unreadable``.
     """
 
     split = ""
 
     def __init__(self, path: Path, encoding: str | None = None) -> None:
-        """Raises DataError when there is nothing of the kind at ``path``, or no picture in it.
+        """List the pictures at ``path``.
 
-        ``encoding`` is that of the names in a zip that do not say theirs.
+        Args:
+            path: a folder or a zip file.
+            encoding: encoding of file names in a zip file that does not state it.
+
+        Raises:
+            DataError: ``path`` is neither a folder nor a zip file, or has no pictures.
         """
         self.path = path
         self.name = path.name
         self.files = files.PictureFiles(path, encoding)
         if self.files.is_single:
-            raise DataError(f"{path} is neither a folder nor a zip file of pictures.")
+            raise DataError(f"{path} is neither a folder nor a zip file. Give a folder or a zip file of pictures.")
         self.unreadable: dict[str, str] = {}
         self._digests: dict[str, bytes] = {}
 
     def available(self) -> int:
-        """Pictures found."""
+        """Number of picture files."""
         return len(self.files.names)
 
     def digest(self, count: int) -> str:
-        """SHA-256 over the content of the chosen files in the order of their names, less those found to be unreadable."""
+        """SHA-256 of the content of the chosen files in the order of their names, without the unreadable ones."""
         whole = hashlib.sha256()
         for name in self._chosen(count):
             if name not in self._digests and name not in self.unreadable:
@@ -200,20 +209,20 @@ class PictureFolder:
         return whole.hexdigest()
 
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
-        """See :class:`Source`; raises DataError when more than :data:`MAX_UNREADABLE_SHARE` of the files cannot be read."""
+        """See :class:`Source`. Raises DataError if more than :data:`MAX_UNREADABLE_SHARE` of the files cannot be read."""
 
         def one(name: str) -> Tensor | None:
             content = self._read(name)
             if content is None:
                 return None
             try:
-                return prepare(torch.tensor(bounded.decode(files.drawn(name, content), 3))[None])
+                return prepare(torch.tensor(sandbox.decode(files.render_if_svg(name, content), 3))[None])
             except PictureError as error:
                 self.unreadable[name] = str(error)
                 return None
 
         self.unreadable.clear()
-        # Decoding beside the network: it is what a GPU would wait for.
+        # Decode in threads while the network runs: a GPU would wait for it.
         with ThreadPoolExecutor(os.cpu_count()) as pool, ExitStack() as stack:
             waiting: deque[Future[Tensor | None]] = deque()
             stack.callback(lambda: [future.cancel() for future in waiting])
@@ -237,14 +246,14 @@ class PictureFolder:
                 take()
             for start in range(0, len(batch), batch_size):
                 yield torch.cat(batch[start : start + batch_size])
-        # Threads come to them in any order.
+        # Threads add entries in any order.
         self.unreadable = dict(sorted(self.unreadable.items()))
 
     def _chosen(self, count: int) -> list[str]:
-        return [self.files.names[index] for index in subset(len(self.files.names), count)]
+        return [self.files.names[index] for index in random_subset(len(self.files.names), count)]
 
     def _read(self, name: str) -> bytes | None:
-        """The content of a file; None where it cannot be read, which is noted."""
+        """The content of a file; None if it cannot be read, after adding it to ``unreadable``."""
         try:
             content = self.files.read(name)
         except PictureError as error:
@@ -255,29 +264,29 @@ class PictureFolder:
 
     def _check_share(self, count: int) -> None:
         if len(self.unreadable) > MAX_UNREADABLE_SHARE * count:
-            told = "; ".join(f"{name} ({why.rstrip('.')})" for name, why in sorted(self.unreadable.items())[:5])
+            examples = "; ".join(f"{name} ({why.rstrip('.')})" for name, why in sorted(self.unreadable.items())[:5])
             raise DataError(
                 f"{self.path}: {len(self.unreadable)} of {count} pictures cannot be read, more than "
-                f"{MAX_UNREADABLE_SHARE:.0%}: {told}. Mend or remove them, and run again."
+                f"{MAX_UNREADABLE_SHARE:.0%}: {examples}. Repair or remove these files, and run again."
             )
 
 
 class Samples:
-    """What a generator draws from a seed."""
+    """Pictures that a generator makes from noise."""
 
     unreadable: Mapping[str, str] = MappingProxyType({})
 
     split = ""
 
     def __init__(self, sample: Sample, *, seed: int, digest: str, name: str = "generator") -> None:
-        """``digest`` names the generator."""
+        """``digest``: digest of the generator."""
         self.name = name
         self.seed = seed
         self._sample = sample
         self._digest = digest
 
     def available(self) -> None:
-        """As many as asked for."""
+        """There is no limit."""
         return
 
     def digest(self, count: int) -> str:
@@ -285,17 +294,33 @@ class Samples:
         return self._digest
 
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
-        """See :class:`Source`. The first chunk is what ``sample`` gives for the seed itself."""
-        for chunk, start in enumerate(range(0, count, SAMPLE_CHUNK)):
-            # 31 bits: what every random generator takes.
-            seed = derive_seed(self.seed, "chunk", chunk) % 2**31 if chunk else self.seed
-            pictures = self._sample(min(SAMPLE_CHUNK, count - start), seed)
-            for part in pictures.split(batch_size):
+        """See :class:`Source`. The first chunk uses the seed itself, later chunks use seeds derived from it."""
+        for size, seed in self.chunks(count):
+            for part in self._sample(size, seed).split(batch_size):
                 yield prepare(part)
 
+    def chunks(self, count: int) -> Iterator[tuple[int, int]]:
+        """Arguments (n, seed) of the calls that generate ``count`` pictures, in order."""
+        for chunk, start in enumerate(range(0, count, SAMPLE_CHUNK)):
+            # 31 bits, which every random generator accepts.
+            seed = derive_seed(self.seed, "chunk", chunk) % 2**31 if chunk else self.seed
+            yield min(SAMPLE_CHUNK, count - start), seed
 
-class Translated:
-    """What a generator makes of the pictures of a split: of their conditions where the data is paired."""
+    def pictures(self, chosen: np.ndarray, count: int) -> Tensor:
+        """Pictures ``chosen`` (indices) out of ``count``, generated again: uint8 (n, C, H, W), in the order of ``chosen``."""
+        made: dict[int, Tensor] = {}
+        first = 0
+        for size, seed in self.chunks(count):
+            wanted = [int(index) for index in chosen if first <= index < first + size]
+            if wanted:
+                pictures = self._sample(size, seed)
+                made |= {index: pictures[index - first] for index in wanted}
+            first += size
+        return torch.stack([made[int(index)] for index in chosen])
+
+
+class Translations:
+    """Translations of the pictures of a split; for paired data, of their conditions."""
 
     unreadable: Mapping[str, str] = MappingProxyType({})
 
@@ -307,74 +332,89 @@ class Translated:
         *,
         seed: int,
         digest: str,
-        watch: Callable[[Tensor, Tensor, int], None] | None = None,
+        on_batch: Callable[[Tensor, Tensor, int], None] | None = None,
     ) -> None:
         """
         Args:
-            translate: the generator's.
+            translate: the generator's method.
             of: the pictures to translate.
-            target: domain to translate to; None where there is only one way.
-            seed: of what the generator draws beside the picture.
-            digest: names the generator.
-            watch: is shown each batch as it passes: pictures given, pictures made (both uint8, on the CPU), number of
-                the first.
+            target: domain to translate to; None if there is only one direction.
+            seed: seed of the generator's random numbers.
+            digest: digest of the generator.
+            on_batch: called for each batch with the pictures to translate, their translations (both uint8, on the CPU) and
+                the index of the first one.
         """
         self.of = of
         self.seed = seed
         self.split = of.split
         self.name = f"translations of {of.name}"
-        self._translate, self._target, self._digest, self._watch = translate, target, digest, watch
+        self._translate, self._target, self._digest, self._on_batch = translate, target, digest, on_batch
 
     def available(self) -> int:
-        """As many as there are to translate."""
+        """Number of pictures to translate."""
         return self.of.available()
 
     def digest(self, count: int) -> str:
         """The generator's digest."""
         return self._digest
 
+    def pictures(self, chosen: np.ndarray, count: int) -> Tensor:
+        """Translations ``chosen`` (indices) out of ``count``, made again: uint8 (n, C, H, W), in the order of ``chosen``."""
+        pixels, rows = self._pixels(), self.of.chosen_rows(count)
+        made = [
+            self._translate(
+                torch.from_numpy(pixels[rows[index : index + 1]]), self._target, self.seed, first=int(index)
+            )
+            for index in chosen
+        ]
+        return torch.cat(made).cpu()
+
+    def _pixels(self) -> Pictures:
+        dataset = self.of.dataset
+        return conditions_of(dataset, self.split) if dataset.info.condition_channels > 0 else dataset.pixels(self.split)
+
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
         """See :class:`Source`."""
-        dataset = self.of.dataset
-        paired = dataset.info.condition_channels > 0
-        pixels = conditions_of(dataset, self.split) if paired else dataset.pixels(self.split)
-        chosen = self.of.chosen(count)
+        pixels = self._pixels()
+        chosen = self.of.chosen_rows(count)
         step = min(batch_size, TRANSLATE_CHUNK)
         for start in range(0, count, step):
             given = torch.from_numpy(pixels[chosen[start : start + step]])
             made = self._translate(given, self._target, self.seed, first=start)
-            if self._watch is not None:
-                self._watch(given, made.cpu(), start)
+            if self._on_batch is not None:
+                self._on_batch(given, made.cpu(), start)
             yield prepare(made)
 
 
-def conditions_of(dataset: PreparedDataset, split: str) -> np.ndarray:
-    """What the pictures of paired data are made from, uint8 (N, C', H, W); raises DataError for other data."""
+def conditions_of(dataset: PreparedDataset, split: str) -> Pictures:
+    """Conditions (pictures to translate) of paired data, uint8 (N, C', H, W); raises DataError for other kinds of data."""
     conditions = dataset.conditions(split)
     if conditions is None:
         raise DataError(
-            f"{dataset.directory} is not paired: nothing to translate from. Ingest it with ingest.kind: paired."
+            f"{dataset.directory} is not paired data, so it has no pictures to translate from. Ingest it with ingest.kind: "
+            "paired."
         )
     return conditions
 
 
 def identity_translation(conditions: Tensor, channels: int, derived: str = "") -> Tensor:
-    """Pictures to translate from, as if they were the translation.
+    """Convert pictures to translate into the channels of their translations, otherwise unchanged.
 
     Args:
         conditions: uint8 (N, C', H, W).
-        channels: those of the answer, 1, 3 or 4.
-        derived: how they were derived. A ``greyscale`` one is CIE L* and is shown as the grey of that lightness.
+        channels: number of output channels: 1, 3 or 4.
+        derived: how the conditions were derived. ``greyscale`` means CIE L*, which becomes the grey of that lightness.
 
     Returns:
-        uint8 (N, channels, H, W). Transparency is composed on white, or set to opaque; colours become grey by their luma.
+        uint8 (N, channels, H, W). Transparent pictures are composited on white; an added alpha channel is opaque; colour
+        becomes grey by its luma.
 
     Raises:
-        SettingsError: other numbers of channels.
+        SettingsError: a number of channels is not 1, 3 or 4.
     """
     found = conditions.shape[1]
     if found not in (1, 3, 4) or channels not in (1, 3, 4):
-        raise SettingsError(f"Pictures have 1, 3 or 4 channels, not {found} or {channels}.")
+        raise SettingsError(f"Pictures must have 1, 3 or 4 channels, got {found} channels to convert into {channels}.")
     if derived == "greyscale" and found == 1:
         conditions = _GREY_OF_LIGHTNESS[conditions.long()]
     if channels == found:
@@ -382,7 +422,7 @@ def identity_translation(conditions: Tensor, channels: int, derived: str = "") -
     if found == 4:
         conditions = composite_on_white(conditions)
     if channels == 1:
-        # ITU-R 601's weights in 16 bits, as Pillow has them when it reads a coloured file in grey.
+        # Weights of ITU-R 601 in 16 bits, as Pillow uses them to convert colour to grey.
         red, green, blue = conditions.int().unbind(1)
         return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[:, None]
     colour = conditions.expand(-1, 3, -1, -1)
@@ -399,9 +439,9 @@ def _greys() -> Tensor:
 _GREY_OF_LIGHTNESS = _greys()
 
 
-def subset(total: int, count: int) -> np.ndarray:
-    """``count`` of the indices below ``total``, in order: always the same, and a fair draw (files come sorted by class)."""
+def random_subset(total: int, count: int) -> np.ndarray:
+    """A fixed random subset of ``count`` indices below ``total``, ascending (files are often sorted by class)."""
     if count == total:
         return np.arange(total)
-    # RandomState's stream is frozen for all versions of numpy; default_rng's is not.
+    # The stream of RandomState never changes between versions of numpy; that of default_rng may.
     return np.sort(np.random.RandomState(0).permutation(total)[:count])

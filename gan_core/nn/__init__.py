@@ -1,1 +1,1 @@
-"""Layers, normalisation, resampling, initialisation, losses and penalties that the families share."""
+"""Layers, normalisation, resampling, initialisation, losses and penalties shared by the families."""

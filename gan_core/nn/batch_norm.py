@@ -1,4 +1,4 @@
-"""Batch norm over all workers' images, and the statistics that an averaged generator is sampled with."""
+"""Synchronised batch norm, and standing statistics for an averaged generator."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,18 +10,18 @@ from gan_core.nn import collectives
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of all workers' images together.
+    """Batch norm whose training statistics are those of all workers' images together.
 
-    So training does not depend on how many workers share a batch. torch's own synchronised form is for GPUs alone. With
-    one worker it is torch's batch norm.
+    Training then does not depend on how many workers share a batch. torch's SyncBatchNorm runs on GPUs only. With one
+    worker, this is torch's batch norm.
     """
 
-    alone = False
-    """Set while one worker measures statistics by itself."""
+    local = False
+    """Whether to use the statistics of this worker only."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalised ``input``, (N, C, H, W); every worker has the same N."""
-        if self.alone or not self.training or collectives.world_size() == 1:
+        """Normalise ``input`` (N, C, H, W); every worker has the same N."""
+        if self.local or not self.training or collectives.world_size() == 1:
             return super().forward(input)
         images = input.float()
         moments = torch.stack([images.mean(dim=(0, 2, 3)), images.square().mean(dim=(0, 2, 3))])
@@ -48,19 +48,19 @@ class BatchNorm2d(nn.BatchNorm2d):
 def standing_statistics(
     networks: Mapping[str, nn.Module], sample: Callable[[int, int], object], batches: int = 16, size: int = 64
 ) -> None:
-    """Recompute the batch-norm statistics of generators for the weights they have now.
+    """Recompute the batch-norm statistics of generators for their current weights.
 
-    Averaged weights do not fit the running statistics that training left behind; a plain mean over ``batches`` batches
-    does ("standing statistics", Brock et al. 2019, section 4). Networks without batch norm are left alone; all end in
-    evaluation mode.
+    The running statistics of training do not fit averaged weights; the plain mean over ``batches`` batches does ("standing
+    statistics", Brock et al. 2019, section 4). Networks without batch norm do not change. All networks end in evaluation
+    mode.
 
     Args:
         networks: generators by name.
-        sample: makes images ``first`` to ``first + n`` with them.
-        batches: how many.
-        size: images in one.
+        sample: called with ``(first, n)``, generates images ``first`` to ``first + n`` with them.
+        batches: number of batches.
+        size: images per batch.
     """
-    # torch's batch norm as well: a family may bring networks of others.
+    # Includes torch's own batch norm, which the networks of a family may use.
     norms: list[Any] = [
         module for net in networks.values() for module in net.modules() if isinstance(module, nn.BatchNorm2d)
     ]
@@ -69,12 +69,12 @@ def standing_statistics(
         for module in norms:
             module.reset_running_stats()
             module.momentum = None  # a plain mean over all batches
-            module.alone = True
+            module.local = True
         for network in networks.values():
             network.train()
         for index in range(batches):
             sample(index * size, size)
         for module, momentum in zip(norms, momenta, strict=True):
-            module.momentum, module.alone = momentum, False
+            module.momentum, module.local = momentum, False
     for network in networks.values():
         network.eval()

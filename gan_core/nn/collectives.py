@@ -1,8 +1,9 @@
-"""Communication among the workers that train together: the only module that calls torch.distributed.
+"""Collective operations of the workers that train together. Only this module calls torch.distributed.
 
-Without a process group there is one worker, and every function returns at once what that one has.
+Without a process group there is a single worker, and every function returns its own value at once.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,18 +16,18 @@ def _is_initialized() -> bool:
 
 
 def world_size() -> int:
-    """How many workers train together; 1 without a process group."""
+    """Number of workers that train together; 1 without a process group."""
     return dist.get_world_size() if _is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """Rank of this worker, from 0."""
     return dist.get_rank() if _is_initialized() else 0
 
 
 @torch.no_grad()
 def average(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its mean over all workers, in one all-reduce."""
+    """Replace each tensor in place with its mean over all workers, with a single all-reduce."""
     if world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -37,12 +38,35 @@ def average(tensors: list[Tensor]) -> None:
 
 
 def broadcast_from_first(value: Any) -> Any:
-    """What rank 0 calls this with, on every worker; pickled."""
+    """Return the ``value`` of rank 0 on every worker. It must be picklable."""
     if world_size() == 1:
         return value
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def broadcast_tensors(tensors: Mapping[str, Tensor] | None, device: torch.device | str) -> dict[str, Tensor]:
+    """Return the ``tensors`` of rank 0 on every worker; the others pass None.
+
+    Args:
+        tensors: of any shapes and types.
+        device: one that the process group can send from, such as this worker's GPU; the result is there.
+    """
+    shapes = broadcast_from_first(
+        {name: (t.shape, t.dtype) for name, t in tensors.items()} if tensors is not None else None
+    )
+    if world_size() == 1:
+        assert tensors is not None
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+    received = {}
+    for name, (shape, dtype) in shapes.items():
+        given = torch.empty(shape, dtype=dtype, device=device) if tensors is None else tensors[name].to(device)
+        given = given.contiguous()
+        # As bytes: not every backend sends every type.
+        dist.broadcast(given.reshape(-1).view(torch.uint8), src=0)
+        received[name] = given
+    return received
 
 
 def barrier() -> None:
@@ -52,19 +76,19 @@ def barrier() -> None:
 
 
 def mean_over_workers(tensor: Tensor) -> Tensor:
-    """The mean of ``tensor`` over all workers, differentiable any number of times.
+    """Return the mean of ``tensor`` over all workers, differentiable any number of times.
 
-    Its gradient is the mean over all workers too: each worker's loss is a mean over its own images, and what all of them
-    minimise is the mean of those.
+    Its gradient is the mean over all workers as well: each worker's loss is a mean over its own images, and together they
+    minimise the mean of these losses.
     """
     return tensor if world_size() == 1 else _Mean.apply(tensor)
 
 
 def all_gather_rows(tensor: Tensor) -> Tensor:
-    """The rows of ``tensor`` (n, ...) of all workers in their order, (workers * n, ...); without a gradient."""
+    """Concatenate ``tensor`` (n, ...) of all workers in order of rank to (workers * n, ...); detached."""
     if world_size() == 1:
         return tensor.detach()
-    # Laid out plainly: gloo gathers memory, whatever order of channels that has.
+    # Contiguous: gloo gathers raw memory and ignores the memory format.
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)

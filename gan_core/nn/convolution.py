@@ -1,15 +1,14 @@
-"""Convolutions and leaky ReLUs whose gradients can be differentiated quickly.
+"""Convolutions and leaky ReLUs with a fast double backward pass, as gradient penalties need it.
 
-torch differentiates the gradient of a convolution by convolutions with kernels as large as the maps, group by group.
-The gradient of a convolution by its input is a transposed convolution, and that by its weight is linear in both its
-arguments: all derivatives of any order are plain convolutions and gradients by weights, which every library has fast.
+torch computes the second derivative of a convolution with kernels as large as the feature maps, group by group. But the
+gradient with respect to the input is a transposed convolution, and the gradient with respect to the weight is linear in both
+its arguments. Derivatives of any order are therefore plain convolutions and weight gradients, which every backend has fast.
 
-And the gradient by the weight of a convolution with few places and many weights, as deep in a network, is quicker on a
-processor as one product of two matrices, in bf16 above all (:class:`Conv2d`, :class:`ConvTranspose2d`).
+Deep in a network, where maps are small and weights are many, the weight gradient is faster on a CPU as a single matrix
+product, especially in bf16 (:class:`Conv2d`, :class:`ConvTranspose2d`).
 
-A leaky ReLU's slope does not change where its input changes a little. torch knows that as a gradient of zeros, which it
-carries back through all layers below; here there is none, and in a network of nothing but convolutions and leaky ReLUs a
-third of the work is saved.
+The slope of a leaky ReLU is piecewise constant, so its second derivative is zero. torch propagates these zeros back through
+all layers below; this module does not, which saves a third of the work in a network of only convolutions and leaky ReLUs.
 """
 
 from typing import Any
@@ -20,14 +19,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], bool, int]
-"""Stride, padding, output padding, whether it is transposed, groups."""
+"""Stride, padding, output padding, whether the convolution is transposed, groups."""
 
 
 class FastDoubleBackward(TorchFunctionMode):
-    """A context in which convolutions and leaky ReLUs are of the kind that this module is about."""
+    """A context manager in which convolutions and leaky ReLUs have a fast double backward pass."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """``func`` itself, unless it is one that can be replaced."""
+        """Call ``func``, or its replacement if it has one."""
         kwargs = kwargs or {}
         if func is torch.conv2d:
             return _conv2d(*args, **kwargs)
@@ -39,11 +38,11 @@ class FastDoubleBackward(TorchFunctionMode):
 
 
 class Conv2d(nn.Conv2d):
-    """torch's, quicker where a kernel covers its whole input, and in the gradient where there are few places and many weights
-    (on a processor, in bf16)."""
+    """``torch.nn.Conv2d``, faster if the kernel covers the whole input, and, on a CPU in bf16, in the weight gradient of
+    layers with small maps and many weights."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps (N, outputs, H', W') of ``input`` (N, inputs, H, W)."""
+        """Convolve ``input`` (N, inputs, H, W) to (N, outputs, H', W')."""
         weight = self.weight
         if self._covers(input):
             return _as_product(input, weight, self.bias)
@@ -54,16 +53,16 @@ class Conv2d(nn.Conv2d):
         return self._conv_forward(input, weight, self.bias)
 
     def _covers(self, input: Tensor) -> bool:
-        """Whether there is but one place for the kernel, as at a discriminator's end."""
+        """Whether the kernel covers the whole input, as in a discriminator's last layer."""
         whole = input.dim() == 4 and tuple(input.shape[2:]) == self.kernel_size and self.groups == 1
         return whole and self.padding == (0, 0) and self.dilation == (1, 1)
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """torch's, with a quicker gradient where there are few places and many weights (on a processor, in bf16)."""
+    """``torch.nn.ConvTranspose2d``, faster on a CPU in bf16 in the weight gradient of layers with small maps."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Maps (N, outputs, H', W') of ``input`` (N, inputs, H, W)."""
+        """Convolve ``input`` (N, inputs, H, W) to (N, outputs, H', W')."""
         if output_size is None and _pays(self, input, self.weight):
             geometry = (_pair(self.stride), _pair(self.padding), _pair(self.output_padding), True, 1)
             if _few_places(len(input) * input.shape[2] * input.shape[3], self.weight):
@@ -115,9 +114,9 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _as_autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """All in the type that autocast computes convolutions in, where it is on: their derivatives are then of it too."""
+    """Cast all to autocast's type if autocast is on, so that derivatives of any order are computed in this type."""
     kind = input.device.type
-    # Shapes alone, without numbers: torch knows no autocast there.
+    # The meta device has shapes but no values; torch has no autocast for it.
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return input, weight, bias
     dtype = torch.get_autocast_dtype(kind)
@@ -125,7 +124,7 @@ def _as_autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Te
 
 
 def _as_product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution whose kernel has one place: a product of matrices, of what lies in memory in the same order."""
+    """Convolve with a kernel that covers the whole input, as a matrix product. Both operands are read in memory order."""
     if input.is_contiguous(memory_format=torch.channels_last):
         input, weight = input.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
     return F.linear(input.flatten(1), weight.flatten(1), bias)[:, :, None, None]
@@ -143,10 +142,10 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> Any:
         input, weight = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[:3])
-        if not torch.is_grad_enabled():  # a first gradient: what torch has for it is at hand
+        if not torch.is_grad_enabled():  # only the first derivative is needed: torch's kernels compute it
             return *_first_gradients(gradient, input, weight, ctx.geometry, wanted), None
-        # A penalty asks for the gradient by the images alone: what a layer could give beside it is for nobody.
-        # (Without a bias there are but two to go on to.)
+        # A penalty needs the gradient with respect to the images only: skip those of the weights.
+        # (Without a bias there are only two next functions.)
         for place, (node, _) in enumerate(ctx.next_functions):
             wanted[place] = wanted[place] and _is_asked_for(node)
         by_input = by_weight = by_bias = None
@@ -160,15 +159,15 @@ class _Convolution(torch.autograd.Function):
 
 
 def _is_asked_for(node: Any) -> bool:
-    """Whether the running backward pass goes on to ``node`` of the graph."""
+    """Whether the running backward pass reaches ``node`` of the graph."""
     try:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:
-        return True  # a leaf that torch.autograd.grad was asked for: of these alone torch says nothing
+        return True  # torch raises only for leaves that are inputs of torch.autograd.grad, which are needed
 
 
 class _WeightGradient(torch.autograd.Function):
-    """The gradient of a convolution by its weight: linear in the gradient and in the input."""
+    """The gradient of a convolution with respect to its weight: linear in the gradient and in the input."""
 
     @staticmethod
     def forward(ctx, gradient: Tensor, input: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
@@ -192,7 +191,7 @@ class _WeightGradient(torch.autograd.Function):
 def _first_gradients(
     gradient: Tensor, input: Tensor, weight: Tensor, geometry: _Geometry, wanted: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients by input, weight and bias, each where it is wanted; they cannot be differentiated."""
+    """Gradients with respect to input, weight and bias, each None unless wanted; not differentiable."""
     stride, padding, output_padding, transposed, groups = geometry
     small, large = (input, gradient) if transposed else (gradient, input)
     product = None
@@ -210,26 +209,26 @@ def _first_gradients(
 
 
 _FEW = 128
-"""Weights for each place from which the matrix product is quicker (measured over the layers of all families)."""
+"""Smallest number of weights per kernel position for which the matrix product is faster, measured on all families' layers."""
 
 
 def _pays(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor, weight: Tensor) -> bool:
-    """Whether a gradient by ``weight`` is needed that can be had quicker than torch's: in bf16 on a processor."""
+    """Whether a weight gradient is needed that may be faster as a matrix product: on a CPU, in bf16."""
     if input.device.type != "cpu" or not (weight.requires_grad and torch.is_grad_enabled()):
         return False
-    # A compiler makes its own choice, and cannot look into ours.
+    # torch.compile chooses its own kernels, and cannot trace into the custom function.
     if input.dim() != 4 or layer.groups != 1 or _pair(layer.dilation) != (1, 1) or torch.compiler.is_compiling():
         return False
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
 
 
 def _few_places(places: int, weight: Tensor) -> bool:
-    """Whether the matrix product is quicker with so many places of the kernel, over all images."""
+    """Whether the matrix product is faster for this number of kernel positions over all images."""
     return places * _FEW <= weight.numel()
 
 
 def _places(input: Tensor, weight: Tensor, geometry: _Geometry) -> int:
-    """Images times places of the kernel in each."""
+    """Number of kernel positions over all images."""
     (down, right), (top, left), _, _, _ = geometry
     high = (input.shape[2] + 2 * top - weight.shape[2]) // down + 1
     wide = (input.shape[3] + 2 * left - weight.shape[3]) // right + 1
@@ -237,9 +236,9 @@ def _places(input: Tensor, weight: Tensor, geometry: _Geometry) -> int:
 
 
 def _by_weight(small: Tensor, large: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
-    """What each of ``small`` (N, O, h, w) saw of ``large`` (N, I, H, W) through the kernel: (O, I, kh, kw).
+    """Correlate ``small`` (N, O, h, w) with ``large`` (N, I, H, W) over the kernel's positions: (O, I, kh, kw).
 
-    A row of the kernel at a time: what it sees is laid out beside each other, and stays in the cache.
+    One kernel row at a time, so that the copied patches stay in the CPU's cache.
     """
     (down, right), (top, left), _, _, _ = geometry
     outer, inner, high, wide = weight.shape
@@ -255,11 +254,11 @@ def _by_weight(small: Tensor, large: Tensor, weight: Tensor, geometry: _Geometry
 
 
 def _adjoint(geometry: _Geometry, input: Tensor, output: Tensor, weight: Tensor) -> _Geometry:
-    """The convolution that brings what has the shape of ``output`` back to that of ``input``."""
+    """The geometry of the adjoint convolution, from the shape of ``output`` back to that of ``input``."""
     stride, padding, _, transposed, groups = geometry
     if transposed:
         return stride, padding, (0, 0), False, groups
-    # What of the input a stride leaves over at its end.
+    # Rows and columns at the end of the input that a stride does not reach.
     rest = [
         input.shape[2 + side]
         - ((output.shape[2 + side] - 1) * stride[side] - 2 * padding[side] + weight.shape[2 + side])

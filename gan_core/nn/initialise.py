@@ -1,4 +1,4 @@
-"""Initial weights."""
+"""Weight initialisation."""
 
 import math
 
@@ -8,12 +8,12 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def leaky_gain(slope: float) -> float:
-    """Gain that keeps the variance through a leaky ReLU of ``slope``: sqrt(2 / (1 + slope^2)) (He et al. 2015)."""
+    """Gain that preserves the variance through a leaky ReLU of ``slope``: sqrt(2 / (1 + slope^2)) (He et al. 2015)."""
     return math.sqrt(2 / (1 + slope**2))
 
 
-def normal_weights(network: nn.Module, std: float = 0.02) -> None:
-    """Weights N(0, std), batch-norm scales N(1, std), biases 0 (Radford et al. 2015, section 4)."""
+def init_normal(network: nn.Module, std: float = 0.02) -> None:
+    """Initialise weights with N(0, std), batch-norm scales with N(1, std), biases with 0 (Radford et al. 2015, section 4)."""
     for module in network.modules():
         if isinstance(module, CONVOLUTIONS):
             nn.init.normal_(module.weight, 0.0, std)
@@ -24,10 +24,10 @@ def normal_weights(network: nn.Module, std: float = 0.02) -> None:
             nn.init.zeros_(module.bias)
 
 
-def he_weights(network: nn.Module, slope: float) -> None:
-    """Weights N(0, gain^2 / fan_in) with the gain of ``slope``, biases 0 (He et al. 2015).
+def init_he(network: nn.Module, slope: float) -> None:
+    """Initialise weights with N(0, leaky_gain(slope)^2 / fan_in), biases with 0 (He et al. 2015).
 
-    A transposed convolution of stride s adds about fan_out / s^2 products into each output, which is its fan-in here.
+    A transposed convolution of stride s sums about inputs * kernel area / s^2 products per output, which is its fan-in here.
     """
     for module in network.modules():
         if isinstance(module, nn.ConvTranspose2d):

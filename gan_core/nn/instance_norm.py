@@ -1,4 +1,4 @@
-"""Instance norm, each picture by its own statistics: the same for any batch and any number of workers."""
+"""Instance norm: each image by its own statistics, so that it does not depend on the batch or the number of workers."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from torch.autograd.function import once_differentiable
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
-    """torch's instance norm with a learnt scale and shift, kept channels last, with statistics in float32.
+    """Instance norm with a learnt scale and shift. It keeps the channels-last format and takes statistics in float32.
 
-    torch 2.13's own copies to another memory layout and back, and on a CPU its gradients are wrong where one picture's
-    output gets a channels-last gradient. This one takes half the time there. It can be differentiated once.
+    That of torch 2.13 copies to another memory format and back, and on a CPU its gradients are wrong if the output of a single
+    image gets a channels-last gradient. This one takes half the time on a CPU. It can be differentiated once.
     """
 
     def __init__(self, maps: int, *, eps: float = 1e-5) -> None:
-        """For ``maps`` feature maps."""
+        """Create the layer for ``maps`` feature maps."""
         super().__init__(maps, eps=eps, affine=True)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalised ``input``, (N, maps, H, W); maps of one pixel become the shift alone."""
+        """Normalise ``input`` (N, maps, H, W). Maps of a single pixel become the shift."""
         return _InstanceNorm.apply(input, self.weight, self.bias, self.eps)
 
 
-def normalised(maps: Tensor, eps: float = 1e-5) -> Tensor:
-    """``maps`` (N, C, H, W), each of mean 0 and variance 1; as :class:`InstanceNorm2d` without scale and shift."""
+def instance_norm(maps: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalise each of ``maps`` (N, C, H, W) to mean 0 and variance 1: :class:`InstanceNorm2d` without scale and shift."""
     ones = torch.ones(maps.shape[1], device=maps.device)
     return _InstanceNorm.apply(maps, ones, torch.zeros_like(ones), eps)
 
@@ -57,6 +57,6 @@ class _InstanceNorm(torch.autograd.Function):
 
 
 def _mean(maps: Tensor) -> Tensor:
-    """The mean over each map, in float32 (float64 stays): (N, C, 1, 1)."""
+    """The mean over each map in float32, or in float64 for float64: (N, C, 1, 1)."""
     dtype = torch.promote_types(maps.dtype, torch.float32)
     return maps.sum(dim=(2, 3), keepdim=True, dtype=dtype) / (maps.shape[2] * maps.shape[3])

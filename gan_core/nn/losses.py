@@ -1,7 +1,7 @@
 """Adversarial losses as pure functions of discriminator outputs.
 
-Every function takes raw discriminator outputs (logits or critic values) of shape (N, ...) and returns a scalar: the
-mean over all of them. A discriminator that judges patches passes its whole map.
+Every function takes raw discriminator outputs (logits or critic values) of shape (N, ...) and returns the mean loss, a scalar.
+A patch discriminator passes its whole map.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def minimax_generator(fake: Tensor) -> Tensor:
-    """The generator's half of the minimax game, log(1 - D(G(z))) (Goodfellow et al. 2014, equation 1); it saturates."""
+    """log(1 - D(G(z))), the generator's loss in the minimax game (Goodfellow et al. 2014, equation 1); it saturates."""
     return -F.softplus(fake).mean()
 
 
@@ -47,7 +47,7 @@ def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def wasserstein_generator(fake: Tensor) -> Tensor:
-    """-D(G(z)): the generator's loss of the hinge and of the Wasserstein game."""
+    """-D(G(z)): the generator's loss for the hinge and the Wasserstein loss."""
     return -fake.mean()
 
 
@@ -57,20 +57,23 @@ def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def relativistic_generator(fake: Tensor, real: Tensor) -> Tensor:
-    """softplus(D(x) - D(G(z))) over pairs: each generated image is to be judged more real than its real partner."""
+    """softplus(D(x) - D(G(z))) over pairs: pushes each generated image to look more real than its real partner."""
     return F.softplus(real - fake).mean()
 
 
 @dataclass(frozen=True)
 class AdversarialLoss:
-    """The two halves of one adversarial game."""
+    """The losses of the discriminator and of the generator.
+
+    Exactly one of ``generator`` and ``paired_generator`` is set.
+    """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
-    """Of what it gives for real and for generated images."""
+    """The discriminator's loss, from its outputs for real and for generated images."""
     generator: Callable[[Tensor], Tensor] | None = None
-    """Of what it gives for generated images; None for a game over pairs."""
+    """The generator's loss, from the discriminator's outputs for generated images; None for a relativistic loss."""
     paired_generator: Callable[[Tensor, Tensor], Tensor] | None = None
-    """In a game over pairs: of what it gives for generated and for real images."""
+    """The generator's relativistic loss, from the discriminator's outputs for generated and for real images; else None."""
 
 
 ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {

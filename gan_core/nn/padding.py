@@ -1,4 +1,4 @@
-"""Borders by reflection, the same bytes at every call: torch's own adds up gradients in any order on a GPU."""
+"""Reflection padding with a deterministic gradient: on a GPU, torch's own sums gradients in an arbitrary order."""
 
 from typing import Any
 
@@ -7,27 +7,27 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Borders = tuple[int, int, int, int]
-"""Pixels at the top, the bottom, the left and the right."""
+"""Border widths in pixels: top, bottom, left, right."""
 
 
-def reflected(images: Tensor, borders: Borders) -> Tensor:
-    """``images`` (N, C, H, W) with borders by reflection, the edge itself not repeated; it can be differentiated once.
+def reflection_pad(images: Tensor, borders: Borders) -> Tensor:
+    """Pad ``images`` (N, C, H, W) by reflection, without repeating the edge. It can be differentiated once.
 
-    Each border is narrower than the side that it continues.
+    Each border must be narrower than the image along that side.
     """
     return _Reflected.apply(images, borders) if any(borders) else images
 
 
 class ReflectionPad2d(nn.Module):
-    """A border of ``width`` pixels by reflection on each side; it has no parameters."""
+    """Pad by ``width`` pixels of reflection on each side."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H + 2 width, W + 2 width)."""
-        return reflected(images, (self.width,) * 4)
+        """Pad (N, C, H, W) to (N, C, H + 2 width, W + 2 width)."""
+        return reflection_pad(images, (self.width,) * 4)
 
 
 class _Reflected(torch.autograd.Function):
@@ -44,9 +44,9 @@ class _Reflected(torch.autograd.Function):
 
 
 def _along(images: Tensor, side: int, before: int, after: int) -> Tensor:
-    """``images`` with borders along one side."""
+    """Pad ``images`` along one dimension."""
     length, pieces = images.shape[side], [images]
-    # No empty pieces: torch would take the memory layout from them.
+    # No empty pieces: torch.cat would take the memory format from them.
     if before:
         pieces.insert(0, images.narrow(side, 1, before).flip(side))
     if after:
@@ -55,7 +55,7 @@ def _along(images: Tensor, side: int, before: int, after: int) -> Tensor:
 
 
 def _folded(gradient: Tensor, side: int, before: int, after: int) -> Tensor:
-    """What :func:`_along` is differentiated to: the borders' gradients are added to the pixels they are copies of."""
+    """The gradient of :func:`_along`: adds the gradients of the borders to those of the pixels they copy."""
     if not before and not after:
         return gradient
     length = gradient.shape[side] - before - after
@@ -65,10 +65,13 @@ def _folded(gradient: Tensor, side: int, before: int, after: int) -> Tensor:
     return inner
 
 
-def padded(images: Tensor, multiple: int, least: int = 1) -> tuple[Tensor, Borders]:
-    """``images`` (N, C, H, W) reflected to sides that ``multiple`` divides and of ``least`` at least, and the borders.
+def pad_to_multiple(images: Tensor, multiple: int, least: int = 1) -> tuple[Tensor, Borders]:
+    """Pad ``images`` (N, C, H, W) by reflection to sides that are multiples of ``multiple`` and at least ``least`` pixels.
 
-    A side that is too short to be reflected far enough is reflected again.
+    A side that is too short is reflected repeatedly.
+
+    Returns:
+        The padded images, and the borders to undo it with :func:`crop_borders`.
     """
     borders = (*_missing(images.shape[2], multiple, least), *_missing(images.shape[3], multiple, least))
     for side, before, after in ((2, *borders[:2]), (3, *borders[2:])):
@@ -79,18 +82,18 @@ def padded(images: Tensor, multiple: int, least: int = 1) -> tuple[Tensor, Borde
                 before, after = (before, after - 1) if after else (before - 1, after)
                 continue
             steps = min(before, length - 1), min(after, length - 1)
-            images = reflected(images, (*steps, 0, 0) if side == 2 else (0, 0, *steps))
+            images = reflection_pad(images, (*steps, 0, 0) if side == 2 else (0, 0, *steps))
             before, after = before - steps[0], after - steps[1]
     return images, borders
 
 
-def cropped(images: Tensor, borders: Borders) -> Tensor:
-    """``images`` (N, C, H, W) without the borders that :func:`padded` gave."""
+def crop_borders(images: Tensor, borders: Borders) -> Tensor:
+    """Remove the ``borders`` of ``images`` (N, C, H, W), as returned by :func:`pad_to_multiple`."""
     top, bottom, left, right = borders
     return images[:, :, top : images.shape[2] - bottom, left : images.shape[3] - right]
 
 
 def _missing(length: int, multiple: int, least: int) -> tuple[int, int]:
-    """Pixels that a side lacks, before and after it."""
+    """Pixels to add to a side, before and after it."""
     missing = -(-max(length, least) // multiple) * multiple - length
     return missing // 2, missing - missing // 2

@@ -1,1 +1,1 @@
-"""What ``auto`` chooses, what it costs, and which family to recommend."""
+"""The settings that ``auto`` chooses, the cost of training, and the recommendation of a family."""

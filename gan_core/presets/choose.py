@@ -1,4 +1,4 @@
-"""``model.preset: auto``: what to train with, chosen from the data and the device, each choice with its reason."""
+"""``model.preset: auto``: choose settings from the data and the device, each with a reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,23 +13,21 @@ from gan_core.presets.cost import peak_memory
 from gan_core.presets.recipes import RECIPES, nearest_resolution
 
 _GPU_PIXELS = 2**21
-"""Pixels in a batch on a GPU: 128 pictures of 128x128."""
+"""Pixels per batch on a GPU: 128 pictures of 128x128."""
 _BURN_IN = 0.2
-"""Share of the run over which schedules move (Huang et al. 2024 take 0.2 of theirs on CIFAR-10)."""
-_FEW = 100_000
-"""Below so many pictures a discriminator learns them by heart before the generator is done (Karras et al. 2020, ADA)."""
-
-
-_SHARE = 0.8
-"""Of a GPU's memory: the rest is for what is not counted, such as its libraries, the augmentation and the FID's network."""
+"""Share of the run over which schedules change (0.2 on CIFAR-10 in Huang et al. 2024)."""
+_FEW_PICTURES = 100_000
+"""With fewer pictures the discriminator overfits before the generator has converged (Karras et al. 2020, ADA)."""
+_MEMORY_SHARE = 0.8
+"""Usable share of a GPU's memory. The rest is for what is not counted: libraries, augmentation and the FID network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One setting that was chosen."""
+    """A chosen setting."""
 
     name: str
-    """Dotted, as in params.yaml: ``train.batch``."""
+    """Dotted name, as in params.yaml: ``train.batch``."""
     value: Any
     reason: str
 
@@ -43,33 +41,33 @@ def choose(
     given: Mapping[str, Any] | None = None,
     workers: int = 1,
 ) -> list[Choice]:
-    """What ``auto`` chooses for ``family`` on this data and device, for a run of ``steps`` steps.
+    """Choose the settings of ``preset: auto`` for ``family`` on this data and device.
 
-    The family's own preset for the nearest resolution comes first, then what depends on the number of pictures and on the
-    device; what a family's paper fixes is not chosen again.
+    The family's preset for the nearest resolution comes first, then settings that depend on the number of pictures and on
+    the device. A value from the family's paper takes precedence over these.
 
     Args:
-        family: its name.
-        info: of the prepared data.
-        device: that trains.
-        steps: of the run.
-        given: settings by dotted name that stand whatever is chosen; other choices follow from them.
-        workers: that train together, each on a device of its own.
+        family: name of the family.
+        info: description of the prepared data.
+        device: device to train on.
+        steps: length of the run in steps.
+        given: settings of the user by dotted name. They override choices of the same name, and other choices follow them.
+        workers: number of workers that train together, each on its own device.
     """
     shape = ImageShape.of(info)
     pictures = info.splits["train"]
     recipe = RECIPES[family]
     chosen: dict[str, Choice] = {}
-    standing: dict[str, Any] = dict(given or {})
+    current: dict[str, Any] = dict(given or {})
 
     def take(name: str, value: Any, reason: str) -> None:
         chosen[name] = Choice(name=name, value=value, reason=reason)
         if name not in (given or {}):
-            standing[name] = value
+            current[name] = value
 
     def model() -> dict[str, Any]:
-        """The family's own settings as they stand."""
-        return {name.removeprefix("model."): value for name, value in standing.items() if name.startswith("model.")}
+        """The current settings of the family."""
+        return {name.removeprefix("model."): value for name, value in current.items() if name.startswith("model.")}
 
     resolution = nearest_resolution(shape, recipe.model)
     networks = recipe.model.get(resolution, {})
@@ -80,65 +78,76 @@ def choose(
         take(f"train.{name}", value, f"the recipe of {family}")
     if device.type != "cuda":
         for name, value in recipe.model_on_cpu.items():
-            take(f"model.{name}", min(value, networks.get(name, value)), f"a {family} that trains on a CPU")
+            take(f"model.{name}", min(value, networks.get(name, value)), f"{family} on a CPU")
         for name, value in recipe.train_on_cpu.items():
-            take(f"train.{name}", value, f"a {family} that trains on a CPU")
+            take(f"train.{name}", value, f"{family} on a CPU")
 
     side = max(shape.height, shape.width)
-    room = "a GPU" if device.type == "cuda" else "a CPU"
+    place = "a GPU" if device.type == "cuda" else "a CPU"
     if "batch" not in train:
-        fits = batch_size(shape, pictures, device)
+        fits = choose_batch(shape, pictures, device)
         whole = -(-fits // workers) * workers
-        shared = "" if whole == fits else f", a multiple of {workers} workers"
-        take("train.batch", whole, f"{side} pixels on {room}, {pictures} pictures{shared}")
-    batch = standing["train.batch"]
+        shared = "" if whole == fits else f", rounded up to a multiple of {workers} workers"
+        take("train.batch", whole, f"{side} pixels on {place}, {pictures} pictures{shared}")
+    batch = current["train.batch"]
     if "ema_half_life_kimg" not in train:
-        take("train.ema_half_life_kimg", batch * 10 / 32, "ten thousand images for each 32 in a batch")
+        take("train.ema_half_life_kimg", batch * 10 / 32, "10 kimg per 32 images in a batch")
     if "final_lr_share" in train or "final_beta2" in train:
-        rounds = standing.get("train.discriminator_steps", 1)
+        rounds = current.get("train.discriminator_steps", 1)
         take("train.burn_in_kimg", _BURN_IN * steps * rounds * batch / 1000, "schedules end after a fifth of the run")
-    # The domains of unpaired data are drawn apart: to a family that makes images from noise they are no classes.
+    # The domains of unpaired data are sampled separately, so that noise families do not treat them as classes.
     if FAMILIES[family].class_conditional == "optional" and shape.classes and info.kind != "unpaired":
-        take("model.conditional", True, f"each picture is of one of {shape.classes} classes")
-    for name, value, reason in recipe.depends(shape, batch, steps, model()):
+        take("model.conditional", True, f"the pictures have {shape.classes} classes")
+    for name, value, reason in recipe.derive(shape, batch, steps, model()):
         take(f"model.{name}", value, reason)
-    if pictures < _FEW and recipe.augmentation != "none" and "augment" not in train:
+    if pictures < _FEW_PICTURES and recipe.augmentation != "none" and "augment" not in train:
         take(
             "train.augment",
             {"kind": recipe.augmentation},
-            f"{pictures} pictures are few: the discriminator would learn them by heart",
+            f"only {pictures} pictures: without augmentation the discriminator would overfit",
         )
-    has = device_memory(device)
-    if has is not None:
-        precision = standing.get("train.precision", "auto")
+    memory = device_memory(device)
+    if memory is not None:
+        precision = current.get("train.precision", "auto")
         how = {
             "bf16": has_bf16(device) if precision == "auto" else precision == "bf16",
-            "compiled": bool(standing.get("train.compile")),
+            "compiled": bool(current.get("train.compile")),
         }
-        count, needs = micro_batches(family, info, model(), batch // workers, has, **how)
-        gib = f"about {needs / 2**30:.1f} GiB in one step, of the GPU's {has / 2**30:.1f}"
+        count, needs = fit_micro_batches(family, info, model(), batch // workers, memory, **how)
+        gib = f"a step takes about {needs / 2**30:.1f} GiB of the GPU's {memory / 2**30:.1f} GiB"
         take("train.accumulate", count, gib)
     return list(chosen.values())
 
 
-def micro_batches(
+def fit_micro_batches(
     family: str,
     info: DatasetInfo,
     model: Mapping[str, Any],
     batch: int,
-    has: int,
+    memory: int,
     *,
     bf16: bool,
     compiled: bool = False,
 ) -> tuple[int, int]:
-    """The least number of micro-batches whose step fits into ``has`` bytes of a device's memory, and how much it takes.
+    """Choose the number of micro-batches such that a step fits into a device's memory.
 
-    Where none fits, as many as the batch divides into, of two images or more: where that fails, the trainer says what helps.
+    Args:
+        family: name of the family.
+        info: description of the prepared data.
+        model: the family's settings.
+        batch: real images per step on this device.
+        memory: bytes of the device's memory.
+        bf16: whether the networks compute in bf16.
+        compiled: whether the networks are compiled (``train.compile``).
+
+    Returns:
+        The smallest number of micro-batches that fits, and the bytes that a step takes. If none fits, the largest number that
+        leaves micro-batches of two images or more; if memory then runs out, the trainer's error says what helps.
     """
     shape = ImageShape.of(info)
     pixels = info.splits["train"] * (shape.channels + shape.condition_channels) * shape.height * shape.width
-    # Pictures stay on the device where they take no more than half of it.
-    room = _SHARE * has - (pixels if pixels <= has / 2 else 0)
+    # The pictures are kept on the device if they take at most half of its memory.
+    room = _MEMORY_SHARE * memory - (pixels if pixels <= memory / 2 else 0)
     count = 1
     while True:
         needs = peak_memory(family, shape, model, batch // count, keep=count == 1, bf16=bf16, compiled=compiled)
@@ -147,8 +156,8 @@ def micro_batches(
         count *= 2
 
 
-def batch_size(shape: ImageShape, pictures: int, device: torch.device) -> int:
-    """Real images in one step: a power of two that fits the device and, for a small set, an eighth of it at most."""
+def choose_batch(shape: ImageShape, pictures: int, device: torch.device) -> int:
+    """Choose the real images per step: a power of two that suits the device, and at most an eighth of a small dataset."""
     pixels = shape.height * shape.width
     most = _GPU_PIXELS // pixels if device.type == "cuda" else 2**16 // pixels
     most = min(most, 256 if device.type == "cuda" else 64, max(pictures // 8, 8))

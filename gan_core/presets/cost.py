@@ -1,6 +1,6 @@
-"""What training costs, without training: floating point operations for an image, and memory for a step.
+"""Estimate the cost of training without training: floating-point operations per image, and peak memory of a step.
 
-A step is played with tensors that have a shape and no numbers: it takes seconds, whatever the size of the batch.
+A step is simulated with tensors that have shapes but no values. This takes seconds, whatever the batch size.
 """
 
 import weakref
@@ -21,22 +21,25 @@ _FLOAT = 4
 """Bytes of a float32."""
 
 
-def training_flops(name: str, shape: ImageShape, model: Mapping[str, Any], rounds: int = 1) -> float:
-    """Floating point operations of training for one real image, with the family's settings ``model``.
+def training_flops(name: str, shape: ImageShape, model: Mapping[str, Any], discriminator_steps: int = 1) -> float:
+    """Estimate the floating-point operations of training per real image.
 
-    ``rounds`` are the updates of the discriminator in a step.
+    A backward pass counts as two forward passes. For a noise family this gives three forward passes of the generator and eight
+    of the discriminator, with one update of each. For a translation family the operations of both updates are counted.
 
-    From noise, the discriminator learns from a real and a generated image and the generator through it: with a backward pass
-    worth two forward ones, that is three passes of the generator and eight of the discriminator for one round of each. Of a
-    family that translates, both updates are counted as they are.
+    Args:
+        name: name of the family.
+        shape: shape of the pictures.
+        model: the family's settings.
+        discriminator_steps: updates of the discriminator per step.
     """
     if not FAMILIES[name].can(NoiseFamily):
-        passes = _operations_of_a_step(name, shape, model)
-        return passes["discriminator"] + passes["generator"] / rounds
+        passes = _operations_per_step(name, shape, model)
+        return passes["discriminator"] + passes["generator"] / discriminator_steps
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         family = require(build_family(name, family_config(name, model), shape), NoiseFamily)
         passes = {side: _operations(family, side, counter) for side in ("generator", "discriminator")}
-    return 3 * passes["generator"] / rounds + (6 + 2 / rounds) * passes["discriminator"]
+    return 3 * passes["generator"] / discriminator_steps + (6 + 2 / discriminator_steps) * passes["discriminator"]
 
 
 def peak_memory(
@@ -49,35 +52,34 @@ def peak_memory(
     bf16: bool,
     compiled: bool = False,
 ) -> int:
-    """Bytes that training needs at most, with ``images`` in a micro-batch: networks, their optimisers, a step's tensors.
+    """Estimate the peak memory of training in bytes: networks, optimisers and the tensors of a step.
 
-    Counted are tensors that are alive at once, as an eager step makes them; what the device's libraries take for themselves
-    comes on top. Compiled with CUDA graphs, the game's memory is the graphs' own as long as they live, and penalties on
-    gradients, which are not compiled, have theirs beside it; all penalties are counted so. Beside eager steps measured on an
-    H100: 1.0 GiB where DCGAN at 64 pixels took 1.1; R3GAN was counted 45 where it took 50, before its penalties were
-    differentiated one after the other, which halved the count.
+    Counts the tensors that are alive at the same time in an eager step; the memory of the device's libraries comes on top. In a
+    compiled run, CUDA graphs keep the memory of the adversarial losses for themselves, and penalties, which are not compiled,
+    add theirs. Compared with eager steps on an H100: DCGAN at 64 pixels is estimated at 1.0 GiB and took 1.1; R3GAN was
+    estimated at 45 GiB and took 50, before its penalties were differentiated one after the other, which halved the estimate.
 
     Args:
-        name: of the family.
-        shape: of the pictures.
+        name: name of the family.
+        shape: shape of the pictures.
         model: the family's settings.
-        images: on one device at once.
-        keep: whether a step is one micro-batch (``Batch.keep``).
-        bf16: whether it computes in bf16.
-        compiled: whether networks are compiled (``train.compile``).
+        images: images per micro-batch on one device.
+        keep: whether a step is a single micro-batch (``Batch.keep``).
+        bf16: whether the networks compute in bf16.
+        compiled: whether the networks are compiled (``train.compile``).
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to load
 
-    game = apart = level = 0
+    adversarial = penalties = level = 0
     with FakeTensorMode(), _Memory() as alive:
 
         def count(phase: Phase) -> None:
-            nonlocal game, apart, level
-            most, now = alive.since()
+            nonlocal adversarial, penalties, level
+            most, now = alive.peak_since()
             if compiled and phase.name != phase.side:
-                apart = max(apart, most - level)
+                penalties = max(penalties, most - level)
             else:
-                game = max(game, most)
+                adversarial = max(adversarial, most)
             level = now
 
         family = _simulate_step(name, shape, model, images, keep=keep, bf16=bf16, after=count)
@@ -85,24 +87,26 @@ def peak_memory(
             sum(parameter.numel() for name in names for parameter in family.networks[name].parameters())
             for names in (family.generators, family.discriminators)
         )
-    # Adam's two moments of both sides, and the averaged generators.
-    return game + apart + _FLOAT * (3 * of_generators + 2 * of_discriminators)
+    # Adam's two moments for all networks, and the averaged generators.
+    return adversarial + penalties + _FLOAT * (3 * of_generators + 2 * of_discriminators)
 
 
 def _operations(family: NoiseFamily, side: str, counter: FlopCounterMode) -> float:
-    """Floating point operations of one forward pass for one image."""
+    """Floating-point operations of a forward pass per image."""
     before, n, shape = counter.get_total_flops(), 4, family.shape
     labels = torch.zeros(n, dtype=torch.int64) if family.conditional else None
     with torch.no_grad():
         if side == "generator":
             family.generate_sample(family.networks[side], torch.zeros(n, family.config.latent), labels, None)
         else:
-            family.judge(family.networks[side], torch.zeros(n, shape.channels, shape.height, shape.width), labels)
+            family.discriminate(
+                family.networks[side], torch.zeros(n, shape.channels, shape.height, shape.width), labels
+            )
     return (counter.get_total_flops() - before) / n
 
 
-def _operations_of_a_step(name: str, shape: ImageShape, model: Mapping[str, Any]) -> dict[str, float]:
-    """Floating point operations of each side's updates for one real image; nothing is computed."""
+def _operations_per_step(name: str, shape: ImageShape, model: Mapping[str, Any]) -> dict[str, float]:
+    """Floating-point operations of the updates of each side per real image, counted without computing."""
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to load
 
     n, passes, before = 2, {"discriminator": 0.0, "generator": 0.0}, 0.0
@@ -127,7 +131,10 @@ def _simulate_step(
     bf16: bool = False,
     after: Callable[[Phase], None] = lambda phase: None,
 ) -> Family:
-    """Every phase of a step forwards and back, but no update, under a mode in which nothing is computed."""
+    """Run the forward and backward pass of every phase of a step, without updates, and call ``after`` on each phase.
+
+    Call this within a FakeTensorMode, so that nothing is computed.
+    """
     family = build_family(name, family_config(name, model), shape)
     real, condition = (
         torch.zeros(images, channels, shape.height, shape.width)
@@ -143,7 +150,7 @@ def _simulate_step(
         keep=keep,
     )
     for phase in family.phases():
-        for network in family.discriminators:  # as in training: while the generators learn, these take no gradient
+        for network in family.discriminators:  # as in training, they have no gradient while the generators learn
             family.networks[network].requires_grad_(phase.side == "discriminator")
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16 and not phase.full_precision):
             total = phase.loss(batch, 0).total
@@ -153,7 +160,7 @@ def _simulate_step(
 
 
 class _Operations(TorchDispatchMode):
-    """Adds up floating point operations. Unlike torch's own it bears gradients that are differentiated once more."""
+    """Counts floating-point operations. Unlike torch's FlopCounterMode, it supports double backward passes."""
 
     total = 0
 
@@ -167,7 +174,7 @@ class _Operations(TorchDispatchMode):
 
 
 class _Memory(TorchDispatchMode):
-    """Follows the bytes of all tensors that are alive."""
+    """Tracks the bytes of all tensors that are alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,15 +189,15 @@ class _Memory(TorchDispatchMode):
         return result
 
     def _see(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._known:  # of a view, or written into
+        if storage in self._known:  # the result is a view, or an in-place write
             return
         self._known[storage] = size = storage.nbytes()
         weakref.finalize(storage, self._forget, size)
         self._now += size
         self._most = max(self._most, self._now)
 
-    def since(self) -> tuple[int, int]:
-        """The most that was alive since this was last asked, and what is now."""
+    def peak_since(self) -> tuple[int, int]:
+        """Return the peak since the last call, and the current number of bytes."""
         most, self._most = self._most, self._now
         return most, self._now
 

@@ -1,4 +1,4 @@
-"""Which family suits a dataset, why, and about what it costs."""
+"""Recommend families for a dataset, with reasons and estimated hours of training."""
 
 import time
 from dataclasses import dataclass
@@ -13,37 +13,40 @@ from gan_core.presets.choose import choose
 from gan_core.presets.cost import training_flops
 from gan_core.presets.recipes import RECIPES
 
-FEW, MANY = 10_000, 30_000
-"""Pictures under which a set is small, and from which on it is large."""
+FEW_PICTURES, MANY_PICTURES = 10_000, 30_000
+"""A dataset with fewer than the first number of pictures is small; with at least the second it is large."""
 _EFFICIENCY = 0.4
-"""Share of a matrix product's rate that training reaches, about: convolutions are smaller, and not all is convolution."""
+"""Approximate speed of training relative to a large matrix product: convolutions are smaller and other operations add up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """One family for this data."""
+    """A family that can learn from the data."""
 
     family: str
     reason: str
     kimg: int
-    """Thousand real images after which it is usually worth looking at."""
+    """Thousands of real images after which results are usually worth a look."""
     hours: float | None
-    """About how long that takes on this device; None when the family cannot make such pictures."""
+    """Estimated hours for ``kimg`` on this device; None if the family cannot generate such pictures."""
     problem: str = ""
-    """Why it cannot."""
+    """Why the family cannot generate such pictures; else empty."""
 
 
 def recommend(info: DatasetInfo, device: torch.device) -> list[Recommendation]:
-    """Every family that learns from such data, the most suitable first; those that cannot make such pictures last."""
-    rate = matmul_flops_per_second(device) * _EFFICIENCY
+    """Return the families that learn from such data, most suitable first; those that cannot generate such pictures last.
+
+    Measures the speed of ``device``, which takes half a second.
+    """
+    rate = training_speed(device)
     ranked = []
     for rank, (name, reason) in enumerate(rank_families(info)):
         try:
             chosen = {choice.name: choice.value for choice in choose(name, info, device, steps=1)}
             model = {key.removeprefix("model."): value for key, value in chosen.items() if key.startswith("model.")}
             rounds = chosen.get("train.discriminator_steps", 1)
-            for_an_image = training_flops(name, ImageShape.of(info), model, rounds)
-            hours = for_an_image * RECIPES[name].kimg * 1000 / rate / 3600
+            flops_per_image = training_flops(name, ImageShape.of(info), model, rounds)
+            hours = flops_per_image * RECIPES[name].kimg * 1000 / rate / 3600
             problem = ""
         except SettingsError as error:
             hours, problem = None, str(error)
@@ -59,28 +62,28 @@ def recommend(info: DatasetInfo, device: torch.device) -> list[Recommendation]:
 
 
 def rank_families(info: DatasetInfo) -> list[tuple[str, str]]:
-    """Families from the most suitable to the least, each with its reason."""
+    """Return the names of families from most to least suitable, each with a reason."""
     pictures, labelled = info.splits["train"], info.kind in ("labelled", "domains") and bool(info.classes)
     translating = []
     if info.kind == "paired":
-        what = "colours for grey pictures" if info.derived == "greyscale" else "the picture of each condition"
+        what = "colours for grey pictures" if info.derived == "greyscale" else "the target picture of each condition"
         translating = [("pix2pix", f"pairs: learns {what}")]
     elif info.kind == "unpaired":
         translating = [("cyclegan", f"two domains without pairs: translates {' to '.join(info.classes)} and back")]
     elif info.kind == "domains":
         domains = f"{len(info.attributes)} attributes" if info.attributes else f"{len(info.classes)} domains"
-        translating = [("stargan", f"{domains}: one generator translates among them")]
+        translating = [("stargan", f"{domains}: one generator translates between all of them")]
         if info.classes:
-            translating.append(("stargan2", f"{domains}: many styles of each, from noise or from another picture"))
-    few = ("stylegan2", f"{pictures} pictures are few: ADA keeps the discriminator from learning them by heart")
-    modern = ("r3gan", "the modern baseline: stable without tricks, good diversity, wants time")
-    big = ("biggan", f"labels and {pictures} pictures: class-conditional, strong at fidelity")
-    style = ("stylegan2", "high fidelity and a latent space to edit in" + (", class by class" if labelled else ""))
-    quick = ("dcgan", "a quick baseline: the first picture after minutes")
+            translating.append(("stargan2", f"{domains}: many styles of each, from noise or from a reference picture"))
+    few = ("stylegan2", f"only {pictures} pictures: ADA keeps the discriminator from overfitting")
+    modern = ("r3gan", "the modern baseline: stable without tricks, good diversity, slow to train")
+    big = ("biggan", f"labels and {pictures} pictures: class-conditional, high fidelity")
+    style = ("stylegan2", "high fidelity and a latent space for editing" + (", class-conditional" if labelled else ""))
+    quick = ("dcgan", "a quick baseline: first pictures within minutes")
     labels = ("cgan", "a quick baseline that takes the class as input")
-    if pictures < FEW:
+    if pictures < FEW_PICTURES:
         ranked = [few, modern, *([labels] if labelled else []), quick, *([big] if labelled else [])]
-    elif labelled and pictures >= MANY:
+    elif labelled and pictures >= MANY_PICTURES:
         ranked = [big, style, modern, labels, quick]
     else:
         ranked = [style, modern, *([big, labels] if labelled else []), quick]
@@ -88,14 +91,25 @@ def rank_families(info: DatasetInfo) -> list[tuple[str, str]]:
         ranked = [*translating, *((name, f"new pictures, not translations: {reason}") for name, reason in ranked)]
     if info.kind == "labelled":
         ranked += [
-            ("stargan", "no new pictures: translates one of a class to another class"),
-            ("stargan2", "no new pictures: translates to another class, in many styles"),
+            ("stargan", "no new pictures: translates a picture of one class to another class"),
+            ("stargan2", "no new pictures: translates a picture to another class, in many styles"),
         ]
     return [(name, reason) for name, reason in ranked if name in FAMILIES]
 
 
+def training_speed(device: torch.device) -> float:
+    """Estimate the floating-point operations per second of training from a matrix product, which takes half a second."""
+    return matmul_flops_per_second(device) * _EFFICIENCY
+
+
 def matmul_flops_per_second(device: torch.device, size: int = 1024, seconds: float = 0.5) -> float:
-    """Floating point operations a second of a matrix product in the type that ``device`` trains in."""
+    """Measure the floating-point operations per second of a matrix product, in the type that ``device`` trains in.
+
+    Args:
+        device: device to measure.
+        size: rows and columns of the matrices.
+        seconds: duration of the measurement.
+    """
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
     a = torch.randn(size, size, device=device, dtype=dtype)
     (a @ a).sum().item()

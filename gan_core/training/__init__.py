@@ -1,1 +1,1 @@
-"""Training: the loop, its settings, its checkpoints, its data and its health."""
+"""Training: the loop, its settings, batches of real images, checkpoints and health checks."""

@@ -1,4 +1,4 @@
-"""Adam (Kingma & Ba 2015) in one pass over the memory of parameters, gradients and moments."""
+"""Adam (Kingma & Ba 2015), computed in one pass over the memory of parameters, gradients and moments."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,47 +9,49 @@ _EPSILON = 1e-8
 
 
 class Adam:
-    """torch's fused kernel for Adam, for contiguous parameters and for those in channels_last.
+    """Adam by torch's fused kernel, for parameters that are contiguous or channels_last.
 
-    The kernel for processors walks its four tensors by address whatever their strides say: it updates the wrong numbers
-    where a gradient lies otherwise than its parameter. Here a gradient that lies otherwise is laid out anew, and the kernel
-    is shown the memory in its order. torch's own class has the kernel copy each gradient in channels_last, and loads torch's
-    compiler, which takes as long as torch itself, to be constructed.
+    torch's CPU kernel reads its four tensors in memory order and ignores strides, so it updates the wrong numbers if a
+    gradient has a different memory layout from its parameter. This class copies such a gradient into the parameter's
+    layout, and passes channels_last tensors to the kernel as contiguous views.
+
+    ``torch.optim.Adam`` is slower: its kernel copies every channels_last gradient, and its constructor imports torch's
+    compiler, which takes as long as importing torch.
     """
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999)
     ) -> None:
-        """Remember nothing yet. ``lr`` and ``betas`` may be set anew before any step."""
+        """Start without moments. ``lr`` and ``betas`` can be changed before any step."""
         self.lr, self.betas = lr, betas
         self._parameters = list(parameters)
-        self._remembered: dict[int, _Moments] = {}
+        self._states: dict[int, _ParameterState] = {}
 
     def zero_grad(self) -> None:
-        """Drop the gradients of all parameters."""
+        """Set the gradients of all parameters to None."""
         for parameter in self._parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update each parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         moments, gradients = [], []
         for index, parameter in enumerate(self._parameters):
             if parameter.grad is None:
                 continue
-            if index not in self._remembered:
-                self._remembered[index] = _Moments(parameter.detach())
-            moments.append(self._remembered[index])
-            gradients.append(moments[-1].show(parameter.grad))
+            if index not in self._states:
+                self._states[index] = _ParameterState(parameter.detach())
+            moments.append(self._states[index])
+            gradients.append(moments[-1].align(parameter.grad))
         if not moments:
             return
         steps = [of.step for of in moments]
         torch._foreach_add_(steps, 1.0)
         torch._fused_adam_(
-            [of.shown[0] for of in moments],
+            [of.kernel_views[0] for of in moments],
             gradients,
-            [of.shown[1] for of in moments],
-            [of.shown[2] for of in moments],
+            [of.kernel_views[1] for of in moments],
+            [of.kernel_views[2] for of in moments],
             [],
             steps,
             lr=self.lr,
@@ -62,12 +64,12 @@ class Adam:
         )
 
     def moments(self) -> dict[str, Tensor]:
-        """All that it remembers, by ``INDEX.NAME``; the index counts the parameters. What never had a gradient has none."""
-        remembered = sorted(self._remembered.items())
-        return {f"{index}.{name}": tensor for index, of in remembered for name, tensor in of.by_name().items()}
+        """Moments and step counts by ``INDEX.NAME``, where INDEX counts parameters; none for those without a gradient yet."""
+        states = sorted(self._states.items())
+        return {f"{index}.{name}": tensor for index, of in states for name, tensor in of.by_name().items()}
 
     def moments_like(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Tensors of the shapes that the moments have which ``keys`` of :meth:`moments` are among: all of each parameter."""
+        """Tensors with the shapes of all moments of the parameters that ``keys`` (of :meth:`moments`) refer to."""
         found: dict[str, Tensor] = {}
         for index in {key.partition(".")[0] for key in keys}:
             if index.isascii() and index.isdecimal() and int(index) < len(self._parameters):
@@ -80,40 +82,40 @@ class Adam:
         return found
 
     def load_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        """Remember copies of what :meth:`moments` gave, laid out in memory as the parameters are, and nothing else."""
+        """Replace all moments with copies of those from :meth:`moments`, in the memory layout of the parameters."""
         indices = sorted({int(key.partition(".")[0]) for key in tensors})
-        self._remembered = {index: _Moments(self._parameters[index].detach()) for index in indices}
+        self._states = {index: _ParameterState(self._parameters[index].detach()) for index in indices}
         for name, own in self.moments().items():
             own.copy_(tensors[name])
 
 
-class _Moments:
-    """What is remembered of one parameter, and how the kernel is shown its memory."""
+class _ParameterState:
+    """The optimiser's state of one parameter, and the views that are passed to the kernel."""
 
     def __init__(self, parameter: Tensor) -> None:
         self.step = torch.zeros((), device=parameter.device)
-        """Steps taken; the kernel for GPUs reads the count there."""
+        """Number of steps; a tensor on the device, because the GPU kernel reads it there."""
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        self._like, self._places = parameter, _places(parameter)
-        # The kernel for GPUs knows strides, and autograd's gradients lie as parameters do.
+        self._parameter, self._strides = parameter, _strides(parameter)
+        # The GPU kernel respects strides, and autograd gives gradients the layout of their parameters.
         last = parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
-        self._turned = last and not parameter.is_cuda
-        self.shown = [self._turn(tensor) for tensor in (parameter, self.exp_avg, self.exp_avg_sq)]
+        self._permutes = last and not parameter.is_cuda
+        self.kernel_views = [self._as_contiguous(tensor) for tensor in (parameter, self.exp_avg, self.exp_avg_sq)]
 
-    def show(self, gradient: Tensor) -> Tensor:
-        """The gradient in the order of the parameter's memory."""
-        if not gradient.is_cuda and _places(gradient) != self._places:
-            gradient = torch.empty_like(self._like).copy_(gradient)
-        return self._turn(gradient)
+    def align(self, gradient: Tensor) -> Tensor:
+        """The gradient in the memory order of the parameter."""
+        if not gradient.is_cuda and _strides(gradient) != self._strides:
+            gradient = torch.empty_like(self._parameter).copy_(gradient)
+        return self._as_contiguous(gradient)
 
     def by_name(self) -> dict[str, Tensor]:
         return {"step": self.step, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
 
-    def _turn(self, tensor: Tensor) -> Tensor:
-        """A contiguous view of a tensor in channels_last, (N, H, W, C)."""
-        return tensor.permute(0, 2, 3, 1) if self._turned else tensor
+    def _as_contiguous(self, tensor: Tensor) -> Tensor:
+        """A contiguous view, (N, H, W, C), of a channels_last tensor."""
+        return tensor.permute(0, 2, 3, 1) if self._permutes else tensor
 
 
-def _places(tensor: Tensor) -> list[int]:
-    """Strides of the sides that have more than one place."""
+def _strides(tensor: Tensor) -> list[int]:
+    """Strides of the dimensions larger than 1."""
     return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]

@@ -1,4 +1,4 @@
-"""How fast or how exactly a device computes: options of torch.compile, and cuDNN's choice of kernels."""
+"""Options of torch.compile and of cuDNN, which trade determinism for speed."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,15 @@ import torch
 
 
 @contextlib.contextmanager
-def cudnn_kernels(*, exact: bool) -> Iterator[None]:
-    """How cuDNN chooses its kernels: ``exact`` ones sum in an order and are chosen by what they are for, not by a race.
+def cudnn_kernels(*, deterministic: bool) -> Iterator[None]:
+    """Set how cuDNN chooses its kernels within the block.
 
-    Otherwise each call may give other last digits, which is what compiled networks do anyway.
+    If ``deterministic``, kernels sum in a fixed order and are chosen without a benchmark. Otherwise results can differ in
+    the last digits between calls, as those of compiled networks do in any case.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = exact, not exact
+    cudnn.deterministic, cudnn.benchmark = deterministic, not deterministic
     try:
         yield
     finally:
@@ -23,5 +24,5 @@ def cudnn_kernels(*, exact: bool) -> Iterator[None]:
 
 
 def compile_options(device: torch.device) -> dict[str, Any]:
-    """How networks are compiled for ``device``: shapes never change, and on a GPU a call is one launch."""
+    """Options of torch.compile for ``device``: static shapes, and CUDA graphs on a GPU."""
     return {"dynamic": False, **({"mode": "reduce-overhead"} if device.type == "cuda" else {})}

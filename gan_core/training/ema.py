@@ -1,4 +1,4 @@
-"""The averaged generator: an exponential moving average of the weights, its half-life given in images."""
+"""The averaged generator: an exponential moving average (EMA) of the weights."""
 
 import copy
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 def ema_decay(batch: int, half_life_images: float, images_seen: int) -> float:
     """Weight of the old average in one step: 0.5^(batch / min(half_life, 5% of the images seen)).
 
-    The ramp keeps the average from remembering the random start (Karras et al. 2020, ADA's training configuration).
+    The limit of 5 % lets the average forget the random initial weights (Karras et al. 2020, ADA's training configuration).
     """
     half_life = min(half_life_images, 0.05 * images_seen)
     return 0.5 ** (batch / max(half_life, 1e-8))
 
 
 class AveragedNetworks:
-    """Averaged copies of generators. Buffers (batch-norm statistics) are not averaged but measured where needed."""
+    """Averaged copies of generators. Buffers (batch-norm statistics) are not averaged; they are measured when needed."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         self.networks = {name: copy.deepcopy(net).requires_grad_(False).eval() for name, net in networks.items()}

@@ -1,6 +1,7 @@
-"""Batches of real images: an endless shuffled order that is a function of (seed, step), and where the pixels live."""
+"""Batches of real images, in an endless shuffled order that is a function of seed and step."""
 
 import logging
+from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -9,17 +10,23 @@ import torch
 from torch import Tensor
 
 from gan_core import randomness
-from gan_core.data import PreparedDataset
+from gan_core.data import Pictures, PreparedDataset
 from gan_core.errors import DataError
 from gan_core.families import Batch
 from gan_core.images.tensors import from_uint8
-from gan_core.nn.padding import reflected
+from gan_core.nn.padding import reflection_pad
 
 log = logging.getLogger(__name__)
 
+NO_PICTURES = "The train split has no pictures. Add pictures, and ingest the dataset again."
+NO_DOMAIN = (
+    "The train split of unpaired data needs pictures of both domains, but one has none. Add pictures, and ingest the dataset "
+    "again."
+)
 
-class Order:
-    """Endless order over the pictures ``members``: a fresh permutation each epoch, each a function of (seed, epoch)."""
+
+class ShuffledOrder:
+    """Endless shuffled order of pictures: a new permutation for each epoch, a function of (seed, epoch)."""
 
     def __init__(self, members: np.ndarray, seed: int) -> None:
         """``members``: indices of pictures, int64 (n,)."""
@@ -27,7 +34,7 @@ class Order:
         self._epochs: dict[int, Tensor] = {}
 
     def indices(self, first: int, count: int) -> Tensor:
-        """Picture indices at positions ``first`` to ``first + count`` of the order, int64."""
+        """Indices of the pictures at positions ``first`` to ``first + count`` of the order: int64 (count,)."""
         parts = []
         while count > 0:
             epoch, offset = divmod(first, len(self._members))
@@ -37,7 +44,7 @@ class Order:
         return torch.cat(parts)
 
     def _permutation(self, epoch: int) -> Tensor:
-        # The thread that reads ahead may be an epoch further: what it keeps is no longer this one.
+        # The thread that reads ahead may already have replaced this epoch's permutation with the next one.
         order = self._epochs.get(epoch)
         if order is None:
             generator = torch.Generator().manual_seed(randomness.derive_seed(self._seed, "epoch", epoch))
@@ -46,12 +53,69 @@ class Order:
         return order
 
 
-class Feed:
-    """Real images of a step for one worker, on its device, in [-1, 1].
+class Batches(ABC):
+    """What the feeds have in common: the rows of a worker, and shifting and mirroring of images."""
 
-    The whole set lives on the GPU as uint8 when it takes at most half of the free memory; otherwise rows are read from
-    the memory map ahead of time in a thread and copied from pinned memory. On the CPU the set is in memory when it
-    takes at most a quarter of it, mapped from disk otherwise.
+    _paired = False
+    """Whether the conditions are pictures of pairs."""
+
+    def __init__(
+        self,
+        *,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        part: randomness.WorkerSlice,
+        mirror: bool = False,
+        jitter: float = 0.0,
+    ) -> None:
+        self._batch, self._seed, self._device, self._part = batch, seed, device, part
+        self._mirror, self._jitter = mirror, jitter
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Images (n, C, H, W) of batch number ``step``, labels, and conditions (n, C', H, W), with n = batch / workers.
+
+        Images and conditions are float32 in [-1, 1], in channels_last. Labels are int64 (n,), attributes float32 (n, k).
+        Labels and conditions are None if the data has none.
+        """
+        images, labels = self._pictures(step)
+        if labels is not None and labels.dim() == 2:
+            labels = labels.float()
+        made = {name: self._augmented(name, from_uint8(pixels), step) for name, pixels in images.items()}
+        return made["real"], labels, made.get("condition")
+
+    @abstractmethod
+    def _pictures(self, step: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Pictures of ``real`` and, if there are any, ``condition``, uint8 (n, C, H, W), and labels; on the device."""
+
+    def _augmented(self, name: str, images: Tensor, step: int) -> Tensor:
+        """Shift and mirror ``images`` at random, both pictures of a pair equally."""
+        of = () if name == "real" or self._paired else (name,)
+        if self._jitter:
+            offsets = self._uniform((len(images), 2), "jitter", *of, step)
+            images = random_shift(images, self._jitter, offsets)
+        if self._mirror:
+            flip = self._uniform((len(images), 1, 1, 1), "mirror", *of, step) < 0.5
+            images = torch.where(flip, images.flip(3), images)
+        return images
+
+    def _uniform(self, shape: tuple[int, ...], *key: int | str) -> Tensor:
+        return randomness.uniform(shape, self._part, self._device, self._seed, *key)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """Copy ``tensor`` to the device asynchronously, which needs pinned memory."""
+        if tensor.device.type == self._device.type:
+            return tensor
+        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+        return pinned.to(self._device, non_blocking=True)
+
+
+class Feed(Batches):
+    """Batches of real images for one worker, on its device, in [-1, 1].
+
+    On a GPU, the whole dataset is kept in GPU memory as uint8 if it takes at most half of the free memory. Otherwise a
+    thread reads rows ahead from the memory map and copies them through pinned memory. On a CPU, the dataset is kept in
+    memory if it takes at most a quarter of the available memory, and is memory-mapped otherwise.
     """
 
     def __init__(
@@ -73,21 +137,25 @@ class Feed:
         Args:
             pixels: uint8 (N, C, H, W).
             labels: int64 (N,), or attributes, 0 and 1, (N, k).
-            batch: real images in a step.
-            seed: names the order.
-            device: where the batches go.
-            part: this worker's rows.
-            conditions: what the pictures are to be made from, uint8 (N, C', H, W), of paired data.
-            unpaired: label 0 is domain A, which is served as conditions in an order of its own; label 1 is B.
-            mirror, jitter: see ``TrainConfig``; the two pictures of a pair go through the same.
+            batch: real images per batch, over all workers.
+            seed: seed of the order.
+            device: device of the batches.
+            part: this worker's rows of a batch.
+            conditions: conditions of paired data (pictures to translate), uint8 (N, C', H, W).
+            unpaired: whether label 0 is domain A, which is returned as conditions in an independent order, and label 1
+                is domain B.
+            mirror: see ``TrainConfig``; applied equally to the two pictures of a pair.
+            jitter: see ``TrainConfig``; applied equally to the two pictures of a pair.
+
+        Raises:
+            DataError: there are no pictures, or a domain of unpaired data has none.
         """
         if len(pixels) == 0:
-            raise DataError("The train split holds no picture.")
-        self._batch, self._seed, self._device, self._part = batch, seed, device, part
-        self._mirror, self._jitter = mirror, jitter
+            raise DataError(NO_PICTURES)
+        super().__init__(batch=batch, seed=seed, device=device, part=part, mirror=mirror, jitter=jitter)
         self._paired = conditions is not None
         self._sets = {"real": pixels}
-        self._orders = {"real": Order(np.arange(len(pixels)), seed)}
+        self._orders = {"real": ShuffledOrder(np.arange(len(pixels)), seed)}
         if conditions is not None:
             self._sets["condition"] = conditions
             self._orders["condition"] = self._orders["real"]
@@ -95,11 +163,11 @@ class Feed:
             assert labels is not None
             domains = [np.flatnonzero(labels == domain) for domain in (0, 1)]
             if not all(map(len, domains)):
-                raise DataError("The train split of unpaired data needs pictures of both domains; one has none.")
+                raise DataError(NO_DOMAIN)
             self._sets["condition"] = pixels
             self._orders = {
-                "real": Order(domains[1], seed),
-                "condition": Order(domains[0], randomness.derive_seed(seed, "condition")),
+                "real": ShuffledOrder(domains[1], seed),
+                "condition": ShuffledOrder(domains[0], randomness.derive_seed(seed, "condition")),
             }
             labels = None
         self._ahead: tuple[int, Future[dict[str, Tensor]]] | None = None
@@ -117,56 +185,26 @@ class Feed:
         if device.type == "cuda" and not fits:
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="feed")
         log.info(
-            "Data %s: %.0f MB of pixels, %.0f MB free on the %s.",
-            "in memory near the device" if fits else "mapped from disk and read ahead",
+            "Training data is %s: %.0f MB of pixels, %.0f MB of free memory on the %s.",
+            "kept in memory" if fits else "read from disk",
             size / 1e6,
             free / 1e6,
             device.type,
         )
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Images of ``step`` (batch / workers, C, H, W), labels, and conditions (batch / workers, C', H, W).
-
-        Images and conditions are float32 in [-1, 1], channels last. Labels are int64 (n,), attributes float32 (n, k).
-        Labels and conditions are None where the data has none.
-        """
+    def _pictures(self, step: int) -> tuple[dict[str, Tensor], Tensor | None]:
         if self._resident:
-            rows = {name: self._sent(order) for name, order in self._rows(step).items()}
+            rows = {name: self._to_device(order) for name, order in self._rows(step).items()}
             images = {name: self._resident[name][rows[name]] for name in rows}
         elif self._reader is not None:
             if self._ahead is None or self._ahead[0] != step:
                 self._ahead = (step, self._reader.submit(self._read, step))
-            images = {name: self._sent(read) for name, read in self._ahead[1].result().items()}
+            images = {name: self._to_device(read) for name, read in self._ahead[1].result().items()}
             self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
             rows = self._rows(step)
         else:
             images, rows = self._read(step), self._rows(step)
-        labels = None if self._labels is None else self._sent(self._labels[rows["real"]])
-        if labels is not None and labels.dim() == 2:
-            labels = labels.float()
-        made = {name: self._changed(name, from_uint8(pixels), step) for name, pixels in images.items()}
-        return made["real"], labels, made.get("condition")
-
-    def _changed(self, name: str, images: Tensor, step: int) -> Tensor:
-        """``images`` moved, and mirrored, at random; both pictures of a pair alike."""
-        of = () if name == "real" or self._paired else (name,)
-        if self._jitter:
-            offsets = self._uniform((len(images), 2), "jitter", *of, step)
-            images = random_shift(images, self._jitter, offsets)
-        if self._mirror:
-            flip = self._uniform((len(images), 1, 1, 1), "mirror", *of, step) < 0.5
-            images = torch.where(flip, images.flip(3), images)
-        return images
-
-    def _uniform(self, shape: tuple[int, ...], *key: int | str) -> Tensor:
-        return randomness.uniform(shape, self._part, self._device, self._seed, *key)
-
-    def _sent(self, tensor: Tensor) -> Tensor:
-        """``tensor`` on the device, without waiting for it: a copy from memory that is not pinned would wait."""
-        if tensor.device.type == self._device.type:
-            return tensor
-        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
-        return pinned.to(self._device, non_blocking=True)
+        return images, None if self._labels is None else self._to_device(self._labels[rows["real"]])
 
     def _rows(self, step: int) -> dict[str, Tensor]:
         mine = self._part.rows(self._batch // self._part.world)
@@ -178,29 +216,31 @@ class Feed:
 
 
 def random_shift(images: Tensor, share: float, offsets: Tensor) -> Tensor:
-    """Images (N, C, H, W) continued by ``share`` of their size and cut back to (H, W) at ``offsets`` (N, 2) in [0, 1).
+    """Pad images (N, C, H, W) by ``share`` of their size, by reflection, and crop them at ``offsets`` (N, 2) in [0, 1).
 
-    In place of the random jitter of Isola et al. 2017, section 6.2 (286 pixels cut to 256: a share of 30/256), which enlarges
-    pictures: theirs come large. Prepared pictures have the size that is trained on, and enlarged they would be blurred, as
-    none in use is. The borders are continued by reflection.
+    Replaces the random jitter of Isola et al. 2017, section 6.2, which crops 286 pixels to 256 (a share of 30/256). They
+    resize large pictures to 286 pixels. Prepared pictures already have the training size, so enlarging would blur them.
+
+    Returns:
+        (N, C, H, W).
     """
     height, width = images.shape[2:]
     spare = round(height * share), round(width * share)
     halves = [part for whole in spare for part in (whole // 2, whole - whole // 2)]
-    large = reflected(images, (halves[0], halves[1], halves[2], halves[3]))
+    large = reflection_pad(images, (halves[0], halves[1], halves[2], halves[3]))
     down, right = ((offsets[:, side] * (whole + 1)).long() for side, whole in enumerate(spare))
     rows = down[:, None] + torch.arange(height, device=images.device)
     columns = right[:, None] + torch.arange(width, device=images.device)
     picture = torch.arange(len(images), device=images.device)[:, None, None]
-    # The channels come last, as every image in training has them in memory.
+    # The result is channels_last in memory, like all images in training.
     return large.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def preview_batch(dataset: PreparedDataset, split: str, device: torch.device, count: int = 8) -> Batch:
-    """The first pictures of ``split``, to be watched: of unpaired data of each domain, B as ``real``, A as ``condition``."""
+    """The first ``count`` pictures of ``split``, for previews. For unpaired data, ``real`` is domain B, ``condition`` is A."""
     pixels, labels, conditions = dataset.pixels(split), dataset.labels(split), dataset.conditions(split)
 
-    def taken(array: np.ndarray | None, rows: np.ndarray) -> Tensor | None:
+    def taken(array: Pictures | None, rows: np.ndarray) -> Tensor | None:
         return None if array is None else from_uint8(torch.from_numpy(array[rows]).to(device))
 
     rows = other = np.arange(min(count, len(pixels)))

@@ -1,4 +1,4 @@
-"""Health of a run, measured: diversity of what the generator makes, and when to call a run collapsed."""
+"""Health of a run: the diversity of generated images, and the detection of NaN and mode collapse."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,14 +12,14 @@ from gan_core.families import DiversityPair
 
 @torch.no_grad()
 def spread(images: Tensor, classes: Tensor | None = None) -> Tensor:
-    """Root mean square distance of each image to the mean image, of its class where ``classes`` int64 (N,) are given.
+    """Root mean square distance of images (N, C, H, W) to their mean image, a scalar; 0 if all images are equal.
 
-    0 when all are equal. (N, C, H, W) to a scalar.
+    With ``classes``, int64 (N,), distances are to the mean image of the same class.
     """
     rows = images.float().flatten(1)
     if classes is None:
         return (rows - rows.mean(dim=0)).square().mean().sqrt()
-    # Products instead of sums at indices: those are added up in any order on a GPU.
+    # Matrix products instead of index_add, whose order of summation on a GPU is not fixed.
     member = functional.one_hot(classes).float()
     means = member.T @ rows / member.sum(dim=0).clamp_min(1)[:, None]
     return (rows - member @ means).square().mean().sqrt()
@@ -27,9 +27,10 @@ def spread(images: Tensor, classes: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def diversity(pairs: Iterable[DiversityPair]) -> Tensor:
-    """The spread of what was made over that of real images, the least of all ``pairs``; a scalar.
+    """The spread of generated images divided by that of real images, the minimum over ``pairs``; a scalar.
 
-    Where a batch holds two images a class and more, of those of one class: one picture a class is a collapse.
+    If a batch has at least two images per class, spread is measured within classes, so that a generator with one picture
+    per class counts as collapsed.
     """
     ratios = []
     for pair in pairs:
@@ -41,23 +42,23 @@ def diversity(pairs: Iterable[DiversityPair]) -> Tensor:
 
 
 class HealthMonitor:
-    """Judges logged metrics: NaN at once, a collapse after some patience."""
+    """Detects NaN in logged metrics at once, and mode collapse after ``patience`` logged steps."""
 
     def __init__(self, collapse_diversity: float, patience: int) -> None:
         self._limit, self._patience = collapse_diversity, patience
-        self.poor = 0
-        """Logged steps one after the other with too little diversity."""
+        self.low_diversity_steps = 0
+        """Number of consecutive logged steps with too little diversity."""
 
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
-        """What is wrong, in words, or None. ``health/diversity`` is that of :func:`diversity`."""
+        """Describe what is wrong, or return None. ``metrics["health/diversity"]`` comes from :func:`diversity`."""
         for name, value in metrics.items():
             if not math.isfinite(value):
                 return f"{name} is {value}"
         diversity = metrics.get("health/diversity", math.inf)
-        self.poor = self.poor + 1 if diversity < self._limit else 0
-        if self.poor >= self._patience:
+        self.low_diversity_steps = self.low_diversity_steps + 1 if diversity < self._limit else 0
+        if self.low_diversity_steps >= self._patience:
             return (
-                f"the generator has collapsed: its images differ by {diversity:.3f} of what real ones do, under "
-                f"{self._limit} for {self.poor} logged steps"
+                f"the generator has collapsed: the diversity of its images is {diversity:.3f} of that of real ones, below "
+                f"{self._limit} for {self.low_diversity_steps} logged steps"
             )
         return None

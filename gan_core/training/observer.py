@@ -1,4 +1,4 @@
-"""Who is told how a training run goes."""
+"""The interface for callbacks during a training run."""
 
 from pathlib import Path
 
@@ -8,16 +8,23 @@ from gan_core.metrics.protocol import Figure
 
 
 class Observer:
-    """What a run tells the outside; this one keeps nothing. All but :meth:`checkpoint` are called on rank 0 alone."""
+    """Callbacks of a training run; this base class ignores them.
+
+    :meth:`checkpoint` and :meth:`wants_checkpoint` run on every rank, the others only on rank 0.
+    """
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """A row of metrics."""
+        """Called with a row of metrics."""
 
     def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
-        """A grid's pictures, the same ones each time: uint8 (n, C, H, W), ``columns`` in a row."""
+        """Called with a grid of pictures, uint8 (n, C, H, W), ``columns`` per row; each time from the same inputs."""
 
     def figure(self, figure: Figure, step: int) -> None:
-        """A FID of the averaged generator; the row of metrics that follows has its value, too."""
+        """Called with an FID of the averaged generator; the next row of metrics also has its value."""
 
     def checkpoint(self, path: Path | None, step: int) -> None:
-        """A checkpoint is whole. Called on every rank at the same steps; only rank 0 has a path."""
+        """Called on every rank when a checkpoint is complete; ``path`` is None except on rank 0."""
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Called on every rank after each step that writes no checkpoint; True asks for one now, on every rank alike."""
+        return False

@@ -1,4 +1,4 @@
-"""How good a run's averaged generator is while it trains: its FID over time, and the best generator so far."""
+"""FID of the averaged generator during training, and the best generator so far."""
 
 import contextlib
 import logging
@@ -11,10 +11,10 @@ import torch
 
 from gan_core.data import PreparedDataset
 from gan_core.errors import CheckpointError
-from gan_core.files import read_json, replacing
+from gan_core.files import atomic_write, read_json, write_json
 from gan_core.inference.generator import DESCRIPTION, generator_digest
 from gan_core.metrics.assess import assess
-from gan_core.metrics.between import check_domains
+from gan_core.metrics.domain_translation import check_domains
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.measurement import Subject, check_two_pictures
 from gan_core.metrics.protocol import Figure
@@ -23,27 +23,28 @@ from gan_core.metrics.sources import DatasetSplit
 log = logging.getLogger(__name__)
 
 SEED = 0
-"""Names the pictures that are measured: those that ``gantry fid`` and the evaluate stage draw by default."""
+"""Seed of the measured pictures; the default of ``gantry fid`` and of the evaluate stage."""
 
 
 class QualityMonitor:
-    """Measures one run at several steps, always by the same protocol: 2048 features in fp32, as published figures are."""
+    """Measures a run at several steps, always under the protocol of published figures: 2048 features in fp32."""
 
     def __init__(
         self, dataset: PreparedDataset, split: str, count: int, device: torch.device, *, translates: bool = False
     ) -> None:
-        """Load the feature network and look at the data: what keeps a figure from being measured is known before training.
+        """Load the feature network and check the data, so that problems are found before training starts.
 
         Args:
-            dataset: the real pictures.
-            split: which of them.
-            count: pictures to make from noise, or at most so many of the split's to translate in each direction.
-            device: measured on.
-            translates: whether pictures are made from pictures.
+            dataset: the prepared dataset.
+            split: the split that the real pictures come from.
+            count: number of pictures to generate from noise; for translations, the maximum number of pictures to
+                translate in each direction.
+            device: device of the feature network.
+            translates: whether the family translates pictures.
 
         Raises:
-            DataError: there are too few real pictures, or in one of the domains.
-            FetchError: the Inception weights could not be fetched.
+            DataError: the split, or one of its domains, has too few pictures.
+            FetchError: the Inception weights cannot be fetched.
         """
         if translates and dataset.info.kind != "paired":
             check_domains(dataset, split)
@@ -53,7 +54,7 @@ class QualityMonitor:
         self._extractor = load_inception(device)
 
     def measure(self, subject: Subject, step: int) -> Figure:
-        """The objective of evaluation and search, the FID or its mean over directions, of ``subject`` as it is at ``step``."""
+        """FID of ``subject`` (or its mean over directions); ``step`` is recorded as the generator's digest."""
         return assess(
             subject,
             self._dataset,
@@ -67,14 +68,14 @@ class QualityMonitor:
 
 
 class BestGenerator:
-    """The generator with the lowest FID of a run: an exported folder, which says by which figure it was chosen."""
+    """The generator with the lowest FID of a run: an exported folder whose description holds that FID."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     @property
     def figure(self) -> dict[str, Any] | None:
-        """What it was chosen by, as :meth:`Figure.as_dict` has it; None while there is none that can be read, which is said."""
+        """Its FID as a dict (:meth:`Figure.as_dict`). None if there is none yet or, with a warning, if it cannot be read."""
         description = self.directory / DESCRIPTION
         if not description.is_file():
             return None
@@ -82,25 +83,26 @@ class BestGenerator:
             generator_digest(self.directory)
             figure = read_json(description)["fid"]
             if not (math.isfinite(figure["value"]) and isinstance(figure["protocol_digest"], str)):
-                raise ValueError("its figure is no number")
+                raise ValueError("its FID is not a number")
         except (CheckpointError, ValueError, LookupError, TypeError, OverflowError) as error:
-            log.warning("Passing over the best generator so far, %s: %s.", self.directory, str(error).rstrip("."))
+            log.warning("Ignoring the best generator so far, %s: %s.", self.directory, str(error).rstrip("."))
             return None
         return figure
 
     def is_beaten_by(self, figure: Figure) -> bool:
-        """Whether ``figure`` is lower, or the first by its protocol."""
+        """Whether ``figure`` is lower than the best one, or there is no best one with the same protocol."""
         if not math.isfinite(figure.value):
             return False
         best = self.figure
         return best is None or best["protocol_digest"] != figure.protocol.digest or figure.value < best["value"]
 
-    def copy_to(self, directory: Path | str) -> None:
-        """Write it as the folder ``directory``, whole or not at all."""
-        with replacing(directory) as temporary:
+    def copy_to(self, directory: Path | str, **extra: Any) -> None:
+        """Copy it to the folder ``directory`` atomically; ``extra`` are values to set in its description."""
+        with atomic_write(directory) as temporary:
             shutil.copytree(self.directory, temporary)
+            write_json(temporary / DESCRIPTION, {**read_json(temporary / DESCRIPTION), **extra})
 
-    def forget(self) -> None:
-        """Remove it: it belongs to a run that another one takes the place of."""
+    def delete(self) -> None:
+        """Delete it from disk, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.directory)

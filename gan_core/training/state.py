@@ -1,7 +1,8 @@
-"""What a run is made of, as named tensors: all that the next step depends on beside its number."""
+"""The state of a run as named tensors: everything, besides the step number, that the next step depends on."""
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from gan_core.augment.augmenter import Augmenter
@@ -11,9 +12,9 @@ from gan_core.training.ema import AveragedNetworks
 
 
 class State:
-    """Networks, their averages, the strength of the augmentation, the optimisers' moments, and the family's memory.
+    """Networks, averaged networks, strength of the augmentation, moments of the optimisers, and buffers of the family.
 
-    Random numbers keep no state: they are functions of the seed and the step.
+    Random numbers have no state: they are functions of seed and step.
     """
 
     def __init__(
@@ -26,8 +27,14 @@ class State:
             "augment": augmenter,
         }
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        network = next(iter(self._family.networks.values()))
+        return next(network.parameters()).device
+
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, as it is now and as it goes on to change: not copies."""
+        """All tensors by name; references, not copies."""
         found: dict[str, Tensor] = {}
         for name, module in self._modules.items():
             found |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
@@ -36,7 +43,7 @@ class State:
         return found | {f"memory.{name}": tensor for name, tensor in self._family.buffers.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Become what :meth:`tensors` gave; they may lie on another device."""
+        """Load ``tensors`` from :meth:`tensors`; they may be on a different device."""
         for name, module in self._modules.items():
             module.load_state_dict(_below(f"{name}.", tensors))
         for side, optimiser in self._optimisers.items():
@@ -45,9 +52,9 @@ class State:
         memory.update({name: tensors[f"memory.{name}"].to(tensor, copy=True) for name, tensor in memory.items()})
 
     def mismatch(self, tensors: Mapping[str, Tensor]) -> str | None:
-        """Why :meth:`load` cannot take ``tensors``, naming the first that does not fit; None where it can.
+        """Describe the first tensor that :meth:`load` cannot load; None if all fit.
 
-        What is loaded in part would be a run that never was.
+        Call it first: a partial load would leave a mixture of two runs.
         """
         own: dict[str, Tensor] = {}
         for name, module in self._modules.items():
@@ -58,24 +65,24 @@ class State:
             like = optimiser.moments_like(remembered)
             strange = next((key for key in remembered if key not in like), None)
             if strange:
-                return f"there is no optimiser.{side}.{strange} in such a run"
+                return f"optimiser.{side}.{strange} does not belong to this run"
             own |= {f"optimiser.{side}.{key}": tensor for key, tensor in like.items()}
         for name in own:
             if name not in tensors:
                 return f"{name} is missing"
             if tensors[name].shape != own[name].shape:
-                return f"{name} has the shape {[*tensors[name].shape]}, not {[*own[name].shape]}"
+                return f"{name} has shape {[*tensors[name].shape]}, expected {[*own[name].shape]}"
             if tensors[name].is_floating_point() != own[name].is_floating_point():
-                return f"{name} holds {tensors[name].dtype}, not {own[name].dtype}"
-        # Moments were matched against their optimiser above.
+                return f"{name} has type {tensors[name].dtype}, expected {own[name].dtype}"
+        # Moments of optimisers have been checked above.
         prefixes = tuple(f"{name}." for name in self._modules)
         strange = next((name for name in tensors if name.startswith(prefixes) and name not in own), None)
         if strange:
-            return f"there is no {strange} in such a run"
+            return f"{strange} does not belong to this run"
         broken = next((name for name in own if not tensors[name].isfinite().all()), None)
-        return f"{broken} holds NaN or infinity" if broken else None
+        return f"{broken} contains NaN or infinity" if broken else None
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, under the rest of their names."""
+    """The tensors whose names start with ``prefix``, with the prefix removed from their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,8 +1,9 @@
-"""The training loop: two losses, two optimisers, two separate updates, whatever the family."""
+"""The training loop of all families: separate updates of discriminator and generator, each with its own optimiser."""
 
 import contextlib
 import itertools
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, Side, build_family, require
 from gan_core.families.noise import NoiseFamily
 from gan_core.families.translation import TranslationFamily
+from gan_core.files import atomic_write
 from gan_core.images.tensors import from_uint8, to_uint8
-from gan_core.inference.generator import SAMPLE_BATCH, describe, save_generator
-from gan_core.precision import choose_device, choose_precision, out_of_memory
+from gan_core.inference.generator import SAMPLE_BATCH, describe_generator, save_generator
+from gan_core.precision import choose_device, choose_precision, is_out_of_memory
 from gan_core.schedule import cosine
 from gan_core.training.adam import Adam
 from gan_core.training.backends import compile_options, cudnn_kernels
-from gan_core.training.config import TrainConfig
+from gan_core.training.config import GIB, TrainConfig
 from gan_core.training.ema import AveragedNetworks, ema_decay
 from gan_core.training.feed import Feed, preview_batch
 from gan_core.training.health import diversity
@@ -31,24 +33,26 @@ from gan_core.training.hyperparameters import earlier_defaults, hyperparameters
 from gan_core.training.metrics_window import MetricsWindow
 from gan_core.training.observer import Observer
 from gan_core.training.quality import BestGenerator, QualityMonitor
-from gan_core.training.rates import Rates
+from gan_core.training.rates import LearningRateSchedule
 from gan_core.training.recovery import Recovery
+from gan_core.training.start import Start, describe_start, first_state, save_start
 from gan_core.training.state import State
+from gan_core.training.stream import StreamFeed, streaming_reason
 from gan_core.training.world import World
 
 log = logging.getLogger(__name__)
 
 _REAL_RIGHT = "health/real_right"
 _GRID_BATCHES = 4
-"""Batches that a grid's statistics are measured on: enough to look at, and a quarter of the time."""
+"""Number of batches to measure batch-norm statistics on for a grid: fewer than for an export, to save time."""
 
 
 class Trainer:
-    """Trains one family on one prepared dataset, alone or as one of several workers.
+    """Trains a family on a prepared dataset, alone or as one of several workers.
 
-    What a step computes is a function of the settings, the data and the step's number; a run that was killed and
-    resumed ends with the same bytes as one that was not, on the same device and number of workers, and up to rounding where
-    networks are compiled.
+    The result of a step is a function of settings, data and step number. On the same device and number of workers, a run
+    that was killed and resumed ends with the same bytes as an undisturbed run; with compiled networks, it is equal up to
+    rounding.
     """
 
     def __init__(
@@ -63,47 +67,57 @@ class Trainer:
         observer: Observer | None = None,
         world: World | None = None,
         resume_from: Path | str | None = None,
+        start: Start | None = None,
     ) -> None:
-        """Build networks and optimisers, and resume from the newest whole checkpoint.
+        """Build networks and optimisers, and resume from the newest complete checkpoint.
 
         Args:
-            family_name: key in the table of families.
-            family_config: the family's typed configuration.
-            dataset: what to learn from; its train split.
+            family_name: name of the family, a key of ``FAMILIES``.
+            family_config: settings of the family.
+            dataset: the prepared dataset; its train split is used for training.
             config: settings of the run.
-            directory: checkpoints are written here; ranks other than 0 only read.
-            device: ``auto`` or torch's name.
-            observer: gets metrics, pictures and checkpoints.
-            world: workers that train together; torch's default process group when left out.
-            resume_from: look for checkpoints here too (an uploaded copy).
+            directory: folder for checkpoints; only rank 0 writes.
+            device: ``auto``, or the name of a device in torch.
+            observer: receives metrics, pictures and checkpoints.
+            world: the workers that train together; None uses torch's default process group.
+            resume_from: an additional folder to read checkpoints from (an uploaded copy).
+            start: the run that this one starts from (``train.start_from``); None starts from random weights. Rank 0 reads its
+                files, unless this run has a checkpoint.
 
         Raises:
-            SettingsError: the batch does not divide over the workers, or the family cannot make such pictures, or not
-                from data of this kind.
-            CheckpointError: the checkpoint found belongs to other settings.
+            SettingsError: the run cannot start from ``start``, the batch cannot be split evenly over the workers, or the family
+                does not support the size of the pictures or the kind of the data.
+            CheckpointError: a checkpoint was found whose hyperparameters differ, or none of those found fits this run; or the
+                files of ``start`` are missing or damaged.
+            DataError: there are too few pictures.
         """
+        if reason := streaming_reason(dataset, config):
+            dataset = dataset.streaming()
         self.config, self.directory, self.dataset = config, Path(directory), dataset
-        self.world = world or World.current()
+        self.world, self.start = world or World.current(), start
         self.observer: Observer = observer or Observer()
         self.device = choose_device(str(device))
         config.check_workers(self.world.size)
-        self._has_graphs = config.compile and self.device.type == "cuda"
+        if reason and self.world.rank == 0:
+            log.info("Streaming the training data: %s.", reason)
+        self._uses_cuda_graphs = config.compile and self.device.type == "cuda"
         self.family = self._build_family(family_name, family_config)
         self.averaged = AveragedNetworks({name: self.family.networks[name] for name in self.family.generators})
-        self.augmenter = Augmenter(config.augment, dataset.info.splits["train"], fused=self._has_graphs)
+        self.augmenter = Augmenter(config.augment, dataset.info.splits["train"], fused=self._uses_cuda_graphs)
         self.augmenter.to(self.device)
         self._updates = self.family.updates()
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
-        # Once: to walk through networks for them at each update takes longer than to start a kernel.
+        # Collected once, because iterating over a network's parameters takes longer than launching a kernel.
         self._parameters = {
             side: [parameter for name in names for parameter in self.family.networks[name].parameters()]
             for side, names in self._sides.items()
         }
         self.optimisers = {side: Adam(self._parameters[side], config.learning_rates[side]) for side in self._sides}
-        self._rates = Rates(config, self.optimisers, self._updates)
+        self._freeze()
+        self._rates = LearningRateSchedule(config, self.optimisers, self._updates)
         self._dtype = choose_precision(config.precision, self.device)
         self._feed = self._build_feed()
-        # How well pictures are translated shows on some that were not learnt from.
+        # Preview and measure translations on pictures that are not trained on, if there are any.
         split = "test" if self.translates and dataset.info.splits.get("test") else "train"
         self._preview_batch = preview_batch(dataset, split, self.device)
         self._best = BestGenerator(self.directory / "best")
@@ -111,47 +125,63 @@ class Trainer:
         self._window = MetricsWindow()
         self._recovery = self._build_recovery(Path(resume_from) if resume_from else None)
         self.step = self._recovery.resume()
+        if start and not self._recovery.resumed:
+            self._load_start(start)
         self._set_rates()
 
     def run(self, until: int | None = None) -> None:
-        """Train up to step ``until`` (``config.steps`` when left out).
+        """Train up to step ``until``; None means ``config.steps``.
 
         Raises:
-            TrainingDivergedError: NaN or collapse after the last rollback; the newest healthy checkpoint is kept.
+            TrainingDivergedError: NaN or mode collapse after the last rollback; the newest healthy checkpoint is kept.
+            SettingsError: a step needs more memory than the device has.
         """
         config = self.config
         until = config.steps if until is None else min(until, config.steps)
-        with cudnn_kernels(exact=not config.compile):
+        with cudnn_kernels(deterministic=not config.compile):
             self._window.start()
             if self.step == 0:
                 self._begin()
             while self.step < until:
                 self._set_rates()
-                with self._enough_memory():
+                with self._explain_out_of_memory():
                     batches = self._train_step()
                 self.step += 1
                 self._window.steps += 1
                 self._update_average()
-                if self._reports_at(self.step) and not self._report(batches[0]):
-                    continue  # it was rolled back
+                due = self._is_due(config.checkpoint_every)
+                early = not due and self.observer.wants_checkpoint(self.step)
+                if (early or self._reports_at(self.step)) and not self._report(batches[0]):
+                    continue  # the run has been rolled back
                 if self._is_due(config.sample_every):
                     self._draw_grid()
-                if self._is_due(config.checkpoint_every):
+                if due or early:
                     self._save()
 
+    def export_start(self, directory: Path | str) -> None:
+        """Write what a later run needs to start from this one (:mod:`gan_core.training.start`); rank 0 calls it."""
+        if self.config.keep_best and self._best.figure and self._best_start.is_dir():
+            with atomic_write(directory) as temporary:
+                shutil.copytree(self._best_start, temporary)
+            return
+        self.update_statistics()  # so that the bytes do not depend on what was drawn or measured before
+        self._write_start(directory)
+
     def export(self, directory: Path | str) -> None:
-        """Write the averaged generator as an exported generator folder: the last, or with ``keep_best`` the best."""
+        """Export the averaged generator to ``directory``: the last one or, with ``keep_best``, the best one."""
         if self.config.keep_best and self._best.figure:
-            self._best.copy_to(directory)
+            self._best.copy_to(directory, rollbacks=self._recovery.incidents)
             return
         if self.config.keep_best:
-            log.warning("keep_best: this run has measured no FID, so the last generator is exported, not the best.")
+            log.warning(
+                "keep_best: exporting the last generator instead of the best, because this run has measured no FID."
+            )
         self.update_statistics()
-        self._write_generator(directory)
+        self._write_generator(directory, rollbacks=self._recovery.incidents)
 
     @torch.inference_mode()
     def sample(self, n: int, seed: int, *, first: int = 0) -> Tensor:
-        """Pictures of the averaged generator as it is now: uint8 (n, C, H, W). Call :meth:`update_statistics` first."""
+        """Sample from the current averaged generator: uint8 (n, C, H, W). Call :meth:`update_statistics` first."""
         family, networks, parts = require(self.family, NoiseFamily), self.averaged.networks, []
         for start in range(0, n, SAMPLE_BATCH):
             count = min(SAMPLE_BATCH, n - start)
@@ -160,17 +190,17 @@ class Trainer:
 
     @property
     def translates(self) -> bool:
-        """Whether it makes pictures from pictures; from noise otherwise."""
+        """Whether the family translates pictures; False if it generates them from noise."""
         return self.family.can(TranslationFamily)
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
-        """What the generators translate: (from domain, to domain); none where they make images from noise."""
+        """(source, target) domains of each direction; empty for families that generate from noise."""
         return self.family.directions
 
     @torch.inference_mode()
     def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
-        """Pictures uint8 (N, C', H, W) translated by the averaged generators as they are now: uint8 (N, C, H, W)."""
+        """Translate pictures uint8 (N, C', H, W) with the current averaged generators: uint8 (N, C, H, W)."""
         family, networks = require(self.family, TranslationFamily), self.averaged.networks
         return to_uint8(
             family.translate(from_uint8(images.to(self.device)), target, seed, first=first, networks=networks)
@@ -178,24 +208,24 @@ class Trainer:
 
     @torch.inference_mode()
     def preview(self) -> tuple[Tensor, int]:
-        """Pictures uint8 (n, C, H, W) that show how far the averaged generators are, and how many make a row."""
+        """A grid of pictures from the current averaged generators, uint8 (n, C, H, W), and its number of columns."""
         pictures, columns = self.family.preview(self._preview_batch, self.averaged.networks)
         return to_uint8(pictures), columns
 
     def update_statistics(self, batches: int = 16) -> None:
-        """Make the averaged generator ready to be sampled (:meth:`Family.update_statistics`)."""
+        """Measure batch-norm statistics of the averaged generator, as sampling needs (:meth:`Family.update_statistics`)."""
         self.family.update_statistics(self.averaged.networks, batches=batches)
 
     # -- construction ------------------------------------------------------------------------------------------------
 
     def _build_family(self, name: str, family_config: Any) -> Family:
-        """The family on the device with the same initial weights on every worker; raises SettingsError."""
+        """Build the family on the device, with the same initial weights on every worker; raises SettingsError."""
         kind, augment = FAMILIES[name], self.config.augment.kind
         kind.check_data(self.dataset.info, family_config)
         if augment != "none" and not kind.augmentable:
             raise SettingsError(
-                f"train.augment.kind: {name} cannot use {augment}, which would move a picture and leave its partner. Set it "
-                "to none; train.jitter and train.mirror change both alike."
+                f"train.augment.kind: {name} cannot use {augment}, which would transform only one picture of a pair. Set it "
+                "to none. To augment both pictures equally, use train.jitter and train.mirror."
             )
         shares = self.dataset.class_shares("train") if kind.is_conditional(family_config) else ()
         randomness.seed_global(self.config.seed, -1, 0)
@@ -205,68 +235,132 @@ class Trainer:
             family.compile(**compile_options(self.device))
         return family
 
-    def _build_feed(self) -> Feed:
+    def _build_feed(self) -> Feed | StreamFeed:
         dataset, config = self.dataset, self.config
+        common: dict[str, Any] = {
+            "batch": config.batch,
+            "seed": config.seed,
+            "device": self.device,
+            "part": self.world.part,
+            "mirror": config.mirror,
+            "jitter": config.jitter,
+        }
+        if dataset.streamed:
+            # Only rank 0 reads the metadata of all shards.
+            groups = self.world.broadcast(self.world.on_rank_zero(lambda: dataset.row_groups("train")))
+            return StreamFeed(dataset, groups, memory=int(config.stream_gib * GIB), **common)
+        pixels: Any = dataset.pixels("train")
+        conditions: Any = dataset.conditions("train")
         return Feed(
-            dataset.pixels("train"),
+            pixels,
             dataset.labels("train"),
-            conditions=dataset.conditions("train"),
+            conditions=conditions,
             unpaired=dataset.info.kind == "unpaired",
-            batch=config.batch,
-            seed=config.seed,
-            device=self.device,
-            part=self.world.part,
-            mirror=config.mirror,
-            jitter=config.jitter,
+            **common,
         )
 
+    def _freeze(self) -> None:
+        """Exclude the first layers of the discriminators from training (FreezeD); raises SettingsError if it has no more."""
+        count, frozen = self.config.freeze_discriminator, []
+        for name in self.family.discriminators if count else ():
+            layers = self.family.discriminator_layers(name)
+            if count >= len(layers):
+                raise SettingsError(
+                    f"train.freeze_discriminator: the discriminator of {self.family.name} has {len(layers)} layers, and the "
+                    f"last one must be trained, got {count}. Set it to at most {len(layers) - 1}."
+                )
+            frozen += [parameter for layer in layers[:count] for parameter in layer]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        # Without a gradient, Adam leaves them alone.
+        self._trained = {
+            side: [parameter for parameter in parameters if parameter.requires_grad]
+            for side, parameters in self._parameters.items()
+        }
+
+    def _load_start(self, start: Start) -> None:
+        """Replace the initial state by that of ``start``, adapted to this run."""
+        state = self._state
+        info = self.dataset.info
+        tensors = self.world.on_rank_zero(
+            lambda: first_state(
+                start,
+                state,
+                self.family,
+                self.augmenter,
+                classes=tuple(info.classes),
+                optimisers=self.config.start_optimisers,
+            )
+        )
+        state.load(self.world.broadcast_tensors(tensors if self.world.rank == 0 else None, self.device))
+        if self.world.rank == 0:
+            log.info("Starting from %s, which has seen %d images.", start.name, start.images_seen)
+
     def _build_quality(self, split: str) -> QualityMonitor | None:
-        """What measures the FID against ``split``, on rank 0."""
+        """Build the monitor that measures FIDs against ``split``, on rank 0 only."""
         count, translates = self.config.fid_samples, self.translates
         return self.world.on_rank_zero(
             lambda: QualityMonitor(self.dataset, split, count, self.device, translates=translates)
         )
 
-    def _build_recovery(self, elsewhere: Path | None) -> Recovery:
+    def _build_recovery(self, resume_from: Path | None) -> Recovery:
+        self._state = State(self.family, self.averaged, self.augmenter, self.optimisers)
         return Recovery(
-            State(self.family, self.averaged, self.augmenter, self.optimisers),
+            self._state,
             self.config,
             self.directory,
-            settings=hyperparameters(self.config, self.family, self.dataset.info.digest),
+            settings=hyperparameters(
+                self.config,
+                self.family,
+                self.dataset.info.digest,
+                streamed=self.dataset.streamed,
+                start=self.start.digest if self.start else None,
+            ),
             defaults=earlier_defaults(self.family),
             world=self.world,
-            elsewhere=elsewhere,
+            resume_from=resume_from,
         )
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
     @property
     def rollbacks(self) -> int:
-        """How often this run was rolled back to a healthy checkpoint; each halved its learning rates."""
+        """Number of rollbacks to a healthy checkpoint; each one halves the learning rates."""
         return self._recovery.rollbacks
 
     @property
     def images_seen(self) -> int:
-        """Real images that the discriminator has been shown."""
-        return self.step * self._images_a_step
+        """Number of real images that the discriminator has seen."""
+        return self.step * self._images_per_step
 
     @property
-    def _images_a_step(self) -> int:
+    def _images_per_step(self) -> int:
         return self.config.batch * self.config.discriminator_steps
 
+    @property
+    def _images_seen_in_all(self) -> int:
+        """:attr:`images_seen`, and those of the runs that this one started from."""
+        return self.images_seen + (self.start.images_seen if self.start else 0)
+
     def _progress(self) -> float:
-        """How far the run is through its burn-in, 0 to 1."""
+        """Share of the burn-in that is done, 0 to 1. A run that starts from another goes on with the other's burn-in."""
         over = self.config.burn_in_kimg * 1000
-        return min(self.images_seen / over, 1.0) if over else 1.0
+        return min(self._images_seen_in_all / over, 1.0) if over else 1.0
+
+    def _warmth(self) -> float:
+        """Share of the warm-up that is done after the next step, 0 to 1."""
+        over = self.config.warm_up_kimg * 1000
+        return min((self.images_seen + self._images_per_step) / over, 1.0) if over else 1.0
 
     def _begin(self) -> None:
-        """Remove what an earlier run left, and write something to roll back to from the first step on."""
+        """Delete the best generator of an earlier run, and write a first checkpoint to roll back to."""
         if self.world.rank == 0:
-            self._best.forget()
+            self._best.delete()
+            shutil.rmtree(self._best_start, ignore_errors=True)
         self._save()
 
     def _train_step(self) -> list[Batch]:
-        """One step: the discriminator's updates, each on a batch of its own, and the generator's on the last of them."""
+        """One step: update the discriminator, each time on a new batch, then the generator on the last batch."""
         rounds = self.config.discriminator_steps
         randomness.seed_global(self.config.seed, self.step, self.world.rank)
         for turn in range(self.step * rounds, (self.step + 1) * rounds):
@@ -276,15 +370,15 @@ class Trainer:
         return batches
 
     def _update_average(self) -> None:
-        """Move the averaged generators towards the ones just updated; the half-life grows over the burn-in."""
+        """Move the averaged generators towards the updated ones; the half-life grows over the burn-in."""
         half_life = cosine(0, self.config.ema_half_life_kimg, self._progress()) * 1000
-        self.averaged.update(ema_decay(self._images_a_step, half_life, self.images_seen))
+        self.averaged.update(ema_decay(self._images_per_step, half_life, self._images_seen_in_all))
 
     def _batches(self, turn: int, *, last: bool) -> list[Batch]:
-        """The micro-batches of one round; ``turn`` counts rounds over the whole run."""
-        if self._has_graphs:
-            # What the compiled networks of one round give lives until the next: the generator's update needs the images that
-            # the discriminator's made, and without a mark the first call after a backward pass would take their memory.
+        """The micro-batches of round ``turn``; a round is one update of the discriminator, counted over the whole run."""
+        if self._uses_cuda_graphs:
+            # Outputs of compiled networks must stay valid for the whole round, because the generator's update reuses the
+            # images of the discriminator's. Without this mark, CUDA graphs would reuse their memory after a backward pass.
             torch.compiler.cudagraph_mark_step_begin()
         images, labels, condition = self._feed(turn)
         key = (self.config.seed, self.rollbacks, turn)
@@ -302,23 +396,23 @@ class Trainer:
                 part=self.world.part,
                 progress=progress,
                 augmentation=self.augmenter,
-                # The generator's graph is for its own update, which only the last round is followed by.
+                # The generator's graph is needed only in the last round, which the generator's update follows.
                 keep=count == 1 and last,
             )
             for index, (part, label, source) in enumerate(zip(parts, label_parts, condition_parts, strict=True))
         ]
 
     def _update(self, side: Side, batches: list[Batch], turn: int) -> None:
-        """All updates of one side that are due in the round ``turn``."""
+        """Apply all updates of one side that are due in round ``turn``."""
         for phases in self._updates:
             if phases[0].side == side and self.step % phases[0].every == 0:
-                self._update_by(phases, batches, turn)
+                self._apply_update(phases, batches, turn)
 
-    def _update_by(self, phases: tuple[Phase, ...], batches: list[Batch], turn: int) -> None:
-        """One update of one side; the other side's parameters take no gradient meanwhile."""
+    def _apply_update(self, phases: tuple[Phase, ...], batches: list[Batch], turn: int) -> None:
+        """Apply one update of one side. During the generator's, the discriminator's parameters require no gradient."""
         side = phases[0].side
-        # While the discriminator learns, the generator's graph is recorded for its own update: it stays trainable.
-        frozen = self._parameters["discriminator"] if side == "generator" else []
+        # The generator's parameters always require gradients: the discriminator's update records the graph for it.
+        frozen = self._trained["discriminator"] if side == "generator" else []
         optimiser = self.optimisers[side]
         optimiser.zero_grad()
         judged_right = []
@@ -334,21 +428,21 @@ class Trainer:
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
-        self.world.average_gradients(self._parameters[side])
+        self.world.average_gradients(self._trained[side])
         if phases[0].name == side and self._reports_at(self.step + 1):
-            norm = nn.utils.get_total_norm([p.grad for p in self._parameters[side] if p.grad is not None])
+            norm = nn.utils.get_total_norm([p.grad for p in self._trained[side] if p.grad is not None])
             self._window.gauge(f"health/{side}_gradient", norm)
         optimiser.step()
         if judged_right:
             self.augmenter.adapt(torch.stack(judged_right).mean(), self.config.batch, turn)
 
     @contextlib.contextmanager
-    def _enough_memory(self) -> Iterator[None]:
-        """Say what helps where a step needs more memory than there is."""
+    def _explain_out_of_memory(self) -> Iterator[None]:
+        """Turn an out-of-memory error into one that names the settings to change."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             config = self.config
             message = (
@@ -357,13 +451,13 @@ class Trainer:
                 f"train.accumulate, or halve train.batch. ({str(error).split('. ')[0]})"
             )
             if self.world.size > 1:
-                # The others are waiting for this worker: only an error of its own makes who started them end them all.
+                # The other workers wait for this one; their launcher stops them only if this one fails by its original error.
                 error.add_note(message)
                 raise
             raise SettingsError(message) from error
 
     def _set_rates(self) -> None:
-        self._rates.set(self.step, progress=self._progress(), rollbacks=self.rollbacks)
+        self._rates.set(self.step, progress=self._progress(), rollbacks=self.rollbacks, warmth=self._warmth())
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype is torch.float32:
@@ -373,32 +467,32 @@ class Trainer:
     # -- reports ------------------------------------------------------------------------------------------------
 
     def _is_due(self, every: int) -> bool:
-        """Whether what happens at every so many steps, and at the last one, happens now."""
+        """Whether this is a multiple of ``every`` steps, or the last step."""
         return self.step % every == 0 or self.step == self.config.steps
 
     def _reports_at(self, step: int) -> bool:
-        """Whether metrics are logged and health is checked at ``step``: always before a checkpoint is written."""
+        """Whether to log metrics and check health at ``step``; always before a checkpoint is written."""
         config = self.config
         often = step % config.log_every == 0 or step % config.checkpoint_every == 0 or step == config.steps
         return often or self._measures_at(step)
 
     def _measures_at(self, step: int) -> bool:
-        """Whether the FID is measured at ``step``."""
+        """Whether to measure the FID at ``step``."""
         config = self.config
         return config.fid_every > 0 and (step % config.fid_every == 0 or step == config.steps)
 
     def _report(self, batch: Batch) -> bool:
-        """Log the means since the last report; False when the run had to be rolled back."""
+        """Log the means since the last report and check health. Returns False if the run has been rolled back."""
         with torch.no_grad(), self._autocast():
             pairs = self.family.diversity_pairs(batch)
         self._window.gauge("health/diversity", diversity(pairs))
         if self.config.augment.kind == "ada":
             self._window.gauge("augment/strength", self.augmenter.strength.detach().clone())
         names, row = self._window.means()
-        self.world.average([row])  # the same verdict on every worker
+        self.world.average([row])  # so that every worker reaches the same diagnosis
         metrics = dict(zip(names, row.tolist(), strict=True))
         wrong = self._recovery.diagnose(metrics)
-        metrics["rate/images_per_second"] = self._window.steps * self._images_a_step / self._window.seconds()
+        metrics["rate/images_per_second"] = self._window.steps * self._images_per_step / self._window.seconds()
         metrics["progress/kimg"] = self.images_seen / 1000
         self._window.start()
         if wrong:
@@ -412,19 +506,20 @@ class Trainer:
         return True
 
     def _measure(self) -> float:
-        """FID of the averaged generator as it is now, by rank 0; it is kept if none was better."""
+        """Measure the FID of the current averaged generator, on rank 0; keep the generator if it is the best so far."""
         assert self._quality is not None
-        with self._window.off_the_clock():
+        with self._window.paused():
             self.update_statistics()
             figure = self._quality.measure(self, self.step)
             if self.config.keep_best and self._best.is_beaten_by(figure):
+                self._write_start(self._best_start)
                 self._write_generator(self._best.directory, fid=figure.as_dict())
             self.observer.figure(figure, self.step)
         return figure.value
 
     def _draw_grid(self) -> None:
         if self.world.rank == 0:
-            with self._window.off_the_clock():
+            with self._window.paused():
                 self.update_statistics(_GRID_BATCHES)
                 pictures, columns = self.preview()
                 self.observer.pictures(pictures.cpu(), self.step, columns)
@@ -432,23 +527,38 @@ class Trainer:
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _lineage(self) -> dict[str, Any]:
-        """What a generator was made from."""
+        """Where a generator comes from: its dataset, the images seen, and the run that it started from."""
         info = self.dataset.info
         domains = {"classes": list(info.classes), "attributes": list(info.attributes)}
-        return {"dataset": info.digest, "dataset_name": info.name, **domains, "images_seen": self.images_seen}
+        parent = {"parent": self.start.record} if self.start else {}
+        return {"dataset": info.digest, "dataset_name": info.name, **domains, "images_seen": self.images_seen, **parent}
 
     def _save(self) -> None:
-        """Write a checkpoint: everything that the next step depends on."""
-        with self._window.off_the_clock():
+        """Write a checkpoint on rank 0, and notify the observer on every rank."""
+        with self._window.paused():
             path = None
             if self.world.rank == 0:
-                generator = describe(self.family, self._lineage())
+                generator = describe_generator(self.family, self._lineage())
                 path = self._recovery.save(self.step, generator)
             self.world.barrier()
             self.observer.checkpoint(path, self.step)
 
+    @property
+    def _best_start(self) -> Path:
+        """The start folder of the best generator so far, beside it."""
+        return self._best.directory.with_name("best-start")
+
+    def _write_start(self, directory: Path | str) -> None:
+        described = describe_start(
+            describe_generator(self.family, self._lineage()),
+            self.augmenter,
+            step=self.step,
+            total_images=self._images_seen_in_all,
+        )
+        save_start(directory, self._state, described, keep=self.config.save_start)
+
     def _write_generator(self, directory: Path | str, **extra: Any) -> None:
-        """The averaged generator as an exported generator folder; call :meth:`update_statistics` first."""
+        """Export the current averaged generator to ``directory``; call :meth:`update_statistics` first."""
         save_generator(
             directory,
             family=self.family,

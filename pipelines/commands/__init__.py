@@ -1,1 +1,1 @@
-"""The commands of ``gantry``, one file a verb."""
+"""The commands of ``gantry``: a module for each command or group of related commands."""

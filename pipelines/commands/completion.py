@@ -1,4 +1,4 @@
-"""``gantry completion``: the script that has a shell complete verbs, options and file names."""
+"""``gantry completion``: print the script with which a shell completes subcommands, options and file names."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -6,7 +6,7 @@ from click.shell_completion import get_completion_class
 from gan_core.errors import SettingsError
 
 _VARIABLE = "_GANTRY_COMPLETE"
-"""Set by the script when it asks ``gantry`` for completions; click derives this name from the program's."""
+"""The script sets this variable when it asks ``gantry`` for completions. Click derives the name from the program's name."""
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""``gantry demo``: data, weights, the whole pipeline, and where to look at what it made."""
+"""``gantry demo``: fetch data and weights, run the whole pipeline, and print the results."""
 
 import time
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ import click
 from gan_core.errors import TrackingError
 from gan_core.files import read_json
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.progress import duration, say
+from pipelines.runtime.progress import format_duration, say
 from pipelines.runtime.redaction import redact_credentials
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 def demo() -> None:
-    """Run everything on Fashion-MNIST, with the settings of params.yaml: a quarter of an hour on two CPU cores."""
+    """Run the whole pipeline on Fashion-MNIST with the settings of params.yaml. Takes about 12 minutes on 2 CPU cores."""
     started = time.monotonic()
     # Imported here: `gantry --help` need not wait for torch and Prefect.
     from gan_core.download.weights import inception_file
@@ -31,17 +31,17 @@ def demo() -> None:
     if settings.data.name in PUBLIC_DATASETS:
         say("demo", f"raw data: {settings.data.name}")
         fetch_public(settings.data.name, checkout=checkout)
-    say("demo", "weights of the feature network that FID is measured with")
+    say("demo", "weights of the Inception network, which measures the FID")
     inception_file()
     run_pipeline(checkout, [], None, {})
     click.echo(summary(checkout, settings, time.monotonic() - started))
 
 
 def summary(checkout: Checkout, settings: "Settings", seconds: float) -> str:
-    """What was made and where to look, from the stages' results.
+    """A summary of the results, with the next commands.
 
     Raises:
-        TrackingError: the registry does not have the version that the last run registered, or cannot be reached.
+        TrackingError: the registry does not have the version that the last run registered, or it cannot be reached.
     """
     from pipelines.flow.outcome import result_summary
     from pipelines.registry.find import is_registered
@@ -49,16 +49,16 @@ def summary(checkout: Checkout, settings: "Settings", seconds: float) -> str:
     version = read_json(checkout.registered)
     if not is_registered(version["name"], version["version"], tracking_uri=settings.track.uri):
         raise TrackingError(
-            f"{version['name']} version {version['version']} was registered by an earlier run and is not at "
+            f"{version['name']} version {version['version']}, which an earlier run registered, is not in the registry at "
             f"{redact_credentials(settings.track.uri)}. Register it there: .venv/bin/dvc repro --force --single-item register"
         )
     return "\n".join(
         [
             "",
-            f"Done in {duration(seconds)}.",
+            f"Done in {format_duration(seconds)}.",
             *result_summary(checkout),
             "  look at it     .venv/bin/gantry ui       (MLflow and Prefect pages)",
             "  promote it     .venv/bin/gantry promote",
-            "  change it      edit params.yaml, then .venv/bin/gantry run; only what changed is done again",
+            "  change it      edit params.yaml, then .venv/bin/gantry run; only the stages that it affects run again",
         ]
     )

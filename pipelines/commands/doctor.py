@@ -1,4 +1,4 @@
-"""``gantry doctor``: checks what a run needs on this machine, and prints for each problem what to do."""
+"""``gantry doctor``: check what a run needs on this machine, and print a remedy for each problem."""
 
 import base64
 import importlib.metadata
@@ -18,17 +18,16 @@ from typing import Literal
 
 import click
 
-from gan_core.disk import amount, free_space
+from gan_core.disk import format_bytes, free_space
+from gan_core.errors import StageError
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.failures import explain
+from pipelines.runtime.failures import explain_error
 from pipelines.runtime.git import GitError, run_git
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.runtime.versions import versions
 
 Status = Literal["ok", "note", "problem"]
 _COLOURS: dict[Status, str] = {"ok": "green", "note": "yellow", "problem": "red"}
-_SCARCE, _TOO_LITTLE = 20 * 2**30, 2 * 2**30
-"""Bytes of free disk below which a run may end for want of room, and below which it will."""
 _ANSWER_SECONDS = 5.0
 
 
@@ -38,19 +37,34 @@ class Finding:
 
     check: str
     status: Status
-    """``ok``; ``note``: works, but worth knowing; ``problem``: a run will fail or give less than it could."""
+    """``ok``; ``note``: worth knowing, nothing fails; ``problem``: a run will fail or use less than the machine has."""
     found: str
     remedy: str = ""
-    """What to do; empty where nothing needs doing."""
+    """What to do; empty if there is nothing to do."""
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of findings instead of the table.")
-def doctor(as_json: bool) -> None:
+@click.option(
+    "--cluster", is_flag=True, help="Check the driver's host and each node of the Ray cluster at RAY_ADDRESS instead."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    help="With --cluster: seconds after which a node that has not answered is a problem.",
+)
+def doctor(as_json: bool, cluster: bool, timeout: float) -> None:
     """Check this machine and this project: packages, git, DVC, disk, memory, ports, GPU, weights, servers.
 
-    Changes nothing. Exit status 1 when there is a problem.
+    With --cluster: whether each node answers, has the driver's versions and code, can write to the storage, has the Inception
+    weights, its GPUs, the right time and free disk. A small object is written to the storage and removed; nothing else changes.
+
+    Exit status 1 when there is a problem.
     """
+    if cluster:
+        sys.exit(_doctor_cluster(as_json, timeout))
     findings: list[Finding] = []
     for check in CHECKS:
         for finding in _findings(check):
@@ -71,8 +85,71 @@ def _print(finding: Finding) -> None:
         click.echo(f"{'':19}{finding.remedy}")
 
 
+def _doctor_cluster(as_json: bool, timeout: float) -> int:
+    """Check the nodes of the Ray cluster and print a table; returns the exit status."""
+    import ray
+
+    from pipelines.runtime.cluster import ray_cluster
+    from pipelines.runtime.cluster_check import COLUMNS, check_nodes, judge
+    from pipelines.settings.schema import load_settings
+
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not ray.is_initialized():
+        if address in ("", "local"):
+            raise click.UsageError(
+                "RAY_ADDRESS is not set: there is no cluster to check. Set it to HOST:PORT of its head."
+            )
+        if (failure := _refused(address)) is not None:
+            raise StageError(
+                f"The Ray cluster at {address} cannot be reached: {failure}. Start it, or correct RAY_ADDRESS."
+            )
+    checkout = Checkout.at()
+    uri = load_settings(checkout.params).storage.resolve_uri()
+    with ray_cluster(checkout, log_to_driver=False):
+        rows = judge(check_nodes(uri, timeout), uri)
+    cells = [(row, name, cell) for row in rows for name, cell in row.cells.items()]
+    problems = sum(cell.status == "problem" for _, _, cell in cells)
+    if as_json:
+        listed = [
+            {"node": row.name, "address": row.address, "check": name, **asdict(cell)} for row, name, cell in cells
+        ]
+        click.echo(redact_credentials(json.dumps(listed, indent=2)))
+        return 1 if problems else 0
+    header = ["node", *COLUMNS]
+    table = [
+        [row.name, *(_short(row.cells[name].found) if name in row.cells else "-" for name in COLUMNS)] for row in rows
+    ]
+    widths = [max(len(line[i]) for line in (header, *table)) for i in range(len(header))]
+    for line in (header, *table):
+        click.echo(
+            redact_credentials("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        )
+    for row, name, cell in cells:
+        if cell.remedy:
+            click.echo(click.style(f"{cell.status:8}", fg=_COLOURS[cell.status]), nl=False)
+            click.echo(redact_credentials(f" {row.name}, {name}: {cell.found}. {cell.remedy}"))
+    click.echo(f"{problems} {'problem' if problems == 1 else 'problems'}." if problems else "No problem found.")
+    return 1 if problems else 0
+
+
+def _short(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _refused(address: str) -> str | None:
+    """Why nothing accepts connections at the address of a Ray cluster; None if something does."""
+    if address == "auto":
+        return None
+    host = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        socket.create_connection((host.hostname or "", host.port or 10001), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        return str(error.strerror or error)
+    return None
+
+
 def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What ``check`` finds. A check that fails is itself a problem, and the others still run."""
+    """The findings of ``check``. A check that raises is a problem itself, and the other checks still run."""
     try:
         for finding in check():
             yield Finding(
@@ -82,7 +159,7 @@ def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
                 remedy=redact_credentials(finding.remedy),
             )
     except Exception as error:
-        yield Finding(check=check.__name__.strip("_"), status="problem", found=explain(error))
+        yield Finding(check=check.__name__.strip("_"), status="problem", found=explain_error(error))
 
 
 def _python() -> Iterator[Finding]:
@@ -91,7 +168,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """The installed versions against those that Gantry asks for."""
+    """Compare the installed versions with those that Gantry requires."""
     from packaging.requirements import Requirement
 
     wrong = []
@@ -105,13 +182,13 @@ def _packages() -> Iterator[Finding]:
             wrong.append(f"{requirement.name} is missing")
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} is {version}, and Gantry needs {requirement.specifier}")
+            wrong.append(f"{requirement.name} is {version}, but Gantry needs {requirement.specifier}")
     if wrong:
         yield Finding(
             check="packages",
             status="problem",
             found="; ".join(wrong),
-            remedy="In a clone of Gantry: rm .venv/.ready, then any make verb. Elsewhere: install Gantry again.",
+            remedy="In a clone of Gantry: rm .venv/.ready, then any make target. Elsewhere: install Gantry again.",
         )
     else:
         yield Finding(check="packages", status="ok", found=versions())
@@ -131,7 +208,7 @@ def _git() -> Iterator[Finding]:
             check="git",
             status="problem",
             found=f"{version}; {error.reason}",
-            remedy="Run git init and commit once: a model leads back to the commit that made it.",
+            remedy="Run git init and commit once: then each model can be traced back to its commit.",
         )
         return
     changed = bool(run_git(root, "status", "--porcelain", "--untracked-files=no"))
@@ -140,7 +217,7 @@ def _git() -> Iterator[Finding]:
         yield Finding(
             check="git",
             status="note",
-            found="git knows no user here; experiments are recorded under this account's name",
+            found="git has no user name; experiments are recorded under the name of this account",
             remedy="To change that: git config user.name NAME; git config user.email ADDRESS.",
         )
 
@@ -154,7 +231,7 @@ def _project() -> Iterator[Finding]:
             check="project",
             status="problem",
             found=f"there is no dvc.yaml in {checkout.root}",
-            remedy="Run gantry doctor in the root of a Gantry project.",
+            remedy="Run gantry doctor in the root folder of a Gantry project.",
         )
         return
     settings = load_settings(checkout.params)
@@ -170,7 +247,7 @@ def _dvc() -> Iterator[Finding]:
 
     checkout = Checkout.at()
     if not checkout.dvc_yaml.is_file():
-        return  # said already
+        return  # _project reports it
     with open_project(checkout) as repo:
         cache, remotes = Path(repo.cache.local.path), [*repo.config.get("remote", {})]
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
@@ -179,7 +256,7 @@ def _dvc() -> Iterator[Finding]:
             check="dvc",
             status="problem",
             found=f"the cache {cache} is not writable",
-            remedy="Change its permissions, or move it: dvc cache dir PLACE.",
+            remedy="Change its permissions, or move it: dvc cache dir PATH.",
         )
         return
     yield Finding(
@@ -190,7 +267,8 @@ def _dvc() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    from gan_core.data import user_cache_dir
+    from gan_core.cache import user_cache_dir
+    from pipelines.runtime.cluster_check import SCARCE, TOO_LITTLE
 
     places: dict[int, list[str]] = {}
     where: dict[int, Path] = {}
@@ -201,12 +279,14 @@ def _disk() -> Iterator[Finding]:
         where.setdefault(device, there)
     for device, names in places.items():
         free = shutil.disk_usage(where[device]).free
-        status: Status = "problem" if free < _TOO_LITTLE else "note" if free < _SCARCE else "ok"
+        status: Status = "problem" if free < TOO_LITTLE else "note" if free < SCARCE else "ok"
         yield Finding(
             check="disk",
             status=status,
             found=f"{' and '.join(names)}: {free_space(where[device])}",
-            remedy="" if status == "ok" else "Make room: data, checkpoints and caches of a real run take tens of GiB.",
+            remedy=""
+            if status == "ok"
+            else "Free some space: data, checkpoints and caches of a real run take tens of GiB.",
         )
 
 
@@ -217,8 +297,8 @@ def _memory() -> Iterator[Finding]:
     yield Finding(
         check="memory",
         status="note" if memory.available < 4 * 2**30 else "ok",
-        found=f"{amount(memory.available)} of {amount(memory.total)} available; {os.cpu_count()} processors",
-        remedy="Ray and training need about 4 GiB; end other programs." if memory.available < 4 * 2**30 else "",
+        found=f"{format_bytes(memory.available)} of {format_bytes(memory.total)} available; {os.cpu_count()} processors",
+        remedy="Close other programs: Ray and training need about 4 GiB." if memory.available < 4 * 2**30 else "",
     )
 
 
@@ -230,7 +310,7 @@ def _ports() -> Iterator[Finding]:
         with socket.socket() as probe:
             probe.settimeout(1)
             taken = probe.connect_ex(("127.0.0.1", port)) == 0
-        found = f"{port} ({name}) is {'in use: another free port will be taken' if taken else 'free'}"
+        found = f"{port} ({name}) is {'in use: another free port will be used' if taken else 'free'}"
         yield Finding(check="ports", status="note" if taken else "ok", found=found)
 
 
@@ -240,17 +320,17 @@ def _gpu() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
-            yield Finding(check="gpu", status="ok", found=f"{device.name}, {amount(device.total_memory)}")
+            yield Finding(check="gpu", status="ok", found=f"{device.name}, {format_bytes(device.total_memory)}")
         return
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
         yield Finding(
             check="gpu",
             status="problem",
-            found=f"this machine has an NVIDIA driver, and torch {torch.__version__} sees no GPU",
-            remedy="Install the CUDA build of torch, or update the driver to the version that torch asks for.",
+            found=f"this machine has an NVIDIA driver, but torch {torch.__version__} finds no GPU",
+            remedy="Install the CUDA build of torch, or update the driver to the version that torch needs.",
         )
         return
-    yield Finding(check="gpu", status="note", found="none: everything runs on the processor, which is much slower")
+    yield Finding(check="gpu", status="note", found="none: everything runs on the CPU, which is much slower")
 
 
 def _weights() -> Iterator[Finding]:
@@ -260,11 +340,11 @@ def _weights() -> Iterator[Finding]:
     if path.is_file():
         yield Finding(check="weights", status="ok", found=str(path))
     else:
-        yield Finding(check="weights", status="note", found=f"{path} is fetched when FID is first measured (81 MB)")
+        yield Finding(check="weights", status="note", found=f"{path} is downloaded for the first FID (81 MB)")
 
 
 def _servers() -> Iterator[Finding]:
-    """The servers that the environment or params.yaml names."""
+    """Check the servers that the environment or params.yaml names."""
     from pipelines.settings.tracking_uri import project_tracking_uri
 
     tracking = project_tracking_uri(Path.cwd()) or ""
@@ -282,23 +362,20 @@ def _servers() -> Iterator[Finding]:
             else "",
         )
     if (address := os.environ.get("RAY_ADDRESS", "")) not in ("", "auto", "local"):
-        host = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
-        try:
-            socket.create_connection((host.hostname or "", host.port or 10001), timeout=_ANSWER_SECONDS).close()
-        except OSError as error:
+        if refused := _refused(address):
             yield Finding(
                 check="ray",
                 status="problem",
-                found=f"{address}: {error.strerror or error}",
-                remedy="Start that cluster (ray start --head), or unset RAY_ADDRESS to use one of this machine.",
+                found=f"{address}: {refused}",
+                remedy="Start that cluster (ray start --head), or unset RAY_ADDRESS to use one on this machine.",
             )
         else:
             yield Finding(check="ray", status="ok", found=f"{address} accepts connections")
 
 
 def _unreachable(url: str) -> str:
-    """Why ``url`` gives no answer; empty where it does."""
-    user, at, _ = urllib.parse.urlsplit(url).netloc.rpartition("@")  # urllib takes a user for a part of the host
+    """Why ``url`` does not answer; empty if it does."""
+    user, at, _ = urllib.parse.urlsplit(url).netloc.rpartition("@")  # urllib would treat the user as part of the host
     request = urllib.request.Request(url.replace(user + at, "", 1) if at else url)
     if at:
         name = urllib.parse.unquote(user).encode()
@@ -306,7 +383,7 @@ def _unreachable(url: str) -> str:
     try:
         urllib.request.urlopen(request, timeout=_ANSWER_SECONDS).close()
     except urllib.error.HTTPError as error:
-        # A server that asks who is there is a server that is there: credentials are the clients' business.
+        # The server runs and asks for credentials, which its clients send.
         return "" if error.code in (401, 403) else f"status {error.code}"
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error))

@@ -1,4 +1,4 @@
-"""``gantry init DIR``: a project of one's own that uses the installed Gantry."""
+"""``gantry init DIR``: start a project that uses the installed Gantry."""
 
 import shlex
 from pathlib import Path
@@ -9,9 +9,10 @@ import click
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 def init(directory: Path) -> None:
-    """Start a project in DIRECTORY, which is empty or does not exist: settings, stages, DVC, git.
+    """Start a project in DIRECTORY: settings, stages, DVC and git.
 
-    The project uses the installed Gantry; it holds no code. An upgrade of Gantry runs again what it changes.
+    DIRECTORY must be empty or not exist. The project contains no code: it uses the installed Gantry. After an upgrade of
+    Gantry, the stages whose code changed run again.
     """
     from pipelines.runtime.new_project import make_project
 

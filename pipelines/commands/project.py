@@ -1,33 +1,35 @@
-"""``gantry project MODEL PICTURE``: where a real picture lies in a generator's space of styles."""
+"""``gantry project MODEL PICTURE``: project a real picture into a generator's style space."""
 
 from pathlib import Path
 
 import click
 
 from gan_core.errors import DataError, SettingsError
-from gan_core.files import obstacle, open_to_others, replacing, same_file
+from gan_core.files import apply_umask, atomic_write, find_obstacle, same_file
 
 
 @click.command()
 @click.argument("model")
 @click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--steps", default=400, show_default=True, type=click.IntRange(min=1), help="Of the search.")
-@click.option("--label", help="Class of PICTURE, by name or index, where the generator takes one.")
+@click.option(
+    "--steps", default=400, show_default=True, type=click.IntRange(min=1), help="Number of optimisation steps."
+)
+@click.option("--label", help="Class of PICTURE, by name or index, if the generator is class-conditional.")
 @click.option("--out", default=Path("projection.png"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 def project(model: str, picture: Path, steps: int, label: str | None, out: Path, device: str) -> None:
-    """Find the style of which a stylegan2 generator makes the picture nearest to PICTURE.
+    """Find the styles with which a stylegan2 generator comes closest to PICTURE.
 
-    MODEL is named as for gantry sample. PICTURE is cropped and resized to the generator's size. OUT, a .png, shows it
-    beside what was found; the styles lie beside it as .safetensors.
+    Name MODEL as for gantry sample. PICTURE is cropped and resized to the generator's size. OUT is a .png that shows
+    PICTURE beside the closest picture. The styles are saved under the same name as .safetensors.
     """
     # Imported here: --help need not wait for torch.
     import torch
     from safetensors.torch import save_file
 
-    from gan_core.images.bounded import prepare
     from gan_core.images.grid import save_sheet
     from gan_core.images.pictures import PictureError
+    from gan_core.images.sandbox import prepare
     from gan_core.inference.generator import load_generator
     from gan_core.inference.sample import label_index
     from gan_core.precision import choose_device
@@ -43,27 +45,27 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
     try:
         pixels = prepare(picture.read_bytes(), size=size, channels=shape["channels"], mode="crop")
     except PictureError as error:
-        raise DataError(f"PICTURE {picture} cannot be read as a picture ({error}). Give another one.") from error
+        raise DataError(f"PICTURE {picture} cannot be read as a picture ({error}). Choose another file.") from error
     target = torch.from_numpy(pixels.copy())
     found = generator.project(target, steps=steps, label=label_index(generator, label))
-    with replacing(table) as temporary:
+    with atomic_write(table) as temporary:
         save_file({"styles": found.styles.contiguous()}, temporary)
-        open_to_others(temporary)
-        # Within the block, so that a disk without room for one of the two leaves both as they were.
+        apply_umask(temporary)
+        # Inside the block, so that a full disk leaves both files as they were.
         save_sheet(out, torch.stack([target, found.picture]))
     click.echo(
-        f"{found.distance:.1f} grey levels away from {picture} (the mean style: {found.distance_of_mean:.1f}): {out}, "
+        f"{found.distance:.1f} grey levels from {picture} (with the mean style: {found.distance_of_mean:.1f}): {out}, "
         f"styles in {table}"
     )
 
 
 def _check_places(picture: Path, *outs: Path) -> None:
-    """Raise SettingsError unless ``outs``, the first of them a PNG, can be written and none of them is ``picture``."""
+    """Raise SettingsError unless all of ``outs`` can be written, the first is a .png, and none is ``picture``."""
     if outs[0].suffix.lower() != ".png":
-        raise SettingsError(f"--out {outs[0]}: what is shown is a PNG; let the name end in .png.")
+        raise SettingsError(f"--out {outs[0]}: the file is a PNG, so its name must end in .png.")
     for out in outs:
         if same_file(out, picture):
-            raise SettingsError(f"--out: {out} is PICTURE itself, which would be lost. Choose another name.")
-        found = obstacle(out)
+            raise SettingsError(f"--out: {out} is PICTURE itself and would be overwritten. Choose another name.")
+        found = find_obstacle(out)
         if found:
             raise SettingsError(f"--out: {out} cannot be written, {found}. Choose another name.")

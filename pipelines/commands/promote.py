@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,82 +12,105 @@ from pipelines.registry.ledger import TAG_PREFIX, Move, Outcome, escape_nonprint
 from pipelines.registry.verify import Report
 from pipelines.runtime.checkout import Checkout
 
+if TYPE_CHECKING:
+    from pipelines.registry.gate import Comparison
+
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--version", help="Version to promote; the challenger by default.")
-@click.option("--force", is_flag=True, help="Pass over the gates (same protocol, lower FID); needs --reason.")
+@click.option("--version", help="Version to promote. Default: the challenger.")
+@click.option("--dry-run", is_flag=True, help="Show the verdict of every gate, and promote nothing.")
+@click.option("--force", is_flag=True, help="Promote even if gates block. Needs --reason.")
 @click.option(
     "--measure",
     is_flag=True,
-    help="Where the figures do not compare (the data has changed, say), measure the champion anew, on the data of this "
-    "checkout, as the challenger was.",
+    help="Measure a version again, on the data and with the settings of this checkout, if it lacks a figure or the figures "
+    "are not comparable (for example because the data changed).",
 )
-@click.option("--reason", help="Why, for the ledger.")
+@click.option("--reason", help="Reason to record in the ledger.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def promote(
-    name: str | None, version: str | None, force: bool, measure: bool, reason: str | None, as_json: bool
+    name: str | None,
+    version: str | None,
+    dry_run: bool,
+    force: bool,
+    measure: bool,
+    reason: str | None,
+    as_json: bool,
 ) -> None:
-    """Make the challenger the champion if it is better by the same protocol.
+    """Make the challenger the champion if it passes the gates.
 
-    NAME is the registered model, by default register.name of params.yaml.
+    The gates are the section promote of params.yaml (gantry settings promote): a better figure under the same protocol, by
+    more than the noise, without losing variety, copying training pictures or collapsing in training. A gate that is on and
+    cannot be judged blocks, too.
+
+    NAME is the registered model. Default: register.name in params.yaml.
     """
     # Imported here: --help need not wait for torch.
     from pipelines.registry import promote as registry
     from pipelines.settings.schema import load_settings
 
-    if force and measure:
-        raise SettingsError("--force passes over what --measure measures for: give one of them.")
+    if force and (measure or dry_run):
+        other = "--measure" if measure else "--dry-run"
+        raise SettingsError(f"--force skips the gates that {other} is for. Use only one of them.")
     settings = load_settings()
     name = name or settings.register.name
-    anew = None
+    remeasure = None
     if measure:
         from pipelines.registry.measure import measure_version
 
-        anew = partial(measure_version, name, checkout=Checkout.at(), settings=settings)
+        remeasure = partial(measure_version, name, checkout=Checkout.at(), settings=settings)
+    if dry_run:
+        found = registry.check_gates(
+            name, tracking_uri=settings.track.uri, version=version, gates=settings.promote, measure=remeasure
+        )
+        _print_verdicts(found, as_json)
+        return
     move = registry.promote(
         name,
         tracking_uri=settings.track.uri,
         version=version,
+        gates=settings.promote,
         force=force,
         reason=reason,
-        measure=anew,
+        measure=remeasure,
     )
-    _tell(name, move, as_json)
+    _print_move(name, move, as_json)
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--reason", help="Why, for the ledger.")
+@click.option("--reason", help="Reason to record in the ledger.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rollback(name: str | None, reason: str | None, as_json: bool) -> None:
-    """Undo the last promotion: the champion before it is champion again.
+    """Undo the last promotion: the previous champion is the champion again.
 
-    NAME is the registered model, by default register.name of params.yaml.
+    NAME is the registered model. Default: register.name in params.yaml.
     """
     from pipelines.registry import promote as registry
     from pipelines.settings.schema import load_settings
 
     settings = load_settings()
     name = name or settings.register.name
-    _tell(name, registry.rollback(name, tracking_uri=settings.track.uri, reason=reason), as_json)
+    _print_move(name, registry.rollback(name, tracking_uri=settings.track.uri, reason=reason), as_json)
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--verify", is_flag=True, help="Check that nothing in it was changed; exit status 1 where something was.")
+@click.option("--verify", is_flag=True, help="Check that no entry was changed. Exit status 1 if one was.")
 @click.option("--expect", metavar="DIGEST", help="With --verify: the head that an earlier --verify printed.")
+@click.option("--gates", is_flag=True, help="List the verdict of each gate below each promotion.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def ledger(name: str | None, verify: bool, expect: str | None, as_json: bool) -> None:
-    """List every move of the champion, oldest first: when, by whom, and why.
+def ledger(name: str | None, verify: bool, expect: str | None, gates: bool, as_json: bool) -> None:
+    """List every promotion and rollback, oldest first, with time, user and reason.
 
-    NAME is the registered model, by default register.name of params.yaml.
+    NAME is the registered model. Default: register.name in params.yaml.
     """
     from pipelines.registry import promote as registry
     from pipelines.settings.schema import load_settings
 
     if expect and not verify:
-        raise SettingsError("--expect is for --verify: give both.")
+        raise SettingsError("--expect needs --verify: give both.")
     settings = load_settings()
     name = name or settings.register.name
     if verify:
@@ -98,19 +122,21 @@ def ledger(name: str | None, verify: bool, expect: str | None, as_json: bool) ->
         click.echo(json.dumps(moves, indent=2))
         return
     if not (found.entries or found.unreadable):
-        click.echo(f"{name}: no version was promoted yet.")
+        click.echo(f"{name}: no version has been promoted yet.")
     for move in found.moves():
         outcome = found.outcomes[move.id]
         notes = "".join([", forced" if move.forced else "", "" if outcome is Outcome.MADE else f", {outcome}"])
         what = f"{move.previous or 'none'} -> {move.version or 'none'}"
         click.echo(escape_nonprintable(f"{move.at}  {move.kind:8}  {what:14}  {move.by}{notes}: {move.reason}"))
+        for verdict in move.gates if gates else ():
+            click.echo(escape_nonprintable(f"    {verdict}"))
     for bad in found.unreadable:
-        click.secho(escape_nonprintable(f"The tag {TAG_PREFIX}{bad.id} holds no entry: {bad.why}."), err=True)
+        click.secho(escape_nonprintable(f"The tag {TAG_PREFIX}{bad.id} is not a valid entry: {bad.why}."), err=True)
     click.echo(f"Champion now: {f'version {found.champion}' if found.champion else 'none'}.")
 
 
 def _verify(name: str, report: Report, as_json: bool) -> None:
-    """Print what was found; raises TrackingError that names the first break, if there is one."""
+    """Print the report; raise TrackingError with the first break, if there is one."""
     if as_json:
         click.echo(json.dumps(asdict(report), indent=2))
     else:
@@ -121,22 +147,42 @@ def _verify(name: str, report: Report, as_json: bool) -> None:
     if report.breaks:
         more = f" ({len(report.breaks) - 1} more)" if len(report.breaks) > 1 else ""
         raise TrackingError(
-            escape_nonprintable(f"The ledger of '{name}' is not as it was written. First: {report.breaks[0]}{more}.")
+            escape_nonprintable(f"The ledger of '{name}' was changed. First change: {report.breaks[0]}{more}.")
         )
     if not as_json:
         champion = f"version {report.champion}" if report.champion else "none"
         click.echo(
-            f"{name}: {report.entries} entries, {report.chained} of them in an unbroken chain; champion {champion}, as the "
-            f"ledger says; the figures of {report.figures} promotions are those they went by."
+            f"{name}: {report.entries} entries, {report.chained} of them in an unbroken chain. The champion is {champion}, as "
+            f"in the ledger. The figures of {report.figures} promotions have not changed since."
         )
-        click.echo(f"Head: {report.head or 'none'}. Keep it elsewhere, and give it to --expect later.")
+        click.echo(f"Head: {report.head or 'none'}. Keep it elsewhere and pass it to --expect later.")
 
 
-def _tell(name: str, move: Move | None, as_json: bool) -> None:
+def _print_verdicts(found: "Comparison", as_json: bool) -> None:
+    """Print the verdicts as a table, and whether the version would be promoted."""
+    new, old = found.challenger, found.champion
+    if as_json:
+        verdicts = [verdict.as_dict() for verdict in found.verdicts]
+        sides = {"name": new.name, "version": new.version, "champion": old.version if old else None}
+        click.echo(json.dumps({**sides, "promotes": not found.blocking, "gates": verdicts}, indent=2))
+        return
+    click.echo(f"{new.name}: version {new.version} against {f'the champion, version {old.version}' if old else 'none'}")
+    rows = [("gate", "bound", "verdict", "found"), *((v.gate, v.bound, str(v.state), v.found) for v in found.verdicts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo(escape_nonprintable("  ".join([*cells, row[3]]).rstrip()))
+    for verdict in found.verdicts:
+        if verdict.blocks and verdict.remedy:
+            click.echo(escape_nonprintable(f"{verdict.gate}: {verdict.remedy}."))
+    click.echo("It would be promoted." if not found.blocking else "It would not be promoted.")
+
+
+def _print_move(name: str, move: Move | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"name": name, "moved": move is not None, "move": asdict(move) if move else None}))
     elif move is None:
-        click.echo(f"{name}: that version is the champion already; nothing was moved.")
+        click.echo(f"{name}: this version is already the champion; nothing changed.")
     else:
         after = f"version {move.version}" if move.version else "no version"
         before = f"version {move.previous}" if move.previous else "no version"

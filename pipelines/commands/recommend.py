@@ -1,4 +1,4 @@
-"""``gantry recommend DATA``: which family suits a prepared dataset."""
+"""``gantry recommend DATA``: recommend a family for a prepared dataset."""
 
 import json
 import textwrap
@@ -15,9 +15,10 @@ from pipelines.runtime.checkout import PREPARED
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def recommend(data: Path, device: str, as_json: bool) -> None:
-    """Say which family suits the prepared dataset DATA, why, and about how long it trains on this device.
+    """Recommend a family for the prepared dataset DATA, with the reason and the training time on this device.
 
-    The time is an estimate from operations counted and a matrix product measured here: good to a factor of two or so.
+    The time is estimated from the number of operations and the measured speed of a matrix product. It may be off by a factor of
+    about two.
     """
     # Imported here: --help need not wait for torch.
     from gan_core.data import PreparedDataset
@@ -38,16 +39,18 @@ def recommend(data: Path, device: str, as_json: bool) -> None:
         f"{info.name}: {info.splits['train']} pictures of {info.height}x{info.width}x{info.channels}, {labels}\n"
     )
     for entry in found:
-        cost = "-" if entry.hours is None else duration_about(entry.hours)
+        cost = "-" if entry.hours is None else format_hours(entry.hours)
         click.echo(f"{entry.family:<10}  {entry.kimg:>6} kimg  {cost:>10}  {entry.reason}")
         if entry.problem:
             click.echo(textwrap.indent(textwrap.fill(entry.problem, 100), " " * 12))
     click.echo(f"\nIn params.yaml: model: {{family: {found[0].family}, preset: auto}}")
-    click.echo("and leave out of train what you do not mean to say yourself: what stands there overrules the recipe.")
+    click.echo(
+        "In the section train, keep only the settings that you want to choose yourself: they override the recipe."
+    )
 
 
-def duration_about(hours: float) -> str:
-    """Hours in the unit that a person would use."""
+def format_hours(hours: float) -> str:
+    """Format hours as minutes, hours or days."""
     if hours < 1:
         return f"{max(hours * 60, 1):.0f} min"
     return f"{hours:.0f} h" if hours < 72 else f"{hours / 24:.0f} days"

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gan_core.errors import GantryError, StageError
+from pipelines.flow.client_requests import ServedPipeline
 from pipelines.flow.outcome import result_summary
 from pipelines.flow.schedule import check_schedule
-from pipelines.flow.server import PORT, answering, is_gone, server, with_room
-from pipelines.flow.submitted import Served
+from pipelines.flow.server import PORT, check_database_space, connect_prefect, explain_server_errors, is_gone
 from pipelines.flow.terminal import TerminalHandler, terminal_log
-from pipelines.flow.web import USER, listen, own_auth, own_server, sign_in_page
+from pipelines.flow.web import USER, listen, run_server, sign_in_page
 from pipelines.flow.workspace import check_checkout, check_revision, exclusive_run, parse_override, remove_abandoned
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.guard import STOPS, enter_guard
+from pipelines.runtime.guard import STOP_SIGNALS, enter_guard
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import project_tracking_uri
 from pipelines.tracking.store import MLFLOW_PORT, check_store
@@ -36,9 +36,9 @@ LOGGER = logging.getLogger("pipelines")
 PORTS = click.IntRange(1, 65535)
 _PORT_HELP = "Port of the {0}. Default: {1}, or any free port if {1} is taken."
 MLFLOW_HOSTS = ("127.0.0.1", "localhost", "[[]::1]")
-"""Names of this machine that MLflow's pages answer to, as its patterns write them."""
-SERVER_SECONDS = 10.0
-"""How often a schedule asks whether its server is there."""
+"""Host names under which MLflow's pages answer, as patterns of MLflow."""
+SERVER_CHECK_SECONDS = 10.0
+"""Seconds between two checks whether the Prefect server still runs."""
 
 
 @click.command()
@@ -49,52 +49,51 @@ SERVER_SECONDS = 10.0
     "sets",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A value of params.yaml for this run only, such as train.steps=100. Needs --revision.",
+    help="Override a setting of params.yaml for this run, such as train.steps=100. Needs --revision.",
 )
 def run(stages: tuple[str, ...], revision: str | None, sets: tuple[str, ...]) -> None:
-    """Run the pipeline now, through Prefect: STAGES and what they need, or all of it.
+    """Run the pipeline now, through Prefect: STAGES and the stages that they need. Default: all stages.
 
-    Without --revision it runs in this checkout, as `dvc repro` does. With it, the run is recorded as a DVC experiment.
+    Without --revision, it runs in this folder, as `dvc repro` does. With --revision, it is recorded as a DVC experiment.
     """
     if sets and not revision:
         raise StageError(
-            "--set is for runs of a revision (--revision HEAD): in the checkout, params.yaml says what is run; edit it."
+            "--set needs --revision (for example --revision HEAD). Without a revision, edit params.yaml instead."
         )
-    checkout = _checkout()
+    checkout = project_checkout()
     run_pipeline(checkout, list(stages), revision, dict(parse_override(text) for text in sets))
     if not stages and revision is None and (lines := result_summary(checkout)):
         click.echo("\n".join(["", *lines, "  look at it     gantry ui", "  promote it     gantry promote"]))
 
 
 def run_pipeline(checkout: Checkout, stages: list[str], revision: str | None, overrides: dict[str, Any]) -> None:
-    """Run the flow of ``checkout`` and print what became of each stage; see :func:`run`.
+    """Run the flow of ``checkout`` and print the outcome of each stage. The arguments are those of :func:`run`.
 
     Raises:
-        GantryError: a setting is not valid, a stage failed, or the run was cancelled.
+        GantryError: a setting is invalid, a stage failed, or the run was cancelled.
     """
-    handler, elsewhere = _log_to_terminal(), "PREFECT_API_URL" in os.environ
+    handler = _log_to_terminal()
     with ExitStack() as stack:
         if revision is None:
-            # A run of a revision is checked in its worktree, by its own code.
+            # A run of a revision is checked in its worktree, by the code of the revision.
             check_checkout(checkout, stages)
             stack.enter_context(exclusive_run(checkout))
-        url = stack.enter_context(server(checkout))
-        # Prefect reads its settings when it is imported: not before the server is known.
-        from pipelines.flow.flow import PipelineError, flush, mark_crashed, pipeline_of
+        connection = stack.enter_context(connect_prefect(checkout))
+        # Imported here: Prefect takes seconds to import, and a command that fails earlier need not wait for it.
+        from pipelines.flow.flow import PipelineError, mark_crashed, pipeline_flow
 
         LOGGER.removeHandler(handler)
         stack.enter_context(terminal_log())
-        stack.callback(flush)
-        auth = None if elsewhere else own_auth(checkout)
-        with answering(url, auth):
+        stack.enter_context(connection.clients())
+        with explain_server_errors(connection):
             mark_crashed(checkout)
         remove_abandoned(checkout)
-        going_on = " Stages that had ended stay done: the same command goes on from there."
+        resume = " Finished stages are kept: run the same command again to continue."
         try:
-            with answering(url, auth, "went away during the run", going_on):
-                state: Any = pipeline_of(checkout)(stages, revision, overrides, return_state=True)
+            with explain_server_errors(connection, "stopped answering during the run", resume):
+                state: Any = pipeline_flow(checkout)(stages, revision, overrides, return_state=True)
         except KeyboardInterrupt:
-            click.echo("Ended. The stage that was running resumes where it was when it is run again.", err=True)
+            click.echo("Interrupted. Run the same command again: the interrupted stage resumes.", err=True)
             raise
         if state.is_cancelled():
             raise StageError(state.message or "The run was cancelled.")
@@ -105,77 +104,84 @@ def run_pipeline(checkout: Checkout, stages: list[str], revision: str | None, ov
         if isinstance(outcome, GantryError):
             raise outcome
         if not state.is_completed():
-            if auth:
-                with_room()
-            raise StageError(f"The flow run ended as {state.name}: {state.message}. Prefect's address is {url}.")
+            if connection.auth:
+                check_database_space(connection)
+            raise StageError(
+                f"The flow run ended in state {state.name}: {state.message}. The Prefect server is at {connection.url}."
+            )
         click.echo(summary(outcome))
 
 
 @click.command()
-@click.option("--cron", required=True, help="When to run, in five fields: '0 3 * * *' is daily at three.")
-@click.option("--timezone", default=None, help="Of the schedule, such as Europe/Berlin; UTC by default.")
-@click.option("--name", default="scheduled", show_default=True, help="Of the deployment.")
-@click.option("--revision", default="HEAD", show_default=True, help="What to run: resolved anew at each run.")
-@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="A value of params.yaml for these runs.")
-@click.option("--limit", type=click.IntRange(1), default=1, show_default=True, help="Runs at once.")
+@click.option("--cron", required=True, help="When to run, as five cron fields: '0 3 * * *' is daily at 3:00.")
+@click.option("--timezone", default=None, help="Time zone of the schedule, such as Europe/Berlin. Default: UTC.")
+@click.option("--name", default="scheduled", show_default=True, help="Name of the Prefect deployment.")
+@click.option(
+    "--revision", default="HEAD", show_default=True, help="Branch, tag or commit to run, resolved again at each run."
+)
+@click.option(
+    "--set", "sets", multiple=True, metavar="NAME=VALUE", help="Override a setting of params.yaml for these runs."
+)
+@click.option(
+    "--limit", type=click.IntRange(1), default=1, show_default=True, help="Maximum number of runs at the same time."
+)
 @click.option("--port", type=PORTS, help=_PORT_HELP.format("Prefect server that this command starts", PORT))
 def serve(
     cron: str, timezone: str | None, name: str, revision: str, sets: tuple[str, ...], limit: int, port: int | None
 ) -> None:
-    """Run the pipeline on a schedule, each time in a git worktree of its own, until Ctrl-C.
+    """Run the pipeline on a schedule, each time in its own git worktree, until Ctrl-C.
 
-    Each run is recorded as a DVC experiment and pushed where a remote is set.
+    Each run is recorded as a DVC experiment. If a DVC remote is set, its data is pushed there.
     """
     check_schedule(cron, timezone)
     overrides = dict(parse_override(text) for text in sets)
-    checkout = _checkout()
+    checkout = project_checkout()
     check_revision(checkout, revision, overrides)
-    # The runs are processes of Prefect's runner: nothing else would end them if this one is killed.
+    # Prefect's runner starts the runs as processes. Only the guard ends them if this process is killed.
     enter_guard(grace=30.0)
     handler = _log_to_terminal()
-    elsewhere = "PREFECT_API_URL" in os.environ
     with ExitStack() as stack:
-        url = stack.enter_context(server(checkout, port=port, lasting=True))
-        auth = None if elsewhere else own_auth(checkout)
+        connection = stack.enter_context(connect_prefect(checkout, port=port, long_lived=True))
+        stack.enter_context(connection.clients())
         from prefect.flows import EntrypointType
         from prefect.runner import Runner
         from prefect.schedules import Cron
 
-        from pipelines.flow.flow import mark_crashed, pipeline_of
+        from pipelines.flow.flow import mark_crashed, pipeline_flow
 
         LOGGER.removeHandler(handler)
-        stack.enter_context(answering(url, auth))
+        stack.enter_context(explain_server_errors(connection))
         mark_crashed(checkout)
         remove_abandoned(checkout)
         runner = Runner(name=name, limit=limit, pause_on_shutdown=True)
-        # By default in the machine's folder for temporary files, where the first user who serves anything owns it.
+        # The default is in the system's temporary folder, where it belongs to the first user who serves anything.
         runner._tmp_dir = checkout.prefect / "runner" / str(os.getpid())
         runner.add_flow(
-            # Runner starts this flow itself, with its checkout, whatever the server says of where its code is.
-            pipeline_of(checkout, Served(revision=revision, overrides=overrides)),
+            # Runner starts this flow object, which holds its checkout, not what the server says about the code's location.
+            pipeline_flow(checkout, ServedPipeline(revision=revision, overrides=overrides)),
             name=name,
             schedule=Cron(cron, timezone=timezone),
             parameters={"revision": revision, "overrides": overrides},
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        pages = url.removesuffix("/api") + (" (gantry ui --open signs in)" if auth else "")
+        pages = connection.url.removesuffix("/api") + (" (gantry ui --open signs in)" if connection.auth else "")
         click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {pages}. Ctrl-C ends it.")
-        # A server that the environment names may be away and come back; nobody starts one of this checkout again.
-        asyncio.run(_serve(runner, None if elsewhere else url, auth))
+        # A server that the environment names may come back. A server of this checkout does not.
+        asyncio.run(_serve(runner, connection.url if connection.auth else None, connection.auth))
 
 
 async def _serve(runner: "Runner", url: str | None = None, auth: str | None = None) -> None:
-    """Run what is due until a signal says to end; then end what runs, while there still is a server to tell of it.
+    """Run due runs until a stop signal; then cancel the running ones while the server can still record it.
 
     Raises:
-        StageError: the server at ``url`` has ended (``gantry ui`` had started it, say).
+        StageError: the server at ``url`` has ended, for example one that ``gantry ui`` had started.
     """
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     serving = asyncio.create_task(runner.start())
     while not runner.started and not serving.done():
         await asyncio.sleep(0.05)
-    for number in STOPS:
-        # After the runner has set its own, which does not wait for the runs that it ends.
+    for number in STOP_SIGNALS:
+        # After the runner has set its own handlers, which do not wait for the runs that they end.
         loop.add_signal_handler(number, ending.set)
     waiting = asyncio.create_task(ending.wait())
     gone = asyncio.create_task(_until_gone(url, auth))
@@ -183,11 +189,11 @@ async def _serve(runner: "Runner", url: str | None = None, auth: str | None = No
     if gone.done():
         serving.cancel()
         raise StageError(
-            f"The Prefect server at {url} has ended, so nothing is scheduled any more. Start gantry serve again: it starts a "
-            "server of its own. A run in progress was ended; its stage resumes."
+            f"The Prefect server at {url} has ended, and the schedule with it. Start gantry serve again: it starts its own "
+            "server. A run in progress was interrupted; its stage resumes in the next run."
         )
     if ending.is_set():
-        click.echo("Ending. A run in progress is cancelled; its stage resumes when it is run again.")
+        click.echo("Stopping. A run in progress is cancelled; its stage resumes in the next run.")
         await runner.astop()
     waiting.cancel()
     gone.cancel()
@@ -195,10 +201,10 @@ async def _serve(runner: "Runner", url: str | None = None, auth: str | None = No
 
 
 async def _until_gone(url: str | None, auth: str | None = None) -> None:
-    """Return when a server was gone three times in a row; never without one to ask."""
+    """Return when three checks in a row find no server at ``url``. Never returns if ``url`` is None."""
     missed = 0
     while url is None or missed < 3:
-        await asyncio.sleep(SERVER_SECONDS)
+        await asyncio.sleep(SERVER_CHECK_SECONDS)
         missed = missed + 1 if url is not None and await asyncio.to_thread(is_gone, url, auth) else 0
 
 
@@ -207,46 +213,46 @@ async def _until_gone(url: str | None, auth: str | None = None) -> None:
 @click.option("--prefect-port", type=PORTS, help=_PORT_HELP.format("Prefect server", PORT))
 @click.option("--open", "open_browser", is_flag=True, help="Open both in the browser, signed in.")
 def ui(mlflow_port: int | None, prefect_port: int | None, open_browser: bool) -> None:
-    """Show the runs: MLflow's and Prefect's pages on this machine, until Ctrl-C.
+    """Serve the web pages of MLflow and Prefect on this machine, until Ctrl-C.
 
-    The pages ask for a password, for every user of the machine can reach them: it is in var/prefect/auth.
+    The pages ask for a password, because every user of the machine can reach them. It is in var/prefect/auth.
     """
-    checkout = _checkout()
+    checkout = project_checkout()
     enter_guard(grace=10.0)
     _log_to_terminal()
     with ExitStack() as stack:
-        pages, elsewhere = [_mlflow_page(checkout, mlflow_port, stack)], "PREFECT_API_URL" in os.environ
+        pages = [_mlflow_page(checkout, mlflow_port, stack)]
         while True:
-            with server(checkout, port=prefect_port, lasting=True, guest=True) as url:
-                auth = None if elsewhere else own_auth(checkout)
-                pages.append(Page(title="Prefect", address=url.removesuffix("/api"), own=not elsewhere))
-                _show(checkout, pages, open_browser)
-                click.echo("Ctrl-C ends what was started here.")
-                # One that the environment names may be away and come back: it stays the one.
-                while elsewhere or not is_gone(url, auth):
-                    time.sleep(SERVER_SECONDS)
+            with connect_prefect(checkout, port=prefect_port, long_lived=True, may_share=True) as connection:
+                address, auth = connection.url.removesuffix("/api"), connection.auth
+                pages.append(Page(title="Prefect", address=address, own=auth is not None))
+                _announce(checkout, pages, open_browser)
+                click.echo("Ctrl-C stops them.")
+                # A server that the environment names may come back, so it is never replaced.
+                while auth is None or not is_gone(connection.url, auth):
+                    time.sleep(SERVER_CHECK_SECONDS)
             pages = []
-            click.echo("The Prefect server has ended, with the run that kept it perhaps; starting another.")
+            click.echo("The Prefect server has ended, perhaps with the run that started it. Starting another.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Pages to look at."""
+    """The web pages of one server."""
 
     title: str
     address: str
     own: bool
-    """Whether they are this checkout's, which ask for its password."""
+    """Whether the server belongs to this checkout and asks for its password."""
 
 
-def _show(checkout: Checkout, pages: Sequence[Page], open_browser: bool) -> None:
-    """Say where pages are and how to sign in; open them, if ``open_browser``."""
+def _announce(checkout: Checkout, pages: Sequence[Page], open_browser: bool) -> None:
+    """Print the addresses of the pages and how to sign in; open them if ``open_browser``."""
     for page in pages:
         click.echo(f"{page.title + ':':9}{page.address}")
     if any(page.own for page in pages):
         click.echo(
-            f"Sign in   as {USER}; {checkout.auth} holds the password, as {USER}:PASSWORD. Prefect's page asks for that "
-            "whole line. Or: gantry ui --open."
+            f"Sign in   as {USER}. The password is in {checkout.auth}, as {USER}:PASSWORD; Prefect's page asks for that whole "
+            "line. Or let gantry ui --open sign you in."
         )
     for page in pages if open_browser else ():
         if page.own:
@@ -258,47 +264,46 @@ def _show(checkout: Checkout, pages: Sequence[Page], open_browser: bool) -> None
 
 
 def _mlflow_page(checkout: Checkout, port: int | None, stack: ExitStack) -> Page:
-    """Where MLflow's pages are: a tracking server's own, or those of a process started here on the checkout's store."""
+    """MLflow's pages: those of the tracking server, or those of a server that is started here on the checkout's store."""
     uri = project_tracking_uri(checkout.root)
     if uri is None:
-        raise StageError("params.yaml has no track.uri: there is no MLflow store to show.")
+        raise StageError("params.yaml has no track.uri, so there is no MLflow store to show. Set track.uri.")
     if uri.startswith(("http://", "https://")):
         return Page(title="MLflow", address=redact_credentials(uri), own=False)
     check_store(uri)
     environment = {
         **os.environ,
-        # Not among the arguments, which every user of the machine can read: a database's URI may hold a password.
+        # Not as an argument: a database URI may hold a password, and every user of the machine can read arguments.
         "MLFLOW_BACKEND_STORE_URI": uri,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # A second check of who asks, behind that of pipelines.flow.door.
+        # A second check of the Host header, behind that of pipelines.flow.auth_middleware.
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*MLFLOW_HOSTS, *(f"{host}:*" for host in MLFLOW_HOSTS)]),
     }
     listening = listen(MLFLOW_PORT if port is None else port, only=port is not None)
     log = checkout.mlflow_log
-    address = stack.enter_context(own_server("mlflow", checkout, listening, environment, log))
+    address = stack.enter_context(run_server("mlflow", checkout, listening, environment, log))
     return Page(title="MLflow", address=address, own=True)
 
 
 def summary(results: Iterable["StageResult"]) -> str:
-    """A line for each stage: its name, what became of it, how long it took."""
+    """A line for each stage: its name, its outcome and its duration."""
     rows: Sequence[Any] = list(results)
     if not rows:
-        return "No stage was run."
+        return "No stage ran."
     width = max(len(row.stage) for row in rows)
     return "\n".join(f"{row.stage:{width}}  {row.state:9}  {row.seconds:8.1f} s" for row in rows)
 
 
-def _checkout() -> Checkout:
-    """The checkout at the current directory, which has to be its root."""
+def project_checkout() -> Checkout:
+    """The checkout at the current directory, which must be its root."""
     checkout = Checkout.at()
     if not checkout.dvc_yaml.is_file():
-        raise StageError(f"There is no dvc.yaml in {checkout.root}. Run gantry in the root of a Gantry checkout.")
+        raise StageError(f"There is no dvc.yaml in {checkout.root}. Run gantry in the root folder of a Gantry project.")
     return checkout
 
 
 def _log_to_terminal() -> logging.Handler:
-    """What Gantry itself says, to stderr, until Prefect is imported and takes over."""
+    """Print Gantry's own log to stderr, until Prefect is imported and takes over. Returns the handler."""
     handler = TerminalHandler()
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)

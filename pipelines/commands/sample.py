@@ -1,4 +1,4 @@
-"""``gantry sample MODEL``: draw pictures from a generator."""
+"""``gantry sample MODEL``: generate pictures."""
 
 from pathlib import Path
 
@@ -9,13 +9,23 @@ from gan_core.errors import SettingsError
 
 @click.command()
 @click.argument("model")
-@click.option("--n", "count", default=64, show_default=True, type=click.IntRange(min=1), help="How many pictures.")
+@click.option("--n", "count", default=64, show_default=True, type=click.IntRange(min=1), help="Number of pictures.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("--label", help="Class, by name or index, of a generator that takes one; all classes by default.")
-@click.option("--truncation", type=float, help="Less variety for more fidelity; what it bounds is the family's affair.")
-@click.option("--out", type=click.Path(path_type=Path), help="A .png or .gif, or a folder for single PNGs.")
+@click.option("--label", help="Class, by name or index, for a class-conditional generator. Default: all classes.")
+@click.option(
+    "--truncation", type=float, help="Trade variety for fidelity. The meaning of the value depends on the family."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A .png, a .gif, or a folder for single PNGs.  [default: samples.png]",
+)
 @click.option("--frames", type=click.IntRange(min=2), help="With a .gif: frames from each picture to the next.")
-@click.option("--mix", is_flag=True, help="A table of n by n mixed styles (stylegan2), columns' coarse, rows' fine.")
+@click.option(
+    "--mix",
+    is_flag=True,
+    help="An n by n grid of mixed styles (stylegan2): coarse styles from the column, fine ones from the row.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 def sample(
     model: str,
@@ -28,17 +38,18 @@ def sample(
     mix: bool,
     device: str,
 ) -> None:
-    """Draw pictures from a generator.
+    """Generate pictures.
 
     MODEL is a registered model (NAME, NAME/VERSION, NAME@ALIAS), the id of an MLflow run, or the folder of an exported
-    generator or of checkpoints. The same seed gives the same pictures everywhere. OUT ending in .png is a contact sheet, in
-    .gif a walk through the latent space from picture to picture, anything else a folder of single PNGs.
+    generator or of checkpoints. The same seed gives the same pictures on every machine. If OUT ends in .png, it is a contact
+    sheet; if in .gif, a walk through the latent space from picture to picture; otherwise a folder of single PNGs.
     """
     # Imported here: --help need not wait for torch.
     from gan_core.images.grid import save_sheet
     from gan_core.inference.generator import load_generator
+    from gan_core.inference.provenance import provenance
     from gan_core.inference.sample import (
-        check_mix,
+        check_style_mixing,
         label_index,
         output_kind,
         save_contact_sheet,
@@ -52,14 +63,15 @@ def sample(
     out = out or Path("samples.png")
     kind = output_kind(out, seed)
     if frames and kind != ".gif":
-        raise SettingsError(f"--frames is for a moving picture: let --out end in .gif, not '{out.name}'.")
+        raise SettingsError(f"--frames is for animations: --out must end in .gif, not '{out.name}'.")
     if mix:
-        check_mix(out, kind, count, truncation)
+        check_style_mixing(out, kind, count, truncation)
     with generator_folder(model, tracking_uri=project_tracking_uri(Path.cwd())) as folder:
         generator = load_generator(folder, choose_device(device))
     chosen = label_index(generator, label)
     if mix:
-        save_sheet(out, generator.mix(count, seed, chosen))
+        chunk = provenance(generator.digest, seed=seed, count=count, label=chosen)
+        save_sheet(out, generator.mix(count, seed, chosen), chunk=chunk)
         click.echo(f"Styles of {count} by {count} pictures of seed {seed}, mixed: {out}")
         return
     if kind == ".gif":

@@ -1,4 +1,4 @@
-"""``gantry stage NAME``: what dvc.yaml calls. A thin shell over one function a stage."""
+"""``gantry stage NAME``: run one stage. This is the command of each stage in dvc.yaml."""
 
 import importlib
 import logging
@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.code import STAGE as CODE
-from pipelines.runtime.code import write_digests
+from pipelines.runtime.code import CODE_STAGE, write_digests
+from pipelines.runtime.key import StageDefinition
+from pipelines.settings.params import read_params
 from pipelines.stages.context import StageContext, run_stage
 
 BODIES = {
@@ -22,23 +23,40 @@ BODIES = {
 
 
 @click.command()
-@click.argument("name", type=click.Choice([CODE, *BODIES]))
+@click.argument("name", type=click.Choice([CODE_STAGE, *BODIES]))
 def stage(name: str) -> None:
-    """Run one stage here and now, as dvc.yaml does (usually you want `gantry run` or `dvc repro`)."""
+    """Run one stage, as dvc.yaml does. (Usually you want `gantry run` or `dvc repro`.)"""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if name == CODE:
-        # Takes no time and has no work directory: its result depends on the installed package, of which DVC knows nothing.
+    if name == CODE_STAGE:
+        # No work directory: it takes no time, and its result depends on the installed package, which DVC does not know.
         write_digests(Path.cwd())
         return
-    run_stage(name, _body, Checkout.at())
+    checkout = Checkout.at()
+    run_stage(name, _body, checkout, storage_uri=lambda: _storage_uri(checkout), inputs=_inputs)
 
 
 def _body(context: StageContext) -> Mapping[str, Path]:
-    # Imported here, behind the guard's fork: torch and Ray start threads, which do not survive one.
+    # Imported here, after the guard's fork: torch and Ray start threads, which do not survive a fork.
     from pipelines.settings.schema import load_settings
 
     settings = load_settings(context.checkout.params)
     if context.name == "ingest":
-        # It need not know the model, but would prepare for minutes what the model cannot make.
+        # Ingestion does not need the model. The check saves minutes of preparing pictures that the model cannot make.
         settings.check_pictures()
     return importlib.import_module(BODIES[context.name]).run(context, settings)
+
+
+def _inputs(definition: StageDefinition, checkout: Checkout) -> Mapping[str, str]:
+    """The digest of the run that training starts from, if train.start_from names one."""
+    start_from = (read_params(checkout.params).get("train") or {}).get("start_from")
+    if definition.name != "train" or start_from is None:
+        return {}
+    from pipelines.stages.parent import parent_inputs
+
+    return parent_inputs(definition, checkout)
+
+
+def _storage_uri(checkout: Checkout) -> str:
+    from pipelines.settings.schema import load_settings
+
+    return load_settings(checkout.params).storage.resolve_uri()

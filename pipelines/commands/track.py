@@ -1,4 +1,4 @@
-"""``gantry track``: what waits for the tracking server, and sending it."""
+"""``gantry track``: list or send the events that the tracking server does not have yet."""
 
 import json
 from contextlib import suppress
@@ -19,13 +19,13 @@ from pipelines.tracking.tree import LogTree
 
 @click.group()
 def track() -> None:
-    """Event logs of runs: what has reached the tracking server and what has not."""
+    """List or send the events that the tracking server does not have yet."""
 
 
 @track.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def sync(as_json: bool) -> None:
-    """Send everything that still waits in var/track (or in GANTRY_VAR) to the tracking server, now."""
+    """Send all waiting events in var/track (or $GANTRY_VAR/track) to the tracking server."""
     # Imported here: --help need not wait for torch.
     from pipelines.settings.schema import load_settings
 
@@ -43,13 +43,13 @@ def sync(as_json: bool) -> None:
         click.echo(json.dumps({"sent": sent, "tracking_uri": redact_credentials(settings.uri)}))
     else:
         uri = redact_credentials(settings.uri)
-        click.echo(f"{sent} events sent to {uri}." if sent else f"Nothing waits: {uri} has it all.")
+        click.echo(f"{sent} events sent to {uri}." if sent else f"Nothing to send: {uri} has all events.")
 
 
 @track.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
-    """List the runs logged here, and how much of each the tracking server has. Does not contact it."""
+    """List the logged runs with their number of sent and waiting events. Does not contact the tracking server."""
     from pipelines.settings.schema import load_settings
 
     settings, logs = load_settings().track, Checkout.at().events
@@ -57,7 +57,7 @@ def status(as_json: bool) -> None:
     destination = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).destination
     rows = []
     for folder in find_logs(logs):
-        with suppress(FileNotFoundError):  # another process has removed what the server has in full
+        with suppress(FileNotFoundError):  # another process has removed a log that was sent completely
             rows.append(_describe(folder, destination))
     rows.sort(key=lambda row: row["started"])
     if as_json:
@@ -75,7 +75,7 @@ def status(as_json: bool) -> None:
 
 
 def _describe(folder: Path, destination: str) -> dict[str, Any]:
-    """What one log says of itself, and how far it was sent."""
+    """The run of one log, its status, and how many of its events were sent."""
     cursor = Cursor.load(folder, destination)
     name, key, started, ended = folder.name, None, 0, "RUNNING"
     for event, _ in read_events(folder):

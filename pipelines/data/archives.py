@@ -1,4 +1,4 @@
-"""Unpack untrusted archives and copy folders: nothing is written outside of the target, and the source is not modified."""
+"""Unpack untrusted archives and copy folders: nothing is written outside the target, and the source is not modified."""
 
 import errno
 import logging
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from gan_core.disk import amount, require_room, with_place
+from gan_core.disk import disk_error_at, format_bytes, require_free_space
 from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
-from gan_core.images.archive_names import LONGEST_LINK, decode_names, is_link, link_target, safe_path, zip_members
-from pipelines.data.readers.base import is_clutter, raise_unlistable, readable
+from gan_core.images.archive_names import MAX_LINK_BYTES, decode_names, is_link, link_target, safe_path, zip_members
+from pipelines.data.readers.base import is_clutter, printable_name, raise_unlistable
 from pipelines.data.unpack_limits import BoundedTarInfo, Budget
 from pipelines.settings.data import UnpackLimits
 
@@ -26,7 +26,7 @@ _BLOCK = 1 << 20
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # Errors that damaged and encrypted archives cause: OSError from bzip2 and gzip; RuntimeError from zip for encryption and
 # for unsupported compression; ValueError for an invalid number or name in a header.
-_BROKEN = (
+_ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -91,7 +91,7 @@ def unpack(
         encoding: encoding of names that do not state it; see :func:`gan_core.images.archive_names.zip_members`.
 
     Raises:
-        DataError: the archive is broken or unpacks beyond the limits, a member's name or link points outside of the archive,
+        DataError: the archive is broken or unpacks beyond the limits, a member's name or link points outside the archive,
             or two members have the same path.
         OSError: ``target`` cannot be written, for example because the disk is full.
     """
@@ -103,8 +103,8 @@ def unpack(
         else:
             with tarfile.open(archive, tarinfo=BoundedTarInfo) as tar:
                 _write(_tar_members(tar, archive, budget, encoding), target, label, archive)
-    except _BROKEN as error:
-        if refused := with_place(error, target):
+    except _ARCHIVE_ERRORS as error:
+        if refused := disk_error_at(error, target):
             raise refused from error
         raise DataError(f"{archive} cannot be unpacked: {_reason(error)}. {_remedy(error)}.") from error
 
@@ -113,13 +113,13 @@ def copy_tree(source: Path, target: Path, label: str) -> None:
     """Copy a folder, with its empty folders, into ``target``. Symbolic links to files in the folder are copied as files.
 
     Raises:
-        DataError: a link points outside of the folder or to a folder, or a file or folder cannot be read.
+        DataError: a link points outside the folder or to a folder, or a file or folder cannot be read.
         OSError: ``target`` cannot be written, for example because the disk is full.
     """
     try:
         _write(_tree_members(source.resolve()), target, label, source)
     except OSError as error:
-        if refused := with_place(error, target):
+        if refused := disk_error_at(error, target):
             raise refused from error
         raise DataError(f"{error.filename} cannot be read: {_reason(error)}. {_remedy(error)}.") from error
 
@@ -133,7 +133,7 @@ def _write(members: Iterator[_Member], target: Path, label: str, origin: Path) -
     _check_names(found, origin)
     target.mkdir(parents=True, exist_ok=True)
     total = sum(size for _, size, _ in found)
-    require_room(target, total)
+    require_free_space(target, total)
     with progress_bar(label, total) as bar:
         for name, size, open_member in found:
             path = target / name
@@ -144,8 +144,8 @@ def _write(members: Iterator[_Member], target: Path, label: str, origin: Path) -
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with open_member() as stream, open(path, "wb") as file:
                     _copy(stream, file, size, name, bar)
-            except _BROKEN as error:
-                if refused := with_place(error, target):
+            except _ARCHIVE_ERRORS as error:
+                if refused := disk_error_at(error, target):
                     raise refused from error
                 short = name if len(name) <= 100 else f"{name[:100]}..."
                 raise DataError(f"{origin}: {short} cannot be copied: {_reason(error)}. {_remedy(error)}.") from error
@@ -167,9 +167,9 @@ def _check_names(members: list[_Member], origin: Path) -> None:
     """Raise DataError for a name that is not text, or that both a file and a folder have."""
     files = {name for name, _, open_member in members if open_member is not None}
     for name, _, open_member in members:
-        if readable(name) != name:
+        if printable_name(name) != name:
             raise DataError(
-                f"{origin}: the name {readable(name)} is not UTF-8. Rename it (convmv renames many files), and run the "
+                f"{origin}: the name {printable_name(name)} is not UTF-8. Rename it (convmv renames many files), and run the "
                 "command again."
             )
         if any(unicodedata.category(character) == "Cc" for character in name):
@@ -212,7 +212,7 @@ def _link_target(name: str, link: str, archive: Path) -> str:
     path = link_target(name, link)
     if path is None:
         raise DataError(
-            f"{archive} is refused: its member '{name}' is a link to '{link}', outside of the archive. Replace it by the file, "
+            f"{archive} is refused: its member '{name}' is a link to '{link}', outside the archive. Replace it with the file, "
             "and pack it again."
         )
     return path
@@ -225,10 +225,10 @@ def _zip_members(zipped: zipfile.ZipFile, archive: Path, budget: Budget, encodin
     for name, info in by_name.items():
         resolved = info
         if is_link(info):
-            if info.file_size > LONGEST_LINK:
+            if info.file_size > MAX_LINK_BYTES:
                 raise DataError(
-                    f"{archive} is refused: the link '{name}' in it has a target of {amount(info.file_size)}. The archive is "
-                    "broken or malicious."
+                    f"{archive} is refused: the link '{name}' in it has a target of {format_bytes(info.file_size)}. The "
+                    "archive is broken or malicious."
                 )
             link = _link_target(name, zipped.read(info).decode("utf-8", errors="replace"), archive)
             if link not in by_name or is_link(by_name[link]):
@@ -281,7 +281,7 @@ def _decode_tar_names(infos: list[tarfile.TarInfo], archive: Path, encoding: str
     """Decode names and link targets that are not UTF-8; tarfile returns them with surrogates."""
     fields = [(info, field) for info in infos for field in ("name", "linkname")]
     raw = [os.fsencode(getattr(info, field)) for info, field in fields]
-    if any(readable(getattr(info, field)) != getattr(info, field) for info, field in fields):
+    if any(printable_name(getattr(info, field)) != getattr(info, field) for info, field in fields):
         # Unlike zips, tars come from Unix, which never used cp437.
         for (info, field), text in zip(fields, decode_names(raw, archive, encoding, usual=("cp932",)), strict=True):
             setattr(info, field, text)
@@ -327,10 +327,10 @@ def _tree_members(source: Path) -> Iterator[_Member]:
             resolved = path.resolve()
             if path.is_symlink() and not resolved.is_relative_to(source):
                 raise DataError(
-                    f"{path} is refused: it is a link to {resolved}, outside of {source}. Replace it by a copy of the file."
+                    f"{path} is refused: it is a link to {resolved}, outside {source}. Replace it with a copy of the file."
                 )
             if path.is_symlink() and resolved.is_dir():
-                raise DataError(f"{path} is refused: it is a link to a folder. Replace it by a copy of the folder.")
+                raise DataError(f"{path} is refused: it is a link to a folder. Replace it with a copy of the folder.")
             if not resolved.is_file():
                 raise DataError(f"{path} is refused: it is not a regular file, or it is a broken link. Remove it.")
             yield inside, resolved.stat().st_size, lambda resolved=resolved: resolved.open("rb")  # type: ignore[misc]

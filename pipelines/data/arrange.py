@@ -2,25 +2,25 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
 
 from gan_core.errors import DataError
-from pipelines.data import readers
+from pipelines.data import partners, readers
 from pipelines.data.names import check_class_names
 from pipelines.data.readers import table
-from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
-from pipelines.data.readers.folder import bare_folders, mixed
-from pipelines.data.readers.layout import own_side, read_layout
+from pipelines.data.readers.base import Entries, Listing, Reject, SourceNote
+from pipelines.data.readers.entries import Texts
+from pipelines.data.readers.folder import folders_without_pictures, shuffle_by_hash
+from pipelines.data.readers.layout import Places, read_layout, split_and_domain
 from pipelines.data.rejects import HIDDEN_LABEL
 from pipelines.settings.ingest import DERIVED, Kind, Pairs, Side
 
 log = logging.getLogger(__name__)
-
-
-_Key = tuple[str, str]
-"""A picture's split, and its path in its folder."""
 
 
 def arrange(
@@ -38,10 +38,10 @@ def arrange(
         root: the raw data.
         note: how to read it.
         kind: ``unpaired`` needs folders trainA and trainB, or two classes; ``domains`` needs a table of attributes, or two or
-            more classes; ``paired`` needs what ``pairs`` says, and ignores labels. ``auto`` chooses ``unpaired`` for trainA
+            more classes; ``paired`` needs pairs as in ``pairs``, and ignores labels. ``auto`` chooses ``unpaired`` for trainA
             and trainB, ``domains`` for a table of attributes, otherwise ``labelled`` or ``unlabelled``.
-        pairs: ``folders`` needs two folders with equal file names (suffixes may differ), inside or outside of folders train
-            and test, or named trainA and trainB.
+        pairs: ``folders`` needs two folders with equal file names (suffixes may differ), inside folders train and
+            test or containing them, or named trainA and trainB.
         condition_side: the folder, in the order of names, that holds the conditions.
         attributes: attributes of the table to use, in this order; empty: all.
 
@@ -49,13 +49,14 @@ def arrange(
         The kind, which is never ``auto``, and the listing.
 
     Raises:
-        DataError: ``root`` does not hold data of this kind, the folder of a domain holds no picture, or pictures lie beside
-            trainA and trainB. The message says what was found.
+        DataError: ``root`` does not hold data of this kind, the folder of a domain holds no picture, or pictures are beside
+            trainA and trainB. The message states what was found.
     """
     if kind == "domains":
         note = _with_attributes(root, note, attributes)
-        if table.holds_attributes(root, note, wanted=bool(attributes)):
-            return kind, _labelled(_clear(_some(table.list_attributes(root, note, attributes), root), root), root)
+        if table.is_attribute_table(root, note, wanted=bool(attributes)):
+            listing = _require_entries(table.list_attributes(root, note, attributes), root)
+            return kind, _labelled(_check_listing(listing, root), root)
         if attributes:
             if note.format == "folder" and (flaw := table.why_no_attributes(root, attributes)):
                 raise DataError(flaw)
@@ -65,17 +66,18 @@ def arrange(
             )
     if kind == "paired" and pairs == "folders":
         note = _without_labels(root, note)
-    listing = _clear(readers.list_pictures(root, note), root)
+    listing = _check_listing(readers.list_pictures(root, note), root)
     if listing.configurations and (
         kind in ("auto", "labelled", "unlabelled") or (kind == "paired" and pairs != "folders")
     ):
         raise DataError(f"{root}: {listing.configurations}")
-    places = _places(listing) if note.format == "folder" else []
+    by_folders = note.format in ("folder", "bucket")
+    places = _FoundPlaces(read_layout(listing.entries.files).places) if by_folders else _FoundPlaces()
     _check_beside(root, listing, places)
     two = _two_domains(listing, places, note)
     if kind == "unlabelled" or (kind == "paired" and pairs != "folders"):
         # trainA and testA still name splits here; A and B do not matter.
-        return kind, _bare(two or listing)
+        return kind, _without_annotations(two or listing)
     if kind == "paired":
         return kind, _pairs(root, note, listing, places, condition_side)
     if note.format == "folder":
@@ -92,27 +94,33 @@ def arrange(
     if kind == "unpaired":
         if len(listing.classes) != 2:
             raise DataError(
-                f"{root}: unpaired data needs two domains; {_found(listing, places)}. Arrange the pictures in folders trainA "
-                "and trainB (and testA and testB for a test split), or in one folder for each domain."
+                f"{root}: unpaired data needs two domains; {_describe_found(listing, places)}. Arrange the pictures in "
+                "folders trainA and trainB (and testA and testB for a test split), or in one folder for each domain."
             )
     elif len(listing.classes) < (2 if kind == "domains" else 1):
         what = (
             "two or more folders, or a table of attributes" if kind == "domains" else "class folders or a label table"
         )
         raise DataError(
-            f"{root}: {kind} data needs {what}; {_found(listing, places)}. Add them, or change ingest.kind."
+            f"{root}: {kind} data needs {what}; {_describe_found(listing, places)}. Add them, or change ingest.kind."
         )
     return kind, _labelled(listing, root)
 
 
-def check_domains(root: Path, listing: Listing, kept: dict[str, list[Entry]]) -> None:
-    """Raise DataError if a split has no picture of a domain after rejects are removed."""
-    for split, entries in sorted(kept.items()):
-        there = Counter(entry.label for entry in entries)
-        empty = [name for label, name in enumerate(listing.classes) if not there[label]]
+def check_domains(root: Path, listing: Listing, kept: Mapping[str, np.ndarray]) -> None:
+    """Raise DataError if a split has no picture of a domain after rejects are removed.
+
+    Args:
+        root: the raw data, for the message.
+        listing: names the domains.
+        kept: int64 (n,), the labels of the pictures of each split.
+    """
+    for split, labels in sorted(kept.items()):
+        there = set(np.unique(labels).tolist())
+        empty = [name for label, name in enumerate(listing.classes) if label not in there]
         if empty:
             raise DataError(
-                f"{root}: the {split} split has no usable picture of {_words(empty)}; every split needs pictures of every "
+                f"{root}: the {split} split has no usable picture of {_join_names(empty)}; every split needs pictures of every "
                 f"domain ({', '.join(listing.classes)}). Add pictures, or change ingest.test_share."
             )
 
@@ -130,141 +138,151 @@ class _Place:
     """Whether the folder is named trainA, trainB, testA, ..."""
 
 
-def _places(listing: Listing) -> list[_Place | None]:
-    """The places of a listing's entries; None for a picture outside of all folders."""
-    found: list[_Place | None] = []
-    for place in read_layout([entry.file for entry in listing.entries]).places:
-        if not place.side:
-            found.append(None)
-        elif not place.split and (own := own_side(place.side)):
-            found.append(_Place(*own, place.name, True))
-        else:
-            found.append(_Place(place.split, place.side, place.name, False))
-    return found
+class _FoundPlaces:
+    """The places of a listing's entries; None for a picture outside all folders."""
+
+    def __init__(self, places: Places | None = None) -> None:
+        self.places = places
+        self.folders = [_place(*folder, "") for folder in sorted(places.folders)] if places else []
+        """The place of each folder."""
+
+    def __iter__(self) -> Iterator[_Place | None]:
+        return (_place(place.split, place.folder, place.name) for place in self.places or ())
 
 
-def _two_domains(listing: Listing, places: list[_Place | None], note: SourceNote) -> Listing | None:
-    """The listing as domains A and B if all pictures lie in folders trainA, trainB, ...; otherwise None."""
-    fixed = [place for place in places if place is not None and place.fixed]
-    if not fixed or len(fixed) < len(places):
+def _place(split: str, folder: str, name: str) -> _Place | None:
+    if not folder:
+        return None
+    if not split and (own := split_and_domain(folder)):
+        return _Place(*own, name, True)
+    return _Place(split, folder, name, False)
+
+
+def _two_domains(listing: Listing, found: _FoundPlaces, note: SourceNote) -> Listing | None:
+    """The listing as domains A and B if all pictures are in folders trainA, trainB, ...; otherwise None."""
+    if found.places is None or not found.folders or not all(place and place.fixed for place in found.folders):
         return None
     names = note.classes if len(note.classes) == 2 else ("A", "B")
-    splits = {place.split for place in fixed}
-    entries = [
-        replace(entry, label="AB".index(place.side), split=place.split if len(splits) > 1 else "")
-        for entry, place in zip(listing.entries, fixed, strict=True)
-    ]
+    splits = sorted({place.split for place in found.folders if place})
+    own = {folder: _place(*folder, "") for folder in found.places.folders}
+
+    def label(split: str, folder: str) -> int:
+        place = own[split, folder]
+        return "AB".index(place.side) if place else -1
+
+    def code(split: str, folder: str) -> int:
+        place = own[split, folder]
+        return splits.index(place.split) if place and len(splits) > 1 else 0
+
+    entries = listing.entries.relabelled(
+        found.places.map(label), found.places.map(code).astype(np.int16), splits if len(splits) > 1 else ("",)
+    )
     return replace(listing, entries=entries, classes=names)
 
 
-def _check_beside(root: Path, listing: Listing, places: Sequence[_Place | None]) -> None:
-    """Raise DataError if pictures lie beside trainA and trainB, which are two domains."""
-    if {place.side for place in places if place is not None and place.fixed} != {"A", "B"}:
+def _check_beside(root: Path, listing: Listing, found: _FoundPlaces) -> None:
+    """Raise DataError if pictures are beside trainA and trainB, which are two domains."""
+    if {place.side for place in found.folders if place is not None and place.fixed} != {"A", "B"}:
+        return
+    if all(place is not None and place.fixed for place in found.folders):
         return
     beside = {
-        entry.file if place is None else entry.file.removesuffix(f"/{place.name}")
-        for entry, place in zip(listing.entries, places, strict=True)
+        file if place is None else file.removesuffix(f"/{place.name}")
+        for file, place in zip(listing.entries.files, found, strict=True)
         if place is None or not place.fixed
     }
     if beside:
         raise DataError(
-            f"{root}: {_lie(beside)} beside the folders of two domains (trainA, trainB, ...). Move the pictures into one of "
-            "these folders, or remove them."
+            f"{root}: {_names_are(beside)} beside the folders of two domains (trainA, trainB, ...). Move the pictures "
+            "into one of these folders, or remove them."
         )
 
 
 def _check_folders(root: Path, listing: Listing) -> None:
     """Raise DataError if the folder of a domain holds no picture."""
-    bare = bare_folders(root, [entry.file for entry in listing.entries])
+    bare = folders_without_pictures(root, listing.entries.files)
     if bare:
         raise DataError(
-            f"{root}: no pictures in {_words(bare)}, and each folder is a domain. Add pictures, or remove the folder."
+            f"{root}: no pictures in {_join_names(bare)}, and each folder is a domain. Add pictures, or remove the folder."
         )
 
 
 def _without_labels(root: Path, note: SourceNote) -> SourceNote:
     """``note`` without its label table, so that the pictures are read by their folders."""
-    if note.format == "table" and "split" in table.column_names(labels := table.table_of(root, note)):
+    if note.format == "table" and "split" in table.column_names(labels := table.label_table(root, note)):
         log.warning("Pairs come from folders; the column 'split' of %s is ignored.", labels)
     return replace(note, format="folder") if note.format in ("table", "stylegan") else note
 
 
-def _pairs(
-    root: Path, note: SourceNote, listing: Listing, found: Sequence[_Place | None], condition_side: Side
-) -> Listing:
-    places = [place for place in found if place is not None]
+def _pairs(root: Path, note: SourceNote, listing: Listing, found: _FoundPlaces, condition_side: Side) -> Listing:
+    sides = sorted({place.side for place in found.folders if place is not None})
     other_ways = f"set ingest.pairs to side-by-side, {', '.join(DERIVED[:-1])} or {DERIVED[-1]}"
-    if not places:
+    if not sides:
         raise DataError(
             f"{root}: pairs need two folders with equal file names; these pictures are not in folders (read as "
             f"'{note.format}'). Change the layout, or {other_ways}."
         )
-    if len(places) < len(found):
+    if None in found.folders:
         raise DataError(
-            f"{root}: pairs need two folders with equal file names; {_lie(_outside(listing, found))} outside of folders. Move "
-            "these pictures into a folder, or remove them."
+            f"{root}: pairs need two folders with equal file names; {_names_are(_outside(listing, found))} outside "
+            "folders. Move these pictures into a folder, or remove them."
         )
-    sides = sorted({place.side for place in places})
     if len(sides) != 2:
         raise DataError(
-            f"{root}: pairs need two folders with equal file names; found {len(sides)}: {_words(sides)}. Keep two, or "
+            f"{root}: pairs need two folders with equal file names; found {len(sides)}: {_join_names(sides)}. Keep two, or "
             f"{other_ways}."
         )
     condition, target = sides if condition_side == "first" else sides[::-1]
-    splits = {place.split for place in places}
-    files: dict[str, dict[_Key, Entry]] = {side: {} for side in sides}
-    for entry, place in zip(listing.entries, places, strict=True):
-        files[place.side][place.split, place.name] = entry
-    partners = _partners(files[target], files[condition])
-    entries = [
-        replace(
-            files[target][key],
-            label=-1,
-            split=key[0] if len(splits) > 1 else "",
-            condition=files[condition][other].file,
-        )
-        for key, other in partners.items()
-    ]
-    if not entries:
-        one, another = (next(iter(files[side].values())).file for side in sides)
+    assert found.places is not None  # there are sides
+    own = {folder: _place(*folder, "") for folder in found.places.folders}
+    splits = sorted({place.split for place in own.values() if place})
+
+    def side_number(split: str, folder: str) -> int:
+        place = own[split, folder]
+        return (target, condition).index(place.side) if place else -1
+
+    def split_code(split: str, folder: str) -> int:
+        place = own[split, folder]
+        return splits.index(place.split) if place and len(splits) > 1 else 0
+
+    entries = listing.entries
+    keys = Texts.of(partners.key(place.split, place.name) for place in found if place is not None)
+    codes = found.places.map(split_code).astype(np.int16)
+    on = found.places.map(side_number)
+    ours, theirs = (_of_side(keys, np.flatnonzero(on == number)) for number in range(2))
+    partner = partners.match(keys.take(ours), keys.take(theirs))
+    paired = partner >= 0
+    if not paired.any():
+        one, another = sorted([(target, ours), (condition, theirs)])
         raise DataError(
-            f"{root}: the two folders have no file name in common (for example {one} and {another}). Give the two pictures of "
-            "a pair equal names."
+            f"{root}: the two folders have no file name in common (for example {entries.files[int(one[1][0])]} and "
+            f"{entries.files[int(another[1][0])]}). Give the two pictures of a pair equal names."
         )
-    matched = {target: set(partners), condition: set(partners.values())}
+    kept, conditions = ours[paired], theirs[partner[paired]]
     alone = [
-        Reject(entry.file, "no-partner", f"{other} has no {'/'.join(part for part in key if part)}")
-        for side, other in ((target, condition), (condition, target))
-        for key, entry in files[side].items()
-        if key not in matched[side]
+        Reject(entries.files[int(at)], "no-partner", f"{other} has no {partners.shown(keys[int(at)])}")
+        for other, lonely in ((condition, ours[~paired]), (target, np.setdiff1d(theirs, conditions)))
+        for at in lonely
     ]
     rejects = sorted([*listing.rejects, *alone], key=lambda reject: reject.source)
-    return replace(listing, entries=mixed(entries), classes=(), rejects=rejects)
+    pairs = Entries(
+        entries.files.take(kept),
+        rows=entries.rows[kept],
+        split_codes=codes[kept],
+        split_names=splits if len(splits) > 1 else ("",),
+        conditions=entries.files.take(conditions),
+    )
+    return replace(listing, entries=shuffle_by_hash(pairs), classes=(), rejects=rejects)
 
 
-def _partners(targets: dict[_Key, Entry], conditions: dict[_Key, Entry]) -> dict[_Key, _Key]:
-    """Match keys of targets to keys of conditions: by name, or by the name without suffix if that is unambiguous."""
-    found = {key: key for key in targets if key in conditions}
-    ours, theirs = _by_stem(targets, found), _by_stem(conditions, found)
-    for stem, keys in ours.items():
-        others = theirs.get(stem, [])
-        if len(keys) == len(others) == 1:
-            found[keys[0]] = others[0]
-    return found
-
-
-def _by_stem(keys: Iterable[_Key], taken: Container[_Key]) -> dict[_Key, list[_Key]]:
-    """Keys that are not in ``taken``, grouped by their name without suffix."""
-    stems: dict[_Key, list[_Key]] = {}
-    for split, name in keys:
-        if (split, name) not in taken:
-            stems.setdefault((split, str(PurePosixPath(name).with_suffix(""))), []).append((split, name))
-    return stems
+def _of_side(keys: Texts, positions: np.ndarray) -> np.ndarray:
+    """The pictures ``positions`` of one side, without those whose key comes again."""
+    return positions[partners.last_of_each(keys.take(positions))]
 
 
 def _with_attributes(root: Path, note: SourceNote, wanted: Sequence[str]) -> SourceNote:
     """``note`` with the table of attributes beside the pictures, unless the note names a label table."""
-    if note.format != "folder" or (found := table.find_attributes(root, wanted)) is None:
+    if note.format != "folder" or (found := table.find_attribute_table(root, wanted)) is None:
         return note
     # Class folders are domains, unless settings ask for attributes.
     if not wanted and readers.list_pictures(root, note).classes:
@@ -272,34 +290,37 @@ def _with_attributes(root: Path, note: SourceNote, wanted: Sequence[str]) -> Sou
     return replace(note, format="table", labels=found.relative_to(root).as_posix())
 
 
-def _clear(listing: Listing, root: Path) -> Listing:
+def _check_listing(listing: Listing, root: Path) -> Listing:
     """Return ``listing``; raise DataError if its layout is ambiguous or a class name is not printable."""
-    if listing.unclear:
-        raise DataError(f"{root}: {listing.unclear[0].lower()}{listing.unclear[1:]}")
+    if listing.ambiguity:
+        raise DataError(f"{root}: {listing.ambiguity}")
     check_class_names([*listing.classes, *listing.attributes], root)
     return listing
 
 
 def _labelled(listing: Listing, root: Path) -> Listing:
     """Reject the pictures of splits whose labels are not published, and add a note."""
+    entries = listing.entries
     if listing.attributes:
-        kept = [entry for entry in listing.entries if entry.attributes]
+        if entries.attributes is None:
+            return listing
+        used = pc.binary_length(entries.attributes).to_numpy(zero_copy_only=False) > 0
     elif listing.classes:
-        kept = [entry for entry in listing.entries if entry.label >= 0]
+        used = entries.labels >= 0
     else:
         return listing
-    used = set(kept)
-    hidden = [entry for entry in listing.entries if entry not in used]
+    hidden = entries.take(np.flatnonzero(~used))
     lost = Counter(entry.split for entry in hidden)
     said = [
         f"{count} pictures of the {split} split have no label and are not used (ingest.kind: unlabelled uses them)"
         for split, count in sorted(lost.items())
     ]
     rejects = [Reject(entry.source, HIDDEN_LABEL, f"the {entry.split} split has no labels") for entry in hidden]
+    kept = entries.take(np.flatnonzero(used)) if len(hidden) else entries
     return replace(listing, entries=kept, rejects=[*listing.rejects, *rejects], notes=(*listing.notes, *said))
 
 
-def _some(listing: Listing, root: Path) -> Listing:
+def _require_entries(listing: Listing, root: Path) -> Listing:
     if not listing.entries:
         raise DataError(
             f"{root}: the table of attributes matches none of the pictures. Compare the file names in it with the files."
@@ -307,29 +328,30 @@ def _some(listing: Listing, root: Path) -> Listing:
     return listing
 
 
-def _bare(listing: Listing) -> Listing:
+def _without_annotations(listing: Listing) -> Listing:
     """The listing without labels and attributes."""
-    entries = [replace(entry, label=-1, attributes=b"") for entry in listing.entries]
+    old = listing.entries
+    entries = old.relabelled(None, old.split_codes, old.split_names)
     return replace(listing, entries=entries, classes=(), attributes=())
 
 
-def _found(listing: Listing, places: Sequence[_Place | None]) -> str:
+def _describe_found(listing: Listing, places: _FoundPlaces) -> str:
     if listing.classes:
-        return f"found {len(listing.classes)}: {_words(listing.classes)}"
+        return f"found {len(listing.classes)}: {_join_names(listing.classes)}"
     outside = _outside(listing, places)
-    if outside and len(outside) < len(places):
-        return f"{_lie(outside)} outside of folders"
+    if outside and len(outside) < len(listing.entries):
+        return f"{_names_are(outside)} outside folders"
     return "found attributes, but no domains" if listing.attributes else "these pictures have no labels"
 
 
-def _outside(listing: Listing, places: Sequence[_Place | None]) -> list[str]:
-    """Pictures outside of all folders."""
-    return [entry.file for entry, place in zip(listing.entries, places, strict=False) if place is None]
+def _outside(listing: Listing, places: _FoundPlaces) -> list[str]:
+    """Pictures outside all folders."""
+    return [file for file, place in zip(listing.entries.files, places, strict=False) if place is None]
 
 
-def _lie(names: Collection[str]) -> str:
-    return f"{_words(sorted(names))} {'lies' if len(names) == 1 else 'lie'}"
+def _names_are(names: Collection[str]) -> str:
+    return f"{_join_names(sorted(names))} {'is' if len(names) == 1 else 'are'}"
 
 
-def _words(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

@@ -1,6 +1,8 @@
-"""The first pass of ingestion: decode, fit and encode a run of pictures into its part file."""
+"""The first pass of ingestion: decode, fit and encode a chunk of pictures into its part file."""
 
+import contextlib
 import hashlib
+import socket
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,19 +11,24 @@ from pathlib import Path
 import numpy as np
 
 from gan_core.errors import DataError
-from gan_core.images import bounded, pictures
+from gan_core.images import pictures, sandbox
 from gan_core.images.pictures import Fit, PictureError
 from pipelines.data import readers
+from pipelines.data.bucket import fetch_objects
+from pipelines.data.exchange import SCRATCH, Exchange
 from pipelines.data.pairs import prepare_pair
+from pipelines.data.raw_files import SentFiles, fetched_files
 from pipelines.data.readers.base import Entry, Reject, SourceNote
-from pipelines.data.rejects import check_decoder_failures
+from pipelines.data.readers.bucket import Objects
+from pipelines.data.rejects import DECODER_FAILURES, check_decoder_failures
 from pipelines.data.shards import PartWriter
+from pipelines.runtime.owned import scratch_folder
 from pipelines.settings.ingest import Pairing
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """A run of pictures to convert."""
+class ChunkSpec:
+    """A chunk of pictures to convert."""
 
     raw: Path
     note: SourceNote
@@ -32,18 +39,25 @@ class RunSpec:
     fit: Fit
     digest_contents: bool
     max_failures: int
-    """Number of decoder failures that are allowed in the whole data set."""
+    """Number of decoder failures that are allowed in the whole dataset."""
     pairing: Pairing | None = None
+    objects: Objects | None = None
+    """The objects of the chunk, if the pictures are in a bucket: they are fetched for the time of the conversion."""
+    exchange: Exchange | None = None
+    """Where the part file goes, if hosts share no disk; ``part`` is then only its name."""
+    sent: SentFiles | None = None
+    """The raw files of the chunk, if they are on the driver's disk and travel through ``exchange``."""
     refused: Mapping[int, PictureError] = field(default_factory=dict)
-    """Pictures that ended a worker before, by position: they are rejected without another attempt."""
+    """Pictures that ended a worker before, or that the driver could not read, by position: they are rejected without another
+    attempt."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Converted:
-    """The result of a run. Row i of every array describes row i of the part file."""
+class ConvertedChunk:
+    """The result for a chunk. Row i of every array describes row i of the part file."""
 
     positions: np.ndarray
-    """int64 (n,): positions of the converted entries in the run."""
+    """int64 (n,): positions of the converted entries in the chunk."""
     pixel_digests: np.ndarray
     """uint8 (n, 32): SHA-256 of the prepared pixels; for a pair of picture and condition."""
     content_digests: np.ndarray
@@ -55,46 +69,74 @@ class Converted:
     rejects: tuple[Reject, ...]
 
 
-def convert(spec: RunSpec) -> Converted:
-    """Convert a run of pictures into its part file, in a worker with limits (:mod:`gan_core.images.bounded`).
+def convert(spec: ChunkSpec) -> ConvertedChunk:
+    """Convert a chunk of pictures into its part file, in a worker with limits (:mod:`gan_core.images.sandbox`).
 
-    A picture that ends the worker is rejected, and the run is repeated without it.
+    A picture that ends the worker is rejected, and the chunk is converted again without it.
 
     Raises:
-        DataError: too many pictures end the worker, or it ends while it decodes no picture.
+        DataError: too many pictures end the worker, it ends while it decodes no picture, or an object in a bucket has changed.
     """
+    if spec.objects is None and spec.sent is None and not spec.raw.is_dir():
+        raise DataError(
+            f"{spec.raw} is not on host {socket.gethostname()}, where a task of ingestion runs. Set storage.uri, through which "
+            "the pictures then travel, use a disk that all hosts share, or set ingest.workers to 1."
+        )
+    if spec.objects is None and spec.exchange is None:
+        return _convert_with_retries(spec, spec.raw)
+    with scratch_folder(SCRATCH) as scratch, contextlib.ExitStack() as stack:
+        files, part = spec.raw, spec.part
+        if spec.objects is not None:
+            files = scratch / "objects"
+            fetch_objects(spec.objects, files)
+        elif spec.sent is not None and spec.exchange is not None:
+            files = stack.enter_context(fetched_files(spec.sent, spec.exchange, scratch))
+            spec = replace(spec, refused={**spec.refused, **spec.sent.refused})
+        if spec.exchange is not None:
+            part = scratch / spec.part.name
+        result = _convert_with_retries(replace(spec, part=part), files)
+        if spec.exchange is not None:
+            spec.exchange.send_part(part, spec.part.name)
+        return result
+
+
+def _convert_with_retries(spec: ChunkSpec, files: Path) -> ConvertedChunk:
     ended: Counter[int] = Counter()
     while True:
         try:
-            return bounded.call(_convert, spec)
-        except bounded.WorkerEndedError as error:
+            return sandbox.call(_convert, replace(spec, raw=files))
+        except sandbox.WorkerEndedError as error:
             ended[error.item] += 1
-            if error.again and ended[error.item] == 1:
+            if error.retryable and ended[error.item] == 1:
                 continue
-            if error.item == bounded.NO_ITEM:
+            if error.item == sandbox.NO_ITEM:
                 raise DataError(
                     f"The process that converts the pictures of {spec.raw} ended: {error.detail}."
                 ) from error
             refused = {**spec.refused, error.item: PictureError(error.reason, error.detail)}
-            ends = [Reject(spec.entries[at].source, end.reason, end.detail) for at, end in refused.items()]
+            ends = [
+                Reject(spec.entries[at].source, end.reason, end.detail)
+                for at, end in refused.items()
+                if end.reason in DECODER_FAILURES
+            ]
             check_decoder_failures(ends, spec.max_failures, spec.raw)
             spec = replace(spec, refused=refused)
 
 
-def _convert(spec: RunSpec) -> Converted:
-    # Write pictures one by one: all PNGs of a run may exceed the memory limit of a worker.
+def _convert(spec: ChunkSpec) -> ConvertedChunk:
+    # Write pictures one by one: all PNGs of a chunk may exceed the memory limit of a worker.
     with PartWriter(spec.part, paired=spec.pairing is not None) as part:
         return _convert_into(part, spec)
 
 
-def _convert_into(part: PartWriter, spec: RunSpec) -> Converted:
+def _convert_into(part: PartWriter, spec: ChunkSpec) -> ConvertedChunk:
     reader = readers.open_reader(spec.raw, spec.note)
     positions: list[int] = []
     digests, contents = bytearray(), bytearray()
     rejects = []
     moments = _Moments(spec.channels, spec.size)
     for position, entry in enumerate(spec.entries):
-        bounded.begin(position)
+        sandbox.begin(position)
         try:
             if position in spec.refused:
                 raise spec.refused[position]
@@ -111,9 +153,9 @@ def _convert_into(part: PartWriter, spec: RunSpec) -> Converted:
         moments.add(prepared[0])
         part.add(*map(pictures.encode_png, prepared))
         positions.append(position)
-    bounded.finish()
+    sandbox.finish()
     sums, squares = moments.finish()
-    return Converted(
+    return ConvertedChunk(
         positions=np.array(positions, dtype=np.int64),
         pixel_digests=np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32),
         content_digests=np.frombuffer(bytes(contents), dtype=np.uint8).reshape(-1, 32),
@@ -123,7 +165,7 @@ def _convert_into(part: PartWriter, spec: RunSpec) -> Converted:
     )
 
 
-def _prepared(content: bytes | np.ndarray, partner: bytes | np.ndarray | None, spec: RunSpec) -> list[np.ndarray]:
+def _prepared(content: bytes | np.ndarray, partner: bytes | np.ndarray | None, spec: ChunkSpec) -> list[np.ndarray]:
     """The pixels of the picture, and for a pair also those of the condition."""
     if spec.pairing is None:
         found: tuple[np.ndarray, ...] = (

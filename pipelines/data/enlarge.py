@@ -1,4 +1,4 @@
-"""A prepared dataset enlarged by generated pictures, each with the columns that say where it comes from."""
+"""Add generated pictures to a prepared dataset, with columns that state the origin of each picture."""
 
 import hashlib
 import itertools
@@ -15,43 +15,49 @@ from gan_core.config import as_dict
 from gan_core.data import DATASET_FILE, DatasetInfo, PreparedDataset
 from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
-from gan_core.files import explain_os_errors, replacing, write_json
+from gan_core.files import atomic_write, explain_os_errors, write_json
 from gan_core.images.pictures import encode_png
 from gan_core.inference.generator import Generator
 from pipelines.data.shards import shard_name
 
 _CHUNK = 256
 _GROUP_BYTES = 2**28
-"""Of a row group. Arrow reads none whose pictures take 2 GiB."""
+"""Approximate size of a row group, bytes. Arrow cannot read row groups with 2 GiB of pictures."""
 _PROVENANCE = {"generator": pa.string(), "seed": pa.int64(), "index": pa.int64()}
-"""Null for real pictures; for generated ones the generator's digest, and which picture of which seed it is."""
+"""Columns for the origin of generated pictures: digest of the generator, seed, and index among the samples of the seed. They
+are null for real pictures."""
+
+_TRAIN_CONDITIONAL = "Train cgan or biggan, or stylegan2 or r3gan with model.conditional: true."
 
 
 def check_generator(generator: Generator, info: DatasetInfo) -> None:
-    """Raise DataError unless ``generator`` makes pictures of the dataset's shape and of its classes."""
+    """Raise DataError unless ``generator`` is class-conditional, with the shape and the classes of the dataset ``info``."""
     shape = generator.info["shape"]
     theirs = (shape["height"], shape["width"], shape["channels"])
     if theirs != (info.height, info.width, info.channels):
         raise DataError(
-            f"The generator makes pictures of {'x'.join(map(str, theirs))}, {info.name} holds "
-            f"{info.height}x{info.width}x{info.channels}. Train one on this dataset."
+            f"The generator makes pictures of {'x'.join(map(str, theirs))} (height, width, channels), but {info.name} holds "
+            f"{info.height}x{info.width}x{info.channels}. Train a generator on this dataset."
         )
     if not info.classes:
-        raise DataError(f"{info.name} has no labels: there are no classes to add pictures to.")
+        raise DataError(
+            f"{info.name} has no labels, but pictures are generated for each class. Use a labelled dataset."
+        )
     if generator.translates:
         raise DataError(
-            f"A {generator.info['family']} generator makes pictures from pictures, and none from nothing (gantry translate "
-            "uses it). Train cgan, biggan, or stylegan2 or r3gan with model.conditional: true."
+            f"A {generator.info['family']} generator translates pictures (gantry translate); it does not make new ones from "
+            f"noise. {_TRAIN_CONDITIONAL}"
         )
     if not generator.conditional:
         raise DataError(
-            f"A {generator.info['family']} generator takes no class, so nobody knows what its pictures show. Train cgan, "
-            "biggan, or stylegan2 or r3gan with model.conditional: true."
+            f"This {generator.info['family']} generator is not class-conditional, so that the labels of its pictures are "
+            f"unknown. {_TRAIN_CONDITIONAL}"
         )
     known = tuple(generator.info.get("classes", ()))
     if known != info.classes:
         raise DataError(
-            f"The generator knows the classes {', '.join(known)}; {info.name} has {', '.join(info.classes)}."
+            f"The generator has the classes {', '.join(known)}, but {info.name} has {', '.join(info.classes)}. Train a "
+            "generator on this dataset."
         )
 
 
@@ -65,22 +71,34 @@ def enlarge(
     truncation: float | None = None,
     shard_pictures: int = 8192,
 ) -> DatasetInfo:
-    """Write ``dataset`` and ``per_class`` generated pictures of each class to ``out``, whole or not at all.
+    """Write ``dataset`` and ``per_class`` generated pictures of each class to ``out``, completely or not at all.
 
-    Generated pictures join the train split, behind the real ones; other splits stay real. Picture i of class c is picture
-    ``c * per_class + i`` of ``seed`` with that label.
+    Generated pictures are added to the train split, after the real ones; other splits do not change. Picture i of class c is
+    sample ``c * per_class + i`` of ``seed`` with that label.
+
+    Args:
+        dataset: the prepared dataset; it is not modified.
+        generator: a class-conditional generator with the shape and the classes of ``dataset``.
+        out: folder to write; an existing one is replaced.
+        per_class: number of generated pictures of each class.
+        seed: seed of the samples.
+        truncation: truncation of the samples, see :meth:`gan_core.inference.generator.Generator.sample`.
+        shard_pictures: generated pictures in one shard.
+
+    Returns:
+        The content of ``dataset.json`` of the enlarged dataset.
 
     Raises:
-        DataError: the generator's shape or classes are not the dataset's.
+        DataError: see :func:`check_generator`.
     """
     info = dataset.info
     check_generator(generator, info)
     digest = hashlib.sha256(f"{info.digest}\n{generator.digest}\n{per_class} {seed} {truncation}".encode()).hexdigest()
     added = per_class * len(info.classes)
     splits = {**info.splits, "train": info.splits["train"] + added}
-    # Mean and deviation are of the real pictures still: what a network is fed with stays comparable.
+    # Keep the mean and standard deviation of the real pictures, so that inputs of networks are comparable.
     described = replace(info, name=f"{info.name}+{per_class}", splits=splits, digest=digest)
-    with replacing(out) as folder:
+    with atomic_write(out) as folder:
         folder.mkdir()
         for split in sorted(info.splits):
             real = dataset.shards(split)
@@ -100,20 +118,20 @@ def enlarge(
 
 
 def _batches(shard: Path) -> Iterator[pa.Table]:
-    """The rows of a shard of real pictures with their empty provenance columns, few at a time."""
+    """Read a shard of real pictures in small tables, with empty provenance columns."""
     with pq.ParquetFile(shard, memory_map=True) as file:
         for batch in file.iter_batches(batch_size=_CHUNK):
             yield _with_provenance(pa.Table.from_batches([batch], schema=batch.schema))
 
 
 def _tables(rows: Iterator[dict[str, object]], columns: pa.Schema) -> Iterator[pa.Table]:
-    """Rows as tables, few at a time."""
+    """Collect rows in small tables."""
     while some := list(itertools.islice(rows, _CHUNK)):
         yield pa.Table.from_pylist(some, columns)
 
 
 def _write(path: Path, columns: pa.Schema, tables: Iterator[pa.Table]) -> None:
-    """Write ``tables`` as one file, in row groups of about :data:`_GROUP_BYTES`: that much is in memory at once."""
+    """Write ``tables`` as one file in row groups of about :data:`_GROUP_BYTES`, which also limits the memory in use."""
     waiting: list[pa.Table] = []
     size, empty = 0, True
     with explain_os_errors(path), pq.ParquetWriter(path, columns) as writer:
@@ -136,7 +154,7 @@ def _write_group(writer: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
 
 
 def _with_provenance(table: pa.Table) -> pa.Table:
-    """``table`` with empty provenance columns, known to readers of the dataset's features too."""
+    """Add empty provenance columns to ``table``, and describe them in its metadata for Hugging Face ``datasets``."""
     metadata = dict(table.schema.metadata or {})
     features = json.loads(metadata.get(b"huggingface", b'{"info": {"features": {}}}'))
     for name, kind in _PROVENANCE.items():
@@ -148,7 +166,7 @@ def _with_provenance(table: pa.Table) -> pa.Table:
 def _rows(
     generator: Generator, info: DatasetInfo, per_class: int, seed: int, truncation: float | None
 ) -> Iterator[dict[str, object]]:
-    place = info.splits["train"]
+    number = info.splits["train"]
     with progress_bar("generate", per_class * len(info.classes), unit="picture") as bar:
         for label in range(len(info.classes)):
             for start in range(0, per_class, _CHUNK):
@@ -156,7 +174,10 @@ def _rows(
                 made = generator.sample(min(_CHUNK, per_class - start), seed, label, truncation, first=first)
                 for offset, picture in enumerate(made.numpy()):
                     yield {
-                        "image": {"bytes": encode_png(np.ascontiguousarray(picture)), "path": f"train-{place:08d}.png"},
+                        "image": {
+                            "bytes": encode_png(np.ascontiguousarray(picture)),
+                            "path": f"train-{number:08d}.png",
+                        },
                         "label": label,
                         "split": "train",
                         "source": f"generated/{generator.digest[:12]}/{seed}/{first + offset}",
@@ -164,5 +185,5 @@ def _rows(
                         "seed": seed,
                         "index": first + offset,
                     }
-                    place += 1
+                    number += 1
                 bar.update(len(made))

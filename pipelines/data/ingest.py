@@ -1,7 +1,7 @@
-"""Ingestion: turn raw data into a prepared data set. Equal input gives equal bytes, for any number of workers.
+"""Ingestion: turn raw data into a prepared dataset. Equal input gives equal bytes, for any number of workers.
 
-Ingestion has three passes. *Convert* decodes, fits and encodes the pictures in runs of fixed length, each run into its own
-part file. *Choose* removes duplicates by the digests of all pictures, and assigns splits. *Assemble* writes the remaining
+Ingestion has three passes. *Convert* decodes, fits and encodes the pictures in chunks of fixed length, each chunk into its
+own part file. *Choose* removes duplicates by the digests of all pictures, and assigns splits. *Assemble* writes the remaining
 rows of the part files as shards. A mapper runs the first and the last pass.
 """
 
@@ -10,9 +10,9 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -20,39 +20,34 @@ from gan_core.config import as_dict
 from gan_core.data import DATASET_FILE, FORMAT, DatasetInfo
 from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
-from gan_core.files import replacing, sha256_file, write_json, write_text
+from gan_core.files import atomic_write, sha256_file, write_json, write_text
 from gan_core.images import pictures
 from pipelines.data import arrange, readers
-from pipelines.data.convert import Converted, RunSpec, convert
+from pipelines.data.choose import ConvertedPictures, attribute_values, choose, warn_of_shared
+from pipelines.data.convert import ChunkSpec, convert
 from pipelines.data.description import describe
-from pipelines.data.mapping import Mapper, map_here
-from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote
+from pipelines.data.exchange import Exchange
+from pipelines.data.mapping import Mapper, map_sequentially
+from pipelines.data.raw_files import RawFiles
+from pipelines.data.readers import bucket
+from pipelines.data.readers.base import Entries, Listing, Reject, SourceNote
 from pipelines.data.rejects import (
     DECODER_FAILURES,
-    DUPLICATE,
-    Limits,
+    RejectLimits,
     check_decoder_failures,
     check_rejects,
     max_decoder_failures,
     rejects_table,
 )
-from pipelines.data.shards import Piece, ShardSpec, shard_name, write_shard
+from pipelines.data.shards import PartRows, ShardSpec, shard_name, write_shard
 from pipelines.settings import ingest as ingest_settings
 from pipelines.settings.ingest import DERIVED, IngestSettings
 
 log = logging.getLogger(__name__)
 
 REJECTS_FILE = "rejects.csv"
-_RUN = 256  # pictures in one run; does not affect the result, so it is not a setting
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A picture of the prepared data set, with the run and the row of the part file that hold its PNG."""
-
-    entry: Entry
-    run: int
-    row: int
+_BLOCK = 65536  # pictures whose digests are hashed at a time
+_CHUNK = 256  # pictures in one chunk; does not affect the result, so it is not a setting
 
 
 def ingest(
@@ -61,9 +56,10 @@ def ingest(
     settings: IngestSettings,
     *,
     name: str,
-    map_shards: Mapper = map_here,
+    mapper: Mapper = map_sequentially,
+    exchange: Exchange | None = None,
 ) -> DatasetInfo:
-    """Turn the raw data in ``raw`` into a prepared data set in ``out``, which is written completely or not at all.
+    """Turn the raw data in ``raw`` into a prepared dataset in ``out``, which is written completely or not at all.
 
     Pictures, or pairs, of one split whose prepared pixels are equal are duplicates; the one whose path sorts first is kept.
     In unpaired data, and in domains that are classes, duplicates are within one domain only.
@@ -72,8 +68,10 @@ def ingest(
         raw: folder from ``gantry data fetch`` or ``gantry data add``, or any folder of pictures; it is not modified.
         out: folder to write; an existing one is replaced.
         settings: shape, splits and limits.
-        name: name of the data set in ``dataset.json``.
-        map_shards: mapper that runs the passes, see :mod:`pipelines.data.mapping`. The result does not depend on it.
+        name: name of the dataset in ``dataset.json``.
+        mapper: mapper that runs the passes, see :mod:`pipelines.data.mapping`. The result does not depend on it.
+        exchange: for tasks on hosts that share no disk with this one: what they need travels through its storage, and the
+            prepared data is published there, too.
 
     Returns:
         The content of ``dataset.json``.
@@ -98,184 +96,213 @@ def ingest(
     for left in out.parent.glob(f".{out.name}.parts-*"):
         shutil.rmtree(left)  # left by a killed run
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.parts-", dir=out.parent) as scratch:
-        if settings.test_share > 0 and _has_splits(listing.entries):
+        has_splits = listing.entries.splits() not in (set(), {""})
+        hold_out = settings.test_share > 0 and not has_splits
+        if settings.test_share > 0 and has_splits:
             log.warning("%s has its own splits; ingest.test_share (%s) is ignored.", raw, settings.test_share)
-        specs = _runs(raw, note, listing.entries, Path(scratch), settings)
-        converted = _convert_all(specs, map_shards, len(listing.entries), name)
+        specs = _Chunks(raw, note, listing.entries, Path(scratch), settings, hold_out, exchange)
+        converted = _convert_all(specs, mapper, name)
         by_domain = kind in ("unpaired", "domains") and not listing.attributes
-        splits, rejects = _choose(specs, converted, settings, by_domain=by_domain)
-        rejects = sorted([*listing.rejects, *rejects], key=lambda reject: (reject.source, reject.reason))
-        limits = Limits(settings.max_reject_share, settings.max_duplicate_share)
+        share = settings.test_share if hold_out else None
+        choice = choose(listing.entries, converted, by_domain=by_domain, test_share=share)
+        rejects = sorted([*listing.rejects, *choice.rejects], key=lambda reject: (reject.source, reject.reason))
+        limits = RejectLimits(settings.max_reject_share, settings.max_duplicate_share)
         check_rejects(rejects, len(listing.entries) + len(listing.rejects), limits, out, raw)
-        _warn_of_shared(splits, converted, raw)
+        warn_of_shared(choice.splits, listing.entries, converted, raw)
         if by_domain:
-            arrange.check_domains(raw, listing, {name: [k.entry for k in kept] for name, kept in splits.items()})
-        with replacing(out) as folder:
+            labels = listing.entries.labels[converted.entries]
+            arrange.check_domains(raw, listing, {split: labels[kept] for split, kept in choice.splits.items()})
+        with atomic_write(out) as folder:
             folder.mkdir()
-            plan = _shards(splits, specs, listing, folder, settings)
-            for _ in map_shards(write_shard, plan):
-                pass
-            info = _describe(name, kind, listing, splits, converted, rejects, settings)
+            info = _describe(name, kind, listing, choice.splits, converted, rejects, settings)
             write_text(folder / REJECTS_FILE, rejects_table(rejects))
             write_json(folder / DATASET_FILE, as_dict(info))
+            plan = _Shards(choice.splits, specs, converted, listing, folder, settings)
+            if exchange is not None:
+                exchange.write_shards(mapper, plan, folder)
+            else:
+                for _ in mapper(write_shard, plan):
+                    pass
     return info
 
 
 def code_version() -> str:
     """Digest of the code that determines the result of ingestion."""
     here = Path(__file__).parent
-    own = ["arrange", "convert", "ingest", "mapping", "names", "pairs", "rejects", "shards"]
+    own = [
+        "arrange",
+        "bucket",
+        "choose",
+        "convert",
+        "exchange",
+        "ingest",
+        "mapping",
+        "names",
+        "pairs",
+        "raw_files",
+        "rejects",
+        "shards",
+    ]
     files = {here / f"{name}.py" for name in own} | {*(here / "readers").glob("*.py")}
     files |= {Path(ingest_settings.__file__), *Path(pictures.__file__).parent.glob("*.py")}
     digests = [sha256_file(path) for path in sorted(files, key=lambda path: path.as_posix())]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
-def _runs(
-    raw: Path, note: SourceNote, entries: Sequence[Entry], scratch: Path, settings: IngestSettings
-) -> list[RunSpec]:
-    hold_out = settings.test_share > 0 and not _has_splits(entries)
-    return [
-        RunSpec(
-            raw=raw,
-            note=note,
-            entries=tuple(entries[start : start + _RUN]),
-            part=scratch / f"part-{start // _RUN:06d}.arrow",
+class _Chunks(Sequence[ChunkSpec]):
+    """The chunks of the first pass. Each is made where it is asked for: together they would hold all pictures as objects.
+
+    With an exchange, raw files on this host are sent when their chunk is made.
+    """
+
+    def __init__(
+        self,
+        raw: Path,
+        note: SourceNote,
+        entries: Entries,
+        scratch: Path,
+        settings: IngestSettings,
+        hold_out: bool,
+        exchange: Exchange | None,
+    ) -> None:
+        self.raw, self.entries = raw, entries
+        self._note, self._scratch, self._settings, self._hold_out = note, scratch, settings, hold_out
+        self._exchange = exchange
+        self._objects = bucket.ObjectList(raw, note) if note.format == "bucket" else None
+        self._object_positions = bucket.positions_of(self._objects, entries) if self._objects else []
+        self._files = RawFiles(raw, exchange) if exchange is not None and self._objects is None else None
+        self.max_failures = max_decoder_failures(len(entries), settings.max_reject_share)
+
+    @property
+    def settings(self) -> IngestSettings:
+        """The settings of ingestion."""
+        return self._settings
+
+    @property
+    def hold_out(self) -> bool:
+        """Whether digests of the contents are needed."""
+        return self._hold_out
+
+    def part(self, chunk: int) -> Path:
+        """Part file of a chunk."""
+        return self._scratch / f"part-{chunk:06d}.arrow"
+
+    def __len__(self) -> int:
+        return -(-len(self.entries) // _CHUNK)
+
+    @overload
+    def __getitem__(self, at: int) -> ChunkSpec: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[ChunkSpec]: ...
+    def __getitem__(self, at: int | slice) -> ChunkSpec | list[ChunkSpec]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        settings, entries = self._settings, tuple(self.entries[at * _CHUNK : (at + 1) * _CHUNK])
+        return ChunkSpec(
+            raw=self.raw,
+            note=self._note,
+            entries=entries,
+            part=self.part(at),
             size=settings.size,
             channels=settings.channels,
             fit=settings.fit,
-            digest_contents=hold_out,
+            digest_contents=self._hold_out,
             pairing=settings.pairing,
-            max_failures=max_decoder_failures(len(entries), settings.max_reject_share),
+            max_failures=self.max_failures,
+            objects=self._objects_of(at) if self._objects else None,
+            exchange=self._exchange,
+            sent=self._files.send(entries, f"raw-{at:06d}.tar") if self._files else None,
         )
-        for start in range(0, len(entries), _RUN)
-    ]
+
+    def _objects_of(self, at: int) -> bucket.Objects:
+        assert self._objects is not None
+        here = slice(at * _CHUNK, (at + 1) * _CHUNK)
+        return self._objects.take(np.concatenate([positions[here] for positions in self._object_positions]))
 
 
-def _has_splits(entries: Sequence[Entry]) -> bool:
-    return any(entry.split for entry in entries)
-
-
-def _convert_all(specs: Sequence[RunSpec], mapper: Mapper, total: int, name: str) -> list[Converted]:
-    results: list[Converted] = []
-    ended: list[Reject] = []
+def _convert_all(specs: _Chunks, mapper: Mapper, name: str) -> ConvertedPictures:
+    total = len(specs.entries)
+    converted = ConvertedPictures(total, _CHUNK, specs.settings.channels, contents=specs.hold_out)
+    failures: list[Reject] = []
     with progress_bar(f"ingest {name}", total, unit="picture") as bar:
-        for spec, result in zip(specs, mapper(convert, specs), strict=True):
-            results.append(result)
-            ended += [reject for reject in result.rejects if reject.reason in DECODER_FAILURES]
-            check_decoder_failures(ended, spec.max_failures, spec.raw)
-            bar.update(len(spec.entries))
-    return results
+        for number, result in enumerate(mapper(convert, specs)):
+            converted.add(number, result)
+            failures += [reject for reject in result.rejects if reject.reason in DECODER_FAILURES]
+            check_decoder_failures(failures, specs.max_failures, specs.raw)
+            bar.update(min(_CHUNK, total - number * _CHUNK))
+    return converted
 
 
-def _choose(
-    specs: Sequence[RunSpec], converted: Sequence[Converted], settings: IngestSettings, *, by_domain: bool
-) -> tuple[dict[str, list[_Kept]], list[Reject]]:
-    """The pictures of each split in order, and all rejects."""
-    rejects = [reject for result in converted for reject in result.rejects]
-    first: dict[tuple[str, int, bytes], Entry] = {}
+class _Shards(Sequence[ShardSpec]):
+    """The shards of all splits. Each is made where it is asked for."""
 
-    def key_of(entry: Entry, digest: np.ndarray) -> tuple[str, int, bytes]:
-        return entry.split, entry.label if by_domain else 0, digest.tobytes()
+    def __init__(
+        self,
+        splits: Mapping[str, np.ndarray],
+        specs: _Chunks,
+        converted: ConvertedPictures,
+        listing: Listing,
+        folder: Path,
+        settings: IngestSettings,
+    ) -> None:
+        self._splits, self._specs, self._converted, self._listing = splits, specs, converted, listing
+        self._folder, self._settings = folder, settings
+        size = settings.shard_pictures
+        self._starts = [
+            (split, index, start)
+            for split, kept in sorted(splits.items())
+            for index, start in enumerate(range(0, len(kept), size))
+        ]
 
-    for spec, result in zip(specs, converted, strict=True):
-        for position, digest in zip(result.positions, result.pixel_digests, strict=True):
-            entry = spec.entries[position]
-            key = key_of(entry, digest)
-            if key not in first or (entry.file, entry.row) < (first[key].file, first[key].row):
-                first[key] = entry
-    splits: dict[str, list[_Kept]] = {}
-    for number, (spec, result) in enumerate(zip(specs, converted, strict=True)):
-        for row, position in enumerate(result.positions):
-            entry = spec.entries[position]
-            kept = first[key_of(entry, result.pixel_digests[row])]
-            if kept is not entry:
-                alike = (kept.label, kept.attributes) == (entry.label, entry.attributes)
-                other = "" if alike else ", which has another label"
-                rejects.append(Reject(entry.source, DUPLICATE, f"same prepared pixels as {kept.source}{other}"))
-                continue
-            split = entry.split or "train"
-            if spec.digest_contents:
-                split = _split_of(result.content_digests[row], settings.test_share)
-            splits.setdefault(split, []).append(_Kept(entry, number, row))
-    return splits, rejects
+    def __len__(self) -> int:
+        return len(self._starts)
 
-
-def _warn_of_shared(splits: dict[str, list[_Kept]], converted: Sequence[Converted], raw: Path) -> None:
-    """Warn of pictures in other splits that are also training pictures: they bias the evaluation."""
-
-    def digests(kept: Sequence[_Kept]) -> dict[bytes, Entry]:
-        return {converted[one.run].pixel_digests[one.row].tobytes(): one.entry for one in kept}
-
-    trained = digests(splits.get("train", [])) if len(splits) > 1 else {}
-    for split, kept in sorted(splits.items()):
-        shared = sorted(set(digests(kept)) & set(trained)) if split != "train" else []
-        if shared:
-            example = digests(kept)[shared[0]].source
-            log.warning(
-                "%s: %d pictures of the %s split are also in the train split (for example %s and %s).",
-                *(raw, len(shared), split, example, trained[shared[0]].source),
-            )
-
-
-def _split_of(digest: np.ndarray, test_share: float) -> str:
-    """Assign a picture to ``test`` or ``train`` by its digest, so that adding pictures moves no other picture."""
-    return "test" if int.from_bytes(digest[:8].tobytes(), "big") < test_share * 2**64 else "train"
-
-
-def _shards(
-    splits: dict[str, list[_Kept]],
-    specs: Sequence[RunSpec],
-    listing: Listing,
-    folder: Path,
-    settings: IngestSettings,
-) -> list[ShardSpec]:
-    plan = []
-    size, k = settings.shard_pictures, len(listing.attributes)
-    for split, kept in sorted(splits.items()):
-        starts = range(0, len(kept), size)
-        for index, start in enumerate(starts):
-            members = kept[start : start + size]
-            by_run: dict[int, list[int]] = {}
-            for member in members:
-                by_run.setdefault(member.run, []).append(member.row)
-            plan.append(
-                ShardSpec(
-                    path=folder / shard_name(split, index, len(starts)),
-                    split=split,
-                    first=start,
-                    pieces=tuple(
-                        Piece(part=specs[run].part, rows=np.array(rows, dtype=np.int64)) for run, rows in by_run.items()
-                    ),
-                    labels=np.array([member.entry.label for member in members], dtype=np.int64),
-                    sources=tuple(member.entry.source for member in members),
-                    classes=listing.classes,
-                    attributes=listing.attributes,
-                    held=np.array([list(m.entry.attributes) for m in members], dtype=np.int8).reshape(-1, k)
-                    if k
-                    else None,
-                    paired=settings.pairing is not None,
-                )
-            )
-    return plan
+    @overload
+    def __getitem__(self, at: int) -> ShardSpec: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[ShardSpec]: ...
+    def __getitem__(self, at: int | slice) -> ShardSpec | list[ShardSpec]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        split, index, start = self._starts[at]
+        size, listing = self._settings.shard_pictures, self._listing
+        kept = self._splits[split]
+        members = kept[start : start + size]
+        chunks, rows = self._converted.chunks[members], self._converted.rows[members].astype(np.int64)
+        entries = self._converted.entries[members]
+        return ShardSpec(
+            path=self._folder / shard_name(split, index, -(-len(kept) // size)),
+            split=split,
+            first=start,
+            parts=tuple(
+                PartRows(part=self._specs.part(int(chunk)), rows=rows[chunks == chunk]) for chunk in np.unique(chunks)
+            ),
+            labels=listing.entries.labels[entries],
+            sources=tuple(listing.entries.sources(entries)),
+            classes=listing.classes,
+            attributes=listing.attributes,
+            attribute_values=attribute_values(listing.entries, entries, len(listing.attributes)),
+            paired=self._settings.pairing is not None,
+        )
 
 
 def _describe(
     name: str,
     kind: str,
     listing: Listing,
-    splits: dict[str, list[_Kept]],
-    converted: Sequence[Converted],
+    splits: Mapping[str, np.ndarray],
+    converted: ConvertedPictures,
     rejects: Sequence[Reject],
     settings: IngestSettings,
 ) -> DatasetInfo:
-    train = splits.get("train", [])
-    if not train:
+    train = splits.get("train", np.empty(0, dtype=np.int64))
+    if not len(train):
         raise DataError(f"{name}: the train split has no pictures. Lower ingest.test_share, or add pictures.")
     height, width = settings.size
     pixels = len(train) * height * width * 255
-    totals = [sum(int(converted[k.run].sums[k.row, c]) for k in train) for c in range(settings.channels)]
-    squares = [sum(int(converted[k.run].squares[k.row, c]) for k in train) for c in range(settings.channels)]
+    totals, squares = converted.totals(train)
     mean = [total / pixels for total in totals]
     # Exact integers up to the last division: the variance of a constant channel is exactly 0.
     variance = [
@@ -290,10 +317,13 @@ def _describe(
     digest = hashlib.sha256(f"{settings.channels}x{height}x{width}{more}".encode())
     for split, kept in sorted(splits.items()):
         digest.update(f"\n{split} {len(kept)}\n".encode())
-        for member in kept:
-            digest.update(converted[member.run].pixel_digests[member.row].tobytes())
-            digest.update(member.entry.label.to_bytes(8, "big", signed=True))
-            digest.update(member.entry.attributes)
+        for start in range(0, len(kept), _BLOCK):
+            members = kept[start : start + _BLOCK]
+            at = converted.entries[members]
+            labels = listing.entries.labels[at].astype(">i8").view(np.uint8).reshape(-1, 8)
+            held = attribute_values(listing.entries, at, len(listing.attributes))
+            columns = [converted.digests[members], labels, *([] if held is None else [held.view(np.uint8)])]
+            digest.update(np.concatenate(columns, axis=1).tobytes())
     return DatasetInfo(
         format=FORMAT,
         name=name,

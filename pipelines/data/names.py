@@ -1,4 +1,4 @@
-"""Check the names of data sets and classes."""
+"""Check the names of datasets and classes."""
 
 import re
 import unicodedata
@@ -16,7 +16,7 @@ _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com
 
 def check_dataset_name(name: str) -> None:
     """Raise DataError unless ``name`` can name a folder, and the DVC file beside it, on every operating system."""
-    begin = f"{_shown(name)} is not a valid name of a data set"
+    begin = f"{_shown(name)} is not a valid name of a dataset"
     if not _DATASET.fullmatch(name):
         raise DataError(
             f"{begin}. Use letters, digits, dots, dashes and underscores, and start with a letter or digit."

@@ -1,7 +1,7 @@
-"""A picture and its condition, what it is to be made from: both brought to one shape, or the one derived from the other.
+"""Prepare pairs of a picture and its condition (the picture to translate from): fit both, or compute the condition.
 
-What is derived comes from the prepared pixels by whole numbers (:func:`gan_core.images.colour.lightness` by ones that
-round the same everywhere), so the bytes are the same on any machine.
+Conditions are computed from the prepared pixels with integers, or with floats that round alike everywhere
+(:func:`gan_core.images.colour.lightness`), so that every machine gives the same bytes.
 """
 
 import numpy as np
@@ -12,9 +12,9 @@ from gan_core.images.pictures import Fit, PictureError
 from pipelines.settings.ingest import DERIVED, Pairing, Pairs
 
 LOWRES = 4
-"""``lowres`` makes a side this many times shorter."""
-# Canny's two thresholds: shares of the picture's steepest gradient (a pale hand on white has edges too), and the least
-# gradient that is one, in grey levels over four pixels' weight (Sobel's sums): noise has no edges.
+"""Factor by which :func:`lowres` shrinks each side."""
+# Canny's thresholds of weak and strong edges, (divisor, minimum): a gradient must exceed the largest gradient of the picture
+# divided by the divisor, so that pale pictures have edges, and the minimum in Sobel's units, so that noise has none.
 _WEAK, _STRONG = (15, 10), (6, 24)
 
 
@@ -27,25 +27,25 @@ def prepare_pair(
     channels: int,
     mode: Fit,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and its condition.
+    """Prepare a picture and its condition.
 
     Args:
         content: a picture file, or pixels: uint8 (C, H, W).
-        partner: the condition's, where it is a file of its own.
-        pairing: how the condition is come by.
-        size: wanted height and width of both, pixels.
-        channels: of the picture: 1, 3 or 4.
-        mode: see :func:`gan_core.images.pictures.fit`; the same pixels of both are kept.
+        partner: the condition, as a picture file or pixels; None if it is a half of ``content`` or computed from it.
+        pairing: where the condition comes from.
+        size: height and width of both results, pixels.
+        channels: channels of the picture: 1, 3 or 4.
+        mode: see :func:`gan_core.images.pictures.fit`; the same part of both is kept.
 
     Returns:
-        uint8 (channels, height, width) and (pairing.channels, height, width).
+        The picture, uint8 (channels, height, width), and the condition, uint8 (pairing.channels, height, width).
 
     Raises:
-        PictureError: as :func:`gan_core.images.pictures.decode`; ``unequal-pair`` where the shapes of the two differ.
+        PictureError: as :func:`gan_core.images.pictures.decode`; ``unequal-pair`` if their aspect ratios differ.
     """
     if pairing.pairs in DERIVED:
         pixels = pictures.prepare(content, size=size, channels=channels, mode=mode)
-        return pixels, _derived(pixels, content, pairing.pairs, mode)
+        return pixels, _compute_condition(pixels, content, pairing.pairs, mode)
     if partner is not None:
         target = pictures.as_picture(content, channels)
         try:
@@ -53,11 +53,14 @@ def prepare_pair(
         except PictureError as error:
             raise PictureError(error.reason, f"its condition: {error.detail}") from error
     else:
-        # Four channels hold what any picture has; each half gives up what its side does not want.
+        # Split RGBA, which every picture converts to without loss; then convert each half to its own channels.
         left, right = _halves(pictures.as_picture(content, 4))
         target, condition = (right, left) if pairing.side == "first" else (left, right)
-        target, condition = pictures.in_channels(target, channels), pictures.in_channels(condition, pairing.channels)
-    target, condition = _of_one_size(target, condition)
+        target, condition = (
+            pictures.convert_channels(target, channels),
+            pictures.convert_channels(condition, pairing.channels),
+        )
+    target, condition = _equalize_sizes(target, condition)
     return pictures.fit(target, size, mode), pictures.fit(condition, size, mode)
 
 
@@ -71,31 +74,32 @@ def greyscale(pixels: np.ndarray) -> np.ndarray:
 def edges(pixels: np.ndarray) -> np.ndarray:
     """Edges after Canny (1986) as black lines on white: uint8 (C, H, W) to (1, H, W).
 
-    Smoothed by a binomial filter of five; Sobel's gradient, thinned along its direction (one of four); weak edges stay
-    where they hang together with strong ones. What is strong is measured by the picture's own steepest edge.
+    A binomial filter of width 5 smooths the picture. Sobel's gradient is thinned along its direction (one of four). Weak edges
+    are kept if they are connected to strong ones. The thresholds are relative to the largest gradient of the picture.
     """
     grey = np.pad(_grey(pixels), 3, mode="edge")
     for axis in (0, 1):
-        grey = _binomial(grey, axis)  # one pixel of the border is left, 256 times the grey level
+        grey = _binomial(grey, axis)  # one pixel of the padding remains; the scale is 256 grey levels
     across = (grey[:-2] + 2 * grey[1:-1] + grey[2:])[:, 2:] - (grey[:-2] + 2 * grey[1:-1] + grey[2:])[:, :-2]
     down = (grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:])[2:] - (grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:])[:-2]
     strength = across**2 + down**2
-    thin = _thinned(strength, across, down)
+    thin = _non_maximum_suppression(strength, across, down)
     weak, kept = (
         thin & (strength * share**2 > strength.max()) & (strength > (256 * least) ** 2)
         for share, least in (_WEAK, _STRONG)
     )
     while True:
-        grown = weak & _with_neighbours(kept)
+        grown = weak & _dilate(kept)
         if (grown == kept).all():
             return np.where(kept, np.uint8(0), np.uint8(255))[None]
         kept = grown
 
 
 def mask(pixels: np.ndarray) -> np.ndarray:
-    """What stands out from the background, white on black: uint8 (C, H, W) to (1, H, W).
+    """Silhouette of the foreground, white on black: uint8 (C, H, W) to (1, H, W).
 
-    The background's colour is the median of the border; how far from it is far, Otsu's threshold (1979) says.
+    The colour of the background is the median of the border. Otsu's threshold (1979) on the distance from that colour separates
+    the foreground.
     """
     values = pixels.astype(np.int64)
     border = np.concatenate([values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1]], axis=1)
@@ -105,14 +109,14 @@ def mask(pixels: np.ndarray) -> np.ndarray:
 
 
 def lowres(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (C, H, W), each side :data:`LOWRES` times shorter and back to its size, both bicubic."""
+    """Shrink each side by :data:`LOWRES` and enlarge it again, bicubic: uint8 (C, H, W) to the same shape."""
     picture = pictures.from_array(pixels)
     small = (max(1, picture.width // LOWRES), max(1, picture.height // LOWRES))
     bicubic = Image.Resampling.BICUBIC
     return pictures.to_array(picture.resize(small, bicubic).resize(picture.size, bicubic))
 
 
-def _derived(pixels: np.ndarray, content: bytes | np.ndarray, how: Pairs, mode: Fit) -> np.ndarray:
+def _compute_condition(pixels: np.ndarray, content: bytes | np.ndarray, how: Pairs, mode: Fit) -> np.ndarray:
     if how == "greyscale":
         return greyscale(pixels)
     if how == "edges":
@@ -122,7 +126,7 @@ def _derived(pixels: np.ndarray, content: bytes | np.ndarray, how: Pairs, mode: 
     clear = pictures.as_picture(content, 4)
     if clear.getchannel("A").getextrema()[0] == 255:
         return mask(pixels)
-    # The artist has said what is background.
+    # Transparent pixels are the background.
     alpha = pictures.fit(clear, (pixels.shape[1], pixels.shape[2]), mode)[3:]
     return np.where(alpha >= 128, np.uint8(255), np.uint8(0))
 
@@ -135,23 +139,23 @@ def _halves(picture: Image.Image) -> tuple[Image.Image, Image.Image]:
     return picture.crop((0, 0, middle, height)), picture.crop((middle, 0, width, height))
 
 
-def _of_one_size(first: Image.Image, second: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """The smaller one enlarged to the larger one's size, so that fitting keeps the same part of both."""
+def _equalize_sizes(first: Image.Image, second: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """Enlarge the smaller picture to the size of the larger one, so that fitting keeps the same part of both."""
     if first.size == second.size:
         return first, second
     small, large = sorted((first.size, second.size), key=lambda size: size[0] * size[1])
     scale = max(small[0] / large[0], small[1] / large[1])
-    # Of one shape, but for the rounding of whoever scaled one of them.
+    # Allow for the rounding of a program that scaled one of them.
     if scale > 1 or any(abs(side * scale - other) >= 1 for side, other in zip(large, small, strict=True)):
         (columns, rows), (wide, high) = first.size, second.size
-        raise PictureError("unequal-pair", f"{rows}x{columns} pixels where its condition has {high}x{wide}")
+        raise PictureError("unequal-pair", f"{rows}x{columns} pixels, but its condition has {high}x{wide}")
     lanczos = Image.Resampling.LANCZOS
     one, other = (picture if picture.size == large else picture.resize(large, lanczos) for picture in (first, second))
     return one, other
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
-    """Luma (Rec. 601) as whole numbers, int64 (H, W); transparent is white."""
+    """Luma (Rec. 601), int64 (H, W), rounded down; transparent pixels are white."""
     values = pixels.astype(np.int64)
     if len(values) == 4:
         alpha = values[3:]
@@ -160,7 +164,7 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def _binomial(grey: np.ndarray, axis: int) -> np.ndarray:
-    """The filter 1 4 6 4 1 along one axis, two pixels lost at each end."""
+    """Filter with the weights 1 4 6 4 1 along one axis, which removes two pixels at each end."""
     size = grey.shape[axis] - 4
     return np.sum(
         [weight * np.take(grey, range(start, start + size), axis=axis) for start, weight in enumerate((1, 4, 6, 4, 1))],
@@ -168,8 +172,8 @@ def _binomial(grey: np.ndarray, axis: int) -> np.ndarray:
     )
 
 
-def _thinned(strength: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Where the gradient is stronger than before it and no weaker than behind it, along its direction."""
+def _non_maximum_suppression(strength: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Mask of the local maxima of the gradient along its direction (non-maximum suppression)."""
     padded = np.pad(strength, 1)
     height, width = strength.shape
 
@@ -177,7 +181,7 @@ def _thinned(strength: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.n
         return padded[1 + row : 1 + row + height, 1 + column : 1 + column + width]
 
     wide, high = np.abs(across), np.abs(down)
-    # 12/29 and 29/12: the tangents of 22.5 and 67.5 degrees.
+    # 12/29 and 29/12 are nearly the tangents of 22.5 and 67.5 degrees.
     level, upright = 29 * high < 12 * wide, 12 * high > 29 * wide
     falling = ~level & ~upright & ((across > 0) == (down > 0))
     kept = np.zeros(strength.shape, dtype=bool)
@@ -191,15 +195,15 @@ def _thinned(strength: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.n
     return kept
 
 
-def _with_neighbours(there: np.ndarray) -> np.ndarray:
-    """``there`` and every pixel that touches it, also at a corner."""
+def _dilate(there: np.ndarray) -> np.ndarray:
+    """Dilate the mask ``there`` by one pixel, also diagonally."""
     rows = np.pad(there, 1)
     rows = rows[:-2] | rows[1:-1] | rows[2:]
     return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
 
 def _otsu(values: np.ndarray) -> int:
-    """The threshold in 0..255 that parts the values into two classes with the most variance between them."""
+    """The threshold in 0..255 that maximizes the variance between the values up to it and the values above it."""
     counts = np.bincount(values.reshape(-1), minlength=256).astype(np.float64)
     below, total = np.cumsum(counts), counts.sum()
     moment = np.cumsum(counts * np.arange(256))

@@ -1,4 +1,4 @@
-"""What a public dataset is: files that anyone may fetch, their addresses, and how they are read."""
+"""Describe public datasets: their files, the addresses of each file, and the reader."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from gan_core.download.fetch import Address
 
 @dataclass(frozen=True, kw_only=True)
 class PublicFile:
-    """One file of a dataset, the same bytes from whichever of its addresses."""
+    """One file of a public dataset. All addresses give the same bytes."""
 
     name: str
     sha256: str
@@ -16,23 +16,24 @@ class PublicFile:
 
 @dataclass(frozen=True, kw_only=True)
 class PublicDataset:
-    """A dataset that anyone may fetch by name."""
+    """A dataset that ``gantry data fetch NAME`` downloads."""
 
     name: str
     about: str
-    """Origin and licence, one line."""
+    """Origin and licence, in one line."""
     format: str
     """Name of the reader in :mod:`pipelines.data.readers`."""
     classes: tuple[str, ...]
+    """Class names in the order of labels; empty if folders define the classes."""
     files: tuple[PublicFile, ...]
     packed: bool = False
-    """Whether the only file is a tar of the pictures, in whose place its content is kept."""
+    """Whether the only file is a tar of pictures, which is unpacked and removed."""
     folder: str = ""
-    """Its folder in data/raw, where that is not its name; two datasets may be one folder, ingested in two ways."""
+    """Its folder in data/raw, if it shares the one of another dataset; empty if it has its own."""
     settings: tuple[str, ...] = ()
-    """Lines for section ``ingest`` of params.yaml that make of it what its name says, one line a way to use it."""
+    """Lines for the section ``ingest`` of params.yaml, one for each way to use the dataset; empty if the defaults suit it."""
 
     @property
-    def place(self) -> str:
-        """Its folder in data/raw, which is its name in params.yaml."""
+    def folder_name(self) -> str:
+        """Name of its folder in data/raw, which is ``data.name`` in params.yaml."""
         return self.folder or self.name.replace(":", "-")

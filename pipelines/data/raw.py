@@ -1,4 +1,4 @@
-"""Add raw data: public data sets by name and a user's own pictures, each in a folder under ``data/raw`` tracked by DVC."""
+"""Add raw data: public datasets by name and a user's own pictures, each in a folder under ``data/raw`` tracked by DVC."""
 
 import filecmp
 import gzip
@@ -17,19 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.config import build
-from gan_core.disk import with_place
-from gan_core.download.fetch import Wanted, fetch_many, progress_bar
+from gan_core.disk import disk_error_at
+from gan_core.download.fetch import FileRequest, fetch_many, progress_bar
 from gan_core.errors import DataError
-from gan_core.files import replacing, sha256_file
+from gan_core.files import atomic_write, sha256_file
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
+from pipelines.data.bucket import is_bucket, list_objects
 from pipelines.data.description import describe
 from pipelines.data.names import check_dataset_name
 from pipelines.data.public import PublicDataset
-from pipelines.data.readers.base import Listing, SourceNote, kinds, walk_files
+from pipelines.data.readers.base import Listing, SourceNote, summarize_suffixes, walk_files
+from pipelines.data.readers.bucket import write_objects
 from pipelines.data.readers.idx import matches as holds_idx
 from pipelines.data.sources import public_dataset
-from pipelines.data.translation_sources import pack
+from pipelines.data.translation_sources import write_tar
 from pipelines.data.unpack_limits import Budget
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.dvc_error import dvc_error
@@ -62,26 +64,26 @@ class RawData:
 
 
 def fetch_public(name: str, *, checkout: Checkout, replace: bool = False) -> RawData:
-    """Download the public data set ``name`` into the raw data of ``checkout`` and track it with DVC.
+    """Download the public dataset ``name`` into the raw data of ``checkout`` and track it with DVC.
 
-    The folder has the name of the data set, with a dash in place of a colon; NAME:greyscale uses the folder of NAME. A
+    The folder has the name of the dataset, with a dash in place of a colon; NAME:greyscale uses the folder of NAME. A
     complete, unchanged folder is kept. Its bytes do not depend on the address that the files come from.
 
     Raises:
-        DataError: the data set is unknown, or the folder holds other data and ``replace`` is false.
+        DataError: the dataset is unknown, or the folder holds other data and ``replace`` is false.
         FetchError: a file cannot be downloaded from any of its addresses.
         StageError: a project file that DVC reads is damaged. Nothing is downloaded then.
     """
     dataset = public_dataset(name)
     check_project_files(checkout)
-    target = checkout.raw_data(dataset.place)
+    target = checkout.raw_data(dataset.folder_name)
     if target.exists() and not _is_intact(target, dataset):
         _refuse_unless(replace, target)
     if not target.exists() or not _is_intact(target, dataset):
-        with replacing(target) as folder:
+        with atomic_write(target) as folder:
             folder.mkdir()
             wanted = [
-                Wanted(target=folder / file.name, sha256=file.sha256, addresses=file.addresses)
+                FileRequest(target=folder / file.name, sha256=file.sha256, addresses=file.addresses)
                 for file in dataset.files
             ]
             fetch_many(wanted, label=name)
@@ -102,8 +104,12 @@ def add(
     label_column: str | None = None,
     encoding: str | None = None,
     replace: bool = False,
+    copy: bool = False,
 ) -> RawData:
     """Copy a user's pictures to ``data/raw/NAME`` in ``checkout`` and track them with DVC. The source is not modified.
+
+    Pictures in a bucket are not copied unless ``copy`` says so: DVC tracks a list of the objects with the version of each, and
+    ingestion reads them where they are.
 
     Args:
         name: letters, digits, dots, dashes and underscores; not the name of a DVC file.
@@ -114,6 +120,7 @@ def add(
         label_column: column of labels; None: detect it by name.
         encoding: encoding of the file names in an archive that does not state it; None: detect it from the names.
         replace: replace existing data of this name.
+        copy: copy pictures from a bucket.
 
     Raises:
         DataError: the source does not exist, cannot be read or is not safe to unpack; it, or one of its folders, holds no
@@ -128,28 +135,31 @@ def add(
     new = not target.exists()
     if not new:
         _refuse_unless(replace, target)
-    with replacing(target) as folder:
+    with atomic_write(target) as folder:
         place = source.rstrip("/") or source
         # Errors name the user's files: the copy that they were found in is removed.
         origins = {str(folder): place}
         if not Path(source).expanduser().is_dir():
             origins[f"{folder}/{Path(place).name}"] = place  # the copy of a single file keeps its name
         try:
-            _copy_source(source, folder, name, limits, encoding)
-            _unpack_idx(folder, limits)
-            inside = None
-            if labels is not None:
-                inside = _copy_labels(folder, source, labels)
-                if inside != labels:
-                    origins[f"{folder}/{inside}"] = labels
-            note = _note(folder, inside, image_column, label_column)
+            if is_bucket(source) and not copy:
+                note = _list_bucket(source, folder, labels, image_column, label_column)
+            else:
+                _copy_source(source, folder, name, limits, encoding)
+                _unpack_idx(folder, limits)
+                inside = None
+                if labels is not None:
+                    inside = _copy_labels(folder, source, labels)
+                    if inside != labels:
+                        origins[f"{folder}/{inside}"] = labels
+                note = _note(folder, inside, image_column, label_column)
             readers.write_note(folder, note)
             kind, listing = arrange(folder, note)
             _check_pictures(folder, note, listing, source)
         except DataError as error:
             message = str(error)
-            for copy in sorted(origins, key=len, reverse=True):
-                message = message.replace(copy, origins[copy])
+            for place in sorted(origins, key=len, reverse=True):
+                message = message.replace(place, origins[place])
             raise DataError(message) from error
     try:
         tracked = track(target, checkout)
@@ -179,7 +189,7 @@ def track(path: Path, checkout: Checkout) -> bool:
 
 
 def _unpack_all(folder: Path, dataset: PublicDataset) -> None:
-    """Replace the tars in ``folder`` by their content."""
+    """Replace the tars in ``folder`` with their content."""
     for file in dataset.files:
         archives.unpack(folder / file.name, folder, dataset.name)
         (folder / file.name).unlink()
@@ -189,7 +199,7 @@ def _is_intact(folder: Path, dataset: PublicDataset) -> bool:
     if dataset.packed:
         with tempfile.TemporaryDirectory() as scratch:
             again = Path(scratch) / "again.tar"
-            pack(((file, (folder / file).read_bytes()) for file in walk_files(folder)), again)
+            write_tar(((file, (folder / file).read_bytes()) for file in walk_files(folder)), again)
             if sha256_file(again) != dataset.files[0].sha256:
                 return False
         return readers.read_note(folder) == _public_note(dataset)
@@ -244,13 +254,13 @@ def _check_folders(folder: Path, listing: Listing, source: str) -> None:
 
     Later steps cannot see empty folders: neither git nor DVC keeps them.
     """
-    for name in readers.folder.bare_folders(folder, [entry.file for entry in listing.entries]):
+    for name in readers.folder.folders_without_pictures(folder, listing.entries.files):
         others = [*walk_files(folder / name)]
         if not others:
             raise DataError(
                 f"{folder}/{name} is empty, but the other folders hold pictures. Add pictures to it, or remove it."
             )
-        log.warning("%s: %s holds no pictures, only %s; it is not a class.", source, name, kinds(others))
+        log.warning("%s: %s holds no pictures, only %s; it is not a class.", source, name, summarize_suffixes(others))
 
 
 def _summary(target: Path, note: SourceNote, kind: str, listing: Listing, *, tracked: bool) -> RawData:
@@ -278,6 +288,21 @@ def unpack_limits(checkout: Checkout) -> UnpackLimits:
     known = {field.name for field in fields(UnpackLimits)}
     given = {key: value for key, value in section.items() if key in known} if isinstance(section, Mapping) else {}
     return build(UnpackLimits, given, where="data")
+
+
+def _list_bucket(
+    source: str, folder: Path, labels: str | None, image_column: str | None, label_column: str | None
+) -> SourceNote:
+    """Write the list of the objects of a bucket into the new folder ``folder``."""
+    if labels or image_column or label_column:
+        raise DataError(
+            f"{source}: label tables are not read from or for a bucket. Arrange the objects by class (CLASS/NAME.png), or copy "
+            "the pictures with --copy."
+        )
+    uri = source.rstrip("/")
+    folder.mkdir()
+    write_objects(folder, list_objects(uri))
+    return SourceNote(format="bucket", bucket=uri)
 
 
 def _copy_source(source: str, folder: Path, label: str, limits: UnpackLimits, encoding: str | None) -> None:
@@ -322,7 +347,7 @@ def _copy_local(source: Path, folder: Path, label: str, limits: UnpackLimits, en
         try:
             shutil.copyfile(file, folder / file.name)
         except OSError as error:
-            if refused := with_place(error, folder):
+            if refused := disk_error_at(error, folder):
                 raise refused from error
             raise DataError(
                 f"{file} cannot be copied: {error.strerror}. Resolve this and run the command again."
@@ -355,7 +380,7 @@ def _download(url: str, scratch: Path, label: str) -> Path:
             f"{sys.executable} -m pip install {_package(url)}, and run the command again."
         ) from error
     except (OSError, ValueError) as error:
-        if refused := with_place(error, scratch):
+        if refused := disk_error_at(error, scratch):
             raise refused from error
         raise DataError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -382,7 +407,7 @@ def _unpack_idx(folder: Path, limits: UnpackLimits) -> None:
                     budget.add(len(block))
                     plain.write(block)
         except (OSError, EOFError, zlib.error) as error:
-            if refused := with_place(error, folder):
+            if refused := disk_error_at(error, folder):
                 raise refused from error
             raise DataError(f"{packed} cannot be decompressed: {error}. Download it again.") from error
         if beside not in (None, sha256_file(target)):
@@ -403,7 +428,7 @@ def _copy_labels(folder: Path, source: str, labels: str) -> str:
         try:
             shutil.copyfile(given, folder / inside)
         except OSError as error:
-            if refused := with_place(error, folder):
+            if refused := disk_error_at(error, folder):
                 raise refused from error
             raise DataError(
                 f"{labels} cannot be copied: {error.strerror}. Resolve this and run the command again."
@@ -414,7 +439,7 @@ def _copy_labels(folder: Path, source: str, labels: str) -> str:
 
 
 def _note(folder: Path, table: str | None, image_column: str | None, label_column: str | None) -> SourceNote:
-    """The note that says how to read ``folder``. ``table``: path of the label table within it, from --labels."""
+    """The source note of ``folder``. ``table``: path of the label table within it, from --labels."""
     if table is not None:
         return SourceNote(format="table", labels=table, image_column=image_column, label_column=label_column)
     detected = readers.detect(folder)
@@ -431,6 +456,6 @@ def _note(folder: Path, table: str | None, image_column: str | None, label_colum
 
 
 def _path_within(source: str, file: Path) -> str | None:
-    """The path of ``file`` within the folder ``source``; None if it lies elsewhere."""
+    """The path of ``file`` within the folder ``source``; None if it is elsewhere."""
     folder, file = Path(source).expanduser().resolve(), file.resolve()
     return file.relative_to(folder).as_posix() if folder.is_dir() and file.is_relative_to(folder) else None

@@ -21,14 +21,14 @@ HIDDEN_LABEL = "hidden-label"
 DECODER_FAILURES = ("too-slow", "crashed")
 """Reasons of a picture that ended the process that decodes it."""
 _MIN_DECODER_FAILURES = 10
-"""Number of decoder failures that every data set is allowed."""
+"""Number of decoder failures that every dataset is allowed."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class RejectLimits:
     """Limits on rejects, as shares of all pictures in [0, 1]."""
 
-    damage: float
+    unusable: float
     """``ingest.max_reject_share``: limit on unusable pictures."""
     duplicates: float
     """``ingest.max_duplicate_share``: limit on duplicates."""
@@ -49,7 +49,7 @@ def check_decoder_failures(rejects: Sequence[Reject], most: int, raw: Path) -> N
         )
 
 
-def check_rejects(rejects: Sequence[Reject], total: int, limits: Limits, out: Path, raw: Path) -> None:
+def check_rejects(rejects: Sequence[Reject], total: int, limits: RejectLimits, out: Path, raw: Path) -> None:
     """Raise DataError, and write ``OUT.rejects.csv``, if rejects or duplicates among ``total`` pictures exceed the limits.
 
     Pictures with hidden labels do not count.
@@ -64,7 +64,7 @@ def check_rejects(rejects: Sequence[Reject], total: int, limits: Limits, out: Pa
         f"{len(found)} of {total} pictures ({len(found) / total:.2%}) {what}, above {setting} ({most:.2%}): "
         f"{_reasons(found)}. {list_path} lists them. Repair or remove them, or raise the limit in params.yaml."
         for found, most, what, setting in (
-            (damaged, limits.damage, "are unusable", "ingest.max_reject_share"),
+            (damaged, limits.unusable, "are unusable", "ingest.max_reject_share"),
             (doubled, limits.duplicates, "are duplicates", "ingest.max_duplicate_share"),
         )
         if len(found) > most * total
@@ -79,7 +79,7 @@ def check_rejects(rejects: Sequence[Reject], total: int, limits: Limits, out: Pa
     write_text(list_path, rejects_table(everything))
     if len(rejects) == total:
         raise DataError(
-            f"{raw} holds no usable picture: {_reasons(rejects)}. {list_path} lists them. Repair the files, or add others."
+            f"{raw} has no usable pictures: {_reasons(rejects)}. {list_path} lists them. Repair the files, or add others."
         )
     raise DataError(f"{raw}: {flaws[0]}")
 

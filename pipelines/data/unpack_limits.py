@@ -3,7 +3,7 @@
 import tarfile
 from pathlib import Path
 
-from gan_core.disk import amount
+from gan_core.disk import format_bytes
 from gan_core.errors import DataError
 from pipelines.settings.data import UnpackLimits
 
@@ -30,13 +30,13 @@ class Budget:
         self._empty += is_file and size == 0
         self._bytes += max(size, _DISK_BLOCK)
         trust = "If you trust it, raise that setting in params.yaml, or unpack it yourself and give the folder."
-        begin = f"{self._archive} is refused: it unpacks to {amount(self._bytes)} or more"
+        begin = f"{self._archive} is refused: it unpacks to {format_bytes(self._bytes)} or more"
         if self._bytes > self.limits.max_unpacked_gib * 2**30:
             raise DataError(f"{begin}, above data.max_unpacked_gib ({self.limits.max_unpacked_gib:g}). {trust}")
         ratio = self.limits.max_unpacked_ratio
         if self._bytes > max(_HARMLESS, ratio * self._packed):
             raise DataError(
-                f"{begin}, more than {ratio:g} times its own size ({amount(self._packed)}), which is the limit "
+                f"{begin}, more than {ratio:g} times its own size ({format_bytes(self._packed)}), which is the limit "
                 f"data.max_unpacked_ratio. {trust}"
             )
         if self._empty > _MANY_EMPTY and 2 * self._empty > self._members:
@@ -57,7 +57,7 @@ class BoundedTarInfo(tarfile.TarInfo):
         if self.type in extended and self.size > _LONGEST_HEADER:
             # Not a TarError: tarfile would take it for the end of the archive.
             raise DataError(
-                f"{tarfile_.name!s} is refused: it has a header of {amount(self.size)}, and is broken or malicious. Download "
-                "it again."
+                f"{tarfile_.name!s} is refused: it has a header of {format_bytes(self.size)}, and is broken or malicious. "
+                "Download it again."
             )
         return super()._proc_member(tarfile_)  # type: ignore[misc]

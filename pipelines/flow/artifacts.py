@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's UI, made from whatever result files are there."""
+"""Prefect artifacts of a run, made from its result files."""
 
 import base64
 import json
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from gan_core.files import read_json
+from gan_core.metrics.protocol import baseline_name
 from pipelines.registry.markdown import escape_markdown, link_target
-from pipelines.runtime.checkout import METRICS, REGISTERED, SAMPLES, Checkout
+from pipelines.runtime.checkout import METRICS, NEIGHBOURS, REGISTERED, SAMPLES, Checkout
 from pipelines.runtime.redaction import redact_credentials
 
 LOG = logging.getLogger(__name__)
 
-LARGEST_PICTURE = 2 << 20
-"""Bytes. A picture is embedded in its artifact; the server keeps artifacts in its database."""
+MAX_PICTURE_BYTES = 2 << 20
+"""A larger picture gets no artifact: pictures are embedded in artifacts, which the server keeps in its database."""
 
 
 def publish_artifacts(checkout: Checkout, outs: Iterable[str]) -> list[str]:
-    """Make Prefect artifacts from the result files among a stage's outs; returns the keys of those made.
+    """Make Prefect artifacts from the result files among a stage's outs; returns the keys of the new artifacts.
 
-    To be called in a task: the artifacts belong to its run. A file that is absent or is not what it should be makes no
-    artifact and a line in the log; a run does not fail for want of a picture. A picture that the newest artifact of its key
-    already shows is not kept a second time: the log says so.
+    Call it in a task, so that the artifacts belong to the task's run. A missing or invalid file gives a warning in the log and
+    no artifact; it does not fail the run. A picture that the newest artifact already shows is not stored again.
     """
     made = []
     for out in outs:
@@ -33,28 +33,36 @@ def publish_artifacts(checkout: Checkout, outs: Iterable[str]) -> list[str]:
                 try:
                     if (key := make(path)) is not None:
                         made.append(key)
-                except Exception as error:  # the file, or Prefect's server: neither is worth the stage that has run
+                except Exception as error:  # an invalid file or a failing server must not fail the stage
                     LOG.warning("No artifact from %s: %s.", path, str(error) or type(error).__name__)
     return made
 
 
-def _picture(path: Path) -> str | None:
+def _samples(path: Path) -> str | None:
+    return _picture(path, "samples", "Generated pictures")
+
+
+def _neighbours(path: Path) -> str | None:
+    return _picture(path, "neighbours", "Generated pictures that are closest to a real one, each beside it")
+
+
+def _picture(path: Path, key: str, description: str) -> str | None:
     from prefect.artifacts import create_image_artifact
 
-    if path.stat().st_size > LARGEST_PICTURE:
-        raise ValueError(f"it has {path.stat().st_size} bytes, more than the {LARGEST_PICTURE} that are embedded")
+    if path.stat().st_size > MAX_PICTURE_BYTES:
+        raise ValueError(f"it has {path.stat().st_size} bytes, and an artifact may have at most {MAX_PICTURE_BYTES}")
     content = base64.b64encode(path.read_bytes()).decode()
     data = f"data:image/png;base64,{content}"
-    # Hundreds of kilobytes, which the server keeps for each run, also for the many that found everything cached.
-    if data == _newest("samples"):
-        LOG.debug("The artifact 'samples' shows these pictures already: %s.", path)
+    # The server would keep hundreds of kilobytes for every run, even if all stages were cached.
+    if data == _newest(key):
+        LOG.debug("The artifact '%s' already shows these pictures: %s.", key, path)
         return None
-    create_image_artifact(data, key="samples", description="Generated pictures")
-    return "samples"
+    create_image_artifact(data, key=key, description=description)
+    return key
 
 
 def _newest(key: str) -> Any:
-    """What the newest artifact of ``key`` on the server holds; None where there is none."""
+    """The data of the newest artifact of ``key`` on the server; None if there is none."""
     import httpx
     from prefect.client.orchestration import get_client
 
@@ -76,9 +84,10 @@ def _figures(path: Path) -> str:
     for figure in measured.get("figures", ()):
         name = f"{figure['name']} {figure['protocol'].get('direction') or ''}".strip()
         figures += [(name, figure["value"])]
-        figures += [(f"{name}, untranslated source", figure["baseline"])] if figure.get("baseline") is not None else []
+        if figure.get("baseline") is not None:
+            figures += [(f"{name}, {baseline_name(figure['name'])}", figure["baseline"])]
     rows = [
-        # The page takes what it finds in a cell for Markdown.
+        # Prefect's page renders cells as Markdown.
         {
             "figure": escape_markdown(name),
             "value": f"{value:.6g}" if isinstance(value, float) else escape_markdown(value),
@@ -104,14 +113,15 @@ def _registered(path: Path) -> str:
 
 
 MAKERS: dict[str, Callable[[Path], str | None]] = {
-    SAMPLES: _picture,
+    SAMPLES: _samples,
+    NEIGHBOURS: _neighbours,
     METRICS: _figures,
     REGISTERED: _registered,
 }
 
 
 def flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested mappings as pairs of dotted name and value, in their order."""
+    """Flatten nested mappings into pairs of dotted name and value, in order."""
     if not isinstance(values, dict):
         return [(prefix, values)]
     return [

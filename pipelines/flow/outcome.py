@@ -1,18 +1,22 @@
-"""What the last run of a checkout made, for the end of a command."""
+"""Summarise the results of the last run of a checkout."""
 
 from contextlib import suppress
 
 from gan_core.files import read_json
 from pipelines.runtime.checkout import SAMPLES, Checkout
+from pipelines.runtime.progress import format_figure
 
 
 def result_summary(checkout: Checkout) -> list[str]:
-    """A line each for the figure, the registered version and the contact sheet, as far as the checkout has them."""
+    """Lines for the FID, the registered version and the contact sheet, if they exist."""
     lines = []
-    with suppress(KeyError, TypeError):  # a project may have stages of its own, with results of another form
+    with suppress(KeyError, TypeError):  # a project may have its own stages, with other results
         if checkout.metrics.is_file():
-            fid = read_json(checkout.metrics)["fid"]
+            measured = read_json(checkout.metrics)
+            fid, objective = measured["fid"], measured.get("objective")
             lines.append(f"  FID            {fid['value']:.2f}  ({fid['stamp']})")
+            if objective:
+                lines.append(f"  objective      {objective['name']} {format_figure(objective['value'])}")
         if checkout.registered.is_file():
             version = read_json(checkout.registered)
             lines.append(f"  registered     {version['name']} version {version['version']}, alias {version['alias']}")

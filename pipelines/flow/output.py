@@ -1,4 +1,4 @@
-"""The output of a stage: passed on as it comes, kept in a file, and its error held back, to be told once and last."""
+"""Forward the output of a stage line by line, save it to a file, and hold back its error message until the end."""
 
 import contextlib
 import logging
@@ -14,25 +14,25 @@ from pipelines.runtime.checkout import Checkout
 
 LOG = logging.getLogger(__name__)
 
-RUNS = 20
-"""Of how many runs the output is kept."""
+KEPT_RUNS = 20
+"""Number of runs whose output is kept."""
 HOLD_SECONDS = 10.0
-"""What goes on after what looked like its error has not ended by it, and its lines are passed on."""
+"""If the stage still writes this long after a line that looks like an error, it did not end, and the lines are forwarded."""
 HELD_LINES = 200
-"""At most so many lines are held; of more, the oldest is passed on, so that none is lost when the stage succeeds."""
+"""Maximum number of lines to hold back. Beyond that, the oldest are forwarded, so that none is lost if the stage succeeds."""
 FIRST_LINES = 50
-"""Of a longer error, so many lines from its start are part of the message, too: they say what failed."""
+"""Lines from the start of a longer error that are part of the message too, because they say what failed."""
 _ERROR = re.compile(r"(?i:error): |Traceback \(most recent call last\)")
 _OF_DVC = re.compile(r"ERROR: failed to reproduce ")
-"""What DVC says of each stage that fails, after the stage itself has said why."""
+"""DVC's line about a failed stage, after the stage's own error."""
 
 
 class StageOutput:
-    """Takes the lines of one attempt at a stage.
+    """Receives the output lines of one attempt to run a stage.
 
     Args:
         pass_on: called with each line that is not held back.
-        path: the file that has every line. That it cannot be written is said and ends nothing.
+        path: file for all lines. If it cannot be written, a warning is logged and the stage continues.
     """
 
     def __init__(self, pass_on: Callable[[str], None], path: Path) -> None:
@@ -49,7 +49,7 @@ class StageOutput:
             self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def add(self, line: str) -> None:
-        """Take one line."""
+        """Receive one line."""
         with self._writing():
             if self._file is not None:
                 self._file.write(f"{line}\n")
@@ -65,7 +65,7 @@ class StageOutput:
             self._pass_on(line)
 
     def end(self, *, failed: bool) -> None:
-        """Take the end: without an error, what looked like one is passed on as well."""
+        """Close the file. If the stage did not fail, forward the lines that were held back."""
         if not failed:
             self._release()
         if self._file is not None:
@@ -74,7 +74,7 @@ class StageOutput:
             self._file = None
 
     def error(self) -> str:
-        """What a failed stage said at its end: its error, or, where nothing looks like one, its last lines."""
+        """The error message of a failed stage, or its last lines if no line looks like an error."""
         missing = []
         if self._left_out:
             where = f"in {self.path}" if self.path.is_file() else "among the lines above"
@@ -84,9 +84,9 @@ class StageOutput:
             return "\n".join([re.sub("^error: ", "", own[0]), *own[1:]])
         return "\n".join(self._recent or self._held)
 
-    def place(self) -> str:
-        """Where its whole output is, for the end of a message."""
-        return f"Its whole output is in {self.path}." if self.path.is_file() else "Its output could not be kept."
+    def location(self) -> str:
+        """A sentence that names the file of the whole output."""
+        return f"Its whole output is in {self.path}." if self.path.is_file() else "Its output could not be saved."
 
     def _release(self) -> None:
         while self._held:
@@ -110,15 +110,15 @@ class StageOutput:
         except OSError as error:
             self._file = None
             LOG.warning(
-                "The output of the stage cannot be kept in %s (%s); the stage goes on.", self.path, error.strerror
+                "The output of the stage cannot be saved in %s (%s); the stage continues.", self.path, error.strerror
             )
 
 
 def output_file(checkout: Checkout, run: str, node: str) -> Path:
-    """Where the output of the stage or data source ``node`` in ``run`` is kept; older runs' are removed beyond :data:`RUNS`."""
+    """The file for the output of the stage or data source ``node`` in ``run``. Keeps only the newest :data:`KEPT_RUNS` runs."""
     above = checkout.stage_logs
-    with contextlib.suppress(OSError):  # no room or no folder is said when the file is written
+    with contextlib.suppress(OSError):  # StageOutput reports a full disk or a missing folder when it writes the file
         runs = sorted(above.iterdir(), key=lambda folder: folder.stat().st_mtime) if above.is_dir() else []
-        for old in [folder for folder in runs if folder.name != run][: -(RUNS - 1)]:
+        for old in [folder for folder in runs if folder.name != run][: -(KEPT_RUNS - 1)]:
             shutil.rmtree(old, ignore_errors=True)
     return above / run / f"{re.sub('[^A-Za-z0-9_.-]+', '-', node)}.log"

@@ -1,4 +1,4 @@
-"""Flow runs whose process is gone: a killed one cannot say so itself, and would stay Running for ever."""
+"""Mark flow runs whose process was killed as crashed; Prefect would show them as Running forever."""
 
 import logging
 import re
@@ -11,23 +11,23 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Crashed
 
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.guard import identity, lives
+from pipelines.runtime.guard import is_process_alive, process_identity
 
 LOG = logging.getLogger(__name__)
 
 _IDENTITY = re.compile(r".+:\d+:\d+")
-"""What :func:`pipelines.runtime.guard.identity` makes."""
+"""The format of :func:`pipelines.runtime.guard.process_identity`."""
 OWNER = "gantry.owner"
 CHECKOUT = "gantry.checkout"
 
 
-def sign(client: SyncPrefectClient, run: FlowRun, checkout: Checkout) -> None:
-    """Note on a flow run which process it is and which checkout it belongs to."""
-    client.update_flow_run_labels(run.id, {OWNER: identity(), CHECKOUT: str(checkout.root)})
+def label_run(client: SyncPrefectClient, run: FlowRun, checkout: Checkout) -> None:
+    """Label a flow run with this process and with its checkout."""
+    client.update_flow_run_labels(run.id, {OWNER: process_identity(), CHECKOUT: str(checkout.root)})
 
 
 def mark_crashed(flow_name: str, checkout: Checkout) -> list[str]:
-    """Set to Crashed each unfinished flow run of ``checkout`` whose process is gone; returns their names."""
+    """Set the state Crashed for unfinished flow runs of ``checkout`` whose process is gone; returns the names of the runs."""
     unfinished = [StateType.RUNNING, StateType.CANCELLING]
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
@@ -41,8 +41,8 @@ def mark_crashed(flow_name: str, checkout: Checkout) -> list[str]:
             owner = run.labels.get(OWNER)
             if run.labels.get(CHECKOUT) != str(checkout.root) or not isinstance(owner, str):
                 continue
-            # A client of the server may write any label.
-            if not _IDENTITY.fullmatch(owner) or lives(owner):
+            # Any client of the server can write labels.
+            if not _IDENTITY.fullmatch(owner) or is_process_alive(owner):
                 continue
             message = f"Its process ({owner.rsplit(':', 1)[0]}) was killed."
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)

@@ -1,4 +1,4 @@
-"""A child process whose lines are passed on as they come, that can be stopped, and that leaves nothing behind."""
+"""Run a child process, forward its output line by line, and end it with all its descendants."""
 
 import contextlib
 import os
@@ -13,25 +13,25 @@ from pathlib import Path
 from types import FrameType
 
 from gan_core.errors import StageError
-from pipelines.runtime.guard import guarded
+from pipelines.runtime.guard import guarded_command
 from pipelines.runtime.redaction import redact_credentials
 
 PROGRESS_SECONDS = 5.0
 GRACE_SECONDS = 12.0
-"""Time that a command and all below it have to end themselves when asked to."""
+"""How long a command and its descendants may take to end after SIGTERM."""
 KILL_SECONDS = GRACE_SECONDS + 8
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-class StoppedError(StageError):
-    """The process was ended because somebody asked for it."""
+class ProcessStoppedError(StageError):
+    """The process was ended on request."""
 
 
-class OvertimeError(StageError):
-    """The process was ended because it took longer than it may."""
+class ProcessTimeoutError(StageError):
+    """The process was ended because it exceeded its time limit."""
 
 
-def stream(
+def run_streaming(
     command: Sequence[str],
     *,
     cwd: Path,
@@ -42,23 +42,23 @@ def stream(
 ) -> int:
     """Run ``command`` and call ``on_line`` with each line of its output; return its exit status.
 
-    However this ends (an exception in ``on_line``, a signal, the death of this process), so does the command, with
-    everything that it started. A progress bar, which rewrites its line, becomes a line every few seconds.
+    The command and all its descendants end with this call, even if ``on_line`` raises, a signal arrives or this process is
+    killed. A progress bar, which rewrites its line, becomes one line every few seconds.
 
     Args:
         command: the command and its arguments.
-        cwd: where it runs.
-        environment: all of its environment.
-        on_line: called with lines without their end, colours and secrets removed.
-        stop: when set by another thread, the command is ended.
-        timeout_s: longest time it may take, seconds; None for no limit.
+        cwd: its working directory.
+        environment: its whole environment.
+        on_line: called with each line, without line break, colours and secrets.
+        stop: ends the command when another thread sets it.
+        timeout_s: time limit in seconds; None for no limit.
 
     Raises:
-        StoppedError: ``stop`` was set.
-        OvertimeError: it took longer than ``timeout_s``.
+        ProcessStoppedError: ``stop`` was set.
+        ProcessTimeoutError: the command took longer than ``timeout_s``.
     """
     process = subprocess.Popen(
-        guarded(command, grace=GRACE_SECONDS),
+        guarded_command(command, grace=GRACE_SECONDS),
         cwd=cwd,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
@@ -68,7 +68,7 @@ def stream(
     )
     assert process.stdout is not None
     try:
-        with _kept_signals() as raise_again:
+        with _redelivered_signals() as raise_again:
             _pass_on_lines(process, on_line, stop, timeout_s, raise_again)
         return process.wait()
     finally:
@@ -90,9 +90,9 @@ def _pass_on_lines(
     while True:
         raise_again()
         if stop is not None and stop.is_set():
-            raise StoppedError("Stopped on request.")
+            raise ProcessStoppedError("Stopped on request.")
         if deadline is not None and time.monotonic() > deadline:
-            raise OvertimeError(f"took longer than its limit of {timeout_s:g} s.")
+            raise ProcessTimeoutError(f"exceeded its time limit of {timeout_s:g} s.")
         if select.select([process.stdout], [], [], 0.2)[0]:
             content = os.read(process.stdout.fileno(), 1 << 16)
             if not content:
@@ -102,11 +102,11 @@ def _pass_on_lines(
 
 
 @contextlib.contextmanager
-def _kept_signals() -> Iterator[Callable[[], None]]:
-    """Yield a function that delivers SIGINT and SIGTERM again when what their handlers raised was swallowed.
+def _redelivered_signals() -> Iterator[Callable[[], None]]:
+    """Yield a function that calls the handlers of received SIGINT and SIGTERM again, in case their exception was swallowed.
 
-    That happens: Python prints and forgets an exception that is raised in a finaliser or in the callback of a weak
-    reference, and a log handler is full of both. Outside the main thread there are no signals.
+    Python prints and drops an exception that is raised in a finaliser or in the callback of a weak reference, and log handlers
+    have many of both. Outside the main thread, the function does nothing.
     """
     received: list[int] = []
     handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
@@ -133,7 +133,7 @@ def _kept_signals() -> Iterator[Callable[[], None]]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the guard to end its command and all below; after a while, kill the whole session."""
+    """Send SIGTERM to the guard, which ends the command and its descendants; after :data:`KILL_SECONDS`, kill the session."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -145,7 +145,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Lines:
-    """Cuts output into lines; of lines that are rewritten in place, passes one on now and then."""
+    """Splits output into lines. A line that is rewritten in place is forwarded every :data:`PROGRESS_SECONDS`."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
@@ -156,7 +156,7 @@ class _Lines:
     def feed(self, content: bytes) -> None:
         *whole, self._rest = (self._rest + content).replace(b"\r\n", b"\n").split(b"\n")
         for line in whole:
-            # What is left of a progress bar is its last state.
+            # Of a progress bar, keep only the last state.
             self._pass_on(line.rstrip(b"\r").rpartition(b"\r")[2])
             self._progress = b""
         *rewritten, self._rest = self._rest.split(b"\r") if b"\r" in self._rest else [self._rest]

@@ -1,6 +1,6 @@
-"""The Prefect server: the one that PREFECT_API_URL names, or one of the checkout's own for as long as it is needed.
+"""Connect to a Prefect server: the one in PREFECT_API_URL, or the checkout's own, started when it is needed.
 
-This module imports nothing of Prefect, whose settings are read once, when it is imported: call :func:`server` first.
+This module imports Prefect only when a client is needed, because the import takes seconds.
 """
 
 import contextlib
@@ -8,103 +8,145 @@ import logging
 import os
 import socket
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from gan_core.disk import NoRoomError, require_room
+from gan_core.disk import NotEnoughSpaceError, require_free_space
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
-from pipelines.flow.web import START_SECONDS, address_of, listen, own_auth, own_server, private_folder, whose
+from pipelines.flow.web import (
+    START_SECONDS,
+    address_of,
+    checkout_auth,
+    identify_server,
+    listen,
+    private_folder,
+    run_server,
+)
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.guard import identity, lives
+from pipelines.runtime.environment import DEFAULTS, PREFECT_RETRIES
+from pipelines.runtime.guard import is_process_alive, process_identity
 from pipelines.tracking.sqlite_file import check_database
 
 LOG = logging.getLogger(__name__)
 
 PORT = 4200
 RETENTION_DAYS = 90
-"""How long the checkout's own Prefect server keeps a flow run that has ended."""
-NEW_ROOM = 8 << 20
-"""Bytes that a new database with its write-ahead log takes, and some runs."""
-SPARE_ROOM = 1 << 20
-"""Bytes. With less than this left, a failure of the server is the disk's."""
-_LASTING, _PASSING = "server.json", "run-server.json"
-"""Notes of servers: of one that lasts as long as a person wants, and of one that ends with a run."""
+"""How long the checkout's own Prefect server keeps finished flow runs."""
+NEW_DATABASE_SPACE = 8 << 20
+"""Bytes of disk for a new database with its write-ahead log and some runs."""
+DRAIN_SECONDS = 20.0
+SPARE_SPACE = 1 << 20
+"""Bytes. If less is free, an error of the server is blamed on the full disk."""
+_LONG_LIVED, _OF_RUN = "server.json", "run-server.json"
+"""Files with the address of a running server: one that runs until the user stops it, and one that ends with a run."""
 _DATABASE_VARIABLES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
-"""Where a user names another database than the file in PREFECT_HOME."""
+"""Variables with which a user chooses another database than the file in PREFECT_HOME."""
 
 
 def prefect_environment(checkout: Checkout) -> dict[str, str]:
-    """The variables that keep Prefect inside the checkout and silent; what the environment has already, wins."""
+    """Variables that keep Prefect's files in the checkout and switch off its messages. Values in the environment are kept."""
     defaults = {
         "PREFECT_HOME": str(checkout.prefect),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(START_SECONDS)),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # At its start and each hour after it, the server removes older runs with their logs and artifacts.
+        # When it starts and then every hour, the server removes older runs with their logs and artifacts.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(RETENTION_DAYS * 24 * 3600),
-        # Prefect would start a server without a password where its settings name none.
+        # Otherwise Prefect starts a server without a password if its settings name no server.
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        # What Gantry says in a run belongs to the run's log.
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "pipelines",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        "DO_NOT_TRACK": "true",
-    }
+    } | {name: value for name, value in DEFAULTS.items() if name.startswith("PREFECT_")}
+    if os.environ.get("PREFECT_API_URL"):
+        defaults |= PREFECT_RETRIES
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
-@contextmanager
-def server(checkout: Checkout, *, port: int | None = None, lasting: bool = False, guest: bool = False) -> Iterator[str]:
-    """The API address of a Prefect server, with the environment set so that Prefect and child processes use it.
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How clients reach a Prefect server."""
 
-    In turn: the one that PREFECT_API_URL names; the one that ``gantry ui`` or ``gantry serve`` keeps in this checkout; for
-    a ``guest`` also that of a run in progress; one of its own on loopback, ended with the block and with this process,
-    however that ends. One of this checkout asks for its password (:func:`pipelines.flow.web.own_auth`), which the
-    environment has for the length of the block.
+    url: str
+    """Address of its API."""
+    auth: str | None
+    """``user:password`` of a server of this checkout. None for the server in PREFECT_API_URL, whose key the environment has."""
+    settings: Mapping[str, str]
+    """Prefect's other settings, by the names of their environment variables."""
+
+    @property
+    def home(self) -> Path:
+        """The folder of Prefect's own files."""
+        return Path(self.settings["PREFECT_HOME"])
+
+    def environment(self) -> dict[str, str]:
+        """Variables that make Prefect in a child process use this server."""
+        auth = {"PREFECT_API_AUTH_STRING": self.auth} if self.auth else {}
+        return {**self.settings, "PREFECT_API_URL": self.url, **auth}
+
+    @contextmanager
+    def clients(self) -> Iterator[None]:
+        """Make Prefect in this process use this server for the length of the block, even if Prefect was imported before.
+
+        At the end of the block, this sends the log lines and events that Prefect still holds, for at most 20 s each, because
+        the threads that send them keep the address they started with. Prefect passes its settings on to these threads and to
+        the processes of its runner. Any other thread needs a copy of this context.
+        """
+        from prefect import settings
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        known = {name: value for name, value in self.environment().items() if name.startswith("PREFECT_")}
+        with settings.temporary_settings({getattr(settings, name): value for name, value in known.items()}):
+            try:
+                yield
+            finally:
+                for worker in (APILogWorker, EventsWorker):
+                    worker.drain_all(timeout=DRAIN_SECONDS)
+
+
+@contextmanager
+def connect_prefect(
+    checkout: Checkout, *, port: int | None = None, long_lived: bool = False, may_share: bool = False
+) -> Iterator[Connection]:
+    """Connect to a Prefect server for the length of the block.
+
+    Uses the first of these that exists: the server in PREFECT_API_URL; the server that ``gantry ui`` or ``gantry serve`` runs
+    for this checkout; with ``may_share``, the server of a run in progress; else it starts one on loopback. A server that it
+    starts ends with the block, and also if this process is killed. Servers of the checkout ask for its password
+    (:func:`pipelines.flow.web.checkout_auth`).
 
     Args:
-        checkout: whose.
-        port: where the own one listens, and nowhere else; by default 4200 or, where that is taken, any free port.
-        lasting: whether runs of this checkout may use it too: it lasts longer than they do.
-        guest: whether one that ends with somebody's run will do.
+        checkout: the checkout of the server.
+        port: required port of a new server. Default: 4200, or any free port if 4200 is taken.
+        long_lived: whether other runs of this checkout may use a new server too, because it outlives them.
+        may_share: whether to use a server that ends with another run.
 
     Raises:
-        StageError: the port is taken, or the server did not start; names its log.
+        StageError: the port is taken, or the server did not start. The message names its log.
     """
-    defaults = prefect_environment(checkout)
-    before = {name: os.environ.get(name) for name in (*defaults, "PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
-    os.environ.update(defaults)
+    settings = prefect_environment(checkout)
     private_folder(checkout.prefect)
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-    try:
-        if named := before["PREFECT_API_URL"]:
-            yield named
-        elif url := _kept(_LASTING, checkout) or (_kept(_PASSING, checkout) if guest else None):
-            os.environ |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": own_auth(checkout)}
-            yield url
-        else:
-            with _own(checkout, port, lasting) as url:
-                os.environ |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": own_auth(checkout)}
-                yield url
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    if named := os.environ.get("PREFECT_API_URL"):
+        yield Connection(url=named, auth=None, settings=settings)
+    elif url := _running_server(_LONG_LIVED, checkout) or (_running_server(_OF_RUN, checkout) if may_share else None):
+        yield Connection(url=url, auth=checkout_auth(checkout), settings=settings)
+    else:
+        with _start_server(checkout, settings, port, long_lived) as url:
+            yield Connection(url=url, auth=checkout_auth(checkout), settings=settings)
 
 
 def is_gone(url: str, auth: str | None = None) -> bool:
-    """Whether the server at ``url`` is there no more; one that answers late on a busy machine still is.
+    """Whether the server at ``url`` has ended. A server that answers slowly on a busy machine has not.
 
     Args:
-        url: of its API.
-        auth: the password of a server of this checkout: then another server in its place does not count.
+        url: address of its API.
+        auth: the password of a server of this checkout. With it, another server at the same address does not count.
     """
     if auth is not None:
-        return whose(url.removesuffix("/api"), auth) in ("nobody's", "another's")
+        return identify_server(url.removesuffix("/api"), auth) in ("none", "other")
     place = urllib.parse.urlsplit(url)
     try:
         port = place.port or (443 if place.scheme == "https" else 80)
@@ -117,78 +159,81 @@ def is_gone(url: str, auth: str | None = None) -> bool:
 
 
 @contextmanager
-def answering(url: str, auth: str | None, trouble: str = "does not answer", then: str = "") -> Iterator[None]:
-    """Turn what Prefect's client raises in the block, where its server does not answer or refuses, into a StageError.
+def explain_server_errors(connection: Connection, trouble: str = "does not answer", remedy: str = "") -> Iterator[None]:
+    """Turn errors of Prefect's client in the block into a StageError, if the server does not answer or rejects the client.
 
     Args:
-        url: of the server's API.
-        auth: its password, where it is a server of this checkout; None for one that PREFECT_API_URL names.
-        trouble: what has become of a server that does not answer, for the message.
-        then: how to go on.
+        connection: the server.
+        trouble: what a server that cannot be reached does, for the message.
+        remedy: end of the message: what to do.
     """
+    url, auth = connection.url, connection.auth
     try:
         yield
     except GantryError:
         raise
     except Exception as error:
-        if auth is not None:  # the server says no more than that it failed
-            with_room(error)
-        named = "" if auth else " PREFECT_API_URL names it: start it, or unset that."
+        if auth is not None:  # on a full disk, the server only says that it failed
+            check_database_space(connection, error)
+        named = "" if auth else " PREFECT_API_URL names it: start it, or unset the variable."
         for cause in _causes(error):
             status = getattr(getattr(cause, "response", None), "status_code", None)
             if status in (401, 403):
-                remedy = "its password is in the checkout" if auth else "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
-                raise StageError(f"The Prefect server at {url} refuses this client ({status}): {remedy}.") from error
+                key = "its password is in the checkout" if auth else "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+                raise StageError(f"The Prefect server at {url} rejects this client ({status}): {key}.") from error
             if "ephemeral Prefect API server" in str(cause):
-                log = Path(os.environ.get("PREFECT_HOME", "")) / "server.log"
+                log = connection.home / "server.log"
                 raise StageError(
-                    f"Prefect did not start a server of its own in time ({cause}). The machine may be busy: run this again, or "
-                    f"set PREFECT_API_URL to a server that runs. The log of this checkout's server is {log}."
+                    f"Prefect did not start its own server in time ({cause}). The machine may be busy: run this again, or set "
+                    f"PREFECT_API_URL to a running server. The log of this checkout's server is {log}."
                 ) from error
             if status is not None:
                 raise StageError(f"The Prefect server at {url} answers with an error ({status}).{named}") from error
-            if _of_connection(cause) or is_gone(url, auth):
+            if _is_connection_error(cause) or is_gone(url, auth):
                 raise StageError(
-                    f"The Prefect server at {url} {trouble} ({type(cause).__name__}).{named}{then}"
+                    f"The Prefect server at {url} {trouble} ({type(cause).__name__}).{named}{remedy}"
                 ) from error
         raise
 
 
-def with_room(cause: BaseException | None = None) -> None:
-    """Raise NoRoomError, from ``cause``, where the disk of the checkout's own Prefect database is full."""
+def check_database_space(connection: Connection, cause: BaseException | None = None) -> None:
+    """Raise NotEnoughSpaceError from ``cause`` if the disk of the checkout's own Prefect database is full."""
     try:
-        require_room(os.environ["PREFECT_HOME"], SPARE_ROOM)
-    except NoRoomError as full:
+        require_free_space(connection.home, SPARE_SPACE)
+    except NotEnoughSpaceError as full:
         raise full from cause
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it was raised from, and those that it groups."""
+    """The error, its causes, and the members of exception groups among them."""
     yield error
     for below in (error.__cause__, *getattr(error, "exceptions", ())):
         if below is not None:
             yield from _causes(below)
 
 
-def _of_connection(error: BaseException) -> bool:
-    """Whether a client could not reach a server. Prefect and what it asks with are imported by whoever raised it."""
+def _is_connection_error(error: BaseException) -> bool:
+    """Whether a client could not reach a server. Compares names of modules, so that httpx need not be imported."""
     return isinstance(error, ConnectionError) or type(error).__module__.partition(".")[0] in ("httpx", "httpcore")
 
 
-def _kept(name: str, checkout: Checkout) -> str | None:
-    """The address of the server that the note ``name`` in this checkout tells of, where it runs."""
+def _running_server(name: str, checkout: Checkout) -> str | None:
+    """The address of the server that the file ``name`` in this checkout names; None if that server does not run."""
     with contextlib.suppress(FileNotFoundError):
         note = read_json(checkout.prefect / name)
-        # The note may be of another machine that shares the checkout: here the same address is a stranger's.
-        if lives(note["process"]) and whose(note["url"].removesuffix("/api"), own_auth(checkout)) == "ours":
+        # Another machine that shares the checkout may have written the file. The same address here is another server.
+        if (
+            is_process_alive(note["process"])
+            and identify_server(note["url"].removesuffix("/api"), checkout_auth(checkout)) == "ours"
+        ):
             LOG.info("Using the Prefect server at %s.", note["url"])
             return note["url"]
     return None
 
 
 @contextmanager
-def _own(checkout: Checkout, port: int | None, lasting: bool) -> Iterator[str]:
-    home = Path(os.environ["PREFECT_HOME"])
+def _start_server(checkout: Checkout, settings: Mapping[str, str], port: int | None, long_lived: bool) -> Iterator[str]:
+    home = Path(settings["PREFECT_HOME"])
     log, database = home / "server.log", home / "prefect.db"
     if not any(os.environ.get(name) for name in _DATABASE_VARIABLES):
         check_database(
@@ -196,25 +241,26 @@ def _own(checkout: Checkout, port: int | None, lasting: bool) -> Iterator[str]:
             title="Prefect database",
             contents="the history of flow runs (results, tracking and schedules are elsewhere)",
         )
-    require_room(home, SPARE_ROOM if database.is_file() else NEW_ROOM)
+    require_free_space(home, SPARE_SPACE if database.is_file() else NEW_DATABASE_SPACE)
     listening = listen(PORT if port is None else port, only=port is not None)
     address = address_of(listening)
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PREFECT_API_KEY"},
-        "PREFECT_SERVER_API_AUTH_STRING": own_auth(checkout),
+        **settings,
+        "PREFECT_SERVER_API_AUTH_STRING": checkout_auth(checkout),
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": address,
-        # The page asks the server that it came from, by whatever name and through whatever tunnel.
+        # Relative, so that the page uses the server it came from, under any name and through any tunnel.
         "PREFECT_SERVER_UI_API_URL": "/api",
     }
     LOG.info("Starting a Prefect server of this checkout at %s (log: %s).", address, log)
-    with own_server("prefect", checkout, listening, environment, log) as address:
-        # Of this process, which the server ends with: the server's own changes when it is started again.
-        note = {"url": f"{address}/api", "process": identity()}
-        place = checkout.prefect / (_LASTING if lasting else _PASSING)
+    with run_server("prefect", checkout, listening, environment, log) as address:
+        # The identity of this process, with which the server ends. The server's own changes when it is restarted.
+        note = {"url": f"{address}/api", "process": process_identity()}
+        place = checkout.prefect / (_LONG_LIVED if long_lived else _OF_RUN)
         try:
             write_json(place, note)
             yield note["url"]
         finally:
             with contextlib.suppress(FileNotFoundError):
-                if read_json(place) == note:  # another may have written its own meanwhile
+                if read_json(place) == note:  # another server may have written its own meanwhile
                     place.unlink()

@@ -1,7 +1,7 @@
-"""The log of a run on a person's terminal: a line a message, and one live bar for the stage that is at work.
+"""Print the log of a run in the terminal: one line per message, and a live progress bar for the running stage.
 
-Prefect's own console repeats the level, the flow and the task in each line, and says things that matter to Prefect alone.
-Its server still gets everything. Where the output is no terminal, progress is plain lines, at most one every ten seconds.
+Prefect's own console repeats the level, the flow and the task in each line and logs Prefect's internals. The Prefect server
+still gets the full log. If the output is not a terminal, progress is printed as plain lines, at most one every ten seconds.
 """
 
 import logging
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TextIO
 
 PLAIN_SECONDS = 10.0
-"""Least time between two lines of progress where no bar can be drawn."""
+"""Shortest time between two plain lines of progress."""
 _BAR = 24
-"""Characters of the bar itself."""
+"""Width of the bar in characters."""
 _INTERNAL = re.compile(
     r"Running stage '|> gantry stage |> python |Beginning flow run|View at |Finished in state |(Updat|Generat)ing lock file"
 )
-"""What Prefect and DVC say of their own work. Failures are told at the end of the command."""
+"""Prefect's and DVC's messages about their own work. The command prints failures at its end."""
 _UNCHANGED = re.compile(r"(Stage )?'.*' (didn't change, skipping|is cached - skipping run)")
 _STEPS = re.compile(r"(?P<done>\d+)/(?P<total>\d+) (?P<rest>.+)")
 _TQDM = re.compile(
@@ -40,9 +40,9 @@ class TerminalHandler(logging.Handler):
         self._last_plain = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print ``record``, or draw the progress that it reports."""
+        """Print ``record``, or draw its progress as a bar."""
         try:
-            if getattr(record, "told_by_command", False):
+            if getattr(record, "shown_by_command", False):
                 return
             stage = str(getattr(record, "task_run_name", "") or "")
             for line in record.getMessage().splitlines():
@@ -63,7 +63,7 @@ class TerminalHandler(logging.Handler):
 
     def _show(self, stage: str, text: str, level: int) -> None:
         head = f"{stage:9} " if stage else ""
-        if level < logging.WARNING and (progress := read_progress(text)):
+        if level < logging.WARNING and (progress := parse_progress(text)):
             if self._live:
                 self._draw(head + progress.bar())
                 return
@@ -92,24 +92,24 @@ class TerminalHandler(logging.Handler):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is."""
+    """The progress of a stage."""
 
     done: int
     total: int
     rest: str
-    """What is counted, the rate, and the time left."""
+    """The unit, the rate and the time left."""
 
     def __str__(self) -> str:
         return f"{self.done:,}/{self.total:,} {self.rest}"
 
     def bar(self) -> str:
-        """A drawn bar, and the same in words."""
+        """The progress as a bar, followed by the same in words."""
         filled = _BAR * min(self.done, self.total) // max(self.total, 1)
         return f"[{'#' * filled}{'.' * (_BAR - filled)}] {self}"
 
 
-def read_progress(text: str) -> Progress | None:
-    """The progress that a line of a stage reports, Gantry's own or tqdm's; None for any other line."""
+def parse_progress(text: str) -> Progress | None:
+    """Parse a progress line of a stage, in Gantry's or tqdm's format; None for any other line."""
     if found := _STEPS.fullmatch(text):
         rest = found["rest"]
     elif found := _TQDM.fullmatch(text):
@@ -122,7 +122,7 @@ def read_progress(text: str) -> Progress | None:
 
 @contextmanager
 def terminal_log() -> Iterator[None]:
-    """Print the logs of Prefect and Gantry by a :class:`TerminalHandler` in place of Prefect's console, in the block."""
+    """Replace Prefect's console handlers with a :class:`TerminalHandler` for the length of the block."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
     handler = TerminalHandler()

@@ -1,9 +1,9 @@
-"""A web server of Prefect or MLflow on this machine, for the owner of a checkout alone.
+"""Run a web server of Prefect or MLflow on this machine that only the owner of the checkout can use.
 
-- Its password is the checkout's own: made once, in ``var/prefect/auth``, which the owner alone may read, and passed on
-  by the environment. :mod:`pipelines.flow.door` asks for it.
-- Its port is taken before it is started, and it inherits the socket. Nobody can come in between.
-- It proves that it is this checkout's server by an answer that takes the password to compute, and that says nothing of it.
+- Its password is made once for the checkout, saved in ``var/prefect/auth``, which only the owner can read, and passed in the
+  environment. :mod:`pipelines.flow.auth_middleware` checks it.
+- Its socket is opened before it starts, and it inherits the socket, so that no other program can take the port in between.
+- It proves that it is this checkout's server by an answer that needs the password but does not reveal it.
 """
 
 import contextlib
@@ -27,62 +27,62 @@ from pathlib import Path
 from typing import Literal
 
 from gan_core.errors import StageError
-from gan_core.files import replacing
+from gan_core.files import atomic_write
 from gan_core.locks import lock
-from pipelines.flow.door import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
+from pipelines.flow.auth_middleware import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.guard import guarded
-from pipelines.runtime.redaction import keep_secret
+from pipelines.runtime.guard import guarded_command
+from pipelines.runtime.redaction import register_secret
 
 LOG = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
-"""Two busy cores need 16 s and more to start Prefect's server."""
+"""Time limit for a server to start. Prefect's needs 16 s or more on two busy cores."""
 RESTARTS = 3
-"""How often a server whose process was killed is started again."""
+"""Maximum number of restarts of a server that was killed."""
 WATCH_SECONDS = 0.5
-"""How often its process is looked at."""
+"""Seconds between two checks whether the server's process still runs."""
 ANSWER_SECONDS = 5.0
-"""How long an answer that proves whose a server is may take."""
+"""Time limit for the answer by which a server identifies itself."""
 HOSTS = ("127.0.0.1", "::1")
-"""Where to listen: the first that this machine has."""
+"""Addresses to listen on: the first that this machine has is used."""
 USER = "gantry"
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""This machine is never asked through a proxy."""
+"""Opens addresses of this machine without a proxy."""
 
 
-def own_auth(checkout: Checkout) -> str:
-    """``user:password`` of the servers of ``checkout``, made when there is none that only its owner can read.
+def checkout_auth(checkout: Checkout) -> str:
+    """``user:password`` of the servers of ``checkout``. Made new if there is no file that only the owner can read.
 
     Raises:
-        OSError: the file can be neither read nor written; names it.
+        OSError: the file can be neither read nor written.
     """
     path = checkout.auth
     folder = os.open(private_folder(path.parent), os.O_RDONLY)
     try:
-        lock(folder)  # of two processes, the second takes what the first has made
+        lock(folder)  # of two processes, the second uses the password that the first has made
         with contextlib.suppress(FileNotFoundError):
-            # One that others could read once is no secret any more.
+            # A password that others could read is no longer a secret.
             if not stat.S_IMODE(path.stat().st_mode) & 0o077 and (auth := path.read_text(encoding="ascii").strip()):
-                return _known(auth)
+                return _register_secret(auth)
         made = f"{USER}:{secrets.token_urlsafe(32)}"
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_text(f"{made}\n", encoding="ascii")
-        return _known(made)
+        return _register_secret(made)
     finally:
         os.close(folder)
 
 
-def _known(auth: str) -> str:
-    keep_secret(auth)
-    keep_secret(auth.partition(":")[2])
+def _register_secret(auth: str) -> str:
+    register_secret(auth)
+    register_secret(auth.partition(":")[2])
     return auth
 
 
 def private_folder(path: Path) -> Path:
-    """Make ``path`` a folder that nobody but its owner can look into."""
+    """Make ``path`` a folder that only its owner can open."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         path.chmod(0o700)
@@ -90,11 +90,11 @@ def private_folder(path: Path) -> Path:
 
 
 def sign_in_page(checkout: Checkout, name: str, address: str) -> Path:
-    """A file that leads a browser to the pages at ``address``, signed in. Only the owner can read it: it holds the password.
+    """Write a file that redirects a browser to ``address`` and signs it in. Only the owner can read it: it has the password.
 
-    A browser is given the file, not the address, which every user could read among the browser's arguments.
+    The browser gets the file, not the address, because every user can read the browser's arguments.
     """
-    user, _, password = own_auth(checkout).partition(":")
+    user, _, password = checkout_auth(checkout).partition(":")
     target = address.replace("://", f"://{user}:{urllib.parse.quote(password)}@", 1) + SIGN_IN_PATH
     path = checkout.auth.with_name(f"sign-in-{name}.html")
     path.unlink(missing_ok=True)
@@ -104,11 +104,11 @@ def sign_in_page(checkout: Checkout, name: str, address: str) -> Path:
 
 
 def listen(preferred: int, *, only: bool = False, hosts: tuple[str, ...] = HOSTS) -> socket.socket:
-    """A socket that listens on loopback.
+    """Open a socket that listens on loopback.
 
     Args:
         preferred: its port.
-        only: whether no other port will do; otherwise, where this one is taken, any free one is used.
+        only: whether the port is required. If False and the port is taken, any free one is used.
         hosts: addresses to try in turn.
 
     Raises:
@@ -120,7 +120,7 @@ def listen(preferred: int, *, only: bool = False, hosts: tuple[str, ...] = HOSTS
             try:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listening.bind((host, port))
-                # Two sockets may be bound to a port; only one may listen.
+                # Two sockets can be bound to a port, but only one can listen.
                 listening.listen(128)
             except OSError as error:
                 listening.close()
@@ -134,10 +134,10 @@ def listen(preferred: int, *, only: bool = False, hosts: tuple[str, ...] = HOSTS
             return listening
         else:
             raise StageError(
-                f"Port {preferred} of this machine is taken or not yours to use. Choose another: --port of gantry serve, "
-                "--prefect-port and --mlflow-port of gantry ui."
+                f"Port {preferred} of this machine is in use, or you have no permission to use it. Choose another with --port "
+                "of gantry serve, or --prefect-port and --mlflow-port of gantry ui."
             )
-    raise StageError(f"This machine has no loopback address ({', '.join(hosts)}): bring its loopback interface up.")
+    raise StageError(f"This machine has no loopback address ({', '.join(hosts)}). Bring its loopback interface up.")
 
 
 def address_of(listening: socket.socket) -> str:
@@ -147,37 +147,37 @@ def address_of(listening: socket.socket) -> str:
 
 
 @contextmanager
-def own_server(
+def run_server(
     app: Literal["prefect", "mlflow"],
     checkout: Checkout,
     listening: socket.socket,
     environment: Mapping[str, str],
     log: Path,
 ) -> Iterator[str]:
-    """The address of a server of this checkout, such as ``http://127.0.0.1:4200``; ended with the block and this process.
+    """Run a server of this checkout for the length of the block; yields its address, such as ``http://127.0.0.1:4200``.
 
-    A server that is killed in between is started again, :data:`RESTARTS` times. Its socket stays open meanwhile, so that
-    clients wait in place of being refused.
+    The server also ends if this process is killed. A server that is killed is restarted up to :data:`RESTARTS` times. Its
+    socket stays open meanwhile, so that clients wait and are not refused.
 
     Args:
-        app: whose.
+        app: the web app to serve.
         checkout: its root is the server's working directory.
-        listening: from :func:`listen`.
-        environment: all of its environment but the password.
-        log: where its output goes.
+        listening: a socket from :func:`listen`.
+        environment: the server's environment, without the password.
+        log: file for the server's output.
 
     Raises:
-        StageError: it did not start; names its log.
+        StageError: the server did not start. The message names its log.
     """
-    auth = own_auth(checkout)
+    auth = checkout_auth(checkout)
     address = address_of(listening)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pipelines.flow.door", app, str(listening.fileno())]
+    command = [sys.executable, "-m", "pipelines.flow.auth_middleware", app, str(listening.fileno())]
 
     def start() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             return subprocess.Popen(
-                guarded(command),
+                guarded_command(command),
                 cwd=checkout.root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -191,7 +191,7 @@ def own_server(
     with listening:
         try:
             deadline = time.monotonic() + START_SECONDS
-            while process.poll() is not None or whose(address, auth) != "ours":
+            while process.poll() is not None or identify_server(address, auth) != "ours":
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise StageError(_not_started(f"The {TITLES[app]} server at {address}", process, log))
                 time.sleep(0.2)
@@ -203,24 +203,24 @@ def own_server(
 
 
 def _not_started(server: str, process: subprocess.Popen[bytes], log: Path) -> str:
-    """What to say of a server that did not start: why, as far as it is known, and what to do."""
+    """The error message of a server that did not start: the reason, if known, and a remedy."""
     if process.poll() is None:
         return (
-            f"{server} did not answer within {START_SECONDS:.0f} s while it started. The machine may be busy: end other "
-            f"programs and run this again. Its log is {log}."
+            f"{server} did not start within {START_SECONDS:.0f} s. The machine may be busy: close other programs and run this "
+            f"again. Its log is {log}."
         )
     said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     last = f" with: {said[-1][:300].rstrip('.')}" if said else ""
-    return f"{server} ended while it started{last}. Correct that and run this again. Its log is {log}."
+    return f"{server} ended during its start{last}. Fix this and run the command again. Its log is {log}."
 
 
 @contextmanager
 def _kept_alive(
     process: subprocess.Popen[bytes], start: Callable[[], subprocess.Popen[bytes]], listening: socket.socket, ended: str
 ) -> Iterator[None]:
-    """Start a server again for as long as the block lasts when its process ends; end it with the block.
+    """Restart a server when its process ends, for the length of the block; then end it.
 
-    When it has ended once more than :data:`RESTARTS` times, its socket is closed: clients are refused from then on.
+    After :data:`RESTARTS` restarts, its socket is closed, and clients are refused from then on.
     """
     current, over = [process], threading.Event()
 
@@ -232,13 +232,13 @@ def _kept_alive(
             if over.is_set():
                 return
             if not left:
-                LOG.error("%s again and again; it is not started any more.", ended)
+                LOG.error("%s several times; it is not restarted any more.", ended)
                 listening.close()
                 return
-            LOG.warning("%s; starting it again.", ended)
+            LOG.warning("%s; restarting it.", ended)
             try:
                 current[0] = start()
-            except OSError as error:  # memory or processes are short
+            except OSError as error:  # too little memory or too many processes
                 LOG.error("It cannot be started: %s.", error)
                 listening.close()
                 return
@@ -261,10 +261,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 TITLES = {"prefect": "Prefect", "mlflow": "MLflow"}
 
 
-def whose(address: str, auth: str) -> Literal["ours", "another's", "silent", "nobody's"]:
-    """Who answers at ``address``: the server that knows ``auth``, another one, nothing in time, or nothing at all.
+def identify_server(address: str, auth: str) -> Literal["ours", "other", "no answer", "none"]:
+    """Which server answers at ``address``, without sending the password.
 
-    The password is not sent.
+    Returns:
+        "ours" for the server that knows ``auth``, "other" for another one, "no answer" for one that does not answer in time,
+        and "none" if the connection is refused.
     """
     nonce = secrets.token_hex(16)
     port = urllib.parse.urlsplit(address).port or 80
@@ -274,8 +276,8 @@ def whose(address: str, auth: str) -> Literal["ours", "another's", "silent", "no
     except OSError as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ConnectionRefusedError):
-            return "nobody's"
-        return "another's" if hasattr(error, "code") else "silent"
+            return "none"
+        return "other" if hasattr(error, "code") else "no answer"
     except HTTPException:
-        return "another's"
-    return "ours" if secrets.compare_digest(said.encode(), proof(auth, port, nonce).encode()) else "another's"
+        return "other"
+    return "ours" if secrets.compare_digest(said.encode(), proof(auth, port, nonce).encode()) else "other"

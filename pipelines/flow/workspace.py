@@ -1,8 +1,8 @@
-"""Where a run works: the checkout itself, or a git worktree of one commit that shares the checkout's DVC cache.
+"""The folder in which a run works: the checkout itself, or a git worktree of one commit that shares the checkout's DVC cache.
 
-A worktree lives in ``var/worktrees/NAME`` for the length of the run and is removed with it, also when the run fails:
-everything of value is elsewhere by then. Work in progress and event logs are in the main checkout's ``var`` (GANTRY_VAR),
-where a later run of the same stage key resumes; results are in the shared cache; the record is a DVC experiment.
+A worktree is in ``var/worktrees/NAME`` and is removed at the end of the run, even if the run fails, because all that matters is
+elsewhere: work in progress and event logs in the main checkout's ``var`` (GANTRY_VAR), where a later run of the same stage key
+resumes; results in the shared cache; the record of the run as a DVC experiment.
 """
 
 import datetime
@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import uuid
@@ -21,14 +22,15 @@ from typing import Any
 
 import yaml
 
-from gan_core.errors import DataError, SettingsError, StageError, nearest
+from gan_core.errors import DataError, SettingsError, StageError, did_you_mean
 from gan_core.locks import try_lock
 from pipelines.runtime.account import git_signature
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, GitError, run_git
-from pipelines.runtime.owned import abandoned, claim
+from pipelines.runtime.owned import claim_folder, find_abandoned
 from pipelines.runtime.project_files import check_project_files, missing_stages
+from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.flow import load_flow_settings
 from pipelines.settings.params import read_params
 from pipelines.settings.tracking_uri import project_tracking_uri
@@ -41,61 +43,84 @@ PREFECT_SECRETS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", 
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """A folder to run stages in, and their environment."""
+    """The folder and the environment in which stages run."""
 
     checkout: Checkout
     environment: dict[str, str] = field(default_factory=dict)
-    """All of the stages' environment."""
+    """The whole environment of the stages."""
     experiment: str | None = None
-    """Name of the DVC experiment that is to record the run; None in the checkout."""
+    """Name of the DVC experiment that records the run; None for a run in the checkout."""
+    origin: str | None = None
+    """The git repository to which the experiment is pushed, if the checkout is a worker's clone of it. Data and run cache are
+    then pulled from DVC's remote, because other hosts may have made them."""
 
 
 def checkout_workspace(checkout: Checkout) -> Workspace:
-    """Run in the checkout, as ``dvc repro`` does."""
+    """The checkout itself as workspace, as for ``dvc repro``."""
     return Workspace(checkout=checkout, environment=_environment())
 
 
 @contextmanager
 def worktree_workspace(
-    checkout: Checkout, *, revision: str, overrides: Mapping[str, Any], name: str, from_client: bool = False
+    checkout: Checkout,
+    *,
+    revision: str,
+    overrides: Mapping[str, Any],
+    name: str,
+    from_client: bool = False,
+    origin: str | None = None,
 ) -> Iterator[Workspace]:
-    """A worktree of ``revision`` with parameters overridden and its data in place; removed with the block.
+    """Make a worktree of ``revision`` with overridden parameters and with its data; remove it after the block.
 
     Args:
         checkout: the main checkout.
-        revision: a branch, tag or commit; uncommitted changes of the checkout are not in it.
+        revision: a branch, tag or commit. Uncommitted changes are not part of it.
         overrides: values by dotted name in params.yaml.
-        name: of the worktree and of the experiment.
-        from_client: whether a client of the Prefect server chose the revision: see :func:`find_commit`.
+        name: name of the worktree and of the experiment.
+        from_client: whether a client of the Prefect server chose the revision; see :func:`find_commit`.
+        origin: the repository of which ``checkout`` is a worker's clone.
 
     Raises:
-        StageError: no such revision, or the data of that commit is neither in the cache nor on a remote.
-        SettingsError: an override that names no setting, or an impossible value.
+        StageError: there is no such revision, or its data is neither in the cache nor on a remote.
+        SettingsError: an override names no setting or has an invalid value.
     """
+    if origin is not None:
+        check_fetched(checkout, revision, origin)
     with _worktree(checkout, revision, overrides, name, from_client=from_client) as (tree, environment):
-        bring_data(tree, environment)
-        yield Workspace(checkout=tree, environment=environment, experiment=name)
+        restore_data(tree, environment)
+        yield Workspace(checkout=tree, environment=environment, experiment=name, origin=origin)
+
+
+def check_fetched(checkout: Checkout, revision: str, origin: str) -> None:
+    """Raise StageError if the clone ``checkout`` of ``origin`` lacks ``revision``: it was deleted there, or never pushed."""
+    wanted = f"{revision}^{{commit}}"
+    if not _git(checkout, "rev-parse", "--verify", "--quiet", "--end-of-options", wanted, empty_on=ANY_STATUS):
+        place = redact_credentials(origin)
+        raise StageError(
+            f"Revision '{revision}' is not in {place} (fetched on host {socket.gethostname()}): it was deleted there, or never "
+            f"pushed. Push it (git push origin {revision}), or deploy another one: gantry deploy --revision REV."
+        )
 
 
 def check_revision(checkout: Checkout, revision: str, overrides: Mapping[str, Any]) -> None:
-    """Check what can be known of later runs of ``revision``: that there is one, and its settings with ``overrides``.
+    """Check in advance what later runs of ``revision`` need: that the revision exists, and its settings with ``overrides``.
 
     Raises:
-        StageError: no such revision.
-        SettingsError: an override that names no setting, a value that is none, or a time limit of a stage that is none.
+        StageError: there is no such revision.
+        SettingsError: an override names no setting, a value is invalid, or a time limit names no stage.
     """
     with _worktree(checkout, revision, overrides, f"check-{uuid.uuid4().hex[:12]}") as (tree, _):
         check_stages(tree)
 
 
 def find_commit(checkout: Checkout, revision: str, *, from_client: bool = False) -> str:
-    """The id of the commit that git knows as ``revision`` in the repository of ``checkout``.
+    """The hash of the commit ``revision`` in the git repository of ``checkout``.
 
     Args:
         checkout: the checkout.
-        revision: a branch, tag or commit. It is never taken for an option of git.
-        from_client: whether a client of the Prefect server named it. Then it has to be on a branch or tag of the repository
-            or before its HEAD: a fetched commit of somebody else's is among its objects, too.
+        revision: a branch, tag or commit. Git never reads it as an option.
+        from_client: whether a client of the Prefect server chose it. Then it must be on a branch or tag of the repository or
+            before its HEAD, because the repository may also hold fetched commits of other people.
 
     Raises:
         StageError: there is no repository, it cannot be read, or it has no such commit.
@@ -111,22 +136,22 @@ def find_commit(checkout: Checkout, revision: str, *, from_client: bool = False)
         empty_on=ANY_STATUS,
     )
     if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
-        raise StageError(f"There is no revision '{revision}' in {checkout.root}: name a branch, a tag or a commit.")
+        raise StageError(f"There is no revision '{revision}' in {checkout.root}. Name a branch, a tag or a commit.")
     if from_client:
         holders = _git(checkout, "for-each-ref", "--count=1", "--contains", commit, "refs/heads", "refs/tags")
         if not holders and _git(checkout, "merge-base", commit, "HEAD", empty_on=(1,)) != commit:
             raise StageError(
-                f"The revision '{revision}' is on no branch or tag of {checkout.root}: a run through the Prefect server may "
-                "not have it."
+                f"The revision '{revision}' is not on a branch or tag of {checkout.root}, so a run through the Prefect server "
+                "may not use it."
             )
     return commit
 
 
 def repository_prefix(checkout: Checkout) -> Path:
-    """Where the root of ``checkout`` is in its git repository: ``.`` at its root.
+    """The path of ``checkout`` within its git repository; ``.`` for the root of the repository.
 
     Raises:
-        StageError: there is no repository, or git cannot read it (says why).
+        StageError: there is no repository, or git cannot read it.
     """
     try:
         return Path(_git(checkout, "rev-parse", "--show-prefix") or ".")
@@ -134,7 +159,7 @@ def repository_prefix(checkout: Checkout) -> Path:
         if "not a git repository" not in error.reason:
             raise
         raise StageError(
-            f"{checkout.root} is in no git repository, so there is no revision to run. Make one (git init, git add -A, "
+            f"{checkout.root} is not in a git repository, so it has no revisions. Make a repository (git init, git add -A, "
             "git commit), or run the folder as it is: gantry run."
         ) from None
 
@@ -143,26 +168,26 @@ def repository_prefix(checkout: Checkout) -> Path:
 def _worktree(
     checkout: Checkout, revision: str, overrides: Mapping[str, Any], name: str, *, from_client: bool = False
 ) -> Iterator[tuple[Checkout, dict[str, str]]]:
-    """A worktree with checked settings and without data, and the environment of what is run in it."""
+    """Make a worktree with checked settings and without data; yields it and the environment of its stages."""
     commit = find_commit(checkout, revision, from_client=from_client)
     remove_abandoned(checkout)
     holder = checkout.worktrees / name
-    claim(holder)
+    claim_folder(holder)
     top = holder / "tree"
-    # The checkout may be a subfolder of a larger repository. Its worktree shares the folder of work in progress.
+    # The checkout may be a subfolder of a larger repository. Its worktree shares var, which has the work in progress.
     tree = Checkout(root=(top / repository_prefix(checkout)).resolve(), var=checkout.var)
     try:
         _git(checkout, "worktree", "add", "--detach", str(top), commit)
         if not tree.dvc_yaml.is_file():
             raise StageError(
-                f"Revision '{revision}' has no {tree.dvc_yaml.relative_to(top.resolve())}: it is no Gantry checkout."
+                f"Revision '{revision}' has no {tree.dvc_yaml.relative_to(top.resolve())}, so it is not a Gantry project."
             )
         LOG.info("Worktree of %s at %s.", commit[:12], tree.root)
         environment = {
             **_environment(),
             **git_signature(lambda name: _git(checkout, "config", name, empty_on=ANY_STATUS)),
             VAR_VARIABLE: str(tree.var),
-            # The code of that commit, not the code that this process runs.
+            # So that stages import the code of the commit, not the code of this process.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(tree.root), os.environ.get("PYTHONPATH")])),
         }
         share_cache(checkout, tree)
@@ -177,7 +202,7 @@ def _worktree(
 
 def remove_abandoned(checkout: Checkout) -> None:
     """Remove the worktrees of runs whose process was killed."""
-    for holder in abandoned(checkout.worktrees):
+    for holder in find_abandoned(checkout.worktrees):
         LOG.info("Removing the worktree of a killed run, %s.", holder)
         _remove(checkout, holder)
 
@@ -187,13 +212,13 @@ def _remove(checkout: Checkout, holder: Path) -> None:
     shutil.rmtree(holder, ignore_errors=True)
     try:
         _git(checkout, "worktree", "prune")
-    except StageError as error:  # the run itself has ended, well or not: this is no reason to say otherwise
-        LOG.warning("git still lists the worktree %s, which is gone: %s", holder / "tree", error)
+    except StageError as error:  # must not change the outcome of the run
+        LOG.warning("git still lists the removed worktree %s: %s", holder / "tree", error)
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a stage: this interpreter's commands first, and nothing that belongs to another run."""
-    # A stage has nothing to ask of the Prefect server.
+    """The environment of a stage: this interpreter's commands come first in PATH, and variables of other runs are removed."""
+    # A stage does not use the Prefect server.
     foreign = (
         "PREFECT__",
         *PREFECT_SECRETS,
@@ -211,15 +236,15 @@ def _environment() -> dict[str, str]:
 
 
 def share_cache(checkout: Checkout, tree: Checkout) -> None:
-    """Give the DVC project ``tree`` the cache and the local settings (remotes' credentials) of ``checkout``.
+    """Make the DVC project ``tree`` use the cache and the local settings (credentials of remotes) of ``checkout``.
 
-    Data is linked into the worktree where the file system can, for it is read and never written to.
+    If the file system allows it, data is linked into the worktree and not copied, because it is only read.
     """
     from dvc.config import Config
     from dvc.repo import Repo
 
     with Repo(str(checkout.root)) as repo:
-        # As DVC reads them, relative paths are absolute here; saved below, they are relative to the worktree.
+        # DVC makes relative paths absolute when it reads them. When it saves them below, they are relative to the worktree.
         own = repo.config.load_one("local")
         remotes = {**repo.config.load_one("repo")["remote"], **own["remote"]}
         cache: dict[str, Any] = {"dir": str(Path(repo.cache.local_cache_dir).resolve())}
@@ -232,11 +257,11 @@ def share_cache(checkout: Checkout, tree: Checkout) -> None:
 
 
 def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
-    """Set values by dotted name in params.yaml; comments and order stay.
+    """Set values by dotted name in params.yaml; comments and order are kept.
 
     Raises:
-        SettingsError: a name that the file does not have, or one that names a whole section. What a section of the file could
-            have and does not write out may be set where the settings are checked afterwards (:func:`check_settings`).
+        SettingsError: a name is not in the file or names a whole section. In a project of Gantry's own stages, a setting that
+            params.yaml leaves out is allowed too, because :func:`check_settings` checks it afterwards.
     """
     if not overrides:
         return
@@ -244,7 +269,7 @@ def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
 
     params = checkout.params
     if not params.is_file():
-        raise SettingsError(f"There is no {params.name} to set {', '.join(overrides)} in.")
+        raise SettingsError(f"Cannot set {', '.join(overrides)}: there is no {params.name}.")
     read_params(params)
     with modify_yaml(str(params)) as values:
         for name, value in overrides.items():
@@ -252,39 +277,41 @@ def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
             *sections, last = name.split(".")
             for section in sections:
                 if not isinstance(place.get(section), dict):
-                    raise SettingsError(f"There is no setting '{name}' in {params.name}.{nearest(section, place)}")
+                    raise SettingsError(f"There is no setting '{name}' in {params.name}.{did_you_mean(section, place)}")
                 place = place[section]
             if last not in place and not (sections and _has_own_settings(checkout)):
-                raise SettingsError(f"There is no setting '{name}' in {params.name}.{nearest(last, place)}")
-            # Below sections some values are a mapping or a word (tune.space: auto): the settings' own check knows which.
+                raise SettingsError(f"There is no setting '{name}' in {params.name}.{did_you_mean(last, place)}")
+            # Within a section, a value may be a mapping or a word (tune.space: auto). check_settings checks that.
             if not sections and isinstance(place.get(last), dict) and not isinstance(value, dict):
-                raise SettingsError(f"'{name}' is a section of {params.name}: set one of {', '.join(place[last])}.")
+                raise SettingsError(
+                    f"'{name}' is a section of {params.name}. Set one of its settings: {', '.join(place[last])}."
+                )
             place[last] = value
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``train.steps=100`` as ("train.steps", 100); the value is read as YAML.
+    """Parse ``train.steps=100`` into ("train.steps", 100). The value is YAML.
 
     Raises:
-        SettingsError: it has no ``=`` or the value is not YAML.
+        SettingsError: there is no ``=``, or the value is not valid YAML.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise SettingsError(f"'{text}' sets nothing: write NAME=VALUE, such as train.steps=100.")
+        raise SettingsError(f"--set '{text}' is not an assignment. Write NAME=VALUE, such as train.steps=100.")
     try:
         return name.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SettingsError(f"The value of '{name}' is not YAML: {value}") from error
+        raise SettingsError(f"--set {name}: the value is not valid YAML: {value}") from error
 
 
 def check_checkout(checkout: Checkout, stages: Sequence[str]) -> None:
-    """Check all that can be known before a run of the checkout is started: settings, raw data, that there are such stages.
+    """Check all that can be checked before a run of the checkout starts: settings, raw data, names of stages, tracking store.
 
     Raises:
-        SettingsError: params.yaml is not valid.
+        SettingsError: params.yaml is invalid.
         StageError: one of ``stages`` is not in dvc.yaml.
-        DataError: the raw data is not there.
-        TrackingError: the tracking database is damaged: a run would find out when it registers, after its training.
+        DataError: the raw data does not exist.
+        TrackingError: the tracking database is damaged. (A run would find out only when it registers, after its training.)
     """
     from pipelines.flow.graph import read_plan
 
@@ -299,29 +326,29 @@ def check_checkout(checkout: Checkout, stages: Sequence[str]) -> None:
 
 
 def check_raw_data(checkout: Checkout) -> None:
-    """Raise DataError where the raw data that params.yaml names is not in place; says what is, and where to get it."""
+    """Raise DataError if the raw data that params.yaml names does not exist. The message lists what exists, and a remedy."""
     folder, name = checkout.raw, read_params(checkout.params)["data"]["name"]
     if checkout.raw_data(name).exists():
         return
     if (pointer := checkout.raw_pointer(name)).exists():
         place = pointer.relative_to(checkout.root)
         raise DataError(
-            f"The raw data {folder / name} is not in place. Bring it back from DVC's cache (dvc checkout {place}) or remote "
+            f"The raw data {folder / name} does not exist. Restore it from DVC's cache (dvc checkout {place}) or remote "
             f"(dvc pull {place}), or fetch a public dataset again: gantry data fetch {name}."
         )
     there = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     raise DataError(
-        f"data.name: there is no raw data '{name}' in {folder}; it holds {', '.join(there) or 'none'}. Fetch a public dataset "
+        f"data.name: there is no raw data '{name}' in {folder}, which has {', '.join(there) or 'none'}. Fetch a public dataset "
         f"(gantry data fetch NAME), or add your own pictures: gantry data add {name} PATH."
     )
 
 
 @contextmanager
 def exclusive_run(checkout: Checkout) -> Iterator[None]:
-    """Keep other runs of ``checkout`` off for the length of the block: they would wait for each other's files.
+    """Lock ``checkout`` for the length of the block, so that no two runs use its files at the same time.
 
     Raises:
-        StageError: there is one; says which process.
+        StageError: another run holds the lock. The message has its process id.
     """
     path = checkout.run_lock
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -329,8 +356,8 @@ def exclusive_run(checkout: Checkout) -> Iterator[None]:
         if not try_lock(file.fileno()):
             file.seek(0)
             raise StageError(
-                f"A run is going on in {checkout.root} ({file.read().strip() or 'of another process'}). Wait for it, or end "
-                "it. A commit can be run beside it: gantry run --revision HEAD."
+                f"Another run is in progress in {checkout.root} ({file.read().strip() or 'unknown process'}). Wait for it, or "
+                "end it. To run a commit at the same time: gantry run --revision HEAD."
             )
         file.truncate(0)
         file.write(f"process {os.getpid()}, since {datetime.datetime.now():%Y-%m-%d %H:%M}")
@@ -339,18 +366,19 @@ def exclusive_run(checkout: Checkout) -> Iterator[None]:
 
 
 def check_stages(checkout: Checkout) -> None:
-    """Raise SettingsError where the flow's settings name a stage that dvc.yaml does not have; say which are missing.
+    """Check the names of stages in the section flow, and warn if dvc.yaml lacks some of Gantry's stages.
 
     Raises:
+        SettingsError: the section flow names a stage that dvc.yaml does not have.
         StageError: a file of the project is damaged.
     """
     from pipelines.flow.graph import read_plan
 
     load_flow_settings(checkout.params).check_stages(node.name for node in read_plan(checkout))
     if missing := missing_stages(checkout):
-        # A file that was cut short between two stages looks like one that somebody has shortened.
+        # A file that is truncated between two stages looks like one from which the user removed stages.
         LOG.warning(
-            "%s has no stage %s, so nothing runs it. If you did not remove it yourself, restore the file: git checkout "
+            "%s has no stage %s, so it does not run. If you did not remove it yourself, restore the file: git checkout "
             "dvc.yaml.",
             checkout.dvc_yaml,
             ", ".join(missing),
@@ -358,9 +386,9 @@ def check_stages(checkout: Checkout) -> None:
 
 
 def check_settings(checkout: Checkout, environment: Mapping[str, str]) -> None:
-    """Check params.yaml by the code of ``checkout``, of whatever commit, in an interpreter of its own.
+    """Check params.yaml with the code of ``checkout``, which may be of another commit, in a separate interpreter.
 
-    A project that uses Gantry's flow for stages of its own is passed over: they know what their parameters may be.
+    Does nothing in a project that uses Gantry's flow only for its own stages, whose parameters Gantry does not know.
     """
     if not _has_own_settings(checkout):
         return
@@ -374,38 +402,38 @@ def check_settings(checkout: Checkout, environment: Mapping[str, str]) -> None:
 
 
 def _has_own_settings(checkout: Checkout) -> bool:
-    """Whether params.yaml holds Gantry's settings: a stage of dvc.yaml is one of Gantry's."""
+    """Whether params.yaml holds Gantry's settings, that is, whether dvc.yaml has any of Gantry's stages."""
     stages = checkout.dvc_yaml
     text = stages.read_text(encoding="utf-8", errors="replace") if stages.is_file() else ""
     return re.search(r"^ +cmd: gantry stage ", text, re.MULTILINE) is not None
 
 
-def bring_data(checkout: Checkout, environment: Mapping[str, str]) -> None:
-    """Put the data and results of the commit in place, from the cache or else from the default remote.
+def restore_data(checkout: Checkout, environment: Mapping[str, str]) -> None:
+    """Restore the data and results of the commit from DVC's cache or, if they are not there, from the default remote.
 
     Raises:
-        StageError: raw data is in neither, or a file of the project is damaged in that commit.
-        SettingsError: params.yaml of that commit cannot be read.
+        StageError: raw data is in neither, or a project file of the commit is damaged.
+        SettingsError: params.yaml of the commit cannot be read.
     """
     check_project_files(checkout)
-    dvc(checkout, environment, "checkout", "--allow-missing", "--quiet")
+    run_dvc(checkout, environment, "checkout", "--allow-missing", "--quiet")
     missing = missing_data(checkout)
     if missing and has_remote(checkout):
         LOG.info("%s not in the cache; pulling from the remote.", ", ".join(missing))
         try:
-            dvc(checkout, environment, "pull", *missing)
+            run_dvc(checkout, environment, "pull", *missing)
         except StageError as error:
             LOG.warning("%s", error)
         missing = missing_data(checkout)
     if missing:
         raise StageError(
-            f"The data of this commit is not in DVC's cache: {', '.join(missing)}. In the checkout, run dvc commit "
-            f"{' '.join(missing)}, or set a remote that has it (dvc remote add -d)."
+            f"The data of this commit is not in DVC's cache: {', '.join(missing)}. Run dvc commit {' '.join(missing)} in the "
+            "checkout, or set a remote that has the data (dvc remote add -d)."
         )
 
 
 def missing_data(checkout: Checkout) -> list[str]:
-    """The data sources (``.dvc`` files) that the pipeline needs and whose data is not in place."""
+    """The data sources (``.dvc`` files) that the pipeline needs and whose data does not exist."""
     from pipelines.flow.graph import read_plan
 
     sources = [node for node in read_plan(checkout) if not node.is_stage]
@@ -420,14 +448,14 @@ def has_remote(checkout: Checkout) -> bool:
         return bool(repo.config["core"].get("remote"))
 
 
-def dvc(checkout: Checkout, environment: Mapping[str, str], *words: str) -> str:
-    """Run a DVC command that is over soon; returns its output.
+def run_dvc(checkout: Checkout, environment: Mapping[str, str], *words: str) -> str:
+    """Run a short DVC command; returns its output.
 
     Raises:
-        StageError: it failed; with the last lines of its output.
+        StageError: the command failed. The message has the last lines of its output.
     """
     command = [sys.executable, "-m", "dvc", *words]
-    # A folder's name may be no text in the encoding of the system; it comes back from the system's own form unchanged.
+    # surrogateescape keeps names of folders that cannot be decoded.
     done = subprocess.run(
         command,
         cwd=checkout.root,
@@ -443,5 +471,5 @@ def dvc(checkout: Checkout, environment: Mapping[str, str], *words: str) -> str:
 
 
 def _git(checkout: Checkout, *words: str, empty_on: Container[int] = ()) -> str:
-    """:func:`run_git` in the environment of a stage, for hooks of the repository are programs, too."""
+    """:func:`run_git` with the environment of a stage, because hooks of the repository run in it."""
     return run_git(checkout.root, *words, empty_on=empty_on, environment=_environment())

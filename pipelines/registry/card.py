@@ -3,15 +3,23 @@
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from gan_core.families import FAMILIES
 from gan_core.inference.conditions import domain_names
 from gan_core.inference.generator import Generator
+from pipelines.registry.ledger import Move
 from pipelines.registry.markdown import code_span, escape_markdown
-from pipelines.runtime.progress import compact
+from pipelines.runtime.progress import format_figure
 
+MAX_DESCRIPTION = 5000
+"""In characters, the registry's limit."""
+_GATES = "## Gates"
+_CAPTIONS = {
+    "neighbours.png": "The generated pictures that are closest to a training picture, each beside it.",
+}
 _DRAW = """\
 ```python
 import mlflow, pandas
@@ -63,6 +71,7 @@ def model_card(
     figures: Sequence[Mapping[str, Any]],
     tags: Mapping[str, str],
     files: Iterable[str],
+    notes: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Write the model card as Markdown.
 
@@ -72,18 +81,27 @@ def model_card(
         figure: the figure that versions are compared by, with its protocol.
         figures: all measured figures.
         tags: lineage tags.
-        files: names of the files beside the card; PNGs among them are shown.
+        files: names of the files beside the card; PNGs among them are shown, those that it knows with a caption.
+        notes: ``intended_use`` and ``data_licence``, as a person wrote them.
     """
     info = generator.info
     parts = [f"# {escape_markdown(name)}", f"A {_kind(info)}."]
-    parts += [f"![{escape_markdown(file)}]({quote(file)})" for file in files if file.endswith(".png")]
+    for file in files:
+        if file.endswith(".png"):
+            parts += [f"![{escape_markdown(file)}]({quote(file)})", *([_CAPTIONS[file]] if file in _CAPTIONS else [])]
     if generator.translates:
         parts.append(_sample_columns(generator))
     parts += [
         "## Figures",
         *([_figures(figures)] if len(figures) > 1 else []),
-        f"**{_figure(figure)}** (lower is better). Compare it only with figures of the same protocol:",
+        f"**{_figure(figure)}** (lower is better). Compare it only with figures measured under the same protocol:",
         _table("protocol", figure["protocol"]),
+        "## Intended use and limits",
+        escape_markdown(notes.get("intended_use") or "Not stated (register.intended_use)."),
+        _limits(generator),
+        "## Data",
+        f"Dataset {code_span(tags.get('gantry.data', 'unknown'))}, prepared data {code_span(info.get('dataset', 'unknown'))}.",
+        f"Licence: {escape_markdown(notes.get('data_licence') or 'not stated (register.data_licence)')}",
         "## Lineage",
         _table("source", {key.removeprefix("gantry."): value for key, value in tags.items()}),
         "## Settings",
@@ -97,7 +115,7 @@ def model_card(
 def version_description(*, info: Mapping[str, Any], figure: Mapping[str, Any], tags: Mapping[str, str]) -> str:
     """Description of a version in the MLflow UI: the figure first, because lists of versions show only the first line.
 
-    It has at most 5000 characters, the registry's limit, and no pictures, which the registry does not show.
+    It has no pictures, which the registry does not show.
     """
     parts = [
         f"{_figure(figure)}, {_kind(info)}",
@@ -105,7 +123,16 @@ def version_description(*, info: Mapping[str, Any], figure: Mapping[str, Any], t
         _table("source", {key.removeprefix("gantry."): value for key, value in tags.items()}),
         "The model card with sample pictures is README.md in the model's files.",
     ]
-    return "\n\n".join(parts)[:5000]
+    return "\n\n".join(parts)[:MAX_DESCRIPTION]
+
+
+def describe_gates(description: str, move: Move) -> str:
+    """The description of a version with the verdicts of its promotion, in place of those of an earlier one."""
+    verdicts = "\n".join(f"- {escape_markdown(verdict)}" for verdict in move.gates)
+    forced = ", forced" if move.forced else ""
+    section = f"{_GATES}\n\nPromoted {escape_markdown(move.at)} by {escape_markdown(move.by)}{forced}.\n\n{verdicts}"
+    before = description.partition(f"\n\n{_GATES}\n\n")[0]
+    return f"{before[: MAX_DESCRIPTION - len(section) - 2]}\n\n{section}"
 
 
 def example_target(generator: Generator) -> str | None:
@@ -115,6 +142,16 @@ def example_target(generator: Generator) -> str | None:
         return None
     # Use the number if the name has characters that cannot be typed.
     return names[known[0]] if known[0] < len(names) and names[known[0]].isprintable() else str(known[0])
+
+
+def _limits(generator: Generator) -> str:
+    """What the pictures of a generator may not be taken for."""
+    what = "translations are plausible, not true" if generator.translates else "pictures show nothing that exists"
+    return (
+        f"Its {what}. It has the biases and the gaps of its training data, and was measured on that kind of data only: the "
+        "figures say nothing about other pictures. A low share of copies does not exclude that single pictures resemble "
+        "training pictures; look at the closest pairs before publishing."
+    )
 
 
 def _kind(info: Mapping[str, Any]) -> str:
@@ -132,17 +169,20 @@ def _figure(figure: Mapping[str, Any]) -> str:
 
 
 def _figures(figures: Sequence[Mapping[str, Any]]) -> str:
-    """Table of all figures with their intervals and baselines: the figure of the untranslated source pictures."""
+    """Table of all figures with their intervals and baselines, such as the figure of the untranslated source pictures."""
     rows = [
-        "| figure | direction | value | 95 % interval | untranslated source | better is |",
+        "| figure | direction | value | 95 % interval | baseline | better is |",
         "|---|---|---|---|---|---|",
     ]
     for figure in figures:
         low, high, trivial = figure.get("low"), figure.get("high"), figure.get("baseline")
-        interval = "" if low is None or high is None else f"{compact(low)} to {compact(high)}"
+        interval = "" if low is None or high is None else f"{format_figure(low)} to {format_figure(high)}"
         direction = figure["protocol"].get("direction") or ""
-        cells = [escape_markdown(figure["name"]), escape_markdown(direction), compact(figure["value"]), interval]
-        cells += ["" if trivial is None else compact(trivial), "higher" if figure.get("higher_is_better") else "lower"]
+        cells = [escape_markdown(figure["name"]), escape_markdown(direction), format_figure(figure["value"]), interval]
+        cells += [
+            "" if trivial is None else format_figure(trivial),
+            "higher" if figure.get("higher_is_better") else "lower",
+        ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -170,7 +210,7 @@ def _sampling_usage(name: str, generator: Generator) -> str:
             ", ".join(f"{number} {escape_markdown(name)}" for number, name in enumerate(named)) or f"0 to {count - 1}"
         )
         classes = (
-            f'To sample one class, add its number as `label`, as in `{{"n": 4, "seed": 0, "label": 0}}`. Classes: {known}. '
+            f'To sample one class, add its number or name as `label`: `{{"n": 4, "seed": 0, "label": 0}}`. Classes: {known}. '
             "Without `label`, classes are drawn with their frequencies in the training data.\n\n"
         )
     return _DRAW.format(name=name, classes=classes)

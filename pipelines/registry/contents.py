@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 MANIFEST_TAG = "gantry.manifest"
 """Tag of a version: SHA-256 of its manifest."""
 METRICS = "metrics.json"
-"""File of a version: the figure that versions are compared by (``fid``), and all measured figures (``figures``)."""
+"""File of a version: the figure that versions are compared by (``objective``, or ``fid`` where that is missing), and all
+measured figures (``figures``)."""
 FIGURE, VALUE, LOW, HIGH = "gantry.figure", "gantry.value", "gantry.low", "gantry.high"
 PROTOCOL, PROTOCOL_DIGEST = "gantry.protocol", "gantry.protocol_digest"
 """Tags of a version that show its figure. LOW and HIGH, the ends of its 95 % interval, are optional."""
@@ -104,7 +105,8 @@ def read_figure(folder: Path, version: "ModelVersion") -> tuple[Figure, str]:
     try:
         if path.stat().st_size > _LARGEST_METRICS:
             raise ValueError(f"it is larger than {_LARGEST_METRICS >> 20} MiB")
-        values = read_json(path)["fid"]
+        content = read_json(path)
+        values = content.get("objective", content["fid"])
         known = {name: value for name, value in values.items() if name not in ("protocol_digest", "stamp")}
         figure = build(Figure, known, where="fid")
     except SettingsError as error:

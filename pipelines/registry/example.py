@@ -1,4 +1,4 @@
-"""A picture of a prepared data set, for the input example of a registered generator."""
+"""Choose a picture of a prepared dataset as the input example of a registered generator."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from gan_core.data import PreparedDataset
 
 
 def example_picture(prepared: Path) -> bytes | None:
-    """The first picture of a prepared dataset that a generator may be asked to translate, as a PNG.
+    """The first picture of a prepared dataset that a generator can translate, as PNG bytes; None if there is none.
 
-    Of the test split where there is one; the condition where the data is paired.
+    It comes from the test split if there is one, otherwise from the train split. For paired data, it is a condition.
     """
     info = PreparedDataset(prepared).info
     split = "test" if info.splits.get("test") else "train"

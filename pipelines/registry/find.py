@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,26 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
+@dataclass(frozen=True)
+class FoundModel:
+    """A generator that was found by name."""
+
+    folder: Path
+    """Folder of the exported generator or of checkpoints."""
+    version: str | None
+    """``NAME/VERSION`` of a registered model; None for a folder."""
+
+
 @contextmanager
 def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
-    """Context manager that gives the folder of an exported generator.
+    """Context manager that gives the folder of an exported generator. See :func:`find_model`."""
+    with find_model(model, tracking_uri=tracking_uri) as found:
+        yield found.folder
+
+
+@contextmanager
+def find_model(model: str, *, tracking_uri: str | None) -> Iterator[FoundModel]:
+    """Context manager that gives the folder of an exported generator, and its version if it is registered.
 
     Args:
         model: a folder with an exported generator (directly, or in its subfolder ``generator``) or with checkpoints; a
@@ -33,7 +51,7 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
         tracking_uri: MLflow server or database; None to accept only folders.
 
     Raises:
-        TrackingError: there is no such generator; says what was searched for, and where.
+        TrackingError: there is no such generator. The message names what was searched for, and where.
         CheckpointError: a file of the registered version does not match the registration.
     """
     if not model.strip():
@@ -47,7 +65,7 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
         )
     for folder in (place, place / "generator"):
         if (folder / DESCRIPTION).is_file():
-            yield folder
+            yield FoundModel(folder, None)
             return
     if place.is_dir():
         if not list_checkpoints(place) and not (place / STATE).is_file():
@@ -55,7 +73,7 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
                 f"{model} has no exported generator ({DESCRIPTION}, directly or in a subfolder 'generator') and no "
                 "checkpoint. Name another folder, or a registered model."
             )
-        yield place
+        yield FoundModel(place, None)
         return
     named = Path(model.removeprefix("models:/"))
     if len(named.parts) > 2 or named.is_absolute() or model.startswith("."):  # NAME/VERSION has two parts
@@ -70,15 +88,30 @@ def generator_folder(model: str, *, tracking_uri: str | None) -> Iterator[Path]:
         )
     with ExitStack() as open_files:
         with explain_server_errors(tracking_uri):
-            client = connect(tracking_uri, create=False)
-            version = _version(client, model.removeprefix("models:/"))
-            if version is None:
-                raise TrackingError(
-                    f"There is no generator '{model}': neither a folder nor, at {redact_credentials(tracking_uri)}, a "
-                    "registered model or run. Give NAME, NAME/VERSION, NAME@ALIAS, the id of a run, or a folder."
-                )
+            version = find_version(model, tracking_uri)
             files = open_files.enter_context(version_files(version, tracking_uri))
-        yield find_generator(files, version)
+        yield FoundModel(find_generator(files, version), f"{version.name}/{version.version}")
+
+
+def find_version(model: str, tracking_uri: str) -> "ModelVersion":
+    """The version that ``model`` names: NAME, NAME/VERSION, NAME@ALIAS, or the id of a run; see :func:`generator_folder`.
+
+    Raises:
+        TrackingError: there is none; the message says where it was searched for.
+    """
+    client = connect(tracking_uri, create=False)
+    version = lookup_version(client, model.removeprefix("models:/"))
+    if version is None and _is_deleted_run(client, model):
+        raise TrackingError(
+            f"The run {model} was deleted in MLflow, and no version was registered from it. Name another run, or a registered "
+            "model."
+        )
+    if version is None:
+        raise TrackingError(
+            f"There is no generator '{model}': neither a folder nor, at {redact_credentials(tracking_uri)}, a "
+            "registered model or run. Give NAME, NAME/VERSION, NAME@ALIAS, the id of a run, or a folder."
+        )
+    return version
 
 
 def is_registered(name: str, version: str, *, tracking_uri: str) -> bool:
@@ -95,7 +128,17 @@ def is_registered(name: str, version: str, *, tracking_uri: str) -> bool:
     return True
 
 
-def _version(client: "MlflowClient", model: str) -> "ModelVersion | None":
+def _is_deleted_run(client: "MlflowClient", run: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(re.fullmatch(r"[0-9a-f]{32}", run)) and client.get_run(run).info.lifecycle_stage == "deleted"
+    except MlflowException:
+        return False
+
+
+def lookup_version(client: "MlflowClient", model: str) -> "ModelVersion | None":
+    """The version that ``model`` names, as :func:`generator_folder` takes it; None if there is none."""
     name, alias, version = (*model.partition("@")[::2], "") if "@" in model else (model, "", "")
     if not alias and "/" in model:
         name, _, version = model.rpartition("/")

@@ -12,7 +12,7 @@ from gan_core.metrics.protocol import Figure
 
 
 def read_measured(path: Path) -> dict[str, Any]:
-    """Read the output of the evaluate stage: ``fid``, the figure to register, and ``figures``, all of them.
+    """Read the output of the evaluate stage: ``fid``; ``objective``, if it is another figure; and ``figures``, all of them.
 
     Raises:
         StageError: the file is missing or damaged, or an entry in it is not a valid figure; names the entry.
@@ -29,15 +29,39 @@ def read_measured(path: Path) -> dict[str, Any]:
     figures = measured.get("figures", [])
     if not isinstance(figures, list):
         raise StageError(f"{path}: figures is not a list. {remedy}.")
-    for place, figure in [("fid", measured["fid"]), *((f"figures[{n}]", figure) for n, figure in enumerate(figures))]:
+    objective = [("objective", measured["objective"])] if "objective" in measured else []
+    for place, figure in [
+        ("fid", measured["fid"]),
+        *objective,
+        *((f"figures[{n}]", figure) for n, figure in enumerate(figures)),
+    ]:
         if not isinstance(figure, dict):
             raise StageError(f"{path}: {place} is not a figure. {remedy}.")
-        known = {name: value for name, value in figure.items() if name not in ("protocol_digest", "stamp")}
         try:
-            build(Figure, known, where=place)
+            build(Figure, _without_derived(figure), where=place)
         except SettingsError as error:
             raise StageError(f"{path}: {str(error).rstrip('.')}. {remedy}.") from error
     return measured
+
+
+def objective_of(measured: dict[str, Any]) -> dict[str, Any]:
+    """The figure that versions are compared by, of :func:`read_measured`."""
+    return measured.get("objective", measured["fid"])
+
+
+def read_figures(path: Path) -> list[Figure]:
+    """All figures of the evaluate stage, in its order.
+
+    Raises:
+        StageError: as :func:`read_measured`.
+    """
+    measured = read_measured(path)
+    figures = measured.get("figures") or [measured["fid"]]
+    return [build(Figure, _without_derived(figure)) for figure in figures]
+
+
+def _without_derived(figure: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figure.items() if name not in ("protocol_digest", "stamp")}
 
 
 def check_curves(*tables: Path) -> None:
@@ -73,7 +97,7 @@ def _fault_in(rows: Any) -> tuple[int, str] | None:
         step, last = header.index("step"), -math.inf
         for row in rows:
             if len(row) != len(header):
-                return rows.line_num, f"{len(row)} values where the header has {len(header)}"
+                return rows.line_num, f"{len(row)} values, but the header has {len(header)}"
             for name, text in zip(header, row, strict=True):
                 if not _is_number(text) and (text or name == "step"):
                     return rows.line_num, f"{name} is {text[:40]!r}, which is not a number"

@@ -63,6 +63,8 @@ class Move:
     """Ids of earlier entries that were never carried out."""
     metrics: str = ""
     """SHA-256 of the ``metrics.json`` of ``version``; empty if it has no such file, or ``version`` is None."""
+    gates: tuple[str, ...] = ()
+    """For a promotion, the verdict of each gate, forced or not."""
 
     def __post_init__(self) -> None:
         check(self.number >= 0, f"number: must be 0 or more, got {self.number}.")
@@ -80,6 +82,11 @@ class Outcome(StrEnum):
     """The last entry; the alias still names the previous champion."""
     MOVED = "the champion was moved later, outside gantry"
     """The last entry; the alias names neither its champion nor the previous one."""
+    LATE = "made late, after it counted as interrupted"
+    """Its process hung, and another one recorded it as interrupted and moved the champion. Then it moved the champion all the
+    same, and was killed before it could undo that."""
+    REPLACED = "replaced by an earlier entry that was made late"
+    """The last entry, if an earlier one is :attr:`LATE`."""
     OUTSIDE = "outside the chain"
     """Written without a number although a chain existed, by an older version of Gantry or by hand. Ignored."""
 
@@ -177,7 +184,13 @@ class Ledger:
                 found[last.id] = Outcome.MADE
             elif self.champion == last.previous:
                 found[last.id] = Outcome.PENDING
+            elif late := [entry.move.id for entry in self.entries if self._is_late(entry.move, void)]:
+                found |= {last.id: Outcome.REPLACED, late[-1]: Outcome.LATE}
         return found
+
+    def _is_late(self, move: Move, void: set[str]) -> bool:
+        """Whether ``move``, one of the interrupted entries ``void``, made the current champion."""
+        return move.id in void and move.version == self.champion
 
     @property
     def pending(self) -> Move | None:
@@ -202,7 +215,7 @@ class Ledger:
             move = entry.move
             if move.kind != "promote" or move.version != self.champion or move.id in undone:
                 continue
-            if self.outcomes[move.id] is Outcome.INTERRUPTED:
+            if self.outcomes[move.id] in (Outcome.INTERRUPTED, Outcome.LATE):
                 continue
             if not entry.intact or (not move.number and self.legacy_changed):
                 raise TrackingError(
@@ -224,6 +237,7 @@ class Ledger:
         found: str = "",
         within_noise: bool | None = None,
         metrics: str = "",
+        gates: tuple[str, ...] = (),
     ) -> Move:
         """The next entry of the chain: a move from the current champion to ``version``, by this user, at this time."""
         tail = self.chain[-1] if self.chain else None
@@ -251,6 +265,7 @@ class Ledger:
             after=tail.digest if tail else digest_of_legacy(self.legacy),
             voids=tuple(void),
             metrics=metrics,
+            gates=gates,
         )
 
     def competing_moves(self, move: Move) -> list[Move]:
@@ -312,7 +327,7 @@ def escape_nonprintable(text: object) -> str:
 
 
 def _stored(move: Move) -> dict[str, Any]:
-    return {**asdict(move), "voids": list(move.voids)}
+    return {**asdict(move), "voids": list(move.voids), "gates": list(move.gates)}
 
 
 def _entry(identity: str, value: str) -> Entry:

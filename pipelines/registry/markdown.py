@@ -1,4 +1,4 @@
-"""Escape untrusted text (names of classes, files, data sets) for Markdown.
+"""Escape untrusted text (names of classes, files, datasets) for Markdown.
 
 Model cards, descriptions in MLflow and artifacts in Prefect are Markdown, which may contain HTML and load pictures.
 """

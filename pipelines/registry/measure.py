@@ -1,9 +1,10 @@
 """Measure a registered version again, as the evaluate stage does, on the data of the checkout."""
 
-from gan_core.data import PreparedDataset, user_cache_dir
+from gan_core.cache import user_cache_dir
+from gan_core.data import PreparedDataset
 from gan_core.errors import TrackingError
 from gan_core.inference.generator import load_generator
-from gan_core.metrics.protocol import Figure
+from gan_core.metrics.assess import Assessment
 from gan_core.precision import choose_device
 from pipelines.evaluation.measure import measure
 from pipelines.registry.find import generator_folder
@@ -11,14 +12,15 @@ from pipelines.runtime.checkout import Checkout
 from pipelines.settings.schema import Settings
 
 
-def measure_version(name: str, version: str, *, checkout: Checkout, settings: Settings) -> Figure:
-    """Measure the figure that versions of ``name`` are compared by, with the settings and data of ``checkout``.
+def measure_version(name: str, version: str, *, checkout: Checkout, settings: Settings) -> Assessment:
+    """Measure all figures of a version of ``name``, with the settings and data of ``checkout``.
 
     Raises:
         TrackingError: there is no such version, or its pictures have another shape than the data.
         DataError: there is no prepared dataset in ``checkout``.
     """
     dataset = PreparedDataset(checkout.prepared, cache_dir=user_cache_dir() / "decoded")
+    dataset = dataset.streamed_above(settings.train.decoded_gib)
     with generator_folder(f"{name}/{version}", tracking_uri=settings.track.uri) as folder:
         generator = load_generator(folder, choose_device())
         made, here = generator.info["shape"], dataset.info
@@ -28,4 +30,4 @@ def measure_version(name: str, version: str, *, checkout: Checkout, settings: Se
                 f"{made['height']}x{made['width']}x{made['channels']}, and the data has {here.height}x{here.width}x"
                 f"{here.channels}. Use the data that it was trained on."
             )
-        return measure(generator, dataset, settings.evaluate).objective
+        return measure(generator, dataset, settings.evaluate)

@@ -5,12 +5,14 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gan_core
 from gan_core.files import read_json, write_json
 from gan_core.inference.generator import Generator, load_generator
 from gan_core.inference.manifest import write_manifest
+from gan_core.metrics.objective import FID
 from pipelines.registry.card import example_target, model_card
 from pipelines.registry.contents import METRICS
 from pipelines.tracking.store import silence_logger
@@ -28,7 +30,7 @@ def model_signature(generator: Generator) -> Any:
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import AnyType, Array
 
     if generator.translates:
         styles = [ColSpec(DataType.binary, "reference", required=False)] if generator.takes_styles else []
@@ -47,7 +49,7 @@ def model_signature(generator: Generator) -> Any:
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.long, "n"),
         ColSpec(DataType.long, "seed", required=False),
-        ColSpec(DataType.long, "label", required=False),
+        ColSpec(AnyType(), "label", required=False),
         ColSpec(DataType.double, "truncation", required=False),
     ]
     outputs: list[ColSpec | TensorSpec] = [
@@ -83,6 +85,7 @@ def write_model(
     figures: Sequence[Mapping[str, Any]],
     tags: Mapping[str, str],
     card: Mapping[str, Path],
+    notes: Mapping[str, str] = MappingProxyType({}),
     example: bytes | None,
     model_id: str,
     run_id: str | None,
@@ -97,6 +100,7 @@ def write_model(
         figures: all measured figures.
         tags: lineage, for the card.
         card: files to copy beside the card, by name.
+        notes: for the card; see :func:`pipelines.registry.card.model_card`.
         example: a small picture file as the input example of a generator that translates.
         model_id: id of the MLflow logged model.
         run_id: id of the run that the model belongs to.
@@ -107,7 +111,7 @@ def write_model(
     info = read_json(generator_dir / "generator.json")
     generator = load_generator(generator_dir)
     model = Model(model_uuid=model_id, model_id=model_id, run_id=run_id, metadata={"gantry.family": info["family"]})
-    # MLflow warns that there are no type hints; it would infer the signature from them, but it is given here.
+    # MLflow warns about missing type hints, from which it infers a signature. The signature is given here.
     with silence_logger("mlflow", logging.ERROR):
         mlflow.pyfunc.save_model(
             path=str(target),
@@ -129,7 +133,11 @@ def write_model(
         shutil.rmtree(cache)
     for file, source in card.items():
         shutil.copyfile(source, target / file)
-    text = model_card(name=name, generator=generator, figure=figure, figures=figures, tags=tags, files=card)
+    text = model_card(
+        name=name, generator=generator, figure=figure, figures=figures, tags=tags, files=card, notes=notes
+    )
     (target / "README.md").write_text(text, encoding="utf-8")
-    write_json(target / METRICS, {"fid": figure, "figures": list(figures)})
+    fid = figure if figure["name"] == FID else next((other for other in figures if other["name"] == FID), figure)
+    objective = {} if fid == figure else {"objective": figure}
+    write_json(target / METRICS, {"fid": fid, **objective, "figures": list(figures)})
     return write_manifest(target)

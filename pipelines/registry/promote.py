@@ -1,26 +1,35 @@
-"""Promote a version to champion if it is measurably better by the same protocol, and roll back."""
+"""Promote a version to champion if it passes the gates, and roll back."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gan_core.errors import GantryError, TrackingError
 from gan_core.inference.manifest import MANIFEST, check_manifest
-from gan_core.metrics.protocol import Figure
+from gan_core.metrics.assess import Assessment
+from pipelines.registry.card import describe_gates
 from pipelines.registry.champion import CHAMPION, current_ledger, get_registered_model, move_champion
 from pipelines.registry.contents import MANIFEST_TAG, download_files, find_tag_mismatch, read_figure, version_files
-from pipelines.registry.gate import IncomparableError, check_promotion
+from pipelines.registry.gate import Comparison, IncomparableError, judge, lines, refuse_blocked
 from pipelines.registry.ledger import Ledger, Move, check_reason
+from pipelines.registry.measured import Measured, read_version
 from pipelines.registry.register import CHALLENGER
 from pipelines.registry.verify import Evidence, Report, promoted_versions, verify
+from pipelines.settings.promote import OBJECTIVE_ONLY, PromoteSettings
 from pipelines.tracking.store import connect, explain_server_errors, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-__all__ = ["CHAMPION", "load_ledger", "promote", "rollback", "verify_ledger"]
+__all__ = ["CHAMPION", "check_gates", "load_ledger", "promote", "rollback", "verify_ledger"]
+
+Measure = Callable[[str], Assessment]
+"""Measures the version with a given number on the current data."""
+_Result = TypeVar("_Result")
+_LOG = logging.getLogger(__name__)
 
 
 def promote(
@@ -28,41 +37,75 @@ def promote(
     *,
     tracking_uri: str,
     version: str | None = None,
+    gates: PromoteSettings = OBJECTIVE_ONLY,
     force: bool = False,
     reason: str | None = None,
-    measure: Callable[[str], Figure] | None = None,
+    measure: Measure | None = None,
 ) -> Move | None:
-    """Make a version of ``name`` the champion.
+    """Make a version of ``name`` the champion if it passes the gates (:mod:`pipelines.registry.gate`).
 
-    The gate requires a lower figure by the same protocol, read from the files of both versions. The ledger also records
-    whether the difference exceeds the noise, but an improvement within the noise is promoted too: with few pictures the
-    intervals are wide and would hide real improvements.
+    The gates read the files of both versions. The ledger records the verdict of each, and whether the objective differs by
+    more than the noise.
 
     Args:
         name: registered model.
         tracking_uri: MLflow server or database.
         version: the version to promote; by default, the one with the alias ``challenger``.
-        force: skip the gate; requires a reason.
+        gates: settings of the gates; by default, only the objective is compared.
+        force: promote even if gates block; requires a reason.
         reason: reason to store in the ledger.
-        measure: measures the version with a given number on the current data. Used if a version has no comparable figure,
-            for example because the data has grown.
+        measure: used if a version lacks a figure, or its figures are not comparable, for example because the data has grown.
 
     Returns:
         The move as stored in the ledger, or None if the version is already champion.
 
     Raises:
-        TrackingError: the figure is not lower, or the protocols differ (names each difference); no such version; forced
-            without a reason; the server cannot be reached.
+        TrackingError: a gate failed or could not be judged (names each); no such version; forced without a reason; the
+            server cannot be reached.
         CheckpointError: the files of the version do not match the registration.
-        GantryError: whatever ``measure`` raises.
+        GantryError: ``measure`` failed.
     """
     reason = check_reason(reason)
     if force and not reason:
         raise TrackingError('A forced promotion needs a reason for the ledger: --force --reason "why".')
-    remeasured: dict[str, Figure] = {}
+
+    def attempt(remeasured: Mapping[str, Assessment]) -> Move | None:
+        return _promote(name, tracking_uri, version, gates, force, reason, remeasured)
+
+    return _measuring(attempt, measure)
+
+
+def check_gates(
+    name: str,
+    *,
+    tracking_uri: str,
+    version: str | None = None,
+    gates: PromoteSettings = OBJECTIVE_ONLY,
+    measure: Measure | None = None,
+) -> Comparison:
+    """The verdicts of all gates on a version, without promoting it. For the arguments and errors see :func:`promote`."""
+
+    def attempt(remeasured: Mapping[str, Assessment]) -> Comparison:
+        with explain_server_errors(tracking_uri):
+            client = connect(tracking_uri, create=False)
+            ledger = current_ledger(client, name)
+            challenger = _version(client, name, version)
+            found = _compare(client, name, challenger, ledger.champion, tracking_uri, gates, remeasured)
+        if measure is not None:
+            lacking = [v.measure for v in found.blocking if v.measure and v.measure not in remeasured]
+            if lacking:
+                raise IncomparableError(found.blocking[0].found, lacking[0])
+        return found
+
+    return _measuring(attempt, measure)
+
+
+def _measuring(attempt: Callable[[Mapping[str, Assessment]], _Result], measure: Measure | None) -> _Result:
+    """Call ``attempt`` with the versions measured so far until it needs no further one measured."""
+    remeasured: dict[str, Assessment] = {}
     while True:
         try:
-            return _promote(name, tracking_uri, version, force, reason, remeasured)
+            return attempt(remeasured)
         except IncomparableError as error:
             if measure is None or error.version in remeasured:
                 raise
@@ -71,9 +114,15 @@ def promote(
 
 
 def _promote(
-    name: str, tracking_uri: str, version: str | None, force: bool, reason: str | None, remeasured: Mapping[str, Figure]
+    name: str,
+    tracking_uri: str,
+    version: str | None,
+    gates: PromoteSettings,
+    force: bool,
+    reason: str | None,
+    remeasured: Mapping[str, Assessment],
 ) -> Move | None:
-    """One attempt; ``remeasured`` holds the figures that ``measure`` of :func:`promote` gave, by version."""
+    """One attempt; ``remeasured`` holds what ``measure`` of :func:`promote` gave, by version."""
     with explain_server_errors(tracking_uri):
         client = connect(tracking_uri, create=False)
 
@@ -81,21 +130,59 @@ def _promote(
             challenger = _version(client, name, version)
             if ledger.champion == str(challenger.version):
                 return None
-            champion = _version(client, name, ledger.champion) if ledger.champion else None
-            comparison = check_promotion(
-                name, challenger, champion, tracking_uri=tracking_uri, force=force, remeasured=remeasured
-            )
+            found = _compare(client, name, challenger, ledger.champion, tracking_uri, gates, remeasured)
+            if not force:
+                refuse_blocked(found)
             return ledger.next_move(
                 "promote",
                 version=str(challenger.version),
-                reason=reason or comparison.found or "the first champion",
+                reason=reason
+                or found.found
+                or ("the first champion" if ledger.champion is None else "passed the gates"),
                 forced=force,
-                found=comparison.found,
-                within_noise=comparison.within_noise,
-                metrics=comparison.metrics,
+                found="" if force else found.found,
+                within_noise=None if force else found.within_noise,
+                metrics=found.challenger.metrics,
+                gates=lines(found.verdicts),
             )
 
-        return move_champion(client, name, decide)
+        move = move_champion(client, name, decide)
+        if move is not None:
+            _show_verdicts(client, name, move)
+        return move
+
+
+def _show_verdicts(client: "MlflowClient", name: str, move: Move) -> None:
+    """Add the verdicts to the description of the promoted version, which MLflow's page shows. The ledger is what counts."""
+    try:
+        described = client.get_model_version(name, str(move.version)).description or ""
+        client.update_model_version(name, str(move.version), describe_gates(described, move))
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        _LOG.warning("The verdicts are in the ledger, but not in the description of the version: %s", error)
+
+
+def _compare(
+    client: "MlflowClient",
+    name: str,
+    challenger: "ModelVersion",
+    champion: str | None,
+    tracking_uri: str,
+    gates: PromoteSettings,
+    remeasured: Mapping[str, Assessment],
+) -> Comparison:
+    """The verdicts on ``challenger`` against ``champion``, the number of the current champion."""
+    sides: list[Measured | None] = [read_version(challenger, tracking_uri)]
+    if champion and champion != str(challenger.version):
+        sides.append(read_version(_version(client, name, champion), tracking_uri, damaged=True))
+    else:
+        sides.append(None)
+    new, old = (
+        side.measured_again(remeasured[side.version]) if side and side.version in remeasured else side for side in sides
+    )
+    assert new is not None
+    return judge(new, old, gates)
 
 
 def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move:

@@ -9,7 +9,12 @@ import binascii
 import io
 import logging
 import math
+import os
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,8 @@ MAX_PIXELS_PER_REQUEST = 2**26
 QUEUE_TIMEOUT = 60.0
 """Seconds that a request waits for earlier ones; MLflow's server allows no request more time than that."""
 _LONGEST_MESSAGE = 1000
+_COMPRESS_LEVEL = 1
+"""zlib's level for PNGs: at 6, encoding takes several times as long, for files a sixth smaller."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -62,18 +69,20 @@ class GeneratorModel(PythonModel):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.generator = load_generator(context.artifacts["generator"], device)
         # The server calls from many threads. The limits bound the memory of one request, so answer one at a time.
-        self._turn = threading.Lock()
+        self._turn, self._queue = threading.Lock(), threading.Lock()
+        self._waiting: list[_Job] = []
+        self._encoders = ThreadPoolExecutor(os.cpu_count())
         _LOG.info("Generator %s on %s.", self.generator.digest[:12], device)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> Any:
-        """Make the requested pictures; equal rows give equal pictures.
+        """Make the requested pictures; equal rows give equal pictures, up to rounding for samples.
 
         Args:
             context: passed by MLflow; not used.
             model_input: to sample: ``n`` (number of pictures, at least 1) and optionally ``seed`` (default 0), ``label``
-                (class index) and ``truncation``. To translate: ``image`` (a picture file, or its base64 text) or
+                (class, by name or number) and ``truncation``. To translate: ``image`` (a picture file, or its base64 text) or
                 ``pixels`` (nested lists of rows, pixels and 1, 3 or 4 values from 0 to 255), and optionally ``target``
                 (domain, by name or number), ``seed`` and, if the generator takes a style from a picture, ``reference``: a
                 picture of the target domain, in the same form as ``image``.
@@ -87,8 +96,6 @@ class GeneratorModel(PythonModel):
             MlflowException: HTTP 400 for an invalid value (names the row) or a request beyond the limits; 503 if earlier
                 requests take too long; 500 for any other failure, which is in the server's log.
         """
-        if not self._turn.acquire(timeout=QUEUE_TIMEOUT):
-            raise MlflowException("The server is busy; try again later.", error_code=TEMPORARILY_UNAVAILABLE)
         try:
             return self._answered(model_input.to_dict("records"))
         except MlflowException:
@@ -98,6 +105,14 @@ class GeneratorModel(PythonModel):
             raise MlflowException(
                 "The model failed on this request. The server's log has the cause.", error_code=INTERNAL_ERROR
             ) from None
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        """Wait until no other request uses the generator."""
+        if not self._turn.acquire(timeout=QUEUE_TIMEOUT):
+            raise MlflowException("The server is busy; try again later.", error_code=TEMPORARILY_UNAVAILABLE)
+        try:
+            yield
         finally:
             self._turn.release()
 
@@ -105,7 +120,10 @@ class GeneratorModel(PythonModel):
         if not rows:  # MLflow drops unknown columns, and rows without a known column
             known = "image or pixels" if self.generator.translates else "n"
             raise _invalid(f"the request has no row with a known column; add the column {known}.")
-        return self._translated(rows) if self.generator.translates else self._drawn(rows)
+        if not self.generator.translates:
+            return self._drawn(rows)
+        with self._my_turn():
+            return self._translated(rows)
 
     # -- image to image ------------------------------------------------------------------------------------------------
 
@@ -135,6 +153,7 @@ class GeneratorModel(PythonModel):
         from gan_core.errors import GantryError
         from gan_core.families import ImageShape
         from gan_core.inference.conditions import encode, read_condition, target_index, with_alpha
+        from gan_core.inference.provenance import provenance
 
         seed, target = _integer(row, "seed", number) or 0, row.get("target")
         named = None if _missing(target) else str(target)
@@ -148,7 +167,8 @@ class GeneratorModel(PythonModel):
                 made = self._translation_like(images, reference, chosen, number)
         except GantryError as error:
             raise _invalid(f"row {number}: {error}") from error
-        return encode(with_alpha(made[0].numpy(), condition.alpha))
+        chunk = provenance(self.generator.digest, seed=seed, target=chosen)
+        return encode(with_alpha(made[0].numpy(), condition.alpha), chunk=chunk, compress_level=_COMPRESS_LEVEL)
 
     def _translation_like(self, images: Any, reference: bytes, target: int | None, number: int) -> Any:
         """Translate ``images``, uint8 (1, C, H, W), in the style of the reference."""
@@ -168,7 +188,7 @@ class GeneratorModel(PythonModel):
 
     def _drawn(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
         from gan_core.errors import GantryError
-        from gan_core.inference.conditions import encode, with_alpha
+        from gan_core.inference.together import draw
 
         counts = []
         for number, row in enumerate(rows):
@@ -180,28 +200,104 @@ class GeneratorModel(PythonModel):
         most = max(min(MAX_PICTURES, MAX_PIXELS_PER_REQUEST // (shape["height"] * shape["width"])), 1)
         if sum(counts) > most:
             raise _invalid(f"the request asks for {sum(counts)} pictures; the limit is {most}.")
-        made: list[dict[str, Any]] = []
+        draws: list[Any] = []
+        requests: list[dict[str, Any]] = []
         for number, row in enumerate(rows):
-            n, seed, label = counts[number], _integer(row, "seed", number) or 0, _integer(row, "label", number)
-            self._check_label(label, number)
+            seed, label = _integer(row, "seed", number) or 0, self._label(row, number)
             truncation = _number(row, "truncation", number)
             try:
-                pictures = self.generator.sample(n, seed, label, truncation).numpy()
+                draws.append(draw(self.generator, counts[number], seed, label, truncation))
             except GantryError as error:
                 raise _invalid(f"row {number}: {error}") from error
-            made += [
-                {"png": encode(with_alpha(picture)), "seed": seed, "index": index, "row": number}
-                for index, picture in enumerate(pictures)
-            ]
+            requests.append({"seed": seed, "label": label, "truncation": truncation})
+        job = _Job(draws, sum(counts))
+        self._make(job, most)
+        pictures = [
+            (number, index, picture) for number, of in enumerate(job.made) for index, picture in enumerate(of.numpy())
+        ]
+        # The requests in the queue use the generator while this one encodes.
+        files = self._encoders.map(lambda one: self._encode(one[2], {**requests[one[0]], "index": one[1]}), pictures)
+        made = [
+            {"png": file, "seed": requests[number]["seed"], "index": index, "row": number}
+            for file, (number, index, _) in zip(files, pictures, strict=True)
+        ]
         return pd.DataFrame(made, columns=["png", "seed", "index", "row"])
 
-    def _check_label(self, label: int | None, number: int) -> None:
-        classes = self.generator.info["shape"]["classes"]
-        if label is not None and not 0 <= label < classes:
-            known = (
-                f"labels are 0 to {classes - 1}" if classes else "it is not class-conditional, so omit the column label"
-            )
-            raise _invalid(f"row {number}: the generator has no label {label}; {known}.")
+    def _encode(self, picture: np.ndarray, request: dict[str, Any]) -> bytes:
+        """The PNG of a sample, which names the generator and the request."""
+        from gan_core.inference.conditions import encode, with_alpha
+        from gan_core.inference.provenance import provenance
+
+        chunk = provenance(self.generator.digest, **request)
+        return encode(with_alpha(picture), chunk=chunk, compress_level=_COMPRESS_LEVEL)
+
+    def _make(self, job: "_Job", most: int) -> None:
+        """Make the pictures of ``job``, together with those of the other requests that wait, ``most`` pictures at once.
+
+        The request whose turn it is makes the pictures of all; when it is another's turn, its pictures may be there already.
+        """
+        from gan_core.inference.together import sample_together
+
+        with self._queue:
+            self._waiting.append(job)
+        try:
+            with self._my_turn():
+                if not job.made and job.error is None:
+                    with self._queue:
+                        jobs, left = [job], most - job.count
+                        for other in self._waiting:
+                            if other is not job and other.count <= left:
+                                jobs.append(other)
+                                left -= other.count
+                        self._waiting = [other for other in self._waiting if all(other is not one for one in jobs)]
+                    try:
+                        made = iter(sample_together(self.generator, [one for each in jobs for one in each.draws]))
+                        for each in jobs:
+                            each.made = [next(made) for _ in each.draws]
+                    except Exception as error:
+                        for each in jobs:
+                            each.error = error
+        finally:
+            with self._queue:
+                self._waiting = [other for other in self._waiting if other is not job]
+        if job.error is not None:
+            raise job.error
+
+    def _label(self, row: dict[str, Any], number: int) -> int | None:
+        """The class of a row, by name or number."""
+        value = row.get("label")
+        if _missing(value):
+            return None
+        names = [str(name) for name in self.generator.info.get("classes") or ()]
+        if isinstance(value, str) and value in names:
+            return names.index(value)
+        classes = self.generator.info["shape"]["classes"] if self.generator.conditional else 0
+        label = _whole(value)
+        if label is None or not 0 <= label < classes:
+            listed = ", ".join(f"{name} ({index})" for index, name in enumerate(names)) or f"0 to {classes - 1}"
+            known = f"labels are {listed}" if classes else "it is not class-conditional, so omit the column label"
+            raise _invalid(f"row {number}: the generator has no label {str(value)[:40]}; {known}.")
+        return label
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request for samples that waits for its pictures."""
+
+    draws: list[Any]
+    count: int
+    """Number of pictures."""
+    made: list[Any] = field(default_factory=list)
+    """The pictures of each draw, uint8 (n, C, H, W)."""
+    error: Exception | None = None
+
+
+def _whole(value: Any) -> int | None:
+    """``value``, a number or its text, as a whole number; None if it is none."""
+    try:
+        return int(value) if float(value) == int(float(value)) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _missing(value: Any) -> bool:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER = "challenger"
+PARENT = "gantry.parent"
+"""Tag of a version that started from another run: the name of that run, such as faces/3."""
+PARENT_DIGEST = "gantry.parent_digest"
+"""Tag of such a version: the SHA-256 of what it started from."""
 STAGE_KEY = "gantry.stage_key"
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ def register_generator(
     figure: Mapping[str, Any],
     tags: Mapping[str, str],
     card: Mapping[str, Path] | None = None,
+    notes: Mapping[str, str] | None = None,
     figures: Sequence[Mapping[str, Any]] = (),
     example: bytes | None = None,
     experiment: str = "gantry",
@@ -77,6 +82,7 @@ def register_generator(
         figure: measured quality with its protocol, from ``Figure.as_dict()``.
         tags: lineage, such as dataset digest, git commit and dvc.lock digest; ``gantry.stage_key`` is required.
         card: files to store beside the model card, by their name there.
+        notes: for the model card; see :func:`pipelines.registry.card.model_card`.
         figures: all measured figures, including ``figure``, for the card.
         example: a small picture file as the input example of a generator that translates.
         experiment: MLflow experiment of the files.
@@ -104,7 +110,7 @@ def register_generator(
         if version is None:
             _delete_abandoned(client, experiment_id, tags[STAGE_KEY])
             run_id = run_id or _own_run(client, experiment_id, tags[STAGE_KEY])
-            written = {"figures": figures, "card": dict(card or {}), "example": example}
+            written = {"figures": figures, "card": dict(card or {}), "notes": dict(notes or {}), "example": example}
             version = _create(client, experiment_id, generator_dir, name, run_id, figure, dict(tags), written)
         else:
             _LOG.info("%s version %s is already registered for this stage; keeping it.", name, version.version)

@@ -128,7 +128,7 @@ def _chain(ledger: Ledger, now: int) -> list[str]:
 def _alias(ledger: Ledger) -> list[str]:
     """Breaks between the alias and the ledger."""
     line = [entry.move for entry in (*ledger.legacy, *ledger.chain)]
-    valid = [move for move in line if ledger.outcomes[move.id] is not Outcome.INTERRUPTED]
+    valid = [move for move in line if ledger.outcomes[move.id] not in (Outcome.INTERRUPTED, Outcome.LATE)]
     champion = _version(ledger.champion)
     if not valid:
         return [] if ledger.champion is None else [f"The champion is {champion}, but the ledger has no promotion"]
@@ -138,10 +138,14 @@ def _alias(ledger: Ledger) -> list[str]:
             f"{entry_label(last)} was not carried out: the champion is still {champion}, not {_version(last.version)}. Run "
             f"gantry {last.kind} again"
         ]
-    if ledger.outcomes[last.id] is Outcome.MOVED:
+    if ledger.outcomes[last.id] is Outcome.REPLACED:
+        late = next(move for move in ledger.moves() if ledger.outcomes[move.id] is Outcome.LATE)
         return [
-            f"The champion is {champion}, and by the last entry, {entry_label(last)}, it is {_version(last.version)}"
+            f"{entry_label(late)} was made late, after it counted as interrupted, so the champion is {champion}, not "
+            f"{_version(last.version)}. Run gantry {last.kind} again"
         ]
+    if ledger.outcomes[last.id] is Outcome.MOVED:
+        return [f"The champion is {champion}, but the last entry, {entry_label(last)}, names {_version(last.version)}"]
     return []
 
 

@@ -1,6 +1,6 @@
-"""Where the files of a project are: each path is named here, once.
+"""The paths of a project's files, each defined once.
 
-The constants are relative to the root. dvc.yaml uses the same names, and a stage's result is keyed by them.
+The constants are relative to the root of the project. dvc.yaml uses the same paths, and they are the keys of a stage's results.
 """
 
 import os
@@ -22,40 +22,46 @@ GENERATOR = "outputs/train/generator"
 GRIDS = "outputs/train/grids"
 CURVES = "outputs/train/curves.csv"
 FID_CURVE = "outputs/train/fid.csv"
+START = "outputs/train/start"
+START_DESCRIPTION = f"{START}/start.json"
 SAMPLES = "outputs/evaluate/samples.png"
+NEIGHBOURS = "outputs/evaluate/neighbours.png"
 METRICS = "outputs/evaluate/metrics.json"
 REGISTERED = "outputs/register/registered.json"
 
 OUTS = {
     "ingest": (PREPARED,),
     "tune": (BEST, SEARCH_PLOT, LEADERBOARD),
-    "train": (GENERATOR, GRIDS, CURVES, FID_CURVE),
-    "evaluate": (SAMPLES, METRICS),
+    "train": (GENERATOR, GRIDS, CURVES, FID_CURVE, START),
+    "evaluate": (SAMPLES, NEIGHBOURS, METRICS),
     "register": (REGISTERED,),
 }
-"""What the code of each of Gantry's stages makes. A dvc.yaml that lists less of it was cut short, or is not finished."""
+"""The outs that the code of each of Gantry's stages makes. A dvc.yaml that lists fewer was truncated, or is not finished."""
+
+OPTIONAL_OUTS = frozenset({START, NEIGHBOURS})
+"""Outs that the dvc.yaml of an older project may lack. They are then not published."""
 
 VAR_VARIABLE = "GANTRY_VAR"
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A folder with params.yaml and dvc.yaml (a clone of Gantry, a project of ``gantry init``, a git worktree) and its places.
+    """The paths in a folder with params.yaml and dvc.yaml: a clone of Gantry, a project of ``gantry init``, or a git worktree.
 
-    Nothing is read or written here; a place need not exist.
+    Nothing is read or written here, and a path need not exist.
     """
 
     root: Path
     """Absolute."""
     var: Path
-    """Absolute. What Gantry makes that is no result: work in progress, event logs, servers' state."""
+    """Absolute. Everything that Gantry writes and that is not a result: work in progress, event logs, state of servers."""
 
     @classmethod
     def at(cls, root: Path | str = ".", environment: Mapping[str, str] = os.environ) -> Self:
-        """The checkout at ``root``. Its ``var`` is the folder ``var`` there, or where GANTRY_VAR points.
+        """The checkout at ``root``. Its ``var`` is the folder ``var`` in it, or the folder that GANTRY_VAR names.
 
-        A run in a git worktree points it at the main checkout's, so that work in progress and event logs outlive the
-        worktree and a run of the same key resumes.
+        A run in a git worktree sets GANTRY_VAR to the main checkout's ``var``, so that work in progress and event logs outlive
+        the worktree and a later run with the same stage key resumes.
         """
         root = Path(root).resolve()
         given = environment.get(VAR_VARIABLE)
@@ -63,35 +69,35 @@ class Checkout:
 
     @property
     def params(self) -> Path:
-        """The settings."""
+        """params.yaml, the settings."""
         return self.root / PARAMS
 
     @property
     def dvc_yaml(self) -> Path:
-        """The stages."""
+        """dvc.yaml, the stages."""
         return self.root / DVC_YAML
 
     @property
     def dvc_lock(self) -> Path:
-        """Hashes of what the stages last read and made."""
+        """dvc.lock: hashes of the inputs and outputs of the last run of each stage."""
         return self.root / DVC_LOCK
 
     @property
     def raw(self) -> Path:
-        """Raw data sets, each a folder with DVC's pointer beside it."""
+        """The folder of raw datasets. Each is a folder with its .dvc file beside it."""
         return self.root / RAW
 
     def raw_data(self, name: str) -> Path:
-        """The folder of the raw data set ``name``."""
+        """The folder of the raw dataset ``name``."""
         return self.raw / name
 
     def raw_pointer(self, name: str) -> Path:
-        """DVC's pointer to the raw data set ``name``."""
+        """The .dvc file of the raw dataset ``name``."""
         return self.raw / f"{name}.dvc"
 
     @property
     def prepared(self) -> Path:
-        """The prepared data set."""
+        """The prepared dataset."""
         return self.root / PREPARED
 
     @property
@@ -105,31 +111,45 @@ class Checkout:
         return self.root / GENERATOR
 
     @property
+    def start(self) -> Path:
+        """What a later run needs to start from the last training."""
+        return self.root / START
+
+    def parent_record(self, stage: str, key: str) -> Path:
+        """The record of the run that ``stage`` starts from; ``key``: its stage key without that run."""
+        return self.var / "work" / stage / f"{key}.parent.json"
+
+    @property
     def samples(self) -> Path:
-        """The contact sheet of that generator."""
+        """The contact sheet of the generator."""
         return self.root / SAMPLES
 
     @property
+    def neighbours(self) -> Path:
+        """The generated pictures that are closest to a real one, each beside it."""
+        return self.root / NEIGHBOURS
+
+    @property
     def metrics(self) -> Path:
-        """The figures of that generator."""
+        """The measured figures of the generator."""
         return self.root / METRICS
 
     @property
     def registered(self) -> Path:
-        """The registered version."""
+        """The name and number of the registered version."""
         return self.root / REGISTERED
 
-    def out(self, place: str) -> Path:
-        """The out of a stage that dvc.yaml calls ``place``."""
-        return self.root / place
+    def out(self, path: str) -> Path:
+        """The absolute path of the out that dvc.yaml lists as ``path``."""
+        return self.root / path
 
     def work(self, stage: str, key: str) -> Path:
-        """Work in progress of the stage ``stage`` with the stage key ``key``."""
+        """The work directory of the stage ``stage`` with the stage key ``key``."""
         return self.var / "work" / stage / key
 
     @property
     def events(self) -> Path:
-        """Event logs that are shipped to MLflow."""
+        """Event logs that are sent to MLflow."""
         return self.var / "track"
 
     @property
@@ -144,17 +164,17 @@ class Checkout:
 
     @property
     def ray_log(self) -> Path:
-        """Output of the process that keeps the cluster of a pipeline run."""
+        """Output of the process that runs the Ray cluster of a pipeline run."""
         return self.var / "ray.log"
 
     @property
     def cluster_offers(self) -> Path:
-        """Notes by which stages find the cluster of their pipeline run."""
+        """Files through which stages find the Ray cluster of their pipeline run."""
         return self.var / "cluster"
 
     @property
     def prefect(self) -> Path:
-        """State of the checkout's own Prefect server; for its owner alone."""
+        """State of the checkout's own Prefect server. Only its owner can read it."""
         return self.var / "prefect"
 
     @property
@@ -169,10 +189,10 @@ class Checkout:
 
     @property
     def worktrees(self) -> Path:
-        """Git worktrees of runs of a revision."""
+        """Git worktrees in which revisions run."""
         return self.var / "worktrees"
 
     @property
     def run_lock(self) -> Path:
-        """Held by the run that uses the checkout as it is."""
+        """The lock of the run that uses the checkout itself, not a worktree."""
         return self.var / "run.lock"

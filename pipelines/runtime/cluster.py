@@ -1,8 +1,8 @@
-"""One Ray cluster for a whole pipeline run, started when the first stage asks for it.
+"""One Ray cluster for a whole pipeline run, started when the first stage needs it.
 
-Starting Ray takes ten seconds and more, so the flow offers a cluster to its stages (:func:`offer_cluster`): a folder
-whose path they find in GANTRY_CLUSTER. A stage that needs Ray (:func:`cluster`) leaves a note there and finds
-the address beside it. A run in which no stage needs Ray starts none.
+Starting Ray takes ten seconds or more, so the flow offers one cluster to all its stages (:func:`offer_cluster`). The stages
+find a folder in GANTRY_CLUSTER. A stage that needs Ray (:func:`ray_cluster`) writes a request there and reads the cluster's
+address from it. If no stage needs Ray, no cluster starts.
 """
 
 import atexit
@@ -17,23 +17,26 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.guard import guarded, has_succeeded
+from pipelines.runtime.code import PACKAGE_ROOT, PACKAGES
+from pipelines.runtime.environment import set_up_environment
+from pipelines.runtime.guard import guarded_command, has_succeeded
 from pipelines.runtime.local_ray import (
     LOOPBACK,
-    Watch,
+    ProcessWatch,
     core_processes,
     new_token,
     private_environment,
     private_ray,
     session_folder,
 )
-from pipelines.runtime.owned import abandoned, claim
+from pipelines.runtime.owned import claim_folder, find_abandoned
 from pipelines.runtime.redaction import redact_output
 
 LOG = logging.getLogger(__name__)
@@ -41,26 +44,29 @@ LOG = logging.getLogger(__name__)
 START_SECONDS = 300.0
 _STARTS = 2
 _LARGEST_LOG = 1 << 20
-_RESUMES = "What was done is kept: run the stage again, and it resumes where it stopped."
+_RESUMES = "Run the stage again: it resumes where it stopped."
 
 
 @contextmanager
-def cluster(checkout: Checkout, *, num_cpus: int | None = None, log_to_driver: bool = True) -> Iterator[str]:
+def ray_cluster(
+    checkout: Checkout, *, num_cpus: int | None = None, log_to_driver: bool = True, send_code: bool = True
+) -> Iterator[str]:
     """Connect this process to a Ray cluster for the length of the block; yields the cluster's address.
 
-    In turn: what this process is connected to already; the one that RAY_ADDRESS names; the one that the flow offers;
-    a local one, ended with the block and with this process, however that ends (under a guard).
+    Uses the first of these that exists: the cluster that this process is connected to; the one in RAY_ADDRESS; the one that the
+    flow offers; else it starts a local one. A local cluster ends with the block and, under a guard, also when this process is
+    killed.
 
     Args:
-        checkout: a local cluster keeps its logs there (:attr:`Checkout.ray`).
-        num_cpus: CPUs of a local cluster; by default all.
-        log_to_driver: whether what the workers print appears here.
+        checkout: a local cluster keeps its logs in its :attr:`Checkout.ray`.
+        num_cpus: CPUs of a local cluster. Default: all.
+        log_to_driver: whether this process prints the output of the workers.
+        send_code: whether the workers of the cluster in RAY_ADDRESS get this code; not needed to ask about its nodes.
 
     Raises:
-        StageError: the cluster that was named or offered cannot be reached, a local one did not start, or what the block
-            needs of it died; says which and what to do.
+        StageError: the cluster of RAY_ADDRESS or of the flow cannot be reached, a local cluster did not start, or the cluster
+            died during the block.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
@@ -69,25 +75,24 @@ def cluster(checkout: Checkout, *, num_cpus: int | None = None, log_to_driver: b
     named = os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
         if named:
-            processes = _connect(
-                named, log_to_driver, "Start it, check RAY_AUTH_TOKEN, or unset RAY_ADDRESS for a local one"
-            )
+            remedy = "Start it, check RAY_AUTH_TOKEN, or unset RAY_ADDRESS for a local one"
+            processes = _connect(named, log_to_driver, remedy, send_code=send_code)
         elif offer := _offered():
             stack.enter_context(private_ray(os.environ["RAY_AUTH_TOKEN"]))
-            remedy = "It belongs to this run, which starts another where the stage is run again"
+            remedy = "Run the stage again: the pipeline run starts a new cluster"
             processes = _connect(offer["address"], log_to_driver, remedy, offer["processes"])
         else:
             processes = stack.enter_context(_local(checkout, num_cpus, log_to_driver, new_token()))
-        watch = Watch(processes)
+        watch = ProcessWatch(processes)
         try:
             with watch:
                 yield ray.get_runtime_context().gcs_address
         except (KeyboardInterrupt, Exception) as error:
-            if (explained := _explained(error, watch.look())) is None:
+            if (explained := _explained(error, watch.find_dead())) is None:
                 raise
             raise explained from error
         finally:
-            if watch.look():
+            if watch.find_dead():
                 atexit.unregister(ray._private.worker.shutdown)
                 atexit.register(_end_at_once)
             else:
@@ -95,9 +100,9 @@ def cluster(checkout: Checkout, *, num_cpus: int | None = None, log_to_driver: b
 
 
 def _end_at_once() -> None:
-    """End a process that was connected to a cluster that died: Ray's own end waits for the dead, and crashes (signal 11).
+    """End a process whose cluster died. (Ray's own shutdown would wait for the dead cluster and then crash with signal 11.)
 
-    A stage whose results are in place has succeeded, whatever died after them.
+    The exit status is 0 if the stage's results are already in place.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -106,11 +111,11 @@ def _end_at_once() -> None:
 
 
 def _explained(error: BaseException, died: str | None) -> StageError | None:
-    """Where the reason of ``error`` is that something of Ray died, a StageError that says so; else None."""
+    """A StageError if ``error`` was caused by the death of a Ray process; else None. ``died``: the dead process, if known."""
     import ray
 
     if died:
-        reason = "The system's log (dmesg) says whether it was for want of memory."
+        reason = "The system's log (dmesg) says whether the machine ran out of memory."
         return StageError(f"The Ray cluster of this run died: its {died} is gone. {reason} {_RESUMES}")
     if isinstance(error, ray.exceptions.RayError) and not isinstance(error, (GantryError, ray.exceptions.RayTaskError)):
         return StageError(f"A process of the Ray cluster died ({first_line(error)}). {_RESUMES}")
@@ -118,18 +123,32 @@ def _explained(error: BaseException, died: str | None) -> StageError | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what ``error`` says, without its full stop; the name of its class where it says nothing."""
+    """The first line of the message of ``error`` without its full stop, or the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _connect(
-    address: str, log_to_driver: bool, remedy: str, processes: Mapping[str, str] | None = None
+    address: str,
+    log_to_driver: bool,
+    remedy: str,
+    processes: Mapping[str, str] | None = None,
+    *,
+    send_code: bool = False,
 ) -> Mapping[str, str]:
-    """Connect to a cluster; gives ``processes``, which to watch."""
+    """Connect to the cluster at ``address``; returns ``processes``, the processes to watch.
+
+    With ``send_code`` the workers import Gantry's code as it is here, whatever is installed on their hosts.
+    """
     import ray
 
+    code = {"py_modules": [str(PACKAGE_ROOT / name) for name in PACKAGES], "excludes": ["**/__pycache__"]}
     try:
-        ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.WARNING)
+        ray.init(
+            address=address,
+            log_to_driver=log_to_driver,
+            logging_level=logging.WARNING,
+            runtime_env=code if send_code else None,
+        )
     except (ConnectionError, ray.exceptions.RayError) as error:
         raise StageError(f"The Ray cluster at {address} cannot be reached: {first_line(error)}. {remedy}.") from error
     return processes or {}
@@ -137,25 +156,26 @@ def _connect(
 
 @contextmanager
 def offer_cluster(checkout: Checkout, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Offer a cluster to child processes: yields the variables to add to their environment.
+    """Offer a Ray cluster to child processes; yields the variables to add to their environment.
 
-    The cluster is started, in a process of its own, when the first of them asks, and ended with the block. One that
-    dies meanwhile is started anew when the next asks.
+    The cluster starts, in a process of its own, when the first child requests it, and ends with the block. If it dies, a new
+    one starts at the next request.
 
     Args:
         checkout: where the stages run.
-        environment: the environment of the stages, which Ray's workers need as well.
+        environment: environment of the stages, which Ray's workers need as well.
     """
     if environment.get("RAY_ADDRESS"):
         yield {}
         return
     with _place(checkout.cluster_offers) as place:
-        # A token of its own: with it a stage comes in, and nobody else does.
+        # The token of this cluster: only the stages of this run have it.
         private = private_environment(new_token())
         ended = threading.Event()
+        # In a copy of this context: Prefect keeps there which server its log handler writes to, and for which run.
         keeper = threading.Thread(
-            target=_keep,
-            args=(checkout, place, {**environment, **private}, ended),
+            target=copy_context().run,
+            args=(_keep, checkout, place, {**environment, **private}, ended),
             name="cluster-keeper",
         )
         keeper.start()
@@ -168,11 +188,11 @@ def offer_cluster(checkout: Checkout, environment: Mapping[str, str]) -> Iterato
 
 @contextmanager
 def _place(folder: Path) -> Iterator[Path]:
-    """A folder in ``folder`` for the notes of one offer, removed with the block; those of killed runs go first."""
-    for old in abandoned(folder):
+    """Make a folder in ``folder`` for the files of one offer and remove it after the block. Removes those of killed runs."""
+    for old in find_abandoned(folder):
         shutil.rmtree(old, ignore_errors=True)
     place = folder / f"offer-{uuid.uuid4().hex[:12]}"
-    claim(place)
+    claim_folder(place)
     try:
         yield place
     finally:
@@ -180,38 +200,38 @@ def _place(folder: Path) -> Iterator[Path]:
 
 
 def _keep(checkout: Checkout, place: Path, environment: dict[str, str], ended: threading.Event) -> None:
-    """Start the cluster when a stage asks, again when it has died and another asks, and end it with the offer."""
+    """Start the cluster when a stage requests it, again if it has died and a stage requests it, and end it with the offer."""
     answered = None
     while not ended.wait(0.2):
         if (asking := _asking(place)) == answered:
             continue
         LOG.info("Starting a Ray cluster for this run.")
         status = _run_until(ended, checkout, place, environment)
-        (place / "address").unlink(missing_ok=True)  # nobody is to be sent to a cluster that is gone
+        (place / "address").unlink(missing_ok=True)  # no stage may connect to a cluster that is gone
         answered = _asking(place) or asking
         if not ended.is_set():
             note = {"asking": answered, "why": f"it ended with status {status}; its log is {checkout.ray_log}"}
             try:
                 write_json(place / "failed", note)
             except OSError as error:
-                LOG.error("The Ray cluster died: %s. That cannot be noted: %s.", note["why"], error)
+                LOG.error("The Ray cluster died: %s. This cannot be written to %s: %s.", note["why"], place, error)
 
 
 def _asking(place: Path) -> str | None:
-    """The token of whoever asked last; None when nobody has."""
+    """The token of the last request; None if there is none."""
     with suppress(FileNotFoundError):
         return read_json(place / "wanted")
     return None
 
 
 def _run_until(ended: threading.Event, checkout: Checkout, place: Path, environment: dict[str, str]) -> int:
-    """Run the process that keeps a cluster until it ends, or is ended with the offer; its status."""
+    """Run the process that keeps a cluster until it ends or the offer ends; returns its exit status."""
     log = checkout.ray_log
     log.parent.mkdir(parents=True, exist_ok=True)
     small = not log.exists() or log.stat().st_size < _LARGEST_LOG
     with log.open("ab" if small else "wb") as output:  # several runs may write to it
         process = subprocess.Popen(
-            guarded([sys.executable, "-m", __name__, str(place), str(checkout.root)]),
+            guarded_command([sys.executable, "-m", __name__, str(place), str(checkout.root)]),
             cwd=checkout.root,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -230,10 +250,10 @@ def _run_until(ended: threading.Event, checkout: Checkout, place: Path, environm
 
 
 def _offered() -> dict[str, Any] | None:
-    """Ask for the cluster that the flow offers; its address and its processes, or None where no flow offers one.
+    """Request the cluster that the flow offers; returns its address and processes, or None if no flow offers one.
 
-    That its processes live proves that it is ours: no other can listen where its control store does. (The token would prove
-    nothing: a cluster without one takes any.)
+    The cluster is this run's own if its processes still run: no other program can then listen at the address of its control
+    store. (The token would not prove it: a cluster without a token accepts any.)
     """
     folder = os.environ.get("GANTRY_CLUSTER")
     if not folder or not Path(folder).is_dir():
@@ -243,9 +263,9 @@ def _offered() -> dict[str, Any] | None:
     write_json(place / "wanted", token)
     deadline = time.monotonic() + START_SECONDS
     while True:
-        with suppress(FileNotFoundError):  # the one that keeps it removes the note of one that died
+        with suppress(FileNotFoundError):  # the keeper removes the address of a cluster that died
             offer = read_json(place / "address")
-            if not Watch(offer["processes"]).look():
+            if not ProcessWatch(offer["processes"]).find_dead():
                 return offer
         if (place / "failed").exists() and (note := read_json(place / "failed"))["asking"] == token:
             raise StageError(f"The Ray cluster of this run did not start: {note['why']}.")
@@ -256,7 +276,7 @@ def _offered() -> dict[str, Any] | None:
 
 @contextmanager
 def _local(checkout: Checkout, num_cpus: int | None, log_to_driver: bool, token: str) -> Iterator[dict[str, str]]:
-    """Start Ray on this machine, reachable by its owner alone, for the length of the block; yields its core processes."""
+    """Start Ray on this machine, reachable only by its owner, for the length of the block; yields its core processes."""
     folder = session_folder(checkout.ray)
     with private_ray(token):
         _start_local(folder, num_cpus, log_to_driver)
@@ -278,38 +298,38 @@ def _start_local(folder: str, num_cpus: int | None, log_to_driver: bool) -> None
             )
             return
         except Exception as error:
-            # That a node took longer to register than it may, Ray says only in words.
+            # Ray has no error class for a node that took too long to register.
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
             if attempt == _STARTS:
                 raise StageError(
-                    f"Ray did not start within its limit, {_STARTS} times: this machine is too busy or short of memory. Try "
-                    "again later, or raise RAY_raylet_start_wait_time_s (seconds) in the environment. Ray's logs are in "
+                    f"Ray did not start in time, {_STARTS} times in a row: this machine is too busy or short of memory. Try "
+                    "again later, or set RAY_raylet_start_wait_time_s (seconds) in the environment higher. Ray's logs are in "
                     f"{folder}/session_latest/logs."
                 ) from error
-            LOG.warning("Ray did not start within its own limit (attempt %d of %d); trying again.", attempt, _STARTS)
+            LOG.warning("Ray did not start in time (attempt %d of %d); trying again.", attempt, _STARTS)
 
 
 def main() -> None:
-    """``python -m pipelines.runtime.cluster FOLDER CHECKOUT``: keep a local cluster and leave its address in FOLDER."""
+    """``python -m pipelines.runtime.cluster FOLDER CHECKOUT``: run a local cluster and write its address to FOLDER."""
     place, checkout = Path(sys.argv[1]), Checkout.at(sys.argv[2])
     redact_output()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    set_up_environment()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with _local(checkout, None, False, os.environ["RAY_AUTH_TOKEN"]) as processes:
         import ray
 
         write_json(place / "address", {"address": ray.get_runtime_context().gcs_address, "processes": processes})
-        watch = Watch(processes)
+        watch = ProcessWatch(processes)
         try:
-            while not watch.look():
+            while not watch.find_dead():
                 time.sleep(0.5)
         finally:
-            if not watch.look():
+            if not watch.find_dead():
                 ray.shutdown()
     print(f"The Ray cluster died: its {watch.died} is gone.", file=sys.stderr, flush=True)
-    os._exit(1)  # the guard ends what is left; Ray's own end would wait for the dead
+    os._exit(1)  # the guard ends the rest; Ray's own shutdown would wait for the dead process
 
 
 if __name__ == "__main__":

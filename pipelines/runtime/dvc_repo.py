@@ -1,4 +1,4 @@
-"""The DVC project that a checkout is."""
+"""Open a checkout as a DVC project."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_project(checkout: Checkout) -> Iterator["Repo"]:
-    """DVC's own view of ``checkout``, for the length of the block.
+    """Open ``checkout`` with DVC's Python API for the length of the block.
 
     Raises:
-        StageError: it is no DVC project, or DVC raises in the block: a file of its own is damaged, say.
-        SettingsError: its params.yaml cannot be read, which DVC would report as a fault of dvc.yaml.
+        StageError: it is not a DVC project, or DVC raises in the block, for example because one of its files is damaged.
+        SettingsError: its params.yaml cannot be read. (DVC would report that as an error of dvc.yaml.)
     """
-    # DVC takes a second to import, and a stage's own process comes here before it knows that it needs it.
+    # Imported here: DVC takes a second to import.
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
@@ -30,14 +30,17 @@ def open_project(checkout: Checkout) -> Iterator["Repo"]:
             yield repo
     except NotDvcRepoError as error:
         raise StageError(
-            f"{checkout.root} is not a DVC project ({error}). Run gantry in the root of a Gantry checkout."
+            f"{checkout.root} is not a DVC project ({error}). Run gantry in the root folder of a Gantry project."
         ) from error
     except DvcException as error:
         raise StageError(f"{checkout.root}: {explain_dvc_error(error)}") from error
 
 
 def explain_dvc_error(error: BaseException) -> str:
-    """A DVC error in a line: DVC often says in its cause alone where in a file the fault is, and names no remedy."""
+    """A DVC error in one line, with its causes and a remedy.
+
+    Often only the cause says where in a file the error is, and DVC names no remedy.
+    """
     told = [str(error)]
     while (cause := error.__cause__ or error.__context__) is not None and cause is not error:
         text = " ".join(str(cause).split())
@@ -46,9 +49,7 @@ def explain_dvc_error(error: BaseException) -> str:
         error = cause
     remedy = ""
     if "dvc.lock" in told[0]:
-        remedy = (
-            " dvc.lock is a file that DVC writes: restore it with git checkout dvc.lock, or remove it to run all again."
-        )
+        remedy = " DVC writes dvc.lock: restore it with git checkout dvc.lock, or remove it to run all stages again."
     elif "dvc.yaml" in told[0] and len(told) > 1:
         remedy = " Correct dvc.yaml, or restore it with git checkout dvc.yaml."
     return f"{': '.join(line.removesuffix('.') for line in told)}.{remedy}"

@@ -1,4 +1,4 @@
-"""What the command line says of an error that ends it: one line, and for what nobody expected the place of its traceback."""
+"""Turn the error that ends a command into one line; the traceback of an unexpected error goes to a file."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import time
 import traceback
 from pathlib import Path
 
-from gan_core.disk import refusal, what_failed
+from gan_core.disk import describe_os_error, find_disk_error
 from gan_core.errors import GantryError
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.redaction import redact_credentials
@@ -34,18 +34,18 @@ _CLIENTS = {
     "pyarrow": "Arrow",
     "PIL": "Pillow",
 }
-"""Whom an error comes from, by the package that defines its class or, of Python's own classes, that raises it."""
+"""What failed, by the package that defines the class of the error or, for Python's own classes, that raises it."""
 
 MAX_LOGS = 20
-"""Tracebacks that are kept in one folder."""
+"""Number of traceback files that are kept in one folder."""
 _LOG = "gantry-error-"
 
 
-def explain(error: BaseException) -> str:
-    """One line for people about an error that ends a command, without secrets; it may be followed by what a GantryError says.
+def explain_error(error: BaseException) -> str:
+    """The message of an error that ends a command, without secrets. It is one line, except that a GantryError may have more.
 
-    An error of Gantry's own, of the disk or of the system names its remedy. What comes of a library or of nowhere known gets
-    the place of a file with its traceback; only the last asks for a report.
+    Errors of Gantry, of the disk and of the operating system name a remedy. For other errors, the message names a file with
+    the traceback. Only if the error comes from no known library does it ask for a bug report.
     """
     return redact_credentials(_explain(error))
 
@@ -53,48 +53,51 @@ def explain(error: BaseException) -> str:
 def _explain(error: BaseException) -> str:
     if isinstance(error, GantryError):
         return str(error)
-    if refused := refusal(error):
+    if refused := find_disk_error(error):
         refused.filename = refused.filename or tempfile.gettempdir()
-        return what_failed(refused)
+        return describe_os_error(refused)
     if isinstance(error, ConnectionError | TimeoutError) and (not isinstance(error, OSError) or error.filename is None):
-        return f"A server did not answer ({_short(error)}). Check that it runs, and run this again. {_kept(error)}"
+        return f"A server did not answer ({_short(error)}). Check that it runs, and run this again. {_save_traceback(error)}"
     if isinstance(error, OSError) and error.filename is not None and type(error).__module__ == "builtins":
-        return what_failed(error)
+        return describe_os_error(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"Out of memory. Close other programs, or make the batch, the pictures or the network smaller. {_kept(error)}"
+        return (
+            "Out of memory. Close other programs, or make the batch, the pictures or the network smaller. "
+            f"{_save_traceback(error)}"
+        )
     packages = [kind.__module__.split(".")[0] for kind in type(error).__mro__] + [_raised_by(error)]
     if client := next((_CLIENTS[package] for package in packages if package in _CLIENTS), None):
-        return f"{client} failed: {type(error).__name__}: {_short(error)}. {_kept(error)}"
+        return f"{client} failed: {type(error).__name__}: {_short(error)}. {_save_traceback(error)}"
     return (
-        f"Gantry met an error that it does not know ({type(error).__name__}: {_short(error)}). This is a fault of Gantry's: "
-        f"please report it. {_kept(error)}"
+        f"Unexpected error ({type(error).__name__}: {_short(error)}). This is a bug in Gantry: please report it. "
+        f"{_save_traceback(error)}"
     )
 
 
 def _raised_by(error: BaseException) -> str:
-    """The package whose code raised ``error``, whatever class it has: the innermost that is not Python's own; or ""."""
+    """The package whose code raised ``error``: the innermost one outside Python's standard library, or ""."""
     frames = list(traceback.walk_tb(error.__traceback__))
     packages = [str(frame.f_globals.get("__name__", "")).split(".")[0] for frame, _ in frames]
     return next((package for package in reversed(packages) if package not in sys.stdlib_module_names), "")
 
 
 def _short(error: BaseException) -> str:
-    """The first line of what an error says, at most 300 characters of it, without a full stop."""
+    """The first line of an error's message without its full stop, at most 300 characters."""
     line = next(iter(str(error).strip().splitlines()), "").strip().rstrip(".")
     return line[:300] or "no reason given"
 
 
-def _kept(error: BaseException) -> str:
-    """Write the traceback of ``error`` to a file that only its owner reads, and say where it is.
+def _save_traceback(error: BaseException) -> str:
+    """Write the traceback of ``error`` to a file that only its owner can read; return a sentence that names the file.
 
-    The newest :data:`MAX_LOGS` of such files of this user's stay in the folder; older ones are removed.
+    The newest :data:`MAX_LOGS` traceback files of this user are kept in the folder; older ones are removed.
     """
     text = redact_credentials("".join(traceback.format_exception(error)))
     checkout = Checkout.at()
     folder = checkout.var if checkout.params.is_file() else Path(tempfile.gettempdir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Of mode 0600: a traceback may quote data.
+        # mkstemp gives mode 0600: a traceback may quote data.
         descriptor, path = tempfile.mkstemp(prefix=time.strftime(f"{_LOG}%Y%m%d-%H%M%S-"), suffix=".log", dir=folder)
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""What git says of a checkout: the commit that results are traced back to, or git's own reason why it does not say."""
+"""Run git, and find the commit of a checkout."""
 
 import os
 import subprocess
@@ -18,19 +18,19 @@ CALLER_VARIABLES = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_NAMESPACE",
 )
-"""Variables that git sets for its hooks: they lead to another repository."""
+"""Variables that git sets for its hooks. They would make git use another repository."""
 ANY_STATUS = range(-64, 256)
-"""For ``empty_on`` of :func:`run_git`: whatever comes of the command."""
+"""For ``empty_on`` of :func:`run_git`: no exit status is an error."""
 
 
 class GitError(StageError):
-    """git refused a command."""
+    """A git command failed."""
 
-    def __init__(self, words: Sequence[str], root: Path, reason: str) -> None:
+    def __init__(self, arguments: Sequence[str], root: Path, reason: str) -> None:
         place = os.fsencode(root).decode("utf-8", "backslashreplace")
-        super().__init__(f"git {' '.join(words)} failed in {place}: {reason}")
+        super().__init__(f"git {' '.join(arguments)} failed in {place}: {reason}")
         self.reason = reason
-        """git's own words, in one line."""
+        """git's own error message, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +38,27 @@ class Commit:
     """The commit of a checkout."""
 
     name: str
-    """Its hash, with ``+changes`` where tracked files differ from it; ``none`` outside git or before the first commit;
-    ``unknown`` where git does not say."""
-    why_unknown: str = ""
-    """git's reason; empty where the commit is known, or there is none."""
+    """Its hash, with ``+changes`` if tracked files differ from it; ``none`` outside git or before the first commit;
+    ``unknown`` if git fails."""
+    reason_unknown: str = ""
+    """git's error message if the commit is ``unknown``; empty otherwise."""
 
     @property
     def tags(self) -> dict[str, str]:
-        """Lineage tags for a run or a version."""
-        reason = {"gantry.git_reason": self.why_unknown} if self.why_unknown else {}
+        """The lineage tags of an MLflow run or a registered version."""
+        reason = {"gantry.git_reason": self.reason_unknown} if self.reason_unknown else {}
         return {"gantry.git_commit": self.name, **reason}
 
     @property
     def warning(self) -> str:
-        """What a person is to know of it; empty where there is nothing."""
-        if not self.why_unknown:
+        """A warning if the commit is unknown; empty otherwise."""
+        if not self.reason_unknown:
             return ""
-        return f"the git commit is unknown, and what is made now does not lead back to its code. git says: {self.why_unknown}"
+        return f"the git commit is unknown, so results cannot be traced back to their code. git says: {self.reason_unknown}"
 
 
 def current_commit(root: Path) -> Commit:
-    """The commit of the checkout ``root``. Never raises: a long training is not lost for want of its commit."""
+    """The commit of the checkout ``root``. Never raises: an unknown commit must not end a long training run."""
     try:
         try:
             run_git(root, "rev-parse", "--git-dir")
@@ -71,36 +71,36 @@ def current_commit(root: Path) -> Commit:
             return Commit(name="none")
         changed = run_git(root, "status", "--porcelain", "--untracked-files=no")
     except GitError as error:
-        return Commit(name="unknown", why_unknown=error.reason)
+        return Commit(name="unknown", reason_unknown=error.reason)
     return Commit(name=head + ("+changes" if changed else ""))
 
 
 def run_git(
-    root: Path, *words: str, empty_on: Container[int] = (), environment: Mapping[str, str] | None = None
+    root: Path, *arguments: str, empty_on: Container[int] = (), environment: Mapping[str, str] | None = None
 ) -> str:
-    """Run a git command in ``root``; returns what it prints, without the line breaks at its end.
+    """Run a git command in ``root`` and return its output without the line breaks at its end.
 
-    File names in it are as Python has them (``os.fsdecode``), also those that are not UTF-8.
+    The output is decoded with ``os.fsdecode``, so file names that are not UTF-8 are kept.
 
     Args:
-        root: where git looks for the repository. Variables of the environment that name another one are not passed on.
-        words: the command and its arguments.
-        empty_on: exit statuses that return "" in place of an error.
-        environment: environment of git and of the repository's hooks; this process's by default.
+        root: where git looks for the repository. Environment variables that name another repository are not passed on.
+        arguments: the git command and its arguments.
+        empty_on: exit statuses for which "" is returned instead of raising an error.
+        environment: environment of git and of the repository's hooks. Default: that of this process.
 
     Raises:
-        GitError: git is not there, or refuses; names the command, the place and git's own reason, in one line.
+        GitError: git is not installed, or the command fails. The message has the command, the folder and git's reason.
     """
     given = os.environ if environment is None else environment
-    # Callers look for git's own words in its errors.
+    # LC_ALL=C: callers look for English words in git's errors.
     own = {name: value for name, value in given.items() if name not in CALLER_VARIABLES} | {"LC_ALL": "C"}
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], env=own, capture_output=True, check=False)
+        done = subprocess.run(["git", "-C", str(root), *arguments], env=own, capture_output=True, check=False)
     except OSError as error:
-        raise GitError(words, root, f"git cannot be run: {error.strerror or error}") from error
+        raise GitError(arguments, root, f"git cannot be run: {error.strerror or error}") from error
     if done.returncode:
         if done.returncode in empty_on:
             return ""
         reason = " ".join((done.stderr or done.stdout).decode("utf-8", "backslashreplace").split())
-        raise GitError(words, root, reason[:500] or f"status {done.returncode}")
+        raise GitError(arguments, root, reason[:500] or f"status {done.returncode}")
     return os.fsdecode(done.stdout).rstrip("\n")

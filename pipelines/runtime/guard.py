@@ -1,14 +1,14 @@
-"""Processes that end with the one that started them, and leave nothing behind.
+"""End a process, and all processes that it started, when its parent ends.
 
-Killing ``dvc repro`` does not stop the stage that it runs, and Ray's agents outlive a killed driver for minutes. So a
-long piece of work runs under a *guard*: a small process between it and its parent that does three things.
+Killing ``dvc repro`` does not stop the stage that it runs, and Ray's agents outlive a killed driver for minutes. Therefore long
+work runs under a *guard*: a small process between the work and its parent that does three things.
 
-- It adopts every orphan below it (Linux's child subreaper), so nothing escapes by outliving its own parent.
-- It watches its ancestors, up to the ``dvc`` that started it; when one is gone, it ends everything below.
-- It passes on SIGTERM, SIGINT and SIGHUP, and when its child ends for whatever reason, ends what is left.
+- It adopts every orphan among its descendants (Linux's child subreaper), so no process escapes by outliving its parent.
+- It watches its ancestors, up to the ``dvc`` that started it. When one of them ends, it ends all its descendants.
+- It forwards SIGTERM, SIGINT and SIGHUP. When its child ends, for whatever reason, it ends the remaining descendants.
 
-Should the guard itself be killed, the work notices and ends itself and what it started. On systems without these Linux
-calls the guard still watches, and still ends every process that it can see below itself.
+If the guard itself is killed, the work notices it, and ends itself and what it started. On systems without these Linux calls,
+the guard still watches, and still ends every descendant that it can see.
 """
 
 import atexit
@@ -30,25 +30,25 @@ import psutil
 LOG = logging.getLogger(__name__)
 
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox"})
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WATCH_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def identity(pid: int | None = None) -> str:
-    """``host:pid:start``: a name for a process (this one by default) that no later process with its number shares.
+def process_identity(pid: int | None = None) -> str:
+    """``host:pid:start`` of a process (default: this one). Unlike the pid alone, it is never used again for another process.
 
     Raises:
-        psutil.NoSuchProcess: there is no such process.
+        psutil.NoSuchProcess: no process has this pid.
     """
     pid = os.getpid() if pid is None else pid
     return f"{socket.gethostname()}:{pid}:{_start(pid)}"
 
 
-def lives(name: str) -> bool:
-    """Whether the process called ``name`` by :func:`identity` still runs. One on another host is taken to be alive."""
-    host, pid, start = name.rsplit(":", 2)
+def is_process_alive(identity: str) -> bool:
+    """Whether the process with this :func:`process_identity` still runs. One on another host is taken to be alive."""
+    host, pid, start = identity.rsplit(":", 2)
     if host != socket.gethostname():
         return True
     try:
@@ -58,18 +58,18 @@ def lives(name: str) -> bool:
 
 
 def _start(pid: int) -> str:
-    """The start time of a process in a form that a change of the clock does not alter."""
+    """The start time of a process, in a form that does not change when the clock is set."""
     if sys.platform != "linux":
         return str(round(psutil.Process(pid).create_time()))
     try:
-        # The name of the program, in brackets, may hold anything; field 22 is counted from its end.
+        # Field 22. The program's name, in parentheses, may contain anything, so fields are counted from its end.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (FileNotFoundError, ProcessLookupError):
         raise psutil.NoSuchProcess(pid) from None
 
 
 def dvc_ancestor() -> psutil.Process | None:
-    """The ``dvc`` process that runs this one as a stage's command, or None when it was not started by DVC."""
+    """The ``dvc`` process that runs this one as a stage's command, or None if DVC did not start it."""
     if "DVC_STAGE" in os.environ:
         for process in _ancestors():
             with contextlib.suppress(psutil.Error):
@@ -78,11 +78,11 @@ def dvc_ancestor() -> psutil.Process | None:
     return None
 
 
-def kin_to_watch() -> list[psutil.Process]:
-    """The ancestors without which this process has no reason to live.
+def ancestors_to_watch() -> list[psutil.Process]:
+    """The ancestors whose end must end this process.
 
-    Run by DVC: everything from the parent up to ``dvc``. Otherwise: the parent, unless that is a shell (what a person
-    starts with ``nohup`` may outlive the shell; a closed terminal says so with SIGHUP).
+    For a process that DVC runs: all from the parent up to ``dvc``. Otherwise: the parent, unless it is a shell. (A command
+    started with ``nohup`` may outlive its shell, and closing a terminal sends SIGHUP.)
     """
     ancestors = _ancestors()
     if "DVC_STAGE" not in os.environ:
@@ -90,10 +90,10 @@ def kin_to_watch() -> list[psutil.Process]:
     elif (dvc := dvc_ancestor()) is not None:
         chain = ancestors[: ancestors.index(dvc) + 1]
     else:
-        # DVC's Python API: no process is called dvc, so it is the first one that is not a shell.
+        # DVC's Python API was used, so no process is called dvc: take the first ancestor that is not a shell.
         above = next((index for index, process in enumerate(ancestors) if not _is_shell(process)), -1)
         chain = ancestors[: above + 1]
-    # The first process of a container or a machine does not die before the rest.
+    # Process 1 of a container or a machine never ends before the others.
     return [process for process in chain if process.pid != 1]
 
 
@@ -112,59 +112,59 @@ def _is_shell(process: psutil.Process) -> bool:
 
 
 def _alive(process: psutil.Process) -> bool:
-    """Whether ``process`` runs; one that has ended and was not waited for counts as gone."""
+    """Whether ``process`` runs. A zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def enter_guard(kin: Sequence[psutil.Process] | None = None, *, grace: float = 6.0) -> None:
-    """Split this process: the caller goes on in a child, and the parent becomes its guard and never returns.
+def enter_guard(watched: Sequence[psutil.Process] | None = None, *, grace: float = 6.0) -> None:
+    """Fork: the caller continues in the child, and the parent becomes its guard and never returns.
 
-    To be called early, while there is one thread. The guard exits with the child's status (128 + n for signal n).
+    Call it early, while the process has one thread. The guard exits with the child's status (128 + n for signal n).
 
     Args:
-        kin: processes to live no longer than; by default :func:`kin_to_watch`.
+        watched: the work ends when one of these processes ends. Default: :func:`ancestors_to_watch`.
         grace: seconds between asking the work to end and killing it.
     """
-    kin = kin_to_watch() if kin is None else kin
+    watched = ancestors_to_watch() if watched is None else watched
     sys.stdout.flush()
     sys.stderr.flush()
     if threading.active_count() > 1:
-        LOG.warning("A guard is entered with %d threads running; they stay behind.", threading.active_count())
+        LOG.warning("The process forks with %d threads running; only one continues.", threading.active_count())
     guard = os.getpid()
-    mask = _split(kin, grace)
+    mask = _split(watched, grace)
     _stop_once()
-    # The work adopts orphans as well, so that they are in sight when the guard is killed.
+    # The work adopts orphans as well, so that it can end them if the guard is killed.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     atexit.register(_end_orphaned, guard)
     threading.Thread(target=_end_without, args=(guard, grace), name="guard-watch", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _split(kin: Sequence[psutil.Process], grace: float) -> set[int]:
-    """Fork; guard in the parent (never returns), return the earlier signal mask in the child, with signals blocked."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPS, signal.SIGCHLD))
+def _split(watched: Sequence[psutil.Process], grace: float) -> set[int]:
+    """Fork. The parent guards and never returns; the child returns the earlier signal mask, with signals still blocked."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGCHLD))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     child = os.fork()
     if child:
-        _guard(child, kin, grace)
+        _guard(child, watched, grace)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     return {int(number) for number in mask}
 
 
-def guarded(command: Sequence[str], *, grace: float = 12.0) -> list[str]:
-    """``command`` wrapped to run under a guard that watches the calling process (not its thread)."""
+def guarded_command(command: Sequence[str], *, grace: float = 12.0) -> list[str]:
+    """The command line that runs ``command`` under a guard. The guard watches the calling process (not the thread)."""
     return [sys.executable, "-m", __name__, str(os.getpid()), str(grace), *command]
 
 
 def end_descendants(*, first: int | None = None, grace: float = 0.0) -> None:
-    """End every process below this one.
+    """End all descendants of this process: SIGTERM, and SIGKILL for those that still run 2 s later.
 
     Args:
-        first: a child that is asked alone (SIGTERM) and given ``grace`` seconds to end itself and its own.
-        grace: seconds before the rest is asked too; 2 s later what is left is killed.
+        first: a child that gets SIGTERM before the others, so that it can end its own descendants.
+        grace: seconds to wait for that before the others get SIGTERM.
     """
     if first is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -181,12 +181,12 @@ def end_descendants(*, first: int | None = None, grace: float = 0.0) -> None:
 
 
 def _below() -> list[psutil.Process]:
-    """Every living process below this one."""
+    """The living descendants of this process."""
     return [process for process in psutil.Process().children(recursive=True) if _alive(process)]
 
 
 def _wait_for_none(seconds: float) -> bool:
-    """Wait until nothing lives below this process, at most ``seconds``; say whether that is so."""
+    """Wait at most ``seconds`` until this process has no living descendants; return whether it has none."""
     deadline = time.monotonic() + seconds
     while True:
         _reap()
@@ -198,7 +198,7 @@ def _wait_for_none(seconds: float) -> bool:
 
 
 def _reap() -> dict[int, int]:
-    """Collect ended children, adopted ones too: pid to wait status."""
+    """Wait for all children that have ended, adopted ones too; returns their wait status by pid."""
     ended = {}
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -209,10 +209,10 @@ def _reap() -> dict[int, int]:
     return ended
 
 
-def _guard(child: int, kin: Sequence[psutil.Process], grace: float) -> None:
-    """Wait for the end of ``child``, for a signal, or for the end of one of ``kin``; never returns."""
-    # nohup's wish is the user's wish.
-    stops = {stop for stop in STOPS if signal.getsignal(stop) != signal.SIG_IGN}
+def _guard(child: int, watched: Sequence[psutil.Process], grace: float) -> None:
+    """Wait until ``child`` ends, a signal arrives, or one of ``watched`` ends. Never returns."""
+    # A signal that is ignored, such as SIGHUP under nohup, stays ignored.
+    stops = {stop for stop in STOP_SIGNALS if signal.getsignal(stop) != signal.SIG_IGN}
     code = 128 + signal.SIGTERM
     while True:
         received = signal.sigtimedwait((*stops, signal.SIGCHLD), WATCH_SECONDS)
@@ -225,37 +225,37 @@ def _guard(child: int, kin: Sequence[psutil.Process], grace: float) -> None:
         if received is not None and received.si_signo in stops:
             code = 128 + received.si_signo
             if received.si_signo == signal.SIGINT:
-                # As itself: a terminal's Ctrl-C reaches the child too, and a second SIGINT is ignored there.
+                # SIGINT stays SIGINT. Ctrl-C in a terminal also reaches the child directly, which ignores the second one.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGINT)
                 if _wait_for_none(grace):
                     break
             end_descendants(first=child, grace=grace)
             break
-        if not all(_alive(process) for process in kin):
+        if not all(_alive(process) for process in watched):
             end_descendants(first=child, grace=grace)
             break
     os._exit(code)
 
 
 def _end_orphaned(guard: int) -> None:
-    """At the end of the guarded process: do the guard's last duty when the guard was killed."""
+    """At the exit of the guarded process: end its descendants if the guard was killed."""
     if os.getppid() != guard:
         end_descendants()
 
 
 def _end_without(guard: int, grace: float) -> None:
-    """In the guarded process: end it and what it started, ``grace`` seconds after its guard was killed."""
+    """In a thread of the guarded process: end it and its descendants ``grace`` seconds after its guard was killed."""
     while os.getppid() == guard:
         time.sleep(WATCH_SECONDS)
-    # The kernel has sent SIGTERM by now; a main thread that is deep in native code may not get to it.
+    # The kernel has sent SIGTERM, but a main thread in native code may not handle it.
     time.sleep(grace)
     end_descendants()
     os._exit(128 + signal.SIGTERM)
 
 
 def _stop_once() -> None:
-    """Turn the first stopping signal into SystemExit in the main thread, so that ``finally`` blocks run."""
+    """Make the first signal of :data:`STOP_SIGNALS` raise SystemExit in the main thread, so that ``finally`` blocks run."""
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -264,33 +264,46 @@ def _stop_once() -> None:
             stopping = True
             raise SystemExit(128 + number)
 
-    for number in STOPS:
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
 
 
-def stop_no_more() -> None:
-    """Ignore stopping signals from now on: the work is over, and only Python's own end is left.
+def ignore_stop_signals() -> None:
+    """Ignore :data:`STOP_SIGNALS` from now on: the work is done, and only Python's own shutdown is left.
 
-    What a signal's handler raises in there is printed with a traceback and ends nothing. The guard still kills.
+    An exception of a signal handler in that shutdown would print a traceback and end nothing. The guard can still kill.
     """
-    for number in STOPS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
+_succeeded: list[str] = []
+
+
+def mark_succeeded(stage: str) -> None:
+    """Note that this process has run ``stage`` to its end and its results are in place."""
+    _succeeded.append(stage)
+
+
+def has_succeeded() -> bool:
+    """Whether this process has run a stage to its end. An error after that, for example of Ray, does not fail the stage."""
+    return bool(_succeeded)
+
+
 def _prctl(option: int, value: int) -> None:
-    """Set a property of this process, where the system is Linux."""
+    """Set a property of this process (prctl) on Linux; do nothing on other systems."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def main() -> None:
-    """``python -m pipelines.runtime.guard PARENT GRACE COMMAND...``: run COMMAND under a guard, for as long as PARENT."""
+    """``python -m pipelines.runtime.guard PARENT GRACE COMMAND...``: run COMMAND under a guard that watches process PARENT."""
     parent, grace, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
     if os.getppid() != parent:
         sys.exit(128 + signal.SIGTERM)
     mask = _split([psutil.Process(parent)], grace)
-    # Python ignores SIGPIPE, which the command would inherit.
+    # Python ignores SIGPIPE; the command must not inherit that.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.execvp(command[0], command)
@@ -298,12 +311,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-_ended: list[str] = []
-"""The stages that this process has run to their end, with their results in place."""
-
-
-def has_succeeded() -> bool:
-    """Whether this process has run a stage to its end: its results are in place, and nothing after them can fail it."""
-    return bool(_ended)

@@ -1,10 +1,11 @@
-"""Stage keys: one digest of everything that determines a stage's result, read through DVC's own API."""
+"""Stage keys: a digest of everything that determines a stage's result, read through DVC's API."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gan_core.errors import StageError, nearest
+from gan_core.errors import StageError, did_you_mean
 from gan_core.files import sha256_json
 from pipelines.runtime.checkout import RAW, Checkout
 from pipelines.runtime.dvc_repo import explain_dvc_error, open_project
@@ -12,27 +13,35 @@ from pipelines.runtime.dvc_repo import explain_dvc_error, open_project
 
 @dataclass(frozen=True, kw_only=True)
 class StageDefinition:
-    """What DVC knows of a stage, as the files are now."""
+    """A stage of dvc.yaml, with the hashes of its dependencies as they are on disk now."""
 
     name: str
     command: tuple[str, ...]
     dependencies: dict[str, str]
-    """Hash by path. The stage's code is among them, which is how a change of code makes another key."""
+    """Hash by path. They include the stage's code, so a change of the code changes the key."""
     parameters: dict[str, dict[str, Any]]
-    """Values by dotted name, by parameters file."""
+    """For each parameters file, the values by dotted name."""
     outs: tuple[str, ...]
     """Paths relative to the checkout."""
     replayable: bool
-    """Whether a run may be replaced by its results: not where an out persists, the mark of a stage that acts elsewhere."""
+    """Whether earlier results may replace a run. False if an out has ``persist``: the stage then has effects elsewhere."""
+
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each input that DVC does not know, by name; for train, of the run that it starts from."""
+
+    def with_inputs(self, inputs: Mapping[str, str]) -> "StageDefinition":
+        """A copy that also depends on ``inputs``."""
+        return replace(self, inputs=dict(inputs))
 
     @property
     def key(self) -> str:
-        """24 hex digits; equal in any checkout, on any machine, when everything that determines the result is equal."""
+        """24 hex digits. Equal on every machine and in every checkout if everything that determines the result is equal."""
         determines = {
             "command": list(self.command),
             "dependencies": self.dependencies,
             "parameters": self.parameters,
             "outs": list(self.outs),
+            **({"inputs": dict(self.inputs)} if self.inputs else {}),
         }
         return sha256_json(determines)[:24]
 
@@ -40,12 +49,12 @@ class StageDefinition:
 def read_stage(name: str, checkout: Checkout) -> StageDefinition:
     """Read stage ``name`` of the DVC project at ``checkout`` and hash its dependencies as they are on disk.
 
-    Takes none of DVC's locks, so that it works inside the stage's own command while ``dvc repro`` runs it.
+    Takes none of DVC's locks, so a stage's own command can call it while ``dvc repro`` runs the stage.
 
     Raises:
-        StageError: no DVC project, no such stage, or a dependency or parameter that is missing.
+        StageError: there is no DVC project or no such stage, or a dependency or parameter is missing.
     """
-    # DVC takes a second to import, and a stage's own process imports this module before it knows that it is needed.
+    # Imported here: DVC takes a second to import.
     from dvc.dependency import ParamsDependency
     from dvc.exceptions import DvcException
     from dvc.stage.exceptions import StageFileDoesNotExistError, StageNotFound
@@ -55,10 +64,12 @@ def read_stage(name: str, checkout: Checkout) -> StageDefinition:
         try:
             stage = repo.stage.load_one(path=str(checkout.dvc_yaml), name=name)
         except StageFileDoesNotExistError:
-            raise StageError(f"There is no dvc.yaml in {root}. Run gantry in the root of a Gantry checkout.") from None
+            raise StageError(
+                f"There is no dvc.yaml in {root}. Run gantry in the root folder of a Gantry project."
+            ) from None
         except StageNotFound:
             names = [known.name for known in repo.index.stages if getattr(known, "name", None)]
-            raise StageError(f"There is no stage '{name}' in {checkout.dvc_yaml}.{nearest(name, names)}") from None
+            raise StageError(f"There is no stage '{name}' in {checkout.dvc_yaml}.{did_you_mean(name, names)}") from None
         except DvcException as error:
             raise StageError(f"{checkout.dvc_yaml}: {explain_dvc_error(error)}") from error
         dependencies: dict[str, str] = {}
@@ -66,11 +77,9 @@ def read_stage(name: str, checkout: Checkout) -> StageDefinition:
         for dep in stage.deps:
             place = Path(dep.fs_path).relative_to(root).as_posix() if dep.is_in_repo else str(dep)
             if not dep.exists:
-                remedy = "Run the stages before it."
+                remedy = "Run the stage that makes it first."
                 if place.startswith(f"{RAW}/"):
-                    remedy = (
-                        "Bring it there (gantry data add or gantry data fetch), or change data.name in params.yaml."
-                    )
+                    remedy = "Add it (gantry data add or gantry data fetch), or change data.name in params.yaml."
                 raise StageError(f"Stage '{name}' needs {place}, which does not exist. {remedy}")
             try:
                 if isinstance(dep, ParamsDependency):

@@ -1,4 +1,4 @@
-"""A new project: a folder of its own that uses the installed package."""
+"""Make a new project: a folder outside Gantry's source that uses the installed package."""
 
 import os
 import re
@@ -10,26 +10,26 @@ from pathlib import Path
 from gan_core.errors import SettingsError, StageError
 from gan_core.files import write_text
 from pipelines.runtime.account import git_signature
-from pipelines.runtime.code import FOLDER, PACKAGES, STAGE, TEMPLATE, code_of_stages
+from pipelines.runtime.code import CODE_STAGE, DIGEST_FOLDER, PACKAGES, TEMPLATE, stage_code_paths
 from pipelines.runtime.git import ANY_STATUS, GitError, run_git
 
 _FILES = {"params.yaml": "params.yaml", "README.md": "README.md", "gitignore": ".gitignore"}
 
 
 def make_project(root: Path) -> bool:
-    """Fill ``root``, which is empty or does not exist, with a project; returns whether it was committed to git.
+    """Write a new project to ``root``, which must be empty or not exist; returns whether the project was committed to git.
 
-    Outside git a repository is made and the project is its first commit. Within one, committing is left to the user.
+    Outside a git repository, this makes one with the project as its first commit. Inside one, nothing is committed.
 
     Raises:
-        SettingsError: ``root`` holds something, or is a file.
-        StageError: git or DVC refuses; what was written is removed.
+        SettingsError: ``root`` is a file or a folder that is not empty.
+        StageError: git or DVC fails. The written files are removed again.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise SettingsError(f"{root} exists and is not an empty folder. Name another, or empty it.")
+        raise SettingsError(f"{root} exists and is not an empty folder. Name another folder, or empty this one.")
     existed = root.is_dir()
     root.mkdir(parents=True, exist_ok=True)
-    try:  # in place, and not moved there at the end: it may be the folder that the user's shell is in
+    try:  # written in place, not moved there at the end: the user's shell may be in this folder
         for source, target in _FILES.items():
             shutil.copyfile(TEMPLATE / source, root / target)
         write_text(root / "dvc.yaml", project_dvc_yaml())
@@ -43,16 +43,16 @@ def make_project(root: Path) -> bool:
 
 
 def project_dvc_yaml() -> str:
-    """The stages of a project: those of the checkout, with a digest of the installed code in place of its files."""
+    """The dvc.yaml of a project: Gantry's own stages, each depending on a digest of the installed code instead of its files."""
     text = (TEMPLATE / "stages.yaml").read_text(encoding="utf-8")
     other, own = rf"      - (?!{'|'.join(PACKAGES)}).*\n", rf"      - (?:{'|'.join(PACKAGES)}).*\n"
-    for name in code_of_stages():
+    for name in stage_code_paths():
         head = rf"(\n  {name}:\n(?:    .*\n)*?    deps:\n(?:{other})*)"
-        text = re.sub(f"{head}(?:{own})+", rf"\g<1>      - {FOLDER}/{name}\n", text, count=1)
-    outs = "".join(f"      - {FOLDER}/{name}:\n          cache: false\n" for name in code_of_stages())
+        text = re.sub(f"{head}(?:{own})+", rf"\g<1>      - {DIGEST_FOLDER}/{name}\n", text, count=1)
+    outs = "".join(f"      - {DIGEST_FOLDER}/{name}:\n          cache: false\n" for name in stage_code_paths())
     stage = (
-        f"stages:\n  {STAGE}:\n    desc: Digests of the installed Gantry's code, so that an upgrade runs what it changes\n"
-        f"    cmd: gantry stage {STAGE}\n    always_changed: true\n    outs:\n{outs}\n"
+        f"stages:\n  {CODE_STAGE}:\n    desc: Digests of the installed Gantry's code, so that an upgrade runs what it changes\n"
+        f"    cmd: gantry stage {CODE_STAGE}\n    always_changed: true\n    outs:\n{outs}\n"
     )
     return text.replace("stages:\n", stage, 1)
 

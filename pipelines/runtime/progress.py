@@ -1,13 +1,23 @@
-"""What a person sees while stages work: plain lines that say the stage, how far it is and how long it will take."""
+"""Print the progress of stages as plain lines, and format durations and figures."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.storage.lease import Holder
 
 
 def say(stage: str, message: str) -> None:
-    """Print one line at once (stages run behind DVC's pipe, where a redrawn bar would be noise)."""
+    """Print one line, flushed at once. (DVC pipes the output of stages, where a bar that redraws itself would be noise.)"""
     print(f"[{stage}] {message}", flush=True)
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+def say_waiting(stage: str, holder: "Holder") -> None:
+    """Print that a stage waits for the lease on its work, which ``holder`` had last."""
+    say(stage, f"waiting: process {holder.process} on {holder.host} worked on this stage last; it may have ended")
+
+
+def format_duration(seconds: float) -> str:
+    """Format seconds: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -16,6 +26,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def compact(value: float) -> str:
-    """A figure with the digits that a person compares: ``23.46``, ``0.0123``."""
+def format_figure(value: float) -> str:
+    """Format a figure with two decimals, or four below 1: ``23.46``, ``0.0123``."""
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"

@@ -1,6 +1,6 @@
-"""The files that say what a checkout is: params.yaml, dvc.yaml, dvc.lock and the .dvc files of raw data, checked at once.
+"""Check params.yaml, dvc.yaml, dvc.lock and the .dvc files of raw data for damage before a run.
 
-A damaged one would otherwise be met late, after hours of training say, or in the words of DVC's own loader.
+Otherwise a damaged file would be found late, perhaps after hours of training, or with an unclear error of DVC's loader.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,21 +12,21 @@ from typing import Any
 import yaml
 
 from gan_core.errors import StageError
-from pipelines.runtime.checkout import OUTS, Checkout
+from pipelines.runtime.checkout import OPTIONAL_OUTS, OUTS, Checkout
 from pipelines.settings.params import find_merge_conflict, read_params
 
-ACTS_ELSEWHERE = "register"
-"""The stage whose out must persist: DVC would else put an earlier result in place and register nothing."""
+NON_REPLAYABLE_STAGE = "register"
+"""The stage whose out must have ``persist: true``. Without it, DVC would restore an earlier result and register nothing."""
 _DEEPEST = 100
 _SUSPICIOUS = 1000
 
 
 def check_project_files(checkout: Checkout) -> None:
-    """Check those files of ``checkout`` that exist, before anything is run that reads them.
+    """Check the project files of ``checkout``. A missing file is not an error.
 
     Raises:
         SettingsError: params.yaml cannot be read.
-        StageError: dvc.yaml, dvc.lock or a .dvc file of ``data/raw`` is damaged; names the file, the line and the remedy.
+        StageError: dvc.yaml, dvc.lock or a .dvc file of ``data/raw`` is damaged. The message has file, line and remedy.
     """
     if checkout.params.is_file():
         read_params(checkout.params)
@@ -47,7 +47,7 @@ def check_project_files(checkout: Checkout) -> None:
 
 
 def missing_stages(checkout: Checkout) -> tuple[str, ...]:
-    """Gantry's own stages that dvc.yaml does not have; none where it has not one of them (a project of its own).
+    """Gantry's stages that dvc.yaml lacks. Empty if dvc.yaml has none of them, because it then describes another pipeline.
 
     Raises:
         StageError: dvc.yaml is damaged.
@@ -60,23 +60,23 @@ def missing_stages(checkout: Checkout) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of DVC's as it was read."""
+    """A parsed file of DVC."""
 
     path: Path
     values: dict[str, Any]
     nodes: yaml.Node | None
-    """The same with its lines."""
+    """The same as YAML nodes, which know their lines."""
     remedy: str
 
     def fault(self, where: Sequence[Any], what: str) -> StageError:
-        """The error of a file that holds the wrong thing at ``where``, a path of names and numbers into its values."""
+        """The error ``what`` at ``where``, a path of names and indices into the values."""
         line = _line(self.nodes, where)
         return StageError(f"{self.path}{f', line {line}' if line else ''}: {what}. {self.remedy}.")
 
 
 def _read(path: Path, schema: str, remedy: str) -> _File:
-    """Read a file by DVC's own parser and its schema of that name."""
-    # DVC takes a second to import.
+    """Read a file with DVC's parser and check it against the schema of that name in ``dvc.schema``."""
+    # Imported here: DVC takes a second to import.
     from dvc import schema as schemas
     from dvc.utils import strictyaml
     from dvc.utils.serialize import ParseError, parse_yaml
@@ -95,22 +95,22 @@ def _read(path: Path, schema: str, remedy: str) -> _File:
         mark = getattr(told, "problem_mark", None) or getattr(told, "context_mark", None)
         problem = " ".join((getattr(told, "problem", None) or str(told)).split())
         place = f"{path}, line {mark.line + 1}" if mark else f"{path}"
-        raise StageError(f"{place}: not YAML, or cut short ({problem.rstrip('.')}). {remedy}.") from error
+        raise StageError(f"{place}: not valid YAML, or truncated ({problem.rstrip('.')}). {remedy}.") from error
     nodes = None
-    with suppress(yaml.YAMLError):  # it is for the lines alone
+    with suppress(yaml.YAMLError):  # the nodes are used for line numbers only
         nodes = yaml.compose(text, Loader=yaml.SafeLoader)
     file = _File(path, values, nodes, remedy)
     if not values and nodes is None:
         raise StageError(f"{path} is empty. {remedy}.")
     if not isinstance(values, dict) or (not values and not isinstance(nodes, yaml.MappingNode)):
-        # An empty list is an empty mapping for DVC's parser.
+        # DVC's parser turns an empty list into an empty mapping.
         kind = "a list" if isinstance(nodes, yaml.SequenceNode) else "one value"
-        raise file.fault((), f"it must hold names with their values, and holds {kind}")
+        raise file.fault((), f"it must be a mapping of names to values, but is {kind}")
     try:
         strictyaml.validate(values, getattr(schemas, schema), path=str(path))
     except strictyaml.YAMLValidationError as error:
         faults = getattr(error.exc, "errors", [error.exc])
-        # The deepest says most: of alternatives, each has failed for a reason of its own.
+        # Each alternative of the schema fails for its own reason; the deepest error is the most specific.
         deepest = max(faults, key=lambda fault: len(fault.path))
         where = [part if isinstance(part, str | int) else str(part) for part in deepest.path]
         name = ".".join(map(str, where)) or "the whole file"
@@ -119,22 +119,22 @@ def _read(path: Path, schema: str, remedy: str) -> _File:
 
 
 def _check_outs(file: _File) -> None:
-    """Raise StageError where a stage of Gantry's own does not list exactly what its code makes."""
+    """Raise StageError if one of Gantry's stages does not list exactly the outs that its code makes."""
     for name, stage in file.values.get("stages", {}).items():
         command, full = stage.get("cmd"), f"gantry stage {name}"
         if name not in OUTS or not isinstance(command, str) or not full.startswith(command):
             continue
         where = ("stages", name)
         if command != full:
-            raise file.fault((*where, "cmd"), f"the command of stage '{name}' is cut short: {command}")
+            raise file.fault((*where, "cmd"), f"the command of stage '{name}' is truncated: {command}")
         listed = [*_listed(stage)]
         for out in OUTS[name]:
-            if not any(out == known or out.startswith(f"{known}/") for known in listed):
-                raise file.fault(where, f"stage '{name}' does not list {out} among its outs, which its code makes")
+            if out not in OPTIONAL_OUTS and not any(out == known or out.startswith(f"{known}/") for known in listed):
+                raise file.fault(where, f"stage '{name}' does not list the out {out}, which its code makes")
         for known in listed:
             if not any(out == known or out.startswith(f"{known}/") for out in OUTS[name]):
                 raise file.fault(where, f"stage '{name}' lists the out {known}, which its code does not make")
-        if name == ACTS_ELSEWHERE and not all(
+        if name == NON_REPLAYABLE_STAGE and not all(
             isinstance(out, dict) and next(iter(out.values())).get("persist") for out in stage.get("outs") or ()
         ):
             raise file.fault((*where, "outs"), f"the out of stage '{name}' must have persist: true")
@@ -147,21 +147,21 @@ def _listed(stage: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_source(file: _File) -> None:
-    """Raise StageError where the .dvc file of raw data names no data, or half of its name."""
+    """Raise StageError if the .dvc file of raw data names no data or only the start of the name."""
     outs, name = file.values.get("outs"), file.path.stem
     if not outs:
         raise file.fault(("outs",), "it names no data")
     for number, out in enumerate(outs):
         if not (place := out.get("path")):
-            raise file.fault(("outs", number), "it is cut short: it names no path")
+            raise file.fault(("outs", number), "the file is truncated: it names no path")
         if place != name and name.startswith(place):
             raise file.fault(
-                ("outs", number, "path"), f"it is cut short: it names the data {place!r} in place of {name!r}"
+                ("outs", number, "path"), f"the file is truncated: it names the data {place!r} instead of {name!r}"
             )
 
 
 def _line(node: yaml.Node | None, where: Sequence[Any]) -> int:
-    """The line of what is at ``where``, or of the nearest that is there above it; 0 for an unknown one."""
+    """The line of the value at ``where``, or of its nearest parent that exists; 0 if unknown."""
     if node is None:
         return 0
     line = node.start_mark.line + 1
@@ -180,11 +180,11 @@ def _line(node: yaml.Node | None, where: Sequence[Any]) -> int:
 
 
 def _check_depth(path: Path, text: str, remedy: str) -> None:
-    """Raise StageError where lists or mappings are nested so deeply that DVC's parser, which is recursive, would crash."""
+    """Raise StageError if lists or mappings are nested too deeply for DVC's parser, which is recursive and would crash."""
     if max(map(text.count, ("[", "{", "- - "))) < _SUSPICIOUS:
         return
     depth = 0
-    with suppress(yaml.YAMLError):  # it is not YAML at all
+    with suppress(yaml.YAMLError):  # not YAML: reported later
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:

@@ -1,4 +1,4 @@
-"""Which addresses never go through a proxy: those of this machine, and of the Ray cluster that the environment names."""
+"""Exclude addresses from the proxy: those of this machine, and that of the Ray cluster in RAY_ADDRESS."""
 
 import socket
 from collections.abc import Mapping
@@ -7,16 +7,16 @@ import psutil
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 _EXCLUSIONS = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
-"""Where they are listed; gRPC, which Ray speaks, reads ``no_grpc_proxy`` alone where it is set."""
+"""Variables that list excluded hosts. If ``no_grpc_proxy`` is set, gRPC (which Ray uses) reads only that one."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """``NO_PROXY``, ``no_proxy`` and ``no_grpc_proxy`` for this process and its children; empty where there is no proxy.
+def proxy_exclusions(environment: Mapping[str, str]) -> dict[str, str]:
+    """Values of ``NO_PROXY``, ``no_proxy`` and ``no_grpc_proxy`` for this process and its children; empty without a proxy.
 
-    What the user excludes stays excluded. All are set, and to the same: libraries differ in which one they read,
-    and some read the first that they find. Health checks, MLflow, Prefect and Ray talk to servers on loopback; through a
-    proxy each of them would wait for minutes and fail.
+    Hosts that the user excludes stay excluded. All three variables get the same value, because libraries differ in which one
+    they read. Health checks, MLflow, Prefect and Ray talk to servers on loopback; through a proxy each of them would wait for
+    minutes and fail.
     """
     if not any(environment.get(name) or environment.get(name.upper()) for name in _PROXIES):
         return {}
@@ -26,11 +26,11 @@ def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
         hosts.update(dict.fromkeys(_LOOPBACK))
         if address := environment.get("RAY_ADDRESS"):
             head = address.rpartition("://")[2].rpartition(":")[0].strip("[]")
-            hosts.update(dict.fromkeys([*filter(None, [head]), *own_addresses()]))
+            hosts.update(dict.fromkeys([*filter(None, [head]), *local_addresses()]))
     return dict.fromkeys(_EXCLUSIONS, ",".join(hosts))
 
 
-def own_addresses() -> list[str]:
+def local_addresses() -> list[str]:
     """The addresses of this machine's network interfaces, IPv4 and IPv6."""
     found = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
     families = (socket.AF_INET, socket.AF_INET6)

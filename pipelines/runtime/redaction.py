@@ -1,10 +1,10 @@
-"""Keep secrets out of everything that leaves the process: terminal, logs, Prefect, MLflow.
+"""Remove secrets from everything that leaves the process: terminal output, logs, Prefect, MLflow.
 
-A secret is what the environment holds under a name such as MLFLOW_TRACKING_PASSWORD or AWS_SECRET_ACCESS_KEY, the
-password in any address there, and whatever :func:`keep_secret` was given. :func:`redact_credentials` removes those from
-a text, and also every password in an address and every token in a query, wherever they come from. :func:`redact_output`
-does so for all that this process prints and logs; what is sent elsewhere (events, states, artifacts) passes through
-:func:`redact_credentials` where it is made.
+A secret is the value of an environment variable with a name such as MLFLOW_TRACKING_PASSWORD or AWS_SECRET_ACCESS_KEY, a
+password in an address in any environment variable, or a value passed to :func:`register_secret`. :func:`redact_credentials`
+removes them from a text, together with every password in an address and every token in a query. :func:`redact_output` does
+this for all that the process prints and logs. Code that sends text elsewhere (events, states, artifacts) calls
+:func:`redact_credentials` itself.
 """
 
 import base64
@@ -25,15 +25,15 @@ _SECRET_NAME = re.compile(
     r"|CONNECTION_STRING|(?:^|_)SAS(?:_|$)",
     re.IGNORECASE,
 )
-# Switches and places whose names speak of a secret and whose values are none.
+# Variables with such a name whose value is a switch, a name, a path or an address, not a secret.
 _NO_SECRET_NAME = re.compile(
-    r"_(PATH|FILE|FILES|DIR|URL|URI|HOST|PORT|MODE|TTL|SECONDS|TIMEOUT|ENABLED?|USERNAME)$", re.IGNORECASE
+    r"_(PATH|FILE|FILES|DIR|URL|URI|HOST|PORT|MODE|TTL|SECONDS|TIMEOUT|ENABLED?|USERNAME|KEY_ID)$", re.IGNORECASE
 )
 _WORDS = {"true", "false", "none", "null", "yes", "no", "on", "off", "token", "disabled", "enabled", "default"}
 _SHORTEST = 4
-"""A shorter secret is removed from addresses only: as a mere string it would be found in every text."""
+"""Characters. A shorter secret is removed only from addresses, because it would occur by chance in any text."""
 _WHOLE_WORD = 12
-"""A shorter secret is removed only where it is a word of its own: ``test`` is not to blot out ``latest``."""
+"""Characters. A shorter secret is removed only where it is a whole word: ``test`` must not redact ``latest``."""
 
 _NOT_SECRET_USER = re.compile(r"(?:ssh|git\+ssh|git)://$", re.IGNORECASE)
 _HEADER = re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{8,}")
@@ -42,11 +42,11 @@ _kept: set[str] = set()
 
 
 def redact_credentials(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """``text`` without secrets: those known become ``***``, and an address loses its user and password.
+    """``text`` without secrets: known secrets become ``***``, and addresses lose their user and password.
 
     Args:
         text: any text, of one line or many.
-        environment: where the secrets are looked for; this process's environment by default.
+        environment: the environment variables that hold secrets. Default: those of this process.
     """
     known = _pattern(frozenset(_kept | _secrets(os.environ if environment is None else environment)))
     if known is not None:
@@ -60,14 +60,14 @@ def redact_credentials(text: str, environment: Mapping[str, str] | None = None) 
     return text
 
 
-def keep_secret(value: str) -> None:
-    """Treat ``value`` (a token that was made or read from a file) as a secret of this process from now on."""
+def register_secret(value: str) -> None:
+    """Redact ``value`` from now on. For secrets that are not in the environment, such as a generated token."""
     if len(value) >= _SHORTEST:
         _kept.add(value)
 
 
 def redact_output() -> None:
-    """Remove secrets from all that this process prints and logs from now on; for the start of a program."""
+    """Remove secrets from all that this process prints and logs from now on. Call it at the start of a program."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, _RedactedStream):
@@ -77,7 +77,7 @@ def redact_output() -> None:
 
 
 def redact_logs() -> None:
-    """Remove secrets from every log record of this process; for code that does not own the standard streams."""
+    """Remove secrets from every log record of this process. For code that does not own the standard streams."""
     factory = logging.getLogRecordFactory()
     if not isinstance(factory, _RedactedRecords):
         logging.setLogRecordFactory(_RedactedRecords(factory))
@@ -94,7 +94,7 @@ class _RedactedStream(io.TextIOWrapper):
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
-        self._stream = stream  # which would close the file when nobody holds it any more
+        self._stream = stream  # keep a reference: the old stream would close the file when it is collected
 
     def write(self, text: str) -> int:
         super().write(redact_credentials(text))
@@ -102,7 +102,7 @@ class _RedactedStream(io.TextIOWrapper):
 
 
 class _RedactedRecords:
-    """A factory of log records without secrets, so that every handler in the process gets none."""
+    """A log record factory that removes secrets, so that no handler in the process gets them."""
 
     def __init__(self, factory: Callable[..., logging.LogRecord]) -> None:
         self._factory = factory
@@ -111,14 +111,14 @@ class _RedactedRecords:
         record = self._factory(*args, **fields)
         try:
             message = record.getMessage()
-        except Exception:  # logging itself reports a message that does not fit its arguments
+        except Exception:  # the message does not fit its arguments, which logging itself reports
             return record
         if (clean := redact_credentials(message)) != message:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[0] is not None:
             trace = logging.Formatter().formatException(record.exc_info)
             if (clean := redact_credentials(trace)) != trace:
-                record.exc_text = clean  # formatters use it in place of the exception
+                record.exc_text = clean  # formatters use it instead of the exception
         return record
 
 
@@ -128,7 +128,7 @@ def _without_user(text: str, found: re.Match[str]) -> str:
 
 
 def _secrets(environment: Mapping[str, str]) -> set[str]:
-    """Every secret in an environment, in each form in which it may appear in a text."""
+    """Every secret in an environment, in each form in which a text may contain it."""
     found: set[str] = set()
     for name, value in environment.items():
         if "@" in value and "://" in value:
@@ -149,14 +149,14 @@ def _names_secret(variable: str) -> bool:
 
 
 def _is_plain(value: str) -> bool:
-    """Whether a value is a switch, a number of few digits or the path of a file, and no secret."""
+    """Whether a value is not a secret: a switch, a short number, or the path of an existing file."""
     short_number = value.isdigit() and len(value) < 6
     return value.lower() in _WORDS or short_number or (os.path.isabs(value) and os.path.exists(value))
 
 
 @functools.lru_cache(maxsize=256)
 def _passwords(value: str) -> frozenset[str]:
-    """The passwords in the addresses that a value holds."""
+    """The passwords of the addresses in a value."""
     found: set[str] = set()
     for match in _USER.finditer(value):
         user, colon, password = match.group()[:-1].partition(":")
@@ -168,13 +168,13 @@ def _passwords(value: str) -> frozenset[str]:
 
 
 def _forms(secret: str) -> frozenset[str]:
-    """A secret as it is, and as an address writes it and takes it."""
+    """A secret as it is, percent-encoded, and percent-decoded."""
     return frozenset({secret, urllib.parse.unquote(secret), urllib.parse.quote(secret, safe="")})
 
 
 @functools.lru_cache(maxsize=32)
 def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
-    """What finds any of ``secrets``, the longest first; None where there are none."""
+    """A pattern that matches any of ``secrets``, longest first; None if there are no secrets."""
     if not secrets:
         return None
     parts = [

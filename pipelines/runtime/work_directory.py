@@ -1,4 +1,4 @@
-"""Work directories: where a stage's work in progress lives, held by one process at a time."""
+"""Work directories: each holds a stage's work in progress, locked by one process at a time."""
 
 import json
 import logging
@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gan_core.errors import DamagedFileError, StageError
-from gan_core.files import link_or_copy, read_json, replacing, sha256_json, write_json
+from gan_core.files import atomic_write, link_or_copy, read_json, sha256_json, write_json
 from gan_core.locks import try_lock
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.guard import identity, kin_to_watch, lives
+from pipelines.runtime.guard import ancestors_to_watch, is_process_alive, process_identity
 
 LOG = logging.getLogger(__name__)
 
@@ -25,19 +25,19 @@ ORPHAN_SECONDS = 20.0
 def work_directory(
     name: str, key: str, checkout: Checkout, *, orphan_seconds: float = ORPHAN_SECONDS
 ) -> Iterator[Path]:
-    """Hold :meth:`Checkout.work` (made when missing) for the length of the block.
+    """Make and lock the work directory of a stage (:meth:`Checkout.work`) for the length of the block; yields its path.
 
-    Where another process holds it, this fails at once, except when what started that process is gone: then it is about
-    to end, and is waited for.
+    If another process holds the lock, this fails at once. But if the parent of that process is gone, the process is about to
+    end, and this waits for it.
 
     Args:
         name: the stage.
         key: its stage key.
-        checkout: whose.
-        orphan_seconds: how long to wait for an orphan.
+        checkout: the checkout of the stage.
+        orphan_seconds: how long to wait for a process whose parent is gone.
 
     Raises:
-        StageError: another process holds it; names its process number and what to do.
+        StageError: another process holds the lock. The message has its process id and a remedy.
     """
     directory = checkout.work(name, key)
     lock = _lock_path(directory)
@@ -45,16 +45,19 @@ def work_directory(
     waiting = False
     while (held := _lock(lock)) is None:
         holder = _holder(lock)
-        orphan = bool(holder) and not all(lives(kin) for kin in holder.get("kin", []))
+        orphan = bool(holder) and not all(is_process_alive(parent) for parent in holder.get("kin", []))
         if (holder and not orphan) or time.monotonic() > deadline:
-            raise StageError(_taken(name, key, directory, holder))
+            raise StageError(_in_use(name, key, directory, holder))
         if orphan and not waiting:
-            LOG.warning("Stage '%s': process %s of a killed run is ending; waiting for it.", name, holder["process"])
+            LOG.warning("Stage '%s': waiting for process %s of a killed run to end.", name, holder["process"])
             waiting = True
         time.sleep(0.2)
     try:
-        # Whoever finds the lock taken reads who has it.
-        holder = {"process": identity(), "kin": [identity(kin.pid) for kin in kin_to_watch() if kin.is_running()]}
+        # A process that finds the lock taken reads here who holds it.
+        holder = {
+            "process": process_identity(),
+            "kin": [process_identity(process.pid) for process in ancestors_to_watch() if process.is_running()],
+        }
         os.ftruncate(held, 0)
         os.pwrite(held, json.dumps(holder).encode(), 0)
         directory.mkdir(parents=True, exist_ok=True)
@@ -63,12 +66,12 @@ def work_directory(
         os.close(held)
 
 
-def finish(directory: Path, results: Mapping[str, Path]) -> None:
-    """Note in a work directory that its results are complete.
+def mark_finished(directory: Path, results: Mapping[str, Path]) -> None:
+    """Record in a work directory that its results are complete.
 
     Args:
         directory: the work directory.
-        results: for each of the stage's outs (path relative to the checkout), the file or folder in ``directory``.
+        results: the file or folder in ``directory`` for each of the stage's outs (paths relative to the checkout).
     """
     noted = {
         out: {"place": result.relative_to(directory).as_posix(), "signature": _signature(result)}
@@ -77,41 +80,41 @@ def finish(directory: Path, results: Mapping[str, Path]) -> None:
     write_json(directory / FINISHED, {"results": noted})
 
 
-def finished(directory: Path) -> dict[str, Path] | None:
-    """The results noted by :func:`finish`, or None where there are none or one is no longer what it was."""
+def finished_results(directory: Path) -> dict[str, Path] | None:
+    """The results that :func:`mark_finished` recorded; None if there are none or one has changed since."""
     if not (directory / FINISHED).is_file():
         return None
     noted = read_json(directory / FINISHED)["results"]
     results = {out: directory / note["place"] for out, note in noted.items()}
     changed = [str(path) for out, path in results.items() if _signature(path) != noted[out]["signature"]]
     if changed:
-        LOG.warning("%s was finished, but %s has changed since: it is done again.", directory, ", ".join(changed))
+        LOG.warning("%s was finished, but %s has changed since: the stage runs again.", directory, ", ".join(changed))
         return None
     return results
 
 
 def _signature(result: Path) -> str:
-    """Digest of names, sizes and times of the files of a result: published files share their bytes with these."""
+    """Digest of the names, sizes and modification times of a result's files. Published files may be hard links to them."""
     files = sorted(path for path in result.rglob("*") if path.is_file()) if result.is_dir() else [result]
     notes = [(path.relative_to(result).as_posix(), path.stat()) for path in files if path.exists()]
     return sha256_json([(place, stat.st_size, stat.st_mtime_ns) for place, stat in notes])
 
 
 def publish(result: Path, out: Path) -> None:
-    """Put a finished file or folder at ``out``, whole or not at all; what was there is replaced.
+    """Put a finished file or folder at ``out`` atomically, replacing what was there.
 
-    Files are linked rather than copied where the file system can: the work directory keeps them under its own name
-    until a later key finishes, and :func:`finished` notices when somebody has written into them.
+    Files are hard-linked if the file system allows it, else copied. The work directory keeps them too, until the stage finishes
+    with another key; :func:`finished_results` notices if somebody has written to them.
     """
-    with replacing(out) as temporary:
+    with atomic_write(out) as temporary:
         if result.is_dir():
             shutil.copytree(result, temporary, copy_function=link_or_copy)
         else:
             link_or_copy(result, temporary)
 
 
-def prune(directory: Path) -> list[Path]:
-    """Remove the finished work directories beside ``directory``; unfinished ones and those in use stay."""
+def prune_finished(directory: Path) -> list[Path]:
+    """Remove the finished work directories beside ``directory``; keep unfinished ones and those in use. Returns the removed."""
     removed = []
     for other in sorted(directory.parent.iterdir()):
         if other == directory or not other.is_dir() or not (other / FINISHED).is_file():
@@ -133,7 +136,7 @@ def _lock_path(directory: Path) -> Path:
 
 
 def _lock(path: Path) -> int | None:
-    """An open descriptor that holds the lock, or None where another process holds it."""
+    """An open file descriptor that holds the lock, or None if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -144,7 +147,7 @@ def _lock(path: Path) -> int | None:
         except BaseException:
             os.close(descriptor)
             raise
-        # Pruning may have removed the file between its opening and its locking: then this is a lock on nothing.
+        # Pruning may have removed the file between open and lock: then this lock is on a deleted file.
         with suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
@@ -152,16 +155,16 @@ def _lock(path: Path) -> int | None:
 
 
 def _holder(lock: Path) -> dict:
-    """What the holder of ``lock`` wrote of itself; empty when it has not come to it yet."""
+    """What the holder of ``lock`` wrote about itself; empty if it has not written it yet."""
     try:
         return read_json(lock)
     except (FileNotFoundError, DamagedFileError):
         return {}
 
 
-def _taken(name: str, key: str, directory: Path, holder: dict) -> str:
+def _in_use(name: str, key: str, directory: Path, holder: dict) -> str:
     host, pid, _ = holder.get("process", "an unknown host:unknown:").rsplit(":", 2)
     return (
-        f"Stage '{name}' is being run already (key {key}) by process {pid} on {host}, which holds {directory}. "
-        f"Wait for it, or end it (kill {pid}) and start again: the stage resumes where it stopped."
+        f"Stage '{name}' is already running (key {key}): process {pid} on {host} uses {directory}. Wait for it, or end it "
+        f"(kill {pid}) and start again: the stage resumes where it stopped."
     )

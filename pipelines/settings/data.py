@@ -1,4 +1,4 @@
-"""The section ``data`` of params.yaml: the raw data set, and how far an archive may unpack."""
+"""The section ``data`` of params.yaml: the raw dataset, and limits on unpacking archives."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from gan_core.config import check
 class UnpackLimits:
     """Limits on the unpacked size of an archive.
 
-    The sizes in the archive's headers are checked; a member that unpacks to more than its header says is refused, too.
+    They apply to the sizes in the headers of the archive. A member that unpacks to more than its header states is refused.
     """
 
     max_unpacked_gib: float = 100.0
@@ -26,15 +26,15 @@ class UnpackLimits:
 
 
 MAX_NAME_BYTES = 200
-"""Longest name of a data set. File systems allow 255 bytes, and files beside its folder have longer names."""
+"""Longest name of a dataset. File systems allow 255 bytes, and files beside its folder have longer names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(UnpackLimits):
-    """The raw data set, and the limits of ``gantry data add``."""
+    """The raw dataset, and the limits of ``gantry data add``."""
 
     name: str
-    """Name of the data set: its folder under data/raw."""
+    """Name of the dataset: its folder under data/raw."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Every setting of params.yaml as a row: its name, its default and what it means, read from the settings' own classes."""
+"""List the settings of params.yaml with their defaults and descriptions, read from the settings classes."""
 
 import dataclasses
 import json
@@ -11,26 +11,26 @@ from pipelines.settings.schema import Settings
 
 
 def all_settings() -> Iterator[tuple[str, str, str]]:
-    """Every setting but the families': dotted name, default as JSON, meaning."""
+    """Yield all settings except those of the families: dotted name, default as JSON (or ``required``), and description."""
     for section, kind in get_type_hints(Settings).items():
         if dataclasses.is_dataclass(kind):
-            yield from (row for row in settings_of(section, kind) if row[0] != "model.config")
+            yield from (row for row in section_settings(section, kind) if row[0] != "model.config")
 
 
-def settings_of_family(name: str) -> Iterator[tuple[str, str, str]]:
-    """The settings of the family ``name``, which stand in the section ``model``, likewise."""
-    yield from settings_of("model", FAMILIES[name].Config)
+def family_settings(name: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the settings of the family ``name``, which belong in the section ``model``, as :func:`all_settings` does."""
+    yield from section_settings("model", FAMILIES[name].Config)
 
 
-def settings_of(section: str, kind: Any) -> Iterator[tuple[str, str, str]]:
-    """The fields of the configuration class ``kind``, likewise, named as in ``section``."""
-    told = field_docs(kind)
+def section_settings(section: str, kind: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield the fields of the dataclass ``kind`` as settings of ``section``, as :func:`all_settings` does."""
+    descriptions = field_docs(kind)
     for field in dataclasses.fields(kind):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        dotted, meaning = f"{section}.{field.name}", told.get(field.name, "")
+        dotted, description = f"{section}.{field.name}", descriptions.get(field.name, "")
         if default is dataclasses.MISSING:
-            yield dotted, "has to be given", meaning
+            yield dotted, "required", description
         elif dataclasses.is_dataclass(default):
-            yield from settings_of(dotted, type(default))
+            yield from section_settings(dotted, type(default))
         else:
-            yield dotted, json.dumps(default), meaning
+            yield dotted, json.dumps(default), description

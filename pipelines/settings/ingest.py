@@ -1,4 +1,4 @@
-"""The section ``ingest`` of params.yaml: the kind of the data set and how its pictures are prepared."""
+"""The section ``ingest`` of params.yaml: the kind of the dataset and how its pictures are prepared."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -31,7 +31,7 @@ class IngestSettings:
     """The section ``ingest`` of params.yaml."""
 
     kind: Kind = "auto"
-    """Kind of data set: ``unlabelled``; ``labelled``; ``paired`` (each picture with a condition, the picture to translate
+    """Kind of dataset: ``unlabelled``; ``labelled``; ``paired`` (each picture with a condition, the picture to translate
     from); ``unpaired`` (two domains); ``domains`` (two or more domains, or a table of attributes). ``auto`` detects the kind
     from the folder layout, except ``paired``."""
     pairs: Pairs = "folders"

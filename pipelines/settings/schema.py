@@ -11,24 +11,31 @@ import torch
 
 from gan_core.config import as_dict, build, check, check_at_least, check_choice
 from gan_core.data import DatasetInfo, PreparedDataset
-from gan_core.errors import SettingsError, nearest
+from gan_core.errors import SettingsError, did_you_mean
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.families.translation import TranslationFamily
-from gan_core.metrics.between import check_domains
-from gan_core.metrics.features import check_count
+from gan_core.metrics.domain_translation import check_domains
+from gan_core.metrics.features import check_real_count
+from gan_core.metrics.objective import OBJECTIVES
 from gan_core.metrics.protocol import FEATURES
 from gan_core.presets.choose import Choice, choose
 from gan_core.presets.recipes import RECIPES
-from gan_core.training.config import FREE_TO_CHANGE, TrainConfig
+from gan_core.training.config import CHANGEABLE_ON_RESUME, TrainConfig
 from pipelines.settings.data import DataSettings
 from pipelines.settings.flow import FlowSettings
 from pipelines.settings.ingest import DERIVED, IngestSettings
 from pipelines.settings.params import read_params
+from pipelines.settings.promote import PromoteSettings
 from pipelines.settings.ranges import Range
+from pipelines.settings.storage import StorageSettings
 from pipelines.settings.tracking_uri import check_uri, tracking_uri
 
 NOT_SEARCHED = frozenset(
-    {"model.family", "model.preset", *(f"train.{name}" for name in (*FREE_TO_CHANGE, "num_workers", "max_failures"))}
+    {
+        "model.family",
+        "model.preset",
+        *(f"train.{name}" for name in (*CHANGEABLE_ON_RESUME, "num_workers", "max_failures")),
+    }
 )
 """Settings of model and train that a search cannot vary, because they do not affect a trial or a trial cannot set them."""
 _SPLIT = re.compile(r"\w[\w.-]*")
@@ -58,7 +65,8 @@ class TrainSettings(TrainConfig):
     num_workers: int | tuple[int, int] = 1
     """Number of Ray Train workers, one for each GPU if the machines have GPUs. A pair [min, max] makes training elastic."""
     max_failures: int = 3
-    """Number of lost workers that are replaced before the stage fails."""
+    """Number of crashed workers that are replaced before the stage fails. A worker whose node was lost or taken away does not
+    count: on a cluster, that is always survived."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,11 +113,14 @@ class TuneSettings:
     report_every: int = 100
     """Steps between two FID measurements of a trial."""
     samples: int = 128
-    """Generated pictures, and as many real ones, in one FID measurement on the train split."""
+    """Number of generated pictures, and of real ones, in one FID measurement on the train split."""
     features: int = 2048
     """Width of the Inception features for FID: 64, 192, 768 or 2048."""
     concurrent: int = 2
     """Trials that run in parallel. Each gets an equal share of the CPUs and GPUs."""
+    gpus_per_trial: float | None = None
+    """Share of a GPU for each trial, above 0 and at most 1, so that several trials use one GPU; its memory is not divided.
+    null: as many trials share a GPU as are needed to run ``concurrent`` trials. An error on machines without a GPU."""
     reduction: int = 2
     """Reduction factor of ASHA: at each rung, 1/reduction of the trials continue."""
     seed: int = 0
@@ -127,6 +138,8 @@ class TuneSettings:
             f"report_every: must be at most steps ({self.steps}), got {self.report_every}.",
         )
         check_choice(self, FEATURES, "features")
+        if (share := self.gpus_per_trial) is not None:
+            check(0.01 <= share <= 1, f"gpus_per_trial: must be null or a share of a GPU from 0.01 to 1, got {share}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,16 +158,26 @@ class EvaluateSettings:
     """Batch size of the feature network."""
     seed: int = 0
     """Seed of the generated pictures."""
+    objective: str = "fid"
+    """Figure that the search minimises or maximises and that promotion compares: fid, kid, precision, recall, coverage ...
+    Whether higher is better follows from the figure. It must be one that is measured for the family and the data."""
+    path_samples: int = 0
+    """Steps for each perceptual path length, in z and w, two pictures each; 0: it is not measured. Papers use 50,000."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 2, "samples", "real")
         check_at_least(self, 1, "batch")
-        check_at_least(self, 0, "seed")
+        check_at_least(self, 0, "seed", "path_samples")
         check(
             bool(_SPLIT.fullmatch(self.split)),
             f"split: must be auto or a split such as train or test, got {self.split!r}.",
         )
         check_choice(self, FEATURES, "features")
+        check(
+            self.objective in OBJECTIVES,
+            f"objective: there is no figure '{self.objective}'.{did_you_mean(self.objective, OBJECTIVES)} "
+            f"Valid: {', '.join(OBJECTIVES)}.",
+        )
 
     def split_for(self, splits: Collection[str], *, translates: bool) -> str:
         """The split to evaluate on. ``splits``: those of the data; ``translates``: whether the generator translates images."""
@@ -184,6 +207,10 @@ class RegisterSettings:
 
     name: str = "gantry"
     """Name of the registered model in MLflow."""
+    data_licence: str = ""
+    """Licence of the data and what it asks for, for the model card."""
+    intended_use: str = ""
+    """What the generator is meant for, for the model card."""
 
     def __post_init__(self) -> None:
         # The name is one part of models:/NAME/VERSION, and appears between quotes in MLflow queries.
@@ -207,7 +234,9 @@ class Settings:
     evaluate: EvaluateSettings
     register: RegisterSettings
     track: TrackSettings
+    promote: PromoteSettings = field(default_factory=PromoteSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
     given: frozenset[str] = frozenset()
     """Dotted names of the settings of model and train that params.yaml sets; the others have their defaults."""
 
@@ -243,7 +272,7 @@ class Settings:
             if not isinstance(place, dict):
                 raise SettingsError(f"Unknown setting '{name}'.")
             if part not in place:
-                raise SettingsError(f"Unknown setting '{name}'.{nearest(part, place)}")
+                raise SettingsError(f"Unknown setting '{name}'.{did_you_mean(part, place)}")
             place = place[part]
         return place
 
@@ -294,7 +323,7 @@ class Settings:
         )
         if not FAMILIES[self.model.family].can(TranslationFamily):
             split = self.evaluate.split_for(info.splits, translates=False)
-            check_count("evaluate.real", self.evaluate.real or 0, split, info.splits[split])
+            check_real_count("evaluate.real", self.evaluate.real or 0, split, info.splits[split])
         elif info.kind != "paired":
             for name in {"train", self.evaluate.split_for(info.splits, translates=True)}:
                 check_domains(dataset, name)

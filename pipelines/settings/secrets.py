@@ -2,7 +2,8 @@
 
 import re
 
-# The part before @ ends at the last @ before a slash, or, as database addresses allow a slash in a password, at the first.
+# User and password end at the last @ before a slash. If a slash comes first, they end at the first @, because passwords in
+# database URIs may contain slashes.
 _USER = re.compile(r"(?<=://)[^\s/\"'<>]*@|(?<=://)[^\s:/@\"'<>]*:(?!\d+(?:[/\s]|$))[^\s@\"'<>]*@")
 _NAMED = (
     r"(?:[\w-]*(?:password|passwd|passphrase|secret|token|api_?key|access_?key|account_?key|signature|credential)"

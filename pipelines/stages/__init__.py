@@ -1,1 +1,1 @@
-"""What every stage shares: its key, its work directory, and a process that dies with the one that started it."""
+"""The stages of dvc.yaml, one module each, and what they share."""

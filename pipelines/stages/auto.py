@@ -1,4 +1,4 @@
-"""``model.preset: auto`` in a stage: choose, and say what was chosen and why."""
+"""``model.preset: auto`` in a stage: choose settings, and print each choice with its reason."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pipelines.settings.schema import Settings
 
 
 def resolve_auto(stage: str, settings: Settings, data: Path) -> Settings:
-    """The settings to run ``stage`` with on the prepared dataset ``data``; prints each choice with its reason."""
+    """Replace ``preset: auto`` with concrete settings for the prepared dataset ``data``; print each choice with its reason."""
     if settings.model.preset == "none":
         return settings
     chosen, overruled = settings.choices(PreparedDataset(data).info, choose_device())
@@ -17,5 +17,7 @@ def resolve_auto(stage: str, settings: Settings, data: Path) -> Settings:
         say(stage, f"auto: {choice.name} = {choice.value} ({choice.reason})")
     for choice in overruled:
         value = settings.value(choice.name)
-        say(stage, f"auto: {choice.name} = {value} stands in params.yaml ({choice.value} otherwise: {choice.reason})")
+        say(
+            stage, f"auto: {choice.name} = {value} from params.yaml (auto would choose {choice.value}: {choice.reason})"
+        )
     return settings.with_values({"model.preset": "none", **{choice.name: choice.value for choice in chosen}})

@@ -1,27 +1,37 @@
-"""The register stage: a measured generator in; a version in the MLflow registry, alias ``challenger``, out."""
+"""The register stage: register the measured generator in MLflow with the alias ``challenger``."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import mlflow  # noqa: F401  before the shipper does: two threads that import it at once leave it broken
+import mlflow  # noqa: F401  imported before the shipper's thread does: two threads importing it at once break it
 
 from gan_core.files import write_json
 from gan_core.inference.generator import load_generator
 from pipelines.registry.example import example_picture
-from pipelines.registry.inputs import check_curves, read_measured
-from pipelines.registry.register import register_generator
-from pipelines.runtime.checkout import CURVES, FID_CURVE, REGISTERED
+from pipelines.registry.inputs import check_curves, objective_of, read_measured
+from pipelines.registry.parent import START_FILE
+from pipelines.registry.register import PARENT, PARENT_DIGEST, register_generator
+from pipelines.runtime.checkout import CURVES, FID_CURVE, REGISTERED, START_DESCRIPTION
 from pipelines.runtime.git import current_commit
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
 from pipelines.stages.context import StageContext
+from pipelines.stages.results import record_results
 from pipelines.stages.tracked import stage_run
 from pipelines.tracking import find_run, sync
 
 
+def parent_tags(description: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that name the run that the generator started from; empty if it started from random weights."""
+    parent = description.get("parent")
+    return {PARENT: parent["name"], PARENT_DIGEST: parent["digest"]} if parent else {}
+
+
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
-    """Register the generator of the train stage with the figure of the evaluate stage."""
+    """Register the generator of the train stage with the figures of the evaluate stage; returns the stage's outs."""
     checkout, result = context.checkout, context.work / "registered.json"
     measured = read_measured(checkout.metrics)
     check_curves(checkout.out(CURVES), checkout.out(FID_CURVE))
@@ -30,12 +40,13 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     with stage_run(context, settings) as run:
         if lock.is_file():
             run.log_artifact(lock)
-        # The version leads back to the pipeline's run: that one has to be on the server first.
+        # The version links to the run of the pipeline, which must be on the server first, with all that it is compared by.
+        record_results(checkout, settings, context.pipeline_run)
         sync(
             checkout.events,
             tracking_uri=settings.track.uri,
             experiment=settings.track.experiment,
-            then="gantry run (nothing is registered yet; the stages before this one are not run again)",
+            retry_command="gantry run (nothing is registered yet; the earlier stages do not run again)",
         )
         pipeline = find_run(settings.track.uri, settings.track.experiment, context.pipeline_run)
         registered = register_generator(
@@ -44,7 +55,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
             tracking_uri=settings.track.uri,
             experiment=settings.track.experiment,
             run_id=pipeline.run_id if pipeline else None,
-            figure=measured["fid"],
+            figure=objective_of(measured),
             figures=measured.get("figures", ()),
             example=example_picture(checkout.prepared),
             tags={
@@ -52,12 +63,20 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                 "gantry.pipeline_run": context.pipeline_run,
                 "gantry.dataset": description.get("dataset", "unknown"),
                 "gantry.data": settings.data.name,
+                **parent_tags(description),
                 **current_commit(checkout.root).tags,
                 "gantry.dvc_lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "none",
             },
+            notes={
+                "data_licence": settings.register.data_licence,
+                "intended_use": settings.register.intended_use,
+            },
             card={
                 "samples.png": checkout.samples,
+                **({"neighbours.png": checkout.neighbours} if checkout.neighbours.is_file() else {}),
                 **({"dvc.lock": lock} if lock.is_file() else {}),
+                # A later run finds by these two what it needs to start from this version; the weights stay in DVC.
+                **({START_FILE: start} if (start := checkout.out(START_DESCRIPTION)).is_file() else {}),
             },
         )
         run.set_tags({"gantry.version": f"{registered.name}/{registered.version}"})

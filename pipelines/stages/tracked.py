@@ -1,8 +1,8 @@
-"""A stage's run: nested in the pipeline's run, with the data it used, shipped while the stage works."""
+"""The MLflow run of a stage: nested in the run of the pipeline, with its datasets, sent while the stage works."""
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,18 +10,23 @@ from gan_core.data import DATASET_FILE
 from pipelines.runtime.checkout import RAW, Checkout
 from pipelines.runtime.git import current_commit
 from pipelines.runtime.progress import say
+from pipelines.runtime.versions import version_tags
 from pipelines.settings.schema import Settings
 from pipelines.stages.context import StageContext
+from pipelines.tracking.facts import WALL, working_seconds
 from pipelines.tracking.runlog import STAGE_TAG, RunLog
 from pipelines.tracking.shipper import Shipper
 
 
 @contextmanager
-def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
-    """Yield the run log of this stage; what is written to it reaches MLflow while the block runs, or later.
+def stage_run(
+    context: StageContext, settings: Settings, *, finally_record: Callable[[], None] = lambda: None
+) -> Iterator[RunLog]:
+    """Yield the run log of this stage. Its events reach MLflow during the block or later.
 
-    The run is found by the stage key, so a stage that is killed and started again goes on in the same run. A block that raises
-    leaves stage and pipeline runs marked as failed.
+    The run is found by the stage key, so a stage that is killed and started again continues the same run. If the block raises,
+    the runs of the stage and of the pipeline are marked as failed. Otherwise ``finally_record`` is called at the end, when the
+    time that the stage took is recorded.
     """
     directory = context.checkout.events
     with Shipper(directory, tracking_uri=settings.track.uri, experiment=settings.track.experiment):
@@ -37,20 +42,20 @@ def stage_run(context: StageContext, settings: Settings) -> Iterator[RunLog]:
                 key=context.key,
                 name=context.name,
                 parent_key=context.pipeline_run,
-                tags={**tags, STAGE_TAG: context.name, "gantry.stage_key": context.key},
+                tags={**tags, **version_tags(), STAGE_TAG: context.name, "gantry.stage_key": context.key},
             ) as run,
         ):
-            pipeline.log_params(
-                {"data": settings.data.name, "model": settings.model.family, "train.steps": settings.train.steps}
-            )
+            pipeline.log_params({"data": settings.data.name, "model.family": settings.model.family})
             for name, digest in dataset_inputs(context.checkout).items():
                 run.log_dataset(name, source=f"{RAW}/{name}", digest=digest, context=context.name)
                 pipeline.log_dataset(name, source=f"{RAW}/{name}", digest=digest, context="pipeline")
             yield run
+            run.log_metrics({WALL: working_seconds(run.folder)}, 0)
+            finally_record()
 
 
 def dataset_inputs(checkout: Checkout) -> dict[str, str]:
-    """DVC's hash of the raw data behind the prepared data set, by its name; empty before ingestion."""
+    """DVC's hash of the raw data of the prepared dataset, by the name of the data; empty before ingestion."""
     import yaml
 
     described = checkout.prepared / DATASET_FILE

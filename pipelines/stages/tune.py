@@ -1,73 +1,89 @@
-"""The tune stage: prepared data in; the best settings, a leaderboard and a plot of the search out."""
+"""The tune stage: search hyperparameters."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from gan_core.data import PreparedDataset, user_cache_dir
-from gan_core.families import FAMILIES
-from gan_core.families.noise import NoiseFamily
+from gan_core.cache import user_cache_dir
+from gan_core.data import PreparedDataset
 from gan_core.files import write_json
 from pipelines.runtime.checkout import BEST, LEADERBOARD, SEARCH_PLOT
-from pipelines.runtime.cluster import cluster
-from pipelines.runtime.progress import say
+from pipelines.runtime.cluster import ray_cluster
+from pipelines.runtime.code import code_versions
+from pipelines.runtime.progress import format_figure, say
 from pipelines.settings.schema import Settings
 from pipelines.stages.auto import resolve_auto
 from pipelines.stages.context import StageContext
 from pipelines.stages.tracked import stage_run
+from pipelines.tuning.places import TrialsInStorage, TrialsOnDisk, trials_in_storage
 from pipelines.tuning.plot import plot_search
 
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
-    """Search, and give what was found; with ``tune.trials: 0`` the settings of params.yaml stand."""
+    """Search hyperparameters; returns the stage's outs. With ``tune.trials: 0``, the settings of params.yaml are kept."""
     best, board, plot = (context.work / name for name in ("best.json", "leaderboard.csv", "search.png"))
     if settings.tune.trials == 0 or not settings.tune.space:
-        say("tune", "no search asked for: the settings of params.yaml stand")
+        say("tune", "no search (tune.trials is 0 or tune.space is empty): the settings of params.yaml are used")
         write_json(best, {"parameters": {}, "fid": None})
         pd.DataFrame({"trial": [], "fid": [], "step": []}).to_csv(board, index=False)
         plot_search(pd.read_csv(board), {}, plot)
     else:
+        if settings.train.start_from is not None:
+            say("tune", "trials start from random weights, whatever train.start_from says")
         _search(context, settings, best, board, plot)
     return {BEST: best, LEADERBOARD: board, SEARCH_PLOT: plot}
 
 
 def _search(context: StageContext, settings: Settings, best: Path, board: Path, plot: Path) -> None:
     from pipelines.tuning.search import search
-    from pipelines.tuning.trial import TrialJob, trial_extractor
 
     data = context.checkout.prepared
     settings = resolve_auto("tune", settings, data)
-    info = PreparedDataset(data).info
     settings.check_data(PreparedDataset(data))
-    decoded = user_cache_dir() / "decoded"
     with stage_run(context, settings) as run:
         run.log_params({"tune": settings.as_dict()["tune"]})
-        dataset = PreparedDataset(data, cache_dir=decoded)
-        dataset.pixels("train")  # decoded once here, mapped by every trial
-        dataset.conditions("train")
-        statistics = user_cache_dir() / "statistics"
-        if FAMILIES[settings.model.family].can(NoiseFamily) or info.kind == "paired":
-            say("tune", "measuring the real pictures that every trial is compared with")
-            from gan_core.metrics.evaluate import real_moments
+        events = run.folder.parent.resolve()
+        with _place(context, settings, events) as place:
+            from pipelines.tuning.trial import TrialJob
 
-            count = min(settings.tune.samples, info.splits["train"])
-            real_moments(dataset, "train", trial_extractor(settings), count=count, cache_dir=statistics)
-        job = TrialJob(
-            settings=settings.for_workers(),
-            data=str(data.resolve()),
-            work=str(context.work.resolve()),
-            decoded=str(decoded.resolve()),
-            statistics=str(statistics.resolve()),
-            track=str(run.folder.parent.resolve()),
-            run_key=run.key,
-        )
-        with cluster(context.checkout, log_to_driver=False):
-            found = search(context.work, settings, job)
+            job = TrialJob(
+                settings=settings.for_workers(), place=place, run_key=run.key, versions=code_versions("tune")
+            )
+            with ray_cluster(context.checkout, log_to_driver=False):
+                found = search(context.work, settings, job, events)
         found.table.to_csv(board, index=False)
-        plot_search(found.table, settings.tune.space, plot)
-        run.log_metrics({"fid": found.fid}, 0)
+        plot_search(found.table, settings.tune.space, plot, found.objective)
+        run.log_metrics({found.objective: found.value}, 0)
         run.log_artifact(board)
         run.log_artifact(plot)
-        say("tune", f"best: FID-{settings.tune.samples} {found.fid:.1f} with {found.parameters}")
-        write_json(best, {"parameters": found.parameters, "fid": found.fid})
+        name = f"FID-{settings.tune.samples}" if found.objective == "fid" else found.objective
+        say("tune", f"best: {name} {format_figure(found.value)} with {found.parameters}")
+        write_json(best, {"parameters": found.parameters, found.objective: found.value})
         run.log_artifact(best)
+
+
+@contextmanager
+def _place(context: StageContext, settings: Settings, events: Path) -> Iterator[TrialsOnDisk | TrialsInStorage]:
+    """Where the trials work, with everything that they need in place."""
+    data = context.checkout.prepared
+    if uri := settings.storage.resolve_uri():
+        cache_gib = settings.storage.cache_gib
+        with trials_in_storage(uri, context.work.name, data, cache_gib=cache_gib) as trials:
+            yield trials
+        return
+    from pipelines.tuning.trial import compares_with_real, measure_real, trial_extractor
+
+    decoded, statistics = user_cache_dir() / "decoded", user_cache_dir() / "statistics"
+    dataset = PreparedDataset(data, cache_dir=decoded)
+    if compares_with_real(settings, dataset):
+        say("tune", "measuring the real pictures with which every trial is compared")
+    measure_real(settings, dataset, trial_extractor(settings), statistics)
+    yield TrialsOnDisk(
+        work=str(context.work.resolve()),
+        data=str(data.resolve()),
+        events=str(events),
+        decoded=str(decoded.resolve()),
+        statistics=str(statistics.resolve()),
+    )

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gan_core.locks import locked
-from pipelines.runtime.guard import lives
+from pipelines.runtime.guard import is_process_alive
 from pipelines.tracking.events import EVENTS, append_event, find_logs, read_events
 
 _LAST_LINE = 4096
@@ -43,7 +43,7 @@ def _end(folder: Path) -> Iterator[str]:
                     name = event["name"]
                     processes.append(event.get("process"))
             # Runs opened by older versions of Gantry do not record their process.
-            if processes and not any(process is None or lives(process) for process in processes):
+            if processes and not any(process is None or is_process_alive(process) for process in processes):
                 append_event(descriptor, {"kind": "finish", "time": last, "status": "KILLED"})
                 yield name
     finally:

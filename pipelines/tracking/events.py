@@ -74,7 +74,7 @@ def append_event(descriptor: int, event: Event) -> None:
     # Two backslashes: with one, a JSON reader would restore the surrogate, which no server accepts.
     line = _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text).encode() + b"\n"
     size = os.fstat(descriptor).st_size
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+    if _is_unfinished(descriptor):
         line = b"\n" + line
     try:
         while line:
@@ -83,6 +83,21 @@ def append_event(descriptor: int, event: Event) -> None:
         with suppress(OSError):
             os.ftruncate(descriptor, size)
         raise
+
+
+def end_last_line(descriptor: int) -> None:
+    """End the last line of a log if a killed writer left it without its end; the caller holds the lock.
+
+    It may be a whole event. Call this before reading what the log has: :func:`read_events` does not see such a line, and the
+    next event would turn it into one.
+    """
+    if _is_unfinished(descriptor):
+        os.write(descriptor, b"\n")
+
+
+def _is_unfinished(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 
 
 def read_events(folder: Path, offset: int = 0) -> Iterator[tuple[Event | None, int]]:

@@ -1,6 +1,6 @@
 """Replay one event log into MLflow, each event once.
 
-The cursor beside the log records how much the server has. It is written after each successful call, so a process killed in
+The cursor beside the log records how much was sent. It is written after each successful call, so a process killed in
 between sends the same events again. That has no effect: a metric with the same name, step, time and value, a parameter, a
 tag, a dataset or a file overwrites itself, and a run is found by its key.
 """

@@ -5,18 +5,21 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from PIL import Image
+
 from gan_core.errors import TrackingError
 from gan_core.files import explain_os_errors, link_or_copy
 from gan_core.locks import locked
-from pipelines.runtime.guard import identity
+from pipelines.runtime.guard import process_identity
 from pipelines.runtime.redaction import redact_credentials
-from pipelines.tracking.events import ARTIFACTS, EVENTS, append_event, log_folder, now_ms, read_events
+from pipelines.tracking.events import ARTIFACTS, EVENTS, append_event, end_last_line, log_folder, now_ms, read_events
+from pipelines.tracking.images import IMAGES, IMAGES_TAG, image_names, preview_size
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
@@ -61,19 +64,21 @@ class RunLog:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.folder / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._mutex = threading.Lock()
-        self._logged_until = self._last_steps()
+        with locked(self._file), explain_os_errors(self.folder / EVENTS):
+            end_last_line(self._file)
+        self._logged_until, self._images = self._earlier()
         self._append(
             "open",
             key=key,
             name=redact_credentials(name),
             parent=parent_key,
-            tags=_texts(tags or {}),
-            process=identity(),
+            tags=texts(tags or {}),
+            process=process_identity(),
         )
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log parameters. Nested mappings become dotted names; values other than text are written as JSON."""
-        self._append("params", values=_texts(_flatten(values)))
+        self._append("params", values=texts(flatten(values)))
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers at ``step``: anything that ``float()`` accepts, including NaN and infinities."""
@@ -86,7 +91,7 @@ class RunLog:
 
     def set_tags(self, values: Mapping[str, Any]) -> None:
         """Set tags; a later value replaces an earlier one."""
-        self._append("tags", values=_texts(values))
+        self._append("tags", values=texts(values))
 
     def log_artifact(self, path: Path | str, folder: str = "") -> None:
         """Log a copy of a file or directory, to be sent to ``folder`` of the run's artifacts.
@@ -102,13 +107,42 @@ class RunLog:
             raise TrackingError(f"Cannot log {path} as an artifact of run '{self.key}': it does not exist.")
         # Escape a name that is not UTF-8, as the log does.
         name = path.name.encode(errors="backslashreplace").decode()
+
+        def copy(stored: Path) -> None:
+            if path.is_dir():
+                shutil.copytree(path, stored, copy_function=_copy)
+            else:
+                _copy(path, stored)
+
+        self._store(name, copy, folder)
+
+    def log_image(self, path: Path | str, key: str, step: int) -> None:
+        """Log a picture (PNG) as the one of ``key`` at ``step``, as MLflow's own ``log_image`` does.
+
+        A log that is opened again drops pictures at steps that it already has, as it does with metrics.
+
+        Raises:
+            TrackingError: the key has characters other than letters, digits and ``_-. /``.
+        """
+        path = Path(path)
+        if (key, int(step)) in self._images:
+            return
+        names = image_names(key, int(step), now_ms())
+        with Image.open(path) as picture:
+            small = picture.resize(preview_size(*picture.size))
+        image = [key, int(step)]
+        self._store(names.preview, small.save, IMAGES)
+        # The event of the picture itself comes last: if this process is killed before, a resumed run logs both again.
+        self._store(names.picture, lambda stored: shutil.copyfile(path, stored), IMAGES, image=image)
+        self.set_tags({IMAGES_TAG: "True"})
+
+    def _store(self, name: str, write: Callable[[Path], object], folder: str, **fields: Any) -> None:
+        """Write an artifact called ``name`` into the log's folder, and append its event."""
         stored = Path(ARTIFACTS) / uuid.uuid4().hex[:12] / name
         with self._mutex, locked(self._file), explain_os_errors(self.folder / stored), _whole(self.folder / stored):
-            if path.is_dir():
-                shutil.copytree(path, self.folder / stored, copy_function=_copy)
-            else:
-                _copy(path, self.folder / stored)
-            append_event(self._file, {"kind": "artifact", "time": now_ms(), "stored": str(stored), "folder": folder})
+            write(self.folder / stored)
+            event = {"kind": "artifact", "time": now_ms(), "stored": str(stored), "folder": folder, **fields}
+            append_event(self._file, event)
 
     def log_dataset(self, name: str, source: str, digest: str, context: str = "training") -> None:
         """Log a dataset as an input of the run: its name, source, DVC hash and use."""
@@ -146,13 +180,19 @@ class RunLog:
         with self._mutex, locked(self._file), explain_os_errors(self.folder / EVENTS):
             append_event(self._file, {"kind": kind, "time": now_ms(), **fields})
 
-    def _last_steps(self) -> dict[str, int]:
-        """For each metric, the step of its last event. This need not be its highest step, because of rollbacks."""
+    def _earlier(self) -> tuple[dict[str, int], set[tuple[str, int]]]:
+        """What the log already has: for each metric the step of its last event, and the keys and steps of pictures.
+
+        The step need not be the highest one, because of rollbacks.
+        """
         steps: dict[str, int] = {}
+        images: set[tuple[str, int]] = set()
         for event, _ in read_events(self.folder):
             if event and event["kind"] == "metrics":
                 steps.update(dict.fromkeys(event["values"], event["step"]))
-        return steps
+            elif event and event["kind"] == "artifact" and "image" in event:
+                images.add((event["image"][0], event["image"][1]))
+        return steps, images
 
     def _is_new(self, name: str, step: int) -> bool:
         if step <= self._logged_until.get(name, step - 1):
@@ -180,17 +220,19 @@ def _copy(source: str | Path, target: str | Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{name}."))
+            flat.update(flatten(value, f"{prefix}{name}."))
         else:
             flat[f"{prefix}{name}"] = value
     return flat
 
 
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+def texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as a run keeps them: text as it is, anything else as JSON; without secrets."""
     plain = (bool, int, float, list, tuple, dict, type(None))
     return {
         name: redact_credentials(json.dumps(value, default=str) if isinstance(value, plain) else str(value))

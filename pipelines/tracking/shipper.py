@@ -130,7 +130,7 @@ def sync(
     tracking_uri: str,
     experiment: str,
     timeout: float = 3600.0,
-    then: str = "gantry track sync",
+    retry_command: str = "gantry track sync",
     progress: Callable[[int], object] | None = None,
 ) -> int:
     """Send all pending events under ``directory`` in this thread; returns the number of events sent.
@@ -140,7 +140,7 @@ def sync(
         tracking_uri: MLflow server or database.
         experiment: MLflow experiment.
         timeout: seconds after which to give up, for example if another shipper holds the folder.
-        then: command that sends the events later, for the error message.
+        retry_command: command that the error message recommends for sending the events later.
         progress: called with the number of pending events.
 
     Raises:
@@ -155,7 +155,7 @@ def sync(
             remedy = "Then" if last.disk else f"Check {uri_setting()} and that the server is running, then"
             raise TrackingError(
                 f"Cannot send the events in {directory} to the tracking server {redact_credentials(tracking_uri)} "
-                f"({last.error}). {remedy} run: {then}"
+                f"({last.error}). {remedy} run: {retry_command}"
             )
         waiting = tree.count_pending()
         if progress:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gan_core.disk import with_place
+from gan_core.disk import disk_error_at
 from gan_core.errors import TrackingError
-from gan_core.files import remove_stale, replacing
+from gan_core.files import atomic_write, remove_stale
 from gan_core.locks import file_lock
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, URI_VARIABLES, resolve_uri
@@ -38,6 +38,7 @@ _REFUSALS = {
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
+_DATABASES = ("postgresql", "mysql", "mssql")
 _CREATION_SECONDS = 60.0
 _TITLE, _CONTENTS = "tracking database", "the earlier runs and registered versions"
 _LOG = logging.getLogger(__name__)
@@ -54,10 +55,11 @@ def connect(uri: str, *, create: bool = True) -> "MlflowClient":
     """A client of the tracking server or database at ``uri``. A missing database is created if ``create``.
 
     A SQLite file is opened under a lock beside it, because processes that create its tables at the same time would
-    collide. A server is not contacted.
+    collide. Another database is asked for a connection; an MLflow server is not contacted.
 
     Raises:
         TrackingError: the database is damaged, or it does not exist and ``create`` is False.
+        ConnectionError: the database's server refuses the connection.
     """
     _settings()
     check_store(uri)
@@ -65,6 +67,8 @@ def connect(uri: str, *, create: bool = True) -> "MlflowClient":
 
     uri = resolve_uri(uri)
     if not uri.startswith(SQLITE):
+        if uri.startswith(_DATABASES):
+            _check_connection(uri)
         return MlflowClient(uri, uri)
     database = Path(uri.removeprefix(SQLITE))
     if not create and not _exists(uri):
@@ -86,6 +90,20 @@ def check_store(uri: str) -> None:
     """Raise TrackingError if ``uri`` is a damaged SQLite file. Checks nothing else, and does not import MLflow."""
     if (uri := resolve_uri(uri)).startswith(SQLITE) and (file := uri.removeprefix(SQLITE)) not in ("", ":memory:"):
         check_database(Path(file), title=_TITLE, contents=_CONTENTS)
+
+
+def _check_connection(uri: str) -> None:
+    """Connect once to a database. MLflow itself would try for two minutes before it reports that nobody answers."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import OperationalError
+
+    engine = create_engine(uri)
+    try:
+        engine.connect().close()
+    except OperationalError as error:
+        raise ConnectionError(str(error.orig)) from None
+    finally:
+        engine.dispose()
 
 
 def _is_unfinished(database: Path) -> bool:
@@ -111,7 +129,7 @@ def _make_database(database: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     _LOG.info("Creating the tracking database %s.", database)
-    with replacing(database) as temporary:
+    with atomic_write(database) as temporary:
         # MLflow puts this location in quotes into an SQL statement; a URI contains no quotes.
         store = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / "mlartifacts").absolute().as_uri())
         store.engine.dispose()
@@ -189,7 +207,7 @@ def explain_server_errors(uri: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename is not None:  # a local file, not the server
             raise
         place = resolve_uri(uri)
-        if place.startswith(SQLITE) and (refused := with_place(error, place.removeprefix(SQLITE))):
+        if place.startswith(SQLITE) and (refused := disk_error_at(error, place.removeprefix(SQLITE))):
             raise refused from error
         if place.startswith(SQLITE) and is_damage(error):
             file = Path(place.removeprefix(SQLITE))
@@ -236,13 +254,12 @@ def error_summary(error: BaseException) -> str:
 
 
 def _settings() -> None:
-    """Set MLflow's environment variables and log levels before it is imported, unless the user has set them."""
-    quiet_ones = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    for name, value in {**_HTTP_SETTINGS, **quiet_ones}.items():
+    """Set MLflow's environment variables and log levels before it is imported, unless the user has set them.
+
+    MLflow takes these from the environment alone. They are set here, not at the start of the process, because a retried
+    request creates a second run: that must not depend on who calls.
+    """
+    for name, value in {**_HTTP_SETTINGS, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}.items():
         os.environ.setdefault(name, value)
     # These log every retry, and a traceback for a full or locked database; the caller reports the error in one line.
     for name, least in (("urllib3.connectionpool", logging.ERROR), ("mlflow.store.db.utils", logging.CRITICAL)):
@@ -265,12 +282,12 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
 
 
 @contextmanager
-def silence_logger(name: str, least: int = logging.WARNING) -> Iterator[None]:
-    """Suppress a library's log messages below the level ``least`` during the block."""
+def silence_logger(name: str, level: int = logging.WARNING) -> Iterator[None]:
+    """Suppress a library's log messages below ``level`` during the block."""
     logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(least)
+    before = logger.level
+    logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)

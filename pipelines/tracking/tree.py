@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gan_core.disk import what_failed, with_place
+from gan_core.disk import describe_os_error, disk_error_at
 from gan_core.locks import file_lock, locked
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, resolve_uri
@@ -81,13 +81,13 @@ class LogTree:
         ]
         if not folders:
             return SendResult(waiting=0)
-        with file_lock(self._directory / LOCK, patience=0) as alone:
+        with file_lock(self._directory / LOCK, timeout=0) as alone:
             trouble = self._send_each(folders) if alone else None
         waiting = sum(self._waiting(folder) for folder in folders)
         if trouble is None:
             return SendResult(waiting=waiting)
-        if self._uri.startswith(SQLITE) and (refused := with_place(trouble, self._uri.removeprefix(SQLITE))):
-            return SendResult(waiting=waiting, error=what_failed(refused).rstrip("."), disk=True)
+        if self._uri.startswith(SQLITE) and (refused := disk_error_at(trouble, self._uri.removeprefix(SQLITE))):
+            return SendResult(waiting=waiting, error=describe_os_error(refused).rstrip("."), disk=True)
         return SendResult(waiting=waiting, error=error_summary(trouble))
 
     def _send_each(self, folders: list[Path]) -> Exception | None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines.runtime.progress import duration, say
+from pipelines.runtime.progress import format_duration, say
 from pipelines.training.curves import FID
 
 
@@ -82,7 +82,7 @@ class Progress:
         say(
             "train",
             f"{row['step']}/{self._steps} steps, {row['rate/images_per_second']:.0f} images/s, "
-            f"{'' if left is None else f'{duration(left)} left, '}"
+            f"{'' if left is None else f'{format_duration(left)} left, '}"
             f"D right on real {row['health/real_right']:.2f} / fake {row['health/fake_right']:.2f}, "
             f"diversity {row['health/diversity']:.2f}",
         )

@@ -62,6 +62,7 @@ def remove_rendezvous_files(folder: Path | str) -> None:
 
 
 def _join(**group: Any) -> None:
+    # Both libraries take the interface from the environment only. This process is a new Ray worker: nothing else reads it.
     for library in ("GLOO", "NCCL"):
         os.environ[f"{library}_SOCKET_IFNAME"] = loopback_interface()
     _setup_torch_process_group(**group)

@@ -1,8 +1,8 @@
 """The Ray Train worker: runs gan_core's trainer and reports metrics, pictures and checkpoints."""
 
-import json
 import logging
-import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,50 +11,68 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
 from torch import Tensor
 
-from gan_core import errors
 from gan_core.data import PreparedDataset
-from gan_core.errors import GantryError, StageError
-from gan_core.files import link_or_copy, read_json, write_json
+from gan_core.errors import GantryError
 from gan_core.images.grid import save_sheet
-from gan_core.locks import file_lock
 from gan_core.metrics.protocol import Figure
 from gan_core.training.observer import Observer
+from gan_core.training.start import Start, open_start
 from gan_core.training.trainer import Trainer
+from pipelines.runtime.code import check_versions
 from pipelines.settings.schema import parse_settings
+from pipelines.storage.journal import ReplacedError
+from pipelines.storage.objects import StorageError
 from pipelines.tracking import RunLog
+from pipelines.training.cost import MEMORY, peak_memory_gib
+from pipelines.training.curves import append_row
+from pipelines.training.notice import Notice
+from pipelines.training.places import (
+    CHECKPOINTS,
+    CURVES,
+    GENERATOR,
+    GRIDS,
+    GROUPS,
+    START,
+    SharedDisk,
+    SharedStorage,
+    WorkerFiles,
+)
+from pipelines.training.run_tags import run_tags
 
-CHECKPOINTS, CURVES, GRIDS, GENERATOR, FAILURE = "checkpoints", "curves.jsonl", "grids", "generator", "failure.json"
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All parameters of a worker, as plain values that can be serialised. Paths are absolute."""
+    """All parameters of a worker."""
 
     settings: dict[str, Any]
-    data: str
-    work: str
-    uploads: str
-    """Folder of the checkpoints uploaded by Ray."""
+    place: SharedDisk | SharedStorage
     cache: str
-    track: str
+    """Folder of decoded pictures; empty: the cache of the worker's user."""
     run_key: str
     run_name: str
     threads: int
+    start: dict[str, Any] | None
+    """Record of the run that this one starts from (:attr:`gan_core.training.start.Start.record`)."""
+    versions: str
+    """:func:`pipelines.runtime.code.code_versions` of the driver, which the workers must have, too."""
 
 
 class Reporter(Observer):
     """Observer of a training run under Ray: writes files to the work directory and the run log, and reports checkpoints."""
 
-    def __init__(self, work: Path, log: RunLog | None) -> None:
-        self._work, self._log = work, log
+    def __init__(self, files: WorkerFiles, log: RunLog | None, times: dict[str, Any]) -> None:
+        self._work, self._log, self._check, self._send = files.work, log, files.check, files.send
+        self._notice = Notice() if files.send else None
+        self._times: dict[str, Any] | None = times
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Append a line to the curves and log the metrics."""
-        with open(self._work / CURVES, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._check()
+        append_row(self._work / CURVES, {"step": step, **values})
         if self._log:
             self._log.log_metrics(values, step)
 
@@ -63,7 +81,7 @@ class Reporter(Observer):
         path = self._work / GRIDS / f"step-{step:08d}.png"
         save_sheet(path, pictures, columns=columns)
         if self._log:
-            self._log.log_artifact(path, GRIDS)
+            self._log.log_image(path, GRIDS, step)
 
     def figure(self, figure: Figure, step: int) -> None:
         """Log the protocol of the run's FIDs as a tag; :meth:`metrics` logs their values."""
@@ -71,84 +89,80 @@ class Reporter(Observer):
             self._log.set_tags({"gantry.fid_protocol": figure.protocol.stamp})
 
     def checkpoint(self, path: Path | None, step: int) -> None:
-        """Report the checkpoint to Ray, which uploads it while training continues."""
-        checkpoint = None
-        if path is not None:
-            # Ray uploads from a copy of hard links, because the trainer may remove its own folder meanwhile.
-            copy = self._work / "uploading" / path.name
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(path, copy / path.name, copy_function=link_or_copy)
-            checkpoint = Checkpoint.from_directory(str(copy))
-        ray.train.report(
-            {"step": step},
-            checkpoint=checkpoint,
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
-        )
+        """Send the checkpoint to the storage, if there is one, and tell Ray the step."""
+        if path and self._send:
+            try:
+                self._send()  # at once, so that a lost host costs no steps before this one
+            except StorageError as error:
+                LOG.warning("The checkpoint of step %d waits on this host: %s", step, error)
+        ray.train.report({"step": step})
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Whether a host of this group is about to be taken away."""
+        if self._notice is None:
+            return False
+        if self._times is not None:
+            self._note_group(step)
+        return self._notice.is_new(step)
+
+    def _note_group(self, step: int) -> None:
+        """Record when this group has made its first step, and what it did before."""
+        if ray.train.get_context().get_world_rank() == 0:
+            append_row(self._work / GROUPS, {**(self._times or {}), "step": step, "stepped": time.time()})
+        self._times = None
 
 
 def train_loop_per_worker(values: dict[str, Any]) -> None:
-    """Train as one of the workers; ``values`` are the fields of a :class:`Job`."""
+    """Train as one of the workers; ``values["job"]`` is a :class:`Job`."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    job = Job(**values)
+    job: Job = values["job"]
+    times: dict[str, Any] = {"host": socket.gethostname(), "entered": time.time()}
     torch.set_num_threads(job.threads)
+    if job.place.failure() is not None:  # a restart by Ray would fail in the same way
+        return
+    context = ray.train.get_context()
+    with save_failure(job.place, context.get_world_size()):
+        check_versions("train", job.versions)
+        with job.place.on_worker(context.get_world_rank()) as files:
+            _train(job, files, times)
+
+
+def _train(job: Job, files: WorkerFiles, times: dict[str, Any]) -> None:
+    times["fetched"] = time.time()
     settings = parse_settings(job.settings)
-    directory = Path(job.work)
-    if (directory / FAILURE).exists():  # a restart by Ray would fail in the same way
-        return
-    rank = ray.train.get_context().get_world_rank()
-    if rank > 0:
-        _train(job, settings, directory, None)
-        return
-    # A worker of a killed driver may live for a few more seconds; two trainers must not share a work directory.
-    with _only_trainer(directory / "trainer.lock"):
-        log = RunLog(job.track, key=job.run_key, name=job.run_name) if job.track else None
-        _train(job, settings, directory, log)
+    log = RunLog(files.events, key=job.run_key, name=job.run_name) if files.events else None
+    trainer = Trainer(
+        settings.model.family,
+        settings.model.config,
+        PreparedDataset(files.data, cache_dir=job.cache or None, shards=files.shards),
+        settings.train.trainer_config(),
+        files.work / CHECKPOINTS,
+        device=ray.train.torch.get_device(),  # type: ignore[attr-defined]
+        observer=Reporter(files, log, times),
+        start=Start(**job.start, folder=files.start and open_start(files.start).folder) if job.start else None,
+    )
+    if log:
+        log.set_tags(run_tags(trainer.device, job.threads, trainer.world.size, trainer.dataset))
+    times |= {"built": time.time(), "workers": trainer.world.size, "resumed": trainer.step}
+    trainer.run()
+    if trainer.world.rank == 0:
+        trainer.export_start(files.work / START)
+        trainer.export(files.work / GENERATOR)
+    if log:
+        log.log_metrics({MEMORY: peak_memory_gib(trainer.device)}, trainer.step)
 
 
 @contextmanager
-def _only_trainer(path: Path, patience: float = 60.0) -> Iterator[None]:
-    """Hold the lock of a work directory; raises StageError if another trainer holds it for ``patience`` seconds."""
-    with file_lock(path, patience=patience) as ours:
-        if not ours:
-            raise StageError(f"Another trainer uses {path.parent}. End that process, then run the stage again.")
-        yield
-
-
-def _train(job: Job, settings: Any, directory: Path, log: RunLog | None) -> None:
-    device = ray.train.torch.get_device()  # type: ignore[attr-defined]
-    with save_failure(directory / FAILURE, ray.train.get_context().get_world_size()):
-        trainer = Trainer(
-            settings.model.family,
-            settings.model.config,
-            PreparedDataset(job.data, cache_dir=job.cache),
-            settings.train.trainer_config(),
-            directory / CHECKPOINTS,
-            device=device,
-            observer=Reporter(directory, log),
-            resume_from=job.uploads,
-        )
-        trainer.run()
-        if trainer.world.rank == 0:
-            trainer.export(directory / GENERATOR)
-
-
-@contextmanager
-def save_failure(path: Path, workers: int) -> Iterator[None]:
-    """Save a GantryError to ``path`` for the driver, because restarting the workers would not fix it.
+def save_failure(place: SharedDisk | SharedStorage, workers: int) -> Iterator[None]:
+    """Keep a GantryError for the driver, because restarting the workers would not fix it.
 
     With several ``workers`` it is also raised, so that Ray ends the others; they would otherwise wait for this one for hours.
     """
     try:
         yield
+    except ReplacedError:
+        raise  # the driver goes on with another worker, and must not hear of this one's end
     except GantryError as error:
-        write_json(path, {"kind": type(error).__name__, "message": str(error)})
+        place.save_failure(error)
         if workers > 1:
             raise
-
-
-def raise_saved_failure(path: Path) -> None:
-    """Raise the error that a worker saved to ``path``, if any. Called by the driver."""
-    if path.is_file():
-        failure = read_json(path)
-        raise getattr(errors, failure["kind"], StageError)(failure["message"])

@@ -1,21 +1,29 @@
 """Search for settings with Optuna and ASHA, starting from the values in params.yaml; resumable."""
 
 import logging
-import os
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from gan_core.errors import StageError
+from gan_core.metrics.objective import FID
+from pipelines.runtime.progress import say
+from pipelines.runtime.resources import allocate, cluster_nodes
 from pipelines.settings.schema import Settings
+from pipelines.storage.objects import Storage
+from pipelines.tuning.places import TrialFollower, TrialsInStorage
 from pipelines.tuning.space import search_space
 
 if TYPE_CHECKING:
     from pipelines.tuning.trial import TrialJob
 
 log = logging.getLogger(__name__)
+
+_STATE = "search"
+"""Name of the folder of Tune's own state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +32,13 @@ class SearchResult:
 
     parameters: dict[str, Any]
     """Values of the best trial, by dotted name."""
-    fid: float
+    objective: str
+    """Name of the figure that the search went by."""
+    value: float
+    """Its value for the best trial."""
     table: pd.DataFrame
-    """The leaderboard: one row per trial, best first, with the columns trial, fid, step and the searched names."""
+    """The leaderboard: one row per trial, best first, with the columns trial, fid, step, the searched names and, if it is not
+    the FID, the objective."""
 
 
 def initial_values(settings: Settings) -> dict[str, Any]:
@@ -34,94 +46,123 @@ def initial_values(settings: Settings) -> dict[str, Any]:
     return {name: settings.value(name) for name in settings.tune.space}
 
 
-def search(work: Path, settings: Settings, job: "TrialJob") -> SearchResult:
+def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> SearchResult:
     """Run a search in ``work``, or resume an interrupted one; no trial is lost or run twice.
 
     Args:
         work: the stage's work directory.
         settings: checked settings.
         job: parameters shared by all trials; the number of threads of a trial is set here.
+        events: folder of the event logs on this host.
 
     Raises:
-        StageError: no trial has a finite FID.
+        SettingsError: the cluster has no GPU, or none that fits, for ``tune.gpus_per_trial``.
+        StageError: no trial has a finite objective.
     """
-    # Hide Tune's tables and its warning about frequent snapshots, which resuming needs; ProgressCallback prints instead.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     import optuna
-    import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     from pipelines.tuning.progress import ProgressCallback
-    from pipelines.tuning.trial import DIVERGED_FID, OBJECTIVE, Trial
+    from pipelines.tuning.trial import DIVERGED_LOSS, LOSS, VALUE, Trial
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    tuned = settings.tune
-    resources = ray.cluster_resources()
-    concurrent = min(tuned.concurrent, tuned.trials)
-    share = {
-        "cpu": max(1, int(resources.get("CPU", 1)) // concurrent),
-        "gpu": resources.get("GPU", 0) / concurrent,
-    }
-    trainable = tune.with_resources(Trial, share)
-    space = {**search_space(tuned.space), "job": asdict(replace(job, threads=share["cpu"]))}
-    state = work / "search"
-    if tune.Tuner.can_restore(str(state)):
+    tuned, objective = settings.tune, settings.evaluate.objective
+    wanted = min(tuned.concurrent, tuned.trials)
+    share = allocate(
+        cluster_nodes(),
+        1,
+        wanted,
+        setting="tune.concurrent",
+        what="trials",
+        share_gpus=True,
+        gpu_share=tuned.gpus_per_trial,
+        gpu_share_setting="tune.gpus_per_trial",
+    )
+    if share.processes < wanted:
+        say(
+            "tune",
+            f"{share.processes} trial(s) run in parallel, not tune.concurrent ({wanted}): no more fit on the nodes",
+        )
+    if share.gpus:
+        say("tune", f"each trial has {share.gpus:g} GPU(s) and {share.cpus} CPU core(s)")
+    shared = job.place if isinstance(job.place, TrialsInStorage) else None
+    # Parameters that are not in the search space: a resumed search takes those of the new driver.
+    trainable = tune.with_resources(
+        tune.with_parameters(Trial, job=replace(job, threads=share.cpus)), {"cpu": share.cpus, "gpu": share.gpus}
+    )
+    space = search_space(tuned.space)
+    if shared:
+        filesystem, root = Storage(shared.inputs.uri).filesystem()
+        folder = f"{root}/{shared.name}"
+    else:
+        filesystem, folder = None, str(work.resolve())
+    state = f"{folder}/{_STATE}"
+    if tune.Tuner.can_restore(state, storage_filesystem=filesystem):
         log.info("Resuming the search in %s.", state)
-        tuner = tune.Tuner.restore(str(state), trainable, resume_errored=True, param_space=space)
+        tuner = tune.Tuner.restore(
+            state, trainable, resume_errored=True, param_space=space, storage_filesystem=filesystem
+        )
     else:
         iterations = max(1, tuned.steps // tuned.report_every)
         tuner = tune.Tuner(
             trainable,
             param_space=space,
             tune_config=tune.TuneConfig(
-                metric=OBJECTIVE,
+                metric=LOSS,
                 mode="min",
                 num_samples=tuned.trials,
-                max_concurrent_trials=concurrent,
+                max_concurrent_trials=share.processes,
                 search_alg=OptunaSearch(points_to_evaluate=[initial_values(settings)], seed=tuned.seed),
                 scheduler=ASHAScheduler(max_t=iterations, grace_period=1, reduction_factor=tuned.reduction),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=state.name,
-                storage_path=str(work.resolve()),
+                name=_STATE,
+                storage_path=folder,
+                storage_filesystem=filesystem,
                 verbose=0,
-                callbacks=[ProgressCallback(tuned.trials, tuned.steps)],
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
+                callbacks=[ProgressCallback(tuned.trials, tuned.steps, objective)],
+                # A driver that is taken up from the storage may know a checkpoint less than there is: its state is sent last.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2 if shared else 1),
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         )
-    results: Any = tuner.fit()
+    with TrialFollower(shared, work / "mirrors", events, job.run_key).running() if shared else nullcontext():
+        results: Any = tuner.fit()
     rows = []
     for result in results:
         metrics = result.metrics or {}
-        if OBJECTIVE in metrics:
+        if LOSS in metrics:
             values = {name: metrics["config"][name] for name in tuned.space}
             rows.append(
                 {
                     "trial": metrics["trial_id"].rsplit("_", 1)[-1],
-                    "fid": metrics[OBJECTIVE],
+                    LOSS: metrics[LOSS],
+                    "fid": metrics["fid"],
+                    **({} if objective == FID else {objective: metrics[VALUE]}),
                     "step": metrics["step"],
                     **values,
                 }
             )
-    if not rows or min(row["fid"] for row in rows) >= DIVERGED_FID:
+    if not rows or min(row[LOSS] for row in rows) >= DIVERGED_LOSS:
         problems = "; ".join(str(error).strip().splitlines()[-1] for error in results.errors) or "every trial diverged"
         raise StageError(
-            f"No trial of the search has a finite FID: {problems}. Fix the cause, or adjust the ranges in tune.space of "
-            f"params.yaml. The state of the search is in {state}."
+            f"No trial of the search has a finite {objective}: {problems}. Fix the cause, or adjust the ranges in tune.space "
+            f"of params.yaml. The state of the search is in {state}."
         )
     table = pd.DataFrame(rows)
-    # FIDs after different numbers of steps do not compare: the best trial is among those that trained longest.
-    table = table.sort_values(["step", "fid"], ascending=[False, True], ignore_index=True)
+    # Figures after different numbers of steps are not comparable, so the best trial is one of those that trained longest.
+    table = table.sort_values(["step", LOSS], ascending=[False, True], ignore_index=True)
     best = table.iloc[0]
     chosen = next(
         result for result in results if result.metrics and result.metrics.get("trial_id", "").endswith(best["trial"])
     )
     return SearchResult(
-        parameters={name: chosen.metrics["config"][name] for name in tuned.space}, fid=float(best["fid"]), table=table
+        parameters={name: chosen.metrics["config"][name] for name in tuned.space},
+        objective=objective,
+        value=float(best[objective]),
+        table=table.drop(columns=LOSS),
     )

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,33 +14,38 @@ from ray import tune
 
 from gan_core.data import PreparedDataset
 from gan_core.errors import TrainingDivergedError
+from gan_core.families import FAMILIES
+from gan_core.families.noise import NoiseFamily
 from gan_core.images.grid import save_sheet
+from gan_core.locks import file_lock
 from gan_core.metrics.assess import assess
+from gan_core.metrics.evaluate import real_moments
 from gan_core.metrics.inception import load_inception
+from gan_core.metrics.objective import FID, find_objective, loss
 from gan_core.precision import choose_device, has_bf16
+from gan_core.training.stream import streaming_reason
 from gan_core.training.trainer import Trainer
+from pipelines.runtime.code import check_versions
 from pipelines.settings.schema import Settings, parse_settings
 from pipelines.tracking import RunLog
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
+from pipelines.tuning.places import TrialsInStorage, TrialsOnDisk, trial_run_key
 
-OBJECTIVE = "fid"
-DIVERGED_FID = 1e6
-"""FID reported for a diverged trial; finite, so that the search algorithm can use it."""
+LOSS, VALUE = "loss", "value"
+"""What a trial reports to Tune: the objective as a number that is lower for a better trial, and its value."""
+DIVERGED_LOSS = 1e6
+"""Loss reported for a diverged trial; finite, so that the search algorithm can use it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialJob:
-    """What every trial of a search shares. The values are plain, to travel to its process. Paths are absolute."""
+    """Parameters that all trials of a search share."""
 
     settings: dict[str, Any]
-    data: str
-    work: str
-    decoded: str
-    """Where decoded pictures are cached."""
-    statistics: str
-    """Where the moments of real pictures are cached."""
-    track: str
+    place: TrialsOnDisk | TrialsInStorage
     run_key: str
+    versions: str
+    """:func:`pipelines.runtime.code.code_versions` of the driver, which every host must have, too."""
     threads: int = 1
 
 
@@ -51,17 +57,35 @@ def trial_extractor(settings: Settings, device: str | torch.device = "auto") -> 
     )
 
 
-class Trial(tune.Trainable):
-    """Trains with one set of values; each Tune iteration is ``tune.report_every`` steps and one FID.
+def compares_with_real(settings: Settings, dataset: PreparedDataset) -> bool:
+    """Whether all trials are compared with the same real pictures, which can be measured before."""
+    return FAMILIES[settings.model.family].can(NoiseFamily) or dataset.info.kind == "paired"
 
-    For families that translate, the objective is the FID of the translations, averaged over directions, as in evaluation.
+
+def measure_real(settings: Settings, dataset: PreparedDataset, extractor: Any, statistics: Path) -> None:
+    """Decode the pictures and measure the real ones, as each trial would, and keep both in the caches of this host."""
+    if streaming_reason(dataset, settings.train):
+        dataset = dataset.streaming()
+    dataset.pixels("train")
+    dataset.conditions("train")
+    if compares_with_real(settings, dataset):
+        count = min(settings.tune.samples, dataset.info.splits["train"])
+        real_moments(dataset, "train", extractor, count=count, cache_dir=statistics)
+
+
+class Trial(tune.Trainable):
+    """Trains with one set of values; each Tune iteration is ``tune.report_every`` steps and one measurement.
+
+    The objective is that of evaluation (``evaluate.objective``). For families that translate it is averaged over directions.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Build the trainer; ``config`` has the searched values and, under ``job``, a :class:`TrialJob` as a dictionary."""
-        job = TrialJob(**config["job"])
+    def setup(self, config: dict[str, Any], job: TrialJob) -> None:  # type: ignore[override]
+        """Build the trainer for the searched values ``config``."""
+        check_versions("tune", job.versions)
         torch.set_num_threads(job.threads)
-        self._extractor = trial_extractor(parse_settings(job.settings))
+        self._job = job
+        self._open = ExitStack()
+        self._extractor: Any = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -71,18 +95,23 @@ class Trial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        job = TrialJob(**config["job"])
-        self._values = {name: value for name, value in config.items() if name != "job"}
+        job = self._job
+        self._values = dict(config)
         settings = parse_settings(job.settings).with_values(self._values)
         self._settings = settings
-        self._directory = Path(job.work) / "trials" / self.trial_id
-        self._dataset = PreparedDataset(job.data, cache_dir=job.decoded)
-        self._statistics = job.statistics
+        files = self._files = self._open.enter_context(job.place.on_trial(self.trial_id))
+        self._directory = files.work
+        self._dataset = files.data.open(files.decoded)
+        if self._extractor is None:  # its weights may have come with the data
+            self._extractor = trial_extractor(settings)
+        if files.lock:
+            with file_lock(files.lock):
+                measure_real(settings, self._dataset, self._extractor, files.statistics)
         shutil.rmtree(self._directory, ignore_errors=True)  # Tune restores the checkpoint with load_checkpoint
         self._trainer = self._build()
         self._log = RunLog(
-            job.track,
-            key=f"{job.run_key}-{self.trial_id}",
+            files.events,
+            key=trial_run_key(job.run_key, self.trial_id),
             name=f"trial {self.trial_id.rsplit('_', 1)[-1]}",
             parent_key=job.run_key,
             tags={STAGE_TAG: TRIAL},
@@ -90,41 +119,49 @@ class Trial(tune.Trainable):
         self._log.log_params(self._values)
 
     def step(self) -> dict[str, Any]:
-        """Train for ``tune.report_every`` steps and measure the FID."""
-        tuned = self._settings.tune
+        """Train for ``tune.report_every`` steps and measure the FID and the objective."""
+        tuned, name = self._settings.tune, self._settings.evaluate.objective
+        figures: dict[str, float] = {}
         until = min(self._trainer.step + tuned.report_every, tuned.steps)
         try:
             self._trainer.run(until)
             self._trainer.update_statistics()
             measured = assess(
                 self._trainer,
-                self._dataset,
+                self._trainer.dataset,
                 split="train",
                 count=tuned.samples,
                 seed=tuned.seed,
                 extractor=self._extractor,
                 generator_digest=f"trial {self.trial_id} step {until}",
-                cache_dir=self._statistics,
-                full=False,
+                cache_dir=self._files.statistics,
+                full=name != FID,
             )
-            value = measured.objective.value
+            objective = find_objective(measured.figures, name)
+            figures = {FID: measured.objective.value, name: objective.value}
+            value, lost = objective.value, loss(objective)
         except TrainingDivergedError as error:
             logging.getLogger(__name__).warning("Trial %s: %s", self.trial_id, error)
-            value = math.inf
-        value = value if math.isfinite(value) else DIVERGED_FID
-        done = value == DIVERGED_FID or until >= tuned.steps
-        self._log.log_metrics({OBJECTIVE: value}, until)
-        if value < DIVERGED_FID:
+            lost = math.inf
+        diverged = not math.isfinite(lost)
+        if diverged:
+            value, lost = math.nan, DIVERGED_LOSS
+        # A diverged trial keeps its place at the end of MLflow's charts and of the leaderboard.
+        told = {name: DIVERGED_LOSS} if diverged and name == FID else figures
+        done = diverged or until >= tuned.steps
+        self._log.log_metrics(told, until)
+        if not diverged:
             grid = self._directory / "grid.png"
             pictures, columns = self._trainer.preview()
             save_sheet(grid, pictures, columns=columns)
-            self._log.log_artifact(grid, "grids")
+            self._log.log_image(grid, "grids", until)
         if done:
             self._log.finish()
-        return {OBJECTIVE: value, "step": until, tune.result.DONE: done}
+        return {LOSS: lost, VALUE: value, FID: told.get(FID, math.nan), "step": until, tune.result.DONE: done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Copy the trainer's newest checkpoint to ``checkpoint_dir``."""
+        """Copy the trainer's newest checkpoint to ``checkpoint_dir``, after everything that was recorded until it is safe."""
+        self._files.sync()
         shutil.copytree(self._directory / "checkpoints", checkpoint_dir, dirs_exist_ok=True)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
@@ -135,6 +172,7 @@ class Trial(tune.Trainable):
         """Finish and close the run log, also of a trial that ASHA stopped early."""
         self._log.finish()
         self._log.close()
+        self._open.close()
 
     def _build(self, resume_from: str | None = None) -> Trainer:
         settings = self._settings
@@ -146,6 +184,10 @@ class Trial(tune.Trainable):
             keep_checkpoints=1,
             fid_every=0,
             keep_best=False,
+            # Trials start from random weights.
+            start_from=None,
+            start_optimisers=False,
+            freeze_discriminator=0,
         )
         return Trainer(
             settings.model.family,

@@ -18,7 +18,18 @@ from pathlib import Path
 from gan_core.files import write_json
 from tests.bench import Row
 
-MODULES = ("training", "families", "translation", "inception", "ingest", "stage", "startup")
+MODULES = (
+    "training",
+    "streaming",
+    "families",
+    "translation",
+    "inception",
+    "figures",
+    "ingest",
+    "stage",
+    "serving",
+    "startup",
+)
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "var" / "bench.json"
 

@@ -28,11 +28,11 @@ def rows() -> list[Row]:
     contestants: dict[str, Callable[[], torch.Tensor]] = {
         "matmul": lambda: matrix @ matrix,
         "torchscript": lambda: reference(inputs),
-        "fp32": lambda: extractor.features_of_prepared(inputs),
+        "fp32": lambda: extractor.extract(inputs),
     }
     if instructions:
         low = load_inception(precision="bf16")
-        contestants["bf16"] = lambda: low.features_of_prepared(inputs)
+        contestants["bf16"] = lambda: low.extract(inputs)
     seconds, outputs = _race(contestants)
     speed = {name: BATCH / taken for name, taken in seconds.items()}
     error = float(

@@ -1,4 +1,4 @@
-"""Ingestion against the loop that anyone would write: decode, resize, convert, encode again."""
+"""Compare ingestion with a straightforward loop: decode, resize, convert, encode."""
 
 import io
 import tempfile
@@ -20,7 +20,7 @@ TINY, TINY_SIZE = 6144, (28, 28)
 
 
 def rows() -> list[Row]:
-    """Pictures per second of one worker over those of the loop, and of two Ray workers over one worker."""
+    """Speed of one worker relative to the loop, and of two Ray workers relative to one worker."""
     with tempfile.TemporaryDirectory(prefix="gantry-bench-") as scratch:
         photos, tiny = Path(scratch) / "photos", Path(scratch) / "tiny"
         _write_folder(photos, PHOTOS, PHOTO_SIZE, "jpg")
@@ -35,7 +35,7 @@ def rows() -> list[Row]:
 
 
 def straightforward(folder: Path, settings: IngestSettings) -> list[bytes]:
-    """The loop: no checks, no digests, no duplicates, no shards, nothing written to disk."""
+    """The loop. It checks nothing, computes no digests, keeps duplicates and writes nothing to disk."""
     height, width = settings.size
     encoded = []
     for path in sorted(folder.rglob("*.*")):
@@ -69,7 +69,7 @@ def _two_workers(folder: Path, count: int, settings: IngestSettings) -> Row:
         _spin_up(2)
         one, two = _interleaved(
             lambda: ingest(folder, out, settings, name="bench"),
-            lambda: ingest(folder, out, settings, name="bench", map_shards=map_with_ray(2)),
+            lambda: ingest(folder, out, settings, name="bench", mapper=map_with_ray(2)),
             time.perf_counter,
             rounds=4,
         )
@@ -83,7 +83,7 @@ def _two_workers(folder: Path, count: int, settings: IngestSettings) -> Row:
 def _interleaved(
     first: Callable[[], object], second: Callable[[], object], clock: Callable[[], float], rounds: int = 2
 ) -> tuple[float, float]:
-    """Best seconds of each by ``clock``, taken in turn so that both meet the same machine."""
+    """Shortest times of both functions by ``clock``, run in turn so that both see the same load on the machine."""
     best = [float("inf"), float("inf")]
     for _ in range(rounds):
         for index, run in enumerate((first, second)):
@@ -94,25 +94,25 @@ def _interleaved(
 
 
 def _processor_seconds() -> float:
-    """Of all threads of this process and its workers: what one core would take, also when others use the machine."""
+    """CPU time of this process and its workers, which does not depend on other processes on the machine."""
     times = [process.cpu_times() for process in (psutil.Process(), *psutil.Process().children(recursive=True))]
     return sum(time.user + time.system for time in times)
 
 
 def _spin_up(workers: int) -> None:
-    """Let Ray start its worker processes and import what ingestion needs: a cluster that stands does not pay for it."""
+    """Let Ray start its workers and import ingestion, so that the start is not measured."""
     list(map_with_ray(workers)(_import_and_wait, range(workers)))
 
 
-def _import_and_wait(piece: int) -> int:
+def _import_and_wait(item: int) -> int:
     import pipelines.data.ingest  # noqa: F401
 
     time.sleep(3)
-    return piece
+    return item
 
 
 def _write_folder(folder: Path, count: int, size: tuple[int, int], suffix: str) -> None:
-    """Smooth pictures with some grain, about as hard to decode as photographs; all different."""
+    """Write different smooth pictures with some grain, which take about as long to decode as photographs."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for index in range(count):

@@ -20,7 +20,7 @@ from gan_core.data import PreparedDataset
 from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.cluster import cluster
+from pipelines.runtime.cluster import ray_cluster
 from pipelines.settings.schema import load_settings
 from pipelines.tracking import RunLog, Shipper
 from pipelines.training.fit import fit
@@ -68,7 +68,7 @@ def stage(place: Path) -> None:
     work, track = place / "work/bench", place / "track"
     work.mkdir(parents=True)
     with (
-        cluster(Checkout.at(place), log_to_driver=False),
+        ray_cluster(Checkout.at(place), log_to_driver=False),
         Shipper(track, tracking_uri=f"sqlite:///{place / 'mlflow.db'}", experiment="bench"),
         RunLog(track, key="bench", name="bench"),
     ):

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos``: run the cases, print a table, write ``var/chaos.json``; the status says whether all passed.
+"""``python -m tests.chaos``: run the cases, print a table, write ``var/chaos.json``. Exit status 1 if a case failed.
 
 Each run of a case takes its random numbers from its name and one of the fixed seeds, so that a failure can be repeated:
 ``--cases NAME --seed SEED``.
@@ -22,8 +22,9 @@ from pathlib import Path
 
 import psutil
 
+from pipelines.runtime.environment import set_up_environment
 from tests.chaos import local
-from tests.chaos.case import Case, NotHere, Suite, every, prepare
+from tests.chaos.case import Case, NotSupported, Suite, by_name, prepare
 from tests.chaos.place import adopt_orphans, kill, orphans_now
 
 SEEDS = tuple(range(1, 21))
@@ -38,7 +39,7 @@ class Outcome:
     case: str
     seed: int
     verdict: str
-    """passed, failed, or n.a. where this machine cannot run it."""
+    """passed, failed, or n.a. if this machine cannot run it."""
     seconds: float
     notes: list[str]
     trouble: str = ""
@@ -53,16 +54,16 @@ class _Running:
 
 
 def load_cases() -> dict[str, Case]:
-    """Every case by its name, in the order of the table."""
+    """All cases by name, in the order of the table."""
     from tests.chaos import case_disk, case_flow, case_leaks, case_ray, case_servers, case_stages
 
     modules = [case_stages, case_disk, case_servers, case_ray, case_flow, case_leaks]
-    return every([case for module in modules for case in module.cases()])
+    return by_name([case for module in modules for case in module.cases()])
 
 
 def import_everything() -> None:
-    """Import what the stages import: forks of this process then start in no time. Training goes without a cluster."""
-    importlib.import_module("pipelines.cli")  # switches telemetry off before anything else is imported
+    """Import what the stages import, so that forks start at once, and let training run without a cluster."""
+    set_up_environment()
     for name, patch in local.PATCHES.items():
         patch(importlib.import_module(name))
     bodies = importlib.import_module("pipelines.commands.stage").BODIES
@@ -79,7 +80,7 @@ def import_everything() -> None:
 
 
 def begin(suite: Suite, case: Case, seed: int) -> tuple[int, _Running]:
-    """Start one run of a case in a fork; its process number, and what to wait for."""
+    """Start one run of a case in a fork; returns its process id and what to wait for."""
     handle, name = tempfile.mkstemp(prefix="result-", suffix=".json", dir=suite.folder)
     os.close(handle)
     sys.stdout.flush()
@@ -91,13 +92,13 @@ def begin(suite: Suite, case: Case, seed: int) -> tuple[int, _Running]:
 
 
 def _be(suite: Suite, case: Case, seed: int, result: Path) -> None:
-    """Be the process of one run; never returns."""
+    """The body of the process of one run. Never returns."""
     verdict, trouble = "passed", ""
     try:
         os.setpgid(0, 0)
         adopt_orphans()
         case.run(suite, random.Random(f"{case.name}/{seed}"))
-    except NotHere as reason:
+    except NotSupported as reason:
         verdict, trouble = "n.a.", str(reason)
     except AssertionError as error:
         verdict, trouble = "failed", str(error) or traceback.format_exc()
@@ -110,7 +111,7 @@ def _be(suite: Suite, case: Case, seed: int, result: Path) -> None:
 
 
 def finish(running: _Running) -> Outcome:
-    """What the process of a run has left."""
+    """Read the outcome that the process of a run has written."""
     text = running.result.read_text(encoding="utf-8")
     said = json.loads(text) if text else {"verdict": "failed", "trouble": "its process was killed", "notes": []}
     seconds = time.monotonic() - running.began
@@ -118,7 +119,7 @@ def finish(running: _Running) -> Outcome:
 
 
 def run_all(suite: Suite, runs: Sequence[tuple[Case, int]], lanes: int) -> list[Outcome]:
-    """Run cases, at most ``lanes`` at once; tell of each as it ends."""
+    """Run cases, at most ``lanes`` at once; print the outcome of each when it ends."""
     waiting, running, outcomes = list(runs), dict[int, _Running](), []
     while waiting or running:
         busy_alone = any(entry.case.alone for entry in running.values())
@@ -154,7 +155,7 @@ def _tell(outcome: Outcome) -> None:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A line a case: how many runs, how many passed, and what failed."""
+    """A line for each case: the number of runs, how many passed, and what failed."""
     names = list(dict.fromkeys(outcome.case for outcome in outcomes))
     width = max(len(name) for name in names)
     lines = [f"{'case':{width}}  runs  passed  seconds  what failed"]
@@ -172,27 +173,29 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main() -> int:
-    """Run what the command line asks for."""
+    """Run the cases that the command line chooses."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--cases", default="*", help="names or patterns, separated by commas; all by default")
     parser.add_argument("--times", type=int, default=len(SEEDS), help="runs of each case (default 20)")
     parser.add_argument("--seed", type=int, help="run only this seed")
     parser.add_argument("--small", action="store_true", help="the short form of .ci/run: one run of each kind")
     parser.add_argument("--lanes", type=int, default=1, help="cases at once (default 1)")
-    parser.add_argument("--list", action="store_true", help="print the names and end")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases and exit")
     given = parser.parse_args()
     patterns = [word for word in given.cases.replace(",", " ").split() if word]
     chosen = [case for case in load_cases().values() if any(fnmatch(case.name, pattern) for pattern in patterns)]
     chosen = [case for case in chosen if case.small or not given.small]
     if given.list or not chosen:
-        print("\n".join(case.name for case in chosen) or f"no case is called {given.cases}")
+        print("\n".join(case.name for case in chosen) or f"no case matches {given.cases}")
         return 0 if chosen else 2
     seeds = (given.seed,) if given.seed is not None else SEEDS[:1] if given.small else SEEDS[: given.times]
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing is left behind
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that processes and folders are cleaned up
     adopt_orphans()
     import_everything()
-    from gan_core.data import user_cache_dir
+    from gan_core.cache import user_cache_dir
     from gan_core.files import write_json
 
     weights = Path(os.environ.get("GANTRY_WEIGHTS_DIR", user_cache_dir() / "weights"))
@@ -209,7 +212,7 @@ def main() -> int:
     for outcome in outcomes:
         if outcome.verdict == "failed":
             print(f"\n--- {outcome.case} seed {outcome.seed} ({'; '.join(outcome.notes)})\n{outcome.trouble}")
-    print(f"\n{table(outcomes)}\n\n{took:.0f} s; all of it in {RESULT.relative_to(ROOT)}")
+    print(f"\n{table(outcomes)}\n\n{took:.0f} s; details in {RESULT.relative_to(ROOT)}")
     return 0 if all(outcome.verdict != "failed" for outcome in outcomes) else 1
 
 

@@ -1,4 +1,4 @@
-"""What a case is, and what all of them share."""
+"""Cases, and what all of them share."""
 
 import random
 from collections import defaultdict
@@ -7,26 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos.inject import Point, read_points
-from tests.chaos.place import STAGES, Place, Unbroken, make_template, run_unbroken
+from tests.chaos.place import STAGES, Baseline, Place, make_template, run_baseline
 
 
-class NotHere(Exception):  # noqa: N818  no error: the case says why it cannot be run on this machine
-    """This machine cannot run the case; says why."""
+class NotSupported(Exception):  # noqa: N818  not an error: the reason why the case cannot run on this machine
+    """This machine cannot run the case. The message is the reason."""
 
 
 @dataclass
 class Suite:
-    """What the cases start from."""
+    """What all cases use."""
 
     folder: Path
     template: Place
-    unbroken: Unbroken
+    baseline: Baseline
     points: dict[str, list[Point]]
-    """The moments of each stage's unbroken run."""
+    """The moments of each stage in the undisturbed run."""
     small: bool
     """Whether this is the short form of the suite."""
     notes: list[str] = field(default_factory=list)
-    """What a run has to say for the table."""
+    """Notes of a run for the table."""
 
 
 Run = Callable[[Suite, random.Random], object]
@@ -38,37 +38,37 @@ class Case:
 
     name: str
     run: Run
-    """Breaks something, by the random numbers that it is given, and checks what has to hold; raises AssertionError."""
+    """Injects a fault chosen by the given random numbers and checks the results; raises AssertionError."""
     seconds: float = 240.0
-    """Longest time that one run may take."""
+    """Time limit of one run."""
     small: bool = True
     """Whether the short form runs it."""
     alone: bool = False
-    """Whether nothing else may run beside it."""
+    """Whether no other case may run at the same time."""
 
 
 def prepare(folder: Path, weights: Path, *, small: bool) -> Suite:
-    """Make the checkout and run it unbroken, counting the moments."""
+    """Make the checkout and run it without faults, recording the moments."""
     template = make_template(folder, weights)
     plans = {name: template.plan() for name in STAGES}
-    unbroken = run_unbroken(template, plans)
+    baseline = run_baseline(template, plans)
     points = {name: read_points(Path(plan.log)) for name, plan in plans.items()}
-    return Suite(folder=folder, template=template, unbroken=unbroken, points=points, small=small)
+    return Suite(folder=folder, template=template, baseline=baseline, points=points, small=small)
 
 
 def choose(numbers: random.Random, points: Iterable[Point], kinds: Iterable[str]) -> Point:
-    """A moment of one of ``kinds``: first a kind, then a place, then which time. Rare ones come as often as frequent ones."""
+    """Choose a moment: first a kind, then a place, then its number, so that rare kinds and places are as likely as others."""
     by_kind: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
     for point in points:
         if point.kind in kinds:
             by_kind[point.kind][point.place].append(point)
-    assert by_kind, f"the unbroken run has no moment of {', '.join(kinds)}"
+    assert by_kind, f"the undisturbed run has no moment of kind {', '.join(kinds)}"
     places = by_kind[numbers.choice(sorted(by_kind))]
     return numbers.choice(places[numbers.choice(sorted(places))])
 
 
-def every(cases: Sequence[Case]) -> dict[str, Case]:
-    """Cases by name; two of one name are a mistake."""
+def by_name(cases: Sequence[Case]) -> dict[str, Case]:
+    """Cases by name. Names must be unique."""
     named = {case.name: case for case in cases}
-    assert len(named) == len(cases), "two cases have one name"
+    assert len(named) == len(cases), "two cases have the same name"
     return named

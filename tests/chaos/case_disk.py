@@ -1,4 +1,4 @@
-"""The disk is really full: ``var`` and ``outputs`` on a small file system, which covers what is written outside Python, too."""
+"""A disk that is really full: ``var`` is on a small file system. This also covers writes outside Python."""
 
 import itertools
 import random
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.chaos.case import Case, NotHere, Suite
+from tests.chaos.case import Case, NotSupported, Suite
 from tests.chaos.case_stages import check_rerun
-from tests.chaos.checks import age
+from tests.chaos.checks import make_old
 from tests.chaos.place import STAGES, Place, orphans
 
 
 def cases() -> list[Case]:
-    """One for each stage; the size of the file system is the random number."""
+    """One case for each stage, with a random size of the file system."""
     return [
         Case(name=f"no-room-{stage}", run=partial(without_room, stage=stage), small=stage == "train")
         for stage in STAGES
@@ -23,8 +23,8 @@ def cases() -> list[Case]:
 
 
 def without_room(suite: Suite, numbers: random.Random, *, stage: str) -> None:
-    """Run the stage where there is too little room; it says so, and goes on once there is more."""
-    with suite.unbroken.before[stage].copy() as place, _small(place) as disk:
+    """Run the stage with too little disk space: it reports that, and resumes when there is more."""
+    with suite.baseline.before[stage].copy() as place, _small(place) as disk:
         used = disk.used()
         disk.resize(used + round(_need(suite, stage) * numbers.uniform(0.05, 0.95)))
         first = place.stage(stage)
@@ -38,24 +38,24 @@ def without_room(suite: Suite, numbers: random.Random, *, stage: str) -> None:
                 f"does not say that the disk is full:\n{first.output[-2000:]}"
             )
         disk.resize(used + 200_000)
-        age(place)
+        make_old(place)
         check_rerun(suite, place, stage)
 
 
 def _need(suite: Suite, stage: str) -> int:
-    """Kilobytes by which the unbroken stage has made ``var`` larger."""
+    """Kilobytes that the stage adds to ``var`` in the undisturbed run."""
     following = dict(itertools.pairwise(STAGES)).get(stage)
-    after = suite.unbroken.before[following] if following else suite.unbroken.after
-    return max(50, _size(after.root / "var") - _size(suite.unbroken.before[stage].root / "var"))
+    after = suite.baseline.before[following] if following else suite.baseline.after
+    return max(50, _size(after.root / "var") - _size(suite.baseline.before[stage].root / "var"))
 
 
 def _size(folder: Path) -> int:
-    """Kilobytes of the files in ``folder``, as ``du`` counts them; 0 where there is none."""
+    """Kilobytes of the files in ``folder``, as ``du`` counts them; 0 if there are none."""
     return sum(path.lstat().st_blocks for path in folder.rglob("*")) // 2
 
 
 class _Disk:
-    """A file system in memory over a folder."""
+    """A tmpfs mounted over a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.size = folder, 0
@@ -66,14 +66,14 @@ class _Disk:
         return int(line.splitlines()[-1].split()[2])
 
     def resize(self, kilobytes: int) -> None:
-        """Make it as large."""
+        """Set its size."""
         self.size = kilobytes
         subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(self._folder)], check=True)
 
 
 @contextmanager
 def _small(place: Place) -> Iterator[_Disk]:
-    """The checkout's ``var`` on a file system of its own, for the length of the block."""
+    """Put the checkout's ``var`` on its own file system for the length of the block."""
     var = place.root / "var"
     kept = place.root.parent / "var-before"
     if var.exists():
@@ -83,7 +83,7 @@ def _small(place: Place) -> Iterator[_Disk]:
         ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(var)], capture_output=True, text=True
     )
     if mounted.returncode:
-        raise NotHere(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+        raise NotSupported(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
     try:
         if kept.exists():
             subprocess.run(["cp", "-a", f"{kept}/.", str(var)], check=True)

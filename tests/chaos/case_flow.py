@@ -1,4 +1,4 @@
-"""Runs of the whole flow: killed, interrupted, without its Prefect server, two at once. Training goes without a cluster."""
+"""Runs of the whole flow: killed, interrupted, without its Prefect server, two at once. Training uses no cluster."""
 
 import os
 import random
@@ -12,7 +12,7 @@ import psutil
 
 from tests.chaos.case import Case, Suite
 from tests.chaos.case_stages import sync_all
-from tests.chaos.checks import age, check_logs_sent, check_metrics, check_one_version, check_same, check_whole
+from tests.chaos.checks import check_logs_sent, check_metrics, check_one_version, check_same, check_whole, make_old
 from tests.chaos.place import STAGES, Command, Place, kill, orphans
 
 LOCAL = {"GANTRY_CHAOS_LOCAL": "1"}
@@ -21,14 +21,14 @@ VICTIMS = {
     "repro": "dvc repro",
     "stage": "gantry stage",
     "guard": "pipelines.runtime.guard",
-    "prefect": "pipelines.flow.door prefect",
+    "prefect": "pipelines.flow.auth_middleware prefect",
 }
-"""What a command line holds, by the name of the case."""
+"""Part of the victim's command line, by the name of the victim."""
 RUN_SECONDS = 400.0
 
 
 def cases() -> list[Case]:
-    """One case for each victim; in the short form the Prefect server's death and two runs in one checkout."""
+    """One case for each victim. The short form has the death of the Prefect server and two runs in one checkout."""
     single = [
         Case(
             name=f"flow-{victim}-killed",
@@ -51,8 +51,8 @@ def cases() -> list[Case]:
 
 
 def breaking(suite: Suite, numbers: random.Random, *, faults: tuple[str, ...]) -> None:
-    """Break one run after the other in a stage, then run to the end; everything is as after the unbroken run."""
-    with suite.unbroken.before["ingest"].copy() as place:
+    """Break several runs in a row, each in a stage, then run to the end. The results equal those of the undisturbed run."""
+    with suite.baseline.before["ingest"].copy() as place:
         _untracked(place)
         for fault, stage in zip(faults, _in_order(numbers, len(faults)), strict=True):
             command = ("dvc", "repro") if fault == "bare-repro" else ("gantry", "run")
@@ -66,7 +66,7 @@ def breaking(suite: Suite, numbers: random.Random, *, faults: tuple[str, ...]) -
                 _check_message(ended.output, fault, ended.status)
             left = orphans()
             assert not left, f"still running after {fault}: {'; '.join(left)}"
-            age(place)
+            make_old(place)
         last = place.command("gantry", "run", **LOCAL).wait(RUN_SECONDS)
         assert last.status == 0, f"the run after it ended with {last.status}:\n{last.output[-4000:]}"
         check_finished(suite, place)
@@ -83,7 +83,7 @@ def _break(run: Command, fault: str) -> None:
     else:
         found = [process for process in family[1:] if VICTIMS[fault] in _words(process)]
         assert found, f"no process of {fault} among {[_words(process)[:70] for process in family]}"
-        # The guard of the stage is the last one: those of servers and of dvc come before it.
+        # The last guard is that of the stage; those of servers and of dvc come before it.
         kill(found[-1:] if fault in ("guard", "stage") else found)
 
 
@@ -94,12 +94,12 @@ def _check_message(output: str, fault: str, status: int) -> None:
 
 
 def _in_order(numbers: random.Random, count: int) -> list[str]:
-    """Stages to break in, each later than the one before: one that is done is not run again."""
+    """Stages in which to break the run, in order: a finished stage does not run again."""
     return [STAGES[number] for number in sorted(numbers.sample(range(len(STAGES)), count))]
 
 
 def _works_at(place: Place, stage: str) -> bool:
-    """Whether a stage has begun: its work directory is there."""
+    """Whether a stage has begun, that is, its work directory exists."""
     return any(path.is_dir() for path in (place.root / "var/work" / stage).glob("*"))
 
 
@@ -111,16 +111,16 @@ def _words(process: psutil.Process) -> str:
 
 
 def _untracked(place: Place) -> None:
-    """Let the flow name its own pipeline run."""
+    """Let the flow choose its own pipeline run key."""
     place.environment.pop("GANTRY_PIPELINE_RUN", None)
 
 
 def check_finished(suite: Suite, place: Place, stages: tuple[str, ...] = STAGES) -> None:
-    """The checkout and MLflow are as after the unbroken run, and Prefect has no run that is still Running."""
+    """Check that checkout and MLflow are as after the undisturbed run, and that Prefect has no run in state Running."""
     sent = place.call(sync_all)
     assert sent.status == 0, f"gantry track sync failed:\n{sent.output[-2000:]}"
     for stage in stages:
-        check_same(place, stage, suite.unbroken.results(stage))
+        check_same(place, stage, suite.baseline.results(stage))
     check_whole(place)
     check_metrics(place)
     check_logs_sent(place)
@@ -138,15 +138,15 @@ def flow_runs(place: Place) -> list[str]:
 
 
 def two_in_one_checkout(suite: Suite, numbers: random.Random) -> None:
-    """A second run of a checkout is refused in one line, and the first goes on."""
-    with suite.unbroken.before["ingest"].copy() as place:
+    """A second run in the same checkout fails with one line, and the first continues."""
+    with suite.baseline.before["ingest"].copy() as place:
         _untracked(place)
         first = place.command("gantry", "run", **LOCAL)
         stage = numbers.choice(STAGES)
         first.until(partial(_works_at, place, stage), RUN_SECONDS, f"stage {stage}")
         second = place.command("gantry", "run", **LOCAL).wait(120)
-        assert second.status != 0, f"a second run was let in:\n{second.output[-2000:]}"
-        assert "A run is going on" in second.output, second.output[-2000:]
+        assert second.status != 0, f"a second run was allowed:\n{second.output[-2000:]}"
+        assert "Another run is in progress" in second.output, second.output[-2000:]
         assert "Traceback" not in second.output, second.output[-2000:]
         ended = first.wait(RUN_SECONDS)
         assert ended.status == 0, f"the first run ended with {ended.status}:\n{ended.output[-3000:]}"
@@ -154,8 +154,8 @@ def two_in_one_checkout(suite: Suite, numbers: random.Random) -> None:
 
 
 def two_checkouts(suite: Suite, numbers: random.Random) -> None:
-    """Runs of two checkouts at the same time end well, each in its own Prefect database."""
-    before = suite.unbroken.before["ingest"]
+    """Simultaneous runs of two checkouts succeed, each with its own Prefect database."""
+    before = suite.baseline.before["ingest"]
     with before.copy() as one, before.copy() as other:
         places = (one, other)
         for place in places:
@@ -173,12 +173,12 @@ def two_checkouts(suite: Suite, numbers: random.Random) -> None:
 
 
 def revision_beside(suite: Suite, numbers: random.Random) -> None:
-    """A run of a revision beside one of the checkout: both end well, and the checkout is as if it had been alone."""
-    with suite.unbroken.before["ingest"].copy() as place:
+    """A run of a revision and a run of the checkout at the same time: both succeed, and the checkout is not affected."""
+    with suite.baseline.before["ingest"].copy() as place:
         _untracked(place)
         first = place.command("gantry", "run", **LOCAL)
         time.sleep(numbers.uniform(0, 20))
-        # Another seed, so that the two do not find each other's stages busy.
+        # Another seed, so that the two runs have different stage keys.
         command = (
             "gantry",
             "run",
@@ -194,11 +194,11 @@ def revision_beside(suite: Suite, numbers: random.Random) -> None:
             ended = run.wait(2 * RUN_SECONDS)
             assert ended.status == 0, f"a run ended with {ended.status}:\n{ended.output[-3000:]}"
         assert not list((place.root / "var/worktrees").glob("*")), "a worktree was left behind"
-        age(place)  # a stage may have ended, and its shipper with it, while that made the database
+        make_old(place)  # a stage may have ended, and its shipper with it, while that made the database
         sent = place.call(sync_all)
         assert sent.status == 0, sent.output[-2000:]
         for stage in STAGES:
-            check_same(place, stage, suite.unbroken.results(stage))
+            check_same(place, stage, suite.baseline.results(stage))
         check_whole(place)
         check_logs_sent(place)
         assert flow_runs(place) == ["COMPLETED", "COMPLETED"], flow_runs(place)

@@ -1,4 +1,4 @@
-"""Long runs: memory, threads, file handles, temporary files and ``var`` stay flat."""
+"""Long runs: memory, threads, file handles, temporary files and ``var`` do not grow."""
 
 import json
 import random
@@ -16,9 +16,9 @@ from tests.chaos.place import Place, orphans, set_params
 FLOW_RUNS, FLOW_RUNS_SMALL = 50, 5
 STEPS, STEPS_SMALL = 20_000, 1_000
 WARM_SHARE = 0.4
-"""Share of a long run in which caches fill up; what counts comes after it."""
+"""Share of a long run in which caches fill up; only the rest is checked."""
 MEMORY_SHARE = 0.02
-"""By how much of itself the memory may still grow afterwards: the noise of the allocator."""
+"""Share by which the memory may still grow afterwards: noise of the allocator."""
 VAR_BYTES = 200_000
 """By how much ``var`` may grow with each cached run of the flow: its events (kept for 7 days), states and log lines (90 days)
 in Prefect's database, and the output of its stages (of 20 runs)."""
@@ -34,22 +34,22 @@ def cases() -> list[Case]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What a process holds at one moment."""
+    """The resources of a process at one moment."""
 
     memory: int
-    """Resident bytes that belong to it alone."""
+    """Unique set size in bytes."""
     threads: int
     handles: int
 
 
 def sample(process: psutil.Process) -> Sample:
-    """What ``process`` holds now."""
+    """The resources of ``process`` now."""
     with process.oneshot():
         return Sample(memory=process.memory_full_info().uss, threads=process.num_threads(), handles=process.num_fds())
 
 
 def check_flat(samples: Sequence[Sample]) -> str:
-    """Raise AssertionError unless memory, threads and handles are flat after the warm part; return what was found."""
+    """Raise AssertionError if memory, threads or handles grow after the warm-up; return a summary."""
     late = samples[int(len(samples) * WARM_SHARE) :]
     assert len(late) >= 3, f"{len(samples)} samples are too few"
     third = max(1, len(late) // 3)
@@ -68,9 +68,9 @@ def check_flat(samples: Sequence[Sample]) -> str:
 
 
 def many_steps(suite: Suite, numbers: random.Random) -> None:
-    """The train stage for many steps, looked at from outside."""
+    """Run the train stage for many steps and observe its process."""
     steps = STEPS_SMALL if suite.small else STEPS
-    with suite.unbroken.before["train"].copy() as place:
+    with suite.baseline.before["train"].copy() as place:
         every = max(20, steps // 40)
         set_params(
             place,
@@ -107,50 +107,51 @@ def _rows(place: Place) -> int:
 
 
 def _worker(family: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """The process that trains: the guard's child."""
+    """The training process, which is the guard's child."""
     return list(family[1:2])
 
 
 def check_no_temporaries(place: Place) -> None:
-    """The folder for temporary files is empty."""
+    """Check that the folder for temporary files is empty."""
     left = [path.name for path in Path(place.environment["TMPDIR"]).iterdir()]
     assert not left, f"temporary files are left: {', '.join(sorted(left)[:5])}"
 
 
 RUNNER = """
 import json, os, sys, threading
-import pipelines.cli
+from pipelines.runtime.environment import set_up_environment
+
+set_up_environment()
 import psutil
-from pipelines.flow.server import server
+from pipelines.flow.server import connect_prefect
 from pipelines.runtime.checkout import Checkout
 from pipelines.flow.workspace import check_checkout, exclusive_run, remove_abandoned
 
 checkout, runs, stages = Checkout.at(), int(sys.argv[1]), sys.argv[2:]
-with server(checkout, lasting=True):
-    from pipelines.flow.flow import flush, mark_crashed, pipeline_of
+with connect_prefect(checkout, long_lived=True) as connection, connection.clients():
+    from pipelines.flow.flow import mark_crashed, pipeline_flow
 
     for _ in range(runs):
-        # As gantry run does, but for the flush at its end: Prefect 3 keeps 2.7 MB of each events client that it has
+        # As gantry run does, but for the end of its connection: Prefect 3 keeps 2.7 MB of each events client that it has
         # ended. A process of ours ends one, with its only run.
         check_checkout(checkout, stages)
         with exclusive_run(checkout):
             mark_crashed(checkout)
             remove_abandoned(checkout)
-            assert pipeline_of(checkout)(stages, None, {}, return_state=True).is_completed()
+            assert pipeline_flow(checkout)(stages, None, {}, return_state=True).is_completed()
         me = psutil.Process()
         held = [me.memory_full_info().uss, me.num_threads(), me.num_fds()]
-        var = sum(path.stat().st_size for path in (root / "var").rglob("*") if path.is_file())
+        var = sum(path.stat().st_size for path in checkout.var.rglob("*") if path.is_file())
         with open(sys.argv[0] + ".json", "a") as file:
             file.write(json.dumps({"held": held, "var": var}) + "\\n")
-    flush()
 """
 
 
 def many_runs(suite: Suite, numbers: random.Random) -> None:
-    """One process runs the flow again and again; every stage is cached after the first."""
+    """One process runs the flow many times; after the first run, every stage is cached."""
     runs = FLOW_RUNS_SMALL if suite.small else FLOW_RUNS
     stages = ["ingest"] if suite.small else []
-    with suite.unbroken.after.copy() as place:
+    with suite.baseline.after.copy() as place:
         script = place.scratch / "runner.py"
         place.scratch.mkdir(exist_ok=True)
         script.write_text(RUNNER, encoding="utf-8")

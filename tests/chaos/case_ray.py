@@ -1,4 +1,4 @@
-"""Processes of a real Ray cluster are killed while it trains or searches: the weights stay the same, no trial is lost."""
+"""Kill processes of a real Ray cluster during training or search: the weights stay the same, and no trial is lost."""
 
 import os
 import random
@@ -13,8 +13,8 @@ from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import offer_cluster
 from tests.chaos.case import Case, Suite
 from tests.chaos.case_stages import sync_all
-from tests.chaos.checks import age, check_logs_sent, check_metrics, check_same, check_whole
-from tests.chaos.inject import VARIABLE, Plan, Point, let_go
+from tests.chaos.checks import check_logs_sent, check_metrics, check_same, check_whole, make_old
+from tests.chaos.inject import VARIABLE, Plan, Point, release
 from tests.chaos.place import Command, Ended, Place, kill, orphans, outs, set_params
 
 VICTIMS = {
@@ -24,7 +24,7 @@ VICTIMS = {
     "gcs": "gcs_server",
     "stage": "stage train",
 }
-"""What a command line holds, by the name of the case."""
+"""Part of the victim's command line, by the name of the victim."""
 SEARCH = {
     "trials": 3,
     "steps": 20,
@@ -37,7 +37,7 @@ SEARCH = {
 
 
 def cases() -> list[Case]:
-    """One case for each process of a cluster; in the short form the death of the whole cluster."""
+    """One case for each process of a cluster. The short form has the death of the whole cluster."""
     single = [
         Case(name=f"ray-{victim}", run=partial(training, victims=(victim,)), small=victim == "gcs", seconds=600)
         for victim in VICTIMS
@@ -52,13 +52,13 @@ def cases() -> list[Case]:
 
 
 def training(suite: Suite, numbers: random.Random, *, victims: tuple[str, ...]) -> None:
-    """Kill one process after the other while a worker is held at a row of its curves; the end is the unbroken run's."""
-    with suite.unbroken.before["train"].copy() as alone:
-        # Sums are rounded by the number of threads: a worker of a real cluster has one for each core.
-        unbroken = alone.stage("train", GANTRY_CHAOS_LOCAL=str(os.cpu_count()))
-        assert unbroken.status == 0, unbroken.output[-2000:]
+    """Kill processes one after the other while a worker waits at a row of its curves. The results are undisturbed."""
+    with suite.baseline.before["train"].copy() as alone:
+        # Rounding depends on the number of threads: a worker of a real cluster has one per core.
+        baseline = alone.stage("train", GANTRY_CHAOS_LOCAL=str(os.cpu_count()))
+        assert baseline.status == 0, baseline.output[-2000:]
         wanted = outs(alone.root, "train")
-    with suite.unbroken.before["train"].copy() as place, _cluster(place) as environment:
+    with suite.baseline.before["train"].copy() as place, _cluster(place) as environment:
         ended = None
         for victim in victims:
             row = numbers.randint(1, 3)
@@ -72,7 +72,7 @@ def training(suite: Suite, numbers: random.Random, *, victims: tuple[str, ...]) 
             found = [process for process in _everything() if VICTIMS[victim] in _words(process)]
             assert found, f"no process of {victim} among {[_words(process)[:60] for process in _everything()]}"
             kill(found)
-            let_go(Path(plan.log))
+            release(Path(plan.log))
             if victim == "worker":
                 continue  # it is replaced, and the stage goes on
             _check_end(ended.wait(240), victim)
@@ -82,7 +82,7 @@ def training(suite: Suite, numbers: random.Random, *, victims: tuple[str, ...]) 
         _plan_for_workers(place, place.plan())
         last = ended.wait(240) if ended.process.poll() is None else None
         if last is None or last.status:
-            age(place)
+            make_old(place)
             last = place.command("gantry", "stage", "train", **environment).wait(300)
         assert last.status == 0, f"the run after it ended with {last.status}:\n{last.output[-3000:]}"
         check_same(place, "train", wanted)
@@ -105,7 +105,7 @@ def _check_end(ended: Ended, victim: str) -> None:
 
 @contextmanager
 def _cluster(place: Place) -> Iterator[dict[str, str]]:
-    """A cluster as the flow offers one, whose workers look for the plan in a file."""
+    """Offer a cluster as the flow does. Its workers read the plan from a file."""
     environment = {**place.environment, VARIABLE: f"@{place.scratch / 'plan.json'}"}
     _plan_for_workers(place, place.plan())
     with offer_cluster(Checkout.at(place.root), environment) as offered:
@@ -133,8 +133,8 @@ def _words(process: psutil.Process) -> str:
 
 
 def searching(suite: Suite, numbers: random.Random) -> None:
-    """Kill the search ten times (twice in the short form) on its way; no trial is lost, each measurement is logged once."""
-    with suite.unbroken.before["tune"].copy() as place, _cluster(place) as environment:
+    """Kill the search ten times (twice in the short form): no trial is lost, and each measurement is logged once."""
+    with suite.baseline.before["tune"].copy() as place, _cluster(place) as environment:
         set_params(place, tune=SEARCH)
         for _ in range(2 if suite.small else 10):
             stage = place.command("gantry", "stage", "tune", **environment)
@@ -149,7 +149,7 @@ def searching(suite: Suite, numbers: random.Random) -> None:
             assert not alive, f"still running: {[_words(process)[:80] for process in alive]}"
         suite.notes.append(f"{_checkpoints(place)} checkpoints at the last kill")
         begun = {path.parent.name for path in (place.root / "var/work/tune").glob("*/search/*/checkpoint_*")}
-        age(place)
+        make_old(place)
         last = place.command("gantry", "stage", "tune", **environment).wait(600)
         assert last.status == 0, f"the run after it ended with {last.status}:\n{last.output[-3000:]}"
         sent = place.call(sync_all)
@@ -174,7 +174,7 @@ def _more_than(place: Place, count: int) -> bool:
 
 
 def _until(stage: Command, condition: Callable[[], bool]) -> bool:
-    """Wait for the condition; False where the stage ends well before."""
+    """Wait for the condition; False if the stage succeeds before it."""
     try:
         stage.until(condition, 240, "a checkpoint")
     except AssertionError:

@@ -1,4 +1,4 @@
-"""The MLflow server dies, stops or is slow; promotion, rollback and registration are killed at every call to it."""
+"""The MLflow server dies, hangs or is slow; promotion, rollback and registration are killed at every call to it."""
 
 import random
 import time
@@ -13,7 +13,7 @@ from pipelines.registry.register import CHALLENGER, register_generator
 from pipelines.tracking.store import connect
 from tests.chaos.case import Case, Suite, choose
 from tests.chaos.case_stages import sync_all
-from tests.chaos.checks import age, check_logs_sent, check_metrics, check_one_version, check_same, check_whole
+from tests.chaos.checks import check_logs_sent, check_metrics, check_one_version, check_same, check_whole, make_old
 from tests.chaos.inject import CALLS, Point, read_points
 from tests.chaos.place import Place, orphans
 from tests.chaos.servers import MlflowServer, Proxy, mlflow_server
@@ -22,7 +22,7 @@ URI = "GANTRY_TRACKING_URI"
 
 
 def cases() -> list[Case]:
-    """Faults of the tracking server and of what talks to it."""
+    """Faults of the tracking server and of its clients."""
     return [
         Case(name="mlflow-killed", run=partial(with_server, fault=_killed)),
         Case(name="mlflow-paused", run=partial(with_server, fault=_paused)),
@@ -36,8 +36,8 @@ def cases() -> list[Case]:
 def with_server(
     suite: Suite, numbers: random.Random, *, fault: Callable[[Suite, random.Random, MlflowServer, Proxy], None]
 ) -> None:
-    """Train while something is wrong with the server; the stage ends well, and later the server has each metric once."""
-    with suite.unbroken.before["train"].copy() as place, mlflow_server(place.scratch) as server:
+    """Train during a fault of the server: the stage succeeds, and later the server has each metric once."""
+    with suite.baseline.before["train"].copy() as place, mlflow_server(place.scratch) as server:
         proxy = Proxy(server.uri)
         stage = place.begin_stage("train", **{URI: proxy.uri})
         curves = place.root / "var/work/train"
@@ -59,7 +59,7 @@ def with_server(
             server.start()
         sent = place.call(partial(_sync, proxy.uri), seconds=180)
         assert sent.status == 0, f"gantry track sync failed:\n{sent.output[-2000:]}"
-        check_same(place, "train", suite.unbroken.results("train"))
+        check_same(place, "train", suite.baseline.results("train"))
         check_whole(place)
         check_metrics(place, server.uri)
         check_logs_sent(place)
@@ -97,13 +97,13 @@ def _losing(suite: Suite, numbers: random.Random, server: MlflowServer, proxy: P
 
 
 def registering(suite: Suite, numbers: random.Random) -> None:
-    """Registration is killed at one of its calls; the next run leaves one version and nothing beside it."""
+    """Kill registration at one of its calls: after the next run, there is exactly one version."""
     with mlflow_server(suite.folder / f"server-{numbers.getrandbits(32):08x}") as server:
-        before = suite.unbroken.before["register"]
+        before = suite.baseline.before["register"]
         with before.copy() as place:
             plan = place.plan()
             ended = place.stage("register", plan, **{URI: server.uri})
-            assert ended.status == 0, f"the unbroken registration ended with {ended.status}:\n{ended.output[-2000:]}"
+            assert ended.status == 0, f"the undisturbed registration ended with {ended.status}:\n{ended.output[-2000:]}"
             points = read_points(Path(plan.log))
     with before.copy() as place, mlflow_server(place.scratch) as server:
         for _ in range(5):
@@ -115,7 +115,7 @@ def registering(suite: Suite, numbers: random.Random) -> None:
         suite.notes.append(str(point))
         left = orphans(spared=[server.pid])
         assert not left, f"still running: {'; '.join(left)}"
-        age(place)
+        make_old(place)
         second = place.stage("register", **{URI: server.uri})
         assert second.status == 0, f"the run after it ended with {second.status}:\n{second.output[-2000:]}"
         sent = place.call(partial(_sync, server.uri))
@@ -127,15 +127,15 @@ def registering(suite: Suite, numbers: random.Random) -> None:
 
 
 def promoting(suite: Suite, numbers: random.Random) -> None:
-    """Two promotions and a rollback are killed at each call; ledger and alias agree before and after the next try."""
-    with suite.unbroken.after.copy() as place, mlflow_server(place.scratch, place.root / "var/mlflow.db") as server:
+    """Kill two promotions and a rollback at each call: ledger and alias agree before and after the next attempt."""
+    with suite.baseline.after.copy() as place, mlflow_server(place.scratch, place.root / "var/mlflow.db") as server:
         _register_better(place, f"sqlite:///{place.root / 'var/mlflow.db'}")
-        # Set up by way of the database: a server takes no version whose files it does not serve itself.
+        # Set up through the database: a server accepts only versions whose files it serves itself.
         database = f"sqlite:///{place.root / 'var/mlflow.db'}"
         champions = {"first promotion": (None, "1"), "promotion": ("1", "2"), "rollback": ("2", "1")}
         for kind, (_, after) in champions.items():
             count = place.plan()
-            name = _fresh(database, f"{kind}-unbroken".replace(" ", "-"), kind)
+            name = _fresh(database, f"{kind}-baseline".replace(" ", "-"), kind)
             ended = place.call(partial(_move, kind, name, server.uri), count)
             assert ended.status == 0, ended.output[-2000:]
             points = [point for point in read_points(Path(count.log)) if point.kind in CALLS]
@@ -191,7 +191,7 @@ def _champion(uri: str, name: str) -> str | None:
 
 
 def _register_better(place: Place, uri: str) -> None:
-    """Version 2 of the model: the same generator, said to be twice as good."""
+    """Register version 2 of the model: the same generator with half the FID."""
     measured = read_json(place.root / "outputs/evaluate/metrics.json")["fid"]
     better = {**measured, "value": measured["value"] / 2, "low": None, "high": None}
     register_generator(
@@ -207,7 +207,7 @@ def _register_better(place: Place, uri: str) -> None:
 
 
 def _fresh(uri: str, name: str, kind: str) -> str:
-    """A registered model with the versions 1 and 2, in the state before a move of ``kind``."""
+    """A registered model with versions 1 and 2, in the state before a promotion or rollback (``kind``)."""
     client = connect(uri)
     client.create_registered_model(name)
     for number in ("1", "2"):

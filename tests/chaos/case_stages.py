@@ -1,10 +1,10 @@
-"""A stage is killed, interrupted or finds the disk full at one of its writes; the next run ends as the unbroken one did."""
+"""A stage is killed, interrupted or finds the disk full at one of its writes. The next run gives the undisturbed results."""
 
 import random
 from functools import partial
 
 from tests.chaos.case import Case, Suite, choose
-from tests.chaos.checks import age, check_logs_sent, check_metrics, check_one_version, check_same, check_whole
+from tests.chaos.checks import check_logs_sent, check_metrics, check_one_version, check_same, check_whole, make_old
 from tests.chaos.inject import WRITES, Point
 from tests.chaos.place import STAGES, Ended, Place, orphans
 
@@ -19,7 +19,7 @@ FAULTS = {
     "terminate": ANY,
     "clock": ANY,
 }
-"""Actions of the injector, and at which moments."""
+"""Actions of the injector, and the kinds of moments for each."""
 SMALL = {
     "tear": ("train",),
     "kill-guard": ("ingest",),
@@ -48,12 +48,12 @@ def cases() -> list[Case]:
 
 
 def break_stage(suite: Suite, numbers: random.Random, *, stage: str, action: str, kinds: frozenset[str]) -> None:
-    """Let one moment of the stage fail, run the stage again, and check everything."""
+    """Make the stage fail at one moment, run it again, and check everything."""
     for _ in range(_TRIES):
-        # Before the fork there is no guard: the parent would be the suite.
+        # The stage runs without a guard, whose parent would be the suite.
         guarded = [point for point in suite.points[stage] if point.place != "fork"]
         point = choose(numbers, guarded if action == "kill-guard" else suite.points[stage], kinds)
-        with suite.unbroken.before[stage].copy() as place:
+        with suite.baseline.before[stage].copy() as place:
             first = place.stage(stage, place.plan(point, action))
             if not first.acted:
                 continue  # threads share the work anew in each run: this moment did not come
@@ -61,17 +61,17 @@ def break_stage(suite: Suite, numbers: random.Random, *, stage: str, action: str
             check_end(first, action, point)
             left = orphans()
             assert not left, f"still running: {'; '.join(left)}"
-            age(place)
+            make_old(place)
             check_rerun(suite, place, stage)
             return
-    raise AssertionError(f"none of {_TRIES} chosen moments came in {stage}")
+    raise AssertionError(f"none of {_TRIES} chosen moments occurred in {stage}")
 
 
 def check_end(ended: Ended, action: str, point: Point) -> None:
-    """A stage that can still speak says in one line what was wrong."""
+    """Check that a stage that could still print something reported the fault in one line."""
     last = ended.output[-1500:]
     if action in ("kill", "tear"):
-        assert ended.status != 0, f"was to be killed at {point} and ended well:\n{last}"
+        assert ended.status != 0, f"should have been killed at {point} but succeeded:\n{last}"
     assert "Traceback" not in ended.output, f"a traceback after {action} at {point}:\n{last}"
     if action in ("full", "fill") and ended.status != 0:
         assert "no space left" in ended.output.lower(), f"does not say that the disk is full at {point}:\n{last}"
@@ -85,10 +85,10 @@ def sync_all() -> None:
 
 
 def check_rerun(suite: Suite, place: Place, stage: str, **extra: str) -> None:
-    """Run the stage again; afterwards everything is as after the unbroken run."""
+    """Run the stage again; check that everything is as after the undisturbed run."""
     second = place.stage(stage, **extra)
     assert second.status == 0, f"the run after it ended with {second.status}:\n{second.output[-3000:]}"
-    check_same(place, stage, suite.unbroken.results(stage))
+    check_same(place, stage, suite.baseline.results(stage))
     sent = place.call(
         sync_all
     )  # what the shipper could not send in its time waits on disk, for the next run or for this

@@ -1,4 +1,4 @@
-"""What has to hold after a fault and the run after it: the same results, each metric once, nothing half-written."""
+"""Checks after a fault and the next run: the same results, each metric once, no partial files."""
 
 import csv
 import json
@@ -15,31 +15,31 @@ from pipelines.tracking.store import connect
 from tests.chaos.place import Place, outs
 
 LEFTOVERS = (".*.gantry-*", ".*.parts-*")
-"""Names of our temporary files and folders."""
+"""Patterns of Gantry's temporary files and folders."""
 
 
-def age(place: Place, seconds: float = 3600.0) -> None:
-    """Make what a killed process left look old: the next run clears away what no process can be about any more."""
+def make_old(place: Place, seconds: float = 3600.0) -> None:
+    """Make the temporary files of a killed process look old, so that the next run removes them."""
     then = time.time() - seconds
     for path in leftovers(place):
         os.utime(path, (then, then))
 
 
 def leftovers(place: Place) -> list[Path]:
-    """Our temporary files and folders in the checkout, its ``var`` and its caches."""
+    """Gantry's temporary files and folders in the checkout, its ``var`` and its caches."""
     roots = (place.root, Path(place.environment["GANTRY_CACHE_DIR"]))
     return sorted(path for root in roots for name in LEFTOVERS for path in root.rglob(name))
 
 
 def check_same(place: Place, name: str, wanted: Mapping[str, str]) -> None:
-    """The stage's results are those of the unbroken run, file by file."""
+    """Check that the stage's results equal those of the undisturbed run, file by file."""
     found = outs(place.root, name)
     other = sorted(path for path in {*found, *wanted} if found.get(path) != wanted.get(path))
-    assert not other, f"differ from the unbroken run: {', '.join(other)}"
+    assert not other, f"differ from the undisturbed run: {', '.join(other)}"
 
 
 def check_whole(place: Place) -> None:
-    """No temporary leftovers, every JSON file parses, every checkpoint fits its manifest."""
+    """Check that no temporary files remain, every JSON file parses and every checkpoint matches its manifest."""
     left = leftovers(place)
     assert not left, f"left behind: {', '.join(str(path.relative_to(place.root.parent)) for path in left[:5])}"
     for folder in ("var", "outputs", "data/prepared"):
@@ -47,7 +47,7 @@ def check_whole(place: Place) -> None:
             if "var/ray/" in str(path) or path.is_symlink():
                 continue
             if "/search/" in str(path):
-                continue  # Ray Tune's own: an object a line, or a pickle
+                continue  # files of Ray Tune: one object per line, or a pickle
             try:
                 json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
@@ -58,7 +58,7 @@ def check_whole(place: Place) -> None:
 
 
 def check_metrics(place: Place, uri: str | None = None, name: str = "train") -> None:
-    """MLflow has one run of the stage, FINISHED, whose metrics equal curves.csv: each value once, in order."""
+    """Check that MLflow has one FINISHED run of the stage whose metrics equal curves.csv: each value once, in order."""
     client = connect(uri or f"sqlite:///{place.root / 'var/mlflow.db'}")
     experiment = client.get_experiment_by_name("chaos")
     assert experiment is not None, "MLflow has no experiment"
@@ -85,7 +85,7 @@ def _difference(found: list[Any], wanted: list[Any]) -> str:
 
 
 def check_one_version(place: Place, uri: str | None = None) -> None:
-    """The registry has one version, the challenger, and no files of attempts that came to nothing."""
+    """Check that the registry has one version, the challenger, and no files of failed attempts."""
     client = connect(uri or f"sqlite:///{place.root / 'var/mlflow.db'}")
     versions = client.search_model_versions("name = 'digits'")
     assert [version.version for version in versions] in (["1"], [1]), f"versions: {[v.version for v in versions]}"
@@ -97,7 +97,7 @@ def check_one_version(place: Place, uri: str | None = None) -> None:
 
 
 def check_logs_sent(place: Place) -> None:
-    """No event waits, and the server has refused none."""
+    """Check that no event waits and that the server rejected none."""
     for log in find_logs(place.root / "var/track"):
         cursor = json.loads((log / "cursor.json").read_text(encoding="utf-8"))
         end = max((after for _, after in read_events(log)), default=0)

@@ -1,13 +1,13 @@
-"""The fault injector: counts what a process does at its edges, and makes one of these moments fail.
+"""The fault injector: counts the file, process and network operations of a process and makes one of them fail.
 
-An edge is a file opened for writing, a rename, link, folder or removal below given folders, an HTTP request sent or answered,
-and a process started. Python announces nearly all of them itself (audit hooks), so nothing of the program is replaced; only
-half-written files and answers need a wrapper. Code that writes files outside Python (safetensors, Arrow, SQLite) is out of
-reach here: a small file system that is full covers it (:mod:`tests.chaos.disk`).
+It counts, below given folders, files opened for writing, renames, links, new folders and removals; HTTP requests and
+responses; and process starts. Python reports nearly all of them through audit hooks, so the program itself is not changed. Only
+partial writes and responses need a wrapper. Code that writes files outside Python (safetensors, Arrow, SQLite) cannot be
+reached this way; :mod:`tests.chaos.case_disk` covers it with a small, full file system.
 
-The variable GANTRY_CHAOS holds a :class:`Plan` as JSON, or ``@`` and the path of a file that does. Where the folder ``preload``
-is on PYTHONPATH, every Python process installs it at its start; a forked process calls :func:`install`.
-This module imports only the standard library.
+The environment variable GANTRY_CHAOS holds a :class:`Plan` as JSON, or ``@`` and the path of a file with it. If the folder
+``preload`` is on PYTHONPATH, every Python process installs the plan at its start; a forked process calls :func:`install`. This
+module imports only the standard library.
 """
 
 import errno
@@ -34,10 +34,10 @@ WRITES = frozenset({"write", "append", "rename", "link", "mkdir"})
 CALLS = frozenset({"send", "answer"})
 _DAY = 86400.0
 _HOLD_SECONDS = 120.0
-# What differs from run to run: keys, numbers of processes, random parts of temporary names.
+# Parts of names that differ between runs: keys, process ids, random parts of temporary names.
 _RANDOM = re.compile(
     r"(?<=gantry-model-)\w{8}|(?<=\.gantry-)\w{8}|(?<=parts-)\w{8}|(?<=tmp)\w{8}|(?<=uploading\.)\w{8}|[0-9a-f]{8,}|\d{4,}"
-    r"|(?<=/code/)gan_core/.+"  # a copy of the code: one file is as good as another
+    r"|(?<=/code/)gan_core/.+"  # a copy of the code: all files count as one
 )
 _NOT_OURS = ("__pycache__", "var/ray/", "/.git/", ".pyc")
 
@@ -56,24 +56,24 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to watch and what to do."""
+    """What to watch, and what to do at which moment."""
 
     log: str
-    """File that gets a line for each moment."""
+    """The log file, with a line for each moment."""
     roots: tuple[str, ...]
-    """Folders whose files count; places are relative to the first that holds them."""
+    """Folders whose files count. Places are relative to the first folder that contains them."""
     point: Point | None = None
-    """Where to act; None only counts."""
+    """The moment at which to act; None to only count."""
     action: str = "kill"
-    """What happens there.
+    """What to do at that moment.
 
     - ``kill``: SIGKILL to this process; ``kill-guard``: to its parent;
-    - ``tear``: SIGKILL after half of what is written;
-    - ``full``: the disk is full; ``fill``: it is full after half of what is written;
+    - ``tear``: SIGKILL after half of the data is written;
+    - ``full``: the disk is full; ``fill``: it is full after half of the data is written;
     - ``interrupt``, ``terminate``: SIGINT or SIGTERM to the process group, as from a terminal;
-    - ``clock``: the clock goes back by a day;
+    - ``clock``: the clock is set back by a day;
     - ``drop``: the connection breaks;
-    - ``hold``: it waits there until :func:`let_go` (at most two minutes), so that something else can be broken meanwhile.
+    - ``hold``: the process waits until :func:`release` (at most two minutes), so that something else can be broken meanwhile.
     """
 
     def to_json(self) -> str:
@@ -87,7 +87,7 @@ class Plan:
 
 
 def read_points(log: Path) -> list[Point]:
-    """The moments that a run wrote to ``log``, each once, sorted. Counted by process: two that do the same are one moment."""
+    """The moments in ``log``, sorted, each once. Each process counts for itself: equal moments of two processes are one."""
     seen: Counter[tuple[str, str, str]] = Counter()
     points = set()
     for pid, kind, place in _lines(log):
@@ -98,12 +98,12 @@ def read_points(log: Path) -> list[Point]:
 
 
 def fired(log: Path) -> bool:
-    """Whether the plan acted."""
+    """Whether the injector has acted."""
     return any(kind == "FIRED" for _, kind, _ in _lines(log))
 
 
-def let_go(log: Path) -> None:
-    """Let a process go on that the plan holds."""
+def release(log: Path) -> None:
+    """Let a paused process continue."""
     Path(f"{log}.go").touch()
 
 
@@ -113,7 +113,7 @@ def _lines(log: Path) -> list[tuple[str, str, str]]:
 
 
 class Injector:
-    """Counts the moments of this process and acts at the planned one, once in all processes that share the log."""
+    """Counts the moments of this process and acts at the planned one, once among all processes that share the log."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -127,7 +127,7 @@ class Injector:
         self._pid = os.getpid()
 
     def install(self) -> None:
-        """Start watching; lasts as long as the process."""
+        """Start watching this process, until it ends."""
         import builtins
 
         builtins.open = io.open = self._open_file  # type: ignore[assignment]
@@ -149,9 +149,9 @@ class Injector:
             self._moment(*event)
 
     def _moment(self, kind: str, place: str) -> None:
-        """Count a moment; act where it is the planned one."""
+        """Count a moment; act if it is the planned one."""
         with self._mutex:
-            if self._pid != os.getpid():  # a fork: its counts are its own
+            if self._pid != os.getpid():  # a fork counts for itself
                 self._pid, self._counts = os.getpid(), Counter()
             self._counts[kind, place] += 1
             nth = self._counts[kind, place]
@@ -164,7 +164,7 @@ class Injector:
         self._os_write(self._log, f"{os.getpid()}\t{kind}\t{place}\n".encode())
 
     def _first(self) -> bool:
-        """Whether nobody has acted yet."""
+        """Whether no process has acted yet."""
         try:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
             self._here.busy = True
@@ -186,7 +186,7 @@ class Injector:
         elif action == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
         elif action in ("tear", "fill"):
-            self._here.tear = True  # for the wrapper of the call that is under way
+            self._here.tear = True  # read by the wrapper of the current call
         elif action == "clock":
             set_clock_back(_DAY)
         elif action == "hold":
@@ -199,7 +199,7 @@ class Injector:
             raise ValueError(f"unknown action {action!r}")
 
     def _place(self, path: Any) -> str | None:
-        """The place of a path below the roots, with what is random in it replaced; None elsewhere."""
+        """The place of a path below the roots, with random parts replaced; None for other paths."""
         if not isinstance(path, str | bytes | os.PathLike):
             return None
         text = os.path.abspath(os.fsdecode(path))
@@ -213,7 +213,7 @@ class Injector:
                 return _RANDOM.sub("*", text if index == 0 else f"{Path(root).name}:{text}")
         return None
 
-    # What each of Python's audit events is to us.
+    # The kind and place of each of Python's audit events.
 
     def _file_opened(self, args: tuple[Any, ...]) -> tuple[str, str] | None:
         path, mode, flags = args
@@ -234,7 +234,7 @@ class Injector:
         return ("mkdir", place) if place else None
 
     def _removed(self, args: tuple[Any, ...]) -> tuple[str, str] | None:
-        # Removal of a whole folder names files relative to descriptors: only its parts with a path count.
+        # Removing a folder names files relative to descriptors; only those with a path count.
         place = self._place(args[0]) if args[-1] in (-1, None) else None
         return ("remove", place) if place else None
 
@@ -251,7 +251,7 @@ class Injector:
         self._here.request = _request(first.decode("latin-1").removesuffix(" HTTP/1.1"))
         return "send", self._here.request
 
-    # What Python does not announce.
+    # Operations without an audit event.
 
     def _open_file(self, file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
         self._here.tear = False
@@ -266,7 +266,7 @@ class Injector:
 
     def _open_descriptor(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         descriptor = self._os_open(path, flags, mode, dir_fd=dir_fd)
-        self._descriptors.pop(descriptor, None)  # the number of one that was closed
+        self._descriptors.pop(descriptor, None)  # a closed descriptor had the same number
         place = self._place(path) if dir_fd is None and flags & (os.O_WRONLY | os.O_RDWR) else None
         if place is not None:
             self._descriptors[descriptor] = place
@@ -285,7 +285,7 @@ class Injector:
         return self.break_off(len(data))
 
     def break_off(self, written: int) -> int:
-        """Half of it is written: be killed, or find the disk full."""
+        """Called when half of the data is written: kill the process, or report a full disk."""
         if self._plan.action == "tear":
             os.kill(os.getpid(), signal.SIGKILL)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -321,12 +321,12 @@ class Injector:
 
 
 def _request(text: str) -> str:
-    """Method and path of a request, without its query and what is random in it."""
+    """Method and path of a request, without its query and random parts."""
     return _RANDOM.sub("*", text.partition("?")[0])
 
 
 class _TornFile(io.FileIO):
-    """A file that takes half of the first thing that is written to it."""
+    """A file that accepts only half of the first write."""
 
     def __init__(self, file: Any, mode: str, injector: Injector) -> None:
         super().__init__(file, mode.replace("b", ""))
@@ -335,7 +335,7 @@ class _TornFile(io.FileIO):
 
     def write(self, data: Any) -> int:
         content = bytes(data)
-        if not self._full:  # a buffer tries again when it is closed
+        if not self._full:  # a buffer writes again when it is closed
             self._full = True
             super().write(content[: len(content) // 2])
         return self._injector.break_off(len(content))
@@ -352,28 +352,28 @@ _EVENTS: dict[str, Callable[[Injector, tuple[Any, ...]], tuple[str, str] | None]
     "os.fork": lambda self, args: ("start", "fork"),
     "http.client.send": Injector._sent,
 }
-"""Audit events by name: from their arguments, kind and place of a moment, or None where it does not count."""
+"""For each audit event, the function that turns its arguments into kind and place of a moment, or None."""
 
 
 def set_clock_back(seconds: float) -> None:
-    """From now on, this process's clock is behind by ``seconds``; the monotonic clock goes on as it was."""
+    """Set the clock of this process back by ``seconds``; the monotonic clock is not changed."""
     now, now_ns = time.time, time.time_ns
     time.time = lambda: now() - seconds
     time.time_ns = lambda: now_ns() - int(seconds * 1e9)
 
 
 def planned(variable: str) -> Plan:
-    """The plan that the value of GANTRY_CHAOS leads to."""
+    """The plan in the value of GANTRY_CHAOS, which is JSON or @FILE."""
     return Plan.from_json(Path(variable[1:]).read_text(encoding="utf-8") if variable.startswith("@") else variable)
 
 
 def install(plan: Plan) -> None:
-    """Watch this process from now on."""
+    """Start watching this process."""
     Injector(plan).install()
 
 
 def _after_import(name: str, patch: Callable[[ModuleType], None]) -> None:
-    """Call ``patch`` with the module ``name``: now where it is imported, otherwise when it has been."""
+    """Call ``patch`` with the module ``name``: now if it is imported, otherwise after its import."""
     if name in sys.modules:
         patch(sys.modules[name])
     else:

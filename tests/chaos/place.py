@@ -1,4 +1,4 @@
-"""A checkout to break: made once, copied for each run; stages in it run in forks of this process, commands in processes."""
+"""A checkout to break: made once, copied for each run. Stages run in forks of this process, commands in new processes."""
 
 import hashlib
 import os
@@ -18,8 +18,9 @@ from typing import Any
 
 import psutil
 
+from pipelines.runtime.environment import set_up_environment
 from tests.chaos.inject import VARIABLE, Plan, Point, fired, install
-from tests.checkout import clone, commit, newcomer, run
+from tests.checkout import clean_environment, clone, commit, run
 
 PARAMS: dict[str, Any] = {
     "data": {"name": "digits"},
@@ -34,7 +35,7 @@ PARAMS: dict[str, Any] = {
         "fid_every": 0,
     },
     "tune": {"trials": 0},
-    "evaluate": {"samples": 8, "real": 8, "features": 2048, "batch": 8},
+    "evaluate": {"objective": "fid", "samples": 8, "real": 8, "features": 2048, "batch": 8},
     "register": {"name": "digits"},
     "track": {"uri": "sqlite:///var/mlflow.db", "experiment": "chaos"},
     "flow": {"retries": 0, "retry_delay_s": 1},
@@ -50,7 +51,7 @@ class Ended:
     """How a process ended."""
 
     status: int
-    """Exit status; minus the signal's number where one ended it."""
+    """Exit status, or minus the number of the signal that ended it."""
     output: str
     acted: bool
     """Whether the injector acted."""
@@ -58,14 +59,14 @@ class Ended:
 
 @dataclass
 class Place:
-    """A checkout of the suite with an environment of its own."""
+    """A checkout of the suite with its own environment."""
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def scratch(self) -> Path:
-        """Logs of the suite itself."""
+        """Folder for the suite's own logs."""
         return self.root.parent / "suite"
 
     def plan(self, point: Point | None = None, action: str = "kill") -> Plan:
@@ -89,7 +90,7 @@ class Place:
 
     @contextmanager
     def copy(self) -> Iterator["Place"]:
-        """A copy with temporary files and caches of its own, removed with the block."""
+        """A copy with its own temporary files and caches, removed after the block."""
         holder = Path(tempfile.mkdtemp(prefix="gantry-chaos-", dir=self.root.parents[1]))
         try:
             shutil.copytree(self.root, holder / "checkout", symlinks=True)
@@ -99,7 +100,7 @@ class Place:
             shutil.rmtree(holder, ignore_errors=True)
 
     def command(self, *words: str, plan: Plan | None = None, **extra: str) -> "Command":
-        """Start a command in the checkout, in a session of its own."""
+        """Start a command in the checkout, in its own session."""
         environment = {**self.environment, **extra}
         if plan is not None:
             environment[VARIABLE] = plan.to_json()
@@ -118,7 +119,7 @@ def place_at(root: Path, environment: Mapping[str, str]) -> Place:
 
 
 def _move_store(root: Path, origin: Path) -> None:
-    """Have MLflow's store and the logs of the checkout at ``root`` name it, and no more the one that they were made in."""
+    """Replace the path ``origin`` by ``root`` in MLflow's store and in the logs of the checkout at ``root``."""
     for cursor in (root / "var/track").glob("**/cursor.json"):
         cursor.write_text(cursor.read_text(encoding="utf-8").replace(f"{origin}/", f"{root}/"), encoding="utf-8")
     if not (root / "var/mlflow.db").is_file():
@@ -138,15 +139,13 @@ def _move_store(root: Path, origin: Path) -> None:
 
 
 def make_template(folder: Path, weights: Path) -> Place:
-    """A checkout at ``folder/template/checkout`` with raw data, everything committed, no stage run yet."""
+    """Make a checkout at ``folder/template/checkout`` with raw data, all committed, before any stage ran."""
     (folder / "template").mkdir()
     environment = {
-        **newcomer(folder / "template" / "cache"),
+        **clean_environment(folder / "template" / "cache"),
         "GANTRY_WEIGHTS_DIR": str(weights),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
-        "DVC_NO_ANALYTICS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
     }
     root = clone(folder / "template" / "checkout", PARAMS, environment)
     place = place_at(root, environment)
@@ -156,37 +155,37 @@ def make_template(folder: Path, weights: Path) -> Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unbroken:
-    """The unbroken run: the checkout as it is before each stage, and after the last."""
+class Baseline:
+    """The undisturbed run: the checkout before each stage and after the last."""
 
     before: dict[str, Place]
     after: Place
 
     def results(self, name: str) -> dict[str, str]:
-        """Digests of what the stage's outs hold, see :func:`outs`."""
+        """Digests of the stage's outs; see :func:`outs`."""
         return outs(self.after.root, name)
 
 
-def run_unbroken(template: Place, plans: Mapping[str, Plan]) -> Unbroken:
-    """Run the stages of ``plans`` one after the other, each under its plan, and keep the checkout as it is before each."""
+def run_baseline(template: Place, plans: Mapping[str, Plan]) -> Baseline:
+    """Run the stages of ``plans`` in order, each with its plan, and keep a copy of the checkout before each."""
     before = {}
     for name, plan in plans.items():
         holder = template.root.parents[1] / f"before-{name}"
         shutil.copytree(template.root.parent, holder, symlinks=True)
         before[name] = place_at(holder / "checkout", template.environment)
         ended = template.stage(name, plan, seconds=300)
-        assert ended.status == 0, f"the unbroken {name} ended with {ended.status}:\n{ended.output[-3000:]}"
-    return Unbroken(before=before, after=template)
+        assert ended.status == 0, f"the undisturbed {name} ended with {ended.status}:\n{ended.output[-3000:]}"
+    return Baseline(before=before, after=template)
 
 
 def outs(root: Path, name: str) -> dict[str, str]:
-    """SHA-256 of each file of a stage's results, by path; of figures without the times at which they were made."""
+    """SHA-256 of each file of a stage's results, by path. The times in figures are left out."""
     places = {
         "ingest": ["data/prepared"],
         "tune": ["outputs/tune/best.json", "outputs/tune/leaderboard.csv"],
         "train": ["outputs/train"],
         "evaluate": ["outputs/evaluate"],
-        "register": [],  # it says where its pages are
+        "register": [],  # it contains addresses of pages
     }[name]
     files = [file for place in places for file in _files(root / place)]
     return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
@@ -203,21 +202,21 @@ def _stage(name: str) -> None:
 
 
 class _Process:
-    """What forks and commands share."""
+    """The common base of forks and commands."""
 
     pid: int
     _log: Path
     _plan: Plan | None
 
     def family(self) -> list[psutil.Process]:
-        """The process and everything below it."""
+        """The process and its descendants."""
         with suppress(psutil.NoSuchProcess):
             top = psutil.Process(self.pid)
             return [top, *top.children(recursive=True)]
         return []
 
     def output(self) -> str:
-        """What it has printed so far, on both streams."""
+        """Its output so far, of both streams."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def acted(self) -> bool:
@@ -226,7 +225,7 @@ class _Process:
 
 
 class Fork(_Process):
-    """A fork of this process: it has everything imported already."""
+    """A fork of this process, which has already imported everything."""
 
     def __init__(
         self, place: Place, function: Callable[[], object], plan: Plan | None, extra: Mapping[str, str]
@@ -241,7 +240,7 @@ class Fork(_Process):
             self._be(place, function, extra)
 
     def _be(self, place: Place, function: Callable[[], object], extra: Mapping[str, str]) -> None:
-        """Be the child; never returns."""
+        """The body of the child. Never returns."""
         status = 1
         try:
             os.setsid()
@@ -252,6 +251,7 @@ class Fork(_Process):
                 os.dup2(log.fileno(), 2)
             os.environ.clear()
             os.environ.update({**place.environment, **extra})
+            set_up_environment()
             tempfile.tempdir = None
             os.chdir(place.root)
             if self._plan is not None:
@@ -281,7 +281,7 @@ class Fork(_Process):
         return self._status is not None
 
     def wait(self, seconds: float = 120) -> Ended:
-        """Wait for its end; after ``seconds`` everything below it is killed, which is a failure."""
+        """Wait for its end. After ``seconds``, kill its descendants and fail."""
         deadline = time.monotonic() + seconds
         while True:
             if self.ended():
@@ -295,21 +295,21 @@ class Fork(_Process):
 
 
 def _say(error: BaseException) -> int:
-    """Print an error as the command line does: those of Gantry and of the system in one line."""
-    from gan_core.disk import what_failed
+    """Print an error as the command line does: errors of Gantry and of the system in one line."""
+    from gan_core.disk import describe_os_error
     from gan_core.errors import GantryError
 
     if isinstance(error, GantryError):
         print(f"error: {error}", file=sys.stderr)
     elif isinstance(error, OSError) and error.filename is not None:
-        print(f"error: {what_failed(error)}", file=sys.stderr)
+        print(f"error: {describe_os_error(error)}", file=sys.stderr)
     else:
         traceback.print_exception(error)
     return 1
 
 
 class Command(_Process):
-    """A command in a process and session of its own."""
+    """A command in its own process and session."""
 
     def __init__(
         self, words: Sequence[str], root: Path, environment: Mapping[str, str], scratch: Path, plan: Plan | None
@@ -328,7 +328,7 @@ class Command(_Process):
         self.pid = self.process.pid
 
     def wait(self, seconds: float = 300) -> Ended:
-        """Wait for its end; after ``seconds`` everything below it is killed, which is a failure."""
+        """Wait for its end. After ``seconds``, kill its descendants and fail."""
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -338,26 +338,28 @@ class Command(_Process):
         return Ended(status=status, output=self.output(), acted=self.acted())
 
     def until(self, condition: Callable[[], object], seconds: float, what: str) -> None:
-        """Wait until ``condition()`` while the command runs; fail where it ends or takes longer."""
+        """Wait until ``condition()`` while the command runs; fail if it ends or after ``seconds``."""
         deadline = time.monotonic() + seconds
         while not condition():
             ended = self.process.poll()
             assert ended is None, f"ended with {ended} before {what}:\n{self.output()[-3000:]}"
-            assert time.monotonic() < deadline, f"{what} did not come within {seconds:.0f} s:\n{self.output()[-2000:]}"
+            assert time.monotonic() < deadline, (
+                f"{what} did not happen within {seconds:.0f} s:\n{self.output()[-2000:]}"
+            )
             time.sleep(0.05)
 
 
 def kill(processes: Sequence[psutil.Process]) -> None:
-    """Kill processes; those that are gone are passed over."""
+    """Kill processes that still run."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def orphans(*, spared: Sequence[int] = (), seconds: float = ORPHAN_SECONDS) -> list[str]:
-    """What still lives below this process after ``seconds``, but for ``spared`` and all below those.
+    """The descendants that still run after ``seconds``, except ``spared`` and their descendants.
 
-    This process has to be the adopter of orphans: see :func:`adopt_orphans`.
+    This process must adopt orphans: see :func:`adopt_orphans`.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -371,7 +373,7 @@ def orphans(*, spared: Sequence[int] = (), seconds: float = ORPHAN_SECONDS) -> l
 
 
 def orphans_now() -> list[psutil.Process]:
-    """Everything below this process."""
+    """The descendants of this process."""
     return psutil.Process().children(recursive=True)
 
 
@@ -389,7 +391,7 @@ def _described(process: psutil.Process) -> str:
 
 
 def adopt_orphans() -> None:
-    """Have this process adopt what loses its parent below it, so that nothing escapes from its sight."""
+    """Make this process adopt descendants that lose their parent, so that all of them can be found."""
     from pipelines.runtime.guard import _PR_SET_CHILD_SUBREAPER, _prctl
 
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

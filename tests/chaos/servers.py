@@ -1,4 +1,4 @@
-"""Servers for the cases: MLflow's, and a proxy before it that answers late or not at all."""
+"""Servers for the cases: MLflow, and a proxy in front of it that delays or drops responses."""
 
 import contextlib
 import os
@@ -19,14 +19,14 @@ START_SECONDS = 120.0
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens at."""
+    """A free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 class MlflowServer:
-    """An MLflow server over a SQLite file in ``folder``, which can be killed, stopped and started again at the same port."""
+    """An MLflow server on a SQLite file in ``folder`` that can be killed, paused and restarted on the same port."""
 
     def __init__(self, folder: Path, database: Path | None = None) -> None:
         folder.mkdir(exist_ok=True)
@@ -37,7 +37,7 @@ class MlflowServer:
 
     @property
     def pid(self) -> int:
-        """Number of the server's first process."""
+        """Process id of the server's main process."""
         assert self._process is not None
         return self._process.pid
 
@@ -50,7 +50,7 @@ class MlflowServer:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            # The job runner takes as long to import as the server itself, and has nothing to do here.
+            # The job runner is not needed, and importing it takes as long as the server itself.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
         log = self._folder / "server.log"
@@ -70,11 +70,11 @@ class MlflowServer:
         return False
 
     def runs(self) -> bool:
-        """Whether it was started and not killed."""
+        """Whether it runs."""
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes."""
+        """Send SIGKILL to all its processes."""
         for process in self._family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -82,11 +82,11 @@ class MlflowServer:
             self._process.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: connections are accepted and nobody answers."""
+        """Send SIGSTOP: connections are accepted but not answered."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
@@ -103,7 +103,7 @@ class MlflowServer:
 
 @contextmanager
 def mlflow_server(folder: Path, database: Path | None = None) -> Iterator[MlflowServer]:
-    """A running MLflow server, killed with the block."""
+    """Run an MLflow server for the length of the block."""
     server = MlflowServer(folder, database)
     server.start()
     try:
@@ -114,7 +114,7 @@ def mlflow_server(folder: Path, database: Path | None = None) -> Iterator[Mlflow
 
 
 class Proxy:
-    """Passes connections on to a port; each answer comes ``delay`` seconds late, or is lost where ``lose`` is set."""
+    """A proxy that delays each response by ``delay`` seconds, or drops it if ``lose`` is set."""
 
     def __init__(self, uri: str) -> None:
         self._target = int(uri.rpartition(":")[2])
@@ -126,7 +126,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Stop accepting connections."""
         self._socket.close()
 
     def _accept(self) -> None:
@@ -140,7 +140,7 @@ class Proxy:
             threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
             while content := server.recv(1 << 16):
                 time.sleep(self.delay)
-                if self.lose:  # the server has done what was asked, and nobody hears of it
+                if self.lose:  # the server has executed the request, but the client gets no response
                     self.lost += 1
                     return
                 client.sendall(content)

@@ -1,4 +1,4 @@
-"""The fault injector: it names every moment at the edges, and acts at the one that is asked for, once."""
+"""The fault injector records every moment and acts once, at the planned one."""
 
 import errno
 import http.server
@@ -21,7 +21,7 @@ FULL = 7
 
 
 def work(folder: Path) -> None:
-    """A file replaced, one appended to, one written, one removed, a process started."""
+    """Replace a file, append to one, write one, remove one, and start a process."""
     write_json(folder / "whole.json", {"a": 1})
     descriptor = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, b"0123456789")
@@ -32,7 +32,7 @@ def work(folder: Path) -> None:
 
 
 def forked(function: Callable[[], object], plan: Plan) -> int:
-    """The exit status of a fork that runs ``function`` under ``plan``; FULL where it raises that the disk is full."""
+    """The exit status of a fork that runs ``function`` under ``plan``; FULL if it raises an error of a full disk."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -66,7 +66,7 @@ def planned(tmp_path: Path, folder: Path) -> Callable[..., Plan]:
     return plan
 
 
-def test_an_unbroken_run_names_every_moment(folder: Path, planned: Callable[..., Plan]) -> None:
+def test_an_undisturbed_run_records_every_moment(folder: Path, planned: Callable[..., Plan]) -> None:
     plan = planned()
     assert forked(lambda: work(folder), plan) == 0
     assert {str(point) for point in read_points(Path(plan.log))} == {
@@ -139,7 +139,7 @@ def test_a_request_and_its_answer_are_moments(folder: Path, planned: Callable[..
         server.shutdown()
 
 
-def test_a_plan_travels_as_text(planned: Callable[..., Plan]) -> None:
+def test_a_plan_survives_json(planned: Callable[..., Plan]) -> None:
     for plan in (planned(), planned(Point("write", "a b", 3), "fill")):
         assert Plan.from_json(plan.to_json()) == plan
         json.loads(plan.to_json())

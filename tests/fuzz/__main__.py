@@ -1,8 +1,7 @@
-"""Reads inputs of one kind or of all: ``python -m tests.fuzz [--kind NAME] [--inputs N] [--seed N] [--only NUMBER]``.
+"""Read fuzzed inputs of one or all kinds: ``python -m tests.fuzz [--kind NAME] [--inputs N] [--seed N] [--only NUMBER]``.
 
-Each input is named by kind, seed and number, and is the same each time. An input may be read, or refused with a
-GantryError. Anything else is a fault: another exception, 2 s of the processor, memory beyond the bound, a file outside the
-place, the end of the process.
+Kind, seed and number determine an input. An input must be read, or refused with a GantryError. Anything else is a fault:
+another exception, more than 2 s of CPU time, memory beyond the limit, a file outside the target, the end of the process.
 """
 
 import argparse
@@ -25,16 +24,16 @@ from gan_core.errors import GantryError
 from tests.fuzz.targets import TARGETS
 
 SECONDS = 2.0
-"""Of the processor, for one input."""
+"""Limit on the CPU time for one input."""
 GROWTH = 1536
-"""MiB that the process may grow by for one input: three copies of the largest picture that is read at all."""
+"""Limit on the memory growth of the process for one input, MiB: three copies of the largest picture that is read."""
 _HANG = 120.0
-"""Seconds by the clock after which the process ends itself and shows where it is."""
+"""Seconds of wall time after which the process prints its stack and ends."""
 _SHOWN = 25
 
 
 def run(kind: str, inputs: int, seed: int, only: int | None = None) -> list[str]:
-    """Read ``inputs`` inputs of ``kind``, print a line of what became of them, and return the faults."""
+    """Read ``inputs`` inputs of ``kind``, print a summary line, and return the faults."""
     target, faults, counts, slowest = TARGETS[kind], [], {"read": 0, "refused": 0}, 0.0
     start = time.process_time()
     with tempfile.TemporaryDirectory(prefix="gantry-fuzz-") as scratch:
@@ -55,7 +54,7 @@ def run(kind: str, inputs: int, seed: int, only: int | None = None) -> list[str]
             except GantryError as error:
                 counts["refused"] += 1
                 if not str(error).strip():
-                    fault = "refused without a word"
+                    fault = "refused without a message"
             except (Exception, SystemExit) as error:
                 where = traceback.extract_tb(error.__traceback__)
                 ours = next(
@@ -69,7 +68,7 @@ def run(kind: str, inputs: int, seed: int, only: int | None = None) -> list[str]
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
             faulthandler.cancel_dump_traceback_later()
             if not fault and took > SECONDS:
-                fault = f"took {took:.1f} s of the processor"
+                fault = f"took {took:.1f} s of CPU time"
             if not fault and grown > GROWTH:
                 fault = f"grew by {grown} MiB"
             if fault:
@@ -90,18 +89,20 @@ def _is_ours(at: traceback.FrameSummary) -> bool:
 
 
 def main() -> int:
-    """Run as the command line says; 1 where there was a fault."""
+    """Run from the command line; returns 1 if there was a fault."""
     parser = argparse.ArgumentParser(
         prog="tests.fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--kind", choices=list(TARGETS), action="append", help="one kind; all when left out")
-    parser.add_argument("--inputs", type=int, help="of each kind; as many as in make test when left out")
-    parser.add_argument("--seed", type=int, default=0, help="names other inputs")
-    parser.add_argument("--only", type=int, help="this input alone, with its traceback")
+    parser.add_argument(
+        "--kind", choices=list(TARGETS), action="append", help="kind of input, may be repeated; default: all"
+    )
+    parser.add_argument("--inputs", type=int, help="number of inputs of each kind; default: as in make test")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other inputs")
+    parser.add_argument("--only", type=int, help="read only this input, and print its traceback")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    # Beyond any bound here, and not yet the machine's end.
+    # Above the limits here, but within the memory of the machine.
     resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, resource.RLIM_INFINITY))
     faults = []
     for kind in options.kind or TARGETS:
@@ -112,7 +113,7 @@ def main() -> int:
     if len(faults) > _SHOWN:
         print(f"... and {len(faults) - _SHOWN} more")
     if faults:
-        print("Again, with the traceback: python -m tests.fuzz --kind KIND --only NUMBER")
+        print("To see a traceback: python -m tests.fuzz --kind KIND --only NUMBER")
     return bool(faults)
 
 

@@ -1,6 +1,6 @@
-"""Broken inputs from valid ones: bytes changed blindly, and structures that are well formed and wrong.
+"""Make broken inputs from valid ones: random changes of bytes, and well-formed structures with wrong content.
 
-Every function takes its random numbers from the generator that it is given, so input ``n`` is the same each time.
+Every function draws from the generator ``random``, so input ``n`` is always the same.
 """
 
 import io
@@ -96,7 +96,7 @@ _CELLS = (
 
 
 def blind(content: bytes, others: Sequence[bytes], random: Random) -> bytes:
-    """``content`` with one to four changes that know nothing of its form."""
+    """Make one to four random changes to ``content``, regardless of its format."""
     for _ in range(random.choice((1, 1, 1, 2, 4))):
         content = random.choice(_BLIND)(bytearray(content), others, random)
     return content
@@ -110,12 +110,12 @@ def _flip(content: bytearray, others: Sequence[bytes], random: Random) -> bytes:
 
 
 def _overwrite(content: bytearray, others: Sequence[bytes], random: Random) -> bytes:
-    """A number of 1, 2 or 4 bytes, of either order: lengths, offsets and counts are such."""
+    """Overwrite a number of 1, 2 or 4 bytes in either byte order, like a length, offset or count."""
     form = random.choice(("B", "<H", ">H", "<I", ">I"))
     size = struct.calcsize(form)
     number = random.choice(_NUMBERS) & (256**size - 1)
     if len(content) >= size:
-        # Headers lie at the front or at the end.
+        # Prefer the header at the beginning.
         place = random.choice((random.randrange(len(content)), random.randrange(min(len(content), 64))))
         place = min(place, len(content) - size)
         content[place : place + size] = struct.pack(form, number)
@@ -151,7 +151,7 @@ _BLIND: tuple[Callable[[bytearray, Sequence[bytes], Random], bytes], ...] = (
 
 
 def png_chunks(content: bytes, random: Random) -> bytes:
-    """A PNG whose chunks are changed, with the right checksums: what a checksum would catch gets through to the decoder."""
+    """Change chunks of a PNG and correct their checksums, so that the changes reach the decoder."""
     chunks, at = [], 8
     while at + 12 <= len(content):
         (length,) = struct.unpack(">I", content[at : at + 4])
@@ -178,7 +178,7 @@ def png_chunks(content: bytes, random: Random) -> bytes:
 
 
 def tiff_tags(content: bytes, random: Random) -> bytes:
-    """A TIFF whose directory says something else in one or two entries."""
+    """Change one or two entries in the directory of a TIFF."""
     order = "<" if content[:2] == b"II" else ">"
     (at,) = struct.unpack(f"{order}I", content[4:8])
     (count,) = struct.unpack(f"{order}H", content[at : at + 2])
@@ -196,7 +196,7 @@ def tiff_tags(content: bytes, random: Random) -> bytes:
 
 
 def hostile_zip(content: bytes, random: Random) -> bytes:
-    """A zip of members with hostile names, kinds and sizes; ``content`` is what they hold."""
+    """A zip of members with hostile names, types and sizes, most of them with ``content``."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as zipped:
         for _ in range(random.choice((1, 2, 5))):
@@ -206,7 +206,7 @@ def hostile_zip(content: bytes, random: Random) -> bytes:
             held = random.choice((content, random.choice(_NAMES).encode("utf-8", "replace"), b"", b"\0" * 100_000))
             zipped.writestr(info, held)
     whole = bytearray(buffer.getvalue())
-    # The directory at the end says sizes and places of its own.
+    # The directory at the end repeats sizes and offsets.
     directory = whole.find(b"PK\1\2")
     if directory >= 0 and random.random() < 0.5:
         offset, form = random.choice(
@@ -218,7 +218,7 @@ def hostile_zip(content: bytes, random: Random) -> bytes:
 
 
 def hostile_tar(content: bytes, random: Random) -> bytes:
-    """A tar of members with hostile names, kinds, links and sizes; ``content`` is what they hold."""
+    """A tar of members with hostile names, types, links and sizes, and ``content``."""
     buffer = io.BytesIO()
     form = random.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
@@ -237,10 +237,10 @@ def hostile_tar(content: bytes, random: Random) -> bytes:
             try:
                 tar.addfile(info, io.BytesIO(content) if info.size else None)
             except (ValueError, UnicodeError):
-                continue  # a name that this form of tar cannot hold
+                continue  # a name that this tar format cannot hold
     whole = bytearray(buffer.getvalue())
     if len(whole) >= 512 and random.random() < 0.3:
-        # Another size in the first header, with the right checksum.
+        # Change the size in the first header, and correct its checksum.
         whole[124:136] = random.choice(
             (b"77777777777\0", b"00000000001\0", b"\x80" + b"\xff" * 11, b"-0000000001\0", b"x" * 12)
         )
@@ -253,7 +253,7 @@ def hostile_tar(content: bytes, random: Random) -> bytes:
 
 
 def strange_csv(random: Random) -> bytes:
-    """Rows of strange cells, of any length each, between any separators, in any encoding."""
+    """A CSV with unusual cells, rows of different lengths, and any separator and encoding."""
     separator, end = random.choice((",", ",", ",", ";", "\t", "|")), random.choice(("\n", "\n", "\r\n", "\r"))
     first = random.choice(
         (["file", "label"], ["file", "label"], ["file", "label", "split"], ["image_id", "Smiling"], None)
@@ -272,7 +272,7 @@ def strange_csv(random: Random) -> bytes:
 
 
 def strange_json(random: Random) -> bytes:
-    """Lines of JSON of strange forms, or StyleGAN's table of them."""
+    """JSON lines with unusual content, or a StyleGAN label file of them."""
     values = (*_CELLS[:30], 0, -1, 1.5, 2**70, None, True, [], [1], {}, {"a": 1}, float("nan"), [["a.png", 1]])
     lines = []
     for _ in range(random.choice((0, 1, 3, 10))):
@@ -291,7 +291,7 @@ def strange_json(random: Random) -> bytes:
 
 
 def strange_parquet(contents: Sequence[bytes], random: Random) -> bytes:
-    """A whole Parquet file of strange columns: types, nulls, nesting, names, splits."""
+    """A Parquet file with unusual columns: types, nulls, nesting, names, splits."""
     n = random.choice((0, 1, 3, 3, 3))
     images = {
         "structs": lambda: pa.array([{"bytes": random.choice(contents), "path": "x"} for _ in range(n)]),

@@ -1,4 +1,4 @@
-"""Small valid inputs of every kind, from which the broken ones are made."""
+"""Small valid inputs of every kind, to make broken ones from."""
 
 import functools
 import io
@@ -31,7 +31,7 @@ _MODES = ("RGB", "L", "RGBA", "P", "1", "I;16", "LA", "CMYK")
 
 
 def noise(mode: str, side: int = 12) -> Image.Image:
-    """A picture of noise, the same each time."""
+    """A noise picture, always the same."""
     pixels = np.random.default_rng(len(mode)).integers(0, 256, (side, side + 1, 4), dtype=np.uint8)
     if mode == "I;16":
         return Image.fromarray(pixels[..., :2].copy().view(np.uint16)[..., 0])
@@ -40,7 +40,7 @@ def noise(mode: str, side: int = 12) -> Image.Image:
 
 @functools.cache
 def pictures() -> dict[str, bytes]:
-    """Files of each format that is read, by format, mode and options, as far as Pillow writes them."""
+    """Files of all supported formats that Pillow can write, by format, mode and options."""
     found = {}
     for name, choices in _FORMATS.items():
         for number, options in enumerate(choices):
@@ -105,7 +105,7 @@ def tables() -> dict[str, bytes]:
 
 @functools.cache
 def parquets() -> dict[str, bytes]:
-    """Parquet files of pictures, plain and in the hub's form, with labels of several types."""
+    """Parquet files of pictures, as bytes and as in Hugging Face's format, with labels of several types."""
     content = [pictures()["PNG RGB 0"], pictures()["PNG L 0"], pictures()["JPEG RGB 0"]]
     structs = pa.array([{"bytes": picture, "path": None} for picture in content])
     plain = pa.array(content)

@@ -1,4 +1,4 @@
-"""How each kind of input is made and read: what comes out is read, or refused with a reason, and nothing else."""
+"""Make and read each kind of fuzzed input. Code under test must read an input or refuse it with a reason."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tests.fuzz import mutate, seeds
 
 @dataclass(frozen=True)
 class Input:
-    """One input: the bytes of a file, and the file's name."""
+    """An input: the name and content of a file."""
 
     name: str
     content: bytes
@@ -29,9 +29,9 @@ class Target:
 
     make: Callable[[Random], Input]
     read: Callable[[Input, Path], None]
-    """Reads an input in an empty folder; returns where it was read, raises GantryError where it is refused."""
+    """Reads an input in an empty folder; raises GantryError if it is refused."""
     inputs: int
-    """As many in ``make test``."""
+    """Number of inputs in ``make test``."""
 
 
 # -- pictures --------------------------------------------------------------------------------------------------------
@@ -62,10 +62,10 @@ def _read_picture(given: Input, place: Path) -> None:
 def _archive(random: Random) -> Input:
     known = seeds.archives()
     picture = seeds.pictures()["PNG RGB 0"]
-    way = random.random()
-    if way < 0.3:
+    choice = random.random()
+    if choice < 0.3:
         return Input("a.zip", mutate.hostile_zip(picture, random))
-    if way < 0.6:
+    if choice < 0.6:
         return Input("a.tar", mutate.hostile_tar(picture, random))
     return Input("a.archive", mutate.blind(random.choice(list(known.values())), list(known.values()), random))
 
@@ -74,7 +74,7 @@ def _read_archive(given: Input, place: Path) -> None:
     archive, target = place / given.name, place / "inside" / "target"
     archive.write_bytes(given.content)
     if not archives.is_archive(archive):
-        raise DataError("no archive")
+        raise DataError("not an archive")
     try:
         archives.unpack(archive, target, "fuzz")
     finally:
@@ -83,10 +83,10 @@ def _read_archive(given: Input, place: Path) -> None:
             for path in (*place.iterdir(), *(place / "inside").glob("*"))
             if path not in (archive, target.parent, target)
         ]
-        assert not strays, f"written outside of the place: {strays}"
+        assert not strays, f"written outside the target: {strays}"
         if target.exists():
             odd = [path for path in target.rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())]
-            assert not odd, f"no plain file or folder: {odd}"
+            assert not odd, f"neither a regular file nor a folder: {odd}"
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def _read_parquet(given: Input, place: Path) -> None:
 
 
 def _arranged(root: Path, note: SourceNote | None = None) -> None:
-    """List the pictures of a folder and read them; a picture that cannot be read is put aside, as ingestion does."""
+    """List the pictures of a folder and read them. As in ingestion, unreadable pictures are skipped."""
     note = note or readers.read_note(root)
     _, listing = arrange(root, note)
     assert all(reject.reason for reject in listing.rejects)
@@ -149,4 +149,4 @@ TARGETS: dict[str, Target] = {
     "tables": Target(_table, _read_table, 1500),
     "parquet": Target(_parquet, _read_parquet, 1500),
 }
-"""By kind: 11,500 inputs together."""
+"""Targets by kind, with 11,500 inputs in total."""

@@ -1,6 +1,6 @@
-"""Every input of the corpus is read or refused; what was found once stays found.
+"""Every fuzzed input is read or refused. Faults that fuzzing found have tests of their own.
 
-About 45 s of one core for 11,500 inputs; ``make fuzz INPUTS=100000`` reads more.
+Reading 11,500 inputs takes about 45 s of one core; ``make fuzz INPUTS=100000`` reads more.
 """
 
 import base64
@@ -28,7 +28,7 @@ from tests.pipelines.data.samples import write
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_corpus_is_large_and_the_same_each_time() -> None:
+def test_the_inputs_are_many_and_always_the_same() -> None:
     assert sum(target.inputs for target in TARGETS.values()) >= 10_000
     for kind, target in TARGETS.items():
         made = [[target.make(Random(f"{kind} 0 {number}")).content for number in range(50)] for _ in range(2)]
@@ -38,7 +38,7 @@ def test_the_corpus_is_large_and_the_same_each_time() -> None:
 
 @pytest.mark.parametrize("kind", TARGETS)
 def test_every_input_is_read_or_refused(kind: str) -> None:
-    """In a process of its own: what ends it is told too, with the number of the input."""
+    """Runs in a separate process, so that a crash is reported, too."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", "--kind", kind],
         cwd=ROOT,
@@ -50,11 +50,11 @@ def test_every_input_is_read_or_refused(kind: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
-# -- what it found ---------------------------------------------------------------------------------------------------
+# -- faults found ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "value"), [("GNU.sparse.size", "x"), ("GNU.sparse.size", "../x"), ("size", "9" * 30)])
-def test_a_tar_whose_header_has_a_number_that_is_none_is_refused(name: str, value: str, tmp_path: Path) -> None:
+def test_a_tar_with_an_invalid_number_in_its_header_is_refused(name: str, value: str, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         info = tarfile.TarInfo("a.png")
@@ -73,7 +73,7 @@ def parquet(folder: Path, **columns: object) -> Path:
     return folder / "data.parquet"
 
 
-def test_pictures_in_a_damaged_part_of_a_parquet_file_are_put_aside(tmp_path: Path) -> None:
+def test_pictures_in_a_damaged_part_of_a_parquet_file_are_rejected(tmp_path: Path) -> None:
     file = parquet(tmp_path)
     content = bytearray(file.read_bytes())
     content[4:24] = b"\xff" * 20  # the header of the first page
@@ -88,24 +88,24 @@ def test_labels_in_a_damaged_part_of_a_parquet_file_are_refused(tmp_path: Path) 
     content = file.read_bytes()
     at = pq.ParquetFile(file).metadata.row_group(0).column(1).dictionary_page_offset
     file.write_bytes(content[:at] + b"\xff" * 20 + content[at + 20 :])
-    with pytest.raises(DataError, match=r"data\.parquet is damaged \(.*\)\. Get it again\."):
+    with pytest.raises(DataError, match=r"data\.parquet is damaged \(.*\)\. Download it again\."):
         readers.list_pictures(tmp_path, SourceNote(format="parquet"))
 
 
-def test_times_that_python_does_not_know_are_no_labels(tmp_path: Path) -> None:
+def test_times_that_python_cannot_represent_are_not_labels(tmp_path: Path) -> None:
     parquet(tmp_path, label=pa.array([2**62] * 3, pa.timestamp("us")))
-    with pytest.raises(DataError, match=r"the column 'label' holds no labels \(date value out of range\)"):
+    with pytest.raises(DataError, match=r"the column 'label' does not hold labels \(date value out of range\)"):
         readers.list_pictures(tmp_path, SourceNote(format="parquet"))
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_columns_with_the_same_name_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([b"x"]), pa.array([0])], ["image", "image"])
     pq.write_table(table, tmp_path / "data.parquet")
-    with pytest.raises(DataError, match="several columns called 'image'"):
+    with pytest.raises(DataError, match="several columns named 'image'"):
         readers.list_pictures(tmp_path, SourceNote(format="parquet"))
 
 
-# What the fuzzer found as it made it: a Parquet file (zlib, base64) with a wrong number of levels in a column's statistics.
+# A file that the fuzzer made: Parquet (zlib, base64) with a wrong number of levels in the statistics of a column.
 _WRONG_LEVELS = (
     "eNrtVg1YU9cZPvfm5ockBJJwQwJpDQgBLDAIAkoZchMIPwUCQRqhdiVhKVD5k6BQJ6u1zoqzq4AU5kRU2gqUaRWtrv7wY4WCuik/UnEoEqQ4cCACglCz"
     "e8OPc/p06/bs2Z7NL+fe7+T7vvOe8z3nfO+5kZjSHUXQnXy8haEUFHAAsIMByIuMCDKlW9EBAKYhwQFKQuMPkwaDTbje9ysAoMGQAGxlzh6oB1r0CEw2"
@@ -133,10 +133,10 @@ _WRONG_LEVELS = (
 )
 
 
-def test_a_parquet_file_that_ends_the_process_that_reads_its_sizes_is_refused(tmp_path: Path) -> None:
-    """pyarrow ends the process that reads the size of its columns."""
+def test_a_parquet_file_that_crashes_the_reader_of_its_columns_is_refused(tmp_path: Path) -> None:
+    """Reading the sizes of its columns makes pyarrow end the process."""
     write(tmp_path / "data.parquet", zlib.decompress(base64.b64decode(_WRONG_LEVELS)))
-    with pytest.raises(DataError, match=r"data\.parquet is damaged: what it says of its columns cannot be read"):
+    with pytest.raises(DataError, match=r"data\.parquet is damaged: its columns cannot be read"):
         readers.list_pictures(tmp_path, SourceNote(format="parquet"))
-    with pytest.raises(DataError, match=r"data\.parquet is damaged: what it says of its columns cannot be read"):
+    with pytest.raises(DataError, match=r"data\.parquet is damaged: its columns cannot be read"):
         read_rows(tmp_path / "data.parquet", ["label"])

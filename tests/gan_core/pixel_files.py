@@ -53,8 +53,8 @@ def tiff(
     big: bool = False,
     more: tuple[tuple[int, str, tuple[int, ...]], ...] = (),
 ) -> bytes:
-    """A TIFF of one strip (one a plane where ``planar``) of samples (H, W) or (H, W, C); ``extra`` is the kind of a last
-    channel that is no colour; ``big`` makes it a BigTIFF."""
+    """A TIFF of one strip (one per plane if ``planar``) of samples (H, W) or (H, W, C); ``extra`` is the kind of a last
+    channel that is not a colour; ``big`` makes it a BigTIFF."""
     if samples.ndim == 2:
         samples = samples[..., None]
     height, width, channels = samples.shape
@@ -86,7 +86,7 @@ def tiff(
     start = head + struct.calcsize(count_of) + (4 + 2 * room) * len(tags) + room
     beside = b""
     places: list[int] = []
-    # Offsets of strips are known once it is known how much lies before them.
+    # The offsets of strips depend on the size of what precedes them.
     length = sum(
         len(values) * struct.calcsize(kind) for _, kind, values in tags if len(values) * struct.calcsize(kind) > room
     )

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or passed over, hold no pickle, and refuse other settings by name."""
+"""Damaged checkpoints are skipped, there is no pickle in them, and resuming with other settings is refused."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gan_core import checkpoint as checkpoints
-from gan_core.checkpoint import load_checkpoint, save_checkpoint, whole_checkpoints
+from gan_core.checkpoint import load_checkpoint, save_checkpoint, valid_checkpoints
 from gan_core.errors import CheckpointError
 from gan_core.files import sha256_file
 
@@ -28,7 +28,7 @@ def save(directory: Path, *steps: int, **state) -> list[Path]:
     return [save_checkpoint(directory, step, tensors(step), {"poor": 0, **state}) for step in steps]
 
 
-def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_saved_tensors_are_loaded_bit_for_bit(tmp_path: Path) -> None:
     (path,) = save(tmp_path, 12, settings={"lr": 2e-4, "name": "x"}, nothing=None)
     assert path == tmp_path / "step-00000012"
     loaded = load_checkpoint(path)
@@ -49,7 +49,7 @@ def test_the_folder_holds_tensors_and_json_and_no_pickle(tmp_path: Path) -> None
         assert start != b"PK"  # torch.save's archive
 
 
-def test_the_tensors_are_as_open_as_what_lies_beside_them(tmp_path: Path) -> None:
+def test_the_tensors_have_the_file_mode_of_the_umask(tmp_path: Path) -> None:
     (path,) = save(tmp_path, 1)
     assert len({file.stat().st_mode for file in path.iterdir()}) == 1
 
@@ -77,63 +77,78 @@ HARMS = {
     "tensors empty": (lambda p: (p / "tensors.safetensors").write_bytes(b""), "tensors.safetensors does not match"),
     "tensors missing": (lambda p: (p / "tensors.safetensors").unlink(), "tensors.safetensors is missing"),
     "one bit of the state": (lambda p: (p / "state.json").write_text("{}"), "state.json does not match"),
-    "no manifest": (lambda p: (p / "manifest.json").unlink(), "manifest.json is missing, the write did not end"),
-    "half a manifest": (lambda p: truncate(p / "manifest.json"), "manifest.json is cut short"),
+    "no manifest": (
+        lambda p: (p / "manifest.json").unlink(),
+        "manifest.json is missing: the checkpoint was not written completely",
+    ),
+    "half a manifest": (lambda p: truncate(p / "manifest.json"), "manifest.json is truncated"),
     "bytes for a manifest": (
         lambda p: (p / "manifest.json").write_bytes(b"\xff\x00\xfe"),
-        "manifest.json is cut short",
+        "manifest.json is truncated",
     ),
-    "a list for a manifest": (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json is not a table"),
-    "null for a manifest": (lambda p: (p / "manifest.json").write_text("null"), "manifest.json is not a table"),
+    "a list for a manifest": (
+        lambda p: (p / "manifest.json").write_text("[]"),
+        "manifest.json does not contain SHA-256 sums",
+    ),
+    "null for a manifest": (
+        lambda p: (p / "manifest.json").write_text("null"),
+        "manifest.json does not contain SHA-256 sums",
+    ),
     "brackets for a manifest": (
         lambda p: (p / "manifest.json").write_text("[" * 100_000),
-        "manifest.json is cut short",
+        "manifest.json is truncated",
     ),
-    "a list for a state": (lambda p: replace(p, "state.json", b"[]"), "state.json holds no state"),
-    "no step in the state": (lambda p: replace(p, "state.json", b'{"poor": 0}'), "state.json holds no state"),
-    "a step that is no number": (lambda p: replace(p, "state.json", b'{"step": "9"}'), "state.json holds no state"),
-    "brackets for a state": (lambda p: replace(p, "state.json", b"[" * 100_000), "state.json holds no JSON"),
-    "bytes for a state": (lambda p: replace(p, "state.json", b"\xff\x00"), "state.json holds no JSON"),
+    "a list for a state": (lambda p: replace(p, "state.json", b"[]"), "state.json is not the state of a run"),
+    "no step in the state": (
+        lambda p: replace(p, "state.json", b'{"poor": 0}'),
+        "state.json is not the state of a run",
+    ),
+    "a step that is no number": (
+        lambda p: replace(p, "state.json", b'{"step": "9"}'),
+        "state.json is not the state of a run",
+    ),
+    "brackets for a state": (lambda p: replace(p, "state.json", b"[" * 100_000), "state.json is not valid JSON"),
+    "bytes for a state": (lambda p: replace(p, "state.json", b"\xff\x00"), "state.json is not valid JSON"),
     "junk for tensors": (
         lambda p: replace(p, "tensors.safetensors", b"junk" * 9),
-        "tensors.safetensors holds no tensors",
+        "tensors.safetensors is not a valid safetensors file",
     ),
     "a header without end": (
         lambda p: replace(p, "tensors.safetensors", (2**60).to_bytes(8, "little")),
-        "tensors.safetensors holds no tensors",
+        "tensors.safetensors is not a valid safetensors file",
     ),
     "an empty manifest": (lambda p: (p / "manifest.json").write_text("{}"), "state.json does not match"),
 }
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_newest_checkpoint_is_passed_over_with_a_message(
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
     _, newest = save(tmp_path, 10, 20)
     damage, said = HARMS[harm]
     damage(newest)
     with caplog.at_level(logging.WARNING):
-        found = next(whole_checkpoints([tmp_path]), None)
+        found = next(valid_checkpoints([tmp_path]), None)
     assert found is not None
     assert found.step == 10
-    assert f"Passing over checkpoint {newest}: {said}" in caplog.text
-    with pytest.raises(CheckpointError, match="cannot be used"):
+    assert f"Skipping checkpoint {newest}: {said}" in caplog.text
+    with pytest.raises(CheckpointError, match="is damaged: "):
         load_checkpoint(newest)
 
 
-def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
-    assert next(whole_checkpoints([tmp_path]), None) is None
-    assert next(whole_checkpoints([tmp_path / "nowhere"]), None) is None
+def test_without_a_valid_checkpoint_nothing_is_found(tmp_path: Path) -> None:
+    assert next(valid_checkpoints([tmp_path]), None) is None
+    assert next(valid_checkpoints([tmp_path / "nowhere"]), None) is None
     (path,) = save(tmp_path, 1)
     (path / "manifest.json").unlink()
-    assert next(whole_checkpoints([tmp_path]), None) is None
+    assert next(valid_checkpoints([tmp_path]), None) is None
 
 
 def test_the_newest_is_found_anywhere_below(tmp_path: Path) -> None:
     save(tmp_path, 10)
     save(tmp_path / "ray" / "run" / "checkpoint_1", 30)
-    found = next(whole_checkpoints([tmp_path]), None)
+    found = next(valid_checkpoints([tmp_path]), None)
     assert found is not None
     assert found.step == 30
 
@@ -141,7 +156,7 @@ def test_the_newest_is_found_anywhere_below(tmp_path: Path) -> None:
 def test_only_checkpoints_that_are_accepted_are_used(tmp_path: Path) -> None:
     save(tmp_path, 10)
     save(tmp_path, 20, poor=2)
-    found = next(whole_checkpoints([tmp_path], lambda state: state["poor"] == 0), None)
+    found = next(valid_checkpoints([tmp_path], lambda state: state["poor"] == 0), None)
     assert found is not None
     assert found.step == 10
 
@@ -150,7 +165,7 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in directory.glob("step-*"))
 
 
-def test_pruning_keeps_the_newest_and_clears_what_a_killed_writer_left(tmp_path: Path) -> None:
+def test_pruning_keeps_the_newest_and_removes_temporary_folders(tmp_path: Path) -> None:
     save(tmp_path, 10, 20, 30, 40)
     (tmp_path / ".step-00000025.abc123" / "step-00000025").mkdir(parents=True)
     (tmp_path / "notes").mkdir()
@@ -167,7 +182,7 @@ def test_pruning_spares_the_newest_accepted_one(tmp_path: Path) -> None:
     assert steps(tmp_path) == [20, 40, 50]
 
 
-def test_what_a_rollback_abandons_is_removed(tmp_path: Path) -> None:
+def test_checkpoints_after_a_step_are_removed(tmp_path: Path) -> None:
     save(tmp_path, 10, 20, 30)
     checkpoints.drop_checkpoints_after(tmp_path, 20)
     assert steps(tmp_path) == [10, 20]
@@ -177,29 +192,29 @@ def test_changed_settings_are_named_one_by_one(tmp_path: Path) -> None:
     saved = {"train.batch": 64, "train.beta1": 0.5, "model.slope": 0.2, "gone": 1}
     current = {"train.batch": 32, "train.beta1": 0.5, "model.slope": 0.3, "new": [1]}
     with pytest.raises(CheckpointError) as caught:
-        checkpoints.refuse_other_settings(saved, current, tmp_path / "step-00000010")
+        checkpoints.require_same_settings(saved, current, tmp_path / "step-00000010")
     message = str(caught.value)
     for said in (
         "step-00000010",
-        "train.batch: 64 there, 32 here",
-        "model.slope: 0.2 there, 0.3 here",
-        "gone: 1 there, None here",
-        "new: None there, [1] here",
-        "empty directory",
+        "train.batch: 64 in the checkpoint, 32 in this run",
+        "model.slope: 0.2 in the checkpoint, 0.3 in this run",
+        "gone: 1 in the checkpoint, None in this run",
+        "new: None in the checkpoint, [1] in this run",
+        "empty folder",
     ):
         assert said in message
     assert "beta1" not in message
-    checkpoints.refuse_other_settings(saved, dict(saved), tmp_path)
+    checkpoints.require_same_settings(saved, dict(saved), tmp_path)
 
 
-def test_a_setting_that_an_older_edition_did_not_know_had_its_default(tmp_path: Path) -> None:
+def test_a_setting_missing_in_an_older_checkpoint_has_its_default(tmp_path: Path) -> None:
     saved, defaults = {"model.slope": 0.2}, {"model.slope": 0.1, "model.r1_every": 1, "model.other": 3}
-    checkpoints.refuse_other_settings(saved, {"model.slope": 0.2, "model.r1_every": 1}, tmp_path, defaults)
-    with pytest.raises(CheckpointError, match=r"model\.r1_every: 1 there, 2 here"):
-        checkpoints.refuse_other_settings(saved, {"model.slope": 0.2, "model.r1_every": 2}, tmp_path, defaults)
+    checkpoints.require_same_settings(saved, {"model.slope": 0.2, "model.r1_every": 1}, tmp_path, defaults)
+    with pytest.raises(CheckpointError, match=r"model\.r1_every: 1 in the checkpoint, 2 in this run"):
+        checkpoints.require_same_settings(saved, {"model.slope": 0.2, "model.r1_every": 2}, tmp_path, defaults)
 
 
-def test_pruning_passes_over_a_state_that_cannot_be_read(tmp_path: Path) -> None:
+def test_pruning_ignores_a_state_that_cannot_be_read(tmp_path: Path) -> None:
     paths = save(tmp_path, 10, 20, 30)
     for path in paths[1:]:
         replace(path, "state.json", b"[]")

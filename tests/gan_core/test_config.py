@@ -1,4 +1,4 @@
-"""Configuration is checked whole: every mistake is an error that names the setting and the remedy."""
+"""Every mistake in a configuration is an error that names the setting and the remedy."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -37,7 +37,7 @@ def make(**values: Any) -> Outer:
     return build(Outer, {"count": 1, **values}, where="top")
 
 
-def test_values_arrive_typed_and_defaults_fill_the_rest() -> None:
+def test_values_are_converted_and_defaults_fill_the_rest() -> None:
     made = make(size=[28, 24], many=[1, 2.5], workers=[1, 2], limit=3, inner={"rate": 1}, table={"a": 1}, anything=[{}])
     assert made == Outer(
         count=1, size=(28, 24), many=(1.0, 2.5), workers=(1, 2), limit=3.0, inner=Inner(rate=1.0), table={"a": 1.0},
@@ -103,7 +103,7 @@ def test_a_wrong_value_is_an_error_that_names_it(values: dict[str, Any], message
         make(**values)
 
 
-def test_what_as_dict_gives_builds_the_same_configuration_again() -> None:
+def test_as_dict_and_build_are_inverse() -> None:
     made = make(size=[28, 24], inner={"rate": 0.5}, table={"a": 1})
     plain = as_dict(made)
     assert plain["size"] == [28, 24]
@@ -116,7 +116,7 @@ def test_what_as_dict_gives_builds_the_same_configuration_again() -> None:
         ({"steps": 0}, "must be at least 1, got 0"),
         ({"generator_lr": 0.0}, r"must be above 0, got 0\.0"),
         ({"beta1": 1.0}, r"must lie in \[0, 1\), got 1\.0"),
-        ({"batch": 10, "accumulate": 3}, r"10 does not divide by accumulate \(3\)"),
+        ({"batch": 10, "accumulate": 3}, r"10 is not divisible by accumulate \(3\)"),
         ({"batch": 4, "accumulate": 4}, "micro-batch needs at least 2 images"),
         ({"max_rollbacks": -1}, "must be at least 0, got -1"),
         ({"collapse_patience": 0}, "must be at least 1, got 0"),

@@ -1,13 +1,15 @@
-"""A prepared dataset is read as the arrays that were written, and anything that does not fit its description is refused."""
+"""A prepared dataset is read as the arrays that were written, and data that does not match its description is refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gan_core.data import PreparedDataset, decode_prepared, user_cache_dir
+from gan_core import files
+from gan_core.data import PreparedDataset, decode_prepared
 from gan_core.errors import DataError
 from tests.datasets import blobs, write_prepared
 
@@ -46,9 +48,20 @@ def test_pixels_are_decoded_once_and_mapped_read_only_from_the_cache(
         second[0] = 0
 
 
-def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_process_left_that_was_killed_after_it_had_cached_the_pictures_is_removed(tmp_path: Path) -> None:
+    prepared = PreparedDataset(write_prepared(tmp_path / "data", blobs(4)), tmp_path / "cache")
+    prepared.pixels()
+    (cached,) = (tmp_path / "cache").glob("*.npy")
+    left = cached.with_name(f".{cached.name}.gantry-abc")
+    left.mkdir()
+    os.utime(left, (0, 0))
+    files._holders_at_first.cache_clear()  # a new process lists the folder anew
+    prepared.pixels()
+    assert not left.exists()
+
+
+def test_decoded_pictures_are_cached_in_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANTRY_CACHE_DIR", str(tmp_path / "mine"))
-    assert user_cache_dir() == tmp_path / "mine"
     PreparedDataset(write_prepared(tmp_path / "data", blobs(2))).pixels()
     assert len(list((tmp_path / "mine").rglob("*.npy"))) == 1
 
@@ -68,7 +81,7 @@ def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
         PreparedDataset(directory)
 
 
-def test_another_format_is_refused_by_its_number_whatever_else_it_says(tmp_path: Path) -> None:
+def test_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
     directory = write_prepared(tmp_path / "data", blobs(2))
     (directory / "dataset.json").write_text('{"format": 2, "pages": 7}')
     with pytest.raises(DataError, match=r"dataset of format 2; .* reads format 1\. Run the ingest stage again"):
@@ -83,10 +96,10 @@ def test_an_unknown_split_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"splits": {"train": 3}}, "train holds 4 pictures, dataset.json says 3. Ingest again"),
-        ({"splits": {"train": 5}}, "train holds 4 pictures, dataset.json says 5. Ingest again"),
-        ({"height": 8}, "a picture is 16x16 pixels where dataset.json says 8x16. Ingest again"),
-        ({"channels": 3}, "has 1 channels where 3 are expected"),
+        ({"splits": {"train": 3}}, "train has 4 pictures, but dataset.json states 3. Run the ingest stage again"),
+        ({"splits": {"train": 5}}, "train has 4 pictures, but dataset.json states 5. Run the ingest stage again"),
+        ({"height": 8}, "a picture has 16x16 pixels, but dataset.json states 8x16. Run the ingest stage again"),
+        ({"channels": 3}, "has 1 channels, expected 3"),
     ],
 )
 def test_pictures_that_contradict_the_description_are_refused_and_nothing_is_cached(
@@ -101,7 +114,7 @@ def test_pictures_that_contradict_the_description_are_refused_and_nothing_is_cac
 
 
 @pytest.mark.parametrize("read", ["pixels", "labels"])
-def test_a_shard_that_is_cut_short_is_named_with_the_remedy(tmp_path: Path, read: str) -> None:
+def test_a_truncated_shard_is_an_error_that_names_it(tmp_path: Path, read: str) -> None:
     directory = write_prepared(tmp_path / "data", blobs(4), np.arange(4) % 2)
     (shard,) = directory.glob("*.parquet")
     shard.write_bytes(shard.read_bytes()[:-20])
@@ -110,7 +123,7 @@ def test_a_shard_that_is_cut_short_is_named_with_the_remedy(tmp_path: Path, read
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_a_flipped_byte_of_a_picture_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+def test_a_flipped_byte_anywhere_in_a_picture_is_detected(tmp_path: Path) -> None:
     pixels = blobs(4)
     directory = write_prepared(tmp_path / "data", pixels)
     (shard,) = directory.glob("*.parquet")
@@ -122,7 +135,7 @@ def test_a_flipped_byte_of_a_picture_is_noticed_wherever_it_is(tmp_path: Path) -
             PreparedDataset(directory, tmp_path / "cache").pixels()
 
 
-def test_a_shard_that_is_damaged_or_gone_is_noticed_although_its_pictures_are_cached(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_shard_is_detected_although_its_pictures_are_cached(tmp_path: Path) -> None:
     directory = write_prepared(tmp_path / "data", blobs(4))
     PreparedDataset(directory, tmp_path / "cache").pixels()
     (shard,) = directory.glob("*.parquet")
@@ -130,11 +143,11 @@ def test_a_shard_that_is_damaged_or_gone_is_noticed_although_its_pictures_are_ca
     with pytest.raises(DataError, match=rf"{shard.name} is damaged"):
         PreparedDataset(directory, tmp_path / "cache").pixels()
     shard.unlink()
-    with pytest.raises(DataError, match="train holds 0 pictures, dataset.json says 4"):
+    with pytest.raises(DataError, match="train has 0 pictures, but dataset.json states 4"):
         PreparedDataset(directory, tmp_path / "cache").pixels()
 
 
-def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_written_again(tmp_path: Path) -> None:
     pixels = blobs(4)
     directory = write_prepared(tmp_path / "data", pixels)
     for content in (b"", b"junk", None):
@@ -144,11 +157,11 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(PreparedDataset(directory, tmp_path / "cache").pixels(), pixels)
 
 
-def test_a_label_that_no_class_has_is_refused(tmp_path: Path) -> None:
+def test_a_label_without_a_class_is_refused(tmp_path: Path) -> None:
     directory = write_prepared(tmp_path / "data", blobs(4), np.arange(4) % 2)
     write_prepared(tmp_path / "other", blobs(4), np.arange(4) + 6)
     shutil.copyfile(next((tmp_path / "other").glob("*.parquet")), next(directory.glob("*.parquet")))
-    with pytest.raises(DataError, match=r"train has the label 6, and labels are 0 to 1.*ingest stage again"):
+    with pytest.raises(DataError, match=r"train has the label 6, but labels must be 0 to 1.*ingest stage again"):
         PreparedDataset(directory, tmp_path / "cache").labels()
 
 
@@ -158,4 +171,4 @@ def test_decoding_gives_channels_first(tmp_path: Path) -> None:
     pixels = blobs(1, channels=3)
     shard = write_prepared(tmp_path / "data", pixels) / "train-00000-of-00001.parquet"
     content = pq.read_table(shard)["image"][0]["bytes"].as_py()
-    np.testing.assert_array_equal(decode_prepared(content, 3), pixels[0])
+    np.testing.assert_array_equal(decode_prepared(content, pixels.shape[1:], "shard"), pixels[0])

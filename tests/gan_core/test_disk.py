@@ -1,4 +1,4 @@
-"""What a disk refuses is recognised whoever says it, and told with the place, the room and the remedy."""
+"""Disk errors are recognised from any library, and described with path, free space and remedy."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from gan_core import disk
 from gan_core.errors import DataError
-from gan_core.files import explain_os_errors, replacing
+from gan_core.files import atomic_write, explain_os_errors
 from tests.small_disk import run_on_small_disk
 
 _WRITERS = {
@@ -25,29 +25,29 @@ _WRITERS = {
     "torch": "import torch; torch.save(torch.from_numpy(data), open(path, 'wb'))",
     "copy": "import shutil; source = '{tmp}/data'; data.tofile(source); shutil.copyfile(source, path)",
     "folder": "import shutil, os; os.mkdir('{tmp}/f'); data.tofile('{tmp}/f/x'); shutil.copytree('{tmp}/f', path)",
-    "map": "from gan_core.disk import new_array; new_array(path, (1 << 18,), np.uint8)[:] = data",
+    "map": "from gan_core.disk import create_npy; create_npy(path, (1 << 18,), np.uint8)[:] = data",
 }
 
 
 @pytest.mark.parametrize("writer", _WRITERS)
-def test_a_full_disk_is_one_line_with_the_place_and_the_room_and_leaves_nothing(tmp_path: Path, writer: str) -> None:
+def test_a_full_disk_is_one_line_with_path_and_free_space_and_leaves_nothing(tmp_path: Path, writer: str) -> None:
     program = f"""
 import sys
 import numpy as np
-from gan_core.disk import what_failed
-from gan_core.files import replacing
+from gan_core.disk import describe_os_error
+from gan_core.files import atomic_write
 data = np.random.default_rng(0).integers(0, 255, 1 << 18, dtype=np.uint8)
 try:
-    with replacing("{tmp_path}/disk/result") as path:
+    with atomic_write("{tmp_path}/disk/result") as path:
         {_WRITERS[writer].replace("{tmp}", str(tmp_path))}
 except OSError as error:
-    sys.exit(what_failed(error))
+    sys.exit(describe_os_error(error))
 """
     ended = run_on_small_disk([sys.executable, "-c", program], tmp_path / "disk", size="128k")
     told = ended.output.strip()
     assert told.startswith(f"{tmp_path}/disk/result: no space left on device ("), told
     assert f" of 128.0 KiB free on {tmp_path}/disk, " in told
-    assert told.endswith("Make room there, or name another place.")
+    assert told.endswith("Free some space there, or choose another folder.")
     assert ("128.0 KiB more are needed" in told) == (writer == "map")
     assert (ended.status, ended.left) == (1, ())
 
@@ -55,22 +55,22 @@ except OSError as error:
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
-        (errno.ENOSPC, "Make room there"),
-        (errno.EDQUOT, "have the quota raised"),
+        (errno.ENOSPC, "Free some space"),
+        (errno.EDQUOT, "ask for a larger quota"),
         (errno.EFBIG, "Raise the limit"),
         (errno.EROFS, "Make it writable"),
     ],
 )
-def test_each_refusal_has_its_remedy_and_names_what_was_written(tmp_path: Path, number: int, remedy: str) -> None:
+def test_each_disk_error_has_a_remedy_and_names_the_written_file(tmp_path: Path, number: int, remedy: str) -> None:
     path = tmp_path / "new"
     for error in (
         OSError(number, os.strerror(number)),
         OSError(number, f"Error writing bytes to file. Detail: [errno {number}] {os.strerror(number)}"),
         RuntimeError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"),
     ):
-        with pytest.raises(OSError) as caught, replacing(path):  # noqa: PT011  the next lines look at it
+        with pytest.raises(OSError) as caught, atomic_write(path):  # noqa: PT011  the next lines look at it
             raise error
-        told = disk.what_failed(caught.value)
+        told = disk.describe_os_error(caught.value)
         assert told.startswith(f"{path}: {os.strerror(number).lower()}")
         assert remedy in told
 
@@ -84,34 +84,34 @@ def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
         with pytest.raises(type(error)) as caught, explain_os_errors(tmp_path):
             raise error
         assert caught.value is error
-    assert disk.refusal(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
+    assert disk.find_disk_error(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
 
 
 @pytest.mark.parametrize("name", ["/data/a b/it's.png", "/data/x.npy"])
-def test_what_another_process_tells_as_text_keeps_its_name(name: str) -> None:
+def test_a_disk_error_passed_as_text_keeps_its_file_name(name: str) -> None:
     text = f"ray::work() (pid=1)\n  write(x)\n{OSError(errno.ENOSPC, 'No space left on device', name)!s}\nSee the log."
-    found = disk.refusal(RuntimeError(text))
+    found = disk.find_disk_error(RuntimeError(text))
     assert found is not None
     assert (found.errno, found.filename) == (errno.ENOSPC, name)
 
 
-def test_a_refusal_that_was_dealt_with_is_not_taken_for_the_cause() -> None:
+def test_a_handled_disk_error_is_not_the_cause() -> None:
     error = ValueError("another matter")
     error.__context__ = OSError(errno.ENOSPC, "full")
-    assert disk.refusal(error) is error.__context__
+    assert disk.find_disk_error(error) is error.__context__
     error.__suppress_context__ = True  # as "from None" does
-    assert disk.refusal(error) is None
+    assert disk.find_disk_error(error) is None
 
 
 def test_an_array_on_disk_starts_as_zeros(tmp_path: Path) -> None:
-    disk.new_array(tmp_path / "a.npy", (2, 3), np.float32)[1] = 1
+    disk.create_npy(tmp_path / "a.npy", (2, 3), np.float32)[1] = 1
     assert np.load(tmp_path / "a.npy").tolist() == [[0, 0, 0], [1, 1, 1]]
-    assert disk.new_array(tmp_path / "b.npy", (0, 3), np.float32).shape == (0, 3)
+    assert disk.create_npy(tmp_path / "b.npy", (0, 3), np.float32).shape == (0, 3)
 
 
-def test_amounts_are_told_in_the_largest_unit() -> None:
+def test_bytes_are_formatted_in_the_largest_unit() -> None:
     sizes = (0, 1023, 1536, 3 << 20, 5 << 30, 7 << 40)
-    assert [disk.amount(size) for size in sizes] == [
+    assert [disk.format_bytes(size) for size in sizes] == [
         "0 bytes",
         "1023 bytes",
         "1.5 KiB",
@@ -130,8 +130,8 @@ def test_amounts_are_told_in_the_largest_unit() -> None:
         "HTTP 507: no space left on device",
     ],
 )
-def test_what_a_server_refuses_is_no_disk_of_this_machine(words: str) -> None:
-    assert disk.refusal(RuntimeError(words)) is None
-    local = disk.refusal(RuntimeError("http://host was read\nwrite failed: File too large"))
+def test_a_server_error_is_not_a_disk_error_of_this_machine(words: str) -> None:
+    assert disk.find_disk_error(RuntimeError(words)) is None
+    local = disk.find_disk_error(RuntimeError("http://host was read\nwrite failed: File too large"))
     assert local is not None
     assert local.errno == errno.EFBIG

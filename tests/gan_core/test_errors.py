@@ -1,4 +1,4 @@
-"""Every error that a user may see is a GantryError, and misspelt names are answered with the nearest valid one."""
+"""Every error that a user may see is a GantryError, and for misspelt names the closest valid one is suggested."""
 
 import inspect
 
@@ -14,9 +14,10 @@ def test_every_error_of_the_module_is_a_gantry_error() -> None:
 
 def test_nearest_names_the_closest_valid_name() -> None:
     assert (
-        errors.nearest("generator_l", ["generator_lr", "discriminator_lr", "steps"]) == " Did you mean 'generator_lr'?"
+        errors.did_you_mean("generator_l", ["generator_lr", "discriminator_lr", "steps"])
+        == " Did you mean 'generator_lr'?"
     )
 
 
 def test_nearest_lists_all_names_when_none_is_close() -> None:
-    assert errors.nearest("zzz", ["steps", "batch"]) == " Valid: batch, steps."
+    assert errors.did_you_mean("zzz", ["steps", "batch"]) == " Valid: batch, steps."

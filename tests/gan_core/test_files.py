@@ -1,4 +1,4 @@
-"""Files are whole or absent; digests name content."""
+"""Files are written atomically; digests identify content."""
 
 import errno
 import hashlib
@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 from gan_core import files
-from gan_core.disk import what_failed
+from gan_core.disk import describe_os_error
 
 
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_replacing_leaves_the_old_file_and_no_trace_when_the_block_fails(tmp_path: Path) -> None:
+def test_atomic_write_keeps_the_old_file_if_the_block_raises(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     files.write_text(target, "old")
 
     def write_half() -> None:
-        with files.replacing(target) as temporary:
+        with files.atomic_write(target) as temporary:
             temporary.write_text("half")
             assert target.read_text() == "old"  # a reader meanwhile sees the old file
             raise OSError("disk full")
@@ -32,19 +32,22 @@ def test_replacing_leaves_the_old_file_and_no_trace_when_the_block_fails(tmp_pat
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_replacing_makes_missing_parents_and_leaves_only_the_result(tmp_path: Path) -> None:
+def test_atomic_write_creates_missing_parents_and_leaves_only_the_result(tmp_path: Path) -> None:
     files.write_text(tmp_path / "deep" / "er" / "b.txt", "ü\n")
     assert (tmp_path / "deep" / "er" / "b.txt").read_bytes() == "ü\n".encode()
     assert names(tmp_path / "deep" / "er") == ["b.txt"]
 
 
-def test_a_refusal_of_the_system_names_what_was_asked_for(tmp_path: Path) -> None:
+def test_an_error_of_the_system_names_the_path_of_the_caller(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="Not a directory") as caught, files.replacing(tmp_path / "file" / "sub" / "new"):
+    with (
+        pytest.raises(OSError, match="Not a directory") as caught,
+        files.atomic_write(tmp_path / "file" / "sub" / "new"),
+    ):
         pass
-    assert what_failed(caught.value) == f"{tmp_path / 'file' / 'sub' / 'new'}: not a directory."
+    assert describe_os_error(caught.value) == f"{tmp_path / 'file' / 'sub' / 'new'}: not a directory."
     denied = PermissionError(13, "Permission denied", "x")
-    assert what_failed(denied) == "x: permission denied. Change its permissions, or name another place."
+    assert describe_os_error(denied) == "x: permission denied. Change its permissions, or choose another folder."
 
 
 @pytest.mark.parametrize("name", ["n" * 254, "ü" * 127, "n" * 254 + "\udcff"], ids=["ascii", "utf-8", "bytes"])
@@ -55,7 +58,7 @@ def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path: Path, 
     assert names(tmp_path) == [name]
 
 
-def test_what_a_killed_process_left_of_a_long_name_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_temporary_folders_of_a_long_name_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_STALE_SECONDS", -1)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as where it is killed
     files.write_text(tmp_path / ("n" * 254), "first")
@@ -67,7 +70,7 @@ def test_what_a_killed_process_left_of_a_long_name_goes_too(tmp_path: Path, monk
     assert names(tmp_path) == ["n" * 254]
 
 
-def test_what_killed_processes_left_of_a_folder_goes_with_the_next_and_nothing_else(
+def test_stale_temporary_folders_of_a_folder_are_removed_with_the_next_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = [".folder.20260101", ".folder.gantry-another", ".other.gantry-12345678"]
@@ -75,13 +78,13 @@ def test_what_killed_processes_left_of_a_folder_goes_with_the_next_and_nothing_e
         (tmp_path / name / "folder").mkdir(parents=True)
     (tmp_path / ".folder.gantry-another" / "a persons").touch()
     monkeypatch.setattr(files, "_STALE_SECONDS", -1)
-    with files.replacing(tmp_path / "folder") as one, files.replacing(tmp_path / "folder") as two:
+    with files.atomic_write(tmp_path / "folder") as one, files.atomic_write(tmp_path / "folder") as two:
         one.mkdir()
         two.mkdir()
     assert names(tmp_path) == [*kept, "folder"]
 
 
-def test_what_a_killed_process_left_of_a_file_goes_with_the_next_and_nothing_else(
+def test_stale_temporary_folders_of_a_file_are_removed_with_the_next_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = [".file.json.gantry-another", ".other.gantry-12345678"]
@@ -99,9 +102,9 @@ def test_what_a_killed_process_left_of_a_file_goes_with_the_next_and_nothing_els
 def test_a_copy_that_fails_names_the_file_and_why(tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "gone").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(OSError, match="No such file") as caught, files.replacing(tmp_path / "to") as temporary:
+    with pytest.raises(OSError, match="No such file") as caught, files.atomic_write(tmp_path / "to") as temporary:
         shutil.copytree(tmp_path / "from", temporary)
-    assert "gone: " in what_failed(caught.value)
+    assert "gone: " in describe_os_error(caught.value)
     assert names(tmp_path) == ["from"]
 
 
@@ -121,26 +124,26 @@ def test_a_file_is_linked_or_else_copied(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     for name in ("first", "second"):
-        with files.replacing(target) as temporary:
+        with files.atomic_write(target) as temporary:
             temporary.mkdir()
             (temporary / name).write_text(name)
     assert names(target) == ["second"]
     assert names(tmp_path) == ["folder"]
 
 
-def test_a_folder_is_no_file_and_is_never_replaced_by_one(tmp_path: Path) -> None:
+def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
     target = tmp_path / "keep.png"
     target.mkdir()
     (target / "mine").write_text("mine")
     with pytest.raises(IsADirectoryError, match=r"keep\.png"):
         files.write_text(target, "a file")
-    with pytest.raises(IsADirectoryError), files.replacing(target):
+    with pytest.raises(IsADirectoryError), files.atomic_write(target):
         pass  # nothing was made
     assert (target / "mine").read_text() == "mine"
     assert names(tmp_path) == ["keep.png"]
 
 
-def test_a_link_to_a_folder_gives_way_and_the_folder_stays(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_replaced_and_the_folder_kept(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     files.write_text(tmp_path / "link", "a file")
@@ -148,19 +151,19 @@ def test_a_link_to_a_folder_gives_way_and_the_folder_stays(tmp_path: Path) -> No
     assert (tmp_path / "folder").is_dir()
 
 
-def test_what_stands_in_the_way_is_said_before_anything_is_written(tmp_path: Path) -> None:
+def test_obstacles_are_found_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    assert files.obstacle(tmp_path / "folder") == "there is a folder of that name"
-    assert files.obstacle(tmp_path / "file", folder=True) == "there is a file of that name"
+    assert files.find_obstacle(tmp_path / "folder") == "there is a folder of that name"
+    assert files.find_obstacle(tmp_path / "file", folder=True) == "there is a file of that name"
     for folder in (False, True):
-        assert files.obstacle(tmp_path / "file/new/er", folder=folder) == f"{tmp_path / 'file'} is no folder"
-        assert files.obstacle(tmp_path / "folder/new/er", folder=folder) is None
-    assert files.obstacle(tmp_path / "file") is None
-    assert files.obstacle(tmp_path / "folder", folder=True) is None
+        assert files.find_obstacle(tmp_path / "file/new/er", folder=folder) == f"{tmp_path / 'file'} is not a folder"
+        assert files.find_obstacle(tmp_path / "folder/new/er", folder=folder) is None
+    assert files.find_obstacle(tmp_path / "file") is None
+    assert files.find_obstacle(tmp_path / "folder", folder=True) is None
 
 
-def test_one_file_is_known_by_any_of_its_names(tmp_path: Path) -> None:
+def test_same_file_resolves_links(tmp_path: Path) -> None:
     one = tmp_path / "a"
     one.touch()
     (tmp_path / "link").symlink_to("a")
@@ -172,12 +175,12 @@ def test_one_file_is_known_by_any_of_its_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_a_file_is_opened_to_those_whom_the_umask_lets_in(tmp_path: Path, mask: int, mode: int) -> None:
+def test_apply_umask_sets_the_mode(tmp_path: Path, mask: int, mode: int) -> None:
     closed = tmp_path / "weights"
     closed.touch(mode=0o600)
     before = os.umask(mask)
     try:
-        files.open_to_others(closed)
+        files.apply_umask(closed)
     finally:
         os.umask(before)
     assert closed.stat().st_mode & 0o777 == mode

@@ -16,7 +16,7 @@ from gan_core.locks import file_lock, folder_lock, locked, try_lock
 PACKAGES = Path(__file__).parents[2]
 
 
-def test_a_folder_is_held_by_one_alone(tmp_path: Path) -> None:
+def test_a_folder_lock_is_held_by_one_process(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     with folder_lock(folder) as first, folder_lock(folder) as second:
         assert (first, second) == (True, False)
@@ -36,7 +36,7 @@ def test_a_file_is_locked_by_one_opening_until_it_is_closed(tmp_path: Path) -> N
     os.close(second)
 
 
-def test_a_lock_for_a_block_is_dropped_at_its_end_though_the_file_stays_open(tmp_path: Path) -> None:
+def test_a_lock_is_released_at_the_end_of_the_block_although_the_file_stays_open(tmp_path: Path) -> None:
     first, second = (os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT) for _ in range(2))
     with locked(first):
         assert not try_lock(second)
@@ -45,12 +45,12 @@ def test_a_lock_for_a_block_is_dropped_at_its_end_though_the_file_stays_open(tmp
     os.close(second)
 
 
-def test_whoever_has_no_patience_is_told_at_once(tmp_path: Path) -> None:
-    with file_lock(tmp_path / "file", patience=0) as first, file_lock(tmp_path / "file", patience=0) as second:
+def test_a_timeout_of_0_does_not_wait(tmp_path: Path) -> None:
+    with file_lock(tmp_path / "file", timeout=0) as first, file_lock(tmp_path / "file", timeout=0) as second:
         assert (first, second) == (True, False)
 
 
-def test_a_lock_is_waited_for_and_dropped_when_its_process_is_killed(tmp_path: Path) -> None:
+def test_a_lock_is_waited_for_and_released_when_its_process_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from gan_core.locks import file_lock\n"
         "with file_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
@@ -60,7 +60,7 @@ def test_a_lock_is_waited_for_and_dropped_when_its_process_is_killed(tmp_path: P
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         began = time.monotonic()
-        with file_lock(tmp_path / "file", patience=0.6) as ours:
+        with file_lock(tmp_path / "file", timeout=0.6) as ours:
             assert not ours
         assert time.monotonic() - began >= 0.6
         holder.kill()
@@ -75,10 +75,10 @@ def test_only_one_module_asks_the_system_for_locks() -> None:
 
 
 @given(steps=st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=20))
-def test_a_folder_is_held_by_one_at_a_time_whoever_comes_and_goes(
+def test_a_folder_lock_is_held_by_one_process_at_a_time(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, bool]]
 ) -> None:
-    """Each of four comes or goes at each step: whoever comes gets the folder when nobody has it, and only then."""
+    """At each step one of four holders acquires or releases the lock; it is acquired if and only if nobody holds it."""
     folder = tmp_path_factory.mktemp("held") / "folder"
     folder.mkdir()
     inside: dict[int, contextlib.ExitStack] = {}

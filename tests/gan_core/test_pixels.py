@@ -1,7 +1,7 @@
-"""Bit depth, colour type, transparency and photometric interpretation: the pixels are those that the file means.
+"""Pixels are decoded correctly for every bit depth, colour type, transparency and photometric interpretation.
 
-The files are written by hand (``pixel_files``), what is expected comes from the specifications. Where ImageMagick or libvips is
-installed, they are asked too.
+The files are written by hand (``pixel_files``), and the expected pixels follow from the specifications. If ImageMagick or
+libvips is installed, their results are compared as well.
 """
 
 import functools
@@ -46,7 +46,7 @@ def samples(bits: int, channels: int | None = None) -> np.ndarray:
 
 
 def to_8(values: np.ndarray, bits: int) -> np.ndarray:
-    """What samples are in 8 bits, exactly: float64."""
+    """Convert samples to 8 bits exactly, float64."""
     return values.astype(np.float64) * 255 / (2**bits - 1)
 
 
@@ -223,14 +223,14 @@ def test_tiff_palette_luma_and_floats(order: str) -> None:
 @pytest.mark.parametrize(
     ("bits", "channels", "photometric", "how", "words"),
     [
-        (8, None, BLACK_IS_ZERO, {"sample_format": SIGNED}, "1 x 8 signed bits a pixel: what is black"),
-        (16, None, BLACK_IS_ZERO, {"sample_format": SIGNED}, "1 x 16 signed bits a pixel: what is black"),
-        (32, None, WHITE_IS_ZERO, {}, "1 x 32 bits a pixel, in which 0 is white; convert it to PNG"),
-        (32, 3, RGB, {}, "3 x 32 bits a pixel; convert it"),
-        (8, 2, BLACK_IS_ZERO, {"planar": True, "extra": UNASSOCIATED}, "2 x 8 bits a pixel, in planes; convert it"),
-        (8, 2, WHITE_IS_ZERO, {"extra": UNASSOCIATED}, "2 x 8 bits a pixel, in which 0 is white; convert it"),
-        (16, 2, BLACK_IS_ZERO, {"extra": UNASSOCIATED}, "2 x 16 bits a pixel; convert it"),
-        (8, 3, LAB, {}, "pixels in the colour space LAB; convert them to sRGB"),
+        (8, None, BLACK_IS_ZERO, {"sample_format": SIGNED}, "1 x 8 signed bits per pixel, whose values for black"),
+        (16, None, BLACK_IS_ZERO, {"sample_format": SIGNED}, "1 x 16 signed bits per pixel, whose values for black"),
+        (32, None, WHITE_IS_ZERO, {}, "1 x 32 bits per pixel, in which 0 is white; convert it to PNG"),
+        (32, 3, RGB, {}, "3 x 32 bits per pixel; convert it"),
+        (8, 2, BLACK_IS_ZERO, {"planar": True, "extra": UNASSOCIATED}, "2 x 8 bits per pixel, in planes; convert it"),
+        (8, 2, WHITE_IS_ZERO, {"extra": UNASSOCIATED}, "2 x 8 bits per pixel, in which 0 is white; convert it"),
+        (16, 2, BLACK_IS_ZERO, {"extra": UNASSOCIATED}, "2 x 16 bits per pixel; convert it"),
+        (8, 3, LAB, {}, "pixels in the colour space LAB; convert the picture to sRGB"),
     ],
 )
 def test_what_is_not_read_is_refused_and_named(
@@ -242,15 +242,13 @@ def test_what_is_not_read_is_refused_and_named(
 
 def test_numbers_without_a_known_white_are_refused_with_their_range() -> None:
     large = np.full((H, W), 70_000, np.uint32)
-    with pytest.raises(
-        PictureError, match=r"unsupported: whole numbers from 70000 to 70000, where 0\.\.65535 are read"
-    ):
+    with pytest.raises(PictureError, match=r"unsupported: whole numbers from 70000 to 70000, outside 0\.\.65535"):
         decode(tiff(large, 32, BLACK_IS_ZERO), 1)
     with pytest.raises(PictureError, match=r"unsupported: floating-point pixels outside 0\.\.1"):
         decode(tiff(large.astype(np.float32), 32, BLACK_IS_ZERO, sample_format=FLOAT), 1)
 
 
-# Kinds that are not read
+# Unsupported formats
 
 
 @pytest.mark.parametrize(
@@ -274,7 +272,7 @@ def test_a_bitmap_whose_transparency_would_be_lost_is_refused() -> None:
     masks = struct.pack("<4I", 0x7C00, 0x3E0, 0x1F, 0x8000)
     header = struct.pack("<IiiHHIIiiII", 56, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0) + masks
     content = b"BM" + struct.pack("<IHHI", 14 + 56 + 4, 0, 0, 14 + 56) + header + struct.pack("<2H", 0x7FFF, 0xFFFF)
-    with pytest.raises(PictureError, match="unsupported: a BMP of 16 bits a pixel with transparency"):
+    with pytest.raises(PictureError, match="unsupported: a BMP of 16 bits per pixel with transparency"):
         decode(content, 4)
 
 
@@ -282,7 +280,7 @@ def test_a_bitmap_whose_transparency_would_be_lost_is_refused() -> None:
 
 
 def files() -> Iterator[tuple[str, bytes]]:
-    """A name and a file of each kind that they read as the specifications have it."""
+    """Name and content of a file of each kind that both programs read according to the specifications."""
     for bits in (1, 2, 4, 8, 16):
         values = samples(bits)
         yield f"grey-{bits}.png", png(values, bits, GREY)
@@ -303,7 +301,7 @@ def files() -> Iterator[tuple[str, bytes]]:
 
 @functools.cache
 def imagemagick() -> str | None:
-    """The program; another that is called so is none."""
+    """Path of the program; skip if it is missing or a different program has this name."""
     for folder in os.get_exec_path():
         for name in ("magick", "convert"):
             program = shutil.which(name, path=folder)
@@ -315,7 +313,7 @@ def imagemagick() -> str | None:
 
 
 def visible_difference(found: np.ndarray, other: np.ndarray) -> tuple[int, int]:
-    """The largest difference of colour where anything is seen, and of alpha; both (H, W, 4)."""
+    """Largest difference of the colours of visible pixels, and of alpha, between two pictures (H, W, 4)."""
     apart = np.abs(found - other.astype(int))
     seen = (found[..., 3] > 0) | (other[..., 3] > 0)
     return int((apart[..., :3] * seen[..., None]).max()), int(apart[..., 3].max())

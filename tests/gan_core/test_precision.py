@@ -1,4 +1,4 @@
-"""The device and the precision are chosen by what the machine has, and said."""
+"""The device and the precision follow the machine, and the choice is logged."""
 
 import logging
 
@@ -11,7 +11,7 @@ from gan_core.errors import SettingsError
 CPU = torch.device("cpu")
 
 
-def test_auto_takes_the_gpu_where_there_is_one() -> None:
+def test_auto_uses_the_gpu_if_there_is_one() -> None:
     assert precision.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert precision.choose_device("cpu") == CPU
 
@@ -25,7 +25,7 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(("instructions", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_precision_follows_the_instructions_and_says_why(
+def test_auto_precision_follows_the_instructions_and_logs_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, instructions: bool, expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda device: instructions)
@@ -34,7 +34,7 @@ def test_auto_precision_follows_the_instructions_and_says_why(
     assert ("the cpu has bf16" if instructions else "the cpu has no bf16") in caplog.text
 
 
-def test_a_stated_precision_is_taken_whatever_the_machine() -> None:
+def test_a_given_precision_is_used_on_any_machine() -> None:
     assert precision.choose_precision("bf16", CPU) is torch.bfloat16
     assert precision.choose_precision("fp32", CPU) is torch.float32
 

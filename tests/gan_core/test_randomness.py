@@ -1,4 +1,4 @@
-"""Random numbers are functions of their key: the same on a resumed run, and shared out among workers."""
+"""Random numbers are functions of their key: the same in a resumed run, and divided among workers."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_derived_seeds_differ_and_stay_the_same() -> None:
 
 @pytest.mark.parametrize("draw", [normal, uniform])
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_workers_rows_make_up_the_draw_of_one_worker(draw, world: int) -> None:
+def test_the_rows_of_all_workers_are_the_draw_of_one_worker(draw, world: int) -> None:
     whole = draw((8, 3), WorkerSlice(), CPU, 7, "latents")
     parts = [draw((8 // world, 3), WorkerSlice(rank, world), CPU, 7, "latents") for rank in range(world)]
     assert torch.equal(torch.cat(parts), whole)
@@ -35,7 +35,7 @@ def test_draws_have_their_distributions() -> None:
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, 1), (5, 20), (250, 12), (255, 1), (256, 300), (300, 700)])
-def test_a_row_of_a_seed_does_not_depend_on_what_is_asked_for_with_it(first: int, count: int) -> None:
+def test_a_row_depends_only_on_the_seed_and_its_index(first: int, count: int) -> None:
     table = sampling_uniform(0, 1100, 3, seed=9)
     assert torch.equal(sampling_uniform(first, count, 3, seed=9), table[first : first + count])
 
@@ -48,7 +48,7 @@ def test_rows_and_seeds_differ_and_stay_inside_the_open_interval() -> None:
     assert table.max() < 1
 
 
-def test_torchs_own_generators_are_functions_of_seed_step_and_rank() -> None:
+def test_torchs_default_generators_are_functions_of_seed_step_and_rank() -> None:
     def draw(*key: int) -> float:
         seed_global(*key)
         return torch.rand(()).item()

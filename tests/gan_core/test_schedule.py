@@ -1,4 +1,4 @@
-"""The schedule of what changes over a run's burn-in."""
+"""Schedules of settings over the burn-in."""
 
 import pytest
 

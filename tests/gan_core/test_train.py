@@ -1,4 +1,4 @@
-"""The command line of gan_core alone: settings by name, errors that name them, and a generator at the end."""
+"""The command line of gan_core: settings as options, errors that name them, and an exported generator."""
 
 import dataclasses
 import json
@@ -26,11 +26,11 @@ def parsed(*arguments: str) -> tuple:
     return train.settings(train.parse(["--data", "d", "--out", "o", *arguments]))
 
 
-def test_without_options_the_defaults_hold() -> None:
+def test_without_options_defaults_are_used() -> None:
     assert parsed() == (DcganConfig(), TrainConfig())
 
 
-def test_every_setting_is_an_option_of_its_own_name() -> None:
+def test_every_setting_is_an_option_with_its_name() -> None:
     family, config = parsed(
         "--generator-lr", "3e-4", "--mirror", "true", "--steps", "7", "--precision", "bf16",
         "--model", "width=64", "--model", "prior=normal",
@@ -44,10 +44,10 @@ def test_every_setting_is_an_option_of_its_own_name() -> None:
     [
         (["--steps", "many"], r"train\.steps: expected a whole number, got 'many'"),
         (["--model", "widht=3"], r"Unknown setting 'model\.widht'\. Did you mean 'width'\?"),
-        (["--model", "width"], "--model width: write NAME=VALUE"),
+        (["--model", "width"], "--model width: expected NAME=VALUE"),
         (["--steps", "["], r"--steps: '\[' is not a YAML value"),
         (["--model", "width=["], r"--model width: '\[' is not a YAML value"),
-        (["--family", "dcgam"], r"there is no family 'dcgam'\. Did you mean 'dcgan'\?"),
+        (["--family", "dcgam"], r"unknown family 'dcgam'\. Did you mean 'dcgan'\?"),
     ],
 )
 def test_a_mistake_is_an_error_that_names_it(arguments: list[str], message: str) -> None:
@@ -68,9 +68,7 @@ def test_training_writes_metrics_grids_checkpoints_and_a_generator(tmp_path: Pat
     assert load_generator(out / "generator").sample(2, 0).shape == (2, 1, 16, 16)
 
 
-def test_with_the_preset_what_is_not_given_is_chosen_and_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_preset_chooses_and_prints_what_is_not_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_prepared(tmp_path / "data", blobs(32)), tmp_path / "out"
     train.main(
         ["--data", str(data), "--out", str(out), "--device", "cpu", "--preset", "auto", "--steps", "2",
@@ -88,12 +86,12 @@ def test_with_the_preset_what_is_not_given_is_chosen_and_told(
     [
         ({"--data": "nowhere"}, DataError, "No prepared dataset in"),
         ({"--out": "a-file"}, SettingsError, "--out: a-file is a file"),
-        ({"--device": "gpu"}, SettingsError, "no device 'gpu'"),
-        ({"--device": "meta"}, SettingsError, "no device 'meta'"),
-        ({"--family": "stylegan2", "--batch": "7", "--accumulate": "2"}, SettingsError, "batch: 7 does not divide"),
+        ({"--device": "gpu"}, SettingsError, "unknown device 'gpu'"),
+        ({"--device": "meta"}, SettingsError, "unknown device 'meta'"),
+        ({"--family": "stylegan2", "--batch": "7", "--accumulate": "2"}, SettingsError, "batch: 7 is not divisible"),
     ],
 )
-def test_what_cannot_work_is_an_error_that_leaves_nothing_behind(
+def test_an_invalid_combination_is_an_error_that_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], error: type[Exception], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -107,21 +105,21 @@ def test_what_cannot_work_is_an_error_that_leaves_nothing_behind(
 
 def test_two_processes_never_train_into_one_folder(tmp_path: Path) -> None:
     data, out = write_prepared(tmp_path / "data", blobs(8)), tmp_path / "out"
-    with folder_lock(out), pytest.raises(SettingsError, match="another process trains into .*out now"):
+    with folder_lock(out), pytest.raises(SettingsError, match="another process is training into .*out"):
         train.main(["--data", str(data), "--out", str(out), "--device", "cpu"])
     assert not out.exists()
 
 
-def test_a_run_that_is_further_than_asked_for_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_has_already_reached_its_steps_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_prepared(tmp_path / "data", blobs(8)), tmp_path / "out"
     words = ["--data", str(data), "--out", str(out), "--device", "cpu", "--batch", "4", "--model", "width=4"]
     train.main([*words, "--steps", "3"])
-    assert "nothing left to do" not in capsys.readouterr().out
+    assert "already at step" not in capsys.readouterr().out
     train.main([*words, "--steps", "2"])
-    assert "is at step 3 already: with --steps 2 there is nothing left to do" in capsys.readouterr().out
+    assert "is already at step 3. Give a --steps larger than 3" in capsys.readouterr().out
 
 
-def test_every_setting_of_a_run_and_of_every_family_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_explains_every_setting_of_a_run_and_of_every_family(capsys: pytest.CaptureFixture[str]) -> None:
     for field in dataclasses.fields(TrainConfig):
         assert len(train.field_docs(TrainConfig)[field.name]) > 5, field.name
     for name, family in FAMILIES.items():
@@ -130,14 +128,17 @@ def test_every_setting_of_a_run_and_of_every_family_says_what_it_means(capsys: p
         with pytest.raises(SystemExit):
             train.parse(["--help", "--family", name])
     told = " ".join(capsys.readouterr().out.split())
-    assert "Steps between two picture grids (default 200)" in told
-    assert "ramps up from 5% of the images seen so far (default 10.0)" in told
-    assert "diversity_steps: ... which falls linearly to 0 over so many steps (default 100000)" in told
-    assert "slope: Leak slope of every leaky ReLU in the discriminator (default 0.2)" in told
+    assert "Steps between two grids of sample pictures (default 200)" in told
+    assert "limited to 5 % of the images seen so far (default 10.0)" in told
+    assert (
+        "diversity_steps: Steps over which the weight of the diversity loss falls linearly to 0 (default 100000)"
+        in told
+    )
+    assert "slope: Negative slope of the discriminator's leaky ReLUs (default 0.2)" in told
     assert "(Goodfellow et al (default" not in told
 
 
-def test_a_resumed_console_drops_the_rows_that_come_again_and_half_a_line(tmp_path: Path) -> None:
+def test_a_resumed_console_removes_later_rows_and_an_incomplete_line(tmp_path: Path) -> None:
     rows = [json.dumps({"step": step}) + "\n" for step in range(1, 14)]
     (tmp_path / "metrics.jsonl").write_text("".join(rows) + '{"step": 14, "lo')
     console = train.Console(tmp_path, 20)
@@ -146,7 +147,7 @@ def test_a_resumed_console_drops_the_rows_that_come_again_and_half_a_line(tmp_pa
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(rows[:10])
 
 
-def test_as_a_program_it_ends_with_one_line_and_without_a_traceback_on_an_error(tmp_path: Path) -> None:
+def test_an_error_ends_the_program_with_one_line_and_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gan_core.train", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert ended.returncode == 1
@@ -154,7 +155,7 @@ def test_as_a_program_it_ends_with_one_line_and_without_a_traceback_on_an_error(
     assert "Traceback" not in ended.stderr
 
 
-def test_interrupted_it_says_how_to_go_on_without_a_traceback(tmp_path: Path) -> None:
+def test_an_interrupt_says_how_to_resume_without_a_traceback(tmp_path: Path) -> None:
     data, out = write_prepared(tmp_path / "data", blobs(8)), tmp_path / "out"
     command = [sys.executable, "-m", "gan_core.train", "--data", str(data), "--out", str(out), "--device", "cpu"]
     settings = ["--batch", "4", "--model", "width=4", "--steps", "100000", "--log-every", "5"]
@@ -171,7 +172,7 @@ def test_interrupted_it_says_how_to_go_on_without_a_traceback(tmp_path: Path) ->
         process.kill()
         process.wait()
     assert process.returncode == 128 + signal.SIGINT
-    assert told.splitlines()[-1].startswith("Stopped. Started again with the same arguments, it goes on")
+    assert told.splitlines()[-1].startswith("Stopped. Run the same command again to resume")
     assert "Traceback" not in told
 
 

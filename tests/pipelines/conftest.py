@@ -9,7 +9,7 @@ from tests.pipelines.toy import make_project
 from tests.pipelines.tracking.database import copy_of, make_template
 
 STAGE_PROGRAM = '''
-"""Stages "slow" and "quick": write what they read, a little at a time, and note each step that they take."""
+"""Stages "slow" and "quick": copy their input step by step, and record each step."""
 import os, subprocess, sys, time
 from pathlib import Path
 from pipelines.runtime.checkout import Checkout
@@ -87,14 +87,14 @@ FLOW_PARAMS = "fail: none\nseconds_a: 0\nseconds_b: 0\n"
 
 @pytest.fixture(scope="session")
 def project_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project, made once: git and DVC take seconds."""
+    """The project, made once per session: git and DVC take seconds."""
     files = {"stages.py": STAGE_PROGRAM, "dvc.yaml": STAGE_DVC, "params.yaml": "steps: 3\n", "data.txt": "one\n"}
     return make_project(tmp_path_factory.mktemp("stages") / "project", files)
 
 
 @pytest.fixture
 def project(project_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of the test's own: stages ``slow`` and ``quick`` that run in Gantry's work directories."""
+    """A copy of a project with stages ``slow`` and ``quick`` that run in Gantry's work directories."""
     monkeypatch.delenv("GANTRY_VAR", raising=False)
     monkeypatch.delenv("GANTRY_PIPELINE_RUN", raising=False)
     return Path(shutil.copytree(project_template, tmp_path / "project"))
@@ -102,14 +102,14 @@ def project(project_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="session")
 def flow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project, made once: git and DVC take seconds."""
+    """The project, made once per session: git and DVC take seconds."""
     files = {"stages.py": FLOW_PROGRAM, "dvc.yaml": FLOW_DVC, "params.yaml": FLOW_PARAMS, "raw": "raw\n"}
     return make_project(tmp_path_factory.mktemp("flow") / "project", files)
 
 
 @pytest.fixture
 def flow_project(flow_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of the test's own: stages ``first`` and ``second``, and nothing in git but its files."""
+    """A copy of a project with stages ``first`` and ``second``; git holds only its files."""
     for name in ("GANTRY_VAR", "GANTRY_PIPELINE_RUN", "GANTRY_CLUSTER", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     return Path(shutil.copytree(flow_template, tmp_path / "project"))

@@ -1,4 +1,4 @@
-"""The command: what every process that Gantry starts inherits from it."""
+"""The ``gantry`` command: its table, its errors, and the environment of its child processes."""
 
 import errno
 import http.client
@@ -19,11 +19,11 @@ import pytest
 
 from gan_core.errors import DataError
 from pipelines import cli
-from pipelines.runtime.failures import MAX_LOGS, explain
+from pipelines.runtime.failures import MAX_LOGS, explain_error
 from tests.pipelines.toy import CHECKOUT, environment
 
 
-def test_what_the_system_refuses_is_one_line_that_names_the_file(
+def test_an_error_of_the_system_is_one_line_that_names_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -38,9 +38,12 @@ def test_what_the_system_refuses_is_one_line_that_names_the_file(
     assert f"error: {tmp_path}/file/inside: not a directory." in capsys.readouterr().err
 
 
-def test_a_stage_that_is_ended_prints_no_native_stack():
-    """Ray's own switch, read when it is imported; a person's wish for the stack wins."""
-    code = "import pipelines.cli, ray._private.ray_constants as c; print(c.RAY_DISABLE_FAILURE_SIGNAL_HANDLER)"
+def test_a_terminated_stage_prints_no_native_stack():
+    """Ray reads the switch when it is imported. A user's own setting is kept."""
+    code = (
+        "from pipelines.runtime.environment import set_up_environment; set_up_environment()\n"
+        "import ray._private.ray_constants as c; print(c.RAY_DISABLE_FAILURE_SIGNAL_HANDLER)"
+    )
     for wish, expected in ((None, "True"), ("0", "False")):
         variables = environment(**({"RAY_DISABLE_FAILURE_SIGNAL_HANDLER": wish} if wish else {}))
         if wish is None:
@@ -49,7 +52,7 @@ def test_a_stage_that_is_ended_prints_no_native_stack():
         assert done.stdout.split() == [expected], done.stderr
 
 
-def test_the_list_of_verbs_loads_none_of_them():
+def test_listing_the_commands_imports_none_of_them():
     code = """
 import sys
 from pipelines.cli import gantry
@@ -64,14 +67,14 @@ finally:
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_verb_of_the_list_is_there(name: str) -> None:
+def test_every_listed_command_exists(name: str) -> None:
     command = cli.gantry.get_command(None, name)
     assert command is not None
     assert command.name == name
 
 
 def _errors() -> dict[str, tuple[BaseException, str]]:
-    """An error of each kind that comes from outside, and what must be said of it."""
+    """An error of each external kind, and a pattern that its message must match."""
     import dvc.exceptions
     import httpx
     import mlflow.exceptions
@@ -84,7 +87,10 @@ def _errors() -> dict[str, tuple[BaseException, str]]:
 
     log = r"Its traceback is in \S+\.log\."
     return {
-        "full disk": (OSError(errno.ENOSPC, "No space left on device", "/x/y"), r"/x/y: no space left .* Make room"),
+        "full disk": (
+            OSError(errno.ENOSPC, "No space left on device", "/x/y"),
+            r"/x/y: no space left .* Free some space",
+        ),
         "full disk, unnamed": (OSError(errno.ENOSPC, "No space left on device"), r"no space left on device"),
         "quota": (OSError(errno.EDQUOT, "Disk quota exceeded", "/x/y"), r"/x/y: disk quota exceeded"),
         "read-only": (
@@ -140,7 +146,7 @@ def _errors() -> dict[str, tuple[BaseException, str]]:
 
 
 def _leaves() -> Iterator[tuple[list[str], click.Command]]:
-    """Each command of the table and of its groups, with its words."""
+    """Each command of the table and of its groups, with its arguments."""
     for name in cli.COMMANDS:
         command = cli.gantry.get_command(None, name)  # type: ignore[arg-type]
         if isinstance(command, click.Group):
@@ -150,7 +156,7 @@ def _leaves() -> Iterator[tuple[list[str], click.Command]]:
 
 
 @pytest.mark.parametrize("words", [words for words, _ in _leaves()], ids=" ".join)
-def test_every_command_says_in_a_line_what_ended_it_whatever_that_is(
+def test_any_error_of_any_command_is_one_line(
     words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -175,7 +181,7 @@ def test_every_command_says_in_a_line_what_ended_it_whatever_that_is(
         assert "opensesame" not in printed.err
 
 
-def test_a_closed_pipe_ends_a_command_without_a_word(tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_a_command_silently(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             "bash",
@@ -190,7 +196,7 @@ def test_a_closed_pipe_ends_a_command_without_a_word(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_the_traceback_of_an_unknown_error_is_kept_for_its_owner_without_secrets(
+def test_the_traceback_of_an_unexpected_error_is_saved_privately_without_secrets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -198,7 +204,7 @@ def test_the_traceback_of_an_unknown_error_is_kept_for_its_owner_without_secrets
     try:
         raise ZeroDivisionError("http://user:opensesame@host")
     except ZeroDivisionError as error:
-        told = explain(error)
+        told = explain_error(error)
     (log,) = (tmp_path / "var").glob("gantry-error-*.log")
     assert str(log) in told
     text = log.read_text()
@@ -207,17 +213,15 @@ def test_the_traceback_of_an_unknown_error_is_kept_for_its_owner_without_secrets
     assert log.stat().st_mode & 0o777 == 0o600
 
 
-def test_an_error_that_a_librarys_code_raises_is_its_own_whatever_class_it_has(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_error_is_attributed_to_the_library_that_raised_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").touch()
     with pytest.raises(TypeError) as librarys:
         pyarrow.Table.from_pylist(3)
-    assert explain(librarys.value).startswith("Arrow failed: TypeError")
+    assert explain_error(librarys.value).startswith("Arrow failed: TypeError")
     with pytest.raises(KeyError) as own:
         {}["x"]
-    assert "fault of Gantry's" in explain(own.value)
+    assert "bug in Gantry" in explain_error(own.value)
 
 
 def test_the_newest_tracebacks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -229,7 +233,7 @@ def test_the_newest_tracebacks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_pat
         log.touch()
         os.utime(log, (number, number))
     (tmp_path / "var" / "other.log").touch()
-    told = explain(ZeroDivisionError("x"))
+    told = explain_error(ZeroDivisionError("x"))
     logs = {path.name for path in (tmp_path / "var").glob("gantry-error-*.log")}
     assert len(logs) == MAX_LOGS
     assert {f"gantry-error-old-{number}.log" for number in range(11, 30)} < logs
@@ -237,7 +241,7 @@ def test_the_newest_tracebacks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert (tmp_path / "var" / "other.log").exists()
 
 
-def test_what_cannot_be_printed_in_the_locale_is_escaped() -> None:
+def test_unprintable_characters_are_escaped() -> None:
     code = "import sys; from pipelines import cli; cli.gantry = lambda **_: print('\u00fc \u4e2d'); cli.main()"
     variables = environment(PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=variables, capture_output=True)

@@ -1,4 +1,4 @@
-"""A full disk under a command: one line that names the place, no traceback, nothing half-written, and room lets it go on."""
+"""A full disk ends a command with one line that names the folder, and leaves no partial files."""
 
 import json
 from pathlib import Path
@@ -16,11 +16,11 @@ from tests.small_disk import Ended, gantry, run_on_small_disk
 
 
 def refused(ended: Ended, place: Path, *, left: tuple[str, ...] = ()) -> None:
-    """Assert that a command ended by naming ``place`` as full, in its last line alone, and left these files only."""
+    """Assert that a command ended with one line that names ``place`` as full, and left only these files."""
     assert "Traceback" not in ended.output
     last = ended.output.strip().splitlines()[-1]
     assert last.startswith(f"error: {place}: no space left on device ("), ended.output
-    assert last.endswith("Make room there, or name another place.")
+    assert last.endswith("Free some space there, or choose another folder.")
     assert ended.status == 1
     assert ended.left == left
 
@@ -34,7 +34,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_samples_that_are_written_stay_whole(tmp_path: Path) -> None:
+def test_written_samples_are_complete(tmp_path: Path) -> None:
     model = export_noise(tmp_path / "model", "dcgan", 0)
     place = tmp_path / "disk"
     ended = run_on_small_disk(gantry("sample", model, "--n", 9, "--out", place / "many"), place, size="16k")
@@ -42,7 +42,7 @@ def test_samples_that_are_written_stay_whole(tmp_path: Path) -> None:
     refused(ended, place / "many" / "seed0000-000004.png", left=whole)
 
 
-def test_translations_that_are_written_stay_whole(tmp_path: Path, pictures: Path) -> None:
+def test_written_translations_are_complete(tmp_path: Path, pictures: Path) -> None:
     model = export_translator(tmp_path / "model", "cyclegan")
     place = tmp_path / "disk"
     ended = run_on_small_disk(gantry("translate", model, pictures, place / "out"), place, size="40k")
@@ -52,20 +52,22 @@ def test_translations_that_are_written_stay_whole(tmp_path: Path, pictures: Path
     assert told.split(":")[1].strip().removeprefix(f"{place}/") not in ended.left
 
 
-def test_data_that_does_not_fit_says_how_much_is_missing_and_names_the_place(tmp_path: Path, pictures: Path) -> None:
+def test_data_that_does_not_fit_is_an_error_with_the_missing_space_and_the_folder(
+    tmp_path: Path, pictures: Path
+) -> None:
     place = tmp_path / "disk"
     ended = run_on_small_disk(gantry("data", "add", "mine", pictures), place, size="20k", cwd=place)
     refused(ended, place / "data" / "raw" / "mine", left=("data", "data/raw"))
     assert "KiB more are needed" in ended.output
 
 
-def test_a_public_dataset_that_does_not_fit_names_the_place(tmp_path: Path) -> None:
+def test_a_public_dataset_that_does_not_fit_is_an_error_with_the_folder(tmp_path: Path) -> None:
     place = tmp_path / "disk"
     ended = run_on_small_disk(gantry("data", "fetch", "digits"), place, size="20k", cwd=place)
     refused(ended, place / "data" / "raw" / "digits" / "train-images-idx3-ubyte", left=("data", "data/raw"))
 
 
-def test_a_projection_leaves_a_picture_and_its_styles_or_neither(tmp_path: Path, pictures: Path) -> None:
+def test_a_projection_writes_both_files_or_neither(tmp_path: Path, pictures: Path) -> None:
     shape = ImageShape(channels=3, height=16, width=16)
     config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
     family = build_family("stylegan2", family_config("stylegan2", config), shape)
@@ -78,7 +80,7 @@ def test_a_projection_leaves_a_picture_and_its_styles_or_neither(tmp_path: Path,
     refused(run_on_small_disk(command, place, size="4k", before=full), place / "found.safetensors", left=("other",))
 
 
-def test_an_enlarged_dataset_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_an_enlarged_dataset_is_complete_or_absent(tmp_path: Path) -> None:
     data = write_prepared(tmp_path / "prepared", blobs(12), np.arange(12) % 2)
     test = write_prepared(tmp_path / "test", blobs(6, seed=1), np.arange(6) % 2, split="test")
     (test / "test-00000-of-00001.parquet").rename(data / "test-00000-of-00001.parquet")

@@ -1,4 +1,4 @@
-"""A toy DVC project in git: stages that are a line of Python each, for tests of what runs stages."""
+"""A toy DVC project in git. Its stages are one line of Python each."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of a command in a toy project: this checkout's packages, this interpreter's commands."""
+    """The environment of a command in a toy project, with this checkout's packages and this interpreter's commands."""
     foreign = ["GANTRY_", "MLFLOW_TRACKING_URI", "DVC_", "RAY_ADDRESS", "RAY_AUTH_", "GIT_"]
     if "PREFECT_API_URL" not in os.environ:
         foreign.append("PREFECT_HOME")  # a server of the project's own keeps everything in the project
@@ -47,7 +47,7 @@ def dvc(*words: str, cwd: Path, check: bool = True, **extra: str) -> subprocess.
 
 
 def start(*command: str, cwd: Path, **extra: str) -> subprocess.Popen[str]:
-    """Start a command in a toy project, in a session of its own."""
+    """Start a command in a toy project, in its own session."""
     return subprocess.Popen(
         command,
         cwd=cwd,
@@ -74,7 +74,7 @@ def make_project(root: Path, files: dict[str, str]) -> Path:
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> None:
-    """Wait until ``condition()`` is true; fail when it is not within ``seconds``."""
+    """Wait until ``condition()`` is true; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true in {seconds} s"
@@ -82,7 +82,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 30.0, what: str =
 
 
 def listeners(pids: Iterable[int]) -> list[tuple[str, int]]:
-    """Addresses and ports at which the living among these processes listen for TCP connections."""
+    """Addresses and ports at which these processes listen for TCP connections."""
     found = []
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -92,7 +92,7 @@ def listeners(pids: Iterable[int]) -> list[tuple[str, int]]:
 
 
 def running(pid: int) -> bool:
-    """Whether a process runs (one that ended and was not waited for does not)."""
+    """Whether a process runs. A zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

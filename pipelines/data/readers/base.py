@@ -1,4 +1,4 @@
-"""What every reader speaks of: entries (pictures by place), listings, rejects, the note beside raw data."""
+"""Types and helpers of all readers: entries (one for each picture), listings, rejects and the source note."""
 
 import os
 from dataclasses import dataclass, field
@@ -7,11 +7,14 @@ from typing import Protocol
 
 import numpy as np
 
-from gan_core.images.files import drawn, is_clutter, raise_unlistable, read_picture_file
-from gan_core.images.files import kinds as kinds
+from gan_core.images.files import is_clutter, raise_unlistable, read_picture_file, render_if_svg
 from gan_core.images.files import partition as partition
+from gan_core.images.files import summarize_suffixes as summarize_suffixes
 from gan_core.images.files import walk_files as walk_files
 from gan_core.images.pictures import PictureError
+from pipelines.data.readers.entries import Entries as Entries
+from pipelines.data.readers.entries import Entry as Entry
+from pipelines.data.readers.entries import printable_name as printable_name
 
 NOTE_FILE = "source.json"
 
@@ -34,44 +37,25 @@ _SPLIT_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class SourceNote:
-    """``source.json``: how to read a raw folder, where its own form does not say."""
+    """``source.json``: how to read a folder of raw data."""
 
     format: str
+    """Name of the reader."""
     classes: tuple[str, ...] = ()
-    """Class names in label order, where the data only holds numbers."""
+    """Class names in the order of labels, if the data holds numbers only."""
     labels: str | None = None
-    """Label table, as a path within the folder."""
+    """Path of the label table within the folder."""
     image_column: str | None = None
     label_column: str | None = None
+    bucket: str | None = None
+    """URI of the bucket that holds the pictures, for the format ``bucket``."""
     about: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One picture of a source: a file, or a row of one."""
-
-    file: str
-    """Path within the source, with forward slashes."""
-    row: int = -1
-    label: int = -1
-    """Position in the class names; -1 without. Where there are classes, such a picture is of a split whose labels nobody
-    gives, as in many competitions."""
-    split: str = ""
-    """The source's own split; empty when it has none."""
-    condition: str = ""
-    """Of a pair in two files: path of what the picture is to be made from."""
-    attributes: bytes = b""
-    """Of a source with attributes: one byte each, 1 where it holds of the picture, else 0."""
-
-    @property
-    def source(self) -> str:
-        """The picture's name in manifests and rejects."""
-        return self.file if self.row < 0 else f"{self.file}#{self.row}"
+    """Origin and licence of the data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A picture that was put aside, with the reason it is counted under."""
+    """A picture that is not used, with the reason that it is counted under."""
 
     source: str
     reason: str
@@ -80,62 +64,58 @@ class Reject:
 
 @dataclass(frozen=True)
 class Listing:
-    """All pictures of a source, in the order in which they are ingested."""
+    """All pictures of a source, in the order of ingestion."""
 
-    entries: list[Entry]
+    entries: Entries
     classes: tuple[str, ...] = ()
     rejects: list[Reject] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    """Files that are no pictures and that nothing names as one; neither used nor counted among the pictures."""
+    """Files that are not pictures, and that no table lists as one. They are not used."""
     attributes: tuple[str, ...] = ()
-    """Names of the attributes, of which a picture may have several; such a source has no classes."""
-    unclear: str = ""
-    """Why the layout may mean two things, and what to do; such a source is refused."""
+    """Names of the attributes, of which a picture may have several. A source with attributes has no classes."""
+    ambiguity: str = ""
+    """Why the layout is ambiguous, and the remedy; such a source is refused. Empty if it is not."""
     configurations: str = ""
-    """Why it may be several data sets, unless ``ingest.kind`` says that its folders belong together."""
+    """Why the source may be several datasets; it is refused unless ``ingest.kind`` says that its folders belong together."""
     notes: tuple[str, ...] = ()
-    """What else a user wants to know of how it was read: columns and tables that are not used, and the like."""
+    """Other information for the user, for example columns and tables that are not used."""
 
 
 class Reader(Protocol):
-    """Gives the content of entries."""
+    """Reads the content of entries."""
 
     def read(self, entry: Entry) -> bytes | np.ndarray:
-        """A picture file's bytes, or pixels as uint8 (C, H, W); raises PictureError when there is nothing to read."""
+        """The bytes of a picture file, or pixels as uint8 (C, H, W); raises PictureError if they cannot be read."""
         ...
 
 
 class FileReader:
-    """Reader of sources in which every picture is a file of its own."""
+    """Reader of sources in which each picture is a file."""
 
     def __init__(self, root: Path) -> None:
         self._prefix = f"{root}/"
 
     def read(self, entry: Entry) -> bytes | np.ndarray:
-        """The file's bytes; of a drawing (SVG) its pixels."""
-        return drawn(entry.file, self._bytes(entry))
+        """The bytes of the file, or the pixels of a drawing (SVG)."""
+        return render_if_svg(entry.file, self.read_file(entry))
 
-    def _bytes(self, entry: Entry) -> bytes:
+    def read_file(self, entry: Entry) -> bytes:
+        """The bytes of the file; raises PictureError if they cannot be read."""
         try:
             return read_picture_file(self._prefix + entry.file)
         except OSError as error:
             raise PictureError("unreadable", f"{type(error).__name__}: {error.strerror}") from error
 
 
-def split_name(name: str) -> str | None:
-    """``train``, ``test`` or ``validation`` for the names that people give them, None for any other."""
+def canonical_split(name: str) -> str | None:
+    """``train``, ``test`` or ``validation`` for their usual names (``val``, ``dev``, ...); None for any other name."""
     return _SPLIT_NAMES.get(name.lower())
 
 
-def readable(name: str) -> str:
-    """A file's name as text that can be shown and stored: bytes of it that are not UTF-8 are spelt out."""
-    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+def content_root(root: Path) -> Path:
+    """Descend from ``root`` while it holds nothing but one folder: archives often wrap their content in folders.
 
-
-def innermost(root: Path) -> Path:
-    """``root``, or the only folder in it when there is nothing else, and so on: archives often wrap their content.
-
-    Documents about the data (readme, licence) are nothing else.
+    Documents about the data (readme, licence) do not count.
     """
     while True:
         only = None
@@ -159,8 +139,8 @@ def _is_document(name: str) -> bool:
     return suffix in ("md", "pdf", "html", "rst") or (stem or suffix) in ("readme", "license", "licence", "citation")
 
 
-def class_names(values: set[str] | set[int]) -> tuple[list[str | int], tuple[str, ...]]:
-    """Sorted distinct labels and their names; labels that are all whole numbers sort as numbers."""
+def sort_labels(values: set[str] | set[int]) -> tuple[list[str | int], tuple[str, ...]]:
+    """Sorted distinct labels and their names. If all labels are whole numbers, they sort as numbers."""
     texts = {str(value) for value in values}
     if all(text.lstrip("-").isascii() and text.lstrip("-").isdigit() for text in texts):
         ordered: list[str | int] = sorted(values, key=int)

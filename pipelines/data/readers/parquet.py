@@ -1,4 +1,4 @@
-"""Parquet files of pictures: Hugging Face's ``struct<bytes, path>``, or a plain column of bytes."""
+"""Reader of Parquet files of pictures: Hugging Face's ``struct<bytes, path>``, or a plain column of bytes."""
 
 import json
 from dataclasses import dataclass
@@ -10,33 +10,40 @@ import pyarrow as pa
 from gan_core.errors import DataError
 from gan_core.images.files import MAX_FILE_BYTES
 from gan_core.images.pictures import PictureError
-from pipelines.data.readers.base import Entry, Listing, Reject, SourceNote, split_name, walk_files
-from pipelines.data.readers.labels import HIDDEN_DETAIL, hidden_labels, label_places
+from pipelines.data.readers.base import Entries, Entry, Listing, Reject, SourceNote, canonical_split, walk_files
+from pipelines.data.readers.labels import HIDDEN_DETAIL, hidden_labels, label_positions
 from pipelines.data.readers.layout import file_splits
-from pipelines.data.readers.parquet_columns import DAMAGED, Head, open_file, read_columns, read_head, short
+from pipelines.data.readers.parquet_columns import (
+    PARQUET_ERRORS,
+    Head,
+    open_file,
+    read_columns,
+    read_head,
+    short_message,
+)
 
 _AT_ONCE = 64 * 2**20
-"""Bytes of pictures that a reader holds: a row group may be larger than the memory of a worker."""
+"""Bytes of pictures that a reader keeps in memory: a row group may exceed the memory of a worker."""
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "fine_label")
 
 
 def matches(root: Path) -> bool:
-    """Whether there is a Parquet file with pictures in it."""
+    """Whether there is a Parquet file with a column of pictures."""
     return any(_image_columns(read_head(root / file).schema) for file in _files(root))
 
 
 @dataclass(frozen=True)
 class _File:
-    """What a file says of its rows."""
+    """Labels and splits of the rows of a file."""
 
     file: str
     labels: list[str | None]
-    """As text; None where it is null, or there is no column."""
+    """Labels as text; None for null, or without a column of labels."""
     splits: list[str]
-    """Empty where no column says them."""
+    """Empty without a column of splits."""
     label_column: str | None
     text: bool
-    """Whether labels are words; else numbers."""
+    """Whether labels are words rather than numbers."""
     unused: tuple[str, ...]
 
 
@@ -48,11 +55,11 @@ class _Row(NamedTuple):
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
-    """Every row of every file.
+    """List every row of every file.
 
-    Splits come from a column ``split`` or from the names of files and folders, as the Hugging Face hub gives them:
-    ``default/train/0000.parquet``, ``data/train-00000-of-00002-HASH.parquet``. Where no row of a split other than train has a
-    label, or all have -1, nobody gives them.
+    Splits come from a column ``split``, or from the names of files and folders as on the Hugging Face hub:
+    ``default/train/0000.parquet``, ``data/train-00000-of-00002-HASH.parquet``. If all rows of a split other than train have no
+    label or the label -1, the labels of the split are not published, and its pictures are listed without labels.
     """
     paths = _files(root)
     by_name = file_splits(paths, [path.removesuffix(".parquet") for path in paths])
@@ -66,28 +73,29 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
         if names and not note.classes:
             if classes and names != classes:
                 raise DataError(
-                    f"{root}: {named_by} and {path} name their classes differently ({', '.join(classes[:4])}, ... and "
-                    f"{', '.join(names[:4])}, ...); they are two data sets. Give the files of one of them."
+                    f"{root}: {named_by} and {path} have different classes ({', '.join(classes[:4])}, ... and "
+                    f"{', '.join(names[:4])}, ...), and are two datasets. Give the files of one of them."
                 )
             classes, named_by = names, path
     splits = [split for part in found for split in part.splits or [by_name.by_file[part.file]] * len(part.labels)]
-    unclear = "" if all(part.splits for part in found) else by_name.unclear
+    ambiguity = "" if all(part.splits for part in found) else by_name.ambiguity
     there = set(splits)
     if len(there) < 2 or there == {"", "train"}:
-        splits = [""] * len(splits)  # one split is none
-    elif not unclear and "" in there:
-        unclear = (
-            "Some of its files say the splits of their rows, and others do not. Add a column 'split', or name them."
+        splits = [""] * len(splits)  # a single split means that there are no splits
+    elif not ambiguity and "" in there:
+        ambiguity = (
+            "some files have a column 'split' or a split in their names, but others have neither. Name every file by its "
+            "split, or give each of them a column 'split'."
         )
-    elif not unclear and "train" not in there:
-        unclear = f"Its rows are of the splits {', '.join(sorted(there))}, and none is of the train split. Add it."
+    elif not ambiguity and "train" not in there:
+        ambiguity = f"the rows have the splits {', '.join(sorted(there))}, but the train split is missing. Add it."
     places = [(part.file, row, value) for part in found for row, value in enumerate(part.labels)]
     rows = [_Row(*place, split) for place, split in zip(places, splits, strict=True)]
     labelled = [part for part in found if part.label_column]
     unlabelled = [part.file for part in found if not part.label_column and by_name.by_file[part.file] in ("", "train")]
     if labelled and unlabelled:
         raise DataError(
-            f"{root}: {unlabelled[0]} has no column of labels, and {labelled[0].file} has. See --label-column."
+            f"{root}: {unlabelled[0]} has no column of labels, but {labelled[0].file} has one. Name it with --label-column."
         )
     if labelled:
         entries, rejects, names = _entries(root, rows, classes, text=any(part.text for part in labelled))
@@ -96,11 +104,11 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     unused = sorted({name for part in found for name in part.unused})
     notes = (f"columns that are not used: {', '.join(unused[:8])}",) if unused else ()
     others = [file for file in walk_files(root) if file not in set(paths)]
-    return Listing(entries, names, rejects, others, unclear=unclear, notes=notes)
+    return Listing(Entries.of(entries), names, rejects, others, ambiguity=ambiguity, notes=notes)
 
 
 def _read(root: Path, file: str, head: Head, note: SourceNote, by_name: str) -> _File:
-    """Labels and splits of a file's rows; no splits where it has no such column."""
+    """Read the labels and splits of a file's rows; no splits without a column of them."""
     schema, rows = head
     image = image_column(root / file, schema, note.image_column)
     label = _label_column(root / file, schema, note.label_column)
@@ -110,14 +118,16 @@ def _read(root: Path, file: str, head: Head, note: SourceNote, by_name: str) -> 
     splits = []
     if "split" in columns:
         for row, value in enumerate(values["split"]):
-            split = split_name(str(value))
+            split = canonical_split(str(value))
             if split is None:
                 raise DataError(
-                    f"{root / file}, row {row}: '{value}' in the column 'split' is none of train, test, validation."
+                    f"{root / file}, row {row}: the column 'split' must be train, test or validation, got '{value}'. Correct "
+                    "it."
                 )
             if by_name not in ("", "train", split):
                 raise DataError(
-                    f"{root / file}, row {row}: the column 'split' says {split}, and the file's name {by_name}."
+                    f"{root / file}, row {row}: the column 'split' says {split}, but the name of the file says {by_name}. "
+                    "Correct one of them."
                 )
             splits.append(split)
     unused = tuple(name for name in schema.names if name not in (image, *columns))
@@ -126,7 +136,7 @@ def _read(root: Path, file: str, head: Head, note: SourceNote, by_name: str) -> 
 
 
 def _label(path: Path, row: int, value: object) -> str | None:
-    """A label as text: a number with a point is the whole number that it is; not a number (NaN) is none."""
+    """A label as text. A whole number of type float is written without a decimal point; NaN is no label."""
     if value is None or value != value:
         return None
     if isinstance(value, float) and value.is_integer():
@@ -134,14 +144,15 @@ def _label(path: Path, row: int, value: object) -> str | None:
     if isinstance(value, (int, str)):
         return str(value)
     raise DataError(
-        f"{path}, row {row}: a label is text or a whole number, one a picture, and not {str(value)[:60]!r}. See --label-column."
+        f"{path}, row {row}: a label must be text or a whole number, got {str(value)[:60]!r}. Name the column of labels with "
+        "--label-column."
     )
 
 
 def _entries(
     root: Path, rows: list[_Row], classes: tuple[str, ...], *, text: bool
 ) -> tuple[list[Entry], list[Reject], tuple[str, ...]]:
-    """Entries with labels; without them of a split that has none. Rejects, and the classes."""
+    """The entries, without labels in a split that has none, the rejects and the classes."""
     given: dict[str, set[str | None]] = {}
     for row in rows:
         given.setdefault(row.split, set()).add(row.label)
@@ -166,18 +177,18 @@ def _entries(
 
 
 def image_column(path: Path, schema: pa.Schema, wanted: str | None = None) -> str:
-    """The column that holds the pictures."""
+    """Name of the column of pictures; raises DataError if it is missing or ambiguous."""
     found = _image_columns(schema)
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise DataError(
-            f"{path} has several columns called '{twice[0]}'. Give each a name of its own, and write it again."
+            f"{path} has several columns named '{twice[0]}'. Give each its own name, and write the file again."
         )
     if wanted is not None and wanted in found:
         return wanted
     if wanted is not None or not found:
         raise DataError(
-            f"{path}: no column {wanted or ''} of pictures (bytes, or struct<bytes, path>); "
-            f"it has {', '.join(schema.names)}."
+            f"{path} has no column of pictures{f' {wanted}' if wanted else ''} (bytes, or struct<bytes, path>); it has "
+            f"{', '.join(schema.names)}. Name it with --image-column."
         )
     if len(found) > 1 and "image" not in found:
         raise DataError(f"{path} has several columns of bytes: {', '.join(found)}. Name one with --image-column.")
@@ -185,7 +196,7 @@ def image_column(path: Path, schema: pa.Schema, wanted: str | None = None) -> st
 
 
 class ParquetReader:
-    """Bytes of rows; holds a few rows of one row group at a time, since rows are read in order."""
+    """Reads the bytes of rows. Keeps a few rows of one row group in memory, because rows are read in order."""
 
     def __init__(self, root: Path, column: str | None) -> None:
         self.root = root
@@ -206,7 +217,7 @@ class ParquetReader:
             self._file, self._group = entry.file, -1
         group = next((g for g in range(len(self._starts) - 1) if entry.row < self._starts[g + 1]), -1)
         if group < 0:
-            raise PictureError("corrupt", "the file says that it has more rows than it has")
+            raise PictureError("corrupt", "the file states more rows than it has")
         row = entry.row - self._starts[group]
         if group != self._group or row < self._first:
             self._begin(group)
@@ -221,7 +232,7 @@ class ParquetReader:
         return content
 
     def _begin(self, group: int) -> None:
-        """Go to the first row of a row group."""
+        """Move to the first row of a row group."""
         metadata = self._parquet.metadata.row_group(group)
         columns = [metadata.column(index) for index in range(metadata.num_columns)]
         size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == self._name)
@@ -231,26 +242,28 @@ class ParquetReader:
         self._batches = self._parquet.iter_batches(at_once, row_groups=[group], columns=[self._name], use_threads=False)
 
     def _go_on(self) -> None:
-        """Read the next rows of the row group; raises PictureError where there are none, or they are damaged."""
+        """Read the next rows of the row group; raises PictureError if there are none or they are damaged."""
         if self._end is not None:
             raise self._end
         try:
             batch = next(self._batches, None)
-        except MemoryError:  # which Arrow's own is too
+        except MemoryError:  # Arrow's memory error is one, too
             self._group = -1
             raise
-        except DAMAGED as error:
-            self._end = PictureError("corrupt", f"row group {self._group} of the file is damaged: {short(error)}")
+        except PARQUET_ERRORS as error:
+            self._end = PictureError(
+                "corrupt", f"row group {self._group} of the file is damaged: {short_message(error)}"
+            )
             raise self._end from error
         if batch is None:
-            self._end = PictureError("corrupt", f"row group {self._group} has fewer rows than the file says")
+            self._end = PictureError("corrupt", f"row group {self._group} has fewer rows than the file states")
             raise self._end
         self._first += len(self._rows)
         self._rows = batch.column(0)
 
 
 def open_reader(root: Path, note: SourceNote) -> ParquetReader:
-    """A reader of rows."""
+    """Open the reader of rows."""
     return ParquetReader(root, note.image_column)
 
 
@@ -274,14 +287,16 @@ def _is_bytes(kind: pa.DataType) -> bool:
 def _label_column(path: Path, schema: pa.Schema, wanted: str | None) -> str | None:
     if wanted is not None:
         if wanted not in schema.names:
-            raise DataError(f"{path} has no column '{wanted}'; it has {', '.join(schema.names)}. See --label-column.")
+            raise DataError(
+                f"{path} has no column '{wanted}'; it has {', '.join(schema.names)}. Name one of them with --label-column."
+            )
         return wanted
     lowered = {name.lower(): name for name in schema.names}
     return next((lowered[name] for name in _LABEL_COLUMNS if name in lowered), None)
 
 
 def _names_in_metadata(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
-    """Class names that Hugging Face ``datasets`` leaves in the schema's metadata."""
+    """Class names from Hugging Face ``datasets``' metadata in the schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])
@@ -292,15 +307,15 @@ def _names_in_metadata(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
 def _positions(
     root: Path, rows: list[_Row], classes: tuple[str, ...], *, text: bool
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The class of each label, and the classes: those given, which numbers count from 0, or what the labels themselves say."""
+    """The position of each label, and the classes: the given ``classes``, or those that the labels themselves define."""
     values = {row.label for row in rows if row.label is not None}
     known = {name: position for position, name in enumerate(classes if text else map(str, range(len(classes))))}
     strange = next((row for row in rows if row.label not in known), None)
     if classes and strange is not None:
         raise DataError(
-            f"{root / strange.file}, row {strange.row}: the label '{str(strange.label)[:60]}' fits none of the {len(classes)} "
-            f"classes ({', '.join(classes[:6])}). Mend it, or choose another column with --label-column."
+            f"{root / strange.file}, row {strange.row}: the label '{str(strange.label)[:60]}' is not one of the {len(classes)} "
+            f"classes ({', '.join(classes[:6])}). Correct it, or choose another column with --label-column."
         )
     if classes and not text:
         return known, classes
-    return label_places(values, numbers=True)
+    return label_positions(values, numbers=True)

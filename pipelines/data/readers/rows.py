@@ -1,4 +1,4 @@
-"""Which picture a row of a table is about, and which split both of them are in."""
+"""Match the rows of tables with pictures, and find the split of each picture."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -7,27 +7,27 @@ from pathlib import Path
 
 from gan_core.errors import DataError
 from gan_core.images.files import has_picture_suffix
-from pipelines.data.readers.base import Reject, partition, split_name, walk_files
-from pipelines.data.readers.layout import read_layout, split_in
+from pipelines.data.readers.base import Reject, canonical_split, partition, walk_files
+from pipelines.data.readers.layout import find_split, read_layout
 from pipelines.data.readers.tabular import TABLES, column_names, read_rows
 
 
 @dataclass
-class Source:
-    """A table, and what of it is to be read."""
+class TableSource:
+    """A table, and its columns to read."""
 
     table: Path
     split: str = ""
-    """Of all its rows; empty where a column or the pictures' folders say it."""
+    """Split of all rows; empty if a column or the folders of the pictures define it."""
     image: str = ""
-    """Its column of file names."""
+    """Column of file names."""
     columns: tuple[str, ...] = ()
-    """Its columns of labels or attributes."""
+    """Columns of labels or attributes."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says of one picture."""
+    """The row of a table for one picture."""
 
     values: tuple[str, ...]
     split: str
@@ -35,33 +35,33 @@ class Row:
 
 
 @dataclass
-class Assigned:
-    """Pictures and what tables say of them."""
+class MatchedRows:
+    """Pictures with their rows."""
 
     tables: list[str]
     """Names of the tables."""
     rows: dict[str, Row] = field(default_factory=dict)
-    """By picture."""
-    unnamed: list[tuple[str, str]] = field(default_factory=list)
-    """Pictures that no table names, with the split of their folders."""
+    """Rows by picture."""
+    without_row: list[tuple[str, str]] = field(default_factory=list)
+    """Pictures without a row, with the split of their folders."""
     rejects: list[Reject] = field(default_factory=list)
     """Rows without a picture."""
     others: list[str] = field(default_factory=list)
-    """Files that are no pictures, and tables that are not used."""
-    unclear: str = ""
-    """Why the folders' splits may mean two things, where nothing else says the splits."""
+    """Files that are not pictures, and tables that are not used."""
+    ambiguity: str = ""
+    """Why the splits of the folders are ambiguous; empty if they are not, or if the tables define the splits."""
     notes: list[str] = field(default_factory=list)
 
 
-def assign(root: Path, sources: Sequence[Source]) -> Assigned:
-    """Give each picture below ``root`` its row.
+def match_rows(root: Path, sources: Sequence[TableSource]) -> MatchedRows:
+    """Find the row of each picture below ``root``.
 
-    A row names a picture by its path (from the table's folder or from the top), else by a file name, with or without suffix,
-    that one picture has alone; of a table of one split, among the pictures that lie in no other split. Letters with accents
-    may be composed differently in the table and in the file's name.
+    A row names a picture by its path (from the folder of the table or from ``root``), or by its file name, with or without
+    suffix, if that is unique. Rows of a table of one split match only pictures that are not in another split. Accents may be
+    composed differently in the table and in the file name.
 
     Raises:
-        DataError: two rows say two things of one picture, or a row puts a picture of the test folder into the train split.
+        DataError: two rows contradict each other, or a row and a folder name different splits.
     """
     used = {source.table for source in sources}
     files = [file for file in walk_files(root) if root / file not in used]
@@ -70,7 +70,7 @@ def assign(root: Path, sources: Sequence[Source]) -> Assigned:
     meant = [file for file in files if has_picture_suffix(file)] or files
     layout = read_layout(meant)
     folder_split = {file: place.split for file, place in zip(meant, layout.places, strict=True)}
-    result = Assigned([source.table.name for source in sources])
+    result = MatchedRows([source.table.name for source in sources])
     said_split = bool(sources)
     for source in sources:
         has_split = "split" in column_names(source.table)
@@ -89,19 +89,19 @@ def assign(root: Path, sources: Sequence[Source]) -> Assigned:
             own = folder_split.get(file, "")
             if split and own not in ("", "train", split):
                 raise DataError(
-                    f"{source.table} puts {file} into the {split} split, and its folder says {own}. Mend the one that is wrong."
+                    f"{source.table} puts {file} into the {split} split, but its folder says {own}. Correct the wrong one."
                 )
             _add(result, file, Row(tuple(row[: len(source.columns)]), split or own, source.table), source.columns)
     pictures, others = partition(root, [file for file in files if file not in result.rows])
-    result.unnamed = [(file, folder_split.get(file, "")) for file in pictures]
+    result.without_row = [(file, folder_split.get(file, "")) for file in pictures]
     result.others = sorted([*tables, *others])
     if tables:
         result.notes.append(f"tables that are not used: {', '.join(tables[:6])}")
-    result.unclear = "" if said_split else layout.unclear
+    result.ambiguity = "" if said_split else layout.ambiguity
     return result
 
 
-def _add(result: Assigned, file: str, row: Row, columns: Sequence[str]) -> None:
+def _add(result: MatchedRows, file: str, row: Row, columns: Sequence[str]) -> None:
     before = result.rows.setdefault(file, row)
     if before is row:
         return
@@ -116,14 +116,14 @@ def _add(result: Assigned, file: str, row: Row, columns: Sequence[str]) -> None:
         )
 
 
-def _scope(source: Source, splits: set[str]) -> str:
-    """The split that a lone table is called after (``train.csv``), where pictures lie in folders of splits."""
-    named = split_in(source.table.stem)
+def _scope(source: TableSource, splits: set[str]) -> str:
+    """The split in the name of a single table (``train.csv``), if pictures are in folders of splits."""
+    named = find_split(source.table.stem)
     return named[0] if named and named[0] in splits else ""
 
 
 def _finder(files: Sequence[str]) -> Callable[[str], str | None]:
-    """A look-up of files by path, by file name and by file name without suffix; ambiguous short names lead nowhere."""
+    """A look-up of files by path, by file name, and by file name without suffix; names of several files match none."""
     exact: dict[str, str] = {}
     composed: dict[str, str] = {}
     for lookup, spell in ((exact, str), (composed, lambda text: unicodedata.normalize("NFC", text))):
@@ -136,7 +136,7 @@ def _finder(files: Sequence[str]) -> Callable[[str], str | None]:
 
 
 def _split(table: Path, value: str) -> str:
-    split = split_name(value)
+    split = canonical_split(value)
     if split is None:
-        raise DataError(f"{table}: '{value}' in the column 'split' is none of train, test, validation.")
+        raise DataError(f"{table}: the column 'split' must be train, test or validation, got '{value}'. Correct it.")
     return split

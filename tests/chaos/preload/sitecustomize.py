@@ -1,4 +1,4 @@
-"""Python imports this module at its start where its folder is on PYTHONPATH: the injector's way into every process of a run."""
+"""Install the injector in every process of a run: Python imports this module at start if its folder is on PYTHONPATH."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ _HERE = Path(__file__).parents[1]
 
 
 def _load(name: str) -> object:
-    """A module of ``tests.chaos`` by its file: the package itself may not be importable where a process runs."""
+    """Load a module of ``tests.chaos`` from its file, because a process may not be able to import the package."""
     spec = importlib.util.spec_from_file_location(f"gantry_chaos_{name}", _HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -1,4 +1,4 @@
-"""ADA's transformations: each alone does what it says, and none is done to an image that did not draw it."""
+"""ADA: each transformation by itself, and none on an image that did not draw it."""
 
 import dataclasses
 import math
@@ -73,7 +73,7 @@ def test_strength_0_changes_nothing_at_all(shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_resampling_of_an_image_that_does_not_move_gives_it_back(shape: tuple[int, int, int]) -> None:
-    """Beyond what selecting untouched images would hide: the filters are exact inverses, up to the very edge."""
+    """The filters are exact inverses up to the edge, not only because unwarped images are kept."""
     images = pictures(2, *shape)
     torch.testing.assert_close(ada.warp(images, only(2)), images, rtol=0, atol=1e-5)
     images = images.double()
@@ -89,7 +89,7 @@ CHANGES = {"mirror": 0.5, "luma": 0.5, "quarters": 0.75}
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
-def test_each_transformation_is_drawn_with_the_probability_of_the_strength(strength: float) -> None:
+def test_each_transformation_is_applied_with_the_strength_as_probability(strength: float) -> None:
     n = 20_000
     does = chosen(strength, n, height=4096, width=4096)  # so large that no whole shift is 0
     for name, neutral in NEUTRAL.items():
@@ -102,7 +102,7 @@ def test_each_transformation_is_drawn_with_the_probability_of_the_strength(stren
     assert rotated == pytest.approx(strength, abs=0.015)
 
 
-def test_images_draw_apart_from_each_other_and_transformations_too() -> None:
+def test_images_and_transformations_are_drawn_independently() -> None:
     does = chosen(0.5, 20_000, height=4096, width=4096)
     drawn = torch.stack([(getattr(does, name) != NEUTRAL[name]).double() for name in NEUTRAL])
     together = torch.corrcoef(drawn) - torch.eye(len(NEUTRAL))
@@ -115,7 +115,7 @@ def test_images_draw_apart_from_each_other_and_transformations_too() -> None:
                 assert abs(together[i, j]) < 0.04, (a, b)
 
 
-def test_what_is_drawn_has_the_papers_spread() -> None:
+def test_parameters_have_the_papers_standard_deviations() -> None:
     does = chosen(1.0, 50_000, height=4096, width=2048)
     assert does.scale.log2().std().item() == pytest.approx(0.2, rel=0.03)
     assert does.stretch.log2().std().item() == pytest.approx(0.2, rel=0.03)
@@ -137,7 +137,7 @@ def test_images_that_are_not_square_are_not_turned_by_quarters() -> None:
     assert torch.equal(ada.turn(images, torch.tensor([1, 2])), images)
 
 
-def test_only_images_that_drew_a_warp_are_resampled() -> None:
+def test_only_warped_images_are_resampled() -> None:
     images = pictures(64)
     uniform, normal = numbers(64)
     colours_off = uniform.clone()
@@ -170,7 +170,7 @@ def test_turn_rotates_by_quarters_anticlockwise() -> None:
         np.testing.assert_array_equal(found[quarters].numpy(), expected)
 
 
-def test_all_of_ada_shifts_with_the_mirror_image_at_its_edges() -> None:
+def test_ada_shifts_with_reflection_at_the_edges() -> None:
     images = pictures(1, 1, 16, 16)
     uniform = torch.full((1, len(ada.UNIFORMS)), 0.99)
     for name, value in {"if_shift": 0.0, "right": 1 - 1e-6, "down": 0.5}.items():
@@ -269,7 +269,7 @@ RED, GREEN, BLUE = (1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)
         ({"saturation": 2.0}, (0.9, 0.0, 0.3), (1.4, -0.4, 0.2)),
     ],
 )
-def test_colours_become_the_colours_worked_out(does: dict[str, float], before: tuple, after: tuple) -> None:
+def test_known_colours(does: dict[str, float], before: tuple, after: tuple) -> None:
     images = torch.tensor(before, dtype=torch.float64).view(1, 3, 1, 1).expand(1, 3, 2, 3)
     found = ada.recolour(images, only(1, **does))
     expected = torch.tensor(after, dtype=torch.float64).view(1, 3, 1, 1).expand(1, 3, 2, 3)
@@ -332,21 +332,21 @@ def test_full_strength_takes_any_shape_and_stays_finite(shape: tuple[int, int, i
     assert torch.isfinite(found).all()
 
 
-def test_on_a_gpu_too_sampling_has_torchs_values_and_gradient() -> None:
-    """The gradient that a GPU takes, here on the processor."""
+def test_exact_sampling_has_torchs_values_and_gradient() -> None:
+    """The implementation for GPUs, here on a CPU."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(3, 2, 7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     places = torch.rand(3, 9, 8, 2, generator=generator, dtype=torch.float64) * 3 - 1.5
     weights = torch.randn(3, 2, 9, 8, generator=generator, dtype=torch.float64)
     torchs = F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=False)
-    mine = ada._Sampled.apply(images, places)
+    mine = ada._ExactGridSample.apply(images, places)
     assert torch.equal(mine, torchs)
     gradients = [torch.autograd.grad((sampled * weights).sum(), images)[0] for sampled in (mine, torchs)]
     torch.testing.assert_close(*gradients)
 
 
 def test_reads_nothing_back_from_the_device() -> None:
-    """On the meta device there are no values: whatever asked for one would fail."""
+    """The meta device has no values, so reading one would fail."""
     uniform, normal = (table.to("meta") for table in numbers(2))
     found = ada.ada(torch.empty(2, 3, 8, 8, device="meta"), torch.tensor(0.5, device="meta"), uniform, normal)
     assert found.shape == (2, 3, 8, 8)

@@ -1,4 +1,4 @@
-"""The augmenter: same draws for the same step, whatever the workers; a strength that is steered and kept."""
+"""The augmenter: draws that depend on the step only, not on the workers, and an adaptive strength."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gan_core.augment import AugmentConfig
-from gan_core.augment.augmenter import Augmenter, starting_strength
+from gan_core.augment.augmenter import Augmenter, initial_strength
 from gan_core.batch import Batch
 from gan_core.errors import SettingsError
 from gan_core.nn import collectives
@@ -31,13 +31,13 @@ def augment(config: AugmentConfig, images: Tensor, draw: str = "real", **batch: 
     return Augmenter(config, 1000)(images, batch_of(images, **batch), draw)
 
 
-def steered(**settings: float) -> Augmenter:
+def adaptive(**settings: float) -> Augmenter:
     return Augmenter(AugmentConfig(kind="ada", **settings), 100_000)
 
 
-def drive(augmenter: Augmenter, real_right: float, steps: range, images: int = 100) -> float:
+def drive(augmenter: Augmenter, real_accuracy: float, steps: range, images: int = 100) -> float:
     for step in steps:
-        augmenter.adapt(torch.tensor(real_right), images, step)
+        augmenter.adapt(torch.tensor(real_accuracy), images, step)
     return augmenter.strength.item()
 
 
@@ -50,7 +50,7 @@ def test_none_gives_back_the_same_object() -> None:
 
 
 @KINDS
-def test_the_same_step_and_draw_give_the_same_and_any_other_something_else(config: AugmentConfig) -> None:
+def test_equal_steps_and_draws_give_equal_images_and_others_differ(config: AugmentConfig) -> None:
     images = pictures()
     first = augment(config, images)
     assert torch.equal(first, augment(config, images))
@@ -60,7 +60,7 @@ def test_the_same_step_and_draw_give_the_same_and_any_other_something_else(confi
 
 
 @KINDS
-def test_two_workers_do_to_their_halves_what_one_does_to_the_whole(config: AugmentConfig) -> None:
+def test_two_workers_augment_their_halves_as_one_worker_augments_the_whole(config: AugmentConfig) -> None:
     images = pictures()
     halves = [augment(config, half, part=WorkerSlice(rank, 2)) for rank, half in enumerate(images.chunk(2))]
     torch.testing.assert_close(torch.cat(halves), augment(config, images), rtol=0, atol=1e-6)
@@ -106,7 +106,7 @@ def test_a_fixed_strength_rises_over_the_burn_in() -> None:
     assert not torch.equal(augment(config, images), augment(half, images))
 
 
-def test_a_steered_strength_knows_no_burn_in() -> None:
+def test_an_adaptive_strength_ignores_burn_in() -> None:
     images, augmenter = pictures(), Augmenter(AugmentConfig(kind="ada"), 1000)
     early, late = (augmenter(images, batch_of(images, progress=p), "real") for p in (0.0, 1.0))
     assert torch.equal(early, late)
@@ -119,12 +119,12 @@ def test_a_steered_strength_knows_no_burn_in() -> None:
 @pytest.mark.parametrize(
     ("count", "strength"), [(10, 0.8), (1000, 0.6), (10_000, 0.3), (100_000, 0.0), (1_000_000, 0.0)]
 )
-def test_the_fewer_the_pictures_the_stronger_it_starts(count: int, strength: float) -> None:
-    assert starting_strength(count) == pytest.approx(strength)
+def test_the_initial_strength_is_larger_for_fewer_pictures(count: int, strength: float) -> None:
+    assert initial_strength(count) == pytest.approx(strength)
     assert Augmenter(AugmentConfig(kind="ada"), count).strength.item() == pytest.approx(strength)
 
 
-def test_the_strength_is_a_float32_buffer_and_a_set_one_counts_for_more_than_the_pictures() -> None:
+def test_the_strength_is_a_float32_buffer_and_a_fixed_one_overrides_the_number_of_pictures() -> None:
     augmenter = Augmenter(AugmentConfig(kind="ada", strength=0.25), 1000)
     assert augmenter.state_dict()["strength"].item() == 0.25
     assert (augmenter.strength.dtype, augmenter.strength.shape) == (torch.float32, ())
@@ -135,24 +135,24 @@ def test_a_strength_outside_0_to_1_is_refused_by_name() -> None:
         AugmentConfig(kind="ada", strength=1.5)
 
 
-def test_the_strength_moves_every_4th_step_by_the_share_of_its_way_that_4_steps_are() -> None:
-    augmenter = steered(speed_kimg=4)  # 4,000 images from 0 to 1
+def test_the_strength_changes_every_4th_update_at_the_given_speed() -> None:
+    augmenter = adaptive(speed_kimg=4)  # 4,000 images from 0 to 1
     assert drive(augmenter, 1.0, range(0, 3)) == 0
     assert drive(augmenter, 1.0, range(3, 4)) == pytest.approx(0.1)
     assert drive(augmenter, 1.0, range(4, 7)) == pytest.approx(0.1)
     assert drive(augmenter, 1.0, range(7, 8)) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(("real_right", "moves"), [(0.81, 1), (0.79, -1), (1.0, 1), (0.0, -1)])
-def test_goes_up_where_the_mean_sign_is_above_the_target_and_down_below(real_right: float, moves: int) -> None:
+@pytest.mark.parametrize(("real_accuracy", "moves"), [(0.81, 1), (0.79, -1), (1.0, 1), (0.0, -1)])
+def test_rises_if_the_mean_sign_is_above_the_target_and_falls_below(real_accuracy: float, moves: int) -> None:
     """Target 0.6: a share of 0.8 judged right."""
-    augmenter = steered(speed_kimg=4)
+    augmenter = adaptive(speed_kimg=4)
     augmenter.strength.fill_(0.5)
-    assert drive(augmenter, real_right, range(4)) == pytest.approx(0.5 + 0.1 * moves)
+    assert drive(augmenter, real_accuracy, range(4)) == pytest.approx(0.5 + 0.1 * moves)
 
 
-def test_it_is_the_mean_of_four_steps_that_counts_and_old_steps_are_forgotten() -> None:
-    augmenter = steered(speed_kimg=4)
+def test_the_mean_of_the_last_four_updates_counts() -> None:
+    augmenter = adaptive(speed_kimg=4)
     augmenter.strength.fill_(0.5)
     for step, share in enumerate((0.0, 1.0, 1.0, 1.0)):  # mean sign 0.5
         augmenter.adapt(torch.tensor(share), 100, step)
@@ -161,21 +161,21 @@ def test_it_is_the_mean_of_four_steps_that_counts_and_old_steps_are_forgotten() 
 
 
 def test_stays_between_0_and_1() -> None:
-    augmenter = steered(speed_kimg=1)
+    augmenter = adaptive(speed_kimg=1)
     assert drive(augmenter, 1.0, range(0, 40)) == 1.0
     assert drive(augmenter, 0.0, range(40, 80)) == 0.0
 
 
 @pytest.mark.parametrize("config", [AugmentConfig(), *BOTH], ids=["none", "diffaugment", "fixed ada"])
-def test_only_a_steered_strength_moves(config: AugmentConfig) -> None:
+def test_only_an_adaptive_strength_moves(config: AugmentConfig) -> None:
     augmenter = Augmenter(config, 1000)
     before = augmenter.strength.item()
     assert drive(augmenter, 1.0, range(16)) == before
 
 
-def test_all_workers_move_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one worker saw is averaged with what the others saw before anything moves."""
-    augmenter = steered(speed_kimg=4)
+def test_all_workers_have_the_same_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signs are averaged over workers before an adjustment."""
+    augmenter = adaptive(speed_kimg=4)
     augmenter.strength.fill_(0.5)
     seen = []
 
@@ -188,8 +188,8 @@ def test_all_workers_move_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [1.0]
 
 
-def test_a_checkpoint_between_two_moves_holds_what_the_next_move_needs() -> None:
-    whole, first, second = steered(speed_kimg=4), steered(speed_kimg=4), steered(speed_kimg=4)
+def test_a_checkpoint_between_two_adjustments_keeps_the_sum_of_signs() -> None:
+    whole, first, second = adaptive(speed_kimg=4), adaptive(speed_kimg=4), adaptive(speed_kimg=4)
     shares = [0.9, 0.95, 1.0, 0.7, 0.9, 0.7, 0.6, 0.9, 1.0, 0.9, 0.8, 0.9]
     for step, share in enumerate(shares):
         whole.adapt(torch.tensor(share), 100, step)
@@ -201,9 +201,9 @@ def test_a_checkpoint_between_two_moves_holds_what_the_next_move_needs() -> None
         assert torch.equal(second.state_dict()[name], tensor), name
 
 
-def test_steering_reads_nothing_back_from_the_device() -> None:
-    """On the meta device there are no values: whatever asked for one would fail."""
-    augmenter = steered().to("meta")
+def test_adapting_reads_nothing_back_from_the_device() -> None:
+    """The meta device has no values, so reading one would fail."""
+    augmenter = adaptive().to("meta")
     for step in range(8):
         augmenter.adapt(torch.empty((), device="meta"), 100, step)
     assert augmenter.strength.device.type == "meta"

@@ -1,4 +1,4 @@
-"""DiffAugment: each part alone, and all of it on every image differently."""
+"""DiffAugment: each transformation by itself, and all of them with different draws per image."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def pictures(n: int = 2, channels: int = 3, height: int = 16, width: int = 16, *
 def table(n: int, **columns: float) -> Tensor:
     """Uniform numbers that change nothing but what ``columns`` say, and cut a corner out."""
     values = {"cut_x": 0.0, "cut_y": 0.0, **NEUTRAL, **columns}
-    return torch.tensor([[values[name] for name in da.NUMBERS]] * n)
+    return torch.tensor([[values[name] for name in da.UNIFORMS]] * n)
 
 
 def each(*values: float) -> Tensor:
@@ -33,7 +33,7 @@ def test_brightness_is_added_to_every_colour() -> None:
     torch.testing.assert_close(found, images + torch.tensor([0.25, -0.5]).view(2, 1, 1, 1))
 
 
-def test_saturation_0_leaves_each_pixels_grey_and_2_doubles_what_differs_from_it() -> None:
+def test_saturation_0_gives_grey_and_2_doubles_the_distance_to_grey() -> None:
     images = pictures()
     grey = images.mean(dim=1, keepdim=True)
     found = da.recolour(images, each(0, 0), each(0, 2), each(1, 1))
@@ -74,7 +74,7 @@ def test_shift_brings_in_grey_or_the_mirror_image() -> None:
     assert mirrored[0, 0].tolist() == [[6, 5, 5, 6], [10, 9, 9, 10], [10, 9, 9, 10]]
 
 
-def test_each_image_is_shifted_by_its_own() -> None:
+def test_each_image_has_its_own_shift() -> None:
     images = pictures(3)
     found = da.shift(images, torch.tensor([0, 1, -2]), torch.tensor([0, -2, 0]), mirror=False)
     assert torch.equal(found[0], images[0])
@@ -96,9 +96,9 @@ def test_translation_reaches_an_eighth_and_no_further() -> None:
     lit[:, :, 8, 8] = 1
     sides = torch.linspace(0, 1 - 1e-6, 64)
     numbers = table(64)
-    numbers[:, da.NUMBERS.index("right")] = sides
-    numbers[:, da.NUMBERS.index("brightness")] = 0.5
-    numbers[:, da.NUMBERS.index("cut_y")] = 0.99
+    numbers[:, da.UNIFORMS.index("right")] = sides
+    numbers[:, da.UNIFORMS.index("brightness")] = 0.5
+    numbers[:, da.UNIFORMS.index("cut_y")] = 0.99
     found = da.shift(lit, (sides * 5).long() - 2, torch.zeros(64, dtype=torch.int64), mirror=False)
     assert torch.equal(da.diffaugment(lit, numbers).argmax(dim=3)[:, 0, 8], found.argmax(dim=3)[:, 0, 8])
     assert found.argmax(dim=3)[:, 0, 8].unique().tolist() == [6, 7, 8, 9, 10]
@@ -107,7 +107,7 @@ def test_translation_reaches_an_eighth_and_no_further() -> None:
 # -- all of it ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_numbers_in_the_middle_change_nothing_but_what_is_cut_out() -> None:
+def test_uniform_numbers_of_one_half_only_cut_out() -> None:
     images = pictures()
     found = da.diffaugment(images, table(2))
     torch.testing.assert_close(found[:, :, 4:], images[:, :, 4:])
@@ -118,7 +118,7 @@ def test_the_numbers_in_the_middle_change_nothing_but_what_is_cut_out() -> None:
 def test_every_image_has_its_own_draw() -> None:
     generator = torch.Generator().manual_seed(1)
     images = pictures(1).expand(8, -1, -1, -1)
-    found = da.diffaugment(images, torch.rand(8, len(da.NUMBERS), generator=generator))
+    found = da.diffaugment(images, torch.rand(8, len(da.UNIFORMS), generator=generator))
     apart = (found[:, None] - found[None]).abs().amax(dim=(2, 3, 4)) + torch.eye(8)
     assert apart.min() > 0.1
 
@@ -128,7 +128,7 @@ def test_every_image_has_its_own_draw() -> None:
 def test_takes_any_shape_and_stays_finite(channels: int, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(2)
     images = pictures(4, channels, height, width)
-    found = da.diffaugment(images, torch.rand(4, len(da.NUMBERS), generator=generator))
+    found = da.diffaugment(images, torch.rand(4, len(da.UNIFORMS), generator=generator))
     assert found.shape == images.shape
     assert torch.isfinite(found).all()
 
@@ -136,11 +136,11 @@ def test_takes_any_shape_and_stays_finite(channels: int, height: int, width: int
 def test_gradients_are_those_of_finite_differences() -> None:
     generator = torch.Generator().manual_seed(3)
     images = pictures(2, 4, 6, 5, dtype=torch.float64).requires_grad_(True)
-    numbers = torch.rand(2, len(da.NUMBERS), generator=generator)
+    numbers = torch.rand(2, len(da.UNIFORMS), generator=generator)
     assert torch.autograd.gradcheck(lambda x: da.diffaugment(x, numbers), images, fast_mode=True)
 
 
 def test_reads_nothing_back_from_the_device() -> None:
-    """On the meta device there are no values: whatever asked for one would fail."""
-    found = da.diffaugment(torch.empty(2, 3, 8, 8, device="meta"), torch.empty(2, len(da.NUMBERS), device="meta"))
+    """The meta device has no values, so reading one would fail."""
+    found = da.diffaugment(torch.empty(2, 3, 8, 8, device="meta"), torch.empty(2, len(da.UNIFORMS), device="meta"))
     assert found.shape == (2, 3, 8, 8)

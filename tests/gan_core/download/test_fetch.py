@@ -1,4 +1,4 @@
-"""A wanted file comes from the first address that gives it, whole and checked, or not at all."""
+"""A file is fetched from the first address that works, atomically and with its SHA-256 checked."""
 
 import gzip
 import hashlib
@@ -17,21 +17,21 @@ from pathlib import Path
 
 import pytest
 
-from gan_core.download.fetch import CONNECT_SECONDS, Debian, Derived, Npm, PyPi, Url, Wanted, fetch, fetch_many
+from gan_core.download.fetch import CONNECT_SECONDS, Debian, Derived, FileRequest, Npm, PyPi, Url, fetch, fetch_many
 from gan_core.errors import FetchError
 
 CONTENT = b"pictures, pictures" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-# A port that nothing listens on: the connection is refused at once.
+# No process listens on this port, so the connection is refused at once.
 DEAD = Url(url="http://127.0.0.1:9/content.bin")
 
 
 class Site:
-    """A folder served over HTTP, and what was asked of it."""
+    """A folder served over HTTP, and the paths that were requested."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         site = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -39,7 +39,7 @@ class Site:
                 super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
 
             def do_GET(self) -> None:
-                site.asked.append(self.path)
+                site.requested.append(self.path)
                 if self.path == "/cut.bin":
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(CONTENT)))
@@ -78,14 +78,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.server.server_close()
 
 
-def test_a_file_that_is_there_and_right_is_not_fetched_again(tmp_path: Path, site: Site) -> None:
+def test_an_existing_file_with_the_right_content_is_not_fetched_again(tmp_path: Path, site: Site) -> None:
     target = tmp_path / "content.bin"
     target.write_bytes(CONTENT)
     assert fetch(target, sha256=SHA256, addresses=[site.url("content.bin")], label="test") == target
-    assert site.asked == []
+    assert site.requested == []
 
 
-def test_a_file_that_is_there_and_wrong_is_replaced(tmp_path: Path, site: Site) -> None:
+def test_an_existing_file_with_wrong_content_is_replaced(tmp_path: Path, site: Site) -> None:
     target = tmp_path / "content.bin"
     target.write_bytes(b"half")
     fetch(target, sha256=SHA256, addresses=[site.url("content.bin")], label="test")
@@ -101,33 +101,33 @@ def test_a_file_that_is_there_and_wrong_is_replaced(tmp_path: Path, site: Site) 
         ("pack.tar.gz", "inside/content.bin.gz"),
     ],
 )
-def test_every_wrapping_gives_the_same_file(tmp_path: Path, site: Site, name: str, member: str | None) -> None:
+def test_every_kind_of_archive_gives_the_same_file(tmp_path: Path, site: Site, name: str, member: str | None) -> None:
     target = fetch(tmp_path / "a" / "content.bin", sha256=SHA256, addresses=[site.url(name, member)], label="test")
     assert target.read_bytes() == CONTENT
 
 
-def test_a_wanted_gzip_file_stays_packed(tmp_path: Path, site: Site) -> None:
+def test_a_gzip_target_stays_compressed(tmp_path: Path, site: Site) -> None:
     packed = (site.folder / "content.bin.gz").read_bytes()
     sha256 = hashlib.sha256(packed).hexdigest()
     target = fetch(tmp_path / "content.bin.gz", sha256=sha256, addresses=[site.url("content.bin.gz")], label="test")
     assert target.read_bytes() == packed
 
 
-def test_the_next_address_is_tried_and_the_failure_logged(
+def test_the_next_address_is_tried_after_logging_a_failure(
     tmp_path: Path, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     addresses = [DEAD, site.url("missing.bin"), site.url("cut.bin"), site.url("content.bin")]
     fetch(tmp_path / "content.bin", sha256=SHA256, addresses=addresses, label="test")
-    assert site.asked == ["/missing.bin", "/cut.bin", "/content.bin"]
+    assert site.requested == ["/missing.bin", "/cut.bin", "/content.bin"]
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "not reachable" in warned[0]
+    assert "cannot be reached" in warned[0]
     assert "404" in warned[1]
     assert "100 of" in warned[2] or "IncompleteRead" in warned[2]
 
 
-def test_wrong_content_is_refused_and_nothing_is_left(tmp_path: Path, site: Site) -> None:
+def test_wrong_content_is_refused_and_leaves_no_file(tmp_path: Path, site: Site) -> None:
     target = tmp_path / "folder" / "content.bin"
-    with pytest.raises(FetchError, match="not 0000") as caught:
+    with pytest.raises(FetchError, match="expected 0000") as caught:
         fetch(target, sha256="0" * 64, addresses=[site.url("content.bin"), DEAD], label="the test")
     message = str(caught.value)
     assert "content.bin" in message
@@ -146,18 +146,19 @@ def test_an_archive_is_downloaded_once_for_several_files(tmp_path: Path, site: S
     other = hashlib.sha256(b"other").hexdigest()
     fetch_many(
         [
-            Wanted(target=tmp_path / "a", sha256=SHA256, addresses=[site.url("pack.zip", "inside/content.bin")]),
-            Wanted(target=tmp_path / "b", sha256=other, addresses=[site.url("pack.zip", "inside/other.bin")]),
+            FileRequest(target=tmp_path / "a", sha256=SHA256, addresses=[site.url("pack.zip", "inside/content.bin")]),
+            FileRequest(target=tmp_path / "b", sha256=other, addresses=[site.url("pack.zip", "inside/other.bin")]),
         ],
         label="test",
     )
-    assert site.asked == ["/pack.zip"]
+    assert site.requested == ["/pack.zip"]
     assert (tmp_path / "b").read_bytes() == b"other"
 
 
-def test_a_dead_host_is_warned_of_once(tmp_path: Path, site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_host_causes_one_warning(tmp_path: Path, site: Site, caplog: pytest.LogCaptureFixture) -> None:
     files = [
-        Wanted(target=tmp_path / name, sha256=SHA256, addresses=[DEAD, site.url("content.bin")]) for name in ("a", "b")
+        FileRequest(target=tmp_path / name, sha256=SHA256, addresses=[DEAD, site.url("content.bin")])
+        for name in ("a", "b")
     ]
     fetch_many(files, label="test")
     assert (tmp_path / "b").read_bytes() == CONTENT
@@ -166,12 +167,12 @@ def test_a_dead_host_is_warned_of_once(tmp_path: Path, site: Site, caplog: pytes
 
 def test_an_unknown_host_fails_fast(tmp_path: Path) -> None:
     start = time.monotonic()
-    with pytest.raises(FetchError, match="not reachable"):
+    with pytest.raises(FetchError, match="cannot be reached"):
         fetch(tmp_path / "x", sha256=SHA256, addresses=[Url(url="https://gantry.invalid/x")], label="test")
     assert time.monotonic() - start < CONNECT_SECONDS + 2
 
 
-def test_a_file_can_be_made_of_parts(tmp_path: Path, site: Site) -> None:
+def test_a_derived_file_is_built_from_its_parts(tmp_path: Path, site: Site) -> None:
     def join(parts: object, to: Path) -> None:
         to.write_bytes(b"".join(part.read_bytes() for part in parts))  # type: ignore[attr-defined]
 
@@ -183,10 +184,10 @@ def test_a_file_can_be_made_of_parts(tmp_path: Path, site: Site) -> None:
     assert target.read_bytes() == CONTENT + b"other"
 
 
-# The registries' own clients, over packages made here: no network.
+# The clients of the registries, with local packages: these tests need no network.
 
 
-def test_a_wheel_comes_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_is_downloaded_by_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     with zipfile.ZipFile(wheels / "gantry_fetch_sample-1.0-py3-none-any.whl", "w") as wheel:
@@ -207,7 +208,7 @@ def test_a_wheel_comes_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
-def test_a_tarball_comes_through_npm(tmp_path: Path) -> None:
+def test_a_tarball_is_downloaded_by_npm(tmp_path: Path) -> None:
     package = tmp_path / "sample"
     package.mkdir()
     (package / "package.json").write_text(json.dumps({"name": "gantry-fetch-sample", "version": "1.0.0"}))
@@ -217,9 +218,9 @@ def test_a_tarball_comes_through_npm(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None, reason="this is no Debian machine"
+    shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None, reason="this is not a Debian machine"
 )
-def test_a_debian_package_comes_through_apt_without_touching_the_system(
+def test_a_debian_package_is_downloaded_by_apt_without_changing_the_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree, repository = tmp_path / "tree", tmp_path / "repository"

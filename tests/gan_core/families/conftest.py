@@ -1,4 +1,4 @@
-"""Small models of every family that turns noise into images, and pictures small enough for them."""
+"""Small models of every family that generates images from noise, and small pictures for them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "stylegan2": {"beta1": 0.0, "beta2": 0.99, "generator_lr": 2.5e-3, "discriminator_lr": 2.5e-3},
     "r3gan": {"beta1": 0.0, "beta2": 0.9, "final_beta2": 0.99, "burn_in_kimg": 2.0, "final_lr_share": 0.25},
 }
-"""Settings of the run, where the family's own differ."""
+"""Settings of the run that a family needs."""
 
 
 def small(name: str, size: int = 16, channels: int = 1, classes: int = 2, /, **settings: Any) -> NoiseFamily:
@@ -68,5 +68,5 @@ def labelled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def labelled(labelled_folder: Path, tmp_path: Path) -> PreparedDataset:
-    """The blobs, opened."""
+    """The opened dataset of blobs."""
     return PreparedDataset(labelled_folder, tmp_path / "decoded")

@@ -1,4 +1,4 @@
-"""Where a test of a family runs: on the processor, and on a GPU where there is one."""
+"""Devices on which tests of families run: the CPU, and a GPU if there is one."""
 
 import pytest
 import torch

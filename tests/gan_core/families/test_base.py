@@ -1,4 +1,4 @@
-"""What every family's shape has to be, and what each family can do."""
+"""The shapes that families accept, and the capabilities of each family."""
 
 import re
 import subprocess
@@ -33,7 +33,7 @@ def test_a_picture_is_halved_until_its_shorter_side_is_4_to_7(height: int, width
     assert 4 <= min(height, width) >> count <= 7
 
 
-def test_every_shape_that_a_refusal_suggests_is_possible() -> None:
+def test_every_shape_that_an_error_suggests_is_possible() -> None:
     suggested = []
     for height in range(16, 129):
         for width in (16, 50, 64, 99, 128):
@@ -49,7 +49,7 @@ def test_every_shape_that_a_refusal_suggests_is_possible() -> None:
         assert abs(near_width - width) <= 8
 
 
-def test_whether_a_family_can_make_a_picture_is_known_without_the_code_that_fills_tensors_without_memory() -> None:
+def test_checking_a_family_imports_no_code_for_meta_tensors() -> None:
     code = (
         "import sys; from gan_core.families import ImageShape, check_family, family_config\n"
         "check_family('dcgan', family_config('dcgan', {}), ImageShape(channels=1, height=32, width=32))\n"
@@ -60,7 +60,7 @@ def test_whether_a_family_can_make_a_picture_is_known_without_the_code_that_fill
         check_family("dcgan", family_config("dcgan", {}), ImageShape(channels=1, height=65, width=64))
 
 
-def test_every_family_either_makes_images_from_noise_or_translates_them() -> None:
+def test_every_family_either_generates_from_noise_or_translates() -> None:
     noise, translation = families_that_can(NoiseFamily), families_that_can(TranslationFamily)
     assert sorted([*noise, *translation]) == sorted(FAMILIES)
     assert families_that_can(StyleBasedFamily) == ["stylegan2"]
@@ -76,7 +76,7 @@ def test_a_family_without_a_method_of_its_capability_cannot_be_built() -> None:
         Styleless(DcganConfig(), ImageShape(channels=1, height=16, width=16))
 
 
-def test_what_a_family_cannot_do_is_refused_with_the_families_that_can() -> None:
+def test_a_missing_capability_is_an_error_that_names_the_families_with_it() -> None:
     dcgan = sketch_family("dcgan", family_config("dcgan", {}), ImageShape(channels=1, height=16, width=16))
     assert require(dcgan, NoiseFamily) is dcgan
     with pytest.raises(SettingsError, match=r"dcgan cannot mix styles or project pictures; it can .*: stylegan2\.$"):
@@ -87,11 +87,11 @@ def test_what_a_family_cannot_do_is_refused_with_the_families_that_can() -> None
     ("family", "settings", "conditional"),
     [("dcgan", {}, False), ("cgan", {}, True), ("r3gan", {}, False), ("r3gan", {"conditional": True}, True)],
 )
-def test_whether_a_generator_is_class_conditional_is_known_from_its_settings(
+def test_settings_tell_whether_a_generator_is_class_conditional(
     family: str, settings: dict[str, bool], conditional: bool
 ) -> None:
     config = family_config(family, settings)
     assert FAMILIES[family].is_conditional(config) == conditional
     if conditional:
-        with pytest.raises(SettingsError, match=f"{family} needs labels, and this dataset has none"):
+        with pytest.raises(SettingsError, match=f"{family} needs labels, but this dataset has none"):
             check_family(family, config, ImageShape(channels=1, height=16, width=16))

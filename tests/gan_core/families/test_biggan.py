@@ -33,7 +33,7 @@ def test_every_spectral_layer_divides_by_its_largest_singular_value() -> None:
                 assert largest.item() == pytest.approx(1, abs=0.01), (side, name)
 
 
-def test_power_iteration_persists_goes_on_in_training_only_and_is_saved() -> None:
+def test_power_iteration_runs_in_training_only_and_is_saved() -> None:
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(8, 5))
     norm = SpectralNorm(weight)
@@ -47,7 +47,7 @@ def test_power_iteration_persists_goes_on_in_training_only_and_is_saved() -> Non
     assert set(norm.state_dict()) == {"left", "right"}
 
 
-def test_the_gradient_goes_through_the_norm() -> None:
+def test_spectral_norm_has_the_papers_gradient() -> None:
     """Miyato et al. 2018, equation 8: against a float64 finite difference."""
     torch.manual_seed(0)
     weight = torch.randn(4, 3)
@@ -66,7 +66,7 @@ def test_attention_starts_as_the_identity_and_keeps_the_shape() -> None:
     assert not torch.allclose(attention(maps), maps)
 
 
-def test_attention_is_the_authors_with_half_of_the_channels_for_values_and_an_eighth_for_queries_and_keys() -> None:
+def test_attention_has_the_authors_channels() -> None:
     """Each position gathers the values of all others, at half the resolution, by the products of its query with their keys."""
     torch.manual_seed(0)
     attention = Attention(16, 2).double().eval()
@@ -105,7 +105,7 @@ def test_attention_is_at_64_pixels_of_both_networks_as_in_the_papers_tables(
     assert (generator.resolution, discriminator.attends) == (64, blocks[1])
 
 
-def test_each_block_gets_a_chunk_of_z_of_its_own() -> None:
+def test_each_block_gets_its_own_chunk_of_z() -> None:
     """The last chunk changes nothing before the last block: the picture's coarse half stays."""
     family = small("biggan", 32, latent=16, attention=0)
     generator = family.networks["generator"].eval()
@@ -128,7 +128,7 @@ def test_orthogonal_regularisation_joins_the_generators_loss() -> None:
     )
 
 
-def test_consistency_compares_images_with_the_same_ones_moved_and_cut() -> None:
+def test_consistency_compares_images_with_the_same_images_augmented() -> None:
     family = small("biggan", consistency=10.0)
     data = some_batch(family)
     losses = losses_of(family, "discriminator", data)
@@ -139,7 +139,7 @@ def test_consistency_compares_images_with_the_same_ones_moved_and_cut() -> None:
     assert all(parameter.grad is None for parameter in family.networks["generator"].parameters())
 
 
-def test_the_wasserstein_game_has_its_gradient_penalty() -> None:
+def test_the_wasserstein_loss_has_its_gradient_penalty() -> None:
     """Gulrajani et al. 2017, equation 3, at points between real and generated images."""
     family = small("biggan", loss="wasserstein", gradient_penalty=10.0)
     losses = losses_of(family, "discriminator", some_batch(family))
@@ -152,12 +152,16 @@ def test_the_wasserstein_game_has_its_gradient_penalty() -> None:
 @pytest.mark.parametrize(
     ("size", "settings", "said"),
     [
-        (48, {}, "biggan makes square pictures of 16, 32, 64, 128 or 256 pixels a side, not 48x48. Change ingest.size"),
+        (
+            48,
+            {},
+            "biggan generates square pictures of 16, 32, 64, 128 or 256 pixels per side, not 48x48. Change ingest.size",
+        ),
         (32, {"attention": 12}, "model.attention: must be 0 or one of 16, 8 for pictures of 32 pixels, not 12"),
-        (32, {"latent": 50}, "model.latent: 50 coordinates cannot be cut into 4 equal chunks"),
-        (32, {"shared_embedding": 0}, "set shared_embedding, to 128 for instance"),
+        (32, {"latent": 50}, "model.latent: must be a multiple of 4"),
+        (32, {"shared_embedding": 0}, "Set shared_embedding, for example to 128"),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_the_setting(size: int, settings: dict[str, int], said: str) -> None:
+def test_an_impossible_network_is_refused_by_the_setting(size: int, settings: dict[str, int], said: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(said)):
         small("biggan", size, 1, 2, **settings)

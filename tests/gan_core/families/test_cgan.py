@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gan_core.errors import SettingsError
-from gan_core.families.cgan import Concatenating, Projecting
+from gan_core.families.cgan import ConcatenationDiscriminator, ProjectionDiscriminator
 from tests.gan_core.families.conftest import small, some_batch
 
 
@@ -12,7 +12,7 @@ def test_projection_is_the_default_and_adds_the_embeddings_product_with_pooled_f
     """Miyato & Koyama 2018, equation 3."""
     family = small("cgan")
     discriminator = family.networks["discriminator"].eval()
-    assert isinstance(discriminator, Projecting)
+    assert isinstance(discriminator, ProjectionDiscriminator)
     data = some_batch(family)
     with torch.no_grad():
         maps = discriminator.network.layers(data.real)
@@ -22,10 +22,10 @@ def test_projection_is_the_default_and_adds_the_embeddings_product_with_pooled_f
         torch.testing.assert_close(discriminator(data.real, data.labels), expected)
 
 
-def test_concatenation_shows_the_discriminator_one_more_channel() -> None:
+def test_concatenation_adds_a_channel_to_the_discriminators_input() -> None:
     family = small("cgan", condition="concatenation")
     discriminator = family.networks["discriminator"].eval()
-    assert isinstance(discriminator, Concatenating)
+    assert isinstance(discriminator, ConcatenationDiscriminator)
     first = discriminator.network.layers[0]
     assert isinstance(first, torch.nn.Conv2d)
     assert first.in_channels == family.shape.channels + 1
@@ -41,13 +41,15 @@ def test_both_initialisations_reach_the_networks_inside(init: str) -> None:
     assert weight.std().item() == pytest.approx(0.02 if init == "normal" else (2 / 24) ** 0.5, rel=0.05)
 
 
-def test_a_size_that_dcgan_cannot_make_is_refused_in_the_name_of_both() -> None:
-    with pytest.raises(SettingsError, match=r"cgan has dcgan's networks, and dcgan makes pictures of 16 to 256 pixels"):
+def test_a_size_that_dcgan_cannot_generate_is_refused_naming_both() -> None:
+    with pytest.raises(
+        SettingsError, match=r"cgan has the networks of dcgan, and dcgan generates pictures of 16 to 256 pixels"
+    ):
         small("cgan", 512)
 
 
-def test_at_the_start_the_class_does_not_drown_z() -> None:
-    """A class that is louder than z ends in one picture a class."""
+def test_the_class_does_not_dominate_z_at_initialisation() -> None:
+    """A dominant class embedding leads to one picture per class."""
     family = small("cgan", 16, 1, 10, embedding=64, latent=100)
     generator = family.networks["generator"]
     latents = torch.rand(200, 100, generator=torch.Generator().manual_seed(0)) * 2 - 1

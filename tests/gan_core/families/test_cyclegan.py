@@ -1,4 +1,4 @@
-"""CycleGAN: the paper's networks and losses, a pool of old pictures that all workers share, two domains of 16 learnt."""
+"""CycleGAN: the paper's networks and losses, a pool of earlier pictures that all workers share, two domains of 16 learnt."""
 
 import math
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_the_losses_are_the_papers() -> None:
     torch.testing.assert_close(losses.scalars["loss/cycle"], cycle.detach())
 
 
-def test_without_a_weight_identity_costs_nothing() -> None:
+def test_without_a_weight_the_identity_loss_is_not_computed() -> None:
     family = cyclegan(identity=0.0)
     rows = []
     family.networks["a_to_b"].register_forward_hook(lambda net, given, made: rows.append(len(made)))
@@ -69,8 +69,8 @@ def test_without_a_weight_identity_costs_nothing() -> None:
 # -- the contrastive objective ---------------------------------------------------------------------------------------
 
 
-def test_patches_are_recognised_among_the_others_of_their_picture() -> None:
-    """By hand: two places, features of length 1; a query equal to its key, and one between both."""
+def test_patch_nce_by_hand() -> None:
+    """Two positions, features of length 1; a query equal to its key, and one between both."""
     keys = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     even = torch.full((1, 2, 2), 0.5**0.5)
     own, unsure = (patch_nce([queries], [keys], 0.5).item() for queries in (keys, even))
@@ -79,7 +79,7 @@ def test_patches_are_recognised_among_the_others_of_their_picture() -> None:
     assert patch_nce([keys, even], [keys, keys], 0.5).item() == pytest.approx((own + unsure) / 2)
 
 
-def test_a_generator_says_what_it_sees_in_5_layers_and_translates_the_same() -> None:
+def test_a_contrastive_generator_returns_features_of_5_layers_and_translates_the_same() -> None:
     torch.manual_seed(0)
     network = ContrastiveGenerator(3, 4, 6)
     images = torch.rand(2, 3, 16, 16)
@@ -128,7 +128,7 @@ def pooled(family: CycleGan) -> list[int]:
     return family.buffers["pool_a"][:, 0, 0, 0].int().tolist()
 
 
-def test_until_the_pool_is_full_every_picture_is_kept_and_shown() -> None:
+def test_until_the_pool_is_full_every_picture_is_stored_and_returned() -> None:
     family = cyclegan(pool=10)
     assert shown(family, numbered(1, 4), 0) == [1, 2, 3, 4]
     assert shown(family, numbered(5, 4), 1) == [5, 6, 7, 8]
@@ -136,7 +136,7 @@ def test_until_the_pool_is_full_every_picture_is_kept_and_shown() -> None:
     assert family.buffers["pooled_a"] == 8
 
 
-def test_then_half_are_exchanged_for_old_ones_and_none_is_lost() -> None:
+def test_with_a_full_pool_half_are_exchanged_for_earlier_ones() -> None:
     family = cyclegan(pool=10)
     exchanged = seen = 0
     for step in range(100):
@@ -158,7 +158,7 @@ def test_a_batch_larger_than_the_pool_goes_through_it_in_pieces() -> None:
     assert sorted(found + pooled(family)) == sorted([*range(1, 11), 1, 2, 3])
 
 
-def test_without_a_pool_the_new_ones_are_shown() -> None:
+def test_without_a_pool_new_pictures_are_returned() -> None:
     family = cyclegan(pool=0)
     assert family.buffers == {}
     assert shown(family, numbered(1, 4), 0) == [1, 2, 3, 4]

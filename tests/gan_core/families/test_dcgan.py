@@ -1,4 +1,4 @@
-"""DCGAN to the letter of Radford et al. 2015."""
+"""DCGAN follows Radford et al. 2015."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ from gan_core.families.dcgan import Dcgan, DcganConfig, Discriminator
 from gan_core.families.noise import latents_from_uniform
 from gan_core.nn.batch_norm import BatchNorm2d
 from gan_core.nn.convolution import Conv2d, ConvTranspose2d
-from gan_core.nn.initialise import he_weights
+from gan_core.nn.initialise import init_he
 from gan_core.randomness import WorkerSlice
 
 SHAPES = [
@@ -89,14 +89,14 @@ def test_batch_norm_is_everywhere_but_at_the_generators_output_and_the_discrimin
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2, 0.37])
-def test_the_slope_is_in_every_leaky_relu_and_there_is_no_pooling(slope: float) -> None:
+def test_every_leaky_relu_has_the_slope_and_there_is_no_pooling(slope: float) -> None:
     modules = [m for network in make(1, 64, 64, slope=slope).networks.values() for m in network.modules()]
     leaks = [module.negative_slope for module in modules if isinstance(module, nn.LeakyReLU)]
     assert leaks == [slope] * 4
     assert not [module for module in modules if "Pool" in type(module).__name__ or "Upsample" in type(module).__name__]
 
 
-def test_weights_start_as_the_paper_says() -> None:
+def test_weights_are_initialised_as_in_the_paper() -> None:
     family = make(3, 32, 32, width=64, latent=100)
     for network in family.networks.values():
         for module in network.modules():
@@ -111,13 +111,13 @@ def test_weights_start_as_the_paper_says() -> None:
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2, 0.5])
-def test_he_weights_keep_the_activations_variance_through_the_discriminator(slope: float) -> None:
+def test_he_initialisation_preserves_the_variance_through_the_discriminator(slope: float) -> None:
     """Without batch norm's help, inside each map (at its border, padding takes a part of the sum away), over 12 draws."""
     draws = []
     for seed in range(12):
         torch.manual_seed(seed)
         discriminator = Discriminator(DcganConfig(width=32, slope=slope), ImageShape(channels=3, height=64, width=64))
-        he_weights(discriminator, slope)
+        init_he(discriminator, slope)
         moments, maps = [], torch.randn(2, 3, 64, 64)
         with torch.no_grad():
             for layer in discriminator.layers:
@@ -135,8 +135,8 @@ def test_init_he_of_the_discriminator_follows_its_slope() -> None:
     torch.testing.assert_close(weights[1] * 1.25**0.5, weights[0])
 
 
-def test_he_weights_of_the_generator_follow_its_relu_not_the_discriminators_slope() -> None:
-    """ReLU's gain is sqrt(2) whatever the leak of the other network: the search over slopes must not touch it."""
+def test_he_initialisation_of_the_generator_ignores_the_discriminators_slope() -> None:
+    """The gain of ReLU is sqrt(2) for any negative slope of the discriminator, so a search over slopes must not change it."""
     first, second = make(init="he", slope=0.0), make(init="he", slope=0.5)
     assert torch.equal(first.networks["generator"].layers[2].weight, second.networks["generator"].layers[2].weight)
 
@@ -144,11 +144,11 @@ def test_he_weights_of_the_generator_follow_its_relu_not_the_discriminators_slop
 @pytest.mark.parametrize(
     ("channels", "height", "width", "said"),
     [
-        (1, 15, 32, "16 to 256 pixels a side, not 15x32. Change ingest.size"),
-        (1, 32, 257, "16 to 256 pixels a side, not 32x257. Change ingest.size"),
-        (1, 30, 30, "sides that divide by 4, not 30x30. Change ingest.size, to [32, 32] for instance"),
-        (1, 16, 30, "sides that divide by 4, not 16x30. Change ingest.size, to [16, 32] for instance"),
-        (1, 127, 127, "sides that divide by 16, not 127x127. Change ingest.size, to [128, 128] for instance"),
+        (1, 15, 32, "16 to 256 pixels per side, not 15x32. Change ingest.size"),
+        (1, 32, 257, "16 to 256 pixels per side, not 32x257. Change ingest.size"),
+        (1, 30, 30, "sides that are multiples of 4, not 30x30. Change ingest.size, for example to [32, 32]"),
+        (1, 16, 30, "sides that are multiples of 4, not 16x30. Change ingest.size, for example to [16, 32]"),
+        (1, 127, 127, "sides that are multiples of 16, not 127x127. Change ingest.size, for example to [128, 128]"),
         (5, 32, 32, "1 to 4 channels, not 5. Change ingest.channels"),
         (0, 32, 32, "1 to 4 channels, not 0. Change ingest.channels"),
     ],
@@ -163,7 +163,7 @@ def test_an_impossible_shape_is_refused_by_the_setting_to_change(
 def test_settings_out_of_range_and_unknown_families_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"model\.slope: must lie in \[0, 1\), got 1\.0"):
         family_config("dcgan", {"slope": 1})
-    with pytest.raises(SettingsError, match=r"model\.family: there is no family 'dcgann'\. Did you mean 'dcgan'\?"):
+    with pytest.raises(SettingsError, match=r"model\.family: unknown family 'dcgann'\. Did you mean 'dcgan'\?"):
         family_config("dcgann", {})
     assert FAMILIES["dcgan"] is Dcgan
 
@@ -171,7 +171,7 @@ def test_settings_out_of_range_and_unknown_families_are_refused() -> None:
 # -- the game --------------------------------------------------------------------------------------------------------
 
 
-def test_the_discriminators_update_gives_no_generator_parameter_a_gradient_and_the_other_way_round() -> None:
+def test_each_sides_update_gives_the_other_side_no_gradient() -> None:
     family = make()
     generator, discriminator = family.networks["generator"], family.networks["discriminator"]
     data = batch(family)
@@ -187,7 +187,7 @@ def test_the_discriminators_update_gives_no_generator_parameter_a_gradient_and_t
 
 
 @pytest.mark.parametrize("loss", ["non-saturating", "minimax"])
-def test_the_losses_are_cross_entropy_of_real_and_generated_judged_apart(loss: str) -> None:
+def test_the_losses_are_cross_entropy_of_real_and_generated_images(loss: str) -> None:
     family = make(loss=loss)
     data = batch(family)
     discriminator = family.networks["discriminator"]
@@ -206,7 +206,7 @@ def test_the_losses_are_cross_entropy_of_real_and_generated_judged_apart(loss: s
 
 
 @pytest.mark.parametrize("prior", ["uniform", "normal"])
-def test_both_updates_play_against_the_same_images_kept_or_made_again(prior: str) -> None:
+def test_both_updates_use_the_same_images_cached_or_not(prior: str) -> None:
     family = make(prior=prior)
     kept, again = batch(family, keep=True), batch(family, keep=False)
     assert torch.equal(family.fakes(kept), family.fakes(again))
@@ -214,7 +214,7 @@ def test_both_updates_play_against_the_same_images_kept_or_made_again(prior: str
     assert family.fakes(again) is not family.fakes(again)
 
 
-def test_without_keeping_the_gradients_are_the_same() -> None:
+def test_without_caching_the_gradients_are_the_same() -> None:
     gradients = []
     for keep in (True, False):
         family = make()
@@ -263,7 +263,7 @@ def test_latents_follow_their_prior_and_truncation_bounds_them(prior: str) -> No
     assert spreads[-1] < full.std()
 
 
-def test_truncation_narrows_what_the_generator_makes() -> None:
+def test_truncation_reduces_diversity() -> None:
     family = make(init="he")
     with torch.no_grad():
         family.networks["generator"].train()

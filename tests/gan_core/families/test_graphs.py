@@ -1,7 +1,7 @@
-"""No step reads memory that CUDA graphs have given away: shown without a GPU, by a compiler that does with memory as they do.
+"""No step reads memory that CUDA graphs have reused, tested without a GPU by a compiler that treats memory the same way.
 
-A call of a compiled network writes what it gives into memory that is its own for its place since the last mark, and at a mark
-all of that holds nothing any more. Here it holds NaN, so whatever is read too late ends in the weights.
+Each call of a compiled network writes its outputs to memory that belongs to its position since the last mark. At a mark all
+of this memory is filled with NaN, so that a late read would show in the weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,13 +36,13 @@ LAZY = {
     ),
     "r3gan with lazy penalties": ("r3gan", {"penalty_every": 2}),
 }
-"""What is penalised through compiled networks, too, and lazily."""
+"""Families with lazy penalties, some of which differentiate compiled networks."""
 
 GAMES = [*conftest.SMALL, *LAZY, *translations.VARIANTS]
 
 
 class Graphs:
-    """The memory of all compiled calls, by graph and by place since the last mark."""
+    """The memory of all compiled calls, by graph and by position since the last mark."""
 
     def __init__(self) -> None:
         self._memory: dict[tuple[int, int], list[Tensor | None]] = {}
@@ -64,7 +64,7 @@ class Graphs:
             made = compute(arguments)
             place, self._place = (self._place, graph), self._place + 1
             with torch.no_grad():
-                # What is an input, or a view of one, is no memory of the graph's.
+                # An input, or a view of one, is not memory of the graph.
                 own = [isinstance(m, Tensor) and m.untyped_storage().data_ptr() not in given for m in made]
                 if place not in self._memory:
                     self._memory[place] = [
@@ -73,19 +73,19 @@ class Graphs:
                 kept = self._memory[place]
                 return [m if k is None else _alias(k.copy_(m)) for m, k in zip(made, kept, strict=True)]
 
-        call._boxed_call = True  # type: ignore[attr-defined]  # how torch tells that it may free the arguments
+        call._boxed_call = True  # type: ignore[attr-defined]  # tells torch that it may free the arguments
         return call
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    """Another tensor on the same memory, which autograd may take for new."""
+    """Return another tensor on the same memory, which autograd treats as new."""
     storage, offset = tensor.untyped_storage(), tensor.storage_offset()
     return torch.empty(0, dtype=tensor.dtype).set_(storage, offset, tensor.shape, tensor.stride())
 
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
-    """In the place of CUDA graphs."""
+    """Stands in for CUDA graphs."""
     found = Graphs()
     backend = aot_autograd(fw_compiler=found.compile, bw_compiler=found.compile)
     monkeypatch.setattr(training, "compile_options", lambda device: {"backend": backend, "dynamic": False})
@@ -109,7 +109,7 @@ def trainer_of(game: str, place: Path, **settings: Any) -> Trainer:
     config = TrainConfig(**{"steps": 50, "batch": 8, "precision": "fp32", "compile": True, **often, **settings})
     dataset = PreparedDataset(data, place / "decoded")
     trainer = Trainer(name, family_config(name, model), dataset, config, place / "run", device="cpu")
-    trainer._has_graphs = True
+    trainer._uses_cuda_graphs = True
     return trainer
 
 
@@ -119,7 +119,7 @@ def weights(trainer: Trainer) -> Tensor:
 
 
 @pytest.mark.parametrize("game", GAMES)
-def test_nothing_is_read_after_its_memory_was_given_away(game: str, tmp_path: Path, graphs: Graphs) -> None:
+def test_no_tensor_is_read_after_its_memory_was_reused(game: str, tmp_path: Path, graphs: Graphs) -> None:
     """Over steps with and without lazy penalties, reports, grids and checkpoints; two steps more than the last."""
     trainer = trainer_of(game, tmp_path)
     start = weights(trainer).clone()
@@ -131,14 +131,14 @@ def test_nothing_is_read_after_its_memory_was_given_away(game: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("game", ["r3gan", "biggan with all penalties", "stargan2"])
-def test_nor_by_a_later_micro_batch(game: str, tmp_path: Path, graphs: Graphs) -> None:
+def test_no_tensor_is_read_after_reuse_with_micro_batches(game: str, tmp_path: Path, graphs: Graphs) -> None:
     trainer = trainer_of(game, tmp_path, accumulate=2)
     trainer.run(4)
     assert trainer.rollbacks == 0
     assert torch.isfinite(weights(trainer)).all()
 
 
-def test_what_is_read_too_late_is_seen(tmp_path: Path, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_read_is_detected(tmp_path: Path, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mark between the two updates takes away the images that the generator's needs."""
     trainer = trainer_of("dcgan", tmp_path)
     update = trainer._update

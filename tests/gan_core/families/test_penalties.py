@@ -3,7 +3,7 @@
 import pytest
 
 from gan_core.families import Family, Phase
-from gan_core.training.rates import lazy_share
+from gan_core.training.rates import lazy_regularisation_ratio
 from tests.gan_core.families import conftest, translations
 from tests.gan_core.families.updates import losses_of
 
@@ -51,7 +51,12 @@ def test_with_interval_1_it_is_part_of_its_sides_update(family: str, name: str, 
     game, batch = made(family, **settings, **{interval: 1})
     side = the_phase(game, name).side
     assert f"penalty/{name}" in losses_of(game, side, batch).scalars
-    assert lazy_share(side, [update for update in game.updates() if name in {phase.name for phase in update}]) == 1.0
+    assert (
+        lazy_regularisation_ratio(
+            side, [update for update in game.updates() if name in {phase.name for phase in update}]
+        )
+        == 1.0
+    )
 
 
 @every_penalty
@@ -69,7 +74,7 @@ def test_with_interval_k_it_weighs_k_times_in_an_update_of_its_own(
     assert update[0].name != phase.side
     assert {part.every for part in update} == {3}
     assert totals[1] == pytest.approx(3 * totals[0], rel=1e-5)
-    assert lazy_share(phase.side, [update]) == pytest.approx(3 / 4)
+    assert lazy_regularisation_ratio(phase.side, [update]) == pytest.approx(3 / 4)
 
 
 def test_lazy_penalties_of_equal_intervals_share_an_update_and_slow_adam_down_once() -> None:
@@ -79,11 +84,11 @@ def test_lazy_penalties_of_equal_intervals_share_an_update_and_slow_adam_down_on
         ["r1", "r2"],
         ["generator"],
     ]
-    assert lazy_share("discriminator", game.updates()) == pytest.approx(4 / 5)
-    assert lazy_share("generator", game.updates()) == 1.0
+    assert lazy_regularisation_ratio("discriminator", game.updates()) == pytest.approx(4 / 5)
+    assert lazy_regularisation_ratio("generator", game.updates()) == 1.0
 
 
 def test_lazy_penalties_of_several_intervals_slow_adam_down_by_all_the_updates_that_they_add() -> None:
     settings = {"loss": "wasserstein", "gradient_penalty": 1.0, "gradient_penalty_every": 2, "consistency": 1.0}
     game, _ = made("biggan", **settings, consistency_every=4)
-    assert lazy_share("discriminator", game.updates()) == pytest.approx(1 / (1 + 1 / 2 + 1 / 4))
+    assert lazy_regularisation_ratio("discriminator", game.updates()) == pytest.approx(1 / (1 + 1 / 2 + 1 / 4))

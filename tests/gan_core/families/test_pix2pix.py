@@ -35,13 +35,15 @@ def test_each_judgement_is_of_a_patch(halvings: int, field: int) -> None:
 
 
 def test_pictures_too_small_for_the_patches_or_the_depth_are_refused_by_the_setting() -> None:
-    with pytest.raises(SettingsError, match=r"model\.patch_halvings: 3 .* of 16x16\. Set it to 2 at most"):
-        check_family("pix2pix", family_config("pix2pix", {}), shape_of(16))
     with pytest.raises(
-        SettingsError, match=r"model\.depth: pictures of 16x16 cannot be halved 5 times, between 3 and 4"
+        SettingsError, match=r"model\.patch_halvings: 3 is too large for pictures of 16x16 pixels\. Set it to at most 2"
     ):
+        check_family("pix2pix", family_config("pix2pix", {}), shape_of(16))
+    with pytest.raises(SettingsError, match=r"model\.depth: must be 3 to 4 for pictures of 16x16 pixels, got 5"):
         check_family("pix2pix", family_config("pix2pix", {"depth": 5, "patch_halvings": 1}), shape_of(16))
-    with pytest.raises(SettingsError, match=r"ingest\.channels: colourisation makes 3 channels from 1, not 3 from 3"):
+    with pytest.raises(
+        SettingsError, match=r"ingest\.channels: colourisation needs 3 channels, from a condition of 1, not 3 from 3"
+    ):
         check_family("pix2pix", family_config("pix2pix", {}), shape_of(64, derived="greyscale"))
 
 
@@ -71,13 +73,18 @@ def test_augmentation_is_refused_for_what_changes_both_of_a_pair(tmp_path: Path)
 
 def test_dropout_is_named_by_seed_and_picture_and_keeps_the_mean() -> None:
     shapes = [(64, 4, 4), (32, 8, 8)]
-    whole = dropout_masks(shapes, 0.25, seed=1, first=0, count=5)
+    noise = torch.rand(5, 64 * 16 + 32 * 64, generator=torch.Generator().manual_seed(0))
+    whole = dropout_masks(shapes, 0.25, noise)
     assert [tuple(layer.shape) for layer in whole] == [(5, 64, 4, 4), (5, 32, 8, 8)]
-    for part, layer in zip(dropout_masks(shapes, 0.25, seed=1, first=3, count=1), whole, strict=True):
-        assert torch.equal(part, layer[3:4])
+    for layer in whole:
         assert layer.unique().tolist() == pytest.approx([0, 4 / 3])
         assert layer.mean() == pytest.approx(1, abs=0.05)
         assert not torch.equal(layer[0], layer[1])
+    family = small("pix2pix")
+    drawn = family.translation_noise(5, 16, 16, seed=1, first=0)
+    assert drawn is not None
+    assert torch.equal(family.translation_noise(1, 16, 16, seed=1, first=3), drawn[3:4])
+    assert not torch.equal(family.translation_noise(5, 16, 16, seed=2, first=0), drawn)
 
 
 def test_without_dropout_nothing_is_random() -> None:

@@ -1,4 +1,4 @@
-"""R3GAN: plain residual networks without normalisation, and a relativistic game with R1 and R2."""
+"""R3GAN: plain residual networks without normalisation, and a relativistic loss with R1 and R2."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ def test_a_change_of_resolution_has_a_convolution_only_where_the_number_of_maps_
         assert found == changes
 
 
-def test_activations_keep_their_variance_from_z_to_the_picture_and_back() -> None:
+def test_activations_keep_their_variance_in_both_networks() -> None:
     torch.manual_seed(0)
     family = build_family(
         "r3gan", family_config("r3gan", {"width": 32, "width_max": 128}), ImageShape(channels=3, height=32, width=32)
@@ -58,7 +58,7 @@ def test_activations_keep_their_variance_from_z_to_the_picture_and_back() -> Non
         assert 0.05 < family.networks["discriminator"](smooth).var().item() < 3
 
 
-def test_the_loss_is_relativistic_over_pairs_with_both_penalties_weighed_by_half_gamma() -> None:
+def test_the_loss_is_relativistic_with_both_penalties_times_half_gamma() -> None:
     family = small("r3gan", gamma=3.0, final_gamma=3.0)
     data = some_batch(family)
     discriminator = family.networks["discriminator"]
@@ -77,7 +77,7 @@ def test_the_loss_is_relativistic_over_pairs_with_both_penalties_weighed_by_half
     )
 
 
-def test_gamma_goes_along_a_cosine_over_the_burn_in() -> None:
+def test_gamma_follows_a_cosine_over_the_burn_in() -> None:
     family = small("r3gan", gamma=2.0, final_gamma=0.2)
     assert isinstance(family, R3gan)
     data = some_batch(family)
@@ -86,11 +86,10 @@ def test_gamma_goes_along_a_cosine_over_the_burn_in() -> None:
 
 
 @pytest.mark.parametrize(("size", "batch", "gamma"), [(32, 64, (0.4, 0.04)), (32, 512, None), (64, 128, (4.0, 0.4))])
-def test_gamma_goes_by_the_inverse_of_the_batch(size: int, batch: int, gamma: tuple[float, float] | None) -> None:
+def test_gamma_scales_with_the_inverse_of_the_batch(size: int, batch: int, gamma: tuple[float, float] | None) -> None:
     """From the paper's tables: 0.05 to 0.005 at a batch of 512 for CIFAR-10, 2 to 0.2 at 256 for FFHQ at 64 pixels."""
     chosen = {
-        name: value
-        for name, value, _ in R3GAN.depends(ImageShape(channels=3, height=size, width=size), batch, 1000, {})
+        name: value for name, value, _ in R3GAN.derive(ImageShape(channels=3, height=size, width=size), batch, 1000, {})
     }
     assert chosen == ({} if gamma is None else pytest.approx({"gamma": gamma[0], "final_gamma": gamma[1]}))
 
@@ -103,7 +102,7 @@ def test_penalties_are_part_of_each_update_or_lazy(every: int, joins: bool) -> N
     ]  # fmt: skip
 
 
-def test_widths_that_groups_cannot_be_cut_from_are_refused() -> None:
+def test_widths_that_are_not_multiples_of_the_groups_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"width: must be a multiple of 8, got 20"):
         family_config("r3gan", {"width": 20})
     with pytest.raises(SettingsError, match=r"width_max: must be at least width"):

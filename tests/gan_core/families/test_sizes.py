@@ -1,4 +1,4 @@
-"""Every family's networks have as many parameters as its authors' have, at the settings of the paper.
+"""With the paper's settings, the networks of every family have the number of parameters of the authors' networks.
 
 A different layer somewhere shows here first. Where ours differ on purpose, the difference is spelled out, layer by layer.
 """

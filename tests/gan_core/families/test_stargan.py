@@ -64,7 +64,7 @@ def test_the_losses_are_the_papers(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["stargan", "attributes"])
-def test_what_is_wanted_are_the_labels_of_the_step_in_another_order(variant: str) -> None:
+def test_target_labels_are_the_labels_of_the_step_shuffled(variant: str) -> None:
     family = stargan(variant)
     batch = some_batch(family, n=8)
     wanted = family.target_labels(batch)
@@ -78,7 +78,7 @@ def test_the_directions_are_all_ordered_pairs_of_domains_or_every_attribute() ->
     assert stargan("attributes").directions == ((None, 0), (None, 1), (None, 2))
 
 
-def test_an_attribute_is_switched_and_the_others_stay_as_they_are_read() -> None:
+def test_an_attribute_is_switched_and_the_others_stay_as_predicted() -> None:
     family = stargan("attributes")
     images = some_pictures(6, 3)
     asked = []
@@ -91,7 +91,7 @@ def test_an_attribute_is_switched_and_the_others_stay_as_they_are_read() -> None
 
 
 def test_one_domain_and_pictures_too_small_are_refused() -> None:
-    for classes, size, message in ((1, 16, "this dataset has 1"), (2, 4, "8 pixels a side and more, not 4x4")):
+    for classes, size, message in ((1, 16, "this dataset has 1"), (2, 4, "at least 8 pixels per side, not 4x4")):
         with pytest.raises(SettingsError, match=message):
             check_family(
                 "stargan",
@@ -124,7 +124,7 @@ def test_it_learns_two_domains_of_16(tmp_path: Path) -> None:
         assert error(trainer.translate(made, domain), source) < 12
 
 
-def test_attributes_are_read_and_switched(tmp_path: Path) -> None:
+def test_attributes_are_predicted_and_switched(tmp_path: Path) -> None:
     pictures, _, labels = two_colours()
     data = write_prepared(tmp_path / "data", pictures, np.stack([labels, 1 - labels], axis=1))
     often = {"steps": 40, "batch": 8, "log_every": 40, "checkpoint_every": 40, "generator_lr": 2e-3}

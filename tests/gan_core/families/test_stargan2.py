@@ -29,7 +29,7 @@ def test_a_style_scales_and_shifts_normalised_maps() -> None:
     torch.testing.assert_close(norm(maps, styles), F.instance_norm(maps) * (1 + scale) + shift)
 
 
-def test_a_block_that_halves_takes_means_where_that_is_least_work() -> None:
+def test_a_halving_block_pools_before_the_skip_convolution() -> None:
     """Its skip is the paper's convolution, then mean: the other way round gives the same."""
     block, maps = ResidualBlock(3, 5, 0.2, norm=True, halve=True), torch.randn(2, 3, 8, 8)
     first = F.avg_pool2d(block.first(F.leaky_relu(F.instance_norm(maps), 0.2)), 2)
@@ -85,27 +85,27 @@ def test_a_style_from_another_picture(tmp_path: Path) -> None:
     made = generator.translate_like(images, references, 1)
     assert made.shape == images.shape
     assert not torch.equal(generator.translate_like(images, references.flip(0), 1), made)
-    with pytest.raises(SettingsError, match=r"references: 2 pictures of 3 channels and 16x16 pixels are needed"):
+    with pytest.raises(SettingsError, match=r"references: expected 2 pictures with 3 channels and 16x16 pixels"):
         generator.translate_like(images, images, 1)
-    with pytest.raises(SettingsError, match="there is no domain 3"):
+    with pytest.raises(SettingsError, match="unknown domain 3"):
         generator.translate_like(images, references, 3)
 
 
-def test_who_takes_no_style_says_who_does(tmp_path: Path) -> None:
+def test_a_family_without_references_names_those_with_them(tmp_path: Path) -> None:
     save_generator(tmp_path, family=small("stargan"))
     images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     with pytest.raises(SettingsError, match="stargan cannot take the style of a reference picture; .* can: stargan2"):
         load_generator(tmp_path).translate_like(images, images, 1)
 
 
-def test_attributes_are_left_to_its_first_version() -> None:
+def test_attributes_are_refused_in_favour_of_stargan() -> None:
     shape = ImageShape(channels=3, height=32, width=32, attributes=3)
-    with pytest.raises(SettingsError, match=r"this dataset has 0.*of attributes stargan knows"):
+    with pytest.raises(SettingsError, match=r"this dataset has 0.*choose stargan for attributes"):
         check_family("stargan2", family_config("stargan2", {}), shape)
 
 
-def test_of_styles_lent_by_pictures_only_the_generator_learns() -> None:
-    """Else the encoder runs after itself: its styles grow without end."""
+def test_only_the_generator_learns_from_styles_of_other_pictures() -> None:
+    """Otherwise the encoder follows itself, and its styles grow without limit."""
     family = stargan2(cycle=0.0, diversity=0.0)
     batch = some_batch(family, n=4)
     encoder = family.networks["style"]

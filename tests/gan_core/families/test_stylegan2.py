@@ -80,7 +80,7 @@ def test_demodulated_outputs_have_unit_variance_whatever_the_style() -> None:
             assert got.var().item() == pytest.approx(1, rel=0.05)
 
 
-def test_layers_start_with_unit_weights_that_are_scaled_where_used() -> None:
+def test_weights_are_initialised_with_unit_variance_and_scaled_in_use() -> None:
     """So Adam's steps are the same share of every weight (Karras et al. 2018, section 4.1)."""
     torch.manual_seed(0)
     for layer in (Linear(128, 128), Conv2d(32, 32, 3)):
@@ -98,7 +98,7 @@ def test_the_activations_gain_is_the_root_of_two_at_the_papers_slope_and_keeps_t
     assert [power.item() for power in powers] == pytest.approx([powers[0].item()] * 3, rel=0.02)
 
 
-def test_the_deviation_map_tells_equal_images_from_different_ones_in_groups_of_four() -> None:
+def test_the_deviation_map_distinguishes_equal_and_different_images() -> None:
     maps = torch.cat([torch.ones(4, 2, 4, 4), torch.randn(4, 2, 4, 4)])
     column = append_minibatch_deviation(maps)[:, 2]
     assert column[:4].abs().max() < 1e-3
@@ -110,7 +110,7 @@ def test_the_deviation_map_tells_equal_images_from_different_ones_in_groups_of_f
 # -- styles ----------------------------------------------------------------------------------------------------------
 
 
-def test_truncation_moves_w_towards_its_mean_at_0_to_one_picture() -> None:
+def test_truncation_moves_w_towards_its_mean() -> None:
     family = plain()
     generator = family.networks["generator"]
     family.update_statistics({"generator": generator})
@@ -135,7 +135,7 @@ def test_mixing_gives_the_later_layers_the_style_of_another_latent() -> None:
     assert not torch.equal(some, none)
 
 
-def test_noise_is_fresh_in_training_and_fixed_when_sampling() -> None:
+def test_noise_is_random_in_training_and_fixed_in_sampling() -> None:
     family = plain(mixing=0.0)
     with torch.no_grad():
         for layer in (*family.networks["generator"].synthesis.first, *family.networks["generator"].synthesis.second):
@@ -152,7 +152,7 @@ def test_noise_is_fresh_in_training_and_fixed_when_sampling() -> None:
 # -- regularisation --------------------------------------------------------------------------------------------------
 
 
-def test_a_step_has_four_updates_of_which_penalties_come_now_and_then() -> None:
+def test_a_step_has_four_updates_with_lazy_penalties() -> None:
     phases = small("stylegan2").phases()
     assert [(phase.name, phase.every, phase.side) for phase in phases] == [
         ("discriminator", 1, "discriminator"), ("r1", 2, "discriminator"),
@@ -164,7 +164,7 @@ def test_a_step_has_four_updates_of_which_penalties_come_now_and_then() -> None:
     ]
 
 
-def test_the_mean_path_length_is_remembered() -> None:
+def test_the_mean_path_length_is_kept_from_step_to_step() -> None:
     family = plain()
     before = family.buffers["path_length_mean"]
     losses = family.path_loss(some_batch(family), 0)
@@ -175,14 +175,14 @@ def test_the_mean_path_length_is_remembered() -> None:
 
 def test_gamma_is_chosen_from_pixels_and_batch() -> None:
     shape = ImageShape(channels=3, height=128, width=128)
-    ((name, value, reason),) = STYLEGAN2.depends(shape, 32, 1000, {})
+    ((name, value, reason),) = STYLEGAN2.derive(shape, 32, 1000, {})
     assert (name, value) == ("r1", pytest.approx(0.0002 * 128**2 / 32, rel=1e-2))
     assert "batch" in reason
-    small_pictures = STYLEGAN2.depends(ImageShape(channels=3, height=32, width=32), 256, 1000, {})
+    small_pictures = STYLEGAN2.derive(ImageShape(channels=3, height=32, width=32), 256, 1000, {})
     assert [choice[:2] for choice in small_pictures] == [("r1", pytest.approx(0.01 * 64 / 256))]
 
 
-def test_half_of_two_workers_noise_is_the_whole_of_one() -> None:
+def test_the_noise_of_two_workers_is_that_of_one() -> None:
     family = plain()
     data = some_batch(family)
     whole = family.noise(8, data)
@@ -194,8 +194,8 @@ def test_half_of_two_workers_noise_is_the_whole_of_one() -> None:
         torch.testing.assert_close(layer, torch.cat(pair))
 
 
-def test_widths_that_leave_no_maps_are_refused() -> None:
+def test_a_channel_base_without_feature_maps_is_refused() -> None:
     with pytest.raises(
-        SettingsError, match=r"model\.channel_base: 8 leaves no maps at 16 pixels\. Make it 256 or more"
+        SettingsError, match=r"model\.channel_base: 8 gives no feature maps at 16 pixels\. Set it to at least 256"
     ):
         plain(channel_base=8)

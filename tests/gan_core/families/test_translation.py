@@ -1,4 +1,4 @@
-"""What every family that turns a picture into another keeps to: one contract, whatever the networks."""
+"""The contract of every family that translates pictures."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_an_update_gives_only_its_own_side_a_gradient(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_is_not_kept_is_made_again_the_same(variant: str) -> None:
+def test_results_are_the_same_without_caching(variant: str) -> None:
     totals = []
     for keep in (True, False):
         family = small(variant)
@@ -105,7 +105,7 @@ def test_a_generator_is_called_once_for_the_pictures_that_both_updates_need(vari
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_collapse_of_any_direction_or_domain_is_seen(variant: str) -> None:
+def test_a_collapse_of_any_direction_or_domain_is_detected(variant: str) -> None:
     family = small(variant)
     sides = family.diversity_pairs(some_batch(family, n=8))
     assert diversity(sides) > 0
@@ -133,8 +133,8 @@ def test_bf16_gives_about_the_losses_of_fp32(variant: str) -> None:
 @pytest.mark.parametrize(
     ("variant", "settings"), [("pix2pix", {"depth": 3}), ("cyclegan", {"identity": 0.0}), ("stargan", {})]
 )
-def test_compiled_networks_give_the_gradients_of_plain_ones(variant: str, settings: dict[str, float]) -> None:
-    """With a compiler that only traces: what it traces is what is differentiated. Penalties use the plain networks."""
+def test_compiled_networks_have_the_gradients_of_plain_ones(variant: str, settings: dict[str, float]) -> None:
+    """With a compiler that only traces, so that gradients are those of the traced graph. Penalties use the plain networks."""
     gradients: list[list[Tensor]] = []
     for compiled in (False, True):
         torch.compiler.reset()
@@ -154,7 +154,7 @@ def test_compiled_networks_give_the_gradients_of_plain_ones(variant: str, settin
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to wait for")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_waits_for_the_gpu_nowhere(variant: str, compiled: bool, data: dict[str, Path], tmp_path: Path) -> None:
+def test_a_step_never_waits_for_the_gpu(variant: str, compiled: bool, data: dict[str, Path], tmp_path: Path) -> None:
     settings = {"steps": 20, "log_every": 50, "checkpoint_every": 50, "jitter": 0.2, "compile": compiled}
     trainer = trainer_of(variant, data[variant], tmp_path, device="cuda", **settings)
     trainer.run(6)
@@ -193,7 +193,7 @@ def test_a_translation_is_the_same_whatever_the_batch(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_it_makes_depends_on_the_picture_and_on_the_target(variant: str) -> None:
+def test_a_translation_depends_on_the_picture_and_on_the_target(variant: str) -> None:
     family = small(variant)
     one, two = some_pictures(2, family.source_channels).split(1)
     with torch.no_grad():
@@ -212,12 +212,12 @@ def test_a_target_that_does_not_exist_and_wrong_channels_are_refused(variant: st
     with pytest.raises(SettingsError, match=f"pictures of {family.source_channels} channels, not 2"):
         family.translate(images[:, :1].expand(-1, 2, -1, -1), a_target(family))
     if variant in ("stargan", "attributes", "stargan2"):
-        with pytest.raises(SettingsError, match="needs a domain to translate to, 0 to 2"):
+        with pytest.raises(SettingsError, match=r"needs a target domain\. Choose one of 0 to 2"):
             family.translate(images)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_size_that_is_no_multiple_is_trained_on_all_the_same(variant: str) -> None:
+def test_sizes_that_are_not_multiples_can_be_trained(variant: str) -> None:
     family = small(variant, 22)
     batch = some_batch(family, n=2)
     assert all(phase.loss(batch, 0).total.isfinite() for phase in family.phases())
@@ -252,7 +252,7 @@ def test_the_grid_shows_sources_and_translations_in_rows(
         torch.testing.assert_close(pictures[2::columns], reals.real)
 
 
-def test_pictures_of_different_channels_stand_side_by_side() -> None:
+def test_pictures_with_different_channels_share_a_grid() -> None:
     grey, colour, clear = (torch.full((2, channels, 4, 4), channels / 8) for channels in (1, 3, 4))
     pictures, columns = grid_rows(grey, colour, clear)
     assert (pictures.shape, columns) == ((6, 4, 4, 4), 3)
@@ -266,7 +266,7 @@ def test_pictures_of_different_channels_stand_side_by_side() -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_data_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
     unlabelled = PreparedDataset(write_prepared(tmp_path, blobs(8)))
-    with pytest.raises(SettingsError, match=rf"{name} learns from .* data, and test is unlabelled"):
+    with pytest.raises(SettingsError, match=rf"{name} learns from .* data, but test is unlabelled"):
         FAMILIES[name].check_data(unlabelled.info, family_config(name, {}))
 
 
@@ -278,7 +278,7 @@ def test_every_preset_can_be_built(name: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_range_of_its_search_is_of_a_setting_that_makes_a_difference(variant: str) -> None:
+def test_every_searched_setting_has_an_effect(variant: str) -> None:
     family = small(variant)
     space = RECIPES[family.name].space(family.config)
     model = {key.removeprefix("model."): limits for key, limits in space.items() if key.startswith("model.")}
@@ -337,7 +337,7 @@ def test_an_exported_generator_translates_as_the_trained_one(
 
 
 @pytest.mark.parametrize("variant", ["cyclegan", "stargan", "stargan2"])
-def test_what_the_discriminator_sees_may_be_augmented(variant: str, data: dict[str, Path], tmp_path: Path) -> None:
+def test_the_discriminators_images_may_be_augmented(variant: str, data: dict[str, Path], tmp_path: Path) -> None:
     losses = []
     for kind in ("none", "diffaugment"):
         trainer = trainer_of(variant, data[variant], tmp_path / kind, augment=AugmentConfig(kind=kind))
@@ -347,7 +347,7 @@ def test_what_the_discriminator_sees_may_be_augmented(variant: str, data: dict[s
 
 
 def losses_of(variant: str, data: Path, place: Path) -> list[dict[str, float]]:
-    # Small steps: rounding grows from step to step in every adversarial game.
+    # Small steps: rounding grows from step to step in all adversarial training.
     trainer = trainer_of(variant, data, place / variant, log_every=1, generator_lr=1e-4, discriminator_lr=1e-4)
     rows = []
 

@@ -1,4 +1,4 @@
-"""Small models of every family that turns a picture into another, and data small enough for them."""
+"""Small models of every translation family, and small data for them."""
 
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ VARIANTS = {
     "attributes": ("stargan", {"attributes": 3}),
     "stargan2": ("stargan2", {"classes": 3}),
 }
-"""Each family with each form of data that it treats in a way of its own: its name, and what the shape says of the data."""
+"""Each family with each form of data that it treats differently: its name, and fields of the shape."""
 
 SETTINGS = {"contrastive": {"objective": "contrastive", "patches": 16}}
-"""What a variant sets beside its family's small size."""
+"""Settings of a variant in addition to the small networks."""
 
 RECIPES: dict[str, dict[str, Any]] = {"stargan": {"discriminator_steps": 2}}
 

@@ -1,4 +1,4 @@
-"""A zip's names come out as they were meant, or are an error that asks for their encoding."""
+"""Zip member names are decoded correctly, or an error asks for their encoding."""
 
 import struct
 import zipfile
@@ -42,7 +42,7 @@ def names_in(path: Path, encoding: str | None = None) -> list[str]:
         ("cp437", ["année.png"], True),
     ],
 )
-def test_names_that_do_not_say_their_encoding_are_read_in_it(
+def test_the_encoding_of_unmarked_names_is_detected(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str, names: list[str], warned: bool
 ) -> None:
     path = zip_of(tmp_path / "z.zip", {name.encode(encoding): name.encode() for name in names})
@@ -63,13 +63,15 @@ def test_names_that_do_not_say_their_encoding_are_read_in_it(
     ],
     ids=["kanji", "cp437", "latin-1", "sharp s"],
 )
-def test_names_that_read_well_in_two_ways_are_not_guessed(tmp_path: Path, raw: bytes, readings: str) -> None:
-    with pytest.raises(DataError, match="is not UTF-8, and does not say what it is; it may be .*" + readings):
+def test_names_that_fit_two_encodings_are_refused(tmp_path: Path, raw: bytes, readings: str) -> None:
+    with pytest.raises(
+        DataError, match="is not UTF-8, and the archive does not state its encoding; it may be .*" + readings
+    ):
         names_in(zip_of(tmp_path / "z.zip", {raw: b""}))
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
-def test_western_names_of_other_encodings_become_no_other_letters(tmp_path: Path, encoding: str) -> None:
+def test_western_names_in_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
     names = ["café/1.png", "Größe/2.png", "été/3.png", "chien/élan.png"]
     path = zip_of(tmp_path / "z.zip", {name.encode(encoding): b"" for name in names})
     with pytest.raises(DataError, match=r"z\.zip: the name caf\\xe9/1\.png is not UTF-8.*--encoding"):
@@ -80,22 +82,22 @@ def test_western_names_of_other_encodings_become_no_other_letters(tmp_path: Path
 @pytest.mark.parametrize(
     ("encoding", "name"), [("gbk", "猫/照片.png"), ("euc-kr", "고양이/1.png"), ("cp866", "кошка/1.png")]
 )
-def test_other_scripts_ask_for_their_encoding(tmp_path: Path, encoding: str, name: str) -> None:
+def test_names_in_other_scripts_need_encoding_stated(tmp_path: Path, encoding: str, name: str) -> None:
     path = zip_of(tmp_path / "z.zip", {name.encode(encoding): b""})
-    with pytest.raises(DataError, match="is not UTF-8, and does not say what it is. Give the encoding"):
+    with pytest.raises(DataError, match="is not UTF-8, and the archive does not state its encoding. Give the encoding"):
         names_in(path)
     assert names_in(path, encoding) == [name]
 
 
-def test_an_encoding_that_does_not_fit_or_is_none_is_named(tmp_path: Path) -> None:
+def test_an_encoding_that_does_not_fit_or_does_not_exist_is_an_error(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "z.zip", {"猫.png".encode("cp932"): b""})
-    with pytest.raises(DataError, match=r"the name \\x94L\.png is not utf-8"):
+    with pytest.raises(DataError, match=r"the name \\x94L\.png is not valid utf-8"):
         names_in(path, "utf-8")
-    with pytest.raises(DataError, match="Python knows no encoding 'shift-jus'"):
+    with pytest.raises(DataError, match="Python has no encoding named 'shift-jus'"):
         names_in(path, "shift-jus")
 
 
-def test_the_unicode_path_field_wins_where_it_is_of_this_name(tmp_path: Path) -> None:
+def test_the_unicode_path_field_is_used_if_its_checksum_matches_the_name(tmp_path: Path) -> None:
     raw, meant = "чат.png".encode("cp866"), "чат.png"
     for checksum, expected in ((zlib.crc32(raw), meant), (zlib.crc32(b"another"), None)):
         data = b"\1" + struct.pack("<I", checksum) + meant.encode()
@@ -107,7 +109,7 @@ def test_the_unicode_path_field_wins_where_it_is_of_this_name(tmp_path: Path) ->
                 names_in(path)
 
 
-def test_names_with_the_flag_are_not_read_again(tmp_path: Path) -> None:
+def test_names_marked_as_utf8_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "z.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("猫/1.png", b"")
@@ -115,24 +117,24 @@ def test_names_with_the_flag_are_not_read_again(tmp_path: Path) -> None:
     assert names_in(path, "cp932") == ["猫/1.png", "a.png"]
 
 
-def test_backslashes_are_slashes_and_may_not_lead_out(tmp_path: Path) -> None:
+def test_backslashes_are_separators_and_may_not_leave_the_archive(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "z.zip", {b"cat\\1.png": b"", b"dog\\": b"", b"a/./b/../c.png": b""})
     with zipfile.ZipFile(path) as zipped:
         found = [(member.name, member.is_folder) for member in zip_members(zipped, path)]
     assert found == [("cat/1.png", False), ("dog", True), ("a/c.png", False)]
     for name in (b"..\\x.png", b"/x.png", b"C:\\x.png", b"a/../../x.png"):
-        with pytest.raises(DataError, match="would be written outside of the target folder"):
+        with pytest.raises(DataError, match="would be written outside the target folder"):
             names_in(zip_of(tmp_path / "bad.zip", {name: b""}))
 
 
-def test_a_colon_is_a_letter_of_a_name_and_no_drive(tmp_path: Path) -> None:
+def test_a_colon_in_a_name_is_not_a_drive(tmp_path: Path) -> None:
     names = ["a:b.png", "x/c:d.png", "time 12:30.png", "C:"]
     assert names_in(zip_of(tmp_path / "z.zip", {name.encode(): b"" for name in names})) == names
     for name in (b"c:/x.png", b"./C:/x.png"):
-        with pytest.raises(DataError, match="would be written outside of the target folder"):
+        with pytest.raises(DataError, match="would be written outside the target folder"):
             names_in(zip_of(tmp_path / "bad.zip", {name: b""}))
 
 
-def test_names_of_ascii_need_no_encoding_and_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_ascii_names_need_no_encoding_and_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert decode_names([b"a.png", b"b.png"], Path("z.zip")) == ["a.png", "b.png"]
     assert not caplog.text

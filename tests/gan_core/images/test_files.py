@@ -1,4 +1,4 @@
-"""What a picture is, and where pictures are, is found out in one way for ingestion, ``gantry fid`` and ``gantry translate``."""
+"""Ingestion, ``gantry fid`` and ``gantry translate`` find the same picture files."""
 
 import io
 import os
@@ -68,7 +68,7 @@ def test_a_folder_and_its_zip_hold_the_same_pictures_for_every_command(tmp_path:
     assert sorted(listing.ignored) == OTHERS
 
 
-def test_a_single_picture_is_taken_whatever_its_name(tmp_path: Path) -> None:
+def test_a_single_picture_is_read_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(picture())
     with PictureFiles(tmp_path / "one") as found:
         assert (found.names, found.others, found.is_single) == (["one"], [], True)
@@ -84,12 +84,12 @@ def test_a_single_picture_is_taken_whatever_its_name(tmp_path: Path) -> None:
         b"MM\0+\0\x08\0\0\0\0\0\0\0\0\0\0",
     ],
 )
-def test_a_picture_of_a_kind_that_is_not_read_is_a_picture_all_the_same(tmp_path: Path, head: bytes) -> None:
+def test_a_picture_in_an_unsupported_format_counts_as_a_picture(tmp_path: Path, head: bytes) -> None:
     (tmp_path / "file").write_bytes(head)
     assert is_picture(tmp_path / "file")
 
 
-def test_a_linked_folder_is_refused_by_name_and_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+def test_a_linked_subfolder_is_refused_but_the_root_may_be_a_link(tmp_path: Path) -> None:
     folder = folder_of_all_sorts(tmp_path / "folder")
     (tmp_path / "link").symlink_to(folder)
     assert PictureFiles(tmp_path / "link").names == PICTURES
@@ -97,14 +97,14 @@ def test_a_linked_folder_is_refused_by_name_and_the_folder_itself_may_be_a_link(
     (folder / "a-link.png").symlink_to(folder / "a.png")
     for look in (PictureFiles, Measured, lambda root: list_pictures(root, read_note(root))):
         with pytest.raises(
-            DataError, match="deep/again is a link to a folder. Put the folder itself there, or give the"
+            DataError, match="deep/again is a link to a folder. Replace it with the folder itself, or give the"
         ):
             look(folder)
     (folder / "deep" / "again").unlink()
     assert PictureFiles(folder).names == ["a-link.png", *PICTURES]
 
 
-def test_pipes_and_links_to_nowhere_are_pictures_that_cannot_be_read_where_they_are_called_so(tmp_path: Path) -> None:
+def test_pipes_and_dangling_links_with_picture_suffixes_are_unreadable_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture())
     os.mkfifo(tmp_path / "pipe.png")
     os.mkfifo(tmp_path / "pipe")
@@ -129,11 +129,14 @@ def test_a_file_beyond_the_limit_is_not_read_into_memory(tmp_path: Path, monkeyp
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.png").write_bytes(picture())
     for place in (tmp_path / "folder", packed(tmp_path / "folder", tmp_path / "a.zip"), tmp_path / "folder" / "a.png"):
-        with PictureFiles(place) as found, pytest.raises(PictureError, match="too-many-bytes: more than 50 bytes"):
+        with (
+            PictureFiles(place) as found,
+            pytest.raises(PictureError, match="too-many-bytes: the file has more than 50 bytes"),
+        ):
             found.read("a.png")
 
 
-def test_a_link_in_a_zip_is_the_picture_that_it_leads_to(tmp_path: Path) -> None:
+def test_a_link_in_a_zip_is_resolved_to_its_target(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
         zipped.writestr("real/a.png", picture())
         for name, target in (("links/b.png", "../real/a.png"), ("links/c.png", "/etc/passwd")):
@@ -146,23 +149,23 @@ def test_a_link_in_a_zip_is_the_picture_that_it_leads_to(tmp_path: Path) -> None
         assert found.read("links/c.png") == b"/etc/passwd", "the words of the link, which are no picture"
 
 
-def test_two_files_for_one_place_are_refused(tmp_path: Path) -> None:
+def test_two_members_with_the_same_path_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
         zipped.writestr("deep/a.png", picture())
         zipped.writestr("deep\\a.png", picture("GIF"))
-    with pytest.raises(DataError, match=r"a\.zip holds two files for one place, deep/a\.png"):
+    with pytest.raises(DataError, match=r"a\.zip has two files with the same path, deep/a\.png"):
         PictureFiles(tmp_path / "a.zip")
 
 
-def test_what_cannot_be_opened_says_what_to_do(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_opened_gives_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b" + bytes(20))
     (tmp_path / "cut.zip").write_bytes(b"PK\3\4" + bytes(20))
     (tmp_path / "empty").mkdir()
     for name, words in (
-        ("a.tar.gz", "is a tar. Unpack it, and give the folder"),
-        ("cut.zip", "is a broken zip file; it may be cut off"),
-        ("empty", "holds no pictures. Give a folder or a zip that has some"),
-        ("nothing", "There is no picture, folder or zip at"),
+        ("a.tar.gz", "is a tar archive. Unpack it and give the folder"),
+        ("cut.zip", "is a broken zip file, perhaps truncated"),
+        ("empty", "contains no pictures. Give a folder or a zip with pictures"),
+        ("nothing", "does not exist. Give a picture"),
     ):
         with pytest.raises(DataError, match=words):
             PictureFiles(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Contact sheets put every picture where its index says, pixel for pixel."""
+"""A contact sheet shows every picture at its row and column, pixel for pixel."""
 
 from pathlib import Path
 

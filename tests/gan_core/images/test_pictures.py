@@ -1,4 +1,4 @@
-"""Whatever Pillow reads becomes uint8 of the wanted shape; whatever it does not read is refused with a short reason."""
+"""Every format that Pillow reads is decoded to uint8 of the target shape; anything else is refused with a reason."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An exported generator is a folder without a pickle, loads anywhere, and names each of its pictures by (seed, index)."""
+"""An exported generator is a folder without pickle; its pictures are functions of (seed, index); damage is refused."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(tmp_path_factory.mktemp("generator") / "exported")
 
 
-def test_the_folder_holds_a_description_and_safetensors_and_nothing_else(folder: Path) -> None:
+def test_an_exported_folder_has_a_description_and_safetensors_only(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["generator.json", "generator.safetensors"]
     info = json.loads((folder / "generator.json").read_text())
     assert info["family"] == "dcgan"
@@ -43,23 +43,23 @@ def test_the_folder_holds_a_description_and_safetensors_and_nothing_else(folder:
     assert (info["dataset"], info["step"]) == ("d" * 64, 7)
 
 
-def test_it_makes_uint8_pictures_equal_for_equal_arguments(folder: Path) -> None:
+def test_sample_returns_deterministic_uint8_pictures(folder: Path) -> None:
     pictures = load_generator(folder).sample(5, seed=3)
     assert pictures.shape == (5, 3, 16, 20)
     assert pictures.dtype == torch.uint8
     assert torch.equal(load_generator(folder).sample(5, seed=3), pictures)
     assert not torch.equal(load_generator(folder).sample(5, seed=4), pictures)
-    assert pictures.float().std() > 5  # pictures, not one grey
+    assert pictures.float().std() > 5  # not a constant grey
 
 
-def test_picture_i_of_a_seed_is_the_same_whatever_the_batch(folder: Path) -> None:
+def test_picture_i_of_a_seed_does_not_depend_on_the_batch(folder: Path) -> None:
     generator = load_generator(folder)
     whole = generator.sample(150, seed=1).int()
     for first, n in ((0, 1), (3, 10), (60, 70), (149, 1)):
         assert (generator.sample(n, seed=1, first=first).int() - whole[first : first + n]).abs().max() <= 1
 
 
-def test_truncation_narrows(folder: Path) -> None:
+def test_truncation_reduces_the_spread_of_pictures(folder: Path) -> None:
     generator = load_generator(folder)
     spreads = [generator.sample(64, 0, truncation=t).float().std(dim=0).mean().item() for t in (0.1, 0.5, None)]
     assert spreads == sorted(spreads)
@@ -69,19 +69,19 @@ def test_truncation_narrows(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": 0, "seed": 0}, "n: asked for 0 pictures; ask for 1 or more"),
+        ({"n": 0, "seed": 0}, "n: must be 1 or more, got 0"),
         ({"n": 1, "seed": -1}, "seed: must be 0 or more, got -1"),
         ({"n": 1, "seed": 0, "label": 0}, "label: dcgan is unconditional"),
         ({"n": 1, "seed": 0, "truncation": 0.0}, "truncation: must be above 0"),
     ],
 )
-def test_impossible_requests_are_refused_by_name(folder: Path, arguments: dict, message: str) -> None:
+def test_invalid_arguments_are_refused_by_name(folder: Path, arguments: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load_generator(folder).sample(**arguments)
 
 
-def test_the_digest_names_weights_and_settings(folder: Path, tmp_path: Path) -> None:
-    """The prior is no weight, yet decides what comes out: another prior is another generator."""
+def test_the_digest_depends_on_weights_and_settings(folder: Path, tmp_path: Path) -> None:
+    """The prior is a setting, not a weight, but it changes the pictures, so it changes the digest."""
     same, other = export(tmp_path / "same"), tmp_path / "other"
     shutil.copytree(folder, other)
     info = json.loads((other / "generator.json").read_text())
@@ -127,7 +127,7 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, harm: str) ->
 def test_a_description_that_does_not_fit_the_weights_is_refused_by_name(
     folder: Path, tmp_path: Path, key: str | None, value: object
 ) -> None:
-    """A key of None stands for the whole, a value of None for one that is missing."""
+    """``key`` None replaces the whole description; ``value`` None removes the key."""
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     info = json.loads((copy / "generator.json").read_text())
@@ -139,12 +139,12 @@ def test_a_description_that_does_not_fit_the_weights_is_refused_by_name(
         load_generator(copy)
 
 
-def test_the_weights_are_as_open_as_the_description(folder: Path) -> None:
-    """A server under another user reads both or neither."""
+def test_weights_and_description_have_the_same_permissions(folder: Path) -> None:
+    """A server that runs as a different user can read both or neither."""
     assert (folder / "generator.safetensors").stat().st_mode == (folder / "generator.json").stat().st_mode
 
 
-def test_settings_that_the_family_does_not_know_are_named(folder: Path, tmp_path: Path) -> None:
+def test_unknown_settings_of_the_family_are_named(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     info = json.loads((copy / "generator.json").read_text())
@@ -159,8 +159,8 @@ def test_to_uint8_rounds_to_nearest_and_clips() -> None:
     assert to_uint8(values).tolist() == [0, 0, 1, 2, 255, 255, 255]
 
 
-def test_standing_statistics_are_the_mean_over_batches_of_the_present_weights() -> None:
-    """After them the network in evaluation mode agrees with its batch statistics; what training left behind is gone."""
+def test_standing_statistics_are_means_over_batches_with_the_current_weights() -> None:
+    """With them, the network in evaluation mode agrees with its batch statistics; those of training are replaced."""
     torch.manual_seed(0)
     config = DcganConfig(width=8, latent=10, init="he")
     family = FAMILIES["dcgan"](config, ImageShape(channels=1, height=16, width=16))
@@ -195,7 +195,7 @@ def translating(directory: Path, name: str, **extra: list[str]) -> Generator:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (19, 33), (1, 5)])
-def test_pictures_of_any_size_are_translated_in_pieces_as_alone(
+def test_pictures_of_any_size_are_translated_in_batches_as_one_by_one(
     size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = translating(tmp_path, "pix2pix")
@@ -208,7 +208,7 @@ def test_pictures_of_any_size_are_translated_in_pieces_as_alone(
     assert (generator.translate(images[3:], seed=2, first=3).int() - whole[3:].int()).abs().max() <= 1
 
 
-def test_pictures_of_any_size_take_the_styles_of_others_in_pieces_as_alone(
+def test_pictures_of_any_size_take_reference_styles_in_batches_as_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = translating(tmp_path, "stargan2", classes=["ape", "bee", "cat"])
@@ -218,27 +218,27 @@ def test_pictures_of_any_size_take_the_styles_of_others_in_pieces_as_alone(
     whole = generator.translate_like(images, references, 1)
     monkeypatch.setattr("gan_core.inference.generator._PIXELS", 2 * 19 * 33)
     assert (generator.translate_like(images, references, 1).int() - whole.int()).abs().max() <= 1
-    with pytest.raises(SettingsError, match=r"no domain 3; the generator knows ape \(0\), bee \(1\), cat \(2\)"):
+    with pytest.raises(SettingsError, match=r"unknown domain 3\. Choose one of ape \(0\), bee \(1\), cat \(2\)"):
         generator.translate_like(images, references, 3)
-    with pytest.raises(SettingsError, match="references: 4 for 5 pictures; give one for each"):
+    with pytest.raises(SettingsError, match=r"references: got 4 for 5 pictures\. Give one for each"):
         generator.translate_like(images, references[:4], 1)
 
 
-def test_a_target_that_does_not_exist_is_refused_with_the_names_of_those_that_do(tmp_path: Path) -> None:
+def test_an_unknown_target_is_refused_with_the_names_of_known_ones(tmp_path: Path) -> None:
     generator = translating(tmp_path, "stargan", classes=["ape", "bee", "cat"])
     images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    with pytest.raises(SettingsError, match=r"no domain 3; the generator knows ape \(0\), bee \(1\), cat \(2\)"):
+    with pytest.raises(SettingsError, match=r"unknown domain 3\. Choose one of ape \(0\), bee \(1\), cat \(2\)"):
         generator.translate(images, 3)
     with pytest.raises(SettingsError, match="seed: must be 0 or more, got -1"):
         generator.translate(images, 0, -1)
 
 
-def test_who_makes_pictures_from_noise_translates_none_and_the_other_way_round(folder: Path, tmp_path: Path) -> None:
+def test_generators_refuse_translating_or_sampling_if_they_cannot(folder: Path, tmp_path: Path) -> None:
     drawing, translator = load_generator(folder), translating(tmp_path, "pix2pix")
     assert (drawing.translates, translator.translates) == (False, True)
-    with pytest.raises(SettingsError, match="dcgan cannot translate images; it can make images from noise"):
+    with pytest.raises(SettingsError, match="dcgan cannot translate images; it can generate images from noise"):
         drawing.translate(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
-    with pytest.raises(SettingsError, match="pix2pix cannot make images from noise"):
+    with pytest.raises(SettingsError, match="pix2pix cannot generate images from noise"):
         translator.sample(1, 0)
 
 
@@ -254,7 +254,7 @@ def header(content: bytes, data: bytes = b"") -> bytes:
 
 
 def tensor_table(**tensors: list[int]) -> bytes:
-    """The header of a file that claims float32 tensors of these shapes one after the other."""
+    """A safetensors header for consecutive float32 tensors of these shapes."""
     table, at = {}, 0
     for name, shape in tensors.items():
         table[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + 4 * math.prod(shape)]}
@@ -267,25 +267,23 @@ WEIGHTS_OF_SOMETHING_ELSE = {
     "three bytes": b"abc",
     "a header longer than the file": struct.pack("<Q", 2**60) + b"{}",
     "a header of brackets": header(b"[" * 100_000),
-    "a header that is no table": header(b"[]"),
-    "terabytes that are not there": header(tensor_table(a=[10**12])),
-    "more elements than a number holds": header(tensor_table(a=[2**40, 2**40]), bytes(16)),
-    "tensors of another kind": header(tensor_table(a=[2]), bytes(8)),
+    "a header that is not an object": header(b"[]"),
+    "terabytes of missing data": header(tensor_table(a=[10**12])),
+    "an overflowing number of elements": header(tensor_table(a=[2**40, 2**40]), bytes(16)),
+    "unexpected tensors": header(tensor_table(a=[2]), bytes(8)),
     "a pickle": pickle.dumps({"a": 1}),
 }
 
 
 @pytest.mark.parametrize("content", WEIGHTS_OF_SOMETHING_ELSE)
-def test_weights_that_are_none_under_the_right_sum_are_refused_by_name(
-    folder: Path, tmp_path: Path, content: str
-) -> None:
+def test_invalid_weights_with_a_valid_checksum_are_refused_by_name(folder: Path, tmp_path: Path, content: str) -> None:
     copy = forged(folder, tmp_path, weights=WEIGHTS_OF_SOMETHING_ELSE[content])
     with pytest.raises(CheckpointError, match=r"copy/generator\..*export or download the generator again"):
         load_generator(copy)
 
 
 def forged(folder: Path, tmp_path: Path, weights: bytes | None = None, description: str | None = None, **info) -> Path:
-    """A copy of an export with other content and the sum that fits it."""
+    """A copy of an export with changed content and a matching checksum."""
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     if weights is not None:
@@ -299,11 +297,11 @@ def forged(folder: Path, tmp_path: Path, weights: bytes | None = None, descripti
 @pytest.mark.parametrize(
     ("info", "words"),
     [
-        ({"config": {"width": 10**9, "latent": 10}}, "does not describe the weights beside it"),
-        ({"config": {"width": 16, "latent": 10}}, "among the weights, and described as"),
+        ({"config": {"width": 10**9, "latent": 10}}, "does not match its weights"),
+        ({"config": {"width": 16, "latent": 10}}, "in the weights, but is described as"),
         ({"shape": {"channels": 3, "height": 2**40, "width": 2**40}}, "export or download the generator again|pixels"),
         ({"shape": {"channels": 3, "height": 16.0, "width": 20}}, "shape.height: expected a whole number, got 16.0"),
-        ({"classes": 5}, "classes is 5, no list of names"),
+        ({"classes": 5}, "classes is 5, not a list of names"),
         ({"classes": [["a"]]}, "classes is"),
         ({"class_shares": ["a"]}, "class_shares is"),
         ({"dataset": ["x" * 10_000]}, "dataset is .{80}"),
@@ -313,13 +311,15 @@ def forged(folder: Path, tmp_path: Path, weights: bytes | None = None, descripti
         ({"config": [1]}, "config is"),
     ],
 )
-def test_a_description_of_wrong_kinds_is_refused_by_name(folder: Path, tmp_path: Path, info: dict, words: str) -> None:
+def test_a_description_with_wrong_types_is_refused_by_name(
+    folder: Path, tmp_path: Path, info: dict, words: str
+) -> None:
     with pytest.raises(GantryError, match=rf"copy/generator\.json.*({words})"):
         load_generator(forged(folder, tmp_path, **info))
 
 
-def test_what_describes_terabytes_takes_no_memory(folder: Path, tmp_path: Path) -> None:
-    """Twelve gigabytes at the first layer of a DCGAN of this width, if it were built."""
+def test_a_description_of_terabytes_takes_no_memory(folder: Path, tmp_path: Path) -> None:
+    """The first layer alone of a DCGAN of this width would take gigabytes."""
     copy = forged(folder, tmp_path, config={"width": 2**24, "latent": 2**14})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="described as"):
@@ -327,7 +327,7 @@ def test_what_describes_terabytes_takes_no_memory(folder: Path, tmp_path: Path) 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
 
 
-def test_a_depth_of_a_milliard_is_refused_before_it_is_built(tmp_path: Path) -> None:
+def test_a_depth_of_a_billion_is_refused_before_it_is_built(tmp_path: Path) -> None:
     generator = translating(tmp_path, "stargan")
     assert generator.translates
     (found,) = tmp_path.rglob("generator.json")
@@ -343,7 +343,7 @@ def test_a_depth_of_a_milliard_is_refused_before_it_is_built(tmp_path: Path) -> 
     ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "\ufeff{}", "NaN", "\udcff"],
     ids=["brackets", "tables", "digits", "mark", "nan", "bytes"],
 )
-def test_a_description_that_is_no_description_is_refused_by_name(folder: Path, tmp_path: Path, text: str) -> None:
+def test_an_invalid_description_file_is_refused_by_name(folder: Path, tmp_path: Path, text: str) -> None:
     copy = forged(folder, tmp_path)
     (copy / "generator.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(
@@ -359,5 +359,5 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, tmp_path: Path, v
     name = next(name for name, tensor in tensors.items() if tensor.dim() == 4)
     tensors[name].view(-1)[3] = value
     copy = forged(folder, tmp_path, weights=save(tensors))
-    with pytest.raises(CheckpointError, match=rf"hold NaN or infinity \({name}\)"):
+    with pytest.raises(CheckpointError, match=rf"contain NaN or infinity \({name}\)"):
         load_generator(copy)

@@ -1,4 +1,4 @@
-"""A folder's manifest names every file that is not what it was."""
+"""The manifest of a folder detects every change of its files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +11,14 @@ from gan_core.inference.manifest import MANIFEST, check_manifest, write_manifest
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two files, one of them in a folder below."""
+    """A folder with two files, one of them in a subfolder."""
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "file").write_text("a")
     (tmp_path / "other").write_text("b")
     return tmp_path
 
 
-def test_a_folder_as_it_was_written_is_accepted(folder: Path) -> None:
+def test_an_unchanged_folder_is_accepted(folder: Path) -> None:
     digest = write_manifest(folder)
     check_manifest(folder, digest)
     check_manifest(folder)
@@ -31,21 +31,21 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "added": (lambda f: (f / "below" / "more.py").write_text(""), r"below/more\.py was added"),
     "a link added": (lambda f: (f / "link").symlink_to("/etc/passwd"), "link was added"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), f"{MANIFEST} is missing"),
-    "manifest changed": (lambda f: (f / MANIFEST).write_text('{"files": {}}'), "not the one that the registry has"),
+    "manifest changed": (lambda f: (f / MANIFEST).write_text('{"files": {}}'), "differs from the one in the registry"),
 }
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_what_is_not_as_it_was_is_named(folder: Path, harm: str) -> None:
+def test_changed_files_are_named(folder: Path, harm: str) -> None:
     digest = write_manifest(folder)
     damage, said = HARMS[harm]
     damage(folder)
-    with pytest.raises(CheckpointError, match=rf"{said}.*It is not what was registered"):
+    with pytest.raises(CheckpointError, match=rf"{said}.*The folder differs from what was registered"):
         check_manifest(folder, digest)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"files": 5}', "[" * 100_000, '{"files": null}'])
-def test_a_manifest_that_is_none_is_named(folder: Path, text: str) -> None:
+def test_an_invalid_manifest_is_named(folder: Path, text: str) -> None:
     (folder / MANIFEST).write_text(text)
     with pytest.raises(CheckpointError, match=f"{MANIFEST} is damaged"):
         check_manifest(folder)
@@ -57,7 +57,7 @@ def test_a_file_outside_the_folder_is_not_read(folder: Path) -> None:
         check_manifest(folder)
 
 
-def test_what_python_and_mlflow_add_changes_nothing(folder: Path) -> None:
+def test_files_that_python_and_mlflow_add_are_ignored(folder: Path) -> None:
     digest = write_manifest(folder)
     (folder / "below" / "__pycache__").mkdir()
     (folder / "below" / "__pycache__" / "file.pyc").write_bytes(b"")

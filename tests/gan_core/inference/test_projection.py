@@ -1,4 +1,4 @@
-"""Projection finds a picture that the generator can make, and says how near it came."""
+"""Projection finds a picture that the generator can make, and reports the distance."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def family() -> StyleGan2:
     return built
 
 
-def test_a_picture_of_the_generator_itself_is_found(family: StyleGan2) -> None:
+def test_projection_finds_a_picture_of_the_generator(family: StyleGan2) -> None:
     target = to_uint8(family.sample(1, 7))[0]
     found = project(family, target, steps=150)
     assert found.distance < 0.4 * found.distance_of_mean
@@ -32,8 +32,8 @@ def test_a_picture_of_the_generator_itself_is_found(family: StyleGan2) -> None:
     assert torch.equal(project(family, target, steps=20).styles, project(family, target, steps=20).styles)
 
 
-def test_a_picture_of_another_shape_and_a_family_without_styles_are_refused(family: StyleGan2) -> None:
-    with pytest.raises(SettingsError, match=r"The picture is 3x16x16, the generator makes 1x16x16"):
+def test_a_picture_of_the_wrong_shape_and_a_family_without_styles_are_refused(family: StyleGan2) -> None:
+    with pytest.raises(SettingsError, match=r"The picture is 3x16x16, but the generator makes 1x16x16"):
         project(family, torch.zeros(3, 16, 16, dtype=torch.uint8), steps=1)
     with pytest.raises(SettingsError, match=r"dcgan cannot mix styles or project pictures; .* can: stylegan2\."):
         project(require(small("dcgan"), StyleBasedFamily), torch.zeros(1, 16, 16, dtype=torch.uint8), steps=1)

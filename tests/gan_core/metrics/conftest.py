@@ -1,5 +1,4 @@
-"""Extractors that tests share: the real one; a small one with random weights, which is right for everything but figures; and
-one without a network, where extraction is not the point."""
+"""Extractors for tests: the real one, a small one with random weights, and one without a network."""
 
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def small_extractor() -> Extractor:
 
 
 class Averages(Extractor):
-    """An extractor whose features are 16 averages of a picture and their squares: 32, at once."""
+    """A fast extractor with 32 features: 16 averages of a picture and their squares."""
 
     def __init__(self) -> None:
         self.features, self.precision, self.resize = 32, "fp32", "none"
@@ -36,7 +35,7 @@ class Averages(Extractor):
     def prepare(self, images: Tensor) -> Tensor:
         return images.float() / 255
 
-    def features_of_prepared(self, inputs: Tensor) -> Tensor:
+    def extract(self, inputs: Tensor) -> Tensor:
         averages = F.adaptive_avg_pool2d(inputs.mean(1, keepdim=True), 4).flatten(1)
         return torch.cat([averages, averages.square()], dim=1)
 

@@ -1,4 +1,4 @@
-"""An assessment measures what the data asks for, beside the trivial answer, and its objective is the first figure."""
+"""``assess`` measures the metrics of each kind of data, with baselines; the objective is the first figure."""
 
 import logging
 from collections.abc import Callable
@@ -11,11 +11,14 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.images.colour import lightness
-from gan_core.metrics import domains
+from gan_core.metrics import domain_classifier
 from gan_core.metrics.assess import Assessment, assess
 from gan_core.metrics.evaluate import fid_of_samples
+from gan_core.metrics.frechet import Moments, frechet_distance
 from gan_core.metrics.inception import Extractor
+from gan_core.metrics.neighbours import NAMES
 from gan_core.metrics.protocol import Figure
+from gan_core.metrics.sources import random_subset
 from tests.datasets import blobs, write_prepared
 
 N = 40
@@ -23,7 +26,7 @@ Directions = tuple[tuple[int | None, int | None], ...]
 
 
 class Inverter:
-    """Makes noise, and translates by a function of a picture."""
+    """A subject that samples noise and translates by a given function."""
 
     def __init__(
         self, directions: Directions = (), answer: Callable[[torch.Tensor], torch.Tensor] = lambda images: 255 - images
@@ -45,7 +48,7 @@ class Inverter:
 
 @pytest.fixture
 def measure(averages: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Assessment]:
-    monkeypatch.setattr(domains, "STEPS", (15, 15))
+    monkeypatch.setattr(domain_classifier, "STEPS", (15, 15))
 
     def run(subject: Inverter, dataset: PreparedDataset, **more: object) -> Assessment:
         chosen = {"split": "train", "count": N, "seed": 3, "generator_digest": "g", **more}
@@ -59,7 +62,7 @@ def prepared(folder: Path, *arguments: object, **more: object) -> PreparedDatase
 
 
 def two_domains(folder: Path, kind: str) -> PreparedDataset:
-    """Dark blobs, and what an inverter makes of them."""
+    """Dark blobs, and the same inverted."""
     labels, pixels = np.arange(N + 10) % 2, blobs(N + 10)
     pixels[labels == 1] = 255 - pixels[labels == 1]
     return prepared(folder, pixels, labels, kind=kind)
@@ -70,7 +73,7 @@ def by_name(assessment: Assessment, name: str, direction: str) -> Figure:
     return found
 
 
-def test_from_noise_the_fid_is_what_it_was_to_the_bit(
+def test_assess_of_samples_gives_the_same_fid_as_fid_of_samples(
     measure: Callable[..., Assessment], tmp_path: Path, averages: Extractor
 ) -> None:
     dataset = prepared(tmp_path / "d", blobs(100))
@@ -88,35 +91,88 @@ def test_from_noise_the_fid_is_what_it_was_to_the_bit(
         quick = measure(Inverter(), dataset, count=count, full=False)
         assert whole.objective.value == quick.objective.value == known.value
         assert whole.objective.protocol == known.protocol
-        assert [figure.name for figure in whole.figures] == ["fid", "kid"]
+        names = ["fid", "kid", *NAMES, *["fid_infinity"] * (count == 90), "memorisation"]
+        assert [figure.name for figure in whole.figures] == names
         assert quick.figures == (known,)
         for figure in whole.figures:
-            assert figure.low < figure.value < figure.high
-            assert figure.baseline is None
+            assert figure.low <= figure.value <= figure.high
+            assert figure.low < figure.high
+            assert (figure.baseline is None) == (figure.name != "memorisation")
+            assert figure.protocol.metric == figure.name
+            assert figure.higher_is_better == (figure.name in NAMES)
 
 
-def test_of_pairs_all_is_measured_and_the_trivial_answer_too(
-    measure: Callable[..., Assessment], tmp_path: Path
+class ClassConditional(Inverter):
+    """Makes dark blobs of class 0 and bright ones of class 1, in turns."""
+
+    conditional = True
+
+    def labels(self, n: int, seed: int) -> torch.Tensor:
+        return torch.arange(n) % 2
+
+    def sample(self, n: int, seed: int) -> torch.Tensor:
+        made = super().sample(n, seed)
+        return torch.where(self.labels(n, seed)[:, None, None, None] == 1, 255 - made, made)
+
+
+def test_class_conditional_generators_have_a_fid_of_each_class(
+    measure: Callable[..., Assessment], tmp_path: Path, averages: Extractor
 ) -> None:
+    dataset = two_domains(tmp_path / "d", "labelled")
+    found = measure(ClassConditional(), dataset, count=50, real_count=46)
+    of_class = [figure for figure in found.figures if figure.name == "fid_class"]
+    assert [figure.protocol.direction for figure in of_class] == ["0", "1"]
+    chosen = random_subset(50, 46)
+    labels, real = dataset.labels("train")[chosen], dataset.pixels("train")[chosen]
+    made, classes = ClassConditional().sample(50, 3), ClassConditional().labels(50, 3)
+    for index, figure in enumerate(of_class):
+        moments = [Moments(32), Moments(32)]
+        of_index = torch.from_numpy(real[labels == index]), made[classes == index]
+        for side, pictures in zip(moments, of_index, strict=True):
+            side.update(averages(pictures))
+        assert figure.value == pytest.approx(frechet_distance(*moments), rel=1e-5)
+        assert (figure.protocol.real_count, figure.protocol.fake_count) == (moments[0].n, 25)
+        assert figure.low < figure.value < figure.high
+    assert "fid_class" not in found.findings.omitted
+
+
+def test_figures_that_cannot_be_measured_have_a_reason(measure: Callable[..., Assessment], tmp_path: Path) -> None:
+    labelled, plain = two_domains(tmp_path / "l", "labelled"), prepared(tmp_path / "p", blobs(8))
+    assert measure(Inverter(), labelled).findings.omitted["fid_class"] == "the generator is not class-conditional"
+    few = measure(Inverter(), plain, count=4)
+    assert few.findings.omitted["fid_class"] == "the data has no classes"
+    assert "at least 74 generated pictures for 32 features, and there are 4" in few.findings.omitted["fid_infinity"]
+    assert {few.findings.omitted[name] for name in NAMES} == {
+        "it needs at least 6 pictures on each side, and there are 4 real and 4 generated ones"
+    }
+    assert "2,048 features" in few.findings.omitted["inception_score"]
+    assert [figure.name for figure in few.figures] == ["fid", "kid"]
+
+
+def test_paired_data_has_all_metrics_with_baselines(measure: Callable[..., Assessment], tmp_path: Path) -> None:
     pixels = blobs(N)
     dataset = prepared(tmp_path / "d", pixels, conditions=255 - pixels)
     found = measure(Inverter(((None, None),)), dataset)
-    assert [figure.name for figure in found.figures] == ["fid", "kid", "l1", "psnr", "ssim"]
+    assert [figure.name for figure in found.figures] == ["fid", "kid", *NAMES, "l1", "psnr", "ssim"]
     assert {figure.protocol.direction for figure in found.figures} == {"condition -> image"}
-    fid, kid, l1, psnr, ssim = found.figures
+    fid, kid, precision, recall, density, coverage, l1, psnr, ssim = found.figures
     assert found.objective == fid
     assert fid.value < 1e-6 < 0.1 < fid.baseline
     assert kid.value < kid.baseline
+    assert (precision.value, recall.value, coverage.value) == (1, 1, 1)
+    assert all(figure.value > figure.baseline for figure in (precision, recall, density, coverage))
     assert (l1.value, psnr.value, ssim.value) == (0, 100, 1)
     expected = np.abs(255.0 - 2 * pixels.astype(float)).mean() / 255
     assert l1.baseline == pytest.approx(expected)
     assert psnr.baseline < 20
     assert ssim.baseline < 1
-    assert [figure.higher_is_better for figure in found.figures] == [False, False, False, True, True]
+    assert [f.name for f in found.figures if f.higher_is_better] == [*NAMES, "psnr", "ssim"]
     assert measure(Inverter(((None, None),)), dataset, full=False).figures[0].value == fid.value
 
 
-def test_of_part_of_the_pairs_each_is_compared_with_its_own(measure: Callable[..., Assessment], tmp_path: Path) -> None:
+def test_a_subset_of_pairs_keeps_each_picture_with_its_target(
+    measure: Callable[..., Assessment], tmp_path: Path
+) -> None:
     pixels = blobs(N)
     dataset = prepared(tmp_path / "d", pixels, conditions=255 - pixels)
     found = measure(Inverter(((None, None),)), dataset, count=25, real_count=1000)
@@ -135,18 +191,18 @@ def test_colourisation_is_compared_with_the_grey_input(measure: Callable[..., As
     gap = by_name(found, "colourfulness_gap", "condition -> image")
     assert min(colourful.value, of_real.value) > 20
     assert colourful.baseline is None, "more colour is not better"
-    assert gap.baseline == pytest.approx(of_real.value), "grey lacks all of it"
+    assert gap.baseline == pytest.approx(of_real.value), "the grey input has no colour at all"
     assert abs(colourful.value - of_real.value) <= gap.value
     assert by_name(found, "l1", "condition -> image").baseline < by_name(found, "l1", "condition -> image").value
 
 
-def test_between_two_domains_each_direction_is_measured_and_their_mean_leads(
+def test_two_domains_have_figures_per_direction_and_their_mean_comes_first(
     measure: Callable[..., Assessment], tmp_path: Path
 ) -> None:
     subject = Inverter(((0, 1), (1, 0)))
     found = measure(subject, two_domains(tmp_path / "d", "unpaired"))
     mean = "mean of 2 directions"
-    names = ("fid", "kid", "cycle")
+    names = ("fid", "kid", *NAMES, "cycle")
     assert [(figure.name, figure.protocol.direction) for figure in found.figures] == [
         *((name, mean) for name in names),
         *((name, way) for name in names for way in ("0 -> 1", "1 -> 0")),
@@ -160,18 +216,23 @@ def test_between_two_domains_each_direction_is_measured_and_their_mean_leads(
         assert whole.low <= whole.value <= whole.high or name == "kid"
     assert found.objective.value < found.objective.baseline
     assert by_name(found, "cycle", mean).value == 0
-    # Two batches there, each followed by its way back; then the other direction.
-    assert subject.asked == [1, 0, 1, 0, 0, 1, 0, 1]
+    # Two batches in one direction, each followed by its translation back; its closest pairs; then the other direction.
+    assert subject.asked == [1, 0, 1, 0, *[1] * 25, 0, 1, 0, 1]
+    pairs = found.findings.pairs
+    assert pairs is not None
+    assert torch.equal(pairs.fakes[pairs.distances == 0], pairs.reals[pairs.distances == 0])
+    assert len(pairs.fakes) == 25
+    assert "translations follow their input" in found.findings.omitted["memorisation"]
 
 
-def test_what_does_not_come_back_has_an_error(measure: Callable[..., Assessment], tmp_path: Path) -> None:
+def test_a_translation_without_an_inverse_has_a_cycle_error(measure: Callable[..., Assessment], tmp_path: Path) -> None:
     found = measure(Inverter(((0, 1), (1, 0)), lambda images: images // 2), two_domains(tmp_path / "d", "unpaired"))
     cycle = by_name(found, "cycle", "1 -> 0")
     assert cycle.low < cycle.value < cycle.high
     assert cycle.value > 0.3
 
 
-def test_domains_are_also_judged_by_a_classifier(measure: Callable[..., Assessment], tmp_path: Path) -> None:
+def test_labelled_domains_have_a_classifier_accuracy(measure: Callable[..., Assessment], tmp_path: Path) -> None:
     dataset = two_domains(tmp_path / "d", "domains")
     found = measure(Inverter(((0, 1), (1, 0))), dataset)
     right = by_name(found, "accuracy", "mean of 2 directions")
@@ -183,7 +244,7 @@ def test_domains_are_also_judged_by_a_classifier(measure: Callable[..., Assessme
     assert unchanged.objective.value == pytest.approx(unchanged.objective.baseline)
 
 
-def test_an_attribute_is_switched_on_in_pictures_that_lack_it_and_off_in_those_that_have_it(
+def test_an_attribute_has_a_direction_on_and_a_direction_off(
     measure: Callable[..., Assessment], tmp_path: Path
 ) -> None:
     labels = np.stack([np.arange(N) % 2, np.arange(N) // 2 % 2], axis=1)
@@ -202,7 +263,7 @@ def test_an_attribute_is_switched_on_in_pictures_that_lack_it_and_off_in_those_t
     assert all(found.figures[way].value < 0.2 * unchanged.figures[way].value for way in (1, 2))
 
 
-def test_the_classifier_is_asked_for_the_attribute_or_for_its_lack(
+def test_accuracy_counts_pictures_with_or_without_the_attribute(
     measure: Callable[..., Assessment], tmp_path: Path
 ) -> None:
     labels = np.stack([np.arange(N) % 2], axis=1)
@@ -222,12 +283,12 @@ def test_the_classifier_is_asked_for_the_attribute_or_for_its_lack(
 def test_an_empty_domain_is_named(measure: Callable[..., Assessment], tmp_path: Path) -> None:
     labels = np.array([0, 2] * 10)
     dataset = prepared(tmp_path / "d", blobs(20), labels, kind="domains")
-    with pytest.raises(DataError, match=r"test train 1 has 0 pictures, .* 2 or more. Add some"):
+    with pytest.raises(DataError, match=r"test train 1 has 0 pictures, .* at least 2\. Add pictures"):
         measure(Inverter(((0, 1), (1, 0))), dataset)
 
 
 @pytest.mark.parametrize(("full", "times"), [(True, 2), (False, 0)])
-def test_the_warning_of_few_pictures_comes_once_and_never_for_what_is_measured_again_and_again(
+def test_the_warning_about_few_pictures_is_logged_once_and_only_for_full_measurements(
     measure: Callable[..., Assessment], tmp_path: Path, caplog: pytest.LogCaptureFixture, full: bool, times: int
 ) -> None:
     with caplog.at_level(logging.WARNING):

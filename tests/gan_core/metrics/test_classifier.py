@@ -1,4 +1,4 @@
-"""A small classifier that is a function of its arguments."""
+"""The small classifier learns, and is deterministic."""
 
 import numpy as np
 import pytest
@@ -16,14 +16,14 @@ def dark_and_bright(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return pixels, labels
 
 
-def test_it_learns_what_can_be_learnt_and_is_at_chance_where_nothing_can() -> None:
+def test_accuracy_is_high_for_separable_classes_and_at_chance_for_random_labels() -> None:
     train, test = dark_and_bright(64, 0), dark_and_bright(200, 1)
     assert accuracy(train, test, classes=2, steps=20, seed=0, device=CPU) > 0.95
     noise = (train[0], np.random.default_rng(0).permutation(train[1]))
     assert 0.2 < accuracy(noise, test, classes=2, steps=20, seed=0, device=CPU) < 0.8
 
 
-def test_the_same_seed_gives_the_same_figure() -> None:
+def test_accuracy_is_deterministic_for_a_seed() -> None:
     rng = np.random.default_rng(0)
     hard = rng.integers(0, 256, (64, 1, 16, 16), dtype=np.uint8), rng.integers(0, 3, 64)
     figures = [accuracy(hard, hard, classes=3, steps=8, seed=seed, device=CPU) for seed in (1, 1, 2)]
@@ -31,5 +31,5 @@ def test_the_same_seed_gives_the_same_figure() -> None:
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 16, 16), (3, 32, 48), (4, 128, 128)])
-def test_it_takes_any_shape(channels: int, height: int, width: int) -> None:
+def test_the_classifier_accepts_any_shape(channels: int, height: int, width: int) -> None:
     assert Classifier(channels, (height, width), 5)(torch.zeros(2, channels, height, width)).shape == (2, 5)

@@ -1,4 +1,4 @@
-"""FID from sources to figure: equal pictures are at distance zero wherever they lie, and real moments are computed once."""
+"""FID from sources to figure: equal pictures have distance zero in any kind of source, and real moments are cached."""
 
 import logging
 import shutil
@@ -38,7 +38,7 @@ def test_identical_folders_are_at_distance_zero(tmp_path: Path, real_extractor: 
     assert figure.protocol.dataset_digest == figure.generator_digest
 
 
-def test_a_folder_and_the_dataset_made_of_it_are_the_same(
+def test_a_folder_has_the_same_fid_as_the_dataset_ingested_from_it(
     tmp_path: Path, dataset: PreparedDataset, small_extractor: Extractor
 ) -> None:
     folder = PictureFolder(write_folder(tmp_path / "folder", blobs(N)))
@@ -82,12 +82,12 @@ def test_the_figure_carries_its_protocol(dataset: PreparedDataset, small_extract
     assert (figure.generator_digest, figure.seed) == ("generator", 3)
 
 
-def test_few_pictures_bring_a_warning(
+def test_few_pictures_cause_a_warning(
     dataset: PreparedDataset, small_extractor: Extractor, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "gan_core.metrics.evaluate"):
         fid_of_samples(sample, dataset, split="train", count=9, seed=0, extractor=small_extractor, generator_digest="g")
-    assert "9 pictures for 64 features" in caplog.text
+    assert "9 pictures are few for 64 features" in caplog.text
     assert "same counts" in caplog.text
 
 
@@ -98,12 +98,12 @@ def test_real_moments_are_computed_once(
     first = real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
     with caplog.at_level(logging.INFO, "gan_core.metrics.features"):
         again = real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
-    assert "come from the cache" in caplog.text
+    assert "from the cache" in caplog.text
     np.testing.assert_array_equal(again.cov, first.cov)
     assert len(list(cache.glob("*.npz"))) == 1
 
 
-def test_other_pictures_or_another_extractor_have_other_cached_moments(
+def test_cached_moments_depend_on_the_pictures_and_the_extractor(
     dataset: PreparedDataset, small_extractor: Extractor, tmp_path: Path
 ) -> None:
     cache = tmp_path / "moments"
@@ -118,7 +118,7 @@ def test_other_pictures_or_another_extractor_have_other_cached_moments(
     assert len(list(cache.glob("*.npz"))) == 4
 
 
-def test_damaged_cached_moments_are_computed_again_with_a_message(
+def test_damaged_cached_moments_are_computed_again_with_a_warning(
     dataset: PreparedDataset, small_extractor: Extractor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = tmp_path / "moments"
@@ -126,15 +126,15 @@ def test_damaged_cached_moments_are_computed_again_with_a_message(
     (path,) = cache.glob("*.npz")
     path.write_bytes(path.read_bytes()[:500])
     again = real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
-    assert "computed again" in caplog.text
+    assert "again, because the file cannot be used" in caplog.text
     np.testing.assert_allclose(again.cov, first.cov, rtol=1e-6, atol=1e-12)
     caplog.clear()
     with caplog.at_level(logging.INFO, "gan_core.metrics.features"):
         real_moments(dataset, "train", small_extractor, count=10, cache_dir=cache)
-    assert "come from the cache" in caplog.text
+    assert "from the cache" in caplog.text
 
 
-def test_cached_moments_of_other_pictures_are_not_taken(
+def test_cached_moments_of_other_pictures_are_not_used(
     dataset: PreparedDataset, small_extractor: Extractor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = tmp_path / "moments"
@@ -144,10 +144,12 @@ def test_cached_moments_of_other_pictures_are_not_taken(
     (eight,) = set(cache.glob("*.npz")) - {ten}
     shutil.copy(ten, eight)
     assert real_moments(dataset, "train", small_extractor, count=8, cache_dir=cache).n == 8
-    assert "describes other pictures" in caplog.text
+    assert "belongs to other pictures" in caplog.text
 
 
-def test_more_pictures_than_there_are_is_an_error(dataset: PreparedDataset, small_extractor: Extractor) -> None:
+def test_requesting_more_pictures_than_available_is_an_error(
+    dataset: PreparedDataset, small_extractor: Extractor
+) -> None:
     with pytest.raises(DataError, match="has 12 pictures, fewer than the 13"):
         real_moments(dataset, "train", small_extractor, count=13)
     with pytest.raises(SettingsError, match="2 or more"):

@@ -1,4 +1,4 @@
-"""Rows of features are kept where they are asked for, real ones in the cache beside their moments."""
+"""Rows of features are kept on request; those of real pictures are cached beside their moments."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ from gan_core.data import PreparedDataset
 from gan_core.metrics import features
 from gan_core.metrics.features import extract_features, real_features
 from gan_core.metrics.inception import Extractor
-from gan_core.metrics.sources import DatasetSplit, subset
+from gan_core.metrics.sources import DatasetSplit, random_subset
 from tests.datasets import blobs, write_prepared
 
 N = 12
@@ -22,7 +22,7 @@ def split(tmp_path: Path) -> DatasetSplit:
     return DatasetSplit(PreparedDataset(write_prepared(tmp_path / "dataset", blobs(N))), "train")
 
 
-def test_rows_are_the_networks_own(split: DatasetSplit, averages: Extractor) -> None:
+def test_rows_equal_the_networks_features(split: DatasetSplit, averages: Extractor) -> None:
     found = extract_features(split, N, averages, keep=True, batch_size=5)
     assert found.rows is not None
     np.testing.assert_allclose(found.rows, averages(torch.from_numpy(blobs(N))).numpy(), rtol=1e-4, atol=1e-6)
@@ -31,18 +31,18 @@ def test_rows_are_the_networks_own(split: DatasetSplit, averages: Extractor) -> 
     assert extract_features(split, N, averages, keep=False).rows is None
 
 
-def test_of_many_pictures_a_fair_draw_of_rows_is_kept(
+def test_a_random_subset_of_rows_is_kept_for_many_pictures(
     split: DatasetSplit, averages: Extractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = extract_features(split, N, averages, keep=True, batch_size=5)
-    monkeypatch.setattr(features, "KEPT", 7)
+    monkeypatch.setattr(features, "MAX_ROWS", 7)
     part = extract_features(split, N, averages, keep=True, batch_size=5)
     assert whole.rows is not None
-    np.testing.assert_array_equal(part.rows, whole.rows[subset(N, 7)])
+    np.testing.assert_array_equal(part.rows, whole.rows[random_subset(N, 7)])
     assert (part.n, part.complete) == (N, False)
 
 
-def test_one_pass_over_real_pictures_serves_a_run_that_is_measured_and_its_evaluation(
+def test_one_pass_over_real_pictures_serves_training_and_evaluation(
     split: DatasetSplit, averages: Extractor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = tmp_path / "moments"
@@ -51,13 +51,13 @@ def test_one_pass_over_real_pictures_serves_a_run_that_is_measured_and_its_evalu
     assert sorted(path.suffix for path in cache.iterdir()) == [".npy", ".npz"]
     with caplog.at_level(logging.INFO, "gan_core.metrics.features"):
         evaluated = real_features(split, N, averages, keep=True, cache_dir=cache, batch_size=5)
-    assert "come from the cache" in caplog.text
+    assert "from the cache" in caplog.text
     np.testing.assert_array_equal(evaluated.moments.mean, measured.moments.mean)
     expected = averages(torch.from_numpy(blobs(N))).numpy()
     np.testing.assert_allclose(evaluated.rows, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_moments_in_the_cache_stay_where_only_the_rows_are_gone(
+def test_cached_moments_are_kept_when_only_rows_are_missing(
     split: DatasetSplit, averages: Extractor, tmp_path: Path
 ) -> None:
     cache = tmp_path / "moments"
@@ -69,7 +69,7 @@ def test_moments_in_the_cache_stay_where_only_the_rows_are_gone(
     assert again.complete
 
 
-def test_damaged_rows_are_computed_again_with_a_message(
+def test_damaged_rows_are_computed_again_with_a_warning(
     split: DatasetSplit, averages: Extractor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = real_features(split, N, averages, keep=True, cache_dir=tmp_path / "moments")
@@ -77,5 +77,5 @@ def test_damaged_rows_are_computed_again_with_a_message(
     (path,) = (tmp_path / "moments").glob("*.npy")
     path.write_bytes(path.read_bytes()[:-100])
     again = real_features(split, N, averages, keep=True, cache_dir=tmp_path / "moments")
-    assert "computed again" in caplog.text
+    assert "again, because the file cannot be used" in caplog.text
     np.testing.assert_allclose(again.rows, expected, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Moments arrive in any batches and stay exact; the distance is scipy's to 1e-6."""
+"""Moments are exact for any split into batches; the distance equals scipy's within 1e-6."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from gan_core.metrics.frechet import Moments, frechet_distance
 
 
 def features(n: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:
-    """Rectified and correlated, with a spectrum over three decades, like those of a network."""
+    """Features like those of a network: rectified and correlated, with a spectrum over three decades."""
     rng = np.random.default_rng(seed)
     mix = np.random.default_rng(99).normal(size=(width, width)) * np.geomspace(1, 1e-3, width)
     return np.maximum(rng.normal(size=(n, width)) @ mix + shift, 0).astype(np.float32)
@@ -32,7 +32,7 @@ def by_scipy(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("n", [10, 64, 65, 500])
-def test_moments_are_those_of_all_rows_at_once(n: int) -> None:
+def test_moments_of_batches_equal_those_of_all_rows(n: int) -> None:
     rows = features(n, 64, seed=1)
     found = moments(rows, parts=7)
     assert found.n == n
@@ -40,13 +40,13 @@ def test_moments_are_those_of_all_rows_at_once(n: int) -> None:
     np.testing.assert_allclose(found.cov, np.cov(rows.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-14)
 
 
-def test_a_large_mean_does_not_drown_the_covariance() -> None:
+def test_covariance_stays_accurate_with_a_large_mean() -> None:
     rows = np.random.default_rng(0).normal(size=(1000, 8))
     np.testing.assert_allclose(moments(rows + 1e6, parts=50).cov, np.cov(rows, rowvar=False), atol=1e-8)
 
 
 @pytest.mark.parametrize(("n", "m"), [(20, 20), (20, 300), (300, 20), (300, 200)])
-def test_merged_moments_are_those_of_both(n: int, m: int) -> None:
+def test_merged_moments_equal_those_of_all_rows(n: int, m: int) -> None:
     x, y = features(n, 32, seed=1), features(m, 32, seed=2)
     merged = moments(x)
     merged.merge(moments(y))
@@ -57,10 +57,10 @@ def test_merged_moments_are_those_of_both(n: int, m: int) -> None:
 
 
 @pytest.mark.parametrize("n", [20, 300])
-def test_moments_survive_a_file(n: int, tmp_path: Path) -> None:
+def test_moments_round_trip_through_a_file(n: int, tmp_path: Path) -> None:
     saved = moments(features(n, 32, seed=1))
     saved.save(tmp_path / "m.npz", {"split": "train"})
-    loaded, about = Moments.load_with_about(tmp_path / "m.npz")
+    loaded, about = Moments.load_with_metadata(tmp_path / "m.npz")
     assert about == {"split": "train"}
     assert loaded.n == n
     np.testing.assert_array_equal(loaded.cov, saved.cov)
@@ -68,7 +68,7 @@ def test_moments_survive_a_file(n: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing"])
-def test_a_damaged_file_is_a_clear_error(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_file_raises_data_error(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
     moments(features(300, 32, seed=1)).save(path)
     content = bytearray(path.read_bytes())
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_a_clear_error(damage: str, tmp_path: Path) -> None:
         "empty": lambda: path.write_bytes(b""),
         "missing": path.unlink,
     }[damage]()
-    with pytest.raises(DataError, match="does not hold moments"):
+    with pytest.raises(DataError, match="is not a file of feature moments"):
         Moments.load(path)
 
 
@@ -91,7 +91,7 @@ def test_distance_equals_scipys(n: int, m: int) -> None:
     assert frechet_distance(moments(x), moments(y)) == pytest.approx(by_scipy(x, y), rel=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:Matrix is singular")  # scipy's word on the case that is tested
+@pytest.mark.filterwarnings("ignore:Matrix is singular")  # scipy warns about the tested case
 def test_distance_of_dead_features_equals_scipys() -> None:
     x, y = features(400, 64, seed=1), features(300, 64, seed=2, shift=0.1)
     x[:, 5:20], y[:, 10:30] = 0, 0
@@ -117,12 +117,12 @@ def test_distance_is_symmetric() -> None:
     assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-9)
 
 
-def test_what_cannot_be_measured_is_an_error() -> None:
+def test_distance_of_too_few_or_incompatible_rows_is_an_error() -> None:
     with pytest.raises(DataError, match="two pictures"):
         frechet_distance(moments(features(1, 8, seed=0), parts=1), moments(features(9, 8, seed=0)))
-    with pytest.raises(SettingsError, match="8 and 16"):
+    with pytest.raises(SettingsError, match="8 features cannot be compared with one of 16"):
         frechet_distance(moments(features(9, 8, seed=0)), moments(features(9, 16, seed=0)))
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="NaN or infinity"):
         Moments(2).update(np.array([[1.0, np.nan]]))
     with pytest.raises(DataError, match=r"\(3, 5\)"):
         Moments(4).update(np.zeros((3, 5)))

@@ -1,4 +1,4 @@
-"""Our Inception is the FID Inception; whatever goes in is brought to the same input."""
+"""Our Inception equals the FID Inception, for grey, RGB and RGBA pictures of any size."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -42,14 +42,14 @@ def test_features_equal_the_torchscript_networks(pictures, real_extractor: Extra
     inputs = real_extractor.prepare(pictures())
     with torch.inference_mode():
         wanted = torch.jit.load(str(weights_file))(inputs.contiguous())
-    found = real_extractor.features_of_prepared(inputs)
+    found = real_extractor.extract(inputs)
     assert found.shape == (6, 2048)
     assert found.dtype == torch.float32
     assert difference(found, wanted) < 1e-4
 
 
 @pytest.mark.weights
-def test_earlier_features_are_means_of_the_torchscript_networks_layers(weights_file: Path) -> None:
+def test_smaller_features_are_means_of_the_torchscript_networks_layers(weights_file: Path) -> None:
     layers = dict(torch.jit.load(str(weights_file)).net.layers.named_children())
     names = list(layers)
     ends = {64: "pool0", 192: "pool1", 768: "mixed_7"}
@@ -91,13 +91,13 @@ def test_batch_norm_is_folded_into_the_convolution() -> None:
         wanted = F.batch_norm(
             F.conv2d(wanted, weight, stride=stride, padding=padding), mean, var, None, beta, eps=1e-3
         ).relu()
-    network.load_unfolded(tensors)
+    network.load_and_fold_batch_norm(tensors)
     assert torch.allclose(network(x), F.max_pool2d(wanted, 3, 2).mean((2, 3)), rtol=1e-4, atol=1e-3)
     with pytest.raises(SettingsError, match="conv_1"):
-        network.load_unfolded({name: value for name, value in tensors.items() if "conv_1" not in name})
+        network.load_and_fold_batch_norm({name: value for name, value in tensors.items() if "conv_1" not in name})
 
 
-def test_pooling_after_the_convolution_is_pooling_before_it() -> None:
+def test_pooling_commutes_with_the_convolution() -> None:
     torch.manual_seed(0)
     pooled = PooledConv(8, 4)
     x = torch.randn(2, 8, 5, 6)
@@ -105,14 +105,14 @@ def test_pooling_after_the_convolution_is_pooling_before_it() -> None:
     assert torch.allclose(pooled(x), pooled.conv(averages), atol=1e-5)
 
 
-def test_the_input_is_scaled_as_the_graph_was_fed(small_extractor: Extractor) -> None:
+def test_the_input_is_scaled_as_in_the_original_graph(small_extractor: Extractor) -> None:
     values = torch.tensor([0, 128, 255], dtype=torch.uint8).reshape(3, 1, 1, 1).expand(3, 3, 4, 4)
     inputs = small_extractor.prepare(values)
     assert inputs.shape == (3, 3, 299, 299)
     assert inputs[:, 0, 0, 0].tolist() == [-1.0, 0.0, 127 / 128]
 
 
-def test_grey_is_repeated_and_transparency_is_composed_on_white(small_extractor: Extractor) -> None:
+def test_grey_is_repeated_and_transparency_is_composited_on_white(small_extractor: Extractor) -> None:
     grey = torch.randint(0, 256, (2, 1, 6, 6), dtype=torch.uint8)
     assert torch.equal(small_extractor.prepare(grey), small_extractor.prepare(grey.repeat(1, 3, 1, 1)))
     clear = np.random.default_rng(0).integers(0, 256, (64, 64, 4), dtype=np.uint8)
@@ -120,7 +120,7 @@ def test_grey_is_repeated_and_transparency_is_composed_on_white(small_extractor:
     Image.fromarray(clear).save(buffer, "PNG")
     decoded = torch.from_numpy(decode(buffer.getvalue(), 3))[None]
     of_tensor = small_extractor.prepare(torch.from_numpy(clear).permute(2, 0, 1)[None])
-    # One step of 255 apart at most: Pillow rounds by its own integer arithmetic.
+    # At most one grey level of 255 apart, because Pillow rounds with its own integer arithmetic.
     assert (small_extractor.prepare(decoded) - of_tensor).abs().max() <= 1 / 128
 
 
@@ -142,23 +142,23 @@ def test_bf16_gives_nearly_the_same_features_in_float32(small_extractor: Extract
 def test_extracting_leaves_torchs_precision_settings_alone(small_extractor: Extractor) -> None:
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul, torch.backends.mkldnn.conv)
     before = [backend.fp32_precision for backend in backends]
-    with ThreadPoolExecutor(8) as pool:  # the settings are the process's: threads must not restore each other's
+    with ThreadPoolExecutor(8) as pool:  # the settings are global to the process: threads must not restore each other's
         list(pool.map(small_extractor, [torch.zeros(1, 1, 4, 4, dtype=torch.uint8)] * 32))
     assert [backend.fp32_precision for backend in backends] == before
     assert torch.backends.cudnn.allow_tf32 in (True, False)  # raises when new and old settings disagree
 
 
-def test_what_is_no_picture_is_an_error(small_extractor: Extractor) -> None:
+def test_input_that_is_not_a_picture_is_an_error(small_extractor: Extractor) -> None:
     with pytest.raises(SettingsError, match="uint8"):
         small_extractor(torch.zeros(1, 3, 8, 8))
     with pytest.raises(SettingsError, match=r"\(1, 2, 8, 8\)"):
         small_extractor(torch.zeros(1, 2, 8, 8, dtype=torch.uint8))
-    with pytest.raises(SettingsError, match="features: 100"):
+    with pytest.raises(SettingsError, match="features: must be one of 64, 192, 768, 2048, got 100"):
         Inception(100)
     with pytest.raises(SettingsError, match="precision"):
         load_inception(precision="fp16")  # type: ignore[arg-type]
 
 
-def test_the_layers_are_pytorch_fids() -> None:
+def test_the_numbers_of_features_are_those_of_pytorch_fid() -> None:
     assert FEATURES == (64, 192, 768, 2048)
     assert not any(name.startswith("mixed") for name, _ in Inception(192).layers.named_children())

@@ -1,4 +1,4 @@
-"""The KID is the unbiased estimate as the paper writes it, in whatever parts it is summed."""
+"""The KID is the paper's unbiased estimate; its jackknife equals leaving out groups one by one."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from gan_core.errors import SettingsError
 from gan_core.metrics import kid
 from gan_core.metrics.features import Features
-from gan_core.metrics.intervals import GROUPS, groups
+from gan_core.metrics.intervals import GROUPS, jackknife_groups
 from gan_core.metrics.kid import kid_estimate
 from tests.gan_core.metrics.test_intervals import features, normal, spread
 
@@ -24,20 +24,20 @@ def by_hand(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("real", "fake"), [(7, 5), (24, 31)])
-def test_it_is_the_papers_estimate(real: int, fake: int) -> None:
+def test_kid_equals_the_papers_estimate(real: int, fake: int) -> None:
     x, y = normal(real, 6, 0), normal(fake, 6, 1, 0.3)
     assert kid_estimate(features(x), features(y), interval=True).value == pytest.approx(by_hand(x, y), rel=1e-10)
     assert kid_estimate(features(x), features(y), interval=False).value == pytest.approx(by_hand(x, y), rel=1e-10)
 
 
-def test_leaving_groups_out_at_once_is_leaving_them_out_one_by_one() -> None:
+def test_jackknife_equals_leaving_out_groups_one_by_one() -> None:
     x, y = normal(24, 6, 0), normal(31, 6, 1, 0.3)
-    deleted = kid_estimate(features(x), features(y), interval=True).deleted
-    one_by_one = [by_hand(*(rows[groups(len(rows)) != group] for rows in (x, y))) for group in range(GROUPS)]
-    np.testing.assert_allclose(deleted, one_by_one, rtol=1e-9)
+    jackknife = kid_estimate(features(x), features(y), interval=True).jackknife
+    one_by_one = [by_hand(*(rows[jackknife_groups(len(rows)) != group] for rows in (x, y))) for group in range(GROUPS)]
+    np.testing.assert_allclose(jackknife, one_by_one, rtol=1e-9)
 
 
-def test_it_is_unbiased_where_the_sets_are_alike_and_its_interval_says_how_it_varies() -> None:
+def test_kid_is_unbiased_and_its_interval_matches_its_variance() -> None:
     def alike(run: int) -> kid.Estimate:
         return kid_estimate(features(normal(40, 8, 2 * run)), features(normal(40, 8, 2 * run + 1)), interval=True)
 
@@ -53,18 +53,18 @@ def test_it_is_unbiased_where_the_sets_are_alike_and_its_interval_says_how_it_va
     assert said == pytest.approx(found, rel=0.35)
 
 
-def test_of_many_pictures_a_fair_draw_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_uses_a_random_subset_of_many_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(60, 6, 0), normal(50, 6, 1, 0.3)
     whole = kid_estimate(features(x), features(y), interval=False).value
-    monkeypatch.setattr(kid, "PICTURES", 40)
+    monkeypatch.setattr(kid, "MAX_PICTURES", 40)
     part = kid_estimate(features(x), features(y), interval=False).value
     assert part != whole
     assert kid.kid_count(60) == 40 == kid.kid_count(40)
 
 
-def test_moments_alone_are_not_enough() -> None:
+def test_kid_without_rows_is_an_error() -> None:
     x = features(normal(20, 4, 0))
-    with pytest.raises(SettingsError, match="only their moments"):
+    with pytest.raises(SettingsError, match="only moments were kept"):
         kid_estimate(Features(x.moments), x, interval=False)
-    with pytest.raises(SettingsError, match="5 features"):
+    with pytest.raises(SettingsError, match="4 features cannot be compared with one of 5"):
         kid_estimate(x, features(normal(20, 5, 0)), interval=False)

@@ -1,4 +1,4 @@
-"""L1, PSNR and SSIM are their definitions, written out pixel by pixel."""
+"""L1, PSNR and SSIM equal their definitions, computed pixel by pixel."""
 
 import math
 
@@ -16,7 +16,7 @@ def noise(n: int, channels: int, height: int, width: int, seed: int = 0) -> torc
 
 
 def ssim_by_hand(x: np.ndarray, y: np.ndarray) -> float:
-    """Wang et al. 2004, equations 13 to 17, of one channel."""
+    """Wang et al. 2004, equations 13 to 17, for one channel."""
     offsets = np.arange(11) - 5
     weights = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
     weights /= weights.sum()
@@ -32,7 +32,7 @@ def ssim_by_hand(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-def test_ssim_is_the_papers() -> None:
+def test_ssim_equals_the_papers_definition() -> None:
     x = noise(2, 3, 14, 13)
     y = ((x.int() * 3 + noise(2, 3, 14, 13, seed=1).int()) // 4).to(torch.uint8)
     by_channel = [ssim_by_hand(a, b) for a, b in zip(x.flatten(0, 1).numpy(), y.flatten(0, 1).numpy(), strict=True)]
@@ -43,14 +43,14 @@ def test_ssim_is_the_papers() -> None:
     assert 0.1 < expected[0] < 0.99
 
 
-def test_l1_and_psnr_are_their_definitions() -> None:
+def test_l1_and_psnr_equal_their_definitions() -> None:
     x, y = noise(3, 3, 5, 4), noise(3, 3, 5, 4, seed=1)
     apart = x.numpy().astype(np.float64) - y.numpy()
     assert l1(x, y).tolist() == pytest.approx((np.abs(apart).mean((1, 2, 3)) / 255).tolist())
     assert psnr(x, y).tolist() == pytest.approx((20 * np.log10(255 / np.sqrt((apart**2).mean((1, 2, 3))))).tolist())
 
 
-def test_the_same_picture_and_its_opposite() -> None:
+def test_metrics_of_identical_and_of_inverted_pictures() -> None:
     x = noise(1, 1, 16, 16)
     assert (l1(x, x).item(), psnr(x, x).item(), ssim(x, x).item()) == (0, 100, 1)
     black, white = torch.zeros(1, 1, 12, 12, dtype=torch.uint8), torch.full((1, 1, 12, 12), 255, dtype=torch.uint8)
@@ -59,14 +59,14 @@ def test_the_same_picture_and_its_opposite() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 30), (10, 11), (1, 1)])
-def test_small_pictures_have_a_smaller_window(size: tuple[int, int]) -> None:
+def test_small_pictures_use_a_smaller_ssim_window(size: tuple[int, int]) -> None:
     x = noise(1, 3, *size)
     assert ssim(x, x).item() == pytest.approx(1)
     assert math.isfinite(ssim(x, noise(1, 3, *size, seed=1)).item())
 
 
-def test_unlike_pictures_are_refused() -> None:
-    with pytest.raises(SettingsError, match="of one shape"):
+def test_pictures_of_different_shape_or_type_are_an_error() -> None:
+    with pytest.raises(SettingsError, match="of the same shape"):
         l1(noise(1, 3, 4, 4), noise(1, 1, 4, 4))
     with pytest.raises(SettingsError, match="uint8"):
         ssim(noise(1, 3, 4, 4).float(), noise(1, 3, 4, 4).float())

@@ -1,4 +1,4 @@
-"""A figure says what it was measured with, and only equal protocols compare."""
+"""A figure carries its protocol, and only figures with equal protocols are comparable."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ PROTOCOL = Protocol(
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Protocol)])
-def test_any_difference_forbids_comparison_and_is_named(field: str) -> None:
+def test_protocols_that_differ_are_not_comparable_and_the_field_is_named(field: str) -> None:
     value = getattr(PROTOCOL, field)
     other = dataclasses.replace(PROTOCOL, **{field: value + 1 if isinstance(value, int) else value + "x"})
     assert not PROTOCOL.comparable(other)
@@ -31,51 +31,51 @@ def test_any_difference_forbids_comparison_and_is_named(field: str) -> None:
     assert [text.split(":")[0] for text in PROTOCOL.differences(other)] == [field]
 
 
-def test_equal_protocols_compare() -> None:
+def test_equal_protocols_are_comparable() -> None:
     other = dataclasses.replace(PROTOCOL)
     assert PROTOCOL.comparable(other)
     assert PROTOCOL.digest == other.digest
     assert PROTOCOL.differences(other) == []
 
 
-def test_bf16_is_not_publishable_and_says_so() -> None:
+def test_bf16_is_not_publishable_and_the_stamp_says_so() -> None:
     assert PROTOCOL.publishable
     other = dataclasses.replace(PROTOCOL, precision="bf16")
     assert not other.publishable
     assert "NOT FOR PUBLICATION" in other.stamp
 
 
-def test_the_stamp_says_what_a_reader_needs() -> None:
+def test_the_stamp_summarises_the_protocol() -> None:
     for words in ("2048", "fp32", "tf1-bilinear-299", "1000 against 5000 real of train", "dddddddd", "eeeeeeee"):
         assert words in PROTOCOL.stamp
 
 
-def test_a_protocol_written_before_there_were_directions_is_still_read_and_has_the_same_digest() -> None:
+def test_a_protocol_without_later_fields_is_read_with_the_same_digest() -> None:
     later = ("direction", "unreadable")
     old = {name: value for name, value in dataclasses.asdict(PROTOCOL).items() if name not in later}
     assert build(Protocol, old) == PROTOCOL
     assert PROTOCOL.digest == sha256_json(old)
 
 
-def test_a_direction_is_in_the_stamp() -> None:
+def test_the_stamp_has_the_direction() -> None:
     assert dataclasses.replace(PROTOCOL, direction="cats -> dogs").stamp.startswith("cats -> dogs, Inception-2015")
 
 
-def test_pictures_that_were_left_out_are_in_the_stamp_and_in_the_digest() -> None:
+def test_unreadable_pictures_are_in_the_stamp_and_the_digest() -> None:
     fewer = dataclasses.replace(PROTOCOL, unreadable=2)
     assert "real of train, 2 unreadable left out, data" in fewer.stamp
     assert fewer.digest != PROTOCOL.digest
     assert not fewer.comparable(PROTOCOL)
 
 
-def test_a_figure_of_pixels_says_nothing_of_features() -> None:
+def test_the_stamp_of_a_pixel_metric_has_no_features() -> None:
     pixels = dataclasses.replace(PROTOCOL, metric="l1", extractor="", features=0, precision="fp64", resize="")
     assert pixels.stamp == "1000 against 5000 real of train, data dddddddd"
     assert pixels.publishable
     assert "classifier eeeeeeee" in dataclasses.replace(pixels, extractor="e" * 64).stamp
 
 
-def test_a_figure_survives_json() -> None:
+def test_a_figure_round_trips_through_json() -> None:
     figure = Figure(name="fid", value=12.5, protocol=PROTOCOL, generator_digest="g" * 64, seed=3)
     plain = json.loads(json.dumps(figure.as_dict()))
     assert plain["value"] == 12.5

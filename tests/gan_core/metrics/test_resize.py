@@ -1,10 +1,11 @@
-"""The resize is TensorFlow 1's, checked against a loop written from its definition."""
+"""The resize equals TensorFlow 1's, checked against a loop over its definition."""
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from gan_core.metrics.resize import resize_tf1
+from gan_core.metrics.resize import resize_clean, resize_tf1
 
 
 def by_loops(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -53,3 +54,17 @@ def test_has_no_half_pixel_shift() -> None:
     ramp = torch.arange(4.0).reshape(1, 1, 1, 4).expand(1, 1, 4, 4)
     row = resize_tf1(ramp, 8, 8)[0, 0, 0]
     assert row.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (500, 333), (299, 299), (20, 700)])
+def test_the_clean_resize_is_pillows_antialiased_bicubic_one_on_float_values(size: tuple[int, int]) -> None:
+    """What clean-fid does, channel by channel: mode F, no rounding in between, clipped to 8 bits' range."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *size), dtype=np.uint8)
+    expected = [
+        np.asarray(Image.fromarray(channel.astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC)).clip(
+            0, 255
+        )
+        for channel in pixels
+    ]
+    found = resize_clean((torch.from_numpy(pixels)[None].float() - 128) / 128, 299, 299)[0] * 128 + 128
+    np.testing.assert_allclose(found.numpy(), np.stack(expected), atol=0.01)

@@ -1,4 +1,4 @@
-"""Pictures come out of folders, zips, datasets and generators in the same, well-defined selection."""
+"""Folders, zip files, datasets and generators return a fixed selection of pictures; unreadable files are named."""
 
 import shutil
 import zipfile
@@ -18,9 +18,9 @@ from gan_core.metrics.sources import (
     IdentityTranslations,
     PictureFolder,
     Samples,
-    Translated,
+    Translations,
     identity_translation,
-    subset,
+    random_subset,
 )
 from tests.datasets import blobs, write_prepared
 
@@ -33,18 +33,18 @@ def write_folder(folder: Path, pixels: np.ndarray) -> Path:
     return folder
 
 
-def test_a_subset_is_fixed_fair_and_in_order() -> None:
-    chosen = subset(1000, 100)
+def test_random_subset_is_fixed_fair_and_ascending() -> None:
+    chosen = random_subset(1000, 100)
     assert chosen.tolist() == sorted(set(chosen.tolist()))
     assert len(chosen) == 100
-    assert chosen.tolist() == subset(1000, 100).tolist()
-    # A fair draw of a set that is sorted by class, or that repeats its classes in turn, holds all classes.
+    assert chosen.tolist() == random_subset(1000, 100).tolist()
+    # A random subset of a set that is sorted by class, or that cycles through its classes, has all classes.
     assert np.bincount(chosen // 100, minlength=10).min() > 0
     assert np.bincount(chosen % 10, minlength=10).min() > 0
-    assert subset(7, 7).tolist() == list(range(7))
+    assert random_subset(7, 7).tolist() == list(range(7))
 
 
-def test_a_folder_is_read_whole_nested_and_without_hidden_files(tmp_path: Path) -> None:
+def test_a_folder_is_read_with_its_subfolders_and_without_hidden_files(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", blobs(9))
     (folder / "notes.txt").write_text("no picture")
     (folder / ".thumbs").mkdir()
@@ -57,7 +57,7 @@ def test_a_folder_is_read_whole_nested_and_without_hidden_files(tmp_path: Path) 
     assert [len(batch) for batch in source.batches(9, 4, lambda images: images)] == [4, 4, 1]
 
 
-def test_a_zip_is_what_its_folder_is(tmp_path: Path) -> None:
+def test_a_zip_equals_its_folder(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", blobs(9))
     packed = PictureFolder(Path(shutil.make_archive(str(tmp_path / "f"), "zip", folder)))
     plain = PictureFolder(folder)
@@ -67,7 +67,7 @@ def test_a_zip_is_what_its_folder_is(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
-def test_pictures_of_any_size_go_together(tmp_path: Path) -> None:
+def test_pictures_of_different_sizes_share_a_batch(tmp_path: Path) -> None:
     for side in (5, 9, 12):
         Image.fromarray(blobs(1, side)[0, 0]).save(tmp_path / f"{side}.png")
     seen = []
@@ -84,7 +84,7 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     (folder / "1" / "003.png").write_bytes(b"not a picture")
     with pytest.raises(
         DataError,
-        match=r"f: 1 of 9 pictures cannot be read, more than 1%: 1/003\.png \(not-an-image.*\)\. Mend or remove them",
+        match=r"f: 1 of 9 pictures cannot be read, more than 1%: 1/003\.png \(not-an-image.*\)\. Repair or remove these files",
     ):
         list(PictureFolder(folder).batches(9, 4, lambda images: images))
 
@@ -109,18 +109,18 @@ def test_one_unreadable_picture_of_many_is_left_out_and_named(tmp_path: Path, pa
     assert not whole.unreadable
 
 
-def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no pictures"):
+def test_a_source_without_pictures_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="contains no pictures"):
         PictureFolder(tmp_path)
     (tmp_path / "file.txt").write_text("words")
-    with pytest.raises(DataError, match=r"holds no pictures, only 1 file \(1 \.txt\)"):
+    with pytest.raises(DataError, match=r"contains no pictures, only 1 file \(1 \.txt\)"):
         PictureFolder(tmp_path)
     with pytest.raises(DataError, match="neither a folder nor a zip"):
         PictureFolder(tmp_path / "file.txt")
 
 
 def pack(folder: Path, to: Path) -> bytearray:
-    """A zip of ``folder``, its members stored as they are."""
+    """A zip file of ``folder`` without compression."""
     with zipfile.ZipFile(to, "w") as packed:
         for path in sorted(folder.rglob("*.png")):
             packed.write(path, path.relative_to(folder))
@@ -136,18 +136,18 @@ def test_a_broken_member_of_a_zip_is_named(tmp_path: Path, damage: str) -> None:
     elif damage == "header":
         content[:4] = b"none"
     else:
-        content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory at the archive's end
+        content[content.index(b"PK\x01\x02") + 8] |= 1  # the encryption flag in the central directory
     path.write_bytes(content)
     source = PictureFolder(path)
     for read in (lambda: source.digest(4), lambda: list(source.batches(4, 2, torch.clone))):
         with pytest.raises(
             DataError,
-            match=r"broken\.zip: 1 of 4 pictures cannot be read, .*: 0/000\.png \(unreadable: .*[^.]\)\. Mend",
+            match=r"broken\.zip: 1 of 4 pictures cannot be read, .*: 0/000\.png \(unreadable: .*[^.]\)\. Repair",
         ):
             read()
 
 
-def test_a_zip_without_a_readable_directory_is_called_broken(tmp_path: Path) -> None:
+def test_a_zip_without_a_readable_directory_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "broken.zip"
     content = pack(write_folder(tmp_path / "f", blobs(4)), path)
     content[content.index(b"PK\x01\x02")] ^= 0xFF
@@ -157,29 +157,29 @@ def test_a_zip_without_a_readable_directory_is_called_broken(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_damaged_member_is_named_however_it_is_packed(tmp_path: Path, packing: int) -> None:
+def test_a_damaged_zip_member_is_named_for_each_compression(tmp_path: Path, packing: int) -> None:
     path = tmp_path / "broken.zip"
     with zipfile.ZipFile(path, "w", packing) as packed:
         packed.write(write_folder(tmp_path / "f", blobs(1)) / "0" / "000.png", "a.png")
     content = bytearray(path.read_bytes())
     start = content.index(b"a.png") + len("a.png")
-    content[start + 4 : start + 40] = b"\xff" * 36  # past what LZMA says of itself
+    content[start + 4 : start + 40] = b"\xff" * 36  # after the header of LZMA
     path.write_bytes(content)
     with pytest.raises(
-        DataError, match=r"broken\.zip: 1 of 1 pictures cannot be read, .*: a\.png \(unreadable: .*\)\. Mend"
+        DataError, match=r"broken\.zip: 1 of 1 pictures cannot be read, .*: a\.png \(unreadable: .*\)\. Repair"
     ):
         PictureFolder(path).digest(1)
 
 
 @pytest.mark.parametrize("name", ["cut.zip", "cut"])
-def test_a_zip_that_is_cut_off_is_called_broken(tmp_path: Path, name: str) -> None:
+def test_a_truncated_zip_is_an_error(tmp_path: Path, name: str) -> None:
     content = pack(write_folder(tmp_path / "f", blobs(4)), tmp_path / "whole.zip")
     (tmp_path / name).write_bytes(content[:-100])
-    with pytest.raises(DataError, match=rf"/{name} is a broken zip file; it may be cut off\. Get it again"):
+    with pytest.raises(DataError, match=rf"/{name} is a broken zip file, perhaps truncated\. Get it again"):
         PictureFolder(tmp_path / name)
 
 
-def test_a_split_gives_its_pixels(tmp_path: Path) -> None:
+def test_a_split_returns_its_pixels(tmp_path: Path) -> None:
     pixels = blobs(9)
     source = DatasetSplit(PreparedDataset(write_prepared(tmp_path / "d", pixels)), "train")
     assert source.available() == 9
@@ -206,11 +206,11 @@ def test_samples_do_not_depend_on_the_batch_size() -> None:
     assert asked[1][1] not in (7, 8)
 
 
-def whole(source: DatasetSplit | Translated, count: int, batch_size: int = 4) -> torch.Tensor:
+def whole(source: DatasetSplit | Translations, count: int, batch_size: int = 4) -> torch.Tensor:
     return torch.cat(list(source.batches(count, batch_size, lambda images: images)))
 
 
-def test_a_domain_is_its_pictures_alone(tmp_path: Path) -> None:
+def test_a_domain_has_only_its_own_pictures(tmp_path: Path) -> None:
     pixels, labels = blobs(10), np.arange(10) % 3
     dataset = PreparedDataset(write_prepared(tmp_path / "d", pixels, labels, kind="domains"))
     source = DatasetSplit(dataset, "train", 1)
@@ -221,7 +221,7 @@ def test_a_domain_is_its_pictures_alone(tmp_path: Path) -> None:
     assert DatasetSplit(dataset, "train").key == {"dataset": dataset.info.digest, "split": "train"}
 
 
-def test_an_attribute_parts_those_that_have_it_from_those_that_lack_it(tmp_path: Path) -> None:
+def test_an_attribute_selects_pictures_with_it_or_without_it(tmp_path: Path) -> None:
     pixels, labels = blobs(6), np.array([[0, 1], [1, 1], [0, 0], [1, 0], [1, 1], [0, 1]])
     dataset = PreparedDataset(write_prepared(tmp_path / "d", pixels, labels))
     having, lacking = (DatasetSplit(dataset, "train", 0, lacking=lacking) for lacking in (False, True))
@@ -231,12 +231,12 @@ def test_an_attribute_parts_those_that_have_it_from_those_that_lack_it(tmp_path:
     assert lacking.name == "test train without attribute 0"
 
 
-def test_domains_of_data_without_any_are_an_error(tmp_path: Path) -> None:
+def test_selecting_a_domain_of_data_without_domains_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no domains.*ingest\.kind"):
         DatasetSplit(PreparedDataset(write_prepared(tmp_path / "e", blobs(4))), "train", 1)
 
 
-def test_translations_are_of_the_conditions_and_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+def test_translations_use_conditions_and_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     n = TRANSLATE_CHUNK + 6
     pixels, conditions = blobs(n), blobs(n, seed=1)
     dataset = PreparedDataset(write_prepared(tmp_path / "d", pixels, conditions=conditions))
@@ -246,12 +246,12 @@ def test_translations_are_of_the_conditions_and_do_not_depend_on_the_batch_size(
         numbers = torch.arange(first, first + len(images), dtype=torch.uint8)[:, None, None, None]
         return images + numbers + seed
 
-    source = Translated(
+    source = Translations(
         translate,
         DatasetSplit(dataset, "train"),
         seed=5,
         digest="g",
-        watch=lambda given, made, first: seen.append((given, made, first)),
+        on_batch=lambda given, made, first: seen.append((given, made, first)),
     )
     assert (source.available(), source.digest(3), source.split) == (n, "g", "train")
     made = whole(source, n, 200)
@@ -262,7 +262,7 @@ def test_translations_are_of_the_conditions_and_do_not_depend_on_the_batch_size(
     assert torch.equal(whole(source, n, 7), made)
 
 
-def test_the_condition_unchanged_is_shown_with_the_targets_channels(tmp_path: Path) -> None:
+def test_identity_translations_have_the_targets_channels(tmp_path: Path) -> None:
     conditions = blobs(5, seed=1)
     dataset = PreparedDataset(write_prepared(tmp_path / "d", blobs(5, channels=3), conditions=conditions))
     unchanged = IdentityTranslations(dataset, "train")
@@ -272,14 +272,14 @@ def test_the_condition_unchanged_is_shown_with_the_targets_channels(tmp_path: Pa
         whole(IdentityTranslations(PreparedDataset(write_prepared(tmp_path / "e", blobs(4))), "train"), 4)
 
 
-def test_as_an_answer_colours_become_grey_and_transparency_white() -> None:
+def test_identity_translation_converts_colour_to_grey_and_transparency_to_white() -> None:
     red = torch.tensor([255, 0, 0], dtype=torch.uint8)[None, :, None, None]
     assert identity_translation(red, 1).item() == 76
     assert identity_translation(red, 4).flatten().tolist() == [255, 0, 0, 255]
     clear = torch.tensor([9, 9, 9, 0], dtype=torch.uint8)[None, :, None, None]
     assert identity_translation(clear, 3).flatten().tolist() == [255, 255, 255]
     assert identity_translation(clear, 1).item() == 255
-    # A lightness of 50 of 100 is the grey 119, not 128.
+    # A lightness of 50 (of 100) is grey level 119, not 128.
     half = torch.full((1, 1, 1, 1), 128, dtype=torch.uint8)
     assert identity_translation(half, 3, "greyscale").flatten().tolist() == [119, 119, 119]
     assert identity_translation(half, 3, "edges").flatten().tolist() == [128, 128, 128]
@@ -287,7 +287,7 @@ def test_as_an_answer_colours_become_grey_and_transparency_white() -> None:
         identity_translation(red, 2)
 
 
-def test_drawings_are_measured_as_ingestion_draws_them(tmp_path: Path) -> None:
+def test_drawings_are_rendered_as_in_ingestion(tmp_path: Path) -> None:
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="2"><rect width="2" height="2" fill="red"/></svg>'
     (tmp_path / "a.svg").write_text(svg)
     source = PictureFolder(tmp_path)

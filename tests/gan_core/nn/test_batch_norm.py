@@ -21,7 +21,7 @@ def images(n: int = 8, seed: int = 0) -> Tensor:
 
 
 class Critic(nn.Module):
-    """A convolution, batch norm, and something smooth."""
+    """A convolution, batch norm, and a smooth nonlinearity."""
 
     def __init__(self, norm: type[nn.BatchNorm2d] = BatchNorm2d, momentum: float | None = 0.1) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ def test_one_worker_computes_what_torchs_batch_norm_computes(momentum: float | N
 
 
 def _standing(net: nn.Module) -> Tensor:
-    """The running statistics of a generator after they were measured anew."""
+    """The running statistics of a generator after they were recomputed."""
     standing_statistics({"generator": net}, lambda first, n: net(images(n, seed=first)), batches=3, size=8)
     return torch.cat([net.norm.running_mean, net.norm.running_var])
 
 
 def _worker(rank: int, folder: str) -> None:
-    """What each of two processes does with its half of the pictures."""
+    """Main function of each of two processes, with its half of the pictures."""
     torch.set_num_threads(1)
     home = Path(folder)
     meet = f"file://{home / 'meet'}"
@@ -86,7 +86,7 @@ def _worker(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What two workers found."""
+    """The results of two workers."""
     home = tmp_path_factory.mktemp("pair")
     mp.spawn(_worker, (str(home),), nprocs=2)
     return [torch.load(home / f"{rank}.pt") for rank in range(2)]
@@ -116,13 +116,13 @@ def test_two_workers_compute_what_one_with_the_whole_batch_computes(
     torch.testing.assert_close(found, whole_eval, rtol=1e-4, atol=2e-5)
 
 
-def test_each_worker_by_itself_would_compute_something_else() -> None:
-    """The pictures tell the two apart."""
+def test_local_statistics_would_give_other_results() -> None:
+    """Otherwise the tests above would prove nothing."""
     whole, half = learn(Critic(), images()), learn(Critic(), images()[:4])
     assert (whole["judged"][:4] - half["judged"]).abs().max() > 1e-2
 
 
-def test_standing_statistics_do_not_talk_to_other_workers(pair: list[dict[str, dict[str, Tensor]]]) -> None:
+def test_standing_statistics_do_not_communicate(pair: list[dict[str, dict[str, Tensor]]]) -> None:
     torch.testing.assert_close(pair[0]["standing"]["statistics"], _standing(Critic()), rtol=0, atol=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_standing_statistics_are_a_plain_mean_over_batches() -> None:
     torch.testing.assert_close(critic.norm.running_mean, mean, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(critic.norm.running_var, variance, rtol=1e-5, atol=1e-6)
     assert critic.norm.momentum == 0.1
-    assert not critic.norm.alone
+    assert not critic.norm.local
     assert not critic.training
     assert not critic.norm.training
 

@@ -72,7 +72,7 @@ def test_layers_inside_the_context_are_replaced_and_others_are_left_alone() -> N
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_leaky_relu_has_torchs_values_and_derivatives_and_nothing_to_carry_back_from_the_second(
+def test_a_leaky_relu_has_torchs_values_and_derivatives_but_no_second_derivative_node(
     inplace: bool,
 ) -> None:
     found = []
@@ -131,7 +131,7 @@ def test_deep_layers_have_torchs_gradients_in_bf16_laid_out_as_the_weights_are(k
         assert error < max(1.5 * torchs_error, 1e-4)
 
 
-def test_where_a_deep_layer_gains_nothing_it_is_torchs() -> None:
+def test_a_layer_that_gains_nothing_uses_torchs_kernels() -> None:
     layer, images = deep(Conv2d, {"kernel_size": 4, "stride": 2, "padding": 1})
 
     def way(images: Tensor, *, bf16: bool = True) -> str:
@@ -152,7 +152,7 @@ def test_where_a_deep_layer_gains_nothing_it_is_torchs() -> None:
 
 @pytest.mark.parametrize("images_lie", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("weights_lie", [torch.channels_last, torch.contiguous_format])
-def test_a_kernel_that_covers_its_input_is_a_product_with_torchs_values_and_gradients(
+def test_a_kernel_that_covers_its_input_is_a_matrix_product_with_torchs_values_and_gradients(
     images_lie: torch.memory_format, weights_lie: torch.memory_format
 ) -> None:
     layer = Conv2d(6, 3, (4, 5)).to(torch.float64, memory_format=weights_lie)
@@ -165,7 +165,7 @@ def test_a_kernel_that_covers_its_input_is_a_product_with_torchs_values_and_grad
         assert type(other.double()(images).grad_fn).__name__ == "ConvolutionBackward0"
 
 
-def test_a_penalty_goes_through_deep_layers_in_bf16() -> None:
+def test_a_penalty_differentiates_deep_layers_in_bf16() -> None:
     found = []
     for kind in (Conv2d, nn.Conv2d):
         torch.manual_seed(0)
@@ -185,7 +185,7 @@ def test_a_penalty_goes_through_deep_layers_in_bf16() -> None:
         torch.testing.assert_close(mine, torchs, rtol=0.03, atol=1e-3)
 
 
-def test_a_penalty_makes_no_gradient_by_a_weight_that_nobody_asked_for() -> None:
+def test_a_penalty_computes_no_weight_gradient_that_is_not_needed() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 3), nn.LeakyReLU(0.2), nn.Flatten())
     images = torch.randn(2, 3, 8, 8, requires_grad=True)
     with FastDoubleBackward():

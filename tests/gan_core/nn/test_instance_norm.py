@@ -1,4 +1,4 @@
-"""Each picture is normalised by itself; values and gradients are those of the definition, whatever the memory layout."""
+"""Each image is normalised by itself; values and gradients follow the definition in any memory format."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_values_and_gradients_are_those_of_torch_in_float64(n: int) -> None:
         torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=1e-4)
 
 
-def test_in_bf16_it_stays_near() -> None:
+def test_bf16_is_close_to_fp32() -> None:
     norm, maps, _ = made(3)
     half = norm(maps.bfloat16())
     assert half.dtype is torch.bfloat16
@@ -48,7 +48,7 @@ def test_a_picture_does_not_depend_on_others() -> None:
     assert torch.equal(norm(maps)[2:3], norm(maps[2:3]))
 
 
-def test_gradients_of_gradients_are_refused_and_not_wrong() -> None:
+def test_double_backward_raises() -> None:
     norm, maps, _ = made(2)
     (gradient,) = torch.autograd.grad(norm(maps).square().sum(), maps, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

@@ -1,4 +1,4 @@
-"""Loss values and gradients against float64 numbers worked out with numpy."""
+"""Loss values and gradients against float64 values computed with numpy."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def generator_loss(name: str, fake: torch.Tensor, real: torch.Tensor) -> torch.T
     return loss.paired_generator(fake, real)
 
 
-def test_the_table_holds_every_game_worked_out_here() -> None:
+def test_the_table_contains_every_loss_tested_here() -> None:
     assert set(losses.ADVERSARIAL_LOSSES) == set(DISCRIMINATOR) == set(GENERATOR)
 
 
@@ -86,12 +86,12 @@ def test_generator_loss_and_gradient(name: str) -> None:
     np.testing.assert_allclose(fake.grad.numpy() * 3, GENERATOR_SLOPE[name], atol=1e-12)
 
 
-def test_each_game_has_one_loss_for_its_generator_and_games_over_pairs_have_the_paired_one() -> None:
+def test_each_loss_has_one_generator_loss_and_relativistic_losses_the_paired_one() -> None:
     for name, loss in losses.ADVERSARIAL_LOSSES.items():
         assert (loss.generator is None) == (loss.paired_generator is not None) == (name in PAIRED)
 
 
-def test_a_game_over_pairs_sees_differences_alone() -> None:
+def test_a_relativistic_loss_depends_on_differences_only() -> None:
     """What both outputs have in common changes neither side's loss; exchanging the two exchanges the sides."""
     loss = losses.ADVERSARIAL_LOSSES["relativistic"]
     real, fake = leaf(REAL), leaf(FAKE)

@@ -1,10 +1,10 @@
-"""Borders by reflection: torch's values and gradients, any size to a multiple and back."""
+"""Reflection padding has the values and gradients of torch; padding to a multiple is undone by cropping."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from gan_core.nn.padding import ReflectionPad2d, cropped, padded, reflected
+from gan_core.nn.padding import ReflectionPad2d, crop_borders, pad_to_multiple, reflection_pad
 
 
 @pytest.mark.parametrize("borders", [(1, 1, 1, 1), (3, 0, 2, 4), (0, 2, 0, 0), (4, 4, 4, 4)])
@@ -12,7 +12,7 @@ def test_values_and_gradients_are_torchs(borders: tuple[int, int, int, int]) -> 
     top, bottom, left, right = borders
     images = torch.randn(2, 3, 5, 6).to(memory_format=torch.channels_last)
     mine, theirs = (images.clone().requires_grad_() for _ in range(2))
-    found, wanted = reflected(mine, borders), F.pad(theirs, (left, right, top, bottom), mode="reflect")
+    found, wanted = reflection_pad(mine, borders), F.pad(theirs, (left, right, top, bottom), mode="reflect")
     assert torch.equal(found, wanted)
     assert found.is_contiguous(memory_format=torch.channels_last)
     weights = torch.randn_like(wanted)
@@ -27,14 +27,14 @@ def test_the_layer_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 16), (16, 32), (17, 31), (33, 2)])
-def test_any_size_becomes_a_multiple_and_is_found_again(size: tuple[int, int]) -> None:
+def test_padding_to_a_multiple_is_undone_by_cropping(size: tuple[int, int]) -> None:
     images = torch.rand(2, 3, *size)
-    large, borders = padded(images, 8, least=16)
+    large, borders = pad_to_multiple(images, 8, least=16)
     assert all(side % 8 == 0 and 16 <= side < max(own, 16) + 8 for side, own in zip(large.shape[2:], size, strict=True))
-    assert torch.equal(cropped(large, borders), images)
+    assert torch.equal(crop_borders(large, borders), images)
     assert set(large.unique().tolist()) == set(images.unique().tolist())
 
 
-def test_what_fits_is_left_alone() -> None:
+def test_images_that_fit_are_returned_unchanged() -> None:
     images = torch.rand(1, 3, 16, 24)
-    assert padded(images, 8, least=16)[0] is images
+    assert pad_to_multiple(images, 8, least=16)[0] is images

@@ -79,7 +79,7 @@ def assert_gradients_are_finite_differences(
 def test_zero_centred_is_the_mean_squared_gradient_norm() -> None:
     critic, (real, _, _) = Critic(), pictures()
     expected = slopes(critic, real.flatten(1)).square().sum(dim=1)
-    torch.testing.assert_close(penalties.squared_gradient(critic, real), expected, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(penalties.squared_gradient_norm(critic, real), expected, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(penalties.zero_centred_penalty(critic, real), expected.mean(), rtol=1e-7, atol=1e-9)
 
 
@@ -88,7 +88,7 @@ def test_zero_centred_gives_the_critic_the_gradient_that_finite_differences_give
     assert_gradients_are_finite_differences(lambda: penalties.zero_centred_penalty(critic, real), [critic.a, critic.b])
 
 
-def test_zero_centred_leaves_what_made_the_images_alone() -> None:
+def test_zero_centred_gives_the_generator_no_gradient() -> None:
     _, fake, _ = pictures()
     fake.requires_grad_(True)
     penalties.zero_centred_penalty(Critic(), fake).backward()
@@ -108,7 +108,7 @@ def test_gradient_penalty_gives_the_critic_the_gradient_that_finite_differences_
     assert_gradients_are_finite_differences(lambda: penalties.gradient_penalty(critic, *inputs), [critic.a, critic.b])
 
 
-def test_gradient_penalty_leaves_the_generator_alone() -> None:
+def test_gradient_penalty_gives_the_generator_no_gradient() -> None:
     real, fake, mix = pictures()
     fake.requires_grad_(True)
     penalties.gradient_penalty(Critic(), real, fake, mix).backward()
@@ -127,7 +127,7 @@ def test_gradient_penalty_of_a_critic_that_is_flat_has_a_finite_gradient() -> No
 
 
 def path_inputs() -> tuple[Tensor, Tensor]:
-    """Styles (4, 2, 3), and noise of the images' shape."""
+    """Styles (4, 2, 3), and noise in the shape of the images."""
     generator = torch.Generator().manual_seed(5)
     styles = torch.randn(4, 2, 3, dtype=torch.float64, generator=generator)
     return styles, torch.randn(4, 1, 2, 2, dtype=torch.float64, generator=generator)
@@ -169,7 +169,7 @@ def test_path_lengths_do_not_depend_on_the_size_of_the_images() -> None:
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
-def test_orthogonal_counts_what_rows_have_in_common() -> None:
+def test_orthogonal_sums_the_squared_products_of_different_rows() -> None:
     layer = nn.Linear(3, 2, bias=True)
     layer.weight.data = torch.tensor([[1.0, 2, 0], [3, 1, 5]])  # rows . rows = 5, off the diagonal twice
     assert penalties.orthogonal_penalty(layer).item() == 50.0

@@ -1,4 +1,4 @@
-"""Half and twice the size: the filter against its definition, and the two against each other."""
+"""Downsampling and upsampling: the filter against its definition, and each against the other."""
 
 import pytest
 import torch
@@ -13,18 +13,18 @@ def smooth(size: int) -> torch.Tensor:
     return torch.stack([ramp[:, None].expand(size, size), ramp.expand(size, size)])[None]
 
 
-def test_twice_the_size_is_bilinear_inside() -> None:
+def test_upsampling_is_bilinear_away_from_the_border() -> None:
     got, expected = Upsample(2)(smooth(6)), F.interpolate(smooth(6), scale_factor=2, mode="bilinear")
     torch.testing.assert_close(got[:, :, 1:-1, 1:-1], expected[:, :, 1:-1, 1:-1])
     assert got.shape == (1, 2, 12, 12)
 
 
-def test_half_the_size_keeps_the_mean_inside_and_ramps() -> None:
+def test_downsampling_keeps_the_mean_and_ramps_away_from_the_border() -> None:
     got = Downsample(2)(smooth(12))
     torch.testing.assert_close(got[:, :, 1:-1, 1:-1], F.avg_pool2d(smooth(12), 2)[:, :, 1:-1, 1:-1])
 
 
-def test_each_is_the_others_transpose_but_for_the_scale() -> None:
+def test_each_is_the_others_transpose_up_to_scale() -> None:
     torch.manual_seed(0)
     small, large = torch.randn(1, 3, 5, 4), torch.randn(1, 3, 10, 8)
     torch.testing.assert_close((Upsample(3)(small) * large).sum(), 4 * (small * Downsample(3)(large)).sum())
@@ -40,6 +40,6 @@ def test_the_blur_keeps_channels_apart_and_has_its_size(padding: int, stride: in
     assert got[0, 1, size // 2, size // 2].item() == pytest.approx(1)
 
 
-def test_its_filter_is_no_parameter_and_in_no_checkpoint() -> None:
+def test_the_filter_is_neither_a_parameter_nor_in_the_state_dict() -> None:
     assert not list(Blur(3, 1).parameters())
     assert not Upsample(3).state_dict()

@@ -1,4 +1,4 @@
-"""``preset: auto`` chooses from the data and the device, and says why."""
+"""``preset: auto`` chooses settings from the data and the device, each with a reason."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from gan_core.config import build
 from gan_core.data import DatasetInfo
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.presets import choose as presets
-from gan_core.presets.choose import batch_size, choose, micro_batches
+from gan_core.presets.choose import choose, choose_batch, fit_micro_batches
 from gan_core.training.config import TrainConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -114,12 +114,12 @@ def test_on_a_gpu_auto_trains_with_the_papers_settings(family: str, size: int, n
 
 
 @pytest.mark.parametrize("family", ["stylegan2", "r3gan"])
-def test_a_family_that_may_be_class_conditional_is_where_there_are_classes(family: str) -> None:
+def test_an_optionally_class_conditional_family_is_with_classes(family: str) -> None:
     assert values(family, info(), GPU)["model.conditional"] is True
     assert "model.conditional" not in values(family, info(classes=0), GPU)
 
 
-def test_with_cuts_objective_go_cuts_weight_of_identity_and_no_pool() -> None:
+def test_the_objective_of_cut_sets_its_identity_weight_and_no_pool() -> None:
     chosen = values("cyclegan", info(), GPU, given={"model.objective": "contrastive"})
     assert (chosen["model.identity"], chosen["model.pool"]) == (1.0, 0)
     assert "model.identity" not in values("cyclegan", info(), GPU)
@@ -127,22 +127,22 @@ def test_with_cuts_objective_go_cuts_weight_of_identity_and_no_pool() -> None:
 
 def test_the_batch_follows_device_resolution_and_number_of_pictures() -> None:
     shape = {size: ImageShape.of(info(size)) for size in (32, 256)}
-    assert batch_size(shape[32], 50_000, GPU) > batch_size(shape[256], 50_000, GPU)
-    assert batch_size(shape[32], 50_000, GPU) > batch_size(shape[32], 50_000, CPU)
-    assert batch_size(shape[32], 100, GPU) == 8
+    assert choose_batch(shape[32], 50_000, GPU) > choose_batch(shape[256], 50_000, GPU)
+    assert choose_batch(shape[32], 50_000, GPU) > choose_batch(shape[32], 50_000, CPU)
+    assert choose_batch(shape[32], 100, GPU) == 8
 
 
 def values(family: str, data: DatasetInfo, device: torch.device, **more: Any) -> dict[str, Any]:
     return {choice.name: choice.value for choice in choose(family, data, device, steps=1000, **more)}
 
 
-def test_narrow_networks_for_a_cpu_learn_at_rates_of_their_own() -> None:
+def test_networks_for_a_cpu_have_their_own_learning_rates() -> None:
     wide, narrow = (values("r3gan", info(), device) for device in (GPU, CPU))
     assert wide["model.width"] > 10 * narrow["model.width"]
     assert wide["train.generator_lr"] < narrow["train.generator_lr"] == narrow["train.discriminator_lr"]
 
 
-def test_what_is_given_stands_and_other_choices_follow_from_it() -> None:
+def test_given_settings_override_choices_and_other_choices_follow_them() -> None:
     free = values("stylegan2", info(64), GPU)
     bound = values("stylegan2", info(64), GPU, given={"train.batch": free["train.batch"] // 4})
     assert bound["train.batch"] == free["train.batch"], "what would have been chosen is told"
@@ -151,7 +151,7 @@ def test_what_is_given_stands_and_other_choices_follow_from_it() -> None:
 
 
 @pytest.mark.parametrize(("gib", "workers", "count"), [(80, 1, 1), (24, 1, 2), (24, 4, 1), (12, 2, 2)])
-def test_a_batch_is_cut_until_its_step_fits_into_the_memory_of_a_gpu(
+def test_a_batch_is_split_until_a_step_fits_into_the_memory_of_a_gpu(
     gib: int, workers: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R3GAN at 32 pixels as the paper has it, in bf16: 23 GiB in one piece."""
@@ -160,28 +160,28 @@ def test_a_batch_is_cut_until_its_step_fits_into_the_memory_of_a_gpu(
     assert values("r3gan", info(), GPU, workers=workers)["train.accumulate"] == count
 
 
-def test_compiled_with_cuda_graphs_a_step_is_cut_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R3GAN at 32 pixels, whose two penalties have memory beside the graphs."""
+def test_a_compiled_step_is_split_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R3GAN at 32 pixels, whose two penalties need memory in addition to the CUDA graphs."""
     monkeypatch.setattr(presets, "device_memory", lambda device: 40 * 2**30)
     monkeypatch.setattr(presets, "has_bf16", lambda device: True)
     counts = [values("r3gan", info(), GPU, given={"train.compile": on})["train.accumulate"] for on in (False, True)]
     assert counts == [1, 2]
 
 
-def test_pictures_that_stay_on_the_gpu_leave_less_memory_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_kept_on_the_gpu_leave_less_memory_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def count(pictures: int) -> int:
         needs = 2 * 2**30
         monkeypatch.setattr(presets, "peak_memory", lambda *_, **__: needs)
-        return micro_batches("dcgan", info(64, pictures), {}, 256, 4 * 2**30, bf16=True)[0]
+        return fit_micro_batches("dcgan", info(64, pictures), {}, 256, 4 * 2**30, bf16=True)[0]
 
     assert count(10_000) == 1
     assert count(150_000) > 1, "1.7 GiB of pictures"
     assert count(400_000) == 1, "4.6 GiB of pictures are read as they are needed"
 
 
-def test_what_never_fits_is_cut_as_small_as_the_batch_divides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_never_fits_gets_the_smallest_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "peak_memory", lambda *_, **__: 2**40)
-    assert micro_batches("dcgan", info(64), {}, 48, 2**30, bf16=True) == (16, 2**40)
+    assert fit_micro_batches("dcgan", info(64), {}, 48, 2**30, bf16=True) == (16, 2**40)
 
 
 def test_few_pictures_are_augmented_and_many_are_not() -> None:
@@ -192,7 +192,7 @@ def test_few_pictures_are_augmented_and_many_are_not() -> None:
     assert "train.augment" not in chosen[200_000]
 
 
-def test_a_family_with_a_batch_of_its_own_and_without_augmentation_keeps_to_that() -> None:
+def test_a_recipe_with_a_batch_and_without_augmentation_is_kept() -> None:
     chosen = {c.name: c.value for c in choose("stargan", info(pictures=1_000), GPU, steps=1000)}
     assert chosen["train.batch"] == 16
     assert "train.augment" not in chosen

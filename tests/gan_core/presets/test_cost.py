@@ -1,4 +1,4 @@
-"""What training costs is counted, not guessed."""
+"""Estimates of the operations and the memory of training."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from gan_core.presets.cost import peak_memory, training_flops
 from gan_core.presets.recipes import RECIPES
 
 
-def test_the_cost_of_the_papers_dcgan_is_its_multiplications() -> None:
+def test_the_operations_of_the_papers_dcgan_counted_by_hand() -> None:
     """At 32 pixels and width 128, by hand: 2 operations a product; three passes of G, eight of D."""
     shape = ImageShape(channels=3, height=32, width=32)
     up = 2 * 16 * (512 * 256 * 4 * 4 + 256 * 128 * 8 * 8 + 128 * 3 * 16 * 16) + 2 * 100 * 512 * 16
@@ -21,13 +21,13 @@ def test_the_cost_of_the_papers_dcgan_is_its_multiplications() -> None:
     assert training_flops("dcgan", shape, {}) == pytest.approx(3 * up + 8 * down, rel=0.01)
 
 
-def test_the_estimate_is_of_what_auto_would_train_on_this_device() -> None:
+def test_the_estimate_is_for_the_networks_that_auto_chooses_for_the_device() -> None:
     """Without a GPU, of the narrower networks."""
     shape = ImageShape(channels=3, height=32, width=32)
     assert training_flops("dcgan", shape, {"width": 48}) < 0.25 * training_flops("dcgan", shape, {})
 
 
-def test_the_cost_of_a_translator_is_that_of_its_passes() -> None:
+def test_the_operations_of_a_translation_family_are_those_of_its_passes() -> None:
     """Of Pix2Pix: the generator forwards and back, the discriminator so of real and of fake, and through it once more."""
     shape = ImageShape(channels=3, height=64, width=64, condition_channels=3)
     with torch.device("meta"):
@@ -58,7 +58,7 @@ def test_the_memory_of_a_step_grows_with_its_images_and_shrinks_with_bf16(family
     assert peak_memory(family, shape, model, 32, keep=True, bf16=True) < needs
 
 
-def test_compiled_the_penalties_have_memory_beside_the_graphs() -> None:
+def test_penalties_add_their_memory_to_that_of_cuda_graphs() -> None:
     """CUDA graphs keep the game's for themselves; a family without penalties takes no more than before."""
     shape, images = ImageShape(channels=3, height=32, width=32), 64
     needs = {
@@ -70,7 +70,7 @@ def test_compiled_the_penalties_have_memory_beside_the_graphs() -> None:
     assert 1.3 * needs["r3gan", False] < needs["r3gan", True] < 2 * needs["r3gan", False]
 
 
-def test_networks_and_their_optimisers_are_part_of_it() -> None:
+def test_networks_and_optimisers_are_counted() -> None:
     """Weights, gradients, two moments; of the generator also the average."""
     shape = ImageShape(channels=1, height=16, width=16)
     family = build_family("dcgan", family_config("dcgan", {}), shape)
@@ -80,7 +80,7 @@ def test_networks_and_their_optimisers_are_part_of_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["dcgan", "r3gan"])
-def test_it_is_what_torch_allocates(name: str) -> None:
+def test_the_estimate_is_close_to_what_torch_allocates(name: str) -> None:
     """Beside torch's own count of a step that is computed, on this processor."""
     shape, images, model = ImageShape(channels=3, height=32, width=32), 32, RECIPES[name].model_on_cpu
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

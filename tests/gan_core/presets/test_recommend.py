@@ -1,4 +1,4 @@
-"""A recommendation follows the data."""
+"""The recommended families depend on the data."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from tests.gan_core.presets.test_choose import CPU, info
     ("pictures", "classes", "first"),
     [(2_000, 0, "stylegan2"), (2_000, 10, "stylegan2"), (60_000, 10, "biggan"), (60_000, 0, "stylegan2")],
 )
-def test_few_pictures_ask_for_ada_and_many_with_labels_for_biggan(pictures: int, classes: int, first: str) -> None:
+def test_ada_for_few_pictures_and_biggan_for_many_with_labels(pictures: int, classes: int, first: str) -> None:
     ranked = rank_families(info(pictures=pictures, classes=classes))
     assert ranked[0][0] == first
     assert "dcgan" in dict(ranked)
@@ -21,7 +21,7 @@ def test_few_pictures_ask_for_ada_and_many_with_labels_for_biggan(pictures: int,
     assert ("stargan" in dict(ranked)) == ("stargan2" in dict(ranked)) == bool(classes), "classes may be domains"
 
 
-def test_a_family_that_cannot_make_such_pictures_comes_last_and_says_why() -> None:
+def test_a_family_that_cannot_generate_such_pictures_comes_last_with_the_reason() -> None:
     found = recommend(info(512, classes=0), CPU)
     assert {entry.family for entry in found if entry.hours is None} == {entry.family for entry in found[1:]}
     assert "256" in found[-1].problem
@@ -33,13 +33,13 @@ def test_a_family_that_cannot_make_such_pictures_comes_last_and_says_why() -> No
     ("kind", "more", "family", "reason"),
     [
         ("paired", {"condition_channels": 1, "derived": "greyscale"}, "pix2pix", "colours for grey pictures"),
-        ("paired", {"condition_channels": 3}, "pix2pix", "the picture of each condition"),
+        ("paired", {"condition_channels": 3}, "pix2pix", "the target picture of each condition"),
         ("unpaired", {"classes": ("cats", "dogs")}, "cyclegan", "translates cats to dogs and back"),
         ("domains", {"classes": ("a", "b", "c")}, "stargan", "3 domains"),
         ("domains", {"attributes": ("old", "smiling")}, "stargan", "2 attributes"),
     ],
 )
-def test_data_to_translate_asks_for_a_family_that_does(kind: str, more: dict, family: str, reason: str) -> None:
+def test_translation_data_gets_a_translation_family(kind: str, more: dict, family: str, reason: str) -> None:
     data = dataclasses.replace(info(32, classes=0), kind=kind, **more)
     first, *others = rank_families(data)
     assert first[0] == family

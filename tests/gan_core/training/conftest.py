@@ -1,4 +1,4 @@
-"""One thread (its sums do not depend on the machine's core count), the toy family, a small data set, runs on it."""
+"""Fixtures: a single thread (so that sums do not depend on the number of cores), the toy family, a small dataset, runs."""
 
 import functools
 from collections.abc import Iterator
@@ -29,17 +29,17 @@ def _toy_family(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def blob_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 blobs of 16x16 grey pixels, prepared."""
+    """A prepared dataset of 64 grey pictures of blobs, 16x16 pixels."""
     return write_prepared(tmp_path_factory.mktemp("blobs") / "prepared", blobs(64))
 
 
 @pytest.fixture
 def blob_data(blob_folder: Path, tmp_path: Path) -> PreparedDataset:
-    """The blobs, opened."""
+    """The same dataset, opened."""
     return PreparedDataset(blob_folder, tmp_path / "decoded")
 
 
 @pytest.fixture
 def make(blob_data: PreparedDataset, tmp_path: Path) -> Make:
-    """Makes a trainer in ``tmp_path/NAME`` (:func:`short_run`)."""
+    """A function that makes a trainer in ``tmp_path/NAME`` (:func:`short_run`)."""
     return functools.partial(short_run, blob_data, tmp_path)

@@ -1,4 +1,4 @@
-"""Short training runs of DCGAN and of the toy family, and what they leave behind."""
+"""Short training runs of DCGAN and of the toy family, and helpers to inspect their files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ Make = Callable[..., Trainer]
 def short_run(
     data: PreparedDataset, place: Path, model: Any = DCGAN, name: str = "run", observer: Any = None, **settings: Any
 ) -> Trainer:
-    """A trainer in ``place/name``; further arguments are the Trainer's, or settings of the run."""
+    """Make a trainer in ``place/name``; further arguments are those of Trainer, or settings of the run."""
     others = {key: settings.pop(key) for key in ("resume_from", "world") if key in settings}
     seldom = {"log_every": 5, "sample_every": 10, "checkpoint_every": 10}
     config = TrainConfig(**{"steps": 20, "batch": 16, "precision": "fp32", **seldom, **settings})
@@ -30,7 +30,7 @@ def short_run(
 
 
 class Notes(Observer):
-    """An observer that keeps everything."""
+    """An observer that records all calls."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, float]] = {}
@@ -50,11 +50,11 @@ class Notes(Observer):
 
 
 def final(directory: Path) -> tuple[bytes, bytes]:
-    """The bytes of the newest checkpoint."""
+    """The content of the newest checkpoint."""
     path = list_checkpoints(directory)[0]
     return (path / "tensors.safetensors").read_bytes(), (path / "state.json").read_bytes()
 
 
 def steps(directory: Path) -> list[int]:
-    """The steps that checkpoints are there of."""
+    """The steps of the checkpoints in a folder."""
     return sorted(int(path.name[5:]) for path in list_checkpoints(directory))

@@ -1,4 +1,4 @@
-"""Adam: the numbers of torch's plain loop, whatever the memory layout."""
+"""Adam gives the results of torch's plain loop for every memory layout."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def laid(tensor: Tensor, layout: torch.memory_format) -> Tensor:
 
 @pytest.mark.parametrize("of_gradient", LAYOUTS, ids=str)
 @pytest.mark.parametrize("of_parameter", LAYOUTS, ids=str)
-def test_it_takes_the_steps_of_torchs_plain_loop(
+def test_steps_equal_those_of_torchs_plain_loop(
     of_parameter: torch.memory_format, of_gradient: torch.memory_format
 ) -> None:
     ends = []
@@ -55,7 +55,7 @@ def test_a_gradient_in_channels_last_is_not_copied() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_moments_that_lay_otherwise_are_laid_out_as_the_parameters_and_go_on_alike(layout: torch.memory_format) -> None:
+def test_loaded_moments_take_the_memory_layout_of_the_parameters(layout: torch.memory_format) -> None:
     random = torch.Generator().manual_seed(0)
     values, gradient = (torch.randn(8, 4, 3, 3, generator=random) for _ in range(2))
 
@@ -76,7 +76,7 @@ def test_moments_that_lay_otherwise_are_laid_out_as_the_parameters_and_go_on_ali
     torch.testing.assert_close(stepped(resumed, again), stepped(adam, weight), rtol=0, atol=0)
 
 
-def test_what_has_no_gradient_stays_and_takes_no_memory() -> None:
+def test_a_parameter_without_a_gradient_is_unchanged_and_has_no_moments() -> None:
     learns, stays = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     adam = Adam([stays, learns], 0.1)
     adam.step()
@@ -90,7 +90,7 @@ def test_what_has_no_gradient_stays_and_takes_no_memory() -> None:
     assert learns.grad is None
 
 
-def test_it_does_not_load_torchs_compiler_which_takes_seconds() -> None:
+def test_importing_adam_does_not_import_torchs_compiler() -> None:
     script = """
         import sys, torch
         from gan_core.training.adam import Adam

@@ -1,4 +1,4 @@
-"""The averaged generator: half-life in images, the ramp, and an average that is one."""
+"""The averaged generator: the half-life in images, its limit, and the update of weights."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def test_after_a_half_life_of_images_half_of_the_old_average_is_left() -> None:
     assert left == pytest.approx(0.5)
 
 
-def test_the_half_life_ramps_up_with_a_twentieth_of_the_images_seen() -> None:
+def test_the_half_life_is_limited_to_5_percent_of_the_images_seen() -> None:
     assert ema_decay(64, 10_000, images_seen=64) == pytest.approx(0.5**20)
     assert ema_decay(64, 10_000, images_seen=64_000) == pytest.approx(0.5 ** (64 / 3200))
     assert ema_decay(64, 10_000, images_seen=10**7) == pytest.approx(0.5 ** (64 / 10_000))
@@ -27,7 +27,7 @@ def test_decay_grows_with_the_images_seen_and_stays_below_one() -> None:
     assert decays[-1] < 1
 
 
-def test_the_average_moves_towards_the_live_weights_and_leaves_them_alone() -> None:
+def test_the_average_moves_towards_the_live_weights_without_changing_them() -> None:
     live = nn.Linear(3, 2)
     averaged = AveragedNetworks({"generator": live})
     before = [p.clone() for p in averaged.networks["generator"].parameters()]
@@ -41,7 +41,7 @@ def test_the_average_moves_towards_the_live_weights_and_leaves_them_alone() -> N
     assert all(torch.equal(a, b) for a, b in zip(kept, live.parameters(), strict=True))
 
 
-def test_a_decay_of_zero_copies() -> None:
+def test_a_decay_of_zero_copies_the_weights() -> None:
     live = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
     averaged = AveragedNetworks({"g": live})
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_a_decay_of_zero_copies() -> None:
     assert torch.equal(averaged.networks["g"].weight, live.weight)
 
 
-def test_the_average_takes_no_gradient_and_is_ready_for_use() -> None:
+def test_the_average_requires_no_gradient_and_is_in_evaluation_mode() -> None:
     network = AveragedNetworks({"g": nn.BatchNorm2d(3)}).networks["g"]
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())

@@ -1,4 +1,4 @@
-"""The data's order is a function of (seed, epoch), shared out among workers; pictures arrive as they are."""
+"""The order of the data is a function of (seed, epoch) and is divided among workers; pixels are unchanged."""
 
 import logging
 from pathlib import Path
@@ -11,14 +11,14 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.randomness import WorkerSlice
-from gan_core.training.feed import Feed, Order, preview_batch, random_shift
+from gan_core.training.feed import Feed, ShuffledOrder, preview_batch, random_shift
 from tests.datasets import write_prepared
 
 CPU = torch.device("cpu")
 
 
 def numbered(count: int, size: int = 4) -> np.ndarray:
-    """Picture i is i everywhere but at its left border, where it is 255."""
+    """Pictures for tests: picture i has the value i everywhere, except 255 at its left border."""
     pixels = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(size, 2).repeat(size, 3)
     pixels[..., 0] = 255
     return pixels
@@ -41,18 +41,18 @@ def feed_of(pixels: np.ndarray, labels: np.ndarray | None = None, **options) -> 
 
 
 def shown(images: torch.Tensor) -> list[int]:
-    """Which pictures these are."""
+    """The indices of the pictures in a batch."""
     return images[:, 0, 0, 1].add(1).mul(127.5).round().int().tolist()
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 7])
 def test_each_epoch_is_a_permutation(epoch: int) -> None:
-    assert sorted(Order(np.arange(37), seed=0).indices(37 * epoch, 37).tolist()) == list(range(37))
+    assert sorted(ShuffledOrder(np.arange(37), seed=0).indices(37 * epoch, 37).tolist()) == list(range(37))
 
 
 def test_the_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
     def order(seed: int, first: int) -> list[int]:
-        return Order(np.arange(50), seed).indices(first, 50).tolist()
+        return ShuffledOrder(np.arange(50), seed).indices(first, 50).tolist()
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(1, 0)
@@ -60,12 +60,12 @@ def test_the_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("first", [0, 5, 36, 37, 100])
-def test_any_piece_of_the_order_is_the_same_however_it_is_asked_for(first: int) -> None:
-    whole = torch.cat([Order(np.arange(37), 3).indices(i, 1) for i in range(260)])
-    assert torch.equal(Order(np.arange(37), 3).indices(first, 150), whole[first : first + 150])
+def test_the_order_does_not_depend_on_the_size_of_requests(first: int) -> None:
+    whole = torch.cat([ShuffledOrder(np.arange(37), 3).indices(i, 1) for i in range(260)])
+    assert torch.equal(ShuffledOrder(np.arange(37), 3).indices(first, 150), whole[first : first + 150])
 
 
-def test_a_resumed_feed_serves_the_batches_that_an_uninterrupted_one_does() -> None:
+def test_a_resumed_feed_returns_the_batches_of_an_uninterrupted_one() -> None:
     running, resumed = feed(labels=True), feed(labels=True)
     batches = [running(step) for step in range(8)]
     for step in (5, 6, 7):
@@ -81,7 +81,7 @@ def test_the_workers_rows_make_up_the_whole_batch(world: int) -> None:
         assert torch.equal(torch.cat(parts), feed(mirror=True)(step)[0])
 
 
-def test_images_arrive_in_minus_one_to_one_channels_last_with_their_labels() -> None:
+def test_images_are_channels_last_in_minus_one_to_one_with_labels() -> None:
     images, labels, condition = feed(labels=True)(0)
     assert images.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -98,7 +98,7 @@ def test_values_map_linearly_from_bytes() -> None:
     np.testing.assert_allclose(images[0, 0].numpy().ravel(), np.arange(256) / 127.5 - 1, atol=1e-6)
 
 
-def test_a_set_smaller_than_a_batch_is_repeated() -> None:
+def test_a_data_set_smaller_than_a_batch_is_repeated() -> None:
     images, *_ = feed(count=3, batch=8)(0)
     assert len(images) == 8
     assert set(shown(images)) == {0, 1, 2}
@@ -115,7 +115,7 @@ def test_mirroring_flips_about_half_the_pictures_left_to_right_and_is_a_function
     assert (mirrored(1)[0][:, 0, 0, -1] == 1).tolist() != flipped
 
 
-def test_a_set_too_large_for_memory_is_read_from_the_map_and_serves_the_same(
+def test_a_data_set_too_large_for_memory_is_read_from_disk_with_the_same_batches(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     resident = feed(labels=True)
@@ -123,13 +123,13 @@ def test_a_set_too_large_for_memory_is_read_from_the_map_and_serves_the_same(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
     with caplog.at_level(logging.INFO):
         mapped = feed(labels=True)
-    assert "mapped from disk" in caplog.text
+    assert "read from disk" in caplog.text
     for step in range(4):
         for a, b in zip(mapped(step)[:2], resident(step)[:2], strict=True):
             assert torch.equal(a, b)
 
 
-def test_a_condition_comes_with_its_image_and_goes_through_the_same_jitter_and_mirror() -> None:
+def test_a_condition_has_the_same_jitter_and_mirroring_as_its_image() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
     served = feed_of(pixels, conditions=255 - pixels, mirror=True, jitter=0.25)
     for step in range(3):
@@ -139,7 +139,7 @@ def test_a_condition_comes_with_its_image_and_goes_through_the_same_jitter_and_m
     assert not torch.equal(images, feed_of(pixels)(2)[0])
 
 
-def test_jitter_moves_an_image_and_leaves_it_as_sharp_as_it_was() -> None:
+def test_jitter_shifts_an_image_without_blurring_it() -> None:
     ramp = torch.arange(8.0).expand(3, 3, 8, 8)
     first, middle, last = random_shift(ramp, 0.5, torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.999, 0.999]]))
     assert first[0, 0].tolist() == [2, 1, 0, 1, 2, 3, 4, 5]
@@ -147,7 +147,7 @@ def test_jitter_moves_an_image_and_leaves_it_as_sharp_as_it_was() -> None:
     assert last[0, 0].tolist() == [2, 3, 4, 5, 6, 7, 6, 5]
 
 
-def test_the_domains_of_unpaired_data_come_each_in_an_order_of_its_own() -> None:
+def test_domains_of_unpaired_data_have_independent_orders() -> None:
     labels = np.array([0] * 5 + [1] * 15, dtype=np.int64)
     served = feed_of(numbered(20), labels, unpaired=True, batch=5)
     seen = [(shown(images), shown(condition)) for images, _, condition in map(served, range(6))]
@@ -157,7 +157,7 @@ def test_the_domains_of_unpaired_data_come_each_in_an_order_of_its_own() -> None
     assert served(0)[1] is None
 
 
-def test_attributes_arrive_as_floats() -> None:
+def test_attributes_are_floats() -> None:
     attributes = np.array([[0, 1, 1]] * 20, dtype=np.int64)
     labels = feed_of(numbered(20), attributes)(0)[1]
     assert labels.dtype == torch.float32
@@ -170,7 +170,7 @@ def test_a_domain_without_pictures_is_refused() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_pictures_to_be_watched_are_always_the_same(tmp_path: Path, split: str) -> None:
+def test_preview_pictures_are_always_the_same(tmp_path: Path, split: str) -> None:
     pixels = numbered(20)
     write_prepared(tmp_path, pixels, np.array([0, 1] * 10), split=split, kind="unpaired")
     reals = preview_batch(PreparedDataset(tmp_path, tmp_path), split, CPU, count=4)
@@ -179,5 +179,5 @@ def test_the_pictures_to_be_watched_are_always_the_same(tmp_path: Path, split: s
 
 
 def test_an_empty_split_is_refused() -> None:
-    with pytest.raises(DataError, match="train split holds no picture"):
+    with pytest.raises(DataError, match="train split has no pictures"):
         Feed(np.zeros((0, 1, 4, 4), np.uint8), None, batch=2, seed=0, device=CPU, part=WorkerSlice())

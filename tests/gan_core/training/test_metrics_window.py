@@ -1,4 +1,4 @@
-"""The window of steps that a row of metrics is the mean of."""
+"""Means of metrics over a window of steps."""
 
 import time
 
@@ -17,14 +17,14 @@ def read(window: MetricsWindow) -> dict[str, float]:
     return dict(zip(names, row.tolist(), strict=True))
 
 
-def test_a_term_is_the_mean_over_the_updates_that_gave_it() -> None:
+def test_a_metric_is_the_mean_over_the_updates_that_report_it() -> None:
     window = MetricsWindow()
     window.add(losses(often=1.0))
     window.add(losses(often=3.0, seldom=5.0))
     assert read(window) == {"often": 2.0, "seldom": 5.0}
 
 
-def test_the_pieces_of_an_update_count_as_one() -> None:
+def test_micro_batches_of_an_update_count_as_one() -> None:
     window = MetricsWindow()
     for value in (1.0, 3.0):
         window.add(losses(loss=value), pieces=2)
@@ -32,7 +32,7 @@ def test_the_pieces_of_an_update_count_as_one() -> None:
     assert read(window) == {"loss": 5.0}
 
 
-def test_a_gauge_is_what_it_was_last() -> None:
+def test_a_gauge_has_its_last_value() -> None:
     window = MetricsWindow()
     window.add(losses(loss=1.0))
     for value in (7.0, 9.0):
@@ -40,7 +40,7 @@ def test_a_gauge_is_what_it_was_last() -> None:
     assert read(window) == {"loss": 1.0, "strength": 9.0}
 
 
-def test_a_new_start_forgets_terms_steps_and_time() -> None:
+def test_start_resets_metrics_steps_and_time() -> None:
     window = MetricsWindow()
     window.steps = 4
     window.add(losses(loss=1.0))
@@ -52,9 +52,9 @@ def test_a_new_start_forgets_terms_steps_and_time() -> None:
     assert window.seconds() < before
 
 
-def test_what_is_no_training_does_not_count_as_time() -> None:
+def test_paused_blocks_do_not_count_as_time() -> None:
     window = MetricsWindow()
     began = time.perf_counter()
-    with window.off_the_clock():
+    with window.paused():
         time.sleep(0.2)
     assert window.seconds() <= time.perf_counter() - began - 0.2

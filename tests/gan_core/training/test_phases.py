@@ -1,4 +1,4 @@
-"""Steps of several updates: lazy penalties, several discriminator updates, schedules, what a family remembers."""
+"""Steps of several updates: lazy regularisation, several discriminator updates, schedules, buffers of a family."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.gan_core.training.toy import Toy, ToyConfig, weights
 
 
 class Lazy(Toy):
-    """The toy with a penalty every second step, which counts how often it was asked for."""
+    """The toy family with a penalty every second step, which counts its calls."""
 
     def __init__(self, config, shape) -> None:
         super().__init__(config, shape)
@@ -61,7 +61,7 @@ def test_a_lazy_phase_runs_at_its_interval_and_adam_is_slowed_by_k_over_k_plus_1
     assert (plain.lr, plain.betas) == (2e-4, (0.5, 0.99))
 
 
-def test_the_discriminator_may_learn_several_times_a_step_each_time_from_other_images(
+def test_several_discriminator_updates_per_step_use_different_images(
     blob_data: PreparedDataset, tmp_path: Path
 ) -> None:
     trainer = make(blob_data, tmp_path, discriminator_steps=3)
@@ -72,7 +72,7 @@ def test_the_discriminator_may_learn_several_times_a_step_each_time_from_other_i
 
 
 class Sure(Toy):
-    """The toy with a discriminator that is always right about real images."""
+    """The toy family with a discriminator that is always right about real images."""
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         losses = super().discriminator_loss(batch, step)
@@ -80,10 +80,10 @@ class Sure(Toy):
 
 
 @pytest.mark.parametrize("rounds", [1, 3, 4])
-def test_a_sure_discriminator_raises_adas_strength_with_every_fourth_update_of_it(
+def test_an_overconfident_discriminator_raises_adas_strength_every_four_updates(
     blob_data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
-    """By the images of four updates over ``speed_kimg``, however many updates make a step (Karras et al. 2020, ADA)."""
+    """By the images of four updates over ``speed_kimg``, for any number of updates per step (Karras et al. 2020, ADA)."""
     monkeypatch.setitem(FAMILIES, "lazy", Sure)
     augment = AugmentConfig(kind="ada", speed_kimg=10)
     trainer = make(blob_data, tmp_path, discriminator_steps=rounds, augment=augment)
@@ -94,7 +94,7 @@ def test_a_sure_discriminator_raises_adas_strength_with_every_fourth_update_of_i
 
 
 class Joined(Lazy):
-    """The toy whose penalty is part of the discriminator's update, as a loss of its own or in one sum with the other."""
+    """The toy family with the penalty in the discriminator's update, as a separate loss or summed with the other loss."""
 
     apart = True
 
@@ -118,7 +118,7 @@ class Joined(Lazy):
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_a_phase_that_joins_an_update_adds_its_gradients_and_makes_none_of_its_own(
+def test_a_phase_that_joins_an_update_adds_its_gradients_to_it(
     blob_data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
     monkeypatch.setitem(FAMILIES, "lazy", Joined)
@@ -133,7 +133,7 @@ def test_a_phase_that_joins_an_update_adds_its_gradients_and_makes_none_of_its_o
     torch.testing.assert_close(results[True], results[False], rtol=1e-5, atol=1e-6)
 
 
-def test_schedules_move_over_the_burn_in_and_stay(blob_data: PreparedDataset, tmp_path: Path) -> None:
+def test_schedules_change_over_the_burn_in_and_then_stay_constant(blob_data: PreparedDataset, tmp_path: Path) -> None:
     """Half a cosine over 0.064 kimg, which is 4 steps of 16 images."""
     burn_in = {"burn_in_kimg": 0.064, "final_lr_share": 0.5, "beta2": 0.9, "final_beta2": 0.99}
     trainer = make(blob_data, tmp_path, generator_lr=1e-3, **burn_in)
@@ -147,7 +147,7 @@ def test_schedules_move_over_the_burn_in_and_stay(blob_data: PreparedDataset, tm
     assert seen[4] == seen[5] == pytest.approx((0.5e-3, 0.99))
 
 
-def test_rates_fall_to_nothing_over_the_rest_of_the_run(blob_data: PreparedDataset, tmp_path: Path) -> None:
+def test_learning_rates_decay_to_zero_over_the_rest_of_the_run(blob_data: PreparedDataset, tmp_path: Path) -> None:
     trainer = make(blob_data, tmp_path, steps=8, generator_lr=1e-3, decay_from=0.5)
     rates = []
     for step in range(1, 9):
@@ -156,18 +156,18 @@ def test_rates_fall_to_nothing_over_the_rest_of_the_run(blob_data: PreparedDatas
     assert rates == pytest.approx([1e-3] * 5 + [0.75e-3, 0.5e-3, 0.25e-3])
 
 
-def test_a_run_whose_rates_fall_cannot_be_resumed_with_another_length(
+def test_a_run_with_decaying_learning_rates_cannot_be_resumed_with_a_different_length(
     blob_data: PreparedDataset, tmp_path: Path
 ) -> None:
     make(blob_data, tmp_path, steps=8, decay_from=0.5).run(4)
-    with pytest.raises(CheckpointError, match=r"train\.steps: 8 there, 16 here"):
+    with pytest.raises(CheckpointError, match=r"train\.steps: 8 in the checkpoint, 16 in this run"):
         make(blob_data, tmp_path, steps=16, decay_from=0.5)
 
 
 @pytest.mark.parametrize(
     "augment", [AugmentConfig(kind="diffaugment"), AugmentConfig(kind="ada", speed_kimg=1)], ids=["diffaugment", "ada"]
 )
-def test_a_resumed_run_with_all_of_it_ends_with_the_same_bytes(
+def test_a_resumed_run_with_all_kinds_of_phases_ends_with_the_same_bytes(
     blob_data: PreparedDataset, tmp_path: Path, augment: AugmentConfig
 ) -> None:
     settings = {
@@ -188,8 +188,8 @@ def test_a_resumed_run_with_all_of_it_ends_with_the_same_bytes(
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
 
 
-def test_compiled_networks_give_the_gradients_of_plain_ones(blob_data: PreparedDataset, tmp_path: Path) -> None:
-    """With a compiler that only traces: what it traces is what is differentiated."""
+def test_compiled_networks_have_the_gradients_of_plain_ones(blob_data: PreparedDataset, tmp_path: Path) -> None:
+    """With a compiler backend that only traces: gradients are those of the traced graph."""
     plain, compiled = make(blob_data, tmp_path / "a"), make(blob_data, tmp_path / "b")
     compiled.family.compile(backend="aot_eager", dynamic=False)
     for trainer in (plain, compiled):

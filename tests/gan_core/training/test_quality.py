@@ -1,4 +1,4 @@
-"""FID beside training: measured at its steps as evaluation measures it, without a trace in what is learnt; the best is kept."""
+"""FID during training: equal to that of evaluation, without any effect on training; the best generator is kept."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from tests.gan_core.training.runs import Make, Notes
 
 
 class Figures(Notes):
-    """An observer that keeps the figures, too."""
+    """An observer that also records figures."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ class Figures(Notes):
 
 @pytest.fixture
 def _averages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features that need no network."""
+    """Use features that need no network."""
     monkeypatch.setattr(quality, "load_inception", lambda device: Averages())
 
 
 @pytest.fixture
 def ordered(_averages: None, monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """FIDs by step, as a test orders them."""
+    """FIDs by step, which a test sets."""
     values: dict[int, float] = {}
     measure = quality.QualityMonitor.measure
 
@@ -54,7 +54,7 @@ def ordered(_averages: None, monkeypatch: pytest.MonkeyPatch) -> dict[int, float
 
 
 @pytest.mark.usefixtures("_averages")
-def test_it_is_measured_at_its_steps_and_at_the_last_and_stands_in_the_rows(make: Make) -> None:
+def test_fid_is_measured_at_its_steps_and_the_last_step_and_logged(make: Make) -> None:
     told = Figures()
     make(observer=told, steps=20, fid_every=8, fid_samples=16).run()
     assert sorted(told.figures) == [8, 16, 20]
@@ -65,7 +65,7 @@ def test_it_is_measured_at_its_steps_and_at_the_last_and_stands_in_the_rows(make
 
 
 @pytest.mark.weights
-def test_it_is_the_figure_that_the_exported_generator_has(
+def test_fid_during_training_equals_that_of_the_exported_generator(
     make: Make, tmp_path: Path, blob_data: PreparedDataset, weights_file: Path
 ) -> None:
     told = Figures()
@@ -81,14 +81,14 @@ def test_it_is_the_figure_that_the_exported_generator_has(
 
 
 @pytest.mark.usefixtures("_averages")
-def test_it_leaves_no_trace_in_what_is_learnt(make: Make, tmp_path: Path) -> None:
+def test_measuring_does_not_change_training(make: Make, tmp_path: Path) -> None:
     make(name="without").run()
     make(name="with", fid_every=3, fid_samples=16, keep_best=True).run()
     without, with_it = (list_checkpoints(tmp_path / name)[0] for name in ("without", "with"))
     assert (without / "tensors.safetensors").read_bytes() == (with_it / "tensors.safetensors").read_bytes()
 
 
-def test_the_best_is_exported_and_says_why(make: Make, tmp_path: Path, ordered: dict[int, float]) -> None:
+def test_the_best_generator_is_exported_with_its_fid(make: Make, tmp_path: Path, ordered: dict[int, float]) -> None:
     ordered |= {5: 30.0, 10: 10.0, 15: 20.0, 20: 25.0}
     trainer = make(fid_every=5, fid_samples=16, keep_best=True)
     trainer.run(until=10)
@@ -98,10 +98,12 @@ def test_the_best_is_exported_and_says_why(make: Make, tmp_path: Path, ordered: 
     best = load_generator(tmp_path / "generator")
     assert (best.info["step"], best.info["images_seen"], best.info["fid"]["value"]) == (10, 160, 10.0)
     assert "16 against 16 real of train" in best.info["fid"]["stamp"]
-    assert (best.sample(4, 1).int() - pictures.int()).abs().max() <= 1  # rounding: weights lie otherwise in memory
+    assert (
+        best.sample(4, 1).int() - pictures.int()
+    ).abs().max() <= 1  # rounding: the memory layout of the weights differs
 
 
-def test_without_being_asked_the_last_is_exported(make: Make, tmp_path: Path, ordered: dict[int, float]) -> None:
+def test_the_last_generator_is_exported_by_default(make: Make, tmp_path: Path, ordered: dict[int, float]) -> None:
     ordered |= {10: 10.0, 20: 25.0}
     trainer = make(fid_every=10, fid_samples=16)
     trainer.run()
@@ -111,10 +113,10 @@ def test_without_being_asked_the_last_is_exported(make: Make, tmp_path: Path, or
 
 
 @pytest.mark.parametrize("killed_at", [12, 17])
-def test_a_killed_run_ends_with_the_same_best(
+def test_a_killed_and_resumed_run_ends_with_the_same_best_generator(
     make: Make, tmp_path: Path, ordered: dict[int, float], killed_at: int
 ) -> None:
-    """At 17 the best, of step 15, is newer than the newest checkpoint: it is measured again."""
+    """At step 17 the best one (step 15) is newer than the newest checkpoint, so step 15 is measured again."""
     ordered |= {5: 30.0, 10: 20.0, 15: 10.0, 20: 25.0}
     settings = {"fid_every": 5, "fid_samples": 16, "keep_best": True}
     whole = make(name="whole", **settings)
@@ -129,7 +131,7 @@ def test_a_killed_run_ends_with_the_same_best(
         assert (tmp_path / "whole-generator" / name).read_bytes() == (tmp_path / "killed-generator" / name).read_bytes()
 
 
-def test_a_run_that_begins_anew_forgets_the_best_of_the_one_before(
+def test_a_new_run_deletes_the_best_generator_of_the_run_before(
     make: Make, tmp_path: Path, ordered: dict[int, float]
 ) -> None:
     ordered |= {10: 1.0, 20: 25.0}
@@ -144,7 +146,7 @@ def test_a_run_that_begins_anew_forgets_the_best_of_the_one_before(
     assert load_generator(tmp_path / "generator").info["fid"]["value"] == 30.0
 
 
-def test_figures_of_other_protocols_are_not_compared(make: Make, tmp_path: Path, ordered: dict[int, float]) -> None:
+def test_fids_of_different_protocols_are_not_compared(make: Make, tmp_path: Path, ordered: dict[int, float]) -> None:
     ordered |= {10: 1.0, 20: 25.0}
     make(fid_every=10, fid_samples=8, keep_best=True).run(until=10)
     trainer = make(fid_every=10, fid_samples=16, keep_best=True)
@@ -154,19 +156,19 @@ def test_figures_of_other_protocols_are_not_compared(make: Make, tmp_path: Path,
 
 
 @pytest.mark.usefixtures("_averages")
-def test_a_finished_run_that_measured_nothing_says_that_it_exports_the_last(
+def test_a_run_without_any_fid_warns_that_it_exports_the_last_generator(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make().run()
     finished = make(fid_every=10, fid_samples=16, keep_best=True)
     finished.run()
     finished.export(tmp_path / "generator")
-    assert "keep_best: this run has measured no FID, so the last generator is exported" in caplog.text
+    assert "keep_best: exporting the last generator instead of the best" in caplog.text
     assert load_generator(tmp_path / "generator").info["step"] == 20
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_is_never_the_best(
+def test_nan_and_infinity_are_never_the_best(
     make: Make, tmp_path: Path, ordered: dict[int, float], value: float
 ) -> None:
     ordered |= {10: value, 20: 25.0}
@@ -176,22 +178,22 @@ def test_what_is_no_number_is_never_the_best(
     assert load_generator(tmp_path / "generator").info["fid"]["value"] == 25.0
 
 
-def test_the_best_of_what_is_never_measured_is_refused() -> None:
+def test_keep_best_without_fid_every_is_refused() -> None:
     with pytest.raises(SettingsError, match="keep_best: .* fid_every: 0 .* Set fid_every"):
         TrainConfig(keep_best=True)
 
 
 @pytest.mark.usefixtures("_averages")
-def test_a_domain_with_too_few_pictures_to_measure_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_domain_with_too_few_pictures_is_refused_before_training(tmp_path: Path) -> None:
     folder = write_prepared(tmp_path / "data", blobs(8, 32, channels=3), np.array([0] * 7 + [1]), kind="unpaired")
     config = TrainConfig(steps=4, batch=2, fid_every=2)
-    with pytest.raises(DataError, match="has 1 picture, and a figure needs 2 or more"):
+    with pytest.raises(DataError, match="has 1 picture, but a measurement needs at least 2"):
         Trainer("cyclegan", family_config("cyclegan", {}), PreparedDataset(folder), config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("harm", ["other weights", "no figure", "text", "brackets", "a huge number"])
-def test_a_best_generator_that_was_damaged_is_not_exported_and_that_is_said(
+def test_a_damaged_best_generator_is_not_exported_and_causes_a_warning(
     make: Make, tmp_path: Path, ordered: dict[int, float], caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
     ordered.update({10: 10.0, 20: 20.0})
@@ -210,5 +212,5 @@ def test_a_best_generator_that_was_damaged_is_not_exported_and_that_is_said(
     else:
         (best / "generator.json").write_text("[" * 100_000)
     trainer.export(tmp_path / "generator")
-    assert f"Passing over the best generator so far, {best}: " in caplog.text
+    assert f"Ignoring the best generator so far, {best}: " in caplog.text
     assert load_generator(tmp_path / "generator").info["step"] == 20

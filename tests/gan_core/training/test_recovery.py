@@ -1,4 +1,4 @@
-"""What a run survives: being killed and resumed, NaN, a collapse."""
+"""A run survives being killed and resumed, NaN, and mode collapse."""
 
 import json
 import logging
@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gan_core.checkpoint import list_checkpoints, load_checkpoint, whole_checkpoints
+from gan_core.checkpoint import list_checkpoints, load_checkpoint, valid_checkpoints
 from gan_core.data import PreparedDataset
 from gan_core.errors import CheckpointError, TrainingDivergedError
 from gan_core.families.dcgan import DcganConfig
-from gan_core.files import sha256_file
+from gan_core.files import read_json, sha256_file
 from gan_core.inference.generator import load_generator
 from tests.datasets import blobs, write_prepared
 from tests.gan_core.training.runs import DCGAN, Make, Notes, final, short_run
@@ -41,25 +41,35 @@ def test_a_resumed_run_ends_with_the_same_bytes(make: Make, tmp_path: Path, mode
     assert final(tmp_path / "halted") == final(tmp_path / "whole")
 
 
-def test_settings_that_change_a_step_are_refused_by_name_and_others_are_free(make: Make) -> None:
+def test_resuming_with_different_hyperparameters_is_refused_by_name(make: Make) -> None:
     make().run(until=10)
-    with pytest.raises(CheckpointError, match=r"train\.discriminator_lr: 0\.0002 there, 0\.0003 here"):
+    with pytest.raises(
+        CheckpointError, match=r"train\.discriminator_lr: 0\.0002 in the checkpoint, 0\.0003 in this run"
+    ):
         make(discriminator_lr=3e-4)
-    with pytest.raises(CheckpointError, match=r"model\.slope: 0\.2 there, 0\.3 here"):
+    with pytest.raises(CheckpointError, match=r"model\.slope: 0\.2 in the checkpoint, 0\.3 in this run"):
         make(DcganConfig(width=8, latent=16, slope=0.3))
     longer = make(steps=30, log_every=3, checkpoint_every=7, keep_checkpoints=5, max_rollbacks=9)
     longer.run()
     assert longer.step == 30
 
 
-def test_a_copy_elsewhere_is_used_when_it_is_newer(make: Make, tmp_path: Path) -> None:
+def test_a_newer_checkpoint_in_resume_from_is_used(make: Make, tmp_path: Path) -> None:
     make(name="first").run()
     make(name="here").run(until=10)
     assert make(name="here").step == 10
     assert make(name="here", resume_from=tmp_path / "first").step == 20
 
 
-def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(make: Make, tmp_path: Path) -> None:
+def test_resuming_removes_what_a_killed_process_left_of_a_checkpoint(make: Make, tmp_path: Path) -> None:
+    make(name="halted", steps=20).run()
+    left = tmp_path / "halted" / ".step-00000020.gantry-abc"
+    left.mkdir()
+    make(name="halted", steps=20)
+    assert not left.exists()
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(make: Make, tmp_path: Path) -> None:
     make(name="whole", steps=30).run()
     make(name="halted", steps=30).run(until=20)
     tensors = tmp_path / "halted" / "step-00000020" / "tensors.safetensors"
@@ -71,7 +81,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(m
 
 
 def reseal(path: Path) -> None:
-    """Make the sums of a checkpoint fit content that a test has changed."""
+    """Update the checksums of a checkpoint after a test has changed its content."""
     sums = {name: sha256_file(path / name) for name in ("state.json", "tensors.safetensors")}
     (path / "manifest.json").write_text(json.dumps(sums))
 
@@ -103,56 +113,56 @@ MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda p: change_tensors(p, lambda t: t.pop(first(t, "optimiser.generator.0.exp_avg_sq"))),
         "optimiser.generator.0.exp_avg_sq is missing",
     ),
-    "a moment of no parameter": (
+    "a moment of an unknown parameter": (
         lambda p: change_tensors(p, lambda t: t.update({"optimiser.generator.99.step": torch.zeros(())})),
-        "there is no optimiser.generator.99.step in such a run",
+        "optimiser.generator.99.step does not belong to this run",
     ),
     "a moment without a name": (
         lambda p: change_tensors(p, lambda t: t.update({"optimiser.generator.x": torch.zeros(())})),
-        "there is no optimiser.generator.x in such a run",
+        "optimiser.generator.x does not belong to this run",
     ),
-    "a tensor of another shape": (
+    "a tensor of a different shape": (
         lambda p: change_tensors(p, lambda t: t.update({first(t, "network."): torch.zeros(3, 5)})),
-        "has the shape [3, 5], not",
+        "has shape [3, 5], expected",
     ),
-    "numbers of another kind": (
+    "a tensor of a different type": (
         lambda p: change_tensors(p, lambda t: t.update({n: t[n].long() for n in [first(t, "network.")]})),
-        "holds torch.int64, not torch.float32",
+        "has type torch.int64, expected torch.float32",
     ),
     "NaN": (
         lambda p: change_tensors(p, lambda t: t[first(t, "averaged.")].fill_(float("nan"))),
-        "holds NaN or infinity",
+        "contains NaN or infinity",
     ),
     "NaN in a moment": (
         lambda p: change_tensors(p, lambda t: t[first(t, "optimiser.")].fill_(float("nan"))),
-        "holds NaN or infinity",
+        "contains NaN or infinity",
     ),
     "nothing but junk": (
         lambda p: change_tensors(p, lambda t: (t.clear(), t.update(junk=torch.zeros(2)))),
         "is missing",
     ),
-    "a tensor too many": (
+    "an extra tensor": (
         lambda p: change_tensors(p, lambda t: t.update({"network.generator.more": torch.zeros(1)})),
-        "there is no network.generator.more in such a run",
+        "network.generator.more does not belong to this run",
     ),
-    "no settings": (lambda p: change_state(p, settings=None), "state.json has no settings"),
-    "settings of another kind": (lambda p: change_state(p, settings=[1]), "state.json has no settings"),
-    "no description": (lambda p: change_state(p, generator=None), "state.json has no generator"),
-    "rollbacks in words": (lambda p: change_state(p, rollbacks="two"), "state.json has no rollbacks"),
-    "no health": (lambda p: change_state(p, poor=None), "state.json has no poor"),
+    "no settings": (lambda p: change_state(p, settings=None), "state.json has no valid settings"),
+    "settings of the wrong type": (lambda p: change_state(p, settings=[1]), "state.json has no valid settings"),
+    "no description": (lambda p: change_state(p, generator=None), "state.json has no valid generator"),
+    "rollbacks in words": (lambda p: change_state(p, rollbacks="two"), "state.json has no valid rollbacks"),
+    "no health": (lambda p: change_state(p, poor=None), "state.json has no valid poor"),
 }
 
 
 @pytest.fixture(scope="module")
 def halted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoints of a run that was stopped at step 20, of 10 and 20 among them."""
+    """The checkpoints of a run that was stopped at step 20, including those of steps 10 and 20."""
     place = tmp_path_factory.mktemp("halted")
     short_run(PreparedDataset(write_prepared(place / "data", blobs(64))), place, name="run", steps=30).run(until=20)
     return place
 
 
 @pytest.mark.parametrize("mismatch", MISFITS)
-def test_a_newest_checkpoint_of_other_content_under_the_right_sums_is_passed_over(
+def test_a_newest_checkpoint_with_wrong_content_is_passed_over(
     halted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, mismatch: str
 ) -> None:
     harm, said = MISFITS[mismatch]
@@ -161,12 +171,12 @@ def test_a_newest_checkpoint_of_other_content_under_the_right_sums_is_passed_ove
     with caplog.at_level(logging.WARNING):
         resumed = short_run(PreparedDataset(halted / "data"), tmp_path, name="run", steps=30)
     assert resumed.step == 10
-    assert f"Passing over checkpoint {tmp_path / 'run' / 'step-00000020'}: " in caplog.text
+    assert f"Skipping checkpoint {tmp_path / 'run' / 'step-00000020'}: " in caplog.text
     assert said in caplog.text
 
 
-def test_where_no_checkpoint_fits_the_run_does_not_begin_anew(halted: Path, tmp_path: Path) -> None:
-    """It would remove them: they may be of another edition."""
+def test_training_does_not_restart_if_no_checkpoint_fits(halted: Path, tmp_path: Path) -> None:
+    """Restarting would delete the checkpoints, which may belong to a different version."""
     shutil.copytree(halted / "run", tmp_path / "run")
     paths = list_checkpoints(tmp_path / "run")
     for path in paths:
@@ -178,7 +188,7 @@ def test_where_no_checkpoint_fits_the_run_does_not_begin_anew(halted: Path, tmp_
     assert list_checkpoints(tmp_path / "run") == paths
 
 
-def test_a_generator_is_read_from_the_newest_checkpoint_that_holds_one(
+def test_a_generator_is_loaded_from_the_newest_checkpoint_that_has_one(
     halted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(halted / "run", tmp_path / "run")
@@ -186,19 +196,19 @@ def test_a_generator_is_read_from_the_newest_checkpoint_that_holds_one(
     change_tensors(newest, lambda t: t.pop(first(t, "averaged.")))
     with caplog.at_level(logging.WARNING):
         assert load_generator(tmp_path / "run").info["step"] == 10
-    assert f"Passing over checkpoint {newest}: " in caplog.text
+    assert f"Skipping checkpoint {newest}: " in caplog.text
     for path in list_checkpoints(tmp_path / "run"):
         change_state(path, generator=[])
-    with pytest.raises(CheckpointError, match="no checkpoint that holds a generator"):
+    with pytest.raises(CheckpointError, match="no checkpoint that has a generator"):
         load_generator(tmp_path / "run")
-    with pytest.raises(CheckpointError, match="describes no generator"):
+    with pytest.raises(CheckpointError, match="does not describe a generator"):
         load_generator(newest)
 
 
 # -- trouble ---------------------------------------------------------------------------------------------------------
 
 
-def test_nan_rolls_back_to_the_last_checkpoint_with_half_the_learning_rate_and_says_so(
+def test_nan_rolls_back_to_the_last_checkpoint_with_half_the_learning_rate(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     notes = Notes()
@@ -223,7 +233,7 @@ def test_nan_is_never_written_to_a_checkpoint(make: Make, tmp_path: Path) -> Non
         assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(path).tensors.values())
 
 
-def test_a_collapse_rolls_back_to_before_it_began_however_many_checkpoints_came_since(
+def test_a_collapse_rolls_back_to_the_last_checkpoint_before_it_began(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = ToyConfig(collapse_from=9, cured_after=1)
@@ -231,13 +241,32 @@ def test_a_collapse_rolls_back_to_before_it_began_however_many_checkpoints_came_
     with caplog.at_level(logging.WARNING):
         trainer.run()
     assert "the generator has collapsed" in caplog.text
-    assert "Rolling back to step 8 with 0.5 times" in caplog.text  # 12 and 16 were written in the collapse
+    assert "Rolling back to step 8 with 0.5 times" in caplog.text  # 12 and 16 were written during the collapse
     assert (trainer.step, trainer.rollbacks) == (30, 1)
+    trainer.export(tmp_path / "generator")
+    (reason,) = read_json(tmp_path / "generator" / "generator.json")["rollbacks"]
+    assert reason.startswith("step 18: the generator has collapsed")
+
+
+def test_a_resumed_run_remembers_the_reasons_of_its_rollbacks(make: Make, tmp_path: Path) -> None:
+    settings = {"steps": 30, "log_every": 2, "checkpoint_every": 4, "collapse_patience": 2}
+    model = ToyConfig(collapse_from=9, cured_after=1)
+    make(model, **settings).run(until=20)
+
+    def recorded() -> list[str]:
+        make(model, **settings).export(tmp_path / "generator")
+        return read_json(tmp_path / "generator" / "generator.json")["rollbacks"]
+
+    (reason,) = recorded()
+    assert "the generator has collapsed" in reason
+    for path in list_checkpoints(tmp_path / "run"):
+        change_state(path, incidents=None)  # as an older version wrote it
+    assert recorded() == ["at an unknown step, for an unknown reason"]
 
 
 @pytest.mark.parametrize("killed_at", [11, 13, 17])
 def test_a_run_killed_around_a_rollback_ends_with_the_same_bytes(make: Make, tmp_path: Path, killed_at: int) -> None:
-    """Before it, after it and before the next checkpoint, and later."""
+    """Killed before the rollback, between it and the next checkpoint, and later."""
     settings = {"steps": 24, "log_every": 2, "checkpoint_every": 4, "collapse_patience": 2}
     model = ToyConfig(collapse_from=9, cured_after=1)
     make(model, "whole", **settings).run()
@@ -253,7 +282,7 @@ def test_a_run_killed_around_a_rollback_ends_with_the_same_bytes(make: Make, tmp
     assert final(tmp_path / "halted") == final(tmp_path / "whole")
 
 
-def test_a_run_that_moved_to_an_empty_directory_rolls_back_to_the_copy_it_came_from(make: Make, tmp_path: Path) -> None:
+def test_a_run_in_an_empty_folder_rolls_back_to_its_checkpoint_in_resume_from(make: Make, tmp_path: Path) -> None:
     make(ToyConfig(nan_at=13, cured_after=1), "first").run(until=10)
     moved = make(ToyConfig(nan_at=13, cured_after=1), "second", resume_from=tmp_path / "first")
     assert moved.step == 10
@@ -261,23 +290,23 @@ def test_a_run_that_moved_to_an_empty_directory_rolls_back_to_the_copy_it_came_f
     assert (moved.step, moved.rollbacks) == (20, 1)
 
 
-def test_a_run_that_cannot_be_saved_ends_with_a_message_and_keeps_its_checkpoint(make: Make, tmp_path: Path) -> None:
+def test_a_diverged_run_fails_with_a_message_and_keeps_its_checkpoint(make: Make, tmp_path: Path) -> None:
     trainer = make(ToyConfig(nan_at=13), max_rollbacks=2)
     with pytest.raises(TrainingDivergedError) as caught:
         trainer.run()
     message = str(caught.value)
-    assert "Training cannot be saved at step 15" in message
-    assert "is nan, after 2 rollbacks" in message
+    assert "Training diverged at step 15 and could not be recovered after 2 rollbacks: " in message
+    assert " is nan. " in message
     assert "step-00000010" in message
     assert "train.generator_lr" in message
-    kept = next(whole_checkpoints([tmp_path / "run"]), None)
+    kept = next(valid_checkpoints([tmp_path / "run"]), None)
     assert kept is not None
     assert kept.step == 10
     assert all(torch.isfinite(tensor).all() for tensor in kept.tensors.values())
 
 
-def test_an_absurd_learning_rate_of_the_real_family_ends_with_the_message_too(make: Make, tmp_path: Path) -> None:
+def test_dcgan_with_an_absurd_learning_rate_fails_with_the_same_message(make: Make, tmp_path: Path) -> None:
     trainer = make(generator_lr=1e30, discriminator_lr=1e30, log_every=1, max_rollbacks=1)
     with pytest.raises(TrainingDivergedError, match="Lower train.generator_lr"):
         trainer.run()
-    assert next(whole_checkpoints([tmp_path / "run"]), None) is not None
+    assert next(valid_checkpoints([tmp_path / "run"]), None) is not None

@@ -1,4 +1,4 @@
-"""A run killed with SIGKILL at three different steps and resumed ends with the same bytes as one that was not."""
+"""A run that was killed with SIGKILL at three steps and resumed ends with the same bytes as an undisturbed run."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 
 from gan_core import train
 from gan_core.checkpoint import list_checkpoints
+from tests.gan_core.training.runs import Notes, final, short_run
 
 STEPS = 120
 KILLS = (13, 48, 85)
@@ -28,7 +29,7 @@ def arguments(data: Path, out: Path) -> list[str]:
 
 
 def logged(out: Path) -> list[int]:
-    """The steps of the whole lines of the metrics file."""
+    """The steps of the complete lines of the metrics file."""
     try:
         lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
     except FileNotFoundError:
@@ -37,7 +38,7 @@ def logged(out: Path) -> list[int]:
 
 
 def kill_at(step: int, data: Path, out: Path) -> None:
-    """Start training in a process of its own and kill it, without a chance to clean up, once it has logged ``step``."""
+    """Start training in a separate process and kill it with SIGKILL once it has logged ``step``."""
     with open(out.parent / f"output-{step}.txt", "wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "gan_core.train", *arguments(data, out)],
@@ -62,7 +63,7 @@ def kill_at(step: int, data: Path, out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(blob_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a run that nothing disturbed left its files."""
+    """The folder of an undisturbed run."""
     import torch
 
     out = tmp_path_factory.mktemp("whole") / "out"
@@ -73,14 +74,14 @@ def whole(blob_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_killed_at_three_steps_and_in_the_middle_of_a_checkpoint(
+def test_a_run_killed_at_three_steps_and_during_a_checkpoint_ends_with_the_same_bytes(
     blob_folder: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     for index, step in enumerate(KILLS):
         kill_at(step, blob_folder, out)
         if index == 1:
-            # As if the kill had hit the copying of the newest checkpoint, and the writing of another one.
+            # As if the process had been killed while copying the newest checkpoint and while writing another one.
             newest = list_checkpoints(out / "checkpoints")[0] / "tensors.safetensors"
             newest.write_bytes(newest.read_bytes()[:-1000])
             (out / "checkpoints" / ".step-00000099.half" / "step-00000099").mkdir(parents=True)
@@ -94,9 +95,26 @@ def test_killed_at_three_steps_and_in_the_middle_of_a_checkpoint(
     assert not list((out / "checkpoints").glob(".*"))
 
 
-def test_a_finished_run_started_again_trains_nothing_and_makes_the_same_generator(
-    blob_folder: Path, whole: Path
-) -> None:
+def test_restarting_a_finished_run_only_exports_the_same_generator(blob_folder: Path, whole: Path) -> None:
     before = (whole / "generator" / "generator.safetensors").read_bytes(), logged(whole)
     train.main(arguments(blob_folder, whole))
     assert ((whole / "generator" / "generator.safetensors").read_bytes(), logged(whole)) == before
+
+
+def test_a_checkpoint_on_demand_is_one_to_resume_from(blob_data, tmp_path):
+    """Such as on notice that this machine is about to be taken away."""
+
+    class Asks(Notes):
+        def wants_checkpoint(self, step: int) -> bool:
+            return step == 13
+
+    undisturbed = short_run(blob_data, tmp_path, name="undisturbed")
+    undisturbed.run()
+    leaving = short_run(blob_data, tmp_path, observer=(notes := Asks()))
+    leaving.run(until=14)
+    assert notes.checkpoints == [0, 10, 13]
+    assert 13 in notes.rows, "health is diagnosed before the checkpoint is written"
+    resumed = short_run(blob_data, tmp_path)
+    assert resumed.step == 13
+    resumed.run()
+    assert final(tmp_path / "run")[0] == final(tmp_path / "undisturbed")[0]

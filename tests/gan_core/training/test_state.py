@@ -1,4 +1,4 @@
-"""What a run is made of, as named tensors."""
+"""The state of a run as named tensors."""
 
 import torch
 
@@ -12,7 +12,7 @@ from tests.gan_core.training.toy import Toy, ToyConfig
 
 
 class Run:
-    """The parts of a run that began with the weights of ``seed`` and made one step."""
+    """The parts of a run after one step from the initial weights of ``seed``."""
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -39,12 +39,12 @@ def kept(run: Run) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in run.state.tensors().items()}
 
 
-def test_every_part_has_its_tensors() -> None:
+def test_every_part_of_the_state_has_tensors() -> None:
     parts = {name.split(".")[0] for name in Run(1).state.tensors()}
     assert parts == {"network", "averaged", "augment", "optimiser", "memory"}
 
 
-def test_a_run_that_loads_anothers_tensors_goes_on_as_that_one_does() -> None:
+def test_a_run_that_loads_another_runs_tensors_continues_as_it_does() -> None:
     first, other = Run(1), Run(2)
     assert not torch.equal(kept(first)["memory.history"], kept(other)["memory.history"])
     other.state.load(kept(first))
@@ -55,7 +55,7 @@ def test_a_run_that_loads_anothers_tensors_goes_on_as_that_one_does() -> None:
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_what_was_loaded_is_not_shared() -> None:
+def test_loaded_tensors_are_copied() -> None:
     first, other = Run(1), Run(2)
     saved = kept(first)
     other.state.load(saved)

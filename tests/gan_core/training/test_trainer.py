@@ -1,4 +1,4 @@
-"""The training loop: what it computes and what it tells."""
+"""The training loop: its computations, its reports and its errors."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from gan_core.training.world import World
 from tests.gan_core.training.runs import Make, Notes, steps
 from tests.gan_core.training.toy import ToyConfig, weights
 
-# -- what is told ----------------------------------------------------------------------------------------------------
+# -- reports ---------------------------------------------------------------------------------------------------------
 
 
-def test_metrics_grids_and_checkpoints_come_at_their_steps(make: Make, tmp_path: Path) -> None:
+def test_metrics_grids_and_checkpoints_are_written_at_their_steps(make: Make, tmp_path: Path) -> None:
     notes = Notes()
     make(observer=notes, steps=23, log_every=5, sample_every=8, checkpoint_every=10).run()
     assert sorted(notes.rows) == [5, 10, 15, 20, 23]
@@ -25,7 +25,7 @@ def test_metrics_grids_and_checkpoints_come_at_their_steps(make: Make, tmp_path:
     assert steps(tmp_path / "run") == [20, 23]  # keep_checkpoints is 2
 
 
-def test_a_row_tells_losses_health_rate_and_progress(make: Make) -> None:
+def test_a_row_of_metrics_has_losses_health_rate_and_progress(make: Make) -> None:
     notes = Notes()
     make(observer=notes).run()
     row = notes.rows[20]
@@ -59,7 +59,7 @@ def test_an_interrupted_window_counts_only_the_steps_after_the_interruption(make
     assert halted.rows[5]["loss/generator"] == pytest.approx(mean, rel=1e-5)
 
 
-def test_a_grid_shows_the_same_64_latents_every_time(make: Make) -> None:
+def test_every_grid_uses_the_same_64_latents(make: Make) -> None:
     notes = Notes()
     trainer = make(observer=notes)
     trainer.run()
@@ -68,7 +68,7 @@ def test_a_grid_shows_the_same_64_latents_every_time(make: Make) -> None:
     assert torch.equal(notes.grids[20], trainer.sample(64, 0).cpu())
 
 
-def test_the_export_is_the_averaged_generator_with_its_origin(make: Make, tmp_path: Path) -> None:
+def test_the_export_is_the_averaged_generator_with_its_lineage(make: Make, tmp_path: Path) -> None:
     trainer = make()
     trainer.run()
     trainer.export(tmp_path / "generator")
@@ -78,10 +78,10 @@ def test_the_export_is_the_averaged_generator_with_its_origin(make: Make, tmp_pa
     assert (generator.info["step"], generator.info["images_seen"]) == (20, 320)
 
 
-# -- what is computed ------------------------------------------------------------------------------------------------
+# -- computations ----------------------------------------------------------------------------------------------------
 
 
-def test_each_side_has_its_own_learning_rate_and_its_update_leaves_the_other_side_alone(make: Make) -> None:
+def test_each_side_has_its_own_learning_rate_and_updates_only_its_own_networks(make: Make) -> None:
     trainer = make(generator_lr=1e-3, discriminator_lr=2e-3, beta1=0.4, beta2=0.9)
     assert {side: optimiser.lr for side, optimiser in trainer.optimisers.items()} == {
         "generator": 1e-3,
@@ -102,8 +102,8 @@ def test_each_side_has_its_own_learning_rate_and_its_update_leaves_the_other_sid
     assert all(parameter.requires_grad for parameter in discriminator.parameters())
 
 
-def test_the_first_step_is_adams_step_on_the_two_losses_written_out(make: Make) -> None:
-    """The same step by hand: plain Adam, discriminator first, generator against the new discriminator."""
+def test_the_first_step_equals_adam_computed_by_hand(make: Make) -> None:
+    """Plain Adam by hand: first the discriminator, then the generator against the updated discriminator."""
     trainer, reference = make(ToyConfig(), name="a"), make(ToyConfig(), name="b")
     family = reference.family
     batch = reference._batches(0, last=True)[0]
@@ -151,10 +151,10 @@ def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(make: Make) -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_cudnn_sums_in_an_order_unless_networks_are_compiled(
+def test_cudnn_is_deterministic_unless_networks_are_compiled(
     make: Make, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A race for the fastest kernel would make a resumed run end with other bytes."""
+    """Choosing kernels by benchmark would let a resumed run end with different bytes."""
     monkeypatch.setattr(torch, "compile", lambda network, **options: network)
     cudnn, seen = torch.backends.cudnn, []
 
@@ -168,7 +168,7 @@ def test_cudnn_sums_in_an_order_unless_networks_are_compiled(
     assert (cudnn.deterministic, cudnn.benchmark) == before
 
 
-def test_run_stops_where_it_is_told(make: Make) -> None:
+def test_run_stops_at_until(make: Make) -> None:
     trainer = make()
     trainer.run(until=0)
     assert trainer.step == 0
@@ -178,14 +178,14 @@ def test_run_stops_where_it_is_told(make: Make) -> None:
     assert trainer.step == 20
 
 
-def test_a_batch_that_does_not_divide_is_refused(make: Make) -> None:
+def test_a_batch_that_cannot_be_split_evenly_is_refused(make: Make) -> None:
     with pytest.raises(
-        SettingsError, match=r"train\.batch: 16 does not divide over 3 workers times 2 .* multiple of 6"
+        SettingsError, match=r"train\.batch: 16 cannot be split evenly over 3 workers times 2 .* multiple of 6"
     ):
         make(world=World(0, 3), accumulate=2)
 
 
-def test_a_step_that_memory_is_too_small_for_says_what_helps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_out_of_memory_error_names_the_settings_to_change(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(batch=16, accumulate=2)
 
     def full(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""Workers that train together compute what one worker with the whole batch computes."""
+"""Several workers compute the same result as one worker with the whole batch."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from gan_core.checkpoint import list_checkpoints, load_checkpoint
+from gan_core.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.families import FAMILIES
@@ -31,7 +31,7 @@ def train(data: Path, cache: Path, directory: Path, **settings: int) -> Trainer:
     return trainer
 
 
-def test_a_world_of_one_needs_no_process_group() -> None:
+def test_a_world_of_size_1_needs_no_process_group() -> None:
     world = World.current()
     assert world == World(0, 1)
     assert (world.part.rank, world.part.world) == (0, 1)
@@ -46,8 +46,14 @@ def _refuse() -> None:
     raise DataError("there is nothing to measure")
 
 
+def assert_equal_on_both(tensor: torch.Tensor) -> None:
+    both = [torch.empty_like(tensor) for _ in range(2)]
+    dist.all_gather(both, tensor)
+    assert torch.equal(both[0], both[1])
+
+
 def _worker(rank: int, folder: str, data: str) -> None:
-    """What each of two processes does; checks of its own fail the process and with it the test."""
+    """Runs in each of two processes; a failed check fails the process, and with it the test."""
     home = Path(folder)
     torch.set_num_threads(1)
     FAMILIES["toy"] = Toy
@@ -65,26 +71,44 @@ def _worker(rank: int, folder: str, data: str) -> None:
     assert layer.bias.grad.tolist() == [0.0]
 
     assert world.on_rank_zero(lambda: "done") == ("done" if rank == 0 else None)
+    kinds = {
+        "a": torch.tensor([[1, 2], [3, 4]]),
+        "b": torch.tensor(True),
+        "c": torch.empty(0),
+        "d": torch.arange(6.0).view(2, 3).T,
+    }
+    received = world.broadcast_tensors(kinds if rank == 0 else None, torch.device("cpu"))
+    assert received.keys() == kinds.keys()
+    for name, tensor in kinds.items():
+        assert received[name].dtype == tensor.dtype
+        assert torch.equal(received[name], tensor)
     with pytest.raises(DataError, match="nothing to measure"):
         world.on_rank_zero(_refuse)
 
-    # Only the first measures, while the other waits for it.
+    # Only rank 0 measures, while the other waits.
     quality.load_inception = lambda device: Averages()
-    trainer = train(Path(data), home / f"cache{rank}", home / "pair", fid_every=10, fid_samples=8)
+    # Each worker has its own folder, as on two hosts. Checkpoints are in the folder of rank 0.
+    trainer = train(Path(data), home / f"cache{rank}", home / f"pair{rank}", fid_every=10, fid_samples=8)
     assert (trainer._quality is not None) == (rank == 0)
     assert (trainer.step, trainer.rollbacks) == (20, 1)
-    mine = weights(trainer.family.networks)
-    both = [torch.empty_like(mine) for _ in range(2)]
-    dist.all_gather(both, mine)
-    assert torch.equal(both[0], both[1])
+    assert_equal_on_both(weights(trainer.family.networks))
+    assert (rank == 0) == bool(list_checkpoints(home / f"pair{rank}"))
+
+    # Both resume from the checkpoint of rank 0. The other host does not have it, and its own checkpoint is not used.
+    if rank == 1:
+        save_checkpoint(home / "pair1", 25, {}, {})
+    dataset = PreparedDataset(Path(data), home / f"cache{rank}")
+    resumed = Trainer("toy", MODEL, dataset, trainer.config, home / f"pair{rank}", device="cpu")
+    assert (resumed.step, resumed.rollbacks) == (20, 1)
+    assert torch.equal(weights(resumed.family.networks), weights(trainer.family.networks))
     dist.destroy_process_group()
 
 
-def test_two_workers_train_to_the_weights_of_one_with_the_same_total_batch(blob_folder: Path, tmp_path: Path) -> None:
-    """Through a NaN and its rollback, which both have to see and to make together."""
+def test_two_workers_train_to_the_same_weights_as_one_with_the_whole_batch(blob_folder: Path, tmp_path: Path) -> None:
+    """With a NaN on the way: both workers must detect it and roll back together."""
     mp.spawn(_worker, (str(tmp_path), str(blob_folder)), nprocs=2)
     train(blob_folder, tmp_path / "cache", tmp_path / "alone")
-    pair, alone = (load_checkpoint(list_checkpoints(tmp_path / name)[0]) for name in ("pair", "alone"))
+    pair, alone = (load_checkpoint(list_checkpoints(tmp_path / name)[0]) for name in ("pair0", "alone"))
     assert pair.step == alone.step == 20
     assert pair.state == alone.state
     assert pair.tensors.keys() == alone.tensors.keys()
@@ -93,5 +117,5 @@ def test_two_workers_train_to_the_weights_of_one_with_the_same_total_batch(blob_
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_worker_takes_its_rows(rank: int) -> None:
+def test_a_worker_takes_its_own_rows(rank: int) -> None:
     assert list(range(10))[World(rank, 2).part.rows(5)] == list(range(5 * rank, 5 * rank + 5))

@@ -1,4 +1,4 @@
-"""A family of two small dense networks without batch norm, whose trouble can be ordered in its settings."""
+"""A family of two small dense networks without batch norm. Its settings can inject NaN and mode collapse."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,14 +17,14 @@ LATENT = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ToyConfig:
-    """Trouble strikes as long as fewer than ``cured_after`` rollbacks have been made."""
+    """Settings of the toy family. Faults are injected until there have been ``cured_after`` rollbacks."""
 
     latents_from_data: bool = False
-    """Take the latents from the real images, so that they do not depend on how a batch is cut into micro-batches."""
+    """Take the latents from the real images, so that they do not depend on the split into micro-batches."""
     nan_at: int = -1
-    """The step whose loss is NaN."""
+    """Step at which the loss is NaN."""
     collapse_from: int = 10**9
-    """The step from which on all images are equal."""
+    """Step from which all generated images are equal."""
     cured_after: int = 10**9
 
 

@@ -1,4 +1,4 @@
-"""Shells complete verbs and options; completing a verb imports none of them."""
+"""Shell completion of commands and options. Completing a command imports none of them."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ finally:
 
 
 def complete(words: str) -> tuple[list[str], str]:
-    """What bash is offered after ``words``, and which heavy packages were imported for it."""
+    """The completions that bash gets after ``words``, and the slow packages that were imported for them."""
     asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1), "_GANTRY_COMPLETE": "bash_complete"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=CHECKOUT, env=environment(**asked), capture_output=True, text=True
@@ -35,18 +35,18 @@ def test_the_script_of_each_shell_asks_gantry(shell: str) -> None:
     assert f"_GANTRY_COMPLETE={shell}_complete" in done.stdout
 
 
-def test_a_verb_is_completed_without_importing_any() -> None:
+def test_completing_a_command_imports_none() -> None:
     offered, imported = complete("gantry pro")
     assert offered == ["project", "promote"]
     assert imported == ""
 
 
-def test_the_options_of_a_verb_are_completed() -> None:
+def test_the_options_of_a_command_are_completed() -> None:
     offered, _ = complete("gantry ledger --")
     assert "--verify" in offered
 
 
-def test_the_script_of_bash_is_sound() -> None:
+def test_bash_accepts_the_script() -> None:
     program = [sys.executable, "-c", "from pipelines.cli import main; main()", "completion", "bash"]
     script = subprocess.run(program, cwd=CHECKOUT, env=environment(), capture_output=True, text=True).stdout
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, env=dict(os.environ))

@@ -1,4 +1,4 @@
-"""The demo's last words are true: they come from the results and from the registry itself."""
+"""The summary of the demo comes from the results and from the registry."""
 
 from pathlib import Path
 
@@ -26,14 +26,16 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_shows_the_figure_and_the_version_that_the_registry_has(root: Path) -> None:
+def test_the_summary_shows_the_fid_and_the_registered_version(root: Path) -> None:
     told = summary(Checkout.at(root), load_settings(root / "params.yaml"), 61)
     assert "12.35  (n = 600)" in told
     assert "digits version 1, alias challenger" in told
 
 
-def test_a_version_that_the_registry_lacks_is_not_claimed(root: Path) -> None:
+def test_a_version_that_the_registry_lacks_is_an_error(root: Path) -> None:
     registered = {"name": "digits", "version": "2", "alias": "challenger"}
     write_json(root / "outputs/register/registered.json", registered)
-    with pytest.raises(TrackingError, match=r"digits version 2 .* is not at sqlite:.*dvc repro --force --single-item"):
+    with pytest.raises(
+        TrackingError, match=r"digits version 2.* is not in the registry at sqlite:.*dvc repro --force --single-item"
+    ):
         summary(Checkout.at(root), load_settings(root / "params.yaml"), 61)

@@ -39,21 +39,19 @@ def test_a_checkout_has_no_problem(examine: Examine) -> None:
     assert status == (1 if found["disk"]["status"] == "problem" else 0)
 
 
-def test_a_folder_that_is_no_project_is_named_with_the_remedy(examine: Examine, tmp_path: Path) -> None:
+def test_a_folder_without_a_project_is_a_problem_with_a_remedy(examine: Examine, tmp_path: Path) -> None:
     status, found = examine(tmp_path)
     assert status == 1
     assert found["project"] == {
         "check": "project",
         "status": "problem",
         "found": f"there is no dvc.yaml in {tmp_path}",
-        "remedy": "Run gantry doctor in the root of a Gantry project.",
+        "remedy": "Run gantry doctor in the root folder of a Gantry project.",
     }
     assert "git init" in found["git"]["remedy"]
 
 
-def test_settings_that_cannot_be_read_are_one_finding_and_the_rest_is_still_checked(
-    examine: Examine, tmp_path: Path
-) -> None:
+def test_unreadable_settings_are_one_problem_and_the_other_checks_run(examine: Examine, tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("tain: {}\n")
     status, found = examine(tmp_path)
@@ -62,7 +60,7 @@ def test_settings_that_cannot_be_read_are_one_finding_and_the_rest_is_still_chec
     assert found["memory"]["status"] in ("ok", "note")
 
 
-def test_a_server_of_the_environment_that_is_away_is_a_problem_and_its_password_is_not_shown(examine: Examine) -> None:
+def test_an_unreachable_server_is_a_problem_shown_without_its_password(examine: Examine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]  # nobody listens there once it is closed
     status, found = examine(
@@ -77,16 +75,16 @@ def test_a_server_of_the_environment_that_is_away_is_a_problem_and_its_password_
     assert "RAY_ADDRESS" in found["ray"]["remedy"]
 
 
-def test_a_version_that_gantry_does_not_run_with_is_named(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_version_of_a_package_is_a_problem(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     real = module.importlib.metadata.version
     monkeypatch.setattr(module.importlib.metadata, "version", lambda name: "1.0" if name == "prefect" else real(name))
     _, found = examine(CHECKOUT)
     assert found["packages"]["status"] == "problem"
-    assert "prefect is 1.0, and Gantry needs ==3.8.8" in found["packages"]["found"]
+    assert "prefect is 1.0, but Gantry needs ==3.8.8" in found["packages"]["found"]
 
 
-def test_little_room_on_the_disk_is_a_problem(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TOO_LITTLE", 2**60)
+def test_little_free_disk_space_is_a_problem(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.runtime.cluster_check.TOO_LITTLE", 2**60)
     status, found = examine(CHECKOUT)
     assert status == 1
     assert found["disk"]["status"] == "problem"

@@ -1,4 +1,4 @@
-"""``gantry fid`` compares whatever two things a user of pytorch-fid or clean-fid has at hand."""
+"""``gantry fid`` compares folders, zips, prepared datasets and generators."""
 
 import json
 import shutil
@@ -61,22 +61,22 @@ def test_a_generator_is_compared_with_a_dataset_in_either_order(tmp_path: Path) 
     assert figure["protocol"]["fake_count"] == figure["protocol"]["real_count"] == 8
 
 
-def test_a_name_is_looked_up_and_what_is_neither_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_neither_a_path_nor_a_model_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GANTRY_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
     folder = write_folder(tmp_path / "a", blobs(3))
     with pytest.raises(
         TrackingError,
-        match="no file or folder 'birds@champion' to compare. As the name of a generator: The tracking database",
+        match="'birds@champion' is neither a file or folder nor a registered generator: The tracking database",
     ):
         run(folder, "birds@champion", *FAST)
-    with pytest.raises(TrackingError, match="no file or folder '' to compare"):
+    with pytest.raises(TrackingError, match="'' is neither a file or folder nor a registered generator"):
         run("", folder, *FAST)
 
 
 @pytest.mark.weights
 @pytest.mark.usefixtures("weights_file")
-def test_the_line_for_people_has_the_figure_and_its_stamp(tmp_path: Path) -> None:
+def test_the_printed_line_has_the_fid_and_its_protocol(tmp_path: Path) -> None:
     folder, other = write_folder(tmp_path / "a", blobs(8)), write_folder(tmp_path / "b", blobs(8, seed=1))
     result = run(folder, other, *FAST, "--n", "6")
     assert result.stdout.startswith("FID ")
@@ -86,14 +86,14 @@ def test_the_line_for_people_has_the_figure_and_its_stamp(tmp_path: Path) -> Non
 
 @pytest.mark.weights
 @pytest.mark.usefixtures("weights_file")
-def test_a_broken_picture_is_left_out_named_and_in_the_protocol(tmp_path: Path) -> None:
+def test_a_broken_picture_is_left_out_listed_and_counted_in_the_protocol(tmp_path: Path) -> None:
     folder, other = write_folder(tmp_path / "a", blobs(120)), write_folder(tmp_path / "b", blobs(120))
     (folder / "0" / "000.png").write_bytes(b"not a picture")
     (folder / "notes.txt").write_text("words")
     result = run(folder, other, *FAST, "--json")
     assert result.exit_code == 0, result.output
     assert "a: 0/000.png cannot be read and is left out: not-an-image" in result.stderr
-    assert "left aside 1 file (1 .txt) that are no pictures" in result.stderr
+    assert "skipped 1 file (1 .txt) that are not pictures" in result.stderr
     told = json.loads(result.stdout)
     protocol = build(Protocol, told["protocol"])
     assert (protocol.real_count, protocol.fake_count, protocol.unreadable) == (119, 120, 1)
@@ -109,17 +109,17 @@ def test_a_broken_picture_is_left_out_named_and_in_the_protocol(tmp_path: Path) 
 @pytest.mark.weights
 @pytest.mark.usefixtures("weights_file")
 def test_one_picture_is_too_few(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="a: 1 picture is too few to measure; it takes 2 or more"):
+    with pytest.raises(SettingsError, match=r"a: 1 picture is too few to measure\. Use 2 or more"):
         run(write_folder(tmp_path / "a", blobs(1)), write_folder(tmp_path / "b", blobs(3)), *FAST)
 
 
-def test_bf16_needs_a_word_of_its_own(tmp_path: Path) -> None:
+def test_bf16_needs_the_option_unpublished(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--unpublished"):
         run(write_folder(tmp_path / "a", blobs(3)), tmp_path / "a", "--precision", "bf16")
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_what_translates_is_sent_to_the_evaluate_stage_before_anything_is_measured(
+def test_a_translating_generator_is_rejected_before_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
     def measured(*_: object, **__: object) -> None:
@@ -128,7 +128,7 @@ def test_what_translates_is_sent_to_the_evaluate_stage_before_anything_is_measur
     monkeypatch.setattr("gan_core.metrics.inception.load_inception", measured)
     pair = [write_folder(tmp_path / "a", blobs(3)), export_translator(tmp_path / "generator", "cyclegan")]
     with pytest.raises(
-        SettingsError, match="generator translates pictures and draws none. The evaluate stage measures"
+        SettingsError, match="generator translates pictures and makes none from noise. The evaluate stage measures"
     ):
         run(*(reversed(pair) if first else pair))
 
@@ -142,13 +142,13 @@ def test_a_label_file_of_stylegan_does_not_make_a_folder_a_prepared_dataset(tmp_
 
 def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="contains no pictures"):
         run(tmp_path / "empty", tmp_path / "empty")
 
 
-def test_names_in_a_zip_are_read_in_the_encoding_that_is_given(tmp_path: Path) -> None:
+def test_names_in_a_zip_are_read_in_the_given_encoding(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "z.zip", {"кошка.txt".encode("cp866"): b""})
     with pytest.raises(DataError, match="Give the encoding of the names with --encoding NAME"):
         run(path, path, *FAST)
-    with pytest.raises(DataError, match="holds no pictures, only 1 file"):
+    with pytest.raises(DataError, match="contains no pictures, only 1 file"):
         run(path, path, *FAST, "--encoding", "cp866")

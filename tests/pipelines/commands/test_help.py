@@ -1,4 +1,4 @@
-"""Help is quick: no --help, of gantry or of a command, imports torch, Ray, MLflow, Prefect, DVC or other slow packages."""
+"""No --help of gantry or its commands imports torch, Ray, MLflow, Prefect, DVC or another slow package."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def ask(command, words):
 ask(gantry, [])
 print(json.dumps({"slow": first_seen, "help": help_of}))
 """
-"""Asks for the help of gantry and of every command below it. One process does: none of the packages is forgotten."""
+"""Prints the help of gantry and of every command, in one process: an imported package stays imported."""
 
 
 def test_no_help_imports_a_slow_package() -> None:

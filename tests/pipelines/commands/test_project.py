@@ -1,4 +1,4 @@
-"""``gantry project`` shows a picture beside what the generator makes of its style."""
+"""``gantry project`` shows a picture beside its projection."""
 
 import re
 from pathlib import Path
@@ -23,12 +23,12 @@ def _generator(tmp_path: Path) -> None:
     save_generator(tmp_path / "generator", family=family)
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_picture_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
     arguments = [tmp_path / "generator", tmp_path / "cut.png", "--out", tmp_path / "found.png"]
     result = CliRunner().invoke(project, [str(argument) for argument in arguments])
     assert isinstance(result.exception, DataError)
-    assert re.search(r"PICTURE .*cut\.png cannot be read as a picture .*Give another one", str(result.exception))
+    assert re.search(r"PICTURE .*cut\.png cannot be read as a picture .*Choose another file", str(result.exception))
 
 
 def test_the_picture_its_projection_and_the_styles_are_written(tmp_path: Path) -> None:
@@ -38,14 +38,14 @@ def test_the_picture_its_projection_and_the_styles_are_written(tmp_path: Path) -
     arguments = [tmp_path / "generator", tmp_path / "photo.jpg", "--steps", 5, "--out", out]
     result = CliRunner().invoke(project, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
-    assert "grey levels away from" in result.output
+    assert "grey levels from" in result.output
     assert Image.open(out).size == (2 * 66 + 2, 66 + 2)
     assert load_file(tmp_path / "found.safetensors")["styles"].shape == (6, 8)
     assert (tmp_path / "found.safetensors").stat().st_mode == out.stat().st_mode
 
 
-def test_a_class_conditional_generator_asks_for_the_class_of_the_picture(tmp_path: Path) -> None:
-    """Its styles of one class make no picture of another."""
+def test_a_class_conditional_generator_needs_the_class_of_the_picture(tmp_path: Path) -> None:
+    """The styles of one class cannot make a picture of another."""
     shape = ImageShape(channels=3, height=16, width=16, classes=2)
     config = {"latent": 8, "style": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8, "conditional": True}
     family = build_family("stylegan2", family_config("stylegan2", config), shape)
@@ -72,14 +72,16 @@ def test_a_class_conditional_generator_asks_for_the_class_of_the_picture(tmp_pat
     [
         ("ph.png", r"ph\.png is PICTURE itself"),
         ("link.png", r"link\.png is PICTURE itself"),
-        ("x.jpg", r"let the name end in \.png"),
-        ("x.safetensors", r"let the name end in \.png"),
+        ("x.jpg", r"its name must end in \.png"),
+        ("x.safetensors", r"its name must end in \.png"),
         ("keep.png", "there is a folder of that name"),
         ("table.png", r"table\.safetensors cannot be written, there is a folder of that name"),
-        ("ph.png/x.png", r"ph\.png is no folder"),
+        ("ph.png/x.png", r"ph\.png is not a folder"),
     ],
 )
-def test_a_place_where_something_would_be_lost_is_refused_before_any_work(tmp_path: Path, out: str, words: str) -> None:
+def test_an_output_that_would_overwrite_something_is_rejected_before_any_work(
+    tmp_path: Path, out: str, words: str
+) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "ph.png")
     (tmp_path / "link.png").symlink_to("ph.png")
     for folder in ("keep.png", "table.safetensors"):

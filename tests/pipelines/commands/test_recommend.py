@@ -1,4 +1,4 @@
-"""``gantry recommend`` says which family suits prepared data, and of what is no data that it is none."""
+"""``gantry recommend`` ranks families for prepared data."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from gan_core.errors import DataError
-from pipelines.commands.recommend import duration_about, recommend
+from pipelines.commands.recommend import format_hours, recommend
 from tests.datasets import blobs, write_prepared
 
 
@@ -22,7 +22,7 @@ def test_the_ranking_names_families_with_their_costs_and_what_to_write(tmp_path:
     assert all(entry["reason"] for entry in ranked)
 
 
-def test_without_prepared_data_the_stage_that_makes_it_is_named(
+def test_without_prepared_data_the_error_names_the_ingest_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -33,5 +33,5 @@ def test_without_prepared_data_the_stage_that_makes_it_is_named(
 
 
 @pytest.mark.parametrize(("hours", "said"), [(0.001, "1 min"), (0.5, "30 min"), (5, "5 h"), (100, "4 days")])
-def test_hours_are_told_in_the_unit_that_a_person_would_use(hours: float, said: str) -> None:
-    assert duration_about(hours) == said
+def test_hours_are_formatted_in_a_suitable_unit(hours: float, said: str) -> None:
+    assert format_hours(hours) == said

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from gan_core.errors import GantryError, SettingsError, StageError
 from pipelines.commands import run as cli
 from pipelines.commands.run import run, serve, summary, ui
-from pipelines.flow.flow import StageResult, pipeline_of
+from pipelines.flow.flow import StageResult, pipeline_flow
 from pipelines.runtime.checkout import Checkout
 from tests.pipelines.toy import dvc, make_project, start, wait_for
 from tests.pipelines.toy import run as run_command
@@ -19,14 +19,14 @@ from tests.pipelines.toy import run as run_command
 GANTRY = (sys.executable, "-c", "from pipelines.cli import main; main()")
 
 
-def test_overrides_in_the_checkout_are_refused(flow_project, monkeypatch):
+def test_set_without_revision_is_an_error(flow_project, monkeypatch):
     monkeypatch.chdir(flow_project)
     result = CliRunner().invoke(run, ["--set", "seconds_a=1"])
     assert isinstance(result.exception, StageError)
     assert "--revision HEAD" in str(result.exception)
 
 
-def test_a_folder_that_is_no_checkout_is_an_error(tmp_path, monkeypatch):
+def test_a_folder_without_dvc_yaml_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(run, [])
     assert isinstance(result.exception, StageError)
@@ -43,11 +43,11 @@ def test_settings_are_checked_before_anything_is_started(flow_project, monkeypat
     assert not (flow_project / "var").exists()
 
 
-def test_a_schedule_that_is_none_is_refused_before_anything_is_started(flow_project, monkeypatch):
+def test_an_invalid_schedule_is_rejected_before_anything_starts(flow_project, monkeypatch):
     monkeypatch.chdir(flow_project)
     result = CliRunner().invoke(serve, ["--cron", "nonsense"])
     assert isinstance(result.exception, SettingsError)
-    assert "'nonsense' has not five fields" in str(result.exception)
+    assert "'nonsense' must have five fields" in str(result.exception)
     assert not (flow_project / "var").exists()
 
 
@@ -59,7 +59,7 @@ def test_a_schedule_that_is_none_is_refused_before_anything_is_started(flow_proj
     ],
     ids=["revision", "setting"],
 )
-def test_a_schedule_of_what_could_never_run_is_refused(flow_project, monkeypatch, words, message):
+def test_a_schedule_that_could_never_run_is_rejected(flow_project, monkeypatch, words, message):
     monkeypatch.chdir(flow_project)
     result = CliRunner().invoke(serve, ["--cron", "0 3 * * *", *words])
     assert isinstance(result.exception, GantryError)
@@ -67,22 +67,22 @@ def test_a_schedule_of_what_could_never_run_is_refused(flow_project, monkeypatch
     assert not list((flow_project / "var").glob("worktrees/*"))
 
 
-def test_a_schedule_whose_server_has_ended_says_so(monkeypatch):
+def test_a_schedule_whose_server_has_ended_raises_an_error(monkeypatch):
     class Runner:
         started = True
 
         async def start(self):
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(cli, "SERVER_SECONDS", 0.01)
+    monkeypatch.setattr(cli, "SERVER_CHECK_SECONDS", 0.01)
     gone = [False, True, False, True, True, True]
     monkeypatch.setattr(cli, "is_gone", lambda url, auth: gone.pop(0))
-    with pytest.raises(StageError, match="server at http://gone/api has ended, so nothing is scheduled"):
+    with pytest.raises(StageError, match="server at http://gone/api has ended, and the schedule with it"):
         asyncio.run(cli._serve(Runner(), "http://gone/api"))
     assert gone == [], "a server that is started again at once is not gone"
 
 
-def test_a_run_whose_server_goes_away_says_how_to_go_on(flow_project, monkeypatch):
+def test_a_run_whose_server_stops_answering_raises_an_error_with_a_remedy(flow_project, monkeypatch):
     from pipelines.flow import flow
 
     def away(*_, **__):
@@ -90,12 +90,13 @@ def test_a_run_whose_server_goes_away_says_how_to_go_on(flow_project, monkeypatc
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     for name, stand_in in {
-        "pipeline_of": lambda root: away,
+        "pipeline_flow": lambda root: away,
         "mark_crashed": lambda root: [],
-        "flush": lambda: None,
     }.items():
         monkeypatch.setattr(flow, name, stand_in)
-    with pytest.raises(StageError, match=r"server at http://127.0.0.1:9/api went away .*PREFECT_API_URL names it"):
+    with pytest.raises(
+        StageError, match=r"server at http://127.0.0.1:9/api stopped answering .*PREFECT_API_URL names it"
+    ):
         cli.run_pipeline(Checkout.at(flow_project), [], None, {})
 
 
@@ -105,11 +106,11 @@ def test_the_summary_has_a_line_for_each_stage():
         StageResult(stage="train", state="Ran", seconds=123.4),
     ]
     assert summary(results).splitlines() == ["ingest  Cached          2.0 s", "train   Ran           123.4 s"]
-    assert summary([]) == "No stage was run."
+    assert summary([]) == "No stage ran."
 
 
 @pytest.mark.prefect
-def test_gantry_run_says_what_ran_and_ends_with_a_message_when_a_stage_fails(prefect_api, flow_project):
+def test_gantry_run_prints_each_stage_and_the_error_of_a_failed_one(prefect_api, flow_project):
     done = run_command(*GANTRY, "run", "first", cwd=flow_project, PREFECT_API_URL=prefect_api)
     assert "first  Ran" in done.stdout.splitlines()[-1]
     params = flow_project / "params.yaml"
@@ -131,8 +132,8 @@ def _order(client, deployment, parameters) -> str:
     return client.request("POST", f"/deployments/{deployment}/create_flow_run", json=order).json()["id"]
 
 
-def test_the_checkout_is_no_parameter_of_its_flow(flow_project):
-    assert set(pipeline_of(Checkout.at(flow_project)).parameters.properties) == {"stages", "revision", "overrides"}
+def test_the_checkout_is_not_a_parameter_of_its_flow(flow_project):
+    assert set(pipeline_flow(Checkout.at(flow_project)).parameters.properties) == {"stages", "revision", "overrides"}
 
 
 @pytest.mark.prefect
@@ -151,13 +152,13 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
     refused = [
         # The server takes it; the flow has no such parameter, and its process ends before it does anything.
         ({"checkout": str(another)}, "exited with status code: 1"),
-        ({"revision": "--upload-pack=touch ran"}, "cannot have the revision"),
+        ({"revision": "--upload-pack=touch ran"}, "cannot use the revision"),
         ({"overrides": {"track.uri": "http://evil.example"}}, "cannot set 'track.uri'"),
     ]
     unused = "outs:\n- md5: d41d8cd98f00b204e9800998ecf8427e\n  size: 0\n  hash: md5\n  path: unused\n"
-    (flow_project / "unused.dvc").write_text(unused)  # a data set that the pipeline does not need, and that is not here
+    (flow_project / "unused.dvc").write_text(unused)  # a dataset that the pipeline does not need, and that is not here
     run_command("git", "add", "-A", cwd=flow_project)
-    run_command("git", "commit", "-qm", "another data set", cwd=flow_project)
+    run_command("git", "commit", "-qm", "another dataset", cwd=flow_project)
     command = (*GANTRY, "serve", "--cron", "0 3 * * *", "--name", name, "--limit", "3", "--set", "seconds_b=0.5")
     process = start(*command, cwd=flow_project, PREFECT_API_URL=prefect_api)
     try:
@@ -193,7 +194,7 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     assert "Deployment pipeline/" in output
-    assert "Ending." in output
+    assert "Stopping." in output
     assert output.count("Traceback") == output.count("SignatureMismatchError: "), (
         "more than the unknown parameter failed"
     )
@@ -202,7 +203,7 @@ def test_a_scheduled_run_works_in_a_worktree_and_records_an_experiment(prefect_a
     assert not list((flow_project / "var" / "worktrees").iterdir())
 
 
-def test_only_a_port_that_is_asked_for_is_insisted_on():
+def test_only_a_port_given_by_the_user_is_required():
     chosen = ui.make_context("ui", []).params | serve.make_context("serve", ["--cron", "0 3 * * *"]).params
     assert {name: port for name, port in chosen.items() if "port" in name} == dict.fromkeys(
         ["mlflow_port", "prefect_port", "port"]

@@ -1,4 +1,4 @@
-"""``gantry sample`` draws from a generator into a sheet, single pictures or a moving picture."""
+"""``gantry sample`` writes a contact sheet, single pictures or an animation."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A conditional one of three classes."""
+    """A class-conditional generator of three classes."""
     return export(tmp_path_factory.mktemp("classes") / "generator", "cgan", 3)
 
 
@@ -65,7 +65,7 @@ def test_a_walk_is_closed_and_passes_through_every_picture(plain: Path, tmp_path
     np.testing.assert_allclose(walk[::4].numpy().astype(int), pictures.numpy().astype(int), atol=1)
 
 
-def test_a_label_goes_by_name_or_by_number(classes: Path, tmp_path: Path) -> None:
+def test_a_label_is_a_name_or_a_number(classes: Path, tmp_path: Path) -> None:
     generator = load_generator(classes)
     assert [label_index(generator, text) for text in (None, "dog", "2")] == [None, 1, 2]
     for label in ("dog", "1"):
@@ -77,13 +77,13 @@ def test_a_label_goes_by_name_or_by_number(classes: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--label", "cow"), r"--label cow: the generator knows cat \(0\), dog \(1\), owl"),
-        (("--label", "3"), r"the generator knows cat \(0\), dog"),
-        (("--frames", 4), "let --out end in .gif"),
+        (("--label", "cow"), r"--label cow: unknown class\. Choose one of cat \(0\), dog \(1\), owl"),
+        (("--label", "3"), r"--label 3: unknown class\. Choose one of cat \(0\), dog"),
+        (("--frames", 4), "--out must end in .gif"),
         (("--truncation", 0), "truncation: must be above 0"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(classes: Path, tmp_path: Path, arguments: tuple, words: str) -> None:
+def test_impossible_arguments_are_rejected(classes: Path, tmp_path: Path, arguments: tuple, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         run(classes, *arguments, "--out", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
@@ -94,13 +94,13 @@ def test_what_cannot_be_drawn_is_refused(classes: Path, tmp_path: Path, argument
     [
         ("keep.png", "there is a folder of that name"),
         ("file", "there is a file of that name"),
-        ("in/a.png/x.png", r"a\.png is no folder"),
-        ("in/a.png/many", r"a\.png is no folder"),
-        ("x.jpg", r"one picture is a \.png or a \.gif"),
-        ("x.WEBP", r"one picture is a \.png or a \.gif"),
+        ("in/a.png/x.png", r"a\.png is not a folder"),
+        ("in/a.png/many", r"a\.png is not a folder"),
+        ("x.jpg", r"must end in \.png or \.gif, or be a folder"),
+        ("x.WEBP", r"must end in \.png or \.gif, or be a folder"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, out: str, words: str) -> None:
+def test_an_unwritable_output_is_rejected_before_any_work(tmp_path: Path, out: str, words: str) -> None:
     for name in ("keep.png", "in"):
         (tmp_path / name).mkdir()
     for name in ("keep.png/mine", "file", "in/a.png"):
@@ -126,7 +126,7 @@ def test_a_folder_may_have_any_name_and_take_more_pictures(plain: Path, tmp_path
 
 def test_single_pictures_that_are_there_are_not_mixed_with_others_of_their_names(plain: Path, tmp_path: Path) -> None:
     run(plain, "--n", 3, "--out", tmp_path / "folder")
-    with pytest.raises(SettingsError, match="pictures of seed 0 lie there already"):
+    with pytest.raises(SettingsError, match="already has pictures of seed 0"):
         run(plain, "--n", 2, "--truncation", 0.5, "--out", tmp_path / "folder")
 
 
@@ -137,7 +137,7 @@ def test_what_is_refused_leaves_no_empty_folder(plain: Path, tmp_path: Path) -> 
 
 
 def test_a_label_for_an_unconditional_generator_is_refused(plain: Path) -> None:
-    with pytest.raises(SettingsError, match="knows no classes"):
+    with pytest.raises(SettingsError, match="not class-conditional"):
         run(plain, "--label", "0")
 
 
@@ -167,9 +167,9 @@ def test_a_table_of_mixed_styles_has_the_pictures_at_its_sides(styled: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--out", "mix.gif"), r"let --out end in \.png"),
-        (("--n", "17", "--out", "mix.png"), "ask for 16 at most"),
-        (("--n", "2", "--truncation", "0.5", "--out", "mix.png"), "--truncation 0.5: styles are mixed as they are"),
+        (("--out", "mix.gif"), r"--out must end in \.png"),
+        (("--n", "17", "--out", "mix.png"), "must be at most 16 with --mix"),
+        (("--n", "2", "--truncation", "0.5", "--out", "mix.png"), "--truncation 0.5: cannot be combined with --mix"),
     ],
 )
 def test_a_table_that_cannot_be_is_refused(styled: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -183,5 +183,5 @@ def test_mixing_what_has_no_styles_is_refused(plain: Path, tmp_path: Path) -> No
 
 
 def test_what_translates_is_sent_to_gantry_translate(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cyclegan cannot make images from noise; it can translate images"):
+    with pytest.raises(SettingsError, match="cyclegan cannot generate images from noise; it can translate images"):
         run(export_translator(tmp_path / "generator", "cyclegan"), "--out", tmp_path / "x.png")

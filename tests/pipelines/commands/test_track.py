@@ -1,4 +1,4 @@
-"""``gantry track``: shows what waits, and sends it."""
+"""``gantry track`` lists waiting events and sends them."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def status() -> list[dict]:
     return json.loads(CliRunner().invoke(track, ["status", "--json"], catch_exceptions=False).output)
 
 
-def test_status_tells_what_waits_and_sync_sends_it(checkout, uri):
+def test_status_lists_waiting_events_and_sync_sends_them(checkout, uri):
     (row,) = status()
     assert (row["name"], row["status"], row["events"], row["waiting"], row["run_id"]) == (
         "train",
@@ -41,11 +41,11 @@ def test_status_tells_what_waits_and_sync_sends_it(checkout, uri):
     (row,) = status()
     assert (row["waiting"], row["refused"]) == (0, 1)
     assert row["run_id"] == find_run(uri, "gantry", "a").run_id
-    assert "Nothing waits" in CliRunner().invoke(track, ["sync"], catch_exceptions=False).output
+    assert "Nothing to send" in CliRunner().invoke(track, ["sync"], catch_exceptions=False).output
     assert "train" in CliRunner().invoke(track, ["status"], catch_exceptions=False).output
 
 
-def test_sync_says_when_the_server_is_away(checkout, monkeypatch):
+def test_sync_reports_an_unreachable_server(checkout, monkeypatch):
     monkeypatch.setenv("GANTRY_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(
         TrackingError, match=r"Cannot send the events.*Check GANTRY_TRACKING_URI.*then run: gantry track sync"
@@ -53,14 +53,14 @@ def test_sync_says_when_the_server_is_away(checkout, monkeypatch):
         CliRunner().invoke(track, ["sync", "--json"], catch_exceptions=False)
 
 
-def test_logs_are_looked_for_where_the_environment_puts_them(checkout, monkeypatch):
+def test_logs_are_found_in_the_folder_that_the_environment_names(checkout, monkeypatch):
     monkeypatch.setenv("GANTRY_VAR", str(checkout / "elsewhere"))
     RunLog(checkout / "elsewhere" / "track", key="b", name="other").close()
     assert [row["name"] for row in status()] == ["other"]
 
 
-def test_nothing_logged_is_no_error(tmp_path, monkeypatch):
+def test_having_no_logs_is_not_an_error(tmp_path, monkeypatch):
     shutil.copyfile("params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     assert "No runs" in CliRunner().invoke(track, ["status"], catch_exceptions=False).output
-    assert "Nothing waits" in CliRunner().invoke(track, ["sync"], catch_exceptions=False).output
+    assert "Nothing to send" in CliRunner().invoke(track, ["sync"], catch_exceptions=False).output

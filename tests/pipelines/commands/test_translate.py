@@ -1,4 +1,4 @@
-"""``gantry translate``: pictures of any kind and size through a generator, each for itself, none half written."""
+"""``gantry translate`` translates pictures of any format and size, each independently."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def shown(path: Path) -> np.ndarray:
 
 
 def expected(generator: Generator, source: Image.Image, *arguments: object) -> np.ndarray:
-    """What the generator itself makes of an upright RGB picture."""
+    """The generator's own translation of an upright RGB picture."""
     pixels = torch.from_numpy(np.asarray(source.convert("RGB")).transpose(2, 0, 1)[None].copy())
     return generator.translate(pixels, *arguments)[0].permute(1, 2, 0).numpy()  # type: ignore[arg-type]
 
@@ -97,20 +97,20 @@ def test_a_zip_and_a_single_picture_give_the_same(generator_of, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("variant", ["pix2pix", "cyclegan"])
-def test_the_batch_changes_nothing_that_is_seen(generator_of, tmp_path: Path, monkeypatch, variant: str) -> None:
-    """Also where sizes are mixed, a picture in between is broken, and every pass has room for two pictures only."""
+def test_the_batch_size_does_not_change_results(generator_of, tmp_path: Path, monkeypatch, variant: str) -> None:
+    """Even with mixed sizes, a broken picture among them, and memory for only two pictures per pass."""
     for index in range(5):
         write(tmp_path / "in" / f"{index}.png", png(index, height=16, width=16 + index // 4 * 4))
     write(tmp_path / "in/2.png", png(2)[:80])
     run(generator_of(variant), tmp_path / "in", tmp_path / "alone", "--batch", 1, "--seed", 3, status=1)
-    monkeypatch.setattr(module, "PIXELS", 2 * 16 * 16)
+    monkeypatch.setattr(module, "MAX_PIXELS", 2 * 16 * 16)
     run(generator_of(variant), tmp_path / "in", tmp_path / "together", "--seed", 3, status=1)
     for index in (0, 1, 3, 4):
         alone, together = (shown(tmp_path / place / f"{index}.png") for place in ("alone", "together"))
         np.testing.assert_allclose(alone.astype(int), together.astype(int), atol=1)
 
 
-def test_pictures_come_out_upright_and_as_transparent_as_they_went_in(generator_of, tmp_path: Path) -> None:
+def test_results_are_upright_and_keep_transparency(generator_of, tmp_path: Path) -> None:
     upright = picture(5, height=16, width=24)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees to the right
@@ -127,7 +127,7 @@ def test_pictures_come_out_upright_and_as_transparent_as_they_went_in(generator_
     white = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
     np.testing.assert_allclose(np.asarray(made.convert("RGB")), expected(load_generator(model), white), atol=1)
     told = run(model, tmp_path / "clear.png", tmp_path / "clear.jpg", status=1).output
-    assert "A JPEG holds no transparency" in told
+    assert "transparent, which JPEG does not support" in told
 
 
 def test_colourisation_keeps_the_lightness_of_any_picture(generator_of, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_colourisation_keeps_the_lightness_of_any_picture(generator_of, tmp_path
         assert np.median(np.abs(light[0] - light[1])) <= 1
 
 
-def test_what_fails_is_told_and_the_rest_goes_on(generator_of, tmp_path: Path) -> None:
+def test_failed_pictures_are_reported_and_the_others_translated(generator_of, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "some.zip", "w") as zipped:
         zipped.writestr("good.png", png(1))
         zipped.writestr("cut.png", png(2)[:60])
@@ -154,7 +154,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(generator_of, tmp_path: Path) -
     done = run(generator_of("cyclegan"), tmp_path / "some.zip", tmp_path / "out", status=1)
     assert "1 picture translated to" in done.output
     assert "2 of 3 failed" in done.output
-    assert "Left aside 1 file (1 .txt) that are no pictures." in done.output
+    assert "Skipped 1 file (1 .txt) that are not pictures." in done.output
     for name, reason in (("cut.png", "truncated"), ("empty.jpg", "empty")):
         assert any(name in line and reason in line for line in done.output.splitlines())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.png"], "nothing half written"
@@ -162,11 +162,11 @@ def test_what_fails_is_told_and_the_rest_goes_on(generator_of, tmp_path: Path) -
     told = json.loads(CliRunner().invoke(translate, [str(a) for a in arguments]).stdout)
     assert told["translated"] == 1
     assert set(told["failed"]) == {"cut.png", "empty.jpg"}
-    assert told["left_aside"] == ["notes.txt"]
+    assert told["skipped"] == ["notes.txt"]
 
 
-def test_a_zip_is_taken_as_ingestion_takes_it(generator_of, tmp_path: Path) -> None:
-    """Backslashes are Windows' slashes; a name that leads out of the archive is refused with the archive."""
+def test_a_zip_is_read_as_in_ingestion(generator_of, tmp_path: Path) -> None:
+    """Backslashes are path separators. An archive with a member outside its folder is rejected."""
     with zipfile.ZipFile(tmp_path / "windows.zip", "w") as zipped:
         zipped.writestr("deep\\a.png", png(1))
     run(generator_of("cyclegan"), tmp_path / "windows.zip", tmp_path / "out")
@@ -183,7 +183,7 @@ def test_a_zip_is_taken_as_ingestion_takes_it(generator_of, tmp_path: Path) -> N
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="32" height="16"><rect width="32" height="16" fill="red"/></svg>'
 
 
-def test_drawings_are_drawn_where_there_are_no_other_pictures(generator_of, tmp_path: Path) -> None:
+def test_svg_files_are_translated_if_there_are_no_other_pictures(generator_of, tmp_path: Path) -> None:
     write(tmp_path / "in" / "deep" / "a.svg", SVG)
     run(generator_of("cyclegan"), tmp_path / "in", tmp_path / "out")
     run(generator_of("cyclegan"), tmp_path / "in" / "deep" / "a.svg", tmp_path / "a.png")
@@ -193,11 +193,11 @@ def test_drawings_are_drawn_where_there_are_no_other_pictures(generator_of, tmp_
         np.testing.assert_allclose(shown(path), made, atol=1)
     write(tmp_path / "in" / "b.png", png(1, height=16, width=16))
     told = run(generator_of("cyclegan"), tmp_path / "in", tmp_path / "other").output
-    assert "Left aside 1 file (1 .svg) that are no pictures" in told
+    assert "Skipped 1 file (1 .svg) that are not pictures" in told
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["b.png"]
 
 
-def test_names_in_a_zip_are_read_in_the_encoding_that_is_given(generator_of, tmp_path: Path) -> None:
+def test_names_in_a_zip_are_read_in_the_given_encoding(generator_of, tmp_path: Path) -> None:
     path = zip_of(tmp_path / "z.zip", {"кошка.png".encode("cp866"): png(1, height=16, width=16)})
     with pytest.raises(DataError, match="Give the encoding of the names with --encoding NAME"):
         run(generator_of("cyclegan"), path, tmp_path / "out")
@@ -205,8 +205,8 @@ def test_names_in_a_zip_are_read_in_the_encoding_that_is_given(generator_of, tmp
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["кошка.png"]
 
 
-def test_every_picture_has_a_result_of_its_own_that_is_no_folder(generator_of, tmp_path: Path) -> None:
-    """Where the names that come to mind first meet each other's, or a folder's."""
+def test_every_picture_has_its_own_result_file(generator_of, tmp_path: Path) -> None:
+    """Even if the obvious names collide with each other or with a folder."""
     names = ("s.png", "s.jpg", "s.png.gif", "x.png/y.png", "x.jpg", "z.jpg", "z.png/y.png", "z.jpg.png/y.png", "z.gif")
     with zipfile.ZipFile(tmp_path / "some.zip", "w") as zipped:
         for index, name in enumerate(names):
@@ -235,8 +235,8 @@ def test_every_picture_has_a_result_of_its_own_that_is_no_folder(generator_of, t
         np.testing.assert_allclose(found[results[name]], expected(generator, picture(index)), atol=1)
 
 
-def test_a_picture_that_is_read_is_never_overwritten(generator_of, tmp_path: Path) -> None:
-    """Not with --replace either, nor by another of its names."""
+def test_an_input_picture_is_never_overwritten(generator_of, tmp_path: Path) -> None:
+    """Neither with --replace nor under another name of the same file."""
     write(tmp_path / "in/a.png", png(1))
     write(tmp_path / "in/sub/sub/b.png", png(2))
     write(tmp_path / "in/sub/b.png", png(3))
@@ -249,13 +249,13 @@ def test_a_picture_that_is_read_is_never_overwritten(generator_of, tmp_path: Pat
         ("link/a.png", "in/a.png"),
         ("in/sub/sub", "in/sub", "--like", tmp_path / "in/sub/b.png"),
     ):
-        with pytest.raises(SettingsError, match=r"would take the place of .*\.png itself"):
+        with pytest.raises(SettingsError, match=r"would overwrite the input .*\.png"):
             run(styled if more else model, tmp_path / source, tmp_path / out, "--replace", *more)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
 
 
-def test_a_member_that_is_packed_in_a_damaged_way_fails_alone(generator_of, tmp_path: Path) -> None:
-    """By each of zip's methods, one of which raises errors of its own."""
+def test_a_damaged_zip_member_fails_alone(generator_of, tmp_path: Path) -> None:
+    """With each compression method of zip; one of them raises its own error classes."""
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         packed = tmp_path / f"{method}.zip"
         with zipfile.ZipFile(packed, "w", method) as zipped:
@@ -270,19 +270,19 @@ def test_a_member_that_is_packed_in_a_damaged_way_fails_alone(generator_of, tmp_
         assert (tmp_path / f"out{method}/good.png").is_file()
 
 
-def test_nothing_is_overwritten_unless_that_is_asked_for(generator_of, tmp_path: Path) -> None:
+def test_files_are_overwritten_only_with_replace(generator_of, tmp_path: Path) -> None:
     source, out, model = tmp_path / "in", tmp_path / "out", generator_of("cyclegan")
     for index in range(2):
         write(source / f"{index}.png", png(index))
     write(out / "1.png", b"mine")
-    with pytest.raises(SettingsError, match=r"1\.png would be overwritten: .* or add --replace"):
+    with pytest.raises(SettingsError, match=r"1\.png would be overwritten\. .* or add --replace"):
         run(model, source, out)
     assert [path.name for path in out.iterdir()] == ["1.png"]
     run(model, source, out, "--replace")
     assert shown(out / "1.png").shape == (12, 10, 3)
 
 
-def test_a_target_goes_by_name_or_by_number(generator_of, tmp_path: Path) -> None:
+def test_a_target_is_a_name_or_a_number(generator_of, tmp_path: Path) -> None:
     write(tmp_path / "a.png", png(1, height=16, width=16))
     model = generator_of("stargan")
     for target in ("owl", "2", "dog"):
@@ -295,21 +295,21 @@ def test_a_target_goes_by_name_or_by_number(generator_of, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("variant", "arguments", "words"),
     [
-        ("stargan", ("--target", "cow"), r"target cow: there is no such domain; .* cat \(0\), dog \(1\), owl \(2\)"),
-        ("stargan", ("--target", "3"), "target 3: there is no such domain"),
-        ("stargan", (), r"name the domain to translate to, one of cat \(0\), dog"),
-        ("attributes", ("--target", "cow"), "there is no such attribute; the generator knows cat"),
-        ("pix2pix", ("--target", "0"), "pix2pix has one direction only"),
+        ("stargan", ("--target", "cow"), r"target cow: unknown domain\. Choose one of cat \(0\), dog \(1\), owl \(2\)"),
+        ("stargan", ("--target", "3"), "target 3: unknown domain"),
+        ("stargan", (), r"Name the domain to translate to, one of cat \(0\), dog"),
+        ("attributes", ("--target", "cow"), r"unknown attribute\. Choose one of cat"),
+        ("pix2pix", ("--target", "0"), "pix2pix has only one direction"),
     ],
 )
-def test_a_target_that_does_not_exist_is_refused(generator_of, tmp_path: Path, variant, arguments, words) -> None:
+def test_an_unknown_target_is_an_error(generator_of, tmp_path: Path, variant, arguments, words) -> None:
     write(tmp_path / "a.png", png(1))
     with pytest.raises(SettingsError, match=words):
         run(generator_of(variant), tmp_path / "a.png", tmp_path / "out", *arguments)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_style_is_taken_from_a_picture_of_any_size(generator_of, tmp_path: Path) -> None:
+def test_the_style_picture_may_have_any_size(generator_of, tmp_path: Path) -> None:
     model, generator = generator_of("stargan2"), load_generator(generator_of("stargan2"))
     for index in range(3):
         write(tmp_path / "in" / f"{index}.png", png(index, height=16, width=16 + index // 2 * 4))
@@ -333,7 +333,7 @@ def test_a_style_is_taken_from_a_picture_of_any_size(generator_of, tmp_path: Pat
     [
         ("stargan", ("--target", "dog"), SettingsError, "stargan cannot take the style of a reference picture"),
         ("cyclegan", (), SettingsError, "cyclegan cannot take the style of a reference picture"),
-        ("stargan2", (), SettingsError, "name the domain to translate to, one of cat"),
+        ("stargan2", (), SettingsError, "Name the domain to translate to, one of cat"),
         ("stargan2", ("--target", "dog"), DataError, r"--like .*like\.png cannot be read as a picture \(truncated"),
         (
             "stargan2",
@@ -343,7 +343,7 @@ def test_a_style_is_taken_from_a_picture_of_any_size(generator_of, tmp_path: Pat
         ),
     ],
 )
-def test_a_style_that_cannot_be_taken_is_refused(generator_of, tmp_path: Path, variant, arguments, kind, words) -> None:
+def test_an_unusable_style_picture_is_an_error(generator_of, tmp_path: Path, variant, arguments, kind, words) -> None:
     write(tmp_path / "a.png", png(1))
     write(tmp_path / "like.png", png(2)[:60])
     with pytest.raises(kind, match=words):
@@ -351,25 +351,25 @@ def test_a_style_that_cannot_be_taken_is_refused(generator_of, tmp_path: Path, v
     assert not (tmp_path / "out").exists()
 
 
-def test_a_generator_from_noise_translates_nothing(tmp_path: Path) -> None:
+def test_a_generator_from_noise_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "a.png", png(1))
-    with pytest.raises(SettingsError, match="dcgan makes images from noise .* gantry sample"):
+    with pytest.raises(SettingsError, match="dcgan generates images from noise .* gantry sample"):
         run(export_noise(tmp_path / "noise", "dcgan", 0), tmp_path / "a.png", tmp_path / "out")
 
 
-def test_a_source_or_target_that_makes_no_sense_is_refused(generator_of, tmp_path: Path) -> None:
+def test_impossible_inputs_and_outputs_are_rejected(generator_of, tmp_path: Path) -> None:
     model = generator_of("cyclegan")
     (tmp_path / "empty").mkdir()
     write(tmp_path / "in/a.png", png(1))
     write(tmp_path / "broken.zip", b"PK\x05\x06" + bytes(18))
     cases = [
-        (DataError, "no picture, folder or zip at", tmp_path / "none", tmp_path / "out"),
-        (DataError, "empty holds no pictures", tmp_path / "empty", tmp_path / "out"),
-        (DataError, r"broken\.zip holds no pictures", tmp_path / "broken.zip", tmp_path / "out"),
-        (SettingsError, "OUT is a folder", tmp_path / "in", tmp_path / "out.png"),
-        (SettingsError, "lies in .* translated next time", tmp_path / "in", tmp_path / "in/out"),
-        (SettingsError, r"not end in '\.gif'", tmp_path / "in/a.png", tmp_path / "out.gif"),
-        (SettingsError, "itself", tmp_path / "in/a.png", tmp_path / "in/a.png"),
+        (DataError, "none does not exist", tmp_path / "none", tmp_path / "out"),
+        (DataError, "empty contains no pictures", tmp_path / "empty", tmp_path / "out"),
+        (DataError, r"broken\.zip contains no pictures", tmp_path / "broken.zip", tmp_path / "out"),
+        (SettingsError, "OUT must be a folder", tmp_path / "in", tmp_path / "out.png"),
+        (SettingsError, "is inside .* translated next time", tmp_path / "in", tmp_path / "in/out"),
+        (SettingsError, r"got '\.gif'", tmp_path / "in/a.png", tmp_path / "out.gif"),
+        (SettingsError, "would overwrite the input", tmp_path / "in/a.png", tmp_path / "in/a.png"),
     ]
     for kind, words, source, out in cases:
         with pytest.raises(kind, match=words):

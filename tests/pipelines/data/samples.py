@@ -46,7 +46,7 @@ class _Capabilities(ctypes.Structure):
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Files that nobody may read cannot be read by root either: without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    """Make root obey file permissions during the block, by dropping CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
     if os.geteuid() != 0:
         yield
         return

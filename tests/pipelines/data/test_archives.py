@@ -91,7 +91,7 @@ def test_damaged_compression_is_refused(tmp_path: Path, suffix: str) -> None:
     content[middle : middle + 64] = b"\xff" * 64
     archive = write(tmp_path / f"t{suffix}", bytes(content))
     assert looks_like_archive(archive)
-    if is_archive(archive):  # bzip2 packs 900 kB at a time, and is read no part of such a block
+    if is_archive(archive):  # bzip2 may fail at once, because it decompresses blocks of 900 kB
         with pytest.raises(
             DataError, match=rf"/t{suffix} cannot be unpacked: .* The archive is broken\. Download it again"
         ):
@@ -102,7 +102,7 @@ def test_damaged_compression_is_refused(tmp_path: Path, suffix: str) -> None:
 def test_an_error_names_a_damaged_member_of_a_zip(tmp_path: Path, packing: int) -> None:
     archive = zipped(tmp_path / "z.zip", "good.png", "bad.png", packing=packing)
     content = bytearray(archive.read_bytes())
-    start = content.index(b"bad.png") + len("bad.png") + 4  # past what LZMA says of itself
+    start = content.index(b"bad.png") + len("bad.png") + 4  # after the header of LZMA
     content[start : start + 40] = b"\xff" * 40
     archive.write_bytes(content)
     with pytest.raises(

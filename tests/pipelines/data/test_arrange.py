@@ -1,4 +1,4 @@
-"""Pairs, two domains, several domains and attributes: what a layout becomes, and what is said of one that does not fit."""
+"""Arrange layouts as pairs, two domains, several domains and attributes, and explain layouts that do not fit."""
 
 import csv
 import warnings
@@ -108,7 +108,7 @@ def test_pictures_without_a_partner_and_pairs_of_unequal_size_are_rejected(tmp_p
     assert info.rejects == {"no-partner": 2, "not-an-image": 1, "unequal-pair": 1}
     assert rejects(tmp_path / "out") == [
         ("map/50.png", "no-partner", "photo has no 50.png"),
-        ("photo/2.png", "unequal-pair", "12x10 pixels where its condition has 20x9"),
+        ("photo/2.png", "unequal-pair", "12x10 pixels, but its condition has 20x9"),
         ("photo/3.png", "not-an-image", "its condition: no known picture format, or its header is broken"),
         ("photo/60.png", "no-partner", "map has no 60.png"),
     ]
@@ -157,12 +157,12 @@ def test_the_digest_of_unlabelled_and_labelled_data_has_not_changed_since_the_fi
 def test_pairs_are_the_same_bytes_for_any_number_of_workers(
     tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_RUN", 5)
+    monkeypatch.setattr(module, "_CHUNK", 5)
     raw = two_folders(tmp_path / "raw", "{side}", {"": range(17)})
     write(raw / "map" / "3.png", b"broken")
     settings = IngestSettings(kind="paired", size=(8, 8), max_reject_share=0.2, test_share=0.3, shard_pictures=4)
     ingest(raw, tmp_path / "one", settings, name="x")
-    ingest(raw, tmp_path / "two", settings, name="x", map_shards=map_with_ray(2))
+    ingest(raw, tmp_path / "two", settings, name="x", mapper=map_with_ray(2))
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
@@ -174,9 +174,9 @@ def test_pairs_are_the_same_bytes_for_any_number_of_workers(
         (("1.png", "2.png"), "these pictures are not in folders"),
         (
             ("a/1.png", "b/1.png", "x.png", "y.png"),
-            r"; x\.png, y\.png lie outside of folders\. Move these pictures into a folder",
+            r"; x\.png, y\.png are outside folders\. Move these pictures into a folder",
         ),
-        (("trainA/1.png", "trainB/1.png", "x.png"), r"x\.png lies beside the folders of two domains \(trainA, trainB"),
+        (("trainA/1.png", "trainB/1.png", "x.png"), r"x\.png is beside the folders of two domains \(trainA, trainB"),
         (("a/1.png", "b/2.png"), r"no file name in common \(for example a/1\.png and b/2\.png\)"),
     ],
 )
@@ -267,7 +267,7 @@ def test_a_domain_whose_pictures_are_all_broken_is_empty(tmp_path: Path) -> None
 def test_pictures_beside_train_a_and_train_b_are_refused(tmp_path: Path, kind: str, name: str, told: str) -> None:
     raw = cyclegan(tmp_path / "raw", trainA=2, trainB=2, testA=1, testB=1)
     write(raw / name, png(77))
-    with pytest.raises(DataError, match=rf": {told} lies beside the folders of two domains \(trainA, trainB"):
+    with pytest.raises(DataError, match=rf": {told} is beside the folders of two domains \(trainA, trainB"):
         prepared(raw, tmp_path / "out", kind=kind)
 
 
@@ -293,7 +293,7 @@ def test_folders_without_pictures_beside_two_domains_are_ignored(tmp_path: Path)
 def test_a_picture_beside_class_folders_is_refused(tmp_path: Path, kind: str) -> None:
     raw = pets(tmp_path / "raw", each=2)
     write(raw / "stray.png", png(77))
-    with pytest.raises(DataError, match=rf"{kind} data .*; stray\.png lies outside of folders"):
+    with pytest.raises(DataError, match=rf"{kind} data .*; stray\.png is outside folders"):
         prepared(raw, tmp_path / "out", kind=kind)
 
 
@@ -395,9 +395,9 @@ def test_auto_uses_a_table_of_attributes_only_if_the_note_names_it(tmp_path: Pat
     ("content", "settings", "message"),
     [
         (CELEBA, {"attributes": ("Smilling",)}, "has no attribute 'Smilling'.*Did you mean 'Smiling'"),
-        (CELEBA.replace("4\n", "5\n", 1), {}, "announces 5 rows and holds 4; it is cut off"),
-        (CELEBA.replace("2.png  1  1 -1", "2.png  1  1"), {}, "line 5: 3 values where there are 4 columns"),
-        (CELEBA.replace("1 -1\n3", "1 37\n3"), {}, r"gives img_align/2\.png '37' in the column 'Young'"),
+        (CELEBA.replace("4\n", "5\n", 1), {}, "its first line states 5 rows, but it has 4"),
+        (CELEBA.replace("2.png  1  1 -1", "2.png  1  1"), {}, "line 5: 3 values, but there are 4 columns"),
+        (CELEBA.replace("1 -1\n3", "1 37\n3"), {}, r"the attribute 'Young' of img_align/2\.png must be .*, got '37'"),
         (CELEBA.replace(".png", ".gif").replace("0", "x"), {}, "matches none of the pictures"),
     ],
 )
@@ -416,16 +416,28 @@ def test_an_error_describes_an_unusable_table_of_attributes(
 @pytest.mark.parametrize(
     ("table", "content", "message"),
     [
-        ("attributes.csv", "file,Smiling,Young\n0.png,1,0\n1.png,2,1\n", "gives 1.png '2' in the column 'Smiling'"),
-        ("attributes.csv", "file,Smiling,Young\n0.png,1,0\n1.png,,1\n", "gives 1.png nothing in the column 'Smiling'"),
-        ("list_attr.txt", CELEBA.replace("2.png  1", "2.png  5"), "gives 2.png '5' in the column 'Black_Hair'"),
-        ("list_attr.txt", CELEBA.replace("4\n", "5\n", 1), "announces 5 rows and holds 4"),
-        ("attributes.csv", "file,Smiling,Smiling\n0.png,1,0\n", "has 2 columns 'Smiling'"),
+        (
+            "attributes.csv",
+            "file,Smiling,Young\n0.png,1,0\n1.png,2,1\n",
+            "the attribute 'Smiling' of 1.png must be .*, got '2'",
+        ),
+        (
+            "attributes.csv",
+            "file,Smiling,Young\n0.png,1,0\n1.png,,1\n",
+            "the attribute 'Smiling' of 1.png must be .*, got an empty cell",
+        ),
+        (
+            "list_attr.txt",
+            CELEBA.replace("2.png  1", "2.png  5"),
+            "the attribute 'Black_Hair' of 2.png must be .*, got '5'",
+        ),
+        ("list_attr.txt", CELEBA.replace("4\n", "5\n", 1), "its first line states 5 rows, but it has 4"),
+        ("attributes.csv", "file,Smiling,Smiling\n0.png,1,0\n", "has 2 columns named 'Smiling'"),
     ],
 )
 def test_an_error_names_a_cell_that_is_not_an_attribute(tmp_path: Path, table: str, content: str, message: str) -> None:
     raw = faces(tmp_path / "raw", table, content)
-    with pytest.raises(DataError, match=rf"{table} {message}"):
+    with pytest.raises(DataError, match=rf"{table}:? {message}"):
         prepared(raw, tmp_path / "out", kind="domains")
 
 
@@ -433,11 +445,13 @@ def test_columns_that_are_not_selected_need_not_be_attributes(tmp_path: Path) ->
     raw = faces(
         tmp_path / "raw", "attributes.csv", CSV.replace("file_name", "file_name,Colour").replace("png", "png,red")
     )
-    with pytest.raises(DataError, match="gives 0.png 'red' in the column 'Colour'.* choose columns of attributes with"):
+    with pytest.raises(
+        DataError, match="the attribute 'Colour' of 0.png must be .*, got 'red'.* choose columns of attributes with"
+    ):
         prepared(raw, tmp_path / "out", kind="domains")
     assert prepared(raw, tmp_path / "out", kind="domains", attributes=("Young",))[0].attributes == ("Young",)
     (raw / "attributes.csv").write_text(CSV.replace("0.png,1,0,1", "0.png,1,0,maybe"))
-    with pytest.raises(DataError, match="gives 0.png 'maybe' in the column 'Young'"):
+    with pytest.raises(DataError, match="the attribute 'Young' of 0.png must be .*, got 'maybe'"):
         prepared(raw, tmp_path / "out", kind="domains", attributes=("Young",))
 
 

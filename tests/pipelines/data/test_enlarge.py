@@ -1,4 +1,4 @@
-"""Shards of an enlarged set: the bytes that they always had, in row groups that can be read whatever they hold."""
+"""Shards of an enlarged dataset: unchanged bytes, in row groups of limited size."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.datasets import write_prepared
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
-    """A shard of more row groups than one, as ingestion writes it."""
+    """A shard of several row groups, as ingestion writes it."""
     pixels = np.random.default_rng(0).integers(0, 255, (2500, 3, 8, 8), dtype=np.uint8)
     (shard,) = write_prepared(tmp_path / "data", pixels, np.arange(2500) % 2).glob("*.parquet")
     pq.write_table(pq.read_table(shard), shard, row_group_size=1024)
@@ -25,17 +25,17 @@ def written(shard: Path, to: Path) -> Path:
     return to
 
 
-def test_a_small_shard_is_written_as_arrow_writes_it_at_once(shard, tmp_path):
+def test_a_small_shard_has_the_bytes_of_a_single_write(shard, tmp_path):
     pq.write_table(enlarge._with_provenance(pq.read_table(shard)), tmp_path / "once.parquet")
     assert written(shard, tmp_path / "new.parquet").read_bytes() == (tmp_path / "once.parquet").read_bytes()
 
 
-def test_so_is_one_without_pictures(shard, tmp_path):
+def test_a_shard_without_pictures_has_the_bytes_of_a_single_write(shard, tmp_path):
     pq.write_table(pq.read_table(shard).slice(0, 0), shard)
-    test_a_small_shard_is_written_as_arrow_writes_it_at_once(shard, tmp_path)
+    test_a_small_shard_has_the_bytes_of_a_single_write(shard, tmp_path)
 
 
-def test_a_large_shard_has_row_groups_of_bounded_size(shard, tmp_path, monkeypatch):
+def test_the_row_groups_of_a_large_shard_are_limited_in_size(shard, tmp_path, monkeypatch):
     monkeypatch.setattr(enlarge, "_GROUP_BYTES", 100_000)
     with pq.ParquetFile(written(shard, tmp_path / "new.parquet")) as new:
         rows = [new.metadata.row_group(number).num_rows for number in range(new.num_row_groups)]

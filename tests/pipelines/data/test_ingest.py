@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -21,14 +22,14 @@ from gan_core.errors import DataError, SettingsError
 from gan_core.files import read_json
 from pipelines.data import ingest as module
 from pipelines.data.ingest import ingest
-from pipelines.data.mapping import map_here, map_with_ray
+from pipelines.data.mapping import map_sequentially, map_with_ray
 from pipelines.data.readers import write_note
 from pipelines.data.readers.base import SourceNote
 from pipelines.data.readers.idx import write_idx
 from pipelines.settings.ingest import IngestSettings
 from tests.pipelines.data.samples import pets, picture, png, write
 
-# What Pillow says of the bomb among the samples.
+# Pillow warns about the decompression bomb in the samples.
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
 SMALL = IngestSettings(size=(8, 8), channels=3, fit="stretch")
@@ -49,13 +50,13 @@ def rejects(path: Path) -> dict[str, tuple[str, str]]:
 
 
 @pytest.fixture
-def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of few pictures, so that small data meets every border between runs and shards."""
-    monkeypatch.setattr(module, "_RUN", 7)
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of few pictures, so that small data has several chunks in each shard and several shards."""
+    monkeypatch.setattr(module, "_CHUNK", 7)
 
 
 def messy(folder: Path) -> Path:
-    """Pictures of many kinds, and six files that are none or that are there twice."""
+    """Pictures in many formats, and six files that are broken or duplicates."""
     pets(folder, each=30)
     picture(50, mode="L").save(folder / "cat" / "grey.tif")
     picture(51, mode="RGBA").save(folder / "cat" / "clear.webp", lossless=True)
@@ -71,7 +72,7 @@ def messy(folder: Path) -> Path:
     return folder
 
 
-def test_the_result_can_be_read_as_a_prepared_dataset(tmp_path: Path, short_runs: None) -> None:
+def test_the_result_can_be_read_as_a_prepared_dataset(tmp_path: Path, short_chunks: None) -> None:
     raw = pets(tmp_path / "raw", each=20)
     info = ingest(raw, tmp_path / "out", IngestSettings(size=(12, 10), shard_pictures=16), name="pets")
     data = PreparedDataset(tmp_path / "out")
@@ -91,7 +92,7 @@ def test_the_result_can_be_read_as_a_prepared_dataset(tmp_path: Path, short_runs
     assert originals == {"cat": set(), "dog": set()}
 
 
-def test_statistics_are_computed_from_the_train_split(tmp_path: Path, short_runs: None) -> None:
+def test_statistics_are_computed_from_the_train_split(tmp_path: Path, short_chunks: None) -> None:
     raw = tmp_path / "raw"
     pets(raw / "train", each=12)
     write(raw / "test" / "cat" / "white.png", png(77))
@@ -102,7 +103,7 @@ def test_statistics_are_computed_from_the_train_split(tmp_path: Path, short_runs
 
 
 def test_hugging_face_datasets_reads_pictures_and_class_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_runs: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_chunks: None
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -125,7 +126,7 @@ def test_hugging_face_datasets_reads_pictures_and_class_names(
     assert row["split"] == "train"
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path: Path, short_runs: None) -> None:
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path, short_chunks: None) -> None:
     raw = messy(tmp_path / "raw")
     settings = IngestSettings(size=(16, 16), test_share=0.2, max_reject_share=0.2, shard_pictures=20)
     ingest(raw, tmp_path / "a", settings, name="pets")
@@ -135,24 +136,24 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, short_runs: None) -
 
 
 @pytest.mark.ray
-def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, ray_cluster: str, short_runs: None) -> None:
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, ray_cluster: str, short_chunks: None) -> None:
     raw = messy(tmp_path / "raw")
     settings = IngestSettings(size=(16, 16), test_share=0.2, max_reject_share=0.2, shard_pictures=20)
-    ingest(raw, tmp_path / "one", settings, name="pets", map_shards=map_here)
+    ingest(raw, tmp_path / "one", settings, name="pets", mapper=map_sequentially)
     for workers in (2, 3):
-        ingest(raw, tmp_path / "many", settings, name="pets", map_shards=map_with_ray(workers))
+        ingest(raw, tmp_path / "many", settings, name="pets", mapper=map_with_ray(workers))
         assert tree(tmp_path / "many") == tree(tmp_path / "one")
 
 
-def test_a_single_piece_runs_in_this_process_without_a_cluster(tmp_path: Path) -> None:
+def test_a_single_item_runs_in_this_process_without_a_cluster(tmp_path: Path) -> None:
     def connect() -> None:
-        raise AssertionError("for so little no cluster is started")
+        raise AssertionError("a single item must not start a cluster")
 
-    info = ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x", map_shards=map_with_ray(2, connect))
+    info = ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x", mapper=map_with_ray(2, connect))
     assert info.splits["train"]
 
 
-def test_several_pieces_connect_to_a_cluster(tmp_path: Path, short_runs: None) -> None:
+def test_several_items_connect_to_a_cluster(tmp_path: Path, short_chunks: None) -> None:
     import ray
 
     if ray.is_initialized():
@@ -160,18 +161,18 @@ def test_several_pieces_connect_to_a_cluster(tmp_path: Path, short_runs: None) -
     asked = []
     mapper = map_with_ray(2, lambda: asked.append(True))
     with pytest.raises(DataError, match="need a Ray cluster"):
-        ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x", map_shards=mapper)
+        ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x", mapper=mapper)
     assert asked == [True]
 
 
 @pytest.mark.ray
 def test_the_ray_mapper_keeps_the_order_and_raises_errors_of_tasks(ray_cluster: str) -> None:
-    def slow_first(piece: int) -> int:
+    def slow_first(item: int) -> int:
 
-        time.sleep(0.3 if piece == 0 else 0)
-        if piece == 9:
+        time.sleep(0.3 if item == 0 else 0)
+        if item == 9:
             raise ValueError("nine")
-        return piece * piece
+        return item * item
 
     assert list(map_with_ray(2)(slow_first, range(8))) == [n * n for n in range(8)]
     with pytest.raises(ValueError, match="nine"):
@@ -180,7 +181,7 @@ def test_the_ray_mapper_keeps_the_order_and_raises_errors_of_tasks(ray_cluster: 
 
 @pytest.mark.ray
 def test_the_ray_mapper_runs_at_most_as_many_tasks_as_workers(ray_cluster: str) -> None:
-    def span(piece: int) -> tuple[float, float]:
+    def span(item: int) -> tuple[float, float]:
 
         began = time.time()
         time.sleep(0.2)
@@ -192,7 +193,7 @@ def test_the_ray_mapper_runs_at_most_as_many_tasks_as_workers(ray_cluster: str) 
             assert sum(began <= moment < ended for began, ended in spans) <= workers
 
 
-def test_unusable_files_are_rejected_with_a_reason(tmp_path: Path, short_runs: None) -> None:
+def test_unusable_files_are_rejected_with_a_reason(tmp_path: Path, short_chunks: None) -> None:
     raw = messy(tmp_path / "raw")
     info = ingest(raw, tmp_path / "out", IngestSettings(size=(8, 8), max_reject_share=0.1), name="pets")
     assert info.rejects == {"duplicate": 2, "empty": 1, "not-an-image": 1, "too-many-pixels": 1, "truncated": 1}
@@ -209,7 +210,7 @@ def test_unusable_files_are_rejected_with_a_reason(tmp_path: Path, short_runs: N
     assert "cat/003.png, which has another label" in listed["dog/zz-copy.png"][1]
 
 
-def test_of_duplicates_the_first_by_path_is_kept(tmp_path: Path, short_runs: None) -> None:
+def test_of_duplicates_the_first_by_path_is_kept(tmp_path: Path, short_chunks: None) -> None:
     raw = tmp_path / "raw"
     for index in range(30):
         write(raw / f"{index:02d}.png", png(0))
@@ -255,7 +256,7 @@ def test_an_error_for_too_many_rejects_states_share_limit_reasons_and_list(tmp_p
     assert len(rejects(listing)) == 6
     assert not out.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.rejects.csv", "raw"]
-    # Once the limit allows it, the old list goes.
+    # A later success removes the old list.
     ingest(raw, out, IngestSettings(size=(8, 8), max_reject_share=0.1), name="pets")
     assert not listing.exists()
 
@@ -304,7 +305,7 @@ def test_the_splits_and_classes_are_logged_first(
 
 def test_a_folder_without_usable_pictures_is_refused_for_any_limit(tmp_path: Path) -> None:
     write(tmp_path / "raw" / "readme.png", b"nothing here")
-    with pytest.raises(DataError, match=r"no usable picture: 1 not-an-image"):
+    with pytest.raises(DataError, match=r"no usable pictures: 1 not-an-image"):
         ingest(tmp_path / "raw", tmp_path / "out", IngestSettings(max_reject_share=1.0), name="x")
     with pytest.raises(DataError, match="No raw data in"):
         ingest(tmp_path / "nowhere", tmp_path / "out", IngestSettings(), name="x")
@@ -413,13 +414,13 @@ def test_dataset_json_has_the_documented_keys(tmp_path: Path) -> None:
     ]
 
 
-def test_several_workers_without_a_cluster_are_refused(tmp_path: Path, short_runs: None) -> None:
+def test_several_workers_without_a_cluster_are_refused(tmp_path: Path, short_chunks: None) -> None:
     import ray
 
     if ray.is_initialized():
         pytest.skip("the session's cluster is up")
     with pytest.raises(DataError, match="2 ingest workers need a Ray cluster"):
-        ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x", map_shards=map_with_ray(2))
+        ingest(pets(tmp_path / "raw"), tmp_path / "out", SMALL, name="x", mapper=map_with_ray(2))
 
 
 @pytest.mark.parametrize(
@@ -449,3 +450,21 @@ def test_each_png_in_a_shard_decodes_on_its_own(tmp_path: Path) -> None:
     assert image["path"] == "train-00000000.png"
     with Image.open(io.BytesIO(image["bytes"])) as shown:
         assert (shown.format, shown.mode, shown.size) == ("PNG", "RGB", (8, 8))
+
+
+def test_results_do_not_pile_up_behind_a_slow_one(ray_cluster: str, tmp_path: Path) -> None:
+    def note(number: int) -> int:
+        (tmp_path / str(number)).touch()
+        while number == 0 and not (tmp_path / "go").exists():
+            time.sleep(0.05)
+        return number
+
+    results: list[int] = []
+    thread = threading.Thread(target=lambda: results.extend(map_with_ray(2)(note, range(100))))
+    thread.start()
+    time.sleep(5)
+    started = len(list(tmp_path.iterdir()))
+    (tmp_path / "go").touch()
+    thread.join(60)
+    assert results == [*range(100)]
+    assert 2 <= started <= 10 * 4

@@ -1,4 +1,4 @@
-"""The layouts that people's data comes in: each is read with its own splits and classes, or refused with the reason."""
+"""Common layouts of datasets: each is read with its splits and classes, or refused with the reason."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from pipelines.data.description import describe
 from pipelines.data.readers import read_note, write_note
 from pipelines.data.readers.base import Listing, SourceNote
 from pipelines.data.readers.idx import write_idx
-from pipelines.data.readers.layout import read_layout, split_in
+from pipelines.data.readers.layout import find_split, read_layout
 from pipelines.data.readers.tabular import read_rows
 from tests.pipelines.data.samples import png, write
 
@@ -32,7 +32,7 @@ def read(root: Path, kind: str = "auto") -> Listing:
 
 
 def found(root: Path, kind: str = "auto") -> dict[str, dict[str, int]]:
-    """Of each split how many pictures of each class there are; of the class "" those without label."""
+    """Number of pictures by split and class; the class "" counts those without a label."""
     listing = read(root, kind)
     counts: dict[str, Counter[str]] = {}
     for entry in listing.entries:
@@ -89,37 +89,44 @@ def test_names_of_the_validation_split(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([*pets_at("seg_{split}/{pet}"), "seg_pred/1.png"], "seg_test, seg_train are splits, and seg_pred beside them"),
+        ([*pets_at("seg_{split}/{pet}"), "seg_pred/1.png"], "seg_test, seg_train are splits, but seg_pred beside them"),
         (
             [*pets_at("{split}/{pet}"), "extra/cat/1.png"],
-            "test, train are splits, and extra beside them belongs to none",
+            "test, train are splits, but extra beside them is not in a split",
         ),
-        ([*pets_at("{split}/{pet}"), "stray.png"], r"test, train are splits, and stray\.png beside them"),
+        ([*pets_at("{split}/{pet}"), "stray.png"], r"test, train are splits, but stray\.png beside them"),
         (
             ["val/cat/1.png", "val/dog/1.png", "test/cat/1.png"],
-            "test, val are splits, and none of them is the train split",
+            "test, val are splits, but the train split is missing",
         ),
-        (["cat/1.png", "dog/1.png", "test/1.png"], "test is called after a split, and cat, dog beside it is not"),
+        (["cat/1.png", "dog/1.png", "test/1.png"], "test has the name of a split, but cat, dog beside it does not"),
         (
             ["train/cat/1.png", "train/dog/2.png", "holdout/cat/3.png"],
-            "train is called after a split, and holdout beside",
+            "train has the name of a split, but holdout beside",
         ),
-        (pets_at("{split}_{pet}"), "test_cat, test_dog, train_cat, train_dog name a split and something more each"),
-        (["cat/train/1.png", "cat/test/1.png", "dog/test/2.png"], "dog holds no folder train, and others do"),
-        (["cat/1.png", "cat/test/2.png", "dog/3.png"], "a folder test within others is called after a split"),
-        (["train/a/cat/1.png", "train/a/test/1.png", "train/b/1.png", "val/a/1.png"], "a folder a/test within others"),
-        ([f"{c}/{n}" for c in ("full", "cropped") for n in pets_at("{split}/{pet}")], "cropped, full each hold splits"),
+        (pets_at("{split}_{pet}"), "test_cat, test_dog, train_cat, train_dog each name a split and something else"),
+        (
+            ["cat/train/1.png", "cat/test/1.png", "dog/test/2.png"],
+            "dog has no folder train, but other folders have one",
+        ),
+        (["cat/1.png", "cat/test/2.png", "dog/3.png"], "the nested folder test has the name of a split"),
+        (
+            ["train/a/cat/1.png", "train/a/test/1.png", "train/b/1.png", "val/a/1.png"],
+            "the nested folder a/test has the name of a split",
+        ),
+        (
+            [f"{c}/{n}" for c in ("full", "cropped") for n in pets_at("{split}/{pet}")],
+            "cropped, full each contain splits",
+        ),
     ],
 )
 @pytest.mark.parametrize("kind", ["auto", "labelled", "unlabelled"])
-def test_folders_that_may_mean_two_things_are_refused(
-    tmp_path: Path, names: list[str], message: str, kind: str
-) -> None:
+def test_ambiguous_folders_are_refused(tmp_path: Path, names: list[str], message: str, kind: str) -> None:
     with pytest.raises(DataError, match=message):
         read(pictures(tmp_path, names), kind)
 
 
-def test_folders_that_hold_splits_belong_together_where_the_kind_says_so(tmp_path: Path) -> None:
+def test_folders_that_contain_splits_are_one_data_set_for_kinds_paired_and_domains(tmp_path: Path) -> None:
     names = [f"{side}/{split}/{city}/1.png" for side in "ab" for split in ("train", "val") for city in ("rome", "oslo")]
     pictures(tmp_path, names)
     assert found(tmp_path, "paired") == {"train": {"": 2}, "validation": {"": 2}}
@@ -127,30 +134,28 @@ def test_folders_that_hold_splits_belong_together_where_the_kind_says_so(tmp_pat
 
 
 @pytest.mark.parametrize("classes", [("train", "bus", "car"), ("test_tube", "flask"), ("train_station", "test_tube")])
-def test_classes_that_only_sound_like_splits_stay_classes(tmp_path: Path, classes: tuple[str, ...]) -> None:
+def test_class_names_that_resemble_splits_are_classes(tmp_path: Path, classes: tuple[str, ...]) -> None:
     pictures(tmp_path, [f"{name}/{number}.png" for name in classes for number in range(2)])
     assert found(tmp_path) == {"": dict.fromkeys(classes, 2)}
 
 
 @pytest.mark.parametrize("kind", ["auto", "labelled"])
-def test_a_flat_test_split_has_no_labels_and_is_left_out_of_labelled_data(tmp_path: Path, kind: str) -> None:
+def test_a_test_split_without_class_folders_is_not_used_as_labelled_data(tmp_path: Path, kind: str) -> None:
     pictures(tmp_path, [*pets_at("{split}/{pet}")[:4], "test/1.png", "test/2.png"])
     assert found(tmp_path, kind) == {"train": {"cat": 2, "dog": 2}}
     assert "2 pictures of the test split have no label and are not used" in " ".join(read(tmp_path, kind).notes)
     assert found(tmp_path, "unlabelled") == {"train": {"": 4}, "test": {"": 2}}
 
 
-def test_accents_composed_in_two_ways_are_one_class(tmp_path: Path) -> None:
+def test_accents_in_nfc_and_nfd_are_one_class(tmp_path: Path) -> None:
     pictures(tmp_path, ["train/caf\u00e9/1.png", "train/dog/1.png", "test/cafe\u0301/1.png"])
     assert found(tmp_path) == {"train": {"caf\u00e9": 1, "dog": 1}, "test": {"caf\u00e9": 1}}
 
 
-def test_a_class_without_training_pictures_comes_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_class_without_training_pictures_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pictures(tmp_path, [*pets_at("{split}/{pet}"), "test/owl/1.png"])
     assert found(tmp_path)["test"] == {"cat": 1, "dog": 1, "owl": 1}
-    assert "the test split has owl, and the train split does not" in caplog.text
+    assert "the test split has classes that the train split lacks: owl" in caplog.text
 
 
 # Tiny ImageNet
@@ -178,14 +183,14 @@ def test_tiny_imagenets_validation_labels_come_from_its_annotations(tmp_path: Pa
     }
     listing = read(root)
     assert {e.file: listing.classes[e.label] for e in listing.entries}["val/images/val_1.JPEG"] == WORDNET[1]
-    told = "\n".join(describe("labelled", listing))
-    assert "labels of the validation split come from val/val_annotations.txt" in told
-    assert "2 pictures of the test split have no label and are not used" in told
-    assert "train: 9 pictures; 3 classes: n01443537 3, n01629819 3, n01641577 3" in told
-    assert "not used: 4 files (4 .txt)" in told
+    lines = "\n".join(describe("labelled", listing))
+    assert "labels of the validation split come from val/val_annotations.txt" in lines
+    assert "2 pictures of the test split have no label and are not used" in lines
+    assert "train: 9 pictures; 3 classes: n01443537 3, n01629819 3, n01641577 3" in lines
+    assert "not used: 4 files (4 .txt)" in lines
 
 
-def test_annotations_that_do_not_fit_give_no_labels(tmp_path: Path) -> None:
+def test_annotations_that_do_not_match_are_ignored(tmp_path: Path) -> None:
     root = tiny_imagenet(tmp_path)
     for content in ("val_0.JPEG\tn09999999\n" * 4, "val_0.JPEG\tn01443537\nval_0.JPEG\tn01629819\n", "no table\n"):
         write(root / "val/val_annotations.txt", content.encode())
@@ -226,16 +231,19 @@ def test_splits_of_parquet_come_from_file_and_folder_names(tmp_path: Path, train
     [
         (
             ["full/train/0.parquet", "full/test/0.parquet", "small/train/0.parquet", "small/test/0.parquet"],
-            r"several data sets \(configurations\), each with splits of its own: full, small\. Give the folder",
+            r"several datasets \(configurations\), each with its own splits: full, small\. Give the folder",
         ),
-        (["a_train.parquet", "a_test.parquet", "b_train.parquet", "b_test.parquet"], "several data sets .*: a, b"),
-        (["train-0.parquet", "test-0.parquet", "extra-0.parquet"], r"extra-0\.parquet does not\. Rename it to train-"),
-        (["cats.parquet", "test.parquet"], r"cats\.parquet does not"),
-        (["test.parquet", "validation.parquet"], "of the splits test, validation, and none is of the train split"),
+        (["a_train.parquet", "a_test.parquet", "b_train.parquet", "b_test.parquet"], "several datasets .*: a, b"),
+        (
+            ["train-0.parquet", "test-0.parquet", "extra-0.parquet"],
+            r"extra-0\.parquet names no split, but other files do\. Rename it to train-",
+        ),
+        (["cats.parquet", "test.parquet"], r"cats\.parquet names no split"),
+        (["test.parquet", "validation.parquet"], "the splits test, validation, but the train split is missing"),
         (["train/test-0.parquet", "train/train-0.parquet", "x.parquet"], r"train/test-0\.parquet names two splits"),
     ],
 )
-def test_parquet_files_that_may_mean_two_things_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
+def test_ambiguous_parquet_files_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
     for number, file in enumerate(files):
         parquet(tmp_path / file, [0, 1], first=10 * number)
     for kind in ("auto", "unlabelled"):
@@ -251,21 +259,23 @@ def test_parquet_files_of_one_split_or_none_are_one_data_set(tmp_path: Path) -> 
     assert found(tmp_path / "one") == {"": {"0": 1, "1": 1}}
 
 
-def test_a_column_of_splits_wins_within_the_train_files_and_may_not_contradict_the_others(tmp_path: Path) -> None:
+def test_a_split_column_divides_train_files_and_must_not_contradict_other_files(tmp_path: Path) -> None:
     parquet(tmp_path / "train-0.parquet", [0, 1, 1], split=["train", "train", "dev"])
     parquet(tmp_path / "test-0.parquet", [0], first=5, split=["test"])
     assert found(tmp_path) == {"train": {"0": 1, "1": 1}, "validation": {"1": 1}, "test": {"0": 1}}
     parquet(tmp_path / "test-0.parquet", [0], first=5, split=["train"])
     with pytest.raises(
-        DataError, match=r"test-0\.parquet, row 0: the column 'split' says train, and the file's name test"
+        DataError, match=r"test-0\.parquet, row 0: the column 'split' says train, but the name of the file says test"
     ):
         read(tmp_path)
     parquet(tmp_path / "test-0.parquet", [0], first=5, split=["unlabeled"])
-    with pytest.raises(DataError, match=r"row 0: 'unlabeled' in the column 'split' is none of train, test, validation"):
+    with pytest.raises(
+        DataError, match=r"row 0: the column 'split' must be train, test or validation, got 'unlabeled'"
+    ):
         read(tmp_path)
 
 
-def test_hidden_labels_leave_their_split_out_of_labelled_data(tmp_path: Path) -> None:
+def test_a_split_with_hidden_labels_is_not_used_as_labelled_data(tmp_path: Path) -> None:
     parquet(tmp_path / "train-0.parquet", [0, 1, 1])
     for hidden in ([-1, -1], [None, None], [-1, None]):
         parquet(tmp_path / "test-0.parquet", hidden, first=5, kind=pa.int64())
@@ -274,43 +284,45 @@ def test_hidden_labels_leave_their_split_out_of_labelled_data(tmp_path: Path) ->
         assert found(tmp_path, "unlabelled") == {"train": {"": 3}, "test": {"": 2}}
 
 
-def test_a_label_that_fits_no_class_is_named_with_its_row(tmp_path: Path) -> None:
+def test_an_error_names_the_row_of_an_unknown_label(tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", [0, 1, 7, -1])
     write_note(tmp_path, SourceNote(format="parquet", classes=("cat", "dog")))
-    with pytest.raises(DataError, match=r"x\.parquet, row 2: the label '7' fits none of the 2 classes \(cat, dog\)"):
+    with pytest.raises(DataError, match=r"x\.parquet, row 2: the label '7' is not one of the 2 classes \(cat, dog\)"):
         read(tmp_path)
     parquet(tmp_path / "x.parquet", [0, 1, 1, -1])
     assert found(tmp_path) == {"": {"cat": 1, "dog": 2}}
     assert [(reject.source, reject.reason) for reject in read(tmp_path).rejects] == [("x.parquet#3", "no-label")]
 
 
-def test_floats_are_whole_numbers_and_nan_is_no_label(tmp_path: Path) -> None:
+def test_labels_of_type_float_must_be_whole_and_nan_is_a_missing_label(tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", [0.0, 10.0, 2.0, float("nan")])
     listing = read(tmp_path)
     assert listing.classes == ("0", "2", "10")
     assert [reject.source for reject in listing.rejects] == ["x.parquet#3"]
     parquet(tmp_path / "x.parquet", [0.5, 1.0])
-    with pytest.raises(DataError, match=r"x\.parquet, row 0: a label is text or a whole number, .* not '0\.5'"):
+    with pytest.raises(DataError, match=r"x\.parquet, row 0: a label must be text or a whole number, got '0\.5'"):
         read(tmp_path)
 
 
-def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
+def test_unused_columns_are_listed(tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", [0, 1], coarse_label=[3, 4], caption=["a", "b"])
     assert "columns that are not used: caption, coarse_label" in describe("labelled", read(tmp_path))
 
 
 @pytest.mark.parametrize("big", [["x" * 2**26], {"a": {"b": "x" * 2**26}}])
-def test_megabytes_in_a_list_or_a_struct_are_no_label(tmp_path: Path, big: object) -> None:
+def test_a_list_or_struct_of_megabytes_is_refused_as_a_label(tmp_path: Path, big: object) -> None:
     parquet(tmp_path / "pictures" / "x.parquet", [None, big])
     pq.write_table(pa.table({"file": ["a.png", "b.png"], "label": [None, big]}), tmp_path / "t.parquet")
     for reading in (lambda: read(tmp_path / "pictures"), lambda: read_rows(tmp_path / "t.parquet", ["label"])):
-        with pytest.raises(DataError, match=r"parquet: the column 'label' holds \d+ MiB for 2 rows, which is no label"):
+        with pytest.raises(
+            DataError, match=r"parquet: the column 'label' holds \d+ MiB in 2 rows, too much for labels"
+        ):
             reading()
 
 
-def test_a_text_of_megabytes_is_no_label(tmp_path: Path) -> None:
+def test_long_texts_are_refused_as_labels(tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", ["cat", "x" * 2**26])
-    with pytest.raises(DataError, match=r"x\.parquet: the column 'label' holds \d+ MiB for 2 rows, which is no label"):
+    with pytest.raises(DataError, match=r"x\.parquet: the column 'label' holds \d+ MiB in 2 rows, too much for labels"):
         read(tmp_path)
     parquet(tmp_path / "x.parquet", ["cat", "x" * 300])
     with pytest.raises(DataError, match="a class name has 300 letters, more than 200"):
@@ -320,7 +332,7 @@ def test_a_text_of_megabytes_is_no_label(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_files_that_name_classes_differently_are_two_data_sets(tmp_path: Path) -> None:
+def test_files_with_different_classes_are_refused(tmp_path: Path) -> None:
     for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
         features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
         schema = pa.schema(
@@ -329,7 +341,7 @@ def test_files_that_name_classes_differently_are_two_data_sets(tmp_path: Path) -
         )
         rows = [{"image": {"bytes": png(label), "path": None}, "label": label} for label in (0, 1)]
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / f"{split}-0.parquet")
-    with pytest.raises(DataError, match=r"test-0\.parquet and train-0\.parquet name their classes differently"):
+    with pytest.raises(DataError, match=r"test-0\.parquet and train-0\.parquet have different classes"):
         read(tmp_path)
 
 
@@ -358,20 +370,20 @@ def test_splits_of_idx_files(tmp_path: Path, train: str, test: str) -> None:
 def test_several_data_sets_of_idx_files_are_refused(tmp_path: Path) -> None:
     for number, name in enumerate(("letters-train", "letters-test", "digits-train", "digits-test")):
         idx(tmp_path, f"emnist-{name}-", number + 2)
-    with pytest.raises(DataError, match="several data sets .*: emnist digits, emnist letters"):
+    with pytest.raises(DataError, match="several datasets .*: emnist digits, emnist letters"):
         read(tmp_path)
 
 
-def test_an_idx_test_split_without_labels_is_left_out_and_a_train_file_without_them_refused(tmp_path: Path) -> None:
+def test_idx_labels_may_be_missing_for_the_test_split_only(tmp_path: Path) -> None:
     idx(tmp_path, "train-", 4)
     idx(tmp_path, "test-", 2, labelled=False)
     assert found(tmp_path) == {"train": {"0": 2, "1": 2}}
     idx(tmp_path, "train-2-", 3, labelled=False)
-    with pytest.raises(DataError, match="train-2-images-idx3-ubyte has no label file, and others have one"):
+    with pytest.raises(DataError, match="train-2-images-idx3-ubyte has no label file, but other files have one"):
         read(tmp_path)
 
 
-def test_pictures_beside_idx_files_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+def test_pictures_beside_idx_files_are_listed_as_unused(tmp_path: Path) -> None:
     idx(tmp_path, "train-", 4)
     pictures(tmp_path, ["preview.png"])
     assert "not used: 1 file (1 .png)" in describe("labelled", read(tmp_path))
@@ -388,9 +400,9 @@ def test_stylegans_labels_keep_the_splits_of_their_folders(tmp_path: Path) -> No
     write(tmp_path / "dataset.json", json.dumps({"labels": [*labels[:2], ["test/0.png", -1]]}).encode())
     assert found(tmp_path) == {"train": {"0": 1, "1": 1}}
     for wrong, message in (
-        (["train/0.png", -1], r"dataset\.json gives train/0\.png the label -1"),
-        (["train/1.png", 2.5], r"dataset\.json gives train/1\.png the label 2\.5; a label is a whole number"),
-        (["train/1.png", 0], r"dataset\.json gives train/1\.png two labels, 1 and 0"),
+        (["train/0.png", -1], r"dataset\.json: the label of train/0\.png must be a whole number from 0, got -1"),
+        (["train/1.png", 2.5], r"dataset\.json: the label of train/1\.png must be one whole number, got 2\.5"),
+        (["train/1.png", 0], r"dataset\.json: train/1\.png has two labels, 1 and 0"),
     ):
         rows = [["train/1.png", 1], wrong]
         write(tmp_path / "dataset.json", json.dumps({"labels": rows}).encode())
@@ -398,22 +410,22 @@ def test_stylegans_labels_keep_the_splits_of_their_folders(tmp_path: Path) -> No
             read(tmp_path)
 
 
-def test_brackets_without_end_are_no_labels(tmp_path: Path) -> None:
+def test_deeply_nested_json_is_not_a_label_file(tmp_path: Path) -> None:
     pictures(tmp_path, ["a.png"])
     write(tmp_path / "dataset.json", b'{"labels": ' + b"[" * 100_000)
     assert found(tmp_path) == {"": {"": 1}}
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("train/data-00000-of-00001.arrow", "to_parquet"), ("train.zip", "Unpack the archives in it")]
+    ("name", "hint"), [("train/data-00000-of-00001.arrow", "to_parquet"), ("train.zip", "Unpack the nested archives")]
 )
-def test_forms_that_are_not_read_come_with_what_to_do(tmp_path: Path, name: str, hint: str) -> None:
+def test_errors_for_unsupported_formats_have_a_remedy(tmp_path: Path, name: str, hint: str) -> None:
     write(tmp_path / name, b"no picture")
-    with pytest.raises(DataError, match=f"holds no picture, only 1 file .*{hint}"):
+    with pytest.raises(DataError, match=f"holds no pictures, only 1 file .*{hint}"):
         read(tmp_path)
 
 
-def test_any_paths_have_a_place_each() -> None:
+def test_every_path_has_a_place() -> None:
     names = [
         "train",
         "test",
@@ -436,7 +448,7 @@ def test_any_paths_have_a_place_each() -> None:
         assert len(layout.places) == len(files)
         for file, place in zip(files, layout.places, strict=True):
             assert file.endswith(place.name)
-            if place.split and not layout.unclear:
-                assert any((said := split_in(part)) and said[0] == place.split for part in file.split("/")[:-1])
+            if place.split and not layout.ambiguity:
+                assert any((said := find_split(part)) and said[0] == place.split for part in file.split("/")[:-1])
         splits = {place.split for place in layout.places}
         assert splits == {""} or "train" in splits

@@ -1,4 +1,4 @@
-"""Invalid names of data sets and classes are refused with the reason."""
+"""Invalid names of datasets and classes are refused with the reason."""
 
 import pytest
 
@@ -14,14 +14,14 @@ def test_plain_names_are_accepted(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pets\n", r"'pets\\n' is not a valid name of a data set\. Use letters"),
+        ("pets\n", r"'pets\\n' is not a valid name of a dataset\. Use letters"),
         ("..", "start with a letter or digit"),
         (".hidden", "start with a letter or digit"),
         ("-rf", "start with a letter or digit"),
         ("", "Use letters"),
         ("a/b", "Use letters"),
         ("é", "Use letters"),
-        ("n" * 300, r"^'n{60}\.\.\.' is not a valid name of a data set: it has 300 letters, more than 200"),
+        ("n" * 300, r"^'n{60}\.\.\.' is not a valid name of a dataset: it has 300 letters, more than 200"),
         ("con", "Windows does not allow it"),
         ("LPT1.pets", "Windows does not allow it"),
         ("pets.", "Windows does not allow it"),

@@ -1,4 +1,4 @@
-"""A picture and its condition: what is derived is what it says, what lies apart is brought to one shape."""
+"""Pairs of a picture and its condition: computed conditions, and conditions from files of other sizes."""
 
 import io
 
@@ -52,7 +52,7 @@ def test_edges_are_thin_closed_black_lines_on_white() -> None:
     assert found.shape == (1, 32, 32)
     assert set(np.unique(found)) == {0, 255}
     lines = found[0] == 0
-    # A circle of radius 8: some 45 pixels around, none inside it or far from it, and none missing at its ends.
+    # A circle of radius 8: about 45 pixels on it, none inside or far outside, and no gap.
     assert 35 <= lines.sum() <= 60
     assert not lines[12:20, 12:20].any()
     assert not lines[:6].any()
@@ -60,7 +60,7 @@ def test_edges_are_thin_closed_black_lines_on_white() -> None:
     assert (edges(np.full((1, 9, 7), 90, dtype=np.uint8)) == 255).all()
 
 
-def test_edges_turn_with_the_picture() -> None:
+def test_edges_of_a_transposed_picture_are_transposed() -> None:
     ramp = np.zeros((1, 16, 16), dtype=np.uint8)
     ramp[0, :, 8:] = 200
     upright, level = edges(ramp), edges(np.ascontiguousarray(ramp.transpose(0, 2, 1)))
@@ -71,7 +71,7 @@ def test_edges_turn_with_the_picture() -> None:
 @pytest.mark.parametrize(
     "image",
     [disc(), disc(background="navy"), disc(mode="RGBA", background=(0, 0, 0, 0))],
-    ids=["on white", "on blue", "on nothing"],
+    ids=["on white", "on blue", "on transparency"],
 )
 def test_a_mask_is_the_silhouette(image: Image.Image) -> None:
     _, condition = pair(file(image), how="mask", channels=(3, 1))
@@ -85,7 +85,7 @@ def test_a_picture_of_one_colour_has_an_empty_mask() -> None:
     assert not mask(np.full((3, 5, 6), 77, dtype=np.uint8)).any()
 
 
-def test_low_resolution_keeps_the_size_and_loses_the_detail() -> None:
+def test_low_resolution_keeps_the_size_and_removes_detail() -> None:
     fine = np.indices((16, 12)).sum(axis=0).astype(np.uint8)[None] % 2 * 255
     reduced = lowres(fine)
     assert reduced.shape == fine.shape
@@ -95,7 +95,7 @@ def test_low_resolution_keeps_the_size_and_loses_the_detail() -> None:
 
 
 @pytest.mark.parametrize(("side", "order"), [("first", (1, 0)), ("second", (0, 1))])
-def test_halves_of_one_picture(side: Side, order: tuple[int, int]) -> None:
+def test_side_by_side_pictures_are_split_into_halves(side: Side, order: tuple[int, int]) -> None:
     halves = picture(1, 8, 6), picture(2, 8, 6)
     both = Image.new("RGB", (12, 8))
     both.paste(halves[0], (0, 0))
@@ -105,13 +105,13 @@ def test_halves_of_one_picture(side: Side, order: tuple[int, int]) -> None:
         np.testing.assert_array_equal(pixels, np.asarray(halves[half]).transpose(2, 0, 1))
 
 
-def test_halves_of_an_odd_width_are_no_pair() -> None:
+def test_side_by_side_pictures_of_odd_width_are_refused() -> None:
     with pytest.raises(PictureError, match="unequal-pair: two halves of 8x6 and 8x7 pixels"):
         pair(file(picture(0, 8, 13)), how="side-by-side")
 
 
 @pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
-def test_partners_of_two_sizes_show_the_same_part(mode: str) -> None:
+def test_pairs_of_different_sizes_keep_the_same_part(mode: str) -> None:
     small = disc(32).crop((0, 0, 32, 24))
     large = small.resize((128, 96), Image.Resampling.BICUBIC)
     for one, other in ((small, large), (large, small)):
@@ -119,14 +119,14 @@ def test_partners_of_two_sizes_show_the_same_part(mode: str) -> None:
         assert np.abs(target.astype(int) - condition).mean() < 6
 
 
-def test_partners_of_two_shapes_are_no_pair_and_both_are_named() -> None:
-    with pytest.raises(PictureError, match="unequal-pair: 12x10 pixels where its condition has 10x12"):
+def test_pairs_of_different_shapes_are_refused() -> None:
+    with pytest.raises(PictureError, match="unequal-pair: 12x10 pixels, but its condition has 10x12"):
         pair(file(picture(0, 12, 10)), file(picture(1, 10, 12)))
-    # 33x25 is what a program makes of a third of 100x75.
+    # A program may round a third of 100x75 to 33x25.
     pair(file(picture(0, 75, 100)), file(picture(1, 25, 33)))
 
 
-def test_each_of_a_pair_has_the_channels_that_it_is_to_have() -> None:
+def test_picture_and_condition_have_their_own_channels() -> None:
     clear, grey = file(picture(0, mode="RGBA")), file(picture(1, mode="L"))
     target, condition = pair(clear, grey, channels=(4, 3), size=(12, 10))
     np.testing.assert_array_equal(target, np.asarray(picture(0, mode="RGBA")).transpose(2, 0, 1))
@@ -135,6 +135,6 @@ def test_each_of_a_pair_has_the_channels_that_it_is_to_have() -> None:
     assert (len(target), len(condition)) == (3, 1)
 
 
-def test_a_broken_condition_is_said_to_be_the_condition() -> None:
+def test_an_error_in_the_condition_says_so() -> None:
     with pytest.raises(PictureError, match="not-an-image: its condition: no known picture format"):
         pair(file(picture(0)), b"no picture")

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from gan_core.disk import NoRoomError, what_failed
+from gan_core.disk import NotEnoughSpaceError, describe_os_error
 from gan_core.download.fetch import Derived
 from gan_core.errors import DataError, FetchError, SettingsError
 from pipelines.commands.data import data
@@ -37,7 +37,7 @@ from tests.pipelines.data.samples import pets, png, without_privileges, write
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder outside of any DVC repository."""
+    """A folder outside any DVC repository."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     return folder
@@ -228,7 +228,9 @@ def test_a_label_table_outside_of_the_source_with_named_columns(tmp_path: Path, 
     )
     assert (added.format, added.pictures, added.classes) == ("table", 3, ("x", "y"))
     # Errors name the original table, not its copy.
-    with pytest.raises(DataError, match=r"tables/kinds\.csv: which column is the image\? It has photo, colour, kind"):
+    with pytest.raises(
+        DataError, match=r"tables/kinds\.csv: cannot tell which column holds the images; it has photo, colour, kind"
+    ):
         add("b", str(tmp_path / "pictures"), checkout=Checkout.at(checkout), labels=str(table), label_column="kind")
     with pytest.raises(DataError, match="no column 'sort'"):
         add(
@@ -283,7 +285,7 @@ def test_an_unused_table_of_attributes_causes_a_warning(
     write(tmp_path / "faces" / "0.png", png(0))
     write(tmp_path / "faces" / "attributes.csv", b"file,Smiling\n0.png,1\n")
     assert add("faces", str(tmp_path / "faces"), checkout=Checkout.at(checkout)).kind == "unlabelled"
-    assert "attributes.csv looks like a table of attributes; to use it, set ingest.kind to domains" in caplog.text
+    assert "attributes.csv looks like a table of attributes. To use it, set ingest.kind to domains" in caplog.text
 
 
 def test_an_error_names_a_table_that_matches_no_picture(tmp_path: Path, checkout: Path) -> None:
@@ -306,15 +308,14 @@ def test_an_unused_csv_causes_a_warning_with_the_reason(
     write(source / "two.csv", b"file,label\na.png,red\n")
     add("two", str(source), checkout=Checkout.at(checkout))
     assert (
-        "one.csv, two.csv may all hold labels; none of them is used. Name the one that does with --labels"
-        in caplog.text
+        "one.csv, two.csv may all hold labels, so that none is used. Name the label table with --labels" in caplog.text
     )
 
 
 def test_a_url_without_its_package_names_the_package(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(DataError, match=r"s3://bucket/pictures needs the package s3fs: .*-m pip install s3fs"):
-        add("mine", "s3://bucket/pictures", checkout=Checkout.at(checkout))
+        add("mine", "s3://bucket/pictures", checkout=Checkout.at(checkout), copy=True)
 
 
 def test_existing_data_is_overwritten_with_replace_only(tmp_path: Path, checkout: Path) -> None:
@@ -328,7 +329,7 @@ def test_existing_data_is_overwritten_with_replace_only(tmp_path: Path, checkout
     "name", ["../up", "..", "a/b", "", ".hidden", "a b", "con.dvc", "dvc.yaml", "pets\n", "n" * 300, "-rf", "con"]
 )
 def test_a_name_must_be_a_plain_folder_name(checkout: Path, name: str) -> None:
-    with pytest.raises(DataError, match="is not a valid name of a data set"):
+    with pytest.raises(DataError, match="is not a valid name of a dataset"):
         add(name, ".", checkout=Checkout.at(checkout))
 
 
@@ -467,7 +468,7 @@ def test_members_with_paths_outside_of_the_archive_are_refused(tmp_path: Path, c
         z.writestr("good.png", png(0))
         z.writestr(name, png(1))
     for path in (archive, tmp_path / "z.zip"):
-        with pytest.raises(DataError, match="outside of the target folder"):
+        with pytest.raises(DataError, match="outside the target folder"):
             add("mine", str(path), checkout=Checkout.at(checkout))
     assert not list(checkout.parent.rglob("evil*"))
     assert list((checkout / "data/raw").iterdir()) == []
@@ -513,7 +514,7 @@ def test_links_out_of_a_folder_are_refused(tmp_path: Path, checkout: Path) -> No
     secret = write(tmp_path / "secret.png", png(9))
     tree = pets(tmp_path / "tree", each=1)
     (tree / "cat" / "x.png").symlink_to(secret)
-    with pytest.raises(DataError, match="outside of"):
+    with pytest.raises(DataError, match="outside"):
         add("mine", str(tree), checkout=Checkout.at(checkout))
     (tree / "cat" / "x.png").unlink()
     (tree / "cow").symlink_to(tree / "cat")
@@ -537,9 +538,11 @@ def test_an_archive_larger_than_the_free_disk_space_is_refused(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(NoRoomError) as caught:
+    with pytest.raises(NotEnoughSpaceError) as caught:
         add("mine", str(zipped(pets(tmp_path / "p"), tmp_path / "p.zip")), checkout=Checkout.at(checkout))
-    assert what_failed(caught.value).startswith(f"{checkout}/data/raw/mine: no space left on device (1000 bytes of ")
+    assert describe_os_error(caught.value).startswith(
+        f"{checkout}/data/raw/mine: no space left on device (1000 bytes of "
+    )
     assert list((checkout / "data" / "raw").iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Every form that raw data comes in gives the same things: pictures, labels, splits, and what is missing."""
+"""Readers of all formats list pictures, labels, splits and rejects alike."""
 
 import csv
 import json
@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 from gan_core.errors import DataError
 from gan_core.images.pictures import PictureError, decode
 from pipelines.data.readers import detect, list_pictures, open_reader, parquet, read_note, write_note
-
-# X_pictures, open_reader, read_note, write_note
 from pipelines.data.readers.base import Entry, SourceNote
-from pipelines.data.readers.folder import bare_folders
+from pipelines.data.readers.folder import folders_without_pictures
 from pipelines.data.readers.idx import write_idx
 from tests.pipelines.data.samples import pets, png, without_privileges, write
 
 
 def listed(root: Path) -> dict[str, tuple[str | None, str]]:
-    """Class and split of each picture by its name in manifests."""
+    """Class and split by the name of the picture."""
     listing = list_pictures(root, read_note(root))
     return {
         entry.source: (listing.classes[entry.label] if entry.label >= 0 else None, entry.split)
@@ -84,10 +82,10 @@ def test_pictures_inside_and_outside_of_folders_are_unlabelled_with_a_warning(
     pets(tmp_path, each=1)
     write(tmp_path / "stray.png", png(5))
     assert {label for label, _ in listed(tmp_path).values()} == {None}
-    assert "unlabelled" in caplog.text
+    assert "all are read without labels" in caplog.text
 
 
-def test_files_come_in_a_fixed_order_that_mixes_the_classes(tmp_path: Path) -> None:
+def test_files_are_listed_in_a_fixed_order_that_mixes_the_classes(tmp_path: Path) -> None:
     pets(tmp_path / "a", each=40)
     pets(tmp_path / "b" / "deeper", each=40)
     orders = []
@@ -99,12 +97,12 @@ def test_files_come_in_a_fixed_order_that_mixes_the_classes(tmp_path: Path) -> N
     assert sorted(orders[0]) != orders[0]
 
 
-def test_files_that_are_no_pictures_are_left_aside_and_make_no_class(tmp_path: Path) -> None:
+def test_other_files_are_ignored_and_define_no_class(tmp_path: Path) -> None:
     for name in ("cat/a.png", "dog/without-suffix", "dog/other.dat"):
         write(tmp_path / name, png(1))
     for name in ("docs/readme.txt", "dog/notes", "list.csv", "Python.py", "BM.html"):
         write(tmp_path / name, b"Python: a text\n")
-    for name in ("cat/empty.png", "dog/phone.HEIC"):  # meant as pictures: ingestion says what is wrong with them
+    for name in ("cat/empty.png", "dog/phone.HEIC"):  # broken pictures, which ingestion rejects
         write(tmp_path / name, b"")
     listing = list_pictures(tmp_path, read_note(tmp_path))
     expected = {"cat/a.png", "cat/empty.png", "dog/without-suffix", "dog/other.dat", "dog/phone.HEIC"}
@@ -113,14 +111,14 @@ def test_files_that_are_no_pictures_are_left_aside_and_make_no_class(tmp_path: P
     assert listing.ignored == ["BM.html", "Python.py", "docs/readme.txt", "dog/notes", "list.csv"]
 
 
-def test_a_folder_without_a_picture_says_what_it_holds(tmp_path: Path) -> None:
+def test_an_error_lists_the_files_of_a_folder_without_pictures(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt", "c.md"):
         write(tmp_path / name, b"text")
-    with pytest.raises(DataError, match=r"holds no picture, only 3 files \(2 \.txt, 1 \.md\)"):
+    with pytest.raises(DataError, match=r"holds no pictures, only 3 files \(2 \.txt, 1 \.md\)"):
         listed(tmp_path)
 
 
-def test_a_missing_folder_and_an_empty_one_are_clear_errors(tmp_path: Path) -> None:
+def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gantry data fetch"):
         read_note(tmp_path / "nowhere")
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
@@ -128,14 +126,14 @@ def test_a_missing_folder_and_an_empty_one_are_clear_errors(tmp_path: Path) -> N
         listed(tmp_path / "empty")
 
 
-def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(tmp_path: Path) -> None:
+def test_an_error_shows_the_bytes_of_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     write(tmp_path / "cat" / os.fsdecode(b"caf\xe9.png"), png(1))
     write(tmp_path / "dog" / "1.png", png(2))
     with pytest.raises(DataError, match=r"picture cat/caf\\xe9\.png is not UTF-8\. Rename it"):
         listed(tmp_path)
 
 
-def test_a_folder_that_may_not_be_looked_into_is_not_left_out(tmp_path: Path) -> None:
+def test_a_folder_without_read_permission_is_an_error(tmp_path: Path) -> None:
     pets(tmp_path / "pets", each=1)
     (tmp_path / "pets" / "dog").chmod(0)
     with without_privileges():
@@ -145,21 +143,21 @@ def test_a_folder_that_may_not_be_looked_into_is_not_left_out(tmp_path: Path) ->
             list_pictures(tmp_path / "pets" / "dog", SourceNote(format="folder"))
 
 
-def test_folders_without_a_picture_are_found_where_classes_lie(tmp_path: Path) -> None:
+def test_class_folders_without_pictures_are_found_in_each_split(tmp_path: Path) -> None:
     files = ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"]
     for name in ("train/owl", "test/dog", "val", "train/cat/deeper", ".git"):
         (tmp_path / "wrapped" / name).mkdir(parents=True)
     for name in files:
         write(tmp_path / "wrapped" / name, png(1))
-    found = bare_folders(tmp_path, [f"wrapped/{name}" for name in files])
+    found = folders_without_pictures(tmp_path, [f"wrapped/{name}" for name in files])
     assert found == ["wrapped/val", "wrapped/test/dog", "wrapped/train/owl"]
-    assert bare_folders(tmp_path / "wrapped" / "train" / "cat", ["1.png"]) == []
+    assert folders_without_pictures(tmp_path / "wrapped" / "train" / "cat", ["1.png"]) == []
 
 
 # StyleGAN
 
 
-def test_stylegans_labels_are_followed(tmp_path: Path) -> None:
+def test_stylegan_labels_are_read(tmp_path: Path) -> None:
     for name in ("00000/img0.png", "00000/img1.png", "00001/img2.png"):
         write(tmp_path / name, png(hash(name) % 100))
     labels = [["00000/img0.png", 2], ["00001/img2.png", 0], ["00000/gone.png", 1]]
@@ -170,14 +168,14 @@ def test_stylegans_labels_are_followed(tmp_path: Path) -> None:
     assert rejected(tmp_path) == {"00000/img1.png": "no-label", "00000/gone.png": "missing"}
 
 
-def test_stylegans_null_labels_mean_none(tmp_path: Path) -> None:
+def test_stylegan_labels_may_be_null(tmp_path: Path) -> None:
     write(tmp_path / "00000/img0.png", png(0))
     write(tmp_path / "00001/img1.png", png(1))
     write(tmp_path / "dataset.json", b'{"labels": null}')
     assert listed(tmp_path) == {"00000/img0.png": (None, ""), "00001/img1.png": (None, "")}
 
 
-def test_unreadable_stylegan_labels_are_a_clear_error(tmp_path: Path) -> None:
+def test_invalid_stylegan_labels_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "img0.png", png(0))
     write(tmp_path / "dataset.json", b'{"labels": [["img0.png", [1, 2]]]}')
     with pytest.raises(DataError, match=r"dataset\.json.*whole number"):
@@ -222,7 +220,7 @@ def test_files_without_a_row_and_rows_without_a_file_are_rejects(tmp_path: Path)
     assert rejected(tmp_path) == {"b.png": "no-label", "c.png": "no-label", "gone.png": "missing"}
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+def test_an_error_for_a_missing_column_lists_the_columns(tmp_path: Path) -> None:
     write(tmp_path / "a.png", png(1))
     write(tmp_path / "labels.csv", b"file,label\na.png,x\n")
     write_note(tmp_path, SourceNote(format="table", labels="labels.csv", label_column="kind"))
@@ -235,20 +233,20 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path)
     [
         (
             "file,label\na.png,x\nb.png,caf\xe9\n".encode("latin-1"),
-            r"labels\.csv, line 3: this is not UTF-8 \(byte 0xe9\)",
+            r"labels\.csv, line 3: not UTF-8 \(byte 0xe9\)",
         ),
         (b'file,label\na.png,"' + b"x" * 200_000 + b'"\n', r"labels\.csv, line 2: field larger than field limit"),
     ],
-    ids=["latin-1", "endless field"],
+    ids=["latin-1", "very long cell"],
 )
-def test_a_table_that_cannot_be_read_is_named_with_the_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_error_names_the_line_of_an_unreadable_table(tmp_path: Path, content: bytes, message: str) -> None:
     write(tmp_path / "a.png", png(1))
     write(tmp_path / "labels.csv", content)
     with pytest.raises(DataError, match=message + r".*UTF-8"):
         listed(tmp_path)
 
 
-def test_two_labels_for_one_picture_are_an_error(tmp_path: Path) -> None:
+def test_two_labels_for_one_picture_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.png", png(1))
     write(tmp_path / "labels.csv", b"file,label\na.png,x\na.png,y\n")
     with pytest.raises(DataError, match="two labels"):
@@ -256,7 +254,7 @@ def test_two_labels_for_one_picture_are_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
-def test_two_columns_of_one_name_are_an_error_where_they_are_used(tmp_path: Path, suffix: str) -> None:
+def test_two_used_columns_with_the_same_name_are_refused(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / "a.png", png(1))
     table = tmp_path / f"labels.{suffix}"
     for columns in (["file", "label", "label"], ["file", "label", "note", "note"]):
@@ -269,7 +267,9 @@ def test_two_columns_of_one_name_are_an_error_where_they_are_used(tmp_path: Path
         if "note" in columns:
             assert listed(tmp_path) == {"a.png": ("x", "")}
         else:
-            with pytest.raises(DataError, match=rf"labels\.{suffix} has 2 columns 'label'\. Rename or remove one"):
+            with pytest.raises(
+                DataError, match=rf"labels\.{suffix} has 2 columns named 'label'\. Rename or remove one"
+            ):
                 listed(tmp_path)
 
 
@@ -298,7 +298,7 @@ def test_idx_rows_have_labels_splits_and_pixels(tmp_path: Path) -> None:
     assert (reader.read(Entry("t10k-images-idx3-ubyte", 1)) == pixels[5][None]).all()
 
 
-def test_a_single_idx_file_has_no_split_of_its_own_and_numbers_for_classes(tmp_path: Path) -> None:
+def test_a_single_idx_file_has_no_split(tmp_path: Path) -> None:
     idx_source(tmp_path, test=False)
     assert detect(tmp_path) == "idx"
     assert listed(tmp_path)["train-images-idx3-ubyte#1"] == ("1", "")
@@ -312,21 +312,21 @@ def test_idx_pictures_may_have_channels_first_or_last(tmp_path: Path) -> None:
         assert (reader.read(Entry(name, 1)) == first[1]).all()
 
 
-def test_a_broken_idx_file_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_broken_idx_file_is_refused(tmp_path: Path) -> None:
     idx_source(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte has 93 bytes where its header announces 96"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte has 93 bytes, but its header requires 96"):
         listed(tmp_path)
     path.write_bytes(b"no idx")
-    with pytest.raises(DataError, match="no IDX file"):
+    with pytest.raises(DataError, match="is not an IDX file"):
         listed(tmp_path)
 
 
-def test_label_counts_must_match(tmp_path: Path) -> None:
+def test_idx_files_of_labels_and_pictures_must_have_equal_lengths(tmp_path: Path) -> None:
     idx_source(tmp_path)
     write_idx(np.array([0, 1]), tmp_path / "train-labels-idx1-ubyte")
-    with pytest.raises(DataError, match="2 labels for the 4 pictures"):
+    with pytest.raises(DataError, match="2 labels, but train-images-idx3-ubyte holds 4 pictures"):
         listed(tmp_path)
 
 
@@ -356,7 +356,7 @@ def test_cifar_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 500, 2**20])
-def test_a_row_group_larger_than_a_reader_holds_is_read_in_any_order(
+def test_rows_of_a_large_row_group_are_read_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(parquet, "_AT_ONCE", at_once)
@@ -386,7 +386,7 @@ def test_hugging_face_parquet_with_class_names(tmp_path: Path) -> None:
         assert content == png(row)
 
 
-def test_plain_bytes_and_text_labels_and_nulls(tmp_path: Path) -> None:
+def test_parquet_with_plain_bytes_text_labels_and_nulls(tmp_path: Path) -> None:
     table = pa.table({"img": [png(0), None, png(2)], "class": ["dog", "cat", None]})
     pq.write_table(table, tmp_path / "x.parquet")
     assert detect(tmp_path) == "parquet"
@@ -398,7 +398,7 @@ def test_plain_bytes_and_text_labels_and_nulls(tmp_path: Path) -> None:
         reader.read(Entry("x.parquet", 1))
 
 
-def test_two_columns_of_bytes_must_be_told_apart(tmp_path: Path) -> None:
+def test_an_error_lists_several_columns_of_pictures(tmp_path: Path) -> None:
     pq.write_table(pa.table({"front": [png(0)], "back": [png(1)]}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"front, back.*--image-column"):
         listed(tmp_path)
@@ -407,10 +407,10 @@ def test_two_columns_of_bytes_must_be_told_apart(tmp_path: Path) -> None:
     assert open_reader(tmp_path, note).read(list_pictures(tmp_path, note).entries[0]) == png(1)
 
 
-# The note
+# Source note
 
 
-def test_the_note_is_the_same_bytes_for_the_same_content_and_checked(tmp_path: Path) -> None:
+def test_equal_source_notes_have_equal_bytes_and_are_checked(tmp_path: Path) -> None:
     note = SourceNote(format="idx", classes=("b", "a"))
     write_note(tmp_path, note)
     first = (tmp_path / "source.json").read_bytes()
@@ -425,7 +425,7 @@ def test_the_note_is_the_same_bytes_for_the_same_content_and_checked(tmp_path: P
         read_note(tmp_path)
 
 
-# Any table that is written is read as it was meant
+# Properties
 
 _LABELS = st.text(st.sampled_from("abXYZé,;\t\"' -"), min_size=1, max_size=8).filter(lambda text: text == text.strip())
 
@@ -437,7 +437,7 @@ _LABELS = st.text(st.sampled_from("abXYZé,;\t\"' -"), min_size=1, max_size=8).f
     end=st.sampled_from(["\n", "\r\n"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig"]),
 )
-def test_a_table_gives_each_picture_the_label_that_was_written(
+def test_every_label_in_a_table_is_read_as_written(
     tmp_path_factory: pytest.TempPathFactory,
     rows: dict[str, str],
     separator: str,
@@ -456,8 +456,11 @@ def test_a_table_gives_each_picture_the_label_that_was_written(
     assert {source: label for source, (label, _) in listed(root).items()} == rows
 
 
-@given(labels=st.lists(st.none() | st.integers(-3, 40), min_size=1, max_size=8), floats=st.booleans())
-def test_a_parquet_column_of_numbers_gives_classes_in_the_order_of_numbers(
+# Without -1, which usually means a missing label, see test_tables.py.
+@given(
+    labels=st.lists(st.none() | st.integers(-4, -2) | st.integers(0, 40), min_size=1, max_size=8), floats=st.booleans()
+)
+def test_numeric_labels_in_parquet_are_classes_in_numeric_order(
     tmp_path_factory: pytest.TempPathFactory, labels: list[int | None], floats: bool
 ) -> None:
     root = tmp_path_factory.mktemp("parquet")

@@ -1,4 +1,4 @@
-"""Parts and shards: bounded in memory and in what Arrow can read of a row group, and the same bytes either way."""
+"""Parts and shards: bounded memory, row groups that Arrow can read, and bytes that do not depend on batch sizes."""
 
 import resource
 from pathlib import Path
@@ -8,18 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from gan_core.data import PreparedDataset
-from gan_core.images import bounded
+from gan_core.images import sandbox
 from pipelines.data import convert, shards
-from pipelines.data.convert import Converted, RunSpec
+from pipelines.data.convert import ChunkSpec, ConvertedChunk
 from pipelines.data.ingest import ingest
 from pipelines.data.readers.base import Entry, SourceNote
-from pipelines.data.shards import PartWriter, Piece, ShardSpec, write_shard
+from pipelines.data.shards import PartRows, PartWriter, ShardSpec, write_shard
 from pipelines.settings.ingest import IngestSettings
 from tests.pipelines.data.samples import pets, picture
 
 
-def convert_with(spare: int, batch: int, spec: RunSpec) -> Converted:
-    """In a worker that may allocate ``spare`` bytes more than it has, convert with parts of ``batch`` bytes a batch."""
+def convert_with(spare: int, batch: int, spec: ChunkSpec) -> ConvertedChunk:
+    """Convert with ``batch`` bytes a batch of a part, in a worker that may allocate only ``spare`` more bytes."""
     with open("/proc/self/status") as status:
         held = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData:"))
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -33,7 +33,7 @@ def convert_with(spare: int, batch: int, spec: RunSpec) -> Converted:
 
 
 def pngs(part: Path, paired: bool = False) -> list[bytes]:
-    """PNGs of different lengths, from 1 to 20 bytes; what is in them does not matter here."""
+    """PNGs of different lengths, from 1 to 20 bytes; their content does not matter."""
     contents = [bytes([number]) * (1 + number % 20) for number in range(40)]
     with PartWriter(part, paired=paired) as writer:
         for content in contents:
@@ -41,12 +41,12 @@ def pngs(part: Path, paired: bool = False) -> list[bytes]:
     return contents
 
 
-def test_a_run_of_pictures_that_do_not_fit_into_memory_together_is_converted(tmp_path: Path) -> None:
+def test_a_chunk_of_pictures_larger_than_the_memory_is_converted(tmp_path: Path) -> None:
     picture(0, 512, 512).save(tmp_path / "a.bmp")
-    spec = RunSpec(
+    spec = ChunkSpec(
         raw=tmp_path,
         note=SourceNote(format="folder"),
-        entries=(Entry("a.bmp"),) * 200,  # 150 MiB as PNG, which noise does not make smaller
+        entries=(Entry("a.bmp"),) * 200,  # 150 MiB as PNG, because noise does not compress
         part=tmp_path / "part.arrow",
         size=(512, 512),
         channels=3,
@@ -54,14 +54,14 @@ def test_a_run_of_pictures_that_do_not_fit_into_memory_together_is_converted(tmp
         digest_contents=False,
         max_failures=0,
     )
-    result = bounded.call(convert_with, 100 * 2**20, 4 * 2**20, spec)
+    result = sandbox.call(convert_with, 100 * 2**20, 4 * 2**20, spec)
     assert result.rejects == ()
     assert len(result.positions) == 200
     assert spec.part.stat().st_size > 150 * 2**20
 
 
 @pytest.mark.parametrize("rows", [range(40), range(5, 31), (0, 3, 4, 19, 20, 21, 39)])
-def test_how_a_part_is_written_does_not_change_the_shard(
+def test_the_batch_size_of_a_part_does_not_change_the_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: range | tuple[int, ...]
 ) -> None:
     found = []
@@ -72,7 +72,7 @@ def test_how_a_part_is_written_does_not_change_the_shard(
             path=tmp_path / f"{number}.parquet",
             split="train",
             first=100,
-            pieces=(Piece(part=tmp_path / "part", rows=np.array(rows, dtype=np.int64)),),
+            parts=(PartRows(part=tmp_path / "part", rows=np.array(rows, dtype=np.int64)),),
             labels=np.zeros(len(rows), dtype=np.int64),
             sources=tuple(map(str, rows)),
             classes=(),
@@ -86,9 +86,7 @@ def test_how_a_part_is_written_does_not_change_the_shard(
     assert found[0] == found[1] == found[2]
 
 
-def test_a_row_group_has_fewer_bytes_of_each_column_than_arrow_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_size_of_a_row_group_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shards._ROW_GROUP_BYTES < 2**31
     raw = pets(tmp_path / "raw", each=20)
     settings = IngestSettings(size=(12, 10))

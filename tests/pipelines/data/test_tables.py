@@ -1,4 +1,4 @@
-"""Label tables as spreadsheets, pandas and data sets write them: no label is lost, and none is made up."""
+"""Read label tables as spreadsheets, pandas and datasets write them. No label is lost or invented."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from pipelines.data.arrange import arrange
 from pipelines.data.description import describe
 from pipelines.data.readers import detect, list_pictures, read_note, write_note
 from pipelines.data.readers.base import Listing, SourceNote
-from pipelines.data.readers.labels import attribute_value, label_places
+from pipelines.data.readers.labels import attribute_value, label_positions
 from pipelines.data.readers.table import why_unused
 from tests.pipelines.data.samples import png, write
 
@@ -65,7 +65,7 @@ AB = {"a.png": ("cat", ""), "b.png": ("dog", "")}
         ),
     ],
 )
-def test_the_ways_to_write_a_table(tmp_path: Path, name: str, content: str | bytes) -> None:
+def test_formats_of_label_tables(tmp_path: Path, name: str, content: str | bytes) -> None:
     table(pictures(tmp_path, "a.png", "b.png"), content, name)
     assert detect(tmp_path) == "table"
     assert found(tmp_path) == AB
@@ -77,19 +77,21 @@ def test_the_ways_to_write_a_table(tmp_path: Path, name: str, content: str | byt
     [
         (["0", "0.0", "10.0", "2.0"], ("0", "2", "10")),
         (["1", "01", "2"], ("1", "2")),
-        (["01", "02", "10"], ("01", "02", "10")),  # written in one way, they keep it
+        (["01", "02", "10"], ("01", "02", "10")),  # each class with a single spelling keeps it
         (["-1", "1"], ("-1", "1")),
         (["1.5", "10", "2"], ("1.5", "2", "10")),
         (["1.0", "a"], ("1.0", "a")),
         (["caf\u00e9", "cafe\u0301", "b"], ("b", "caf\u00e9")),
     ],
 )
-def test_labels_that_mean_the_same_are_one_class(tmp_path: Path, labels: list[str], classes: tuple[str, ...]) -> None:
+def test_equal_labels_in_different_spellings_are_one_class(
+    tmp_path: Path, labels: list[str], classes: tuple[str, ...]
+) -> None:
     pictures(tmp_path, *(f"{number}.png" for number in range(len(labels))))
     rows = "".join(f"{number}.png,{label}\n" for number, label in enumerate(labels))
     table(tmp_path, f"file,label\n{rows}")
     assert read(tmp_path).classes == classes
-    position, names = label_places(labels, numbers=True)
+    position, names = label_positions(labels, numbers=True)
     assert names == classes
     assert {label for label in labels} == set(position)
 
@@ -104,7 +106,7 @@ def test_labels_that_mean_the_same_are_one_class(tmp_path: Path, labels: list[st
         ([-2, 1, -1], ("-2", "-1", "1")),
     ],
 )
-def test_minus_one_is_the_same_in_a_csv_in_a_parquet_table_and_in_a_parquet_of_pictures(
+def test_csv_and_parquet_treat_the_label_minus_one_alike(
     tmp_path: Path, labels: list[int], classes: tuple[str, ...]
 ) -> None:
     lost = [] if "-1" in classes else [place for place, label in enumerate(labels) if label == -1]
@@ -126,7 +128,7 @@ def test_minus_one_is_the_same_in_a_csv_in_a_parquet_table_and_in_a_parquet_of_p
         }
 
 
-def test_pandas_missing_number_is_no_label_and_the_word_is_one(tmp_path: Path) -> None:
+def test_nan_is_a_missing_label_beside_numbers_and_a_class_beside_words(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png", "b.png", "c.png")
     for label, classes in (("1", ("0", "1")), ("rye", ("0", "nan", "rye"))):
         table(tmp_path, f"file,label\na.png,0\nb.png,nan\nc.png,{label}\n")
@@ -143,54 +145,57 @@ def test_pandas_missing_number_is_no_label_and_the_word_is_one(tmp_path: Path) -
     [
         (
             "a.png,cat\nb.png,dog\n",
-            r"labels\.csv: its first line names the picture a\.png, and should name the columns",
+            r"labels\.csv: the first line must name the columns, but names the picture a\.png",
         ),
-        ("file,label\na.png,cat,black\n", r"labels\.csv, line 2: 3 cells where there are 2 columns. Put a cell"),
+        ("file,label\na.png,cat,black\n", r"labels\.csv, line 2: 3 cells, but there are 2 columns. Put quotes"),
         ("file,label\n\na.png,cat\nb.png,cat\na.png,dog\n", r"labels\.csv gives? a\.png two labels, 'cat' and 'dog'"),
         ("file,label,split\na.png,cat,train\na.png,cat,test\n", r"put a\.png into two splits, train and test"),
-        ("file,label,split\na.png,cat,extra\n", "'extra' in the column 'split' is none of train, test, validation"),
+        ("file,label,split\na.png,cat,extra\n", "the column 'split' must be train, test or validation, got 'extra'"),
     ],
 )
-def test_a_table_that_cannot_be_right_is_named_with_the_place(tmp_path: Path, content: str, message: str) -> None:
+def test_an_error_names_the_place_in_a_contradictory_table(tmp_path: Path, content: str, message: str) -> None:
     table(pictures(tmp_path, "a.png", "b.png"), content)
     write_note(tmp_path, SourceNote(format="table", labels="labels.csv"))
     with pytest.raises(DataError, match=message):
         read(tmp_path)
 
 
-def test_a_missing_header_is_said_where_the_table_was_not_named(tmp_path: Path) -> None:
+def test_a_table_without_a_header_is_reported(tmp_path: Path) -> None:
     table(pictures(tmp_path, "a.png", "b.png"), "a.png,cat\nb.png,dog\n")
-    assert "its first line names the picture a.png, and should name the columns" in (why_unused(tmp_path) or "")
+    assert "its first line must name the columns, but names the picture a.png" in (why_unused(tmp_path) or "")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"file_name": "a.png", "label": ["cat"]}', "line 1: the column 'label' holds list, where one text or number"),
-        ('{"file_name": "a.png", "label": "cat"}\nx', "line 2: this is not JSON"),
-        ('["a.png", "cat"]', "line 1: expected an object"),
-        ("[" * 100_000, "line 1: this is not JSON"),
+        (
+            '{"file_name": "a.png", "label": ["cat"]}',
+            "line 1: the column 'label' must hold one text or number, got list",
+        ),
+        ('{"file_name": "a.png", "label": "cat"}\nx', "line 2: invalid JSON"),
+        ('["a.png", "cat"]', "line 1: must be an object"),
+        ("[" * 100_000, "line 1: invalid JSON"),
     ],
 )
-def test_json_lines_that_are_none_are_named(tmp_path: Path, content: str, message: str) -> None:
+def test_an_error_names_an_invalid_line_of_json_lines(tmp_path: Path, content: str, message: str) -> None:
     table(pictures(tmp_path, "a.png"), content, "labels.jsonl")
     write_note(tmp_path, SourceNote(format="table", labels="labels.jsonl"))
     with pytest.raises(DataError, match=rf"labels\.jsonl, {message}"):
         read(tmp_path)
 
 
-def test_names_composed_in_two_ways_are_matched(tmp_path: Path) -> None:
+def test_file_names_in_nfc_and_nfd_match(tmp_path: Path) -> None:
     pictures(tmp_path, "cafe\u0301.png", "na\u00efve/1.png")
     table(tmp_path, "file,label\ncaf\u00e9.png,cat\nnai\u0308ve/1.png,dog\n")
     assert found(tmp_path) == {"cafe\u0301.png": ("cat", ""), "na\u00efve/1.png": ("dog", "")}
 
 
-def test_endless_cells_and_numbers_are_errors_with_their_place(tmp_path: Path) -> None:
+def test_an_error_names_the_place_of_a_very_long_cell_or_number(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png", "b.png")
     for content, message in (
         ("file,label," + "x" * 200_000 + "\na.png,cat\n", r"labels\.csv, line 1: field larger than field limit"),
         (f"file,label\na.png,{'9' * 5000}.0\nb.png,1\n", "a class name has 5002 letters, more than 200"),
-        ("file,label\na.png,\u00b2\nb.png,1\n", r"the label '²' of a\.png fits none of the 2 classes"),
+        ("file,label\na.png,\u00b2\nb.png,1\n", r"the label '²' of a\.png is not one of the 2 classes"),
     ):
         table(tmp_path, content)
         write_note(
@@ -208,7 +213,7 @@ METADATA = ("file_name,label,caption\n1.png,cat,one\n2.png,dog,two\n", "file_nam
 
 @pytest.mark.parametrize("wrapped", ["", "data/"])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_the_image_folder_convention(tmp_path: Path, wrapped: str, suffix: str) -> None:
+def test_metadata_files_of_hugging_face_image_folders(tmp_path: Path, wrapped: str, suffix: str) -> None:
     pictures(tmp_path / wrapped, *SPLIT)
     for split, content in zip(("train", "test"), METADATA, strict=True):
         header, *rows = [line.split(",") for line in content.split()]
@@ -233,7 +238,7 @@ def test_a_table_for_each_split_at_the_top(tmp_path: Path) -> None:
     assert "tables that are not used: sample_submission.csv" in describe("labelled", read(tmp_path))
 
 
-def test_columns_of_the_tables_of_splits_may_be_named(tmp_path: Path) -> None:
+def test_the_columns_of_tables_for_each_split_can_be_named(tmp_path: Path) -> None:
     pictures(tmp_path, *SPLIT)
     for split, rows in (("train", "1.png,cat\n2.png,dog\n"), ("test", "1.png,dog\n")):
         table(tmp_path, f"photo,kind\n{rows}", f"{split}/list.csv")
@@ -242,7 +247,7 @@ def test_columns_of_the_tables_of_splits_may_be_named(tmp_path: Path) -> None:
     assert found(tmp_path) == SPLIT
 
 
-def test_the_hidden_labels_of_a_competition(tmp_path: Path) -> None:
+def test_a_test_split_whose_labels_are_not_published(tmp_path: Path) -> None:
     pictures(tmp_path, *SPLIT)
     table(tmp_path, "id,label\n1,cat\n2,dog\n", "train.csv")
     labelled = {name: value for name, value in SPLIT.items() if value[1] == "train"}
@@ -254,23 +259,23 @@ def test_the_hidden_labels_of_a_competition(tmp_path: Path) -> None:
         assert found(tmp_path, "unlabelled")["test/1.png"] == ("", "test")
 
 
-def test_one_table_for_all_keeps_the_splits_of_the_folders(tmp_path: Path) -> None:
+def test_a_single_table_keeps_the_splits_of_the_folders(tmp_path: Path) -> None:
     pictures(tmp_path, *SPLIT)
     rows = "".join(f"{name},{label}\n" for name, (label, _) in SPLIT.items())
     table(tmp_path, f"file,label\n{rows}")
     assert found(tmp_path) == SPLIT
 
 
-def test_a_column_may_split_the_train_folder_further_but_not_take_from_the_test_folder(tmp_path: Path) -> None:
+def test_a_split_column_may_divide_the_train_folder_but_not_move_test_pictures(tmp_path: Path) -> None:
     pictures(tmp_path, *SPLIT)
     table(tmp_path, "file,label,split\ntrain/1.png,cat,train\ntrain/2.png,dog,val\ntest/1.png,dog,test\n")
     assert found(tmp_path)["train/2.png"] == ("dog", "validation")
     table(tmp_path, "file,label,split\ntrain/1.png,cat,train\ntrain/2.png,dog,train\ntest/1.png,dog,train\n")
-    with pytest.raises(DataError, match=r"puts test/1\.png into the train split, and its folder says test"):
+    with pytest.raises(DataError, match=r"puts test/1\.png into the train split, but its folder says test"):
         read(tmp_path)
 
 
-def test_a_name_in_the_table_of_one_split_is_no_picture_of_another(tmp_path: Path) -> None:
+def test_a_row_in_the_table_of_a_split_matches_no_picture_of_another_split(tmp_path: Path) -> None:
     pictures(tmp_path, "train/1.png", "train/2.png", "test/3.png")
     table(tmp_path, "id,label\n1,cat\n2,dog\n3,cat\n", "train.csv")
     listing = read(tmp_path)
@@ -281,10 +286,10 @@ def test_a_name_in_the_table_of_one_split_is_no_picture_of_another(tmp_path: Pat
     ]
 
 
-def test_folders_that_may_mean_two_things_are_refused_unless_the_table_says_the_splits(tmp_path: Path) -> None:
+def test_ambiguous_folders_are_refused_unless_the_table_has_a_split_column(tmp_path: Path) -> None:
     pictures(tmp_path, "train/1.png", "test/2.png", "extra/3.png")
     table(tmp_path, "file,label\n1,cat\n2,dog\n3,cat\n")
-    with pytest.raises(DataError, match="test, train are splits, and extra beside them belongs to none"):
+    with pytest.raises(DataError, match="test, train are splits, but extra beside them is not in a split"):
         read(tmp_path)
     table(tmp_path, "file,label,split\n1,cat,train\n2,dog,test\n3,cat,train\n")
     assert found(tmp_path)["extra/3.png"] == ("cat", "train")
@@ -296,7 +301,7 @@ def test_folders_that_may_mean_two_things_are_refused_unless_the_table_says_the_
 @pytest.mark.parametrize(
     "values", [("1", "-1"), ("1.0", "-1.0"), ("1", "0"), ("True", "False"), ("true", "no"), ("1.0", "0.0")]
 )
-def test_the_ways_to_write_an_attribute(tmp_path: Path, values: tuple[str, str]) -> None:
+def test_spellings_of_attribute_values(tmp_path: Path, values: tuple[str, str]) -> None:
     yes, no = values
     pictures(tmp_path, "a.png", "b.png")
     table(tmp_path, f"file,Smiling,Young\na.png,{yes},{no}\nb.png,{no},{yes}\n", "attributes.csv")
@@ -307,14 +312,14 @@ def test_the_ways_to_write_an_attribute(tmp_path: Path, values: tuple[str, str])
 
 
 @pytest.mark.parametrize("text", ["2", "", "nan", "maybe", "1e0", "\u0661"])
-def test_what_is_no_attribute(text: str) -> None:
+def test_invalid_attribute_values(text: str) -> None:
     assert attribute_value(text) is None
 
 
-@pytest.mark.parametrize("embedded", [False, True], ids=["beside the pictures", "with the pictures in it"])
-def test_a_parquet_file_with_text_that_is_not_utf8_is_refused_by_name(tmp_path: Path, embedded: bool) -> None:
+@pytest.mark.parametrize("embedded", [False, True], ids=["labels only", "labels and pictures"])
+def test_an_error_names_a_parquet_file_whose_text_is_not_utf_8(tmp_path: Path, embedded: bool) -> None:
     pictures(tmp_path, *([] if embedded else ["a.png", "b.png"]))
-    labels = pa.array([b"caf\xe9", b"tea"]).view(pa.string())  # Arrow does not look
+    labels = pa.array([b"caf\xe9", b"tea"]).view(pa.string())  # Arrow does not check
     columns = {"image": [png(0), png(1)]} if embedded else {"file_name": ["a.png", "b.png"]}
     pq.write_table(pa.table({**columns, "label": labels}), tmp_path / "labels.parquet")
     with pytest.raises(DataError, match=r"labels\.parquet .*'utf-8' codec can't decode byte 0xe9"):

@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's UI."""
+"""Prefect artifacts of a run."""
 
 import base64
 import json
@@ -19,14 +19,14 @@ OUTS = ["outputs/evaluate/samples.png", "outputs/evaluate/metrics.json", "output
 
 
 def artifact(api: str, key: str) -> str:
-    """The data of the newest artifact of that key, as the page gets it."""
+    """The data of the newest artifact of that key, as Prefect's page gets it."""
     known = base64.b64encode(os.environ["PREFECT_API_AUTH_STRING"].encode()).decode()
     request = urllib.request.Request(f"{api}/artifacts/{key}/latest", headers={"Authorization": f"Basic {known}"})
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)["data"]
 
 
-def test_nested_figures_become_dotted_names_in_their_order():
+def test_nested_figures_become_dotted_names_in_order():
     assert flatten({"fid": {"value": 40.5, "protocol": {"features": 2048}}, "n": 1}) == [
         ("fid.value", 40.5),
         ("fid.protocol.features", 2048),
@@ -35,19 +35,19 @@ def test_nested_figures_become_dotted_names_in_their_order():
 
 
 @pytest.mark.parametrize("metrics", ["{not json", '{"figures": [{"value": 1}]}', "[]"])
-def test_absent_and_broken_files_make_no_artifact_and_do_not_fail(tmp_path, monkeypatch, caplog, metrics):
+def test_missing_and_invalid_files_make_no_artifact_and_do_not_fail(tmp_path, monkeypatch, caplog, metrics):
     assert publish_artifacts(Checkout.at(tmp_path), OUTS) == []
     (tmp_path / "outputs" / "evaluate").mkdir(parents=True)
     (tmp_path / "outputs" / "evaluate" / "metrics.json").write_text(metrics)
     (tmp_path / "outputs" / "evaluate" / "samples.png").write_bytes(bytes(100))
-    monkeypatch.setattr(artifacts, "LARGEST_PICTURE", 99)
+    monkeypatch.setattr(artifacts, "MAX_PICTURE_BYTES", 99)
     with caplog.at_level(logging.WARNING, logger="pipelines"):
         assert publish_artifacts(Checkout.at(tmp_path), OUTS) == []
     assert "samples.png: it has 100 bytes" in caplog.text
     assert "metrics.json" in caplog.text
 
 
-def test_a_server_that_went_away_takes_no_stage_along(tmp_path, monkeypatch, caplog):
+def test_an_unreachable_server_does_not_fail_a_stage(tmp_path, monkeypatch, caplog):
     (tmp_path / "outputs" / "evaluate").mkdir(parents=True)
     (tmp_path / "outputs" / "evaluate" / "samples.png").write_bytes(b"picture")
 
@@ -99,7 +99,7 @@ def test_a_runs_artifacts_are_the_picture_the_figures_and_the_link(prefect_api, 
 
 
 @pytest.mark.prefect
-def test_names_of_classes_and_addresses_are_text_on_the_page(prefect_api, tmp_path):
+def test_names_of_classes_and_addresses_are_escaped(prefect_api, tmp_path):
     from prefect import flow
 
     (tmp_path / "outputs" / "evaluate").mkdir(parents=True)
@@ -127,8 +127,8 @@ def test_names_of_classes_and_addresses_are_text_on_the_page(prefect_api, tmp_pa
 
 
 @pytest.mark.prefect
-def test_a_picture_is_kept_again_only_when_it_has_changed(prefect_api, tmp_path):
-    """A nightly run that finds everything cached would add hundreds of kilobytes to the database each time."""
+def test_a_picture_is_stored_again_only_if_it_has_changed(prefect_api, tmp_path):
+    """Otherwise every nightly run with only cached stages would add hundreds of kilobytes to the database."""
     from prefect import flow
 
     (tmp_path / "outputs" / "evaluate").mkdir(parents=True)

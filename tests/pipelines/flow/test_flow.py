@@ -10,31 +10,31 @@ import pytest
 
 from pipelines.flow import process
 from pipelines.runtime.checkout import Checkout
-from tests.pipelines.toy import running, start, wait_for
+from tests.pipelines.toy import dvc, run, running, start, wait_for
 
 pytestmark = pytest.mark.prefect
 
 FLOW = """
 import sys
 from pipelines.flow import process
-from pipelines.flow.flow import pipeline_of
+from pipelines.flow.flow import pipeline_flow
 from pipelines.runtime.checkout import Checkout
 process.GRACE_SECONDS = 1.0
-pipeline_of(Checkout.at(sys.argv[1]))()
+pipeline_flow(Checkout.at(sys.argv[1]))()
 """
 PARAMS_SLOW = "fail: none\nseconds_a: 300\nseconds_b: 0\n"
 
 
 @pytest.fixture(autouse=True)
 def no_grace(monkeypatch):
-    """The toy's stages never end themselves; waiting for that tells nothing."""
+    """Shorten the grace period: the toy's stages never end by themselves."""
     monkeypatch.setattr(process, "GRACE_SECONDS", 1.0)
 
 
 def _run(root, **parameters):
-    from pipelines.flow.flow import pipeline_of
+    from pipelines.flow.flow import pipeline_flow
 
-    return pipeline_of(Checkout.at(root))(return_state=True, **parameters)
+    return pipeline_flow(Checkout.at(root))(return_state=True, **parameters)
 
 
 def _pids(root, target) -> list[int]:
@@ -72,7 +72,36 @@ def test_stages_run_once_in_dvcs_order_and_are_cached_after_that(prefect_api, fl
     assert [result.stage for result in state.result()] == ["first"]
 
 
-def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(prefect_api, flow_project, caplog):
+@pytest.mark.parametrize("train", [True, False])
+def test_a_scheduled_run_skips_what_follows_if_the_data_has_changed_too_little(
+    prefect_api, flow_project, monkeypatch, train
+):
+    from prefect.client.orchestration import get_client
+
+    from pipelines.flow import flow
+    from pipelines.flow.client_requests import ServedPipeline
+    from pipelines.flow.data_change import Verdict
+
+    monkeypatch.setattr(flow, "FIRST_STAGE", "first")
+    monkeypatch.setattr(flow, "judge_change", lambda *_, **__: Verdict(train=train, reason="share 0.1 (bound 0.2)"))
+    params = flow_project / "params.yaml"
+    params.write_text(params.read_text() + "flow: {train_above: {share: 0.2}}\n")
+    dvc("repro", "-q", cwd=flow_project)  # the data of the worktree
+    run("git", "commit", "-qam", "bounds", cwd=flow_project)
+    served = flow.pipeline_flow(Checkout.at(flow_project), ServedPipeline(revision="HEAD"))
+    state = served(return_state=True)
+    assert state.is_completed(), state.message
+    ends = [result.state for result in state.result()]
+    assert ends[1] == ("Cached" if train else "Skipped")
+    if not train:
+        assert (state.name, state.message) == ("Skipped", "Not trained: share 0.1 (bound 0.2)")
+        with get_client(sync_client=True) as client:
+            run_id = state.state_details.flow_run_id
+            logged = "Not training: share 0.1 (bound 0.2)."
+            wait_for(lambda: logged in _logs(client, run_id), 30, "the log's arrival at the server")
+
+
+def test_a_failing_stage_is_retried_and_ends_the_flow_with_its_error(prefect_api, flow_project, caplog):
     from pipelines.flow.flow import PipelineError
 
     params = flow_project / "params.yaml"
@@ -95,14 +124,14 @@ def test_a_failing_stage_ends_the_flow_with_its_last_lines_after_its_retries(pre
     (last,) = [
         record for record in caplog.records if "trouble with a" in record.getMessage() and record.levelname == "ERROR"
     ]
-    assert last.told_by_command
+    assert last.shown_by_command
     assert "NoneType" not in caplog.text, "a traceback of no exception"
     assert [(result.stage, result.state) for result in error.results] == [("first", "Failed")]
     assert not (flow_project / "b.pids").exists(), "a stage was run after one that failed"
     assert not running(_pids(flow_project, "a")[1]), "the failed stage's child was left behind"
 
 
-def test_neither_the_log_nor_the_state_of_a_run_holds_a_secret(prefect_api, flow_project, monkeypatch):
+def test_log_and_state_of_a_run_hold_no_secret(prefect_api, flow_project, monkeypatch):
     from prefect.client.orchestration import get_client
 
     monkeypatch.setenv("GANTRY_TRACKING_URI", "http://me:s3cr3t-word@127.0.0.1:9")
@@ -124,8 +153,8 @@ def test_neither_the_log_nor_the_state_of_a_run_holds_a_secret(prefect_api, flow
         assert "s3cr3t" not in _logs(client, run_id)
 
 
-def test_the_name_of_a_run_leads_nowhere_whatever_a_client_calls_it(monkeypatch):
-    """It names a folder, which is removed at the end, and a DVC experiment."""
+def test_the_name_of_a_run_is_sanitised(monkeypatch):
+    """It is the name of a folder that is removed at the end, and of a DVC experiment."""
     from pipelines.flow import flow
 
     run = SimpleNamespace(get_id=lambda: "0d1e2f30-0000-0000-0000-000000000000")
@@ -142,12 +171,12 @@ def test_the_name_of_a_run_leads_nowhere_whatever_a_client_calls_it(monkeypatch)
         assert flow.run_name() == name
 
 
-def test_a_stage_that_takes_too_long_is_ended(prefect_api, flow_project):
+def test_a_stage_that_exceeds_its_time_limit_is_ended(prefect_api, flow_project):
     params = flow_project / "params.yaml"
     params.write_text(PARAMS_SLOW + "flow: {timeout_s: {first: 8}}\n")
     state = _run(flow_project)
     assert state.is_failed()
-    assert "longer than its limit of 8 s" in state.message
+    assert "exceeded its time limit of 8 s" in state.message
     assert [result.state for result in state.result(raise_on_failure=False).results] == ["TimedOut"]
     assert not any(map(running, _pids(flow_project, "a")))
 
@@ -180,7 +209,7 @@ def test_cancelling_a_flow_ends_its_processes(prefect_api, flow_project):
     assert not (flow_project / "b.pids").exists()
 
 
-def test_a_killed_flow_ends_its_processes_and_is_marked_as_crashed_by_the_next(prefect_api, flow_project):
+def test_a_killed_flow_ends_its_processes_and_the_next_run_marks_it_as_crashed(prefect_api, flow_project):
     from pipelines.flow.flow import mark_crashed
 
     (flow_project / "params.yaml").write_text(PARAMS_SLOW)
@@ -202,3 +231,19 @@ def test_an_interrupted_flow_ends_its_processes(prefect_api, flow_project):
     flow.communicate(timeout=60)
     assert flow.returncode != 0
     assert not any(map(running, pids))
+
+
+@pytest.mark.parametrize(
+    ("states", "needed"),
+    [
+        ({"train": "Cached", "evaluate": "Cached", "register": "Cached"}, True),
+        ({"train": "Cached", "evaluate": "Cached", "register": "Ran"}, False),
+        ({"evaluate": "Ran", "register": "Cached"}, False),
+        ({"ingest": "Ran"}, False),
+    ],
+)
+def test_the_flow_records_results_only_if_no_stage_did(states: dict[str, str], needed: bool) -> None:
+    from pipelines.flow.flow import StageResult, needs_results
+
+    results = [StageResult(stage=stage, state=state, seconds=1.0) for stage, state in states.items()]
+    assert needs_results(results) is needed

@@ -1,4 +1,4 @@
-"""The flow's plan is DVC's own."""
+"""The plan of the flow is DVC's plan."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_the_order_is_that_of_dvc_repro(diamond):
     assert set(order) == {"raw.dvc", "left", "right", "join", "serve"}
 
 
-def test_every_stage_comes_after_those_that_dvc_dag_says_it_needs(diamond):
+def test_every_stage_comes_after_its_dependencies_in_dvc_dag(diamond):
     dot = dvc("dag", "--dot", cwd=diamond).stdout
     edges = re.findall(r'"([^"]+)" -> "([^"]+)"', dot)
     assert len(edges) == 5
@@ -54,11 +54,11 @@ def test_every_stage_comes_after_those_that_dvc_dag_says_it_needs(diamond):
         assert order.index(before) < order.index(after)
 
 
-def test_a_target_brings_what_it_needs_and_no_more(diamond):
+def test_a_target_includes_only_its_dependencies(diamond):
     assert [node.name for node in read_plan(Checkout.at(diamond), ["left"])] == ["raw.dvc", "left"]
 
 
-def test_a_data_source_is_no_stage(diamond):
+def test_a_data_source_is_not_a_stage(diamond):
     assert [node.name for node in read_plan(Checkout.at(diamond)) if not node.is_stage] == ["raw.dvc"]
 
 

@@ -1,4 +1,4 @@
-"""Child processes of the flow: their lines, their limits and their end."""
+"""Child processes of the flow: their output, time limits and end."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipelines.flow import process
-from pipelines.flow.process import OvertimeError, StoppedError, stream
+from pipelines.flow.process import ProcessStoppedError, ProcessTimeoutError, run_streaming
 from tests.pipelines.toy import environment, running, wait_for
 
 SLEEPER = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
@@ -17,10 +17,10 @@ SLEEPER = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
 
 def _stream(code, tmp_path, on_line, **options):
     command = [sys.executable, "-c", code]
-    return stream(command, cwd=tmp_path, environment=environment(), on_line=on_line, **options)
+    return run_streaming(command, cwd=tmp_path, environment=environment(), on_line=on_line, **options)
 
 
-def test_lines_come_as_they_are_written_and_the_status_at_the_end(tmp_path):
+def test_lines_arrive_at_once_and_the_exit_status_is_returned(tmp_path):
     lines = []
     code = "import sys, time; print('one', flush=True); time.sleep(1); print('\\x1b[32mtwo\\x1b[0m', file=sys.stderr); exit(3)"
     status = _stream(code, tmp_path, lambda line: lines.append((line, time.monotonic())))
@@ -38,17 +38,17 @@ def test_a_progress_bar_becomes_a_few_lines_and_its_last_state(tmp_path, monkeyp
     assert len(lines) <= 4
 
 
-def test_a_stop_ends_the_process(tmp_path):
+def test_the_stop_event_ends_the_process(tmp_path):
     lines, stop = [], threading.Event()
     threading.Thread(target=lambda: (wait_for(lambda: lines), stop.set())).start()
-    with pytest.raises(StoppedError):
+    with pytest.raises(ProcessStoppedError):
         _stream(SLEEPER, tmp_path, lines.append, stop=stop)
     assert not running(int(lines[0]))
 
 
-def test_a_process_that_takes_too_long_is_ended(tmp_path):
+def test_a_process_that_exceeds_its_time_limit_is_ended(tmp_path):
     lines = []
-    with pytest.raises(OvertimeError, match="limit of 2 s"):
+    with pytest.raises(ProcessTimeoutError, match="exceeded its time limit of 2 s"):
         _stream(SLEEPER, tmp_path, lines.append, timeout_s=2)
     assert not running(int(lines[0]))
 
@@ -66,7 +66,7 @@ def test_an_exception_while_reading_ends_the_process(tmp_path):
     assert not running(pids[0])
 
 
-def test_an_interrupt_that_is_swallowed_on_its_way_ends_the_process_all_the_same(tmp_path):
+def test_a_swallowed_interrupt_still_ends_the_process(tmp_path):
     pids = []
 
     def swallow(line):

@@ -1,4 +1,4 @@
-"""Which Prefect server a command uses, and what it leaves of the environment."""
+"""Which Prefect server a command uses, and its environment."""
 
 import base64
 import json
@@ -13,21 +13,30 @@ import pytest
 
 from gan_core.errors import StageError
 from gan_core.files import write_json
-from pipelines.flow.door import proof
-from pipelines.flow.server import RETENTION_DAYS, answering, is_gone, prefect_environment, server
-from pipelines.flow.web import address_of, listen, own_auth
+from pipelines.flow.auth_middleware import proof
+from pipelines.flow.server import (
+    RETENTION_DAYS,
+    Connection,
+    connect_prefect,
+    explain_server_errors,
+    is_gone,
+    prefect_environment,
+)
+from pipelines.flow.web import address_of, checkout_auth, listen
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.guard import identity
+from pipelines.runtime.guard import process_identity
 from tests.pipelines.flow.test_web import answering as answering_with
 from tests.small_disk import run_on_small_disk
 
 
 @pytest.fixture
 def ours(tmp_path):
-    """The API address of something that answers as a server of the checkout ``tmp_path`` does."""
+    """The API address of a stand-in for a server of the checkout ``tmp_path``."""
 
     def answer(path: str) -> tuple[int, str]:
-        return 200, proof(own_auth(Checkout.at(tmp_path)), int(address.rpartition(":")[2]), path.partition("nonce=")[2])
+        return 200, proof(
+            checkout_auth(Checkout.at(tmp_path)), int(address.rpartition(":")[2]), path.partition("nonce=")[2]
+        )
 
     with answering_with(answer) as address:
         yield f"{address}/api"
@@ -35,9 +44,14 @@ def ours(tmp_path):
 
 @pytest.fixture
 def strangers():
-    """The API address of another checkout's server: it answers whatever is asked that all is well."""
+    """The API address of another checkout's server, which answers 200 to everything."""
     with answering_with(lambda path: (200, "true")) as address:
         yield f"{address}/api"
+
+
+def connection_to(url, home="prefect"):
+    """A connection to a server that the environment names."""
+    return Connection(url=url, auth=None, settings={"PREFECT_HOME": str(home)})
 
 
 @pytest.fixture(autouse=True)
@@ -48,41 +62,53 @@ def _no_server_named(monkeypatch):
 
 def test_the_server_that_the_environment_names_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
-    with server(Checkout.at(tmp_path)) as url:
-        assert url == os.environ["PREFECT_API_URL"] == "http://elsewhere/api"
+    with connect_prefect(Checkout.at(tmp_path)) as connection:
+        assert connection.url == "http://elsewhere/api"
+        assert connection.auth is None
 
 
-def test_a_server_that_lasts_in_this_checkout_is_used_with_its_password(tmp_path, ours):
-    write_json(tmp_path / "var" / "prefect" / "server.json", {"url": ours, "process": identity()})
-    with server(Checkout.at(tmp_path)) as url:
-        assert url == ours
-        assert os.environ["PREFECT_API_URL"] == ours
-        assert os.environ["PREFECT_API_AUTH_STRING"] == own_auth(Checkout.at(tmp_path))
-        assert os.environ["PREFECT_HOME"] == str(tmp_path / "var" / "prefect")
-    assert not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"} & set(os.environ)
+def test_a_server_elsewhere_may_fail_while_its_database_restarts(tmp_path, monkeypatch):
+    answers = [(500, "no database"), (200, '"3"')]
+    with answering_with(lambda path: answers.pop(0)) as address:
+        monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+        with connect_prefect(Checkout.at(tmp_path)) as connection, connection.clients():
+            from prefect.client.orchestration import SyncPrefectClient
+
+            assert SyncPrefectClient(connection.url).api_version() == "3"
+    assert answers == []
 
 
-def test_a_note_that_leads_to_a_strangers_server_is_passed_over(tmp_path, strangers, monkeypatch):
-    """Of a checkout that several machines share: the process of the note is on another one."""
+def test_a_long_lived_server_of_the_checkout_is_used_with_its_password(tmp_path, ours):
+    write_json(tmp_path / "var" / "prefect" / "server.json", {"url": ours, "process": process_identity()})
+    before = dict(os.environ)
+    with connect_prefect(Checkout.at(tmp_path)) as connection:
+        assert connection.url == ours
+        assert connection.auth == checkout_auth(Checkout.at(tmp_path))
+        assert connection.home == tmp_path / "var" / "prefect"
+        assert os.environ == before, "a connection is a value: nothing is left for somebody else to read"
+
+
+def test_a_recorded_address_of_another_server_is_ignored(tmp_path, strangers, monkeypatch):
+    """Several machines share the checkout, and another one recorded the address."""
     note = {"url": strangers, "process": "another-machine:1:1"}
     write_json(tmp_path / "var" / "prefect" / "server.json", note)
-    monkeypatch.setattr("pipelines.flow.server._own", lambda *_: nullcontext("http://own/api"))
-    with server(Checkout.at(tmp_path)) as url:
-        assert url == "http://own/api"
+    monkeypatch.setattr("pipelines.flow.server._start_server", lambda *_: nullcontext("http://own/api"))
+    with connect_prefect(Checkout.at(tmp_path)) as connection:
+        assert connection.url == "http://own/api"
 
 
-@pytest.mark.parametrize("guest", [True, False])
-def test_a_runs_server_serves_who_only_looks(tmp_path, ours, monkeypatch, guest):
-    """It ends with its run: another run has one of its own."""
-    write_json(tmp_path / "var" / "prefect" / "run-server.json", {"url": ours, "process": identity()})
-    if not guest:
-        monkeypatch.setattr("pipelines.flow.server._own", lambda *_: nullcontext("http://own/api"))
-    with server(Checkout.at(tmp_path), guest=guest) as url:
-        assert url == (ours if guest else "http://own/api")
+@pytest.mark.parametrize("may_share", [True, False])
+def test_the_server_of_a_run_is_used_only_with_may_share(tmp_path, ours, monkeypatch, may_share):
+    """It ends with its run, so another run starts its own."""
+    write_json(tmp_path / "var" / "prefect" / "run-server.json", {"url": ours, "process": process_identity()})
+    if not may_share:
+        monkeypatch.setattr("pipelines.flow.server._start_server", lambda *_: nullcontext("http://own/api"))
+    with connect_prefect(Checkout.at(tmp_path), may_share=may_share) as connection:
+        assert connection.url == (ours if may_share else "http://own/api")
 
 
-def test_gone_is_what_refuses_or_is_anothers_and_not_what_is_slow(tmp_path, ours, strangers, monkeypatch):
-    auth = own_auth(Checkout.at(tmp_path))
+def test_a_server_is_gone_if_it_refuses_or_is_another_but_not_if_it_is_slow(tmp_path, ours, strangers, monkeypatch):
+    auth = checkout_auth(Checkout.at(tmp_path))
     assert not is_gone(ours, auth)
     assert is_gone(strangers, auth)
     assert not is_gone(strangers), "one that the environment names has to prove nothing"
@@ -96,15 +122,15 @@ def test_gone_is_what_refuses_or_is_anothers_and_not_what_is_slow(tmp_path, ours
         assert not is_gone(f"{address_of(silent)}/api", auth)
 
 
-def test_whoever_answers_on_the_port_is_not_taken_for_the_checkouts_own(tmp_path, strangers):
+def test_another_server_on_the_port_is_not_used_as_the_checkouts(tmp_path, strangers):
     port = int(strangers.split(":")[2].removesuffix("/api"))
-    message = rf"Port {port} of this machine is taken or not yours to use. Choose another: --port"
-    with pytest.raises(StageError, match=message), server(Checkout.at(tmp_path), port=port, lasting=True):
+    message = rf"Port {port} of this machine is in use, or you have no permission to use it. Choose another with --port"
+    with pytest.raises(StageError, match=message), connect_prefect(Checkout.at(tmp_path), port=port, long_lived=True):
         pass
     assert not (tmp_path / "var" / "prefect" / "server.json").exists()
 
 
-def test_a_server_that_refuses_fails_or_is_away_is_one_error():
+def test_a_server_that_rejects_fails_or_is_away_raises_one_error():
     import httpx
 
     def answered(status: int) -> httpx.HTTPStatusError:
@@ -113,7 +139,7 @@ def test_a_server_that_refuses_fails_or_is_away_is_one_error():
 
     url = "http://elsewhere/api"
     for error, message in (
-        (answered(401), r"at http://elsewhere/api refuses this client \(401\): set PREFECT_API_AUTH_STRING"),
+        (answered(401), r"at http://elsewhere/api rejects this client \(401\): set PREFECT_API_AUTH_STRING"),
         (answered(500), r"at http://elsewhere/api answers with an error \(500\). PREFECT_API_URL names it"),
         (
             httpx.ConnectError("All connection attempts failed"),
@@ -121,25 +147,27 @@ def test_a_server_that_refuses_fails_or_is_away_is_one_error():
         ),
         (ExceptionGroup("of a runner", [ConnectionResetError()]), r"does not answer \(ConnectionResetError\)"),
     ):
-        with pytest.raises(StageError, match=message), answering(url, None):
+        with pytest.raises(StageError, match=message), explain_server_errors(connection_to(url)):
             raise error
 
 
-def test_a_server_that_prefect_itself_starts_too_slowly_is_an_error_of_the_machine(tmp_path, monkeypatch):
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+def test_a_slow_server_of_prefect_itself_is_blamed_on_the_machine(tmp_path):
     slow = RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
     told = rf"in time.*run this again.*PREFECT_API_URL.*{tmp_path}/server.log"
-    with pytest.raises(StageError, match=told), answering("http://127.0.0.1:1/api", None):
+    with (
+        pytest.raises(StageError, match=told),
+        explain_server_errors(connection_to("http://127.0.0.1:1/api", tmp_path)),
+    ):
         raise slow
 
 
 @pytest.mark.parametrize("error", [StageError("a stage failed"), ZeroDivisionError("a fault of ours")])
-def test_an_error_of_something_else_is_no_error_of_the_server(error, strangers):
-    with pytest.raises(type(error), match=str(error)), answering(strangers, None):
+def test_other_errors_are_not_changed(error, strangers):
+    with pytest.raises(type(error), match=str(error)), explain_server_errors(connection_to(strangers)):
         raise error
 
 
-def test_prefect_is_kept_inside_the_checkout_and_silent(tmp_path, monkeypatch):
+def test_prefect_keeps_its_files_in_the_checkout_and_sends_no_telemetry(tmp_path, monkeypatch):
     environment = prefect_environment(Checkout.at(tmp_path))
     assert environment["PREFECT_HOME"] == str(tmp_path / "var" / "prefect")
     assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
@@ -149,8 +177,22 @@ def test_prefect_is_kept_inside_the_checkout_and_silent(tmp_path, monkeypatch):
 
 
 @pytest.mark.prefect
-def test_a_server_of_a_checkout_is_closed_to_strangers_and_other_pages(prefect_api):
-    """What let any user of the machine, and any web page, run code as the owner of a schedule."""
+def test_clients_use_the_server_only_inside_the_block(prefect_server):
+    """Even if Prefect was imported before the server was known."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    other = connection_to("http://127.0.0.1:9/api")
+    with other.clients(), prefect_server.clients():
+        assert PREFECT_API_URL.value() == prefect_server.url
+        with get_client(sync_client=True) as client:
+            assert client.api_version()
+    assert PREFECT_API_URL.value() != other.url
+
+
+@pytest.mark.prefect
+def test_a_server_of_a_checkout_rejects_other_users_and_other_pages(prefect_api):
+    """Otherwise any user of the machine, and any web page, could run code as the owner of a schedule."""
     order = f"{prefect_api}/deployments/00000000-0000-0000-0000-000000000000/create_flow_run"
 
     def status(url: str, **headers: str) -> int:
@@ -172,7 +214,7 @@ def test_a_server_of_a_checkout_is_closed_to_strangers_and_other_pages(prefect_a
 
 
 @pytest.mark.prefect
-def test_a_server_of_a_checkout_answers_on_loopback_alone_and_tells_no_password(prefect_api):
+def test_a_server_of_a_checkout_listens_only_on_loopback_and_hides_its_password(prefect_api):
     import psutil
 
     port = int(prefect_api.split(":")[2].removesuffix("/api"))
@@ -184,7 +226,7 @@ def test_a_server_of_a_checkout_answers_on_loopback_alone_and_tells_no_password(
 
 
 @pytest.mark.prefect
-def test_a_socket_without_the_password_is_closed(prefect_api):
+def test_a_websocket_without_the_password_is_closed(prefect_api):
     from websockets.exceptions import ConnectionClosed, InvalidStatus
     from websockets.sync.client import connect
 
@@ -230,8 +272,8 @@ asyncio.run(main())
 """
 
 
-def test_runs_older_than_the_retention_go_with_their_logs_and_artifacts(tmp_path):
-    """A schedule of years: what the database holds is bounded, and SQLite uses a freed page again."""
+def test_runs_older_than_the_retention_are_removed_with_logs_and_artifacts(tmp_path):
+    """After years of runs the database is still bounded, because SQLite reuses freed pages."""
     (tmp_path / "var" / "prefect").mkdir(parents=True)
     environment = {**os.environ, **prefect_environment(Checkout.at(tmp_path))}
     command = [sys.executable, "-c", VACUUM, "10", str(RETENTION_DAYS - 1), str(RETENTION_DAYS + 1)]
@@ -240,29 +282,29 @@ def test_runs_older_than_the_retention_go_with_their_logs_and_artifacts(tmp_path
     assert done.stdout.splitlines() == [f"10 {RETENTION_DAYS - 1}"] * 3
 
 
-def test_a_disk_without_room_for_the_database_is_named_before_a_server_starts(tmp_path):
-    """And after an error of the server, which says no more than that it failed."""
+def test_a_disk_too_full_for_the_database_is_an_error_before_a_server_starts(tmp_path):
+    """And after an internal error of the server, which does not name the cause."""
     disk, script = tmp_path / "disk", tmp_path / "script.py"
     (disk / "var").mkdir(parents=True)
     script.write_text(
         "import sys\n"
         "from pipelines.runtime.checkout import Checkout\n"
-        "from pipelines.runtime.failures import explain\n"
+        "from pipelines.runtime.failures import explain_error\n"
         "from pipelines.flow import server\n"
         "try:\n"
         "    if sys.argv[2] == 'start':\n"
-        "        with server.server(Checkout.at(sys.argv[1])):\n"
+        "        with server.connect_prefect(Checkout.at(sys.argv[1])):\n"
         "            pass\n"
         "    else:\n"
-        "        server._own = lambda *_: server.contextlib.nullcontext('http://own/api')\n"
-        "        with server.server(Checkout.at(sys.argv[1])), server.answering('http://own/api', 'a:b'):\n"
+        "        server._start_server = lambda *_: server.contextlib.nullcontext('http://own/api')\n"
+        "        with server.connect_prefect(Checkout.at(sys.argv[1])) as found, server.explain_server_errors(found):\n"
         "            raise RuntimeError('Internal Server Error')\n"
         "except Exception as error:\n"
-        "    print(explain(error))\n"
+        "    print(explain_error(error))\n"
     )
     for moment, missing in (("start", "MiB"), ("run", "KiB")):
         ended = run_on_small_disk([sys.executable, script, disk, moment], disk, size="400k")
         told = ended.output.strip().splitlines()[-1]
         assert told.startswith(f"{disk}/var/prefect: no space left on device (")
-        assert f" {missing} more are needed). Make room there" in told
+        assert f" {missing} more are needed). Free some space" in told
         assert "Traceback" not in ended.output

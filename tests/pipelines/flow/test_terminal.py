@@ -1,4 +1,4 @@
-"""A run's log on a terminal: short lines, one live bar, and plain lines of progress where there is no terminal."""
+"""The log of a run in the terminal: short lines and a live bar; without a terminal, plain lines of progress."""
 
 import io
 import logging
@@ -7,13 +7,13 @@ import re
 import pytest
 
 from pipelines.flow import terminal
-from pipelines.flow.terminal import Progress, TerminalHandler, read_progress
+from pipelines.flow.terminal import Progress, TerminalHandler, parse_progress
 
 TQDM = "features: generator:  32%|███▏      | 160/500 [00:11<00:23, 14.26img/s]"
 
 
 class Screen(io.StringIO):
-    """A terminal: keeps what was written, and what a person sees of it."""
+    """A terminal that records what was written and what is visible."""
 
     def isatty(self) -> bool:
         return True
@@ -67,10 +67,10 @@ def test_an_unchanged_stage_is_one_word(plain: io.StringIO) -> None:
     assert plain.getvalue().endswith("  ingest    unchanged\n")
 
 
-def test_a_warning_says_so_and_what_the_command_tells_itself_is_left_to_it(plain: io.StringIO) -> None:
+def test_a_warning_is_marked_and_the_commands_own_message_is_not_repeated(plain: io.StringIO) -> None:
     handler = TerminalHandler(plain)
     log(handler, "the disk is nearly full", level=logging.WARNING)
-    log(handler, "Stage 'train' failed", level=logging.ERROR, told_by_command=True)
+    log(handler, "Stage 'train' failed", level=logging.ERROR, shown_by_command=True)
     assert [line.split("  ", 1)[1] for line in plain.getvalue().splitlines()] == [
         "train     warning: the disk is nearly full"
     ]
@@ -93,7 +93,7 @@ def test_a_line_goes_above_the_bar_of_its_stage(screen: Screen) -> None:
     assert bar.startswith("train     [####")
 
 
-def test_the_bar_goes_when_the_next_stage_speaks_and_at_the_end(screen: Screen) -> None:
+def test_the_bar_is_removed_by_a_line_of_the_next_stage_and_at_the_end(screen: Screen) -> None:
     handler = TerminalHandler(screen)
     log(handler, "[train] 3000/3000 steps, 640 images/s")
     log(handler, "[evaluate] fid: 47.77", stage="evaluate")
@@ -114,14 +114,14 @@ def test_without_a_terminal_progress_is_a_line_every_ten_seconds_and_the_last_on
     assert [re.search(r"([\d,]+)/3,000", line)[1] for line in plain.getvalue().splitlines()] == ["100", "300", "3,000"]
 
 
-def test_the_bars_of_libraries_are_read_too() -> None:
+def test_bars_of_tqdm_are_parsed_too() -> None:
     progress = Progress(160, 500, "features: generator, 14.26img/s, 00:23 left")
-    assert read_progress(TQDM) == progress
+    assert parse_progress(TQDM) == progress
     assert progress.bar().startswith("[#######.................] 160/500 features")
-    assert read_progress("fid: 47.77 [45.72, 49.83]") is None
+    assert parse_progress("fid: 47.77 [45.72, 49.83]") is None
 
 
-def test_a_long_name_of_a_stage_is_set_apart(plain: io.StringIO) -> None:
+def test_a_long_stage_name_is_separated_from_its_message(plain: io.StringIO) -> None:
     log(TerminalHandler(plain), "'data/raw/digits.dvc' didn't change, skipping", stage="data/raw/digits.dvc")
     assert plain.getvalue().endswith("  data/raw/digits.dvc unchanged\n")
 

@@ -1,4 +1,4 @@
-"""A checkout's own web servers: their password, their port, and how they prove whose they are."""
+"""A checkout's own web servers: their password, their port, and how they prove which checkout they belong to."""
 
 import base64
 import http.server
@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from gan_core.errors import StageError
-from pipelines.flow.door import PROOF_PATH, proof
-from pipelines.flow.web import USER, address_of, listen, own_auth, own_server, sign_in_page, whose
+from pipelines.flow.auth_middleware import PROOF_PATH, proof
+from pipelines.flow.web import USER, address_of, checkout_auth, identify_server, listen, run_server, sign_in_page
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.redaction import redact_credentials
 from tests.pipelines.toy import wait_for
@@ -25,7 +25,7 @@ from tests.pipelines.toy import wait_for
 
 @contextmanager
 def answering(answer):
-    """The address of a server that answers each request with ``answer(path)``: status and text."""
+    """The address of a server that answers each request with ``answer(path)``, a status and a text."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -56,66 +56,66 @@ def mode(path) -> int:
 def test_the_password_is_made_once_and_only_its_owner_can_read_it(tmp_path):
     before = os.umask(0)
     try:
-        auth = own_auth(Checkout.at(tmp_path))
+        auth = checkout_auth(Checkout.at(tmp_path))
     finally:
         os.umask(before)
-    assert own_auth(Checkout.at(tmp_path)) == auth
+    assert checkout_auth(Checkout.at(tmp_path)) == auth
     assert auth.startswith(f"{USER}:")
     assert len(auth) > 40
     assert mode(Checkout.at(tmp_path).auth) == 0o600
     assert mode(Checkout.at(tmp_path).auth.parent) == 0o700
-    assert own_auth(Checkout.at(tmp_path / "other")) != auth
+    assert checkout_auth(Checkout.at(tmp_path / "other")) != auth
     assert [path.name for path in Checkout.at(tmp_path).auth.parent.iterdir()] == ["auth"]
 
 
-def test_processes_that_replace_a_password_at_once_end_with_the_same_one(tmp_path):
-    own_auth(Checkout.at(tmp_path))
+def test_processes_that_replace_a_password_at_once_get_the_same_one(tmp_path):
+    checkout_auth(Checkout.at(tmp_path))
     Checkout.at(tmp_path).auth.chmod(0o644)
-    program = "import sys; from pipelines.flow.web import *; print(own_auth(Checkout.at(sys.argv[1])))"
+    program = "import sys; from pipelines.flow.web import *; print(checkout_auth(Checkout.at(sys.argv[1])))"
     started = [
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    assert {process.communicate(timeout=60)[0].strip() for process in started} == {own_auth(Checkout.at(tmp_path))}
+    assert {process.communicate(timeout=60)[0].strip() for process in started} == {checkout_auth(Checkout.at(tmp_path))}
 
 
 def test_a_password_that_others_could_read_is_replaced(tmp_path):
-    auth = own_auth(Checkout.at(tmp_path))
+    auth = checkout_auth(Checkout.at(tmp_path))
     Checkout.at(tmp_path).auth.chmod(0o644)
-    assert own_auth(Checkout.at(tmp_path)) != auth
+    assert checkout_auth(Checkout.at(tmp_path)) != auth
     assert mode(Checkout.at(tmp_path).auth) == 0o600
 
 
-def test_the_password_is_removed_from_whatever_is_printed(tmp_path):
-    password = own_auth(Checkout.at(tmp_path)).partition(":")[2]
+def test_the_password_is_removed_from_output(tmp_path):
+    password = checkout_auth(Checkout.at(tmp_path)).partition(":")[2]
     assert password not in redact_credentials(f"asked with {password}")
 
 
-def test_the_way_to_sign_in_is_a_file_that_only_its_owner_can_read(tmp_path):
+def test_the_sign_in_page_is_a_file_that_only_its_owner_can_read(tmp_path):
     page = sign_in_page(Checkout.at(tmp_path), "prefect", "http://127.0.0.1:4200")
-    user, _, password = own_auth(Checkout.at(tmp_path)).partition(":")
+    user, _, password = checkout_auth(Checkout.at(tmp_path)).partition(":")
     assert f"http://{user}:{password}@127.0.0.1:4200/gantry/sign-in" in page.read_text()
     assert mode(page) == 0o600
 
 
-def test_a_taken_port_is_left_alone_unless_it_has_to_be_that_one():
+def test_a_taken_port_is_replaced_unless_it_is_required():
     with listen(0) as first:
         port = first.getsockname()[1]
         with listen(port) as second:
             assert second.getsockname()[1] not in (0, port)
-        with pytest.raises(StageError, match=f"Port {port} of this machine is taken"):
+        with pytest.raises(StageError, match=f"Port {port} of this machine is in use"):
             listen(port, only=True)
 
 
-def test_nobody_comes_between_the_choice_of_a_port_and_the_start_of_its_server():
-    """A port that was only looked at, or only bound, is another's as soon as that one listens."""
+def test_no_other_program_can_take_the_port_before_its_server_starts():
+    """Another program could listen on a port that was only probed or only bound."""
     with listen(0) as held, socket.socket() as stranger:
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="in use"):
             stranger.bind(held.getsockname())
 
 
-def test_many_at_once_get_a_port_each():
+def test_simultaneous_servers_get_different_ports():
     found: list[socket.socket] = []
     threads = [threading.Thread(target=lambda: found.append(listen(4200))) for _ in range(20)]
     for thread in threads:
@@ -127,7 +127,7 @@ def test_many_at_once_get_a_port_each():
         one.close()
 
 
-def test_a_machine_without_the_first_address_listens_on_the_next():
+def test_listening_falls_back_to_the_next_address():
     with listen(0, hosts=("192.0.2.1", "127.0.0.1")) as listening:  # an address kept for documentation: nobody's
         assert address_of(listening).startswith("http://127.0.0.1:")
     with pytest.raises(StageError, match="no loopback address"):
@@ -135,18 +135,18 @@ def test_a_machine_without_the_first_address_listens_on_the_next():
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="this machine has no IPv6")
-def test_an_address_of_ipv6_is_written_in_brackets():
+def test_an_ipv6_address_is_written_in_brackets():
     with listen(0, hosts=("::1",)) as listening:
         assert address_of(listening) == f"http://[::1]:{listening.getsockname()[1]}"
 
 
-def test_a_stranger_that_takes_any_password_is_not_taken_for_ours():
+def test_a_server_that_accepts_any_password_is_not_ours():
     for answer in ((200, "true"), (200, ""), (404, "no"), (200, "x" * 5000)):
         with answering(lambda path, answer=answer: answer) as address:
-            assert whose(address, "gantry:secret") == "another's"
+            assert identify_server(address, "gantry:secret") == "other"
 
 
-def test_a_stranger_that_passes_the_question_on_is_not_taken_for_ours():
+def test_a_server_that_forwards_the_challenge_is_not_ours():
     def ours(path: str) -> tuple[int, str]:
         return 200, proof("gantry:secret", int(real.rpartition(":")[2]), path.partition("nonce=")[2])
 
@@ -155,54 +155,54 @@ def test_a_stranger_that_passes_the_question_on_is_not_taken_for_ours():
             return 200, answer.read().decode()
 
     with answering(ours) as real, answering(pass_on) as address:
-        assert whose(real, "gantry:secret") == "ours"
-        assert whose(real, "gantry:other") == "another's"
-        assert whose(address, "gantry:secret") == "another's"
+        assert identify_server(real, "gantry:secret") == "ours"
+        assert identify_server(real, "gantry:other") == "other"
+        assert identify_server(address, "gantry:secret") == "other"
 
 
-def test_the_password_is_not_sent_to_whoever_is_asked():
+def test_identifying_a_server_does_not_send_the_password():
     seen = []
     with answering(lambda path: (seen.append(path), (200, "no"))[1]) as address:
-        whose(address, "gantry:secret")
+        identify_server(address, "gantry:secret")
     assert seen[0].startswith(PROOF_PATH)
     assert "secret" not in seen[0]
 
 
-def test_an_answer_that_is_late_and_nobody_at_all_are_told_apart(monkeypatch):
+def test_a_late_answer_differs_from_a_refused_connection(monkeypatch):
     with listen(0) as silent:
         address = address_of(silent)
         monkeypatch.setattr("pipelines.flow.web.ANSWER_SECONDS", 0.2)
-        assert whose(address, "gantry:secret") == "silent"
-    assert whose(address, "gantry:secret") == "nobody's"
+        assert identify_server(address, "gantry:secret") == "no answer"
+    assert identify_server(address, "gantry:secret") == "none"
 
 
-def test_this_machine_is_not_asked_through_a_proxy(monkeypatch):
+def test_identifying_a_server_uses_no_proxy(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
     with answering(lambda path: (200, "no")) as address:
-        assert whose(address, "gantry:secret") == "another's"
+        assert identify_server(address, "gantry:secret") == "other"
 
 
-def test_a_server_that_ends_while_it_starts_is_an_error_with_its_log(tmp_path):
+def test_a_server_that_ends_during_its_start_is_an_error_with_its_log(tmp_path):
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": "nonsense://"}
     log = tmp_path / "page.log"
     with (
         pytest.raises(
-            StageError, match=rf"MLflow server at .* ended while it started with: .*nonsense.*Its log is {log}"
+            StageError, match=rf"MLflow server at .* ended during its start with: .*nonsense.*Its log is {log}"
         ),
-        own_server("mlflow", Checkout.at(tmp_path), listen(0), environment, log),
+        run_server("mlflow", Checkout.at(tmp_path), listen(0), environment, log),
     ):
         pass
     assert "nonsense" in log.read_text()
 
 
-def test_a_server_that_is_slow_to_start_is_an_error_of_the_machine_with_its_log(tmp_path, monkeypatch):
+def test_a_server_that_starts_too_slowly_is_blamed_on_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.flow.web.START_SECONDS", 0.1)
     log = tmp_path / "page.log"
-    told = rf"did not answer within 0 s while it started. The machine may be busy.* run this again. Its log is {log}"
+    told = rf"did not start within 0 s. The machine may be busy.* run this again. Its log is {log}"
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     with (
         pytest.raises(StageError, match=told),
-        own_server("mlflow", Checkout.at(tmp_path), listen(0), environment, log),
+        run_server("mlflow", Checkout.at(tmp_path), listen(0), environment, log),
     ):
         pass
 
@@ -216,34 +216,38 @@ def mlflow_environment(store: str) -> dict[str, str]:
     }
 
 
-def test_a_server_that_is_killed_is_started_again_and_in_the_end_given_up(tmp_path, monkeypatch, caplog):
+def test_a_killed_server_is_restarted_a_few_times(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("pipelines.flow.web.RESTARTS", 1)
-    log, auth = tmp_path / "page.log", own_auth(Checkout.at(tmp_path))
+    log, auth = tmp_path / "page.log", checkout_auth(Checkout.at(tmp_path))
 
     def kill_it() -> None:
-        served = [one for one in psutil.Process().children(recursive=True) if "pipelines.flow.door" in one.cmdline()]
+        served = [
+            one
+            for one in psutil.Process().children(recursive=True)
+            if "pipelines.flow.auth_middleware" in one.cmdline()
+        ]
         for process in served:
             process.kill()
         psutil.wait_procs(served, timeout=10)
 
     environment = mlflow_environment(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with own_server("mlflow", Checkout.at(tmp_path), listen(0), environment, log) as address:
+    with run_server("mlflow", Checkout.at(tmp_path), listen(0), environment, log) as address:
         kill_it()
-        wait_for(lambda: whose(address, auth) == "ours", 90, "the server to answer again")
-        assert f"The MLflow server at {address} has ended (log: {log}); starting it again." in caplog.text
+        wait_for(lambda: identify_server(address, auth) == "ours", 90, "the server to answer again")
+        assert f"The MLflow server at {address} has ended (log: {log}); restarting it." in caplog.text
         kill_it()
-        wait_for(lambda: whose(address, auth) == "nobody's", 30, "the server to be given up")
-        assert "it is not started any more" in caplog.text
+        wait_for(lambda: identify_server(address, auth) == "none", 30, "the server to be given up")
+        assert "it is not restarted any more" in caplog.text
 
 
-def test_mlflows_pages_show_the_store_to_who_has_the_password_alone(tmp_path):
+def test_mlflows_pages_need_the_password(tmp_path):
     from pipelines.tracking.store import connect, ensure_experiment
 
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     ensure_experiment(connect(store), store, "digits")
     environment = mlflow_environment(store)
-    with own_server("mlflow", Checkout.at(tmp_path), listen(0), environment, tmp_path / "page.log") as address:
-        known = "Basic " + base64.b64encode(own_auth(Checkout.at(tmp_path)).encode()).decode()
+    with run_server("mlflow", Checkout.at(tmp_path), listen(0), environment, tmp_path / "page.log") as address:
+        known = "Basic " + base64.b64encode(checkout_auth(Checkout.at(tmp_path)).encode()).decode()
         search = f"{address}/ajax-api/2.0/mlflow/experiments/search?max_results=5"
 
         def ask(url: str, **headers: str) -> tuple[int, str]:
@@ -260,4 +264,4 @@ def test_mlflows_pages_show_the_store_to_who_has_the_password_alone(tmp_path):
         status, text = ask(search, Authorization=known)
         assert (status, "digits" in text) == (200, True)
         assert "<title>MLflow" in ask(address, Authorization=known)[1]
-    assert whose(address, own_auth(Checkout.at(tmp_path))) == "nobody's"
+    assert identify_server(address, checkout_auth(Checkout.at(tmp_path))) == "none"

@@ -1,4 +1,4 @@
-"""Worktrees: one commit, its data from the shared cache, its own parameters, nothing left behind."""
+"""Worktrees: one commit, data from the shared cache, overridden parameters, removal at the end."""
 
 import os
 import shutil
@@ -17,18 +17,18 @@ from pipelines.flow.workspace import (
     check_revision,
     check_settings,
     checkout_workspace,
-    dvc,
     exclusive_run,
     find_commit,
     parse_override,
     remove_abandoned,
+    run_dvc,
     worktree_workspace,
 )
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.git import run_git
 from pipelines.settings.tracking_uri import URI_VARIABLES
 from tests.pipelines.toy import CHECKOUT, environment, start
-from tests.pipelines.toy import dvc as run_dvc
+from tests.pipelines.toy import dvc as dvc_command
 from tests.pipelines.toy import run as run_command
 
 
@@ -39,7 +39,7 @@ def data_project(flow_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"GIT_{name}_NAME", "toy")
         monkeypatch.setenv(f"GIT_{name}_EMAIL", "toy@example.org")
     run_command("git", "rm", "-q", "--cached", "raw", cwd=flow_project)
-    run_dvc("add", "-q", "raw", cwd=flow_project)
+    dvc_command("add", "-q", "raw", cwd=flow_project)
     (flow_project / ".dvc" / "config").write_text(
         "[core]\n    remote = store\n['remote \"store\"']\n    url = ../store\n"
     )
@@ -52,7 +52,7 @@ def _worktree(project: Path, name: str = "one", **options):
     return worktree_workspace(Checkout.at(project), **{"revision": "main", "overrides": {}, "name": name, **options})
 
 
-def test_a_worktree_runs_a_commit_and_is_gone_afterwards(data_project):
+def test_a_worktree_runs_a_commit_and_is_removed(data_project):
     (data_project / "params.yaml").write_text("never: committed\n")
     with _worktree(data_project, overrides={"seconds_b": 0.5}) as workspace:
         root = workspace.checkout.root
@@ -62,24 +62,24 @@ def test_a_worktree_runs_a_commit_and_is_gone_afterwards(data_project):
         assert "fail: none" in (root / "params.yaml").read_text()
         assert workspace.environment["GANTRY_VAR"] == str(data_project / "var")
         assert workspace.environment["PYTHONPATH"].split(os.pathsep)[0] == str(root)
-        dvc(workspace.checkout, workspace.environment, "repro", "-q")
-        dvc(workspace.checkout, workspace.environment, "exp", "save", "-n", "night")
+        run_dvc(workspace.checkout, workspace.environment, "repro", "-q")
+        run_dvc(workspace.checkout, workspace.environment, "exp", "save", "-n", "night")
         # To the same place as from the checkout, though its address is relative.
-        dvc(workspace.checkout, workspace.environment, "push", "-q")
+        run_dvc(workspace.checkout, workspace.environment, "push", "-q")
     assert not root.exists()
     assert "worktrees" not in run_git(data_project, "worktree", "list")
     assert (data_project / "store").is_dir()
-    assert "night" in run_dvc("exp", "list", "--name-only", cwd=data_project).stdout
+    assert "night" in dvc_command("exp", "list", "--name-only", cwd=data_project).stdout
     assert (data_project / "params.yaml").read_text() == "never: committed\n"
 
 
-def test_two_worktrees_at_once_do_not_mix_and_share_what_was_made(data_project):
+def test_two_worktrees_at_once_are_separate_and_share_the_cache(data_project):
     with (
         _worktree(data_project, "one") as one,
         _worktree(data_project, "two", overrides={"seconds_b": 0.1}) as two,
     ):
-        dvc(one.checkout, one.environment, "repro", "-q")
-        said = dvc(two.checkout, two.environment, "repro")
+        run_dvc(one.checkout, one.environment, "repro", "-q")
+        said = run_dvc(two.checkout, two.environment, "repro")
         assert "Stage 'first' is cached" in said
         assert "Running stage 'second'" in said
         assert "seconds_b: 0\n" in (one.checkout.root / "params.yaml").read_text()
@@ -87,7 +87,7 @@ def test_two_worktrees_at_once_do_not_mix_and_share_what_was_made(data_project):
 
 
 def test_data_that_is_not_in_the_cache_comes_from_the_remote_or_is_an_error(data_project):
-    run_dvc("push", "-q", cwd=data_project)
+    dvc_command("push", "-q", cwd=data_project)
     run_command("rm", "-rf", ".dvc/cache", cwd=data_project)
     with _worktree(data_project) as workspace:
         assert (workspace.checkout.root / "raw").read_text() == "raw\n"
@@ -95,7 +95,7 @@ def test_data_that_is_not_in_the_cache_comes_from_the_remote_or_is_an_error(data
     (data_project / ".dvc" / "config").write_text("")
     run_command("git", "commit", "-qam", "no remote", cwd=data_project)
     with (
-        pytest.raises(StageError, match="not in DVC's cache: raw.dvc. In the checkout, run dvc commit"),
+        pytest.raises(StageError, match="not in DVC's cache: raw.dvc. Run dvc commit raw.dvc in the checkout"),
         _worktree(data_project),
     ):
         pass
@@ -113,14 +113,14 @@ def test_a_revision_is_never_an_option_of_git(data_project, tmp_path):
             find_commit(Checkout.at(data_project), revision)
 
 
-def test_a_client_has_commits_of_branches_tags_and_head_alone(data_project):
-    """Among a repository's objects are also commits that somebody else has pushed or that were fetched to look at."""
+def test_a_client_can_use_only_commits_of_branches_tags_and_head(data_project):
+    """A repository may also hold commits that other people pushed or that were fetched only for review."""
     tree = run_git(data_project, "rev-parse", "HEAD^{tree}")
     strangers = run_git(data_project, "commit-tree", "-m", "not on a branch", tree)
     run_git(data_project, "update-ref", "refs/pull/1/head", strangers)
     assert find_commit(Checkout.at(data_project), strangers) == strangers
     for name in (strangers, strangers[:12], "refs/pull/1/head"):
-        with pytest.raises(StageError, match="is on no branch or tag"):
+        with pytest.raises(StageError, match="is not on a branch or tag"):
             find_commit(Checkout.at(data_project), name, from_client=True)
     head = run_git(data_project, "rev-parse", "HEAD")
     assert find_commit(Checkout.at(data_project), "main", from_client=True) == head
@@ -138,34 +138,34 @@ def test_a_checkout_may_be_a_subfolder_of_a_larger_repository(flow_template, tmp
     shutil.rmtree(project / ".dvc")
     (larger / "README").write_text("more\n")
     run_command("git", "init", "-q", "-b", "main", cwd=larger)
-    run_dvc("init", "-q", "--subdir", cwd=project)
+    dvc_command("init", "-q", "--subdir", cwd=project)
     run_command("git", "add", "-A", cwd=larger)
     run_command("git", "commit", "-qm", "both", cwd=larger)
     check_revision(Checkout.at(project), "main", {})
     with _worktree(project, overrides={"seconds_b": 0.5}) as workspace:
         assert workspace.checkout.root.is_relative_to(project / "var")
         assert workspace.checkout.root.parts[-2:] == ("gans", "project")
-        dvc(workspace.checkout, workspace.environment, "repro", "-q")
+        run_dvc(workspace.checkout, workspace.environment, "repro", "-q")
         assert (workspace.checkout.root / "b").read_text() == "raw\na\nb\n"
-        dvc(workspace.checkout, {**workspace.environment, **environment()}, "exp", "save", "-n", "night")
-    assert "night" in run_dvc("exp", "list", "--name-only", cwd=project).stdout
+        run_dvc(workspace.checkout, {**workspace.environment, **environment()}, "exp", "save", "-n", "night")
+    assert "night" in dvc_command("exp", "list", "--name-only", cwd=project).stdout
     assert not list((project / "var" / "worktrees").iterdir())
     assert "worktrees" not in run_git(larger, "worktree", "list")
 
 
 def test_without_a_repository_the_remedy_is_to_make_one(flow_project):
     shutil.rmtree(flow_project / ".git")
-    with pytest.raises(StageError, match=r"is in no git repository.*git init"), _worktree(flow_project):
+    with pytest.raises(StageError, match=r"is not in a git repository.*git init"), _worktree(flow_project):
         pass
 
 
-def test_a_repository_that_git_cannot_read_is_told_in_gits_words(flow_project):
+def test_an_unreadable_repository_is_an_error_with_gits_reason(flow_project):
     (flow_project / ".git" / "config").write_text("[core\n")
     with pytest.raises(StageError, match="bad config"), _worktree(flow_project):
         pass
 
 
-def test_a_revision_from_before_the_checkout_was_one_is_an_error(data_project):
+def test_a_revision_without_dvc_yaml_is_an_error(data_project):
     run_command("git", "rm", "-q", "dvc.yaml", cwd=data_project)
     run_command("git", "commit", "-qm", "none", cwd=data_project)
     with pytest.raises(StageError, match=r"has no dvc\.yaml"), _worktree(data_project):
@@ -173,12 +173,12 @@ def test_a_revision_from_before_the_checkout_was_one_is_an_error(data_project):
     assert not list((data_project / "var" / "worktrees").iterdir())
 
 
-def test_a_stage_is_not_given_the_password_of_the_prefect_server(flow_project, monkeypatch):
+def test_a_stage_does_not_get_the_password_of_the_prefect_server(flow_project, monkeypatch):
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "gantry:secret")
     assert "gantry:secret" not in checkout_workspace(Checkout.at(flow_project)).environment.values()
 
 
-def test_the_worktree_of_a_killed_run_is_removed_by_the_next(data_project):
+def test_the_next_run_removes_the_worktree_of_a_killed_run(data_project):
     code = (
         "import sys, time; from pipelines.flow.workspace import *\n"
         "with worktree_workspace(Checkout.at(), revision='main', overrides={}, name='killed'):\n"
@@ -197,7 +197,7 @@ def test_the_worktree_of_a_killed_run_is_removed_by_the_next(data_project):
     assert "worktrees" not in run_git(data_project, "worktree", "list")
 
 
-def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
+def test_overrides_keep_comments_and_an_unknown_name_is_an_error(tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text("train:\n  steps: 900  # updates\n  lr: 2.0e-4\n")
     apply_overrides(Checkout.at(tmp_path), {"train.steps": 10})
@@ -207,14 +207,14 @@ def test_overrides_keep_comments_and_name_what_they_do_not_find(tmp_path):
         ("train.stpes", "no setting 'train.stpes' in params.yaml. Did you mean 'steps'"),
         ("tarin.steps", "no setting 'tarin.steps' in params.yaml. Did you mean 'train'"),
         ("train.steps.more", "no setting 'train.steps.more'"),
-        ("train", "'train' is a section of params.yaml: set one of steps, lr"),
+        ("train", "'train' is a section of params.yaml. Set one of its settings: steps, lr"),
     ]:
         with pytest.raises(SettingsError, match=message):
             apply_overrides(Checkout.at(tmp_path), {name: 1})
     assert "steps: 10" in params.read_text()
 
 
-def test_a_setting_that_params_leaves_to_its_default_may_be_set_where_the_settings_are_checked(tmp_path: Path) -> None:
+def test_a_setting_missing_in_params_yaml_may_be_overridden(tmp_path: Path) -> None:
     params, root = tmp_path / "params.yaml", Path(__file__).parents[3]
     shutil.copy(root / "dvc.yaml", tmp_path)
     shutil.copy(root / "params.yaml", params)
@@ -226,7 +226,7 @@ def test_a_setting_that_params_leaves_to_its_default_may_be_set_where_the_settin
         check_settings(Checkout.at(tmp_path), {**os.environ, "PYTHONPATH": str(root)})
 
 
-def test_what_may_be_a_mapping_or_a_word_may_be_set_to_a_word(tmp_path: Path) -> None:
+def test_a_mapping_may_be_overridden_with_a_word(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text("seconds: 1\ntune:\n  space:\n    model.slope: {type: uniform, low: 0.0, high: 0.4}\n")
     apply_overrides(Checkout.at(tmp_path), {"tune.space": "auto", "seconds": 2})
@@ -237,7 +237,7 @@ def test_an_override_is_a_name_and_a_yaml_value():
     assert parse_override("train.steps=100") == ("train.steps", 100)
     assert parse_override("ingest.size=[64, 64]") == ("ingest.size", [64, 64])
     assert parse_override("track.uri=sqlite:///a=b") == ("track.uri", "sqlite:///a=b")
-    with pytest.raises(SettingsError, match="write NAME=VALUE"):
+    with pytest.raises(SettingsError, match="Write NAME=VALUE"):
         parse_override("train.steps")
 
 
@@ -257,7 +257,7 @@ def test_a_worktree_tracks_to_the_checkouts_store(data_project, monkeypatch):
 
 @pytest.fixture
 def gantry_checkout(data_project: Path) -> Path:
-    """A checkout of Gantry itself, with its own settings and the toy's stages."""
+    """A checkout of Gantry with its own settings and the stages of the toy project."""
     for package in ("gan_core", "pipelines"):
         (data_project / package).symlink_to(CHECKOUT / package)
     shutil.copy(CHECKOUT / "params.yaml", data_project)
@@ -270,11 +270,11 @@ def gantry_checkout(data_project: Path) -> Path:
     ("old", "new", "message"),
     [
         ("channels: 1 ", "chanels: 1 ", r"params.yaml: Unknown setting 'ingest.chanels'. Did you mean 'channels'"),
-        ("size: [32, 32]", "size: [8, 8]", r"dcgan makes pictures of 16 .*ingest.size"),
+        ("size: [32, 32]", "size: [8, 8]", r"dcgan generates pictures of 16 .*ingest.size"),
         ("flow:", "flow: {", r"(?s)params.yaml is not YAML: .*line \d+"),
     ],
 )
-def test_a_checkouts_settings_are_checked_whole(gantry_checkout, old, new, message):
+def test_all_settings_of_a_checkout_are_checked(gantry_checkout, old, new, message):
     params = gantry_checkout / "params.yaml"
     text = params.read_text()
     check_settings(Checkout.at(gantry_checkout), environment())
@@ -283,7 +283,7 @@ def test_a_checkouts_settings_are_checked_whole(gantry_checkout, old, new, messa
         check_settings(Checkout.at(gantry_checkout), environment())
 
 
-def test_a_run_names_stages_that_there_are(flow_project):
+def test_an_unknown_stage_is_an_error_before_the_run(flow_project):
     check_checkout(Checkout.at(flow_project), ["first"])
     with pytest.raises(StageError, match="no stage 'frist'"):
         check_checkout(Checkout.at(flow_project), ["frist"])
@@ -298,12 +298,12 @@ def test_a_run_names_stages_that_there_are(flow_project):
     [
         (
             False,
-            "there is no raw data 'fashion-mnist' in .*; it holds birds. Fetch .*gantry data add fashion-mnist PATH",
+            "there is no raw data 'fashion-mnist' in .*, which has birds. Fetch .*gantry data add fashion-mnist PATH",
         ),
-        (True, "fashion-mnist is not in place. Bring it back from DVC's cache .*dvc pull data/raw/fashion-mnist.dvc"),
+        (True, "fashion-mnist does not exist. Restore it from DVC's cache .*dvc pull data/raw/fashion-mnist.dvc"),
     ],
 )
-def test_raw_data_that_is_not_there_is_named_before_anything_is_started(tmp_path, tracked, message):
+def test_missing_raw_data_is_an_error_before_the_run(tmp_path, tracked, message):
     shutil.copy(CHECKOUT / "params.yaml", tmp_path)
     (tmp_path / "data" / "raw" / "birds").mkdir(parents=True)
     if tracked:
@@ -315,7 +315,7 @@ def test_raw_data_that_is_not_there_is_named_before_anything_is_started(tmp_path
 
 
 def test_one_run_at_a_time_in_a_checkout(tmp_path):
-    message = rf"going on in {tmp_path} \(process {os.getpid()}, since .*--revision HEAD"
+    message = rf"in progress in {tmp_path} \(process {os.getpid()}, since .*--revision HEAD"
     with (
         exclusive_run(Checkout.at(tmp_path)),
         pytest.raises(StageError, match=message),
@@ -327,7 +327,7 @@ def test_one_run_at_a_time_in_a_checkout(tmp_path):
 
 
 def test_stages_in_a_worktree_use_the_code_of_its_commit(data_project):
-    """A checkout of Gantry itself: the worktree's packages come before the installed ones."""
+    """In a checkout of Gantry, the worktree's packages take precedence over the installed ones."""
     package = data_project / "gan_core"
     package.mkdir()
     (package / "__init__.py").write_text("WHICH = 'of the commit'\n")

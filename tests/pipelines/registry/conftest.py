@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -33,19 +33,22 @@ def generator_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("export") / "generator"
     shape = ImageShape(channels=1, height=16, width=16)
     family = build_family("dcgan", family_config("dcgan", {"width": 4, "latent": 8}), shape)
-    save_generator(directory, family=family, extra={"step": 7, "dataset": "d" * 64})
+    save_generator(directory, family=family, extra={"step": 7, "dataset": "d" * 64, "rollbacks": []})
     return directory
 
 
 @pytest.fixture
 def register(uri: str, generator_dir: Path) -> Callable[..., Registered]:
-    """Register the generator with a given FID; keyword arguments override the defaults."""
+    """Register the generator with a given FID; ``more`` are values of other figures, and keyword arguments override the
+    defaults."""
 
     def call(
         fid: float = 20.0,
         stage_key: str = "",
         protocol: dict | None = None,
         interval: tuple[float | None, float | None] = (None, None),
+        jackknife: tuple[float, ...] = (),
+        more: Mapping[str, float] = {},
         **changes,
     ) -> Registered:
         tags = {"gantry.stage_key": stage_key or f"key-{fid}-{len(protocol or {})}", "gantry.git_commit": "abc"}
@@ -53,18 +56,43 @@ def register(uri: str, generator_dir: Path) -> Callable[..., Registered]:
         low, high = interval
         made = changes.get("generator_dir", generator_dir)
         digest = generator_digest(made) if (made / "generator.json").is_file() else "f" * 64
-        figure = Figure(name="fid", value=fid, protocol=measured, generator_digest=digest, low=low, high=high)
+        figure = Figure(
+            name="fid",
+            value=fid,
+            protocol=measured,
+            generator_digest=digest,
+            low=low,
+            high=high,
+            jackknife=jackknife,
+        )
+        others = [other_figure(name, value, measured, digest) for name, value in more.items()]
         settings = {
             "generator_dir": generator_dir,
             "name": "digits",
             "tracking_uri": uri,
             "run_id": None,
             "figure": figure.as_dict(),
+            "figures": [each.as_dict() for each in (figure, *others)] if others else (),
             "tags": tags,
         }
         return register_generator(**{**settings, **changes})
 
     return call
+
+
+def other_figure(name: str, value: float, protocol: Protocol = PROTOCOL, digest: str = "f" * 64) -> Figure:
+    """A figure beside the FID; of memorisation, a tenth is expected by chance."""
+    better = name != "memorisation"
+    protocol = dataclasses.replace(protocol, metric=name)
+    baseline = None if better else 0.1
+    return Figure(
+        name=name,
+        value=value,
+        protocol=protocol,
+        generator_digest=digest,
+        higher_is_better=better,
+        baseline=baseline,
+    )
 
 
 def artifacts(client: MlflowClient, version: str) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.inference.generator import Generator, describe
+from gan_core.inference.generator import Generator, describe_generator
 from gan_core.metrics.protocol import Figure
 from pipelines.registry.card import model_card, version_description
 from tests.gan_core.families.translations import small
@@ -41,14 +41,14 @@ def drawing() -> Generator:
     """A class-conditional generator with hostile class names."""
     shape = ImageShape(channels=1, height=16, width=16, classes=3)
     family = build_family("cgan", family_config("cgan", {"width": 4, "latent": 8}), shape)
-    return Generator(family, describe(family, {"classes": HOSTILE}), "f" * 64)
+    return Generator(family, describe_generator(family, {"classes": HOSTILE}), "f" * 64)
 
 
 @pytest.fixture
 def translating() -> Generator:
     """A generator that translates between domains with hostile names."""
     family = small("stargan")
-    return Generator(family, describe(family, {"classes": HOSTILE}), "f" * 64)
+    return Generator(family, describe_generator(family, {"classes": HOSTILE}), "f" * 64)
 
 
 def test_class_names_are_shown_as_plain_text(drawing: Generator, translating: Generator) -> None:
@@ -93,3 +93,24 @@ def test_the_example_uses_the_number_of_a_domain_whose_name_cannot_be_typed(tran
     translating.info["classes"] = ["a\n```\n<script>", "b\n```\n<script>", "c\n```\n<script>"]
     assert '"target": "1"' in card(translating)
     assert "script" not in tags(card(translating))
+
+
+def test_the_description_shows_the_verdicts_of_the_last_promotion_within_the_limit():
+    from pipelines.registry.card import MAX_DESCRIPTION, describe_gates
+    from pipelines.registry.ledger import Move
+
+    move = Move(
+        kind="promote",
+        version="1",
+        previous=None,
+        at="2026-01-01",
+        by="ann",
+        reason="",
+        gates=("recall (x: 1): passed",),
+    )
+    first = describe_gates("fid 3" + "x" * 6000, move)
+    assert len(first) == MAX_DESCRIPTION
+    again = describe_gates("fid 3\n\nProtocol", move)
+    assert describe_gates(again, move) == again
+    assert again.startswith("fid 3\n\nProtocol\n\n## Gates")
+    assert again.endswith("- recall (x: 1): passed")

@@ -6,7 +6,7 @@ import pytest
 
 from gan_core.errors import TrackingError
 from gan_core.inference.generator import load_generator
-from pipelines.registry.find import generator_folder
+from pipelines.registry.find import find_model, generator_folder
 from pipelines.registry.promote import promote
 
 
@@ -30,6 +30,13 @@ def test_a_generator_is_found_by_name_version_alias_uri_and_run(register, genera
     stage = client.create_run(client.get_run(run).info.experiment_id, tags={"mlflow.parentRunId": run}).info.run_id
     for model in ("digits", "digits/1", "digits@challenger", "models:/digits/2", run, stage):
         assert digest(model, uri) == expected
+
+
+def test_a_registered_generator_is_found_with_its_version(register, generator_dir, uri):
+    register()
+    for model, version in (("digits@challenger", "digits/1"), (str(generator_dir), None)):
+        with find_model(model, tracking_uri=uri) as found:
+            assert found.version == version
 
 
 def test_the_run_of_a_trial_is_refused(register, uri):

@@ -75,7 +75,7 @@ def test_missing_figures_are_refused(tmp_path):
     [
         (b"", r"line 1: the header has no column 'step'"),
         (b"junk\n", r"line 1: the header has no column 'step'"),
-        (b"step,fid\n20,1.5\n40\n", r"line 3: 1 values where the header has 2"),
+        (b"step,fid\n20,1.5\n40\n", r"line 3: 1 values, but the header has 2"),
         (b"step,fid\n20,1.5\n40,high\n", r"line 3: fid is 'high', which is not a number"),
         (b"step,fid\n40,1.5\n20,1.5\n", r"line 3: step 20 comes after step 40"),
         (b"step,fid\n,1.5\n", r"line 2: step is '', which is not a number"),

@@ -25,7 +25,9 @@ def test_a_version_is_measured_as_the_evaluate_stage_does(register, generator_di
     from gan_core.data import PreparedDataset
 
     dataset = PreparedDataset(write_prepared(tmp_path / "data" / "prepared", blobs(8)))
-    figure = measure_version("digits", register().version, checkout=Checkout.at(tmp_path), settings=settings(uri))
+    figure = measure_version(
+        "digits", register().version, checkout=Checkout.at(tmp_path), settings=settings(uri)
+    ).objective
     generator = load_generator(generator_dir)
     expected = fid_of_samples(
         generator.sample,

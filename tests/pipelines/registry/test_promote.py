@@ -1,4 +1,4 @@
-"""Only a version that is better by the same protocol becomes champion; each move is recorded and can be undone."""
+"""Only a version that is better under the same protocol becomes champion; each move is recorded and can be undone."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from gan_core.errors import CheckpointError, TrackingError
+from gan_core.metrics.assess import Assessment
 from gan_core.metrics.protocol import Figure
 from pipelines.commands import promote as cli
 from pipelines.registry.ledger import Move
@@ -100,7 +101,7 @@ def test_the_first_champion_needs_a_figure(register, client, uri):
     refigure(client, "1", lambda fid: fid.update(value=float("nan")))
     with pytest.raises(TrackingError, match="expected a finite number"):
         promote("digits", tracking_uri=uri)
-    assert promote("digits", tracking_uri=uri, measure=lambda version: measured()).version == "1"
+    assert promote("digits", tracking_uri=uri, measure=lambda version: assessment(measured())).version == "1"
 
 
 def test_a_version_without_metrics_is_measured_on_request(register, client, uri):
@@ -114,7 +115,7 @@ def test_a_version_without_metrics_is_measured_on_request(register, client, uri)
     with pytest.raises(TrackingError, match=r"Version 2 of 'digits' has no metrics\.json, .*--version 2 --measure"):
         promote("digits", tracking_uri=uri)
     figure = measured(value=10.0, protocol=PROTOCOL)
-    assert promote("digits", tracking_uri=uri, measure=lambda version: figure).version == "2"
+    assert promote("digits", tracking_uri=uri, measure=lambda version: assessment(figure)).version == "2"
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -123,7 +124,9 @@ def test_a_version_with_changed_files_is_not_promoted(register, client, uri, fil
     register(30.0)
     path = artifacts(client, "1") / file
     path.write_text((path.read_text() if path.exists() else "") + " ")
-    with pytest.raises(CheckpointError, match=rf"{file} was (changed|added)\. It is not what was registered"):
+    with pytest.raises(
+        CheckpointError, match=rf"{file} was (changed|added)\. The folder differs from what was registered"
+    ):
         promote("digits", tracking_uri=uri, force=force, reason="wanted")
     assert champion(client) is None
 
@@ -138,14 +141,16 @@ def test_the_ledger_records_whether_an_improvement_exceeds_the_noise(register, c
     assert within.within_noise is True
     assert within.reason == "it looks better"
     assert within.found == (
-        "fid 29.0000 against 30.0000 by the same protocol; lower, but within the noise: the 95 % intervals 27.0000 to "
+        "fid 29.0000 against 30.0000 under the same protocol; lower, but within the noise: the 95 % intervals 27.0000 to "
         "32.0000 and 28.0000 to 33.0000 overlap"
     )
     register(20.0, interval=(19.0, 21.0))
     clear = promote("digits", tracking_uri=uri)
     assert clear.within_noise is False
     assert (
-        clear.reason == clear.found == "fid 20.0000 against 29.0000 by the same protocol, lower by more than the noise"
+        clear.reason
+        == clear.found
+        == "fid 20.0000 against 29.0000 under the same protocol, lower by more than the noise"
     )
     register(10.0)  # by a version of Gantry without intervals
     unknown = promote("digits", tracking_uri=uri)
@@ -176,6 +181,10 @@ def measured(**changes) -> Figure:
     return Figure(**{"name": "fid", "value": 25.0, "protocol": protocol, "generator_digest": "f" * 64, **changes})
 
 
+def assessment(*figures: Figure) -> Assessment:
+    return Assessment(figures[0], figures)
+
+
 def test_a_champion_from_earlier_data_is_measured_again_on_request(register, client, uri):
     register(10.0)
     promote("digits", tracking_uri=uri)
@@ -184,12 +193,14 @@ def test_a_champion_from_earlier_data_is_measured_again_on_request(register, cli
         promote("digits", tracking_uri=uri)
     asked = []
     move = promote(
-        "digits", tracking_uri=uri, measure=lambda version: asked.append(version) or measured(low=24, high=26)
+        "digits",
+        tracking_uri=uri,
+        measure=lambda version: asked.append(version) or assessment(measured(low=24, high=26)),
     )
     assert asked == ["1"]
     assert champion(client) == "2"
     assert move.found == (
-        "fid 20.0000 against 25.0000 by the same protocol, the champion measured again, lower by more than the noise"
+        "fid 20.0000 against 25.0000 under the same protocol, the champion measured again, lower by more than the noise"
     )
 
 
@@ -207,7 +218,7 @@ def test_a_champion_measured_again_must_be_beaten_by_the_same_protocol(register,
     promote("digits", tracking_uri=uri)
     register(20.0, protocol=GROWN)
     with pytest.raises(TrackingError, match=message):
-        promote("digits", tracking_uri=uri, measure=lambda version: figure)
+        promote("digits", tracking_uri=uri, measure=lambda version: assessment(figure))
     assert champion(client) == "1"
 
 
@@ -219,7 +230,7 @@ def test_a_champion_promoted_during_the_measurement_is_not_replaced_by_a_worse_v
 
     def measure(version):
         promote("digits", tracking_uri=uri, version="3", force=True, reason="meanwhile")
-        return measured()
+        return assessment(measured())
 
     with pytest.raises(TrackingError, match="Version 2 .* is not better than the champion, version 3"):
         promote("digits", tracking_uri=uri, version="2", measure=measure)
@@ -236,7 +247,7 @@ def test_a_champion_without_a_figure_is_measured_on_request(register, client, ur
         TrackingError, match="no figure that can be checked.*gantry promote digits --version 2 --measure"
     ):
         promote("digits", tracking_uri=uri)
-    assert promote("digits", tracking_uri=uri, measure=lambda version: measured()).version == "2"
+    assert promote("digits", tracking_uri=uri, measure=lambda version: assessment(measured())).version == "2"
 
 
 def test_a_champion_with_a_comparable_figure_is_not_measured_again(register, uri):
@@ -325,13 +336,13 @@ def test_a_version_without_a_figure_needs_force(register, client, uri, tmp_path)
 def test_the_command_line_promotes_and_rolls_back(register, uri, monkeypatch):
     from pipelines.settings.schema import load_settings
 
-    register(30.0)
+    register(30.0, more={"memorisation": 0.1})
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     assert load_settings().track.uri == uri
     result = CliRunner().invoke(cli.promote, ["digits", "--json"])
     assert json.loads(result.output)["move"]["version"] == "1"
     result = CliRunner().invoke(cli.promote, ["digits"])
-    assert "champion already" in result.output
+    assert "already the champion" in result.output
     result = CliRunner().invoke(cli.rollback, ["digits", "--reason", "wrong data"])
     assert result.output == "digits: champion is now no version, was version 1 (wrong data).\n"
     first, second, now = CliRunner().invoke(cli.ledger, ["digits"]).output.splitlines()
@@ -346,7 +357,8 @@ def test_the_command_line_promotes_and_rolls_back(register, uri, monkeypatch):
 def test_the_command_reports_an_improvement_within_the_noise(register, uri, monkeypatch):
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     for fid in (30.0, 29.0, 28.0):
-        register(fid, interval=(fid - 3, fid + 3))
+        others = {"recall": 0.5, "coverage": 0.5, "memorisation": 0.1}
+        register(fid, interval=(fid - 3, fid + 3), more=others)
         result = CliRunner().invoke(cli.promote, ["digits", *(["--reason", "nicer"] if fid == 28 else [])]).output
         assert result.count("within the noise") == (fid < 30), result
     assert "was version 2 (nicer).\nMeasured: fid 28.0000 against 29.0000" in result

@@ -22,6 +22,7 @@ from gan_core.inference.generator import generator_digest, load_generator, save_
 from gan_core.inference.manifest import write_manifest
 from gan_core.metrics.protocol import Figure
 from pipelines.registry import register as registering
+from pipelines.registry.contents import read_figure
 from pipelines.registry.find import generator_folder
 from pipelines.tracking import RunLog, find_run, sync
 from pipelines.tracking.store import ensure_experiment, run_url
@@ -234,7 +235,7 @@ def test_a_run_is_created_for_a_version_without_one(register, client):
 
 def test_a_damaged_generator_is_not_registered(register, client, tmp_path):
     (tmp_path / "broken").mkdir()
-    with pytest.raises(CheckpointError, match="holds no exported generator"):
+    with pytest.raises(CheckpointError, match="contains no exported generator"):
         register(generator_dir=tmp_path / "broken")
     assert client.search_registered_models() == []
 
@@ -284,10 +285,12 @@ def test_a_version_with_changed_files_is_not_loaded(register, client, load, uri,
     path = artifacts(client, registered.version) / TAMPERED[what]
     content = path.read_bytes()
     path.write_bytes(content.replace(b"a", b"b", 1) if what != "signature" else content + b"\n")
-    with pytest.raises(CheckpointError, match=rf"{path.name} was changed\. It is not what was registered"):
+    with pytest.raises(
+        CheckpointError, match=rf"{path.name} was changed\. The folder differs from what was registered"
+    ):
         load(registered.model_uri)
     with (
-        pytest.raises(CheckpointError, match=rf"{path.name} was changed\. It is not what was registered"),
+        pytest.raises(CheckpointError, match=rf"{path.name} was changed\. The folder differs from what was registered"),
         generator_folder("digits", tracking_uri=uri),
     ):
         pass
@@ -299,7 +302,7 @@ def test_a_replaced_manifest_does_not_match_the_registry(register, client, uri):
     (folder / "README.md").write_text("another")
     write_manifest(folder)
     with (
-        pytest.raises(CheckpointError, match="its SHA-256 is not the one that the registry has"),
+        pytest.raises(CheckpointError, match="its SHA-256 differs from the one in the registry"),
         generator_folder("digits", tracking_uri=uri),
     ):
         pass
@@ -317,6 +320,18 @@ def test_a_version_without_a_manifest_loads_with_a_warning(register, client, uri
 def test_the_figures_are_stored_with_the_version(register, client):
     folder = artifacts(client, register(12.5).version)
     assert json.loads((folder / "metrics.json").read_text())["fid"]["value"] == 12.5
+
+
+def test_a_version_is_compared_by_the_objective_it_was_registered_with(register, client, generator_dir):
+    digest = generator_digest(generator_dir)
+    fid, recall = (
+        Figure(name=name, value=0.5, protocol=PROTOCOL, generator_digest=digest) for name in ("fid", "recall")
+    )
+    version = register(figure=recall.as_dict(), figures=[fid.as_dict(), recall.as_dict()]).version
+    found, _ = read_figure(artifacts(client, version), client.get_model_version("digits", version))
+    assert found.name == "recall"
+    assert client.get_model_version("digits", version).tags["gantry.figure"] == "recall"
+    assert json.loads((artifacts(client, version) / "metrics.json").read_text())["fid"]["name"] == "fid"
 
 
 def test_a_figure_measured_on_another_generator_is_not_registered(register, client, tmp_path):

@@ -45,6 +45,7 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
                 figures=[figure.as_dict(), kid.as_dict()],
                 tags={},
                 card={},
+                notes={},
                 example=FILE,
                 model_id="m-1",
                 run_id=None,
@@ -110,7 +111,7 @@ def test_the_style_is_taken_from_a_reference_as_file_or_base64(load, model_of) -
     [
         ({"reference": png(7)[:60], "target": "owl"}, "row 0: reference: truncated"),
         ({"reference": "no base64!", "target": "owl"}, "row 0: reference is text but not valid base64"),
-        ({"reference": png(7)}, "row 0: There is no target"),
+        ({"reference": png(7)}, "row 0: The target is missing"),
     ],
 )
 def test_an_invalid_reference_is_refused_with_the_row(load, row: dict, message: str) -> None:
@@ -141,9 +142,9 @@ def test_transparency_is_preserved(load) -> None:
     [
         (
             {"image": [FILE, FILE], "target": ["owl", "cow"]},
-            r"row 1: target cow: .* knows cat \(0\), dog \(1\), owl \(2\)",
+            r"row 1: target cow: unknown domain\. Choose one of cat \(0\), dog \(1\), owl \(2\)",
         ),
-        ({"image": [FILE]}, "row 0: There is no target"),
+        ({"image": [FILE]}, "row 0: The target is missing"),
         ({"image": [FILE[:60]], "target": ["owl"]}, "row 0: truncated"),
         ({"image": ["no base64!"], "target": ["owl"]}, "row 0: image is text but not valid base64"),
         ({"target": ["owl"]}, "row 0: give one picture"),
@@ -175,7 +176,7 @@ def test_http_requests_and_responses_hold_pictures_as_base64(load) -> None:
         answer = client.post("/invocations", json={"dataframe_split": nested})
         assert base64.b64decode(answer.json()["predictions"][0]["png"]) == made[0]
         for row, words in (
-            ({"image": text, "target": "cow"}, "row 0: target cow: there is no such domain"),
+            ({"image": text, "target": "cow"}, "row 0: target cow: unknown domain"),
             ({"image": "####", "target": "owl"}, "row 0: empty"),
             ({"target": "owl"}, "row 0: give one picture"),
             ({"img": text}, "no row with a known column; add the column image or pixels"),

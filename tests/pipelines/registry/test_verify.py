@@ -90,8 +90,8 @@ def test_a_deleted_entry_is_reported(registry: Registry, number: int, gone: str)
 def test_a_deleted_last_entry_contradicts_the_champion(registry: Registry) -> None:
     del registry.tags[TAG_PREFIX + move(registry, 3).id]
     (found,) = check(registry).breaks
-    assert found.startswith("The champion is version 3, and by the last entry, Entry 2")
-    assert found.endswith("it is version 2")
+    assert found.startswith("The champion is version 3, but the last entry, Entry 2")
+    assert found.endswith("names version 2")
 
 
 def test_a_champion_without_any_entry_is_a_break(registry: Registry) -> None:
@@ -117,9 +117,9 @@ def test_an_entry_with_a_wrong_date_is_a_break(registry: Registry, at: str) -> N
 
 def test_an_alias_moved_by_hand_is_a_break(registry: Registry) -> None:
     registry.champion = "1"
-    assert check(registry).breaks[0].startswith("The champion is version 1, and by the last entry")
+    assert check(registry).breaks[0].startswith("The champion is version 1, but the last entry")
     registry.champion = None
-    assert check(registry).breaks[0].startswith("The champion is none, and by the last entry")
+    assert check(registry).breaks[0].startswith("The champion is none, but the last entry")
 
 
 def test_an_interrupted_move_is_reported_with_the_remedy(registry: Registry) -> None:

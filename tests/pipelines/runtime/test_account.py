@@ -1,4 +1,4 @@
-"""Gantry runs under a user whom the system does not know by name, as containers have."""
+"""Gantry runs under a user that the system does not know, as in containers."""
 
 import getpass
 import os
@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from gan_core.data import user_cache_dir
-from gan_core.errors import SettingsError
 from pipelines.runtime.account import git_signature, user_name
 
 UNKNOWN = 54321
@@ -35,7 +33,7 @@ def gantry(*words: str, place: Path, **variables: str) -> subprocess.CompletedPr
     )
 
 
-def test_a_user_whom_the_system_does_not_know_has_a_number_for_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_user_is_named_by_uid(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown() -> str:
         raise KeyError("getpwuid(): uid not found: 1234")
 
@@ -45,7 +43,7 @@ def test_a_user_whom_the_system_does_not_know_has_a_number_for_a_name(monkeypatc
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """An empty folder of that user's; skips where that user may not read this interpreter or checkout."""
+    """An empty folder of that user. Skips if that user cannot read this interpreter or checkout."""
     if os.getuid() != 0:
         pytest.skip("only root may become another user")
     with pytest.raises(KeyError):
@@ -61,34 +59,21 @@ def place() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_stage_tells_what_is_missing_and_not_that_the_user_has_no_name(place: Path) -> None:
+def test_a_stage_reports_missing_data_not_the_unknown_user(place: Path) -> None:
     done = gantry("stage", "ingest", place=place, HOME=str(place))
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "not a DVC project" in done.stderr
 
 
-def test_without_a_home_the_variable_to_set_is_named(place: Path) -> None:
+def test_without_a_home_directory_the_error_names_the_variable(place: Path) -> None:
     done = gantry("stage", "ingest", place=place)
     assert done.returncode == 1
     assert f"User {UNKNOWN} of this machine has no home directory" in done.stderr
     assert "Set HOME" in done.stderr
 
 
-def test_the_cache_needs_no_home_where_a_variable_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", homeless)
-    monkeypatch.setenv("GANTRY_CACHE_DIR", "")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert user_cache_dir() == Path("/caches/gantry")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    with pytest.raises(SettingsError, match="Set GANTRY_CACHE_DIR"):
-        user_cache_dir()
-
-
-def test_a_commit_is_signed_as_this_user_where_git_names_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_is_signed_as_this_user_without_git_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_COMMITTER_NAME", "Nightly")

@@ -1,4 +1,4 @@
-"""Each place of a project is named once, by the name that dvc.yaml has for it."""
+"""The paths of a project match dvc.yaml."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipelines.runtime.checkout import OUTS, Checkout
 from tests.pipelines.toy import CHECKOUT
 
 
-def test_what_the_code_makes_is_what_dvc_yaml_lists():
+def test_outs_of_the_code_match_dvc_yaml():
     stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"]
     listed = {
         name: {
@@ -22,14 +22,17 @@ def test_what_the_code_makes_is_what_dvc_yaml_lists():
     assert listed == {name: set(outs) for name, outs in OUTS.items()}
 
 
-def test_dvc_yaml_reads_the_raw_data_and_the_results_where_they_are():
+def test_dependencies_of_dvc_yaml_match_the_paths():
     stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"]
     read = {dep for stage in stages.values() for dep in stage["deps"] if dep.startswith(("data/", "outputs/"))}
-    assert read - {out for outs in OUTS.values() for out in outs} == {f"{checkout.RAW}/${{data.name}}"}
+    assert read - {out for outs in OUTS.values() for out in outs} == {
+        f"{checkout.RAW}/${{data.name}}",
+        checkout.START_DESCRIPTION,
+    }
 
 
-def test_places_are_below_the_root_or_below_var(tmp_path):
-    """var moves with GANTRY_VAR, and results stay with the root."""
+def test_paths_are_below_the_root_or_var(tmp_path):
+    """GANTRY_VAR moves var; results stay below the root."""
     given = Checkout.at(tmp_path / "root", {"GANTRY_VAR": str(tmp_path / "elsewhere")})
     names = [name for name, value in vars(Checkout).items() if isinstance(value, property)]
     places = {name: getattr(given, name) for name in names}
@@ -41,7 +44,7 @@ def test_places_are_below_the_root_or_below_var(tmp_path):
     assert given.raw_pointer("digits").with_suffix("") == given.raw_data("digits") == tmp_path / "root/data/raw/digits"
 
 
-def test_var_is_in_the_root_where_the_environment_names_no_other(tmp_path, monkeypatch):
+def test_var_is_in_the_root_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GANTRY_VAR", raising=False)
     assert Checkout.at("below") == Checkout(root=tmp_path / "below", var=tmp_path / "below/var")
@@ -50,5 +53,5 @@ def test_var_is_in_the_root_where_the_environment_names_no_other(tmp_path, monke
 
 
 @pytest.mark.parametrize("name", ["PREPARED", "GENERATOR", "METRICS", "REGISTERED", "SAMPLES", "BEST"])
-def test_a_result_has_a_place_of_the_same_name(tmp_path, name):
+def test_each_out_has_a_path_of_the_same_name(tmp_path, name):
     assert getattr(Checkout.at(tmp_path), name.lower()) == tmp_path / getattr(checkout, name)

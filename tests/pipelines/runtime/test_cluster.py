@@ -1,4 +1,4 @@
-"""One Ray cluster for the stages of a run: started when asked for, gone with its owner."""
+"""One Ray cluster for the stages of a run: it starts on request and ends with its owner."""
 
 import http.client
 import os
@@ -19,11 +19,11 @@ from gan_core.files import write_json
 from pipelines.runtime import cluster as module
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import offer_cluster
-from pipelines.runtime.guard import identity
+from pipelines.runtime.guard import process_identity
 from tests.pipelines.toy import CHECKOUT, environment, listeners, start, wait_for
 
 
-def test_an_offer_that_nobody_takes_starts_nothing(tmp_path):
+def test_no_cluster_starts_without_a_request(tmp_path):
     before = {child.pid for child in psutil.Process().children()}
     with offer_cluster(Checkout.at(tmp_path), environment()) as extra:
         assert Path(extra["GANTRY_CLUSTER"]).is_dir()
@@ -31,22 +31,22 @@ def test_an_offer_that_nobody_takes_starts_nothing(tmp_path):
     assert not Path(extra["GANTRY_CLUSTER"]).exists()
 
 
-def test_the_offers_of_killed_runs_are_removed_by_the_next(tmp_path):
+def test_offers_of_killed_runs_are_removed(tmp_path):
     with offer_cluster(Checkout.at(tmp_path), environment()) as living:
         killed = tmp_path / "var" / "cluster" / "offer-killed"
-        write_json(killed / "owner.json", f"{identity().rsplit(':', 2)[0]}:{2**22 + 1}:1")
+        write_json(killed / "owner.json", f"{process_identity().rsplit(':', 2)[0]}:{2**22 + 1}:1")
         with offer_cluster(Checkout.at(tmp_path), environment()):
             assert not killed.exists()
             assert Path(living["GANTRY_CLUSTER"]).is_dir()
     assert not list((tmp_path / "var" / "cluster").iterdir())
 
 
-def test_a_cluster_that_is_named_is_not_offered_again(tmp_path):
+def test_no_cluster_is_offered_beside_a_named_one(tmp_path):
     with offer_cluster(Checkout.at(tmp_path), {"RAY_ADDRESS": "10.0.0.1:6379"}) as extra:
         assert extra == {}
 
 
-def test_an_offered_cluster_that_does_not_start_is_an_error_that_names_its_log(tmp_path, monkeypatch):
+def test_a_cluster_that_does_not_start_raises_an_error_with_its_log(tmp_path, monkeypatch):
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('a broken installation')")
     broken = environment(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}")
@@ -84,7 +84,7 @@ def without_ray(tmp_path: Path) -> dict[str, str]:
     return environment(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}")
 
 
-def test_a_cluster_that_died_is_started_anew_for_whoever_asks_next(tmp_path, monkeypatch, without_ray):
+def test_a_cluster_that_died_is_restarted_at_the_next_request(tmp_path, monkeypatch, without_ray):
     with offer_cluster(Checkout.at(tmp_path), without_ray) as extra:
         place = Path(extra["GANTRY_CLUSTER"])
         monkeypatch.setenv("GANTRY_CLUSTER", str(place))
@@ -95,9 +95,9 @@ def test_a_cluster_that_died_is_started_anew_for_whoever_asks_next(tmp_path, mon
         assert module._offered()["address"] != first
 
 
-def test_a_stranger_at_the_noted_address_is_not_taken_for_the_cluster(tmp_path, monkeypatch):
-    """Its control store died and the note is still there: whoever listens at that address now is somebody else."""
-    gone = f"{identity().rsplit(':', 2)[0]}:{2**22 + 1}:1"
+def test_another_program_at_the_recorded_address_is_not_used_as_the_cluster(tmp_path, monkeypatch):
+    """The control store died and its address is still recorded; another program listens there now."""
+    gone = f"{process_identity().rsplit(':', 2)[0]}:{2**22 + 1}:1"
     write_json(tmp_path / "address", {"address": "127.0.0.1:6379", "processes": {"control store (GCS)": gone}})
     monkeypatch.setenv("GANTRY_CLUSTER", str(tmp_path))
     monkeypatch.setattr(module, "START_SECONDS", 0.5)
@@ -105,7 +105,7 @@ def test_a_stranger_at_the_noted_address_is_not_taken_for_the_cluster(tmp_path, 
         module._offered()
 
 
-def test_each_offer_has_a_token_of_its_own_that_lies_in_no_file(tmp_path, monkeypatch):
+def test_each_offer_has_its_own_token_and_no_file_holds_it(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with (
         offer_cluster(Checkout.at(tmp_path), environment(RAY_AUTH_TOKEN="theirs")) as one,
@@ -117,7 +117,7 @@ def test_each_offer_has_a_token_of_its_own_that_lies_in_no_file(tmp_path, monkey
         assert not [path for path in files if one["RAY_AUTH_TOKEN"] in path.read_text()]
 
 
-def test_a_cluster_of_a_worktree_keeps_its_log_where_the_run_keeps_everything(tmp_path):
+def test_the_cluster_of_a_worktree_logs_to_the_main_checkout(tmp_path):
     checkout = Checkout(root=tmp_path / "tree", var=tmp_path / "var")
     with offer_cluster(checkout, environment(GANTRY_VAR=str(checkout.var))) as extra:
         assert Path(extra["GANTRY_CLUSTER"]).parent == tmp_path / "var" / "cluster"
@@ -127,11 +127,11 @@ OWNER = """
 import os, subprocess, sys, time
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import offer_cluster
-from pipelines.runtime.guard import identity
+from pipelines.runtime.guard import process_identity
 stage = '''
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.cluster import cluster
-with cluster(Checkout.at()) as address:
+from pipelines.runtime.cluster import ray_cluster
+with ray_cluster(Checkout.at()) as address:
     import ray
     @ray.remote(num_cpus=1)
     class Sleeper:
@@ -175,7 +175,7 @@ def _answers(port: int) -> bool:
 
 
 @pytest.mark.ray
-def test_stages_share_a_cluster_that_only_its_owner_reaches_and_nothing_of_it_outlives_a_killed_owner(tmp_path):
+def test_stages_share_a_private_cluster_that_ends_with_a_killed_owner(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     owner = start(sys.executable, "-c", OWNER, cwd=tmp_path, HOME=str(home))
@@ -222,7 +222,7 @@ import os, sys, threading, time
 import psutil
 from gan_core.errors import GantryError
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.cluster import cluster
+from pipelines.runtime.cluster import ray_cluster
 def kill():
     time.sleep(3)
     for process in psutil.Process().children(recursive=True):
@@ -230,7 +230,7 @@ def kill():
             process.kill()
             print("killed", flush=True)
 try:
-    with cluster(Checkout.at(), num_cpus=1, log_to_driver=False):
+    with ray_cluster(Checkout.at(), num_cpus=1, log_to_driver=False):
         import ray
         @ray.remote
         def wait():
@@ -245,7 +245,7 @@ except GantryError as error:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(("name", "what"), [("gcs_server", "control store (GCS)"), ("raylet", "node manager (raylet)")])
-def test_a_cluster_that_dies_below_a_stage_is_one_clear_error(tmp_path, name, what):
+def test_a_cluster_that_dies_during_a_stage_raises_one_clear_error(tmp_path, name, what):
     stage = start(sys.executable, "-c", DIES, name, cwd=tmp_path)
     lines = []
     while not lines or lines[-1] != "killed":
@@ -260,7 +260,7 @@ def test_a_cluster_that_dies_below_a_stage_is_one_clear_error(tmp_path, name, wh
             stage.kill()
             stage.communicate()
     assert f"error: The Ray cluster of this run died: its {what}, process" in told
-    assert "run the stage again, and it resumes" in told
+    assert "Run the stage again: it resumes" in told
     assert "Traceback" not in told
     assert stage.returncode == 1
     assert time.monotonic() - killed < 40

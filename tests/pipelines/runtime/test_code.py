@@ -1,12 +1,15 @@
-"""A project of the installed package depends on digests of Gantry's code, stage by stage."""
+"""The stages of a project depend on digests of the installed code."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines.runtime import code
-from pipelines.runtime.code import FOLDER, TEMPLATE, code_digest, code_of_stages, write_digests
+from pipelines.runtime.code import DIGEST_FOLDER, TEMPLATE, code_digest, stage_code_paths, write_digests
 from tests.pipelines.toy import CHECKOUT
 
 
@@ -18,22 +21,22 @@ def test_the_packaged_stages_are_those_of_the_checkout() -> None:
     assert packaged == own, "run: cp dvc.yaml pipelines/template/stages.yaml"
 
 
-def test_every_stage_names_code_that_is_there() -> None:
-    named = code_of_stages()
+def test_the_code_that_each_stage_names_exists() -> None:
+    named = stage_code_paths()
     assert set(named) == {"ingest", "tune", "train", "evaluate", "register"}
     assert all(places and all((CHECKOUT / place).exists() for place in places) for places in named.values())
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the packages that digests are taken of."""
+    """A copy of the packages, used for the digests."""
     for package in ("gan_core", "pipelines"):
         shutil.copytree(CHECKOUT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(code, "PLACE", tmp_path)
+    monkeypatch.setattr(code, "_package_root", lambda package: tmp_path)
     return tmp_path
 
 
-def test_a_digest_follows_the_contents_and_the_names_of_the_files(installed: Path) -> None:
+def test_a_digest_changes_with_contents_and_names_of_files(installed: Path) -> None:
     before = code_digest(["gan_core/nn", "gan_core/batch.py"])
     assert (
         before == code_digest(["gan_core/batch.py", "gan_core/nn"]) == code_digest(["gan_core/nn", "gan_core/batch.py"])
@@ -45,14 +48,29 @@ def test_a_digest_follows_the_contents_and_the_names_of_the_files(installed: Pat
     assert len({before, changed, code_digest(["gan_core/nn", "gan_core/batch.py"])}) == 3
 
 
-def test_a_change_of_training_changes_the_digests_of_the_stages_that_train_alone(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_a_change_of_the_trainer_changes_only_the_digests_of_stages_that_train(installed: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     write_digests(project)
-    before = {path.name: path.read_text() for path in (project / FOLDER).iterdir()}
+    before = {path.name: path.read_text() for path in (project / DIGEST_FOLDER).iterdir()}
     with (installed / "gan_core/training/adam.py").open("a") as file:
         file.write("# changed\n")
     write_digests(project)
-    after = {path.name: path.read_text() for path in (project / FOLDER).iterdir()}
+    after = {path.name: path.read_text() for path in (project / DIGEST_FOLDER).iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"tune", "train"}
+
+
+def test_the_digest_is_the_same_where_each_package_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """As on the hosts of a Ray cluster, to which the driver sends the packages."""
+    for package in ("gan_core", "pipelines"):
+        shutil.copytree(CHECKOUT / package, tmp_path / f"of-{package}" / package)
+    program = "from pipelines.runtime.code import *; print(code_digest(stage_code_paths()['train']))"
+    path = os.pathsep.join(str(tmp_path / f"of-{package}") for package in ("gan_core", "pipelines"))
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == code_digest(stage_code_paths()["train"])

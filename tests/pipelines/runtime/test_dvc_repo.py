@@ -1,4 +1,4 @@
-"""Files of DVC's that are damaged are named, with the place and the remedy."""
+"""An error names the damaged DVC file, the line and the remedy."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from pipelines.runtime.key import read_stage
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("dvc.yaml", b"stages:\n  train:\n    cmd: [\n", r"dvc.yaml, line \d.*cut short.*git checkout dvc.yaml"),
+        ("dvc.yaml", b"stages:\n  train:\n    cmd: [\n", r"dvc.yaml, line \d.*truncated.*git checkout dvc.yaml"),
         (
             "dvc.yaml",
             b"stages: {a: {cmd: !!python/name:os.x y}}\n",
@@ -19,7 +19,7 @@ from pipelines.runtime.key import read_stage
         ("dvc.yaml", b"stages: 3\n", r"dvc.yaml, line 1: stages: expected.*git checkout dvc.yaml"),
         ("dvc.yaml", b"\xff\xfe", r"dvc.yaml is not UTF-8.*git checkout dvc.yaml"),
         ("dvc.yaml", b"[" * 50_000, r"dvc.yaml, line 1: .* nested too deeply.*git checkout dvc.yaml"),
-        ("dvc.lock", b"{", r"dvc.lock, line \d.*cut short.*or remove it to run all stages again"),
+        ("dvc.lock", b"{", r"dvc.lock, line \d.*truncated.*or remove it to run all stages again"),
         ("dvc.lock", b"schema: 9\n", r"dvc.lock, line 1: schema.*or remove it to run all stages again"),
         ("dvc.lock", b"- " * 50_000, r"dvc.lock, line 1: .* nested too deeply"),
         ("params.yaml", b"steps: 2024-06-01\n", r"params.yaml: line 1: YAML reads 2024-06-01 as a date"),

@@ -42,14 +42,14 @@ def test_the_commit_and_whether_files_differ_from_it(repository: Path) -> None:
     assert current_commit(repository).name == f"{head}+changes"
 
 
-def test_outside_git_and_before_the_first_commit_there_is_none(tmp_path: Path) -> None:
+def test_the_commit_is_none_outside_git_and_before_the_first_commit(tmp_path: Path) -> None:
     assert current_commit(tmp_path) == Commit(name="none")
     git(tmp_path, "init", "-q")
     assert current_commit(tmp_path) == Commit(name="none")
     assert current_commit(tmp_path).warning == ""
 
 
-def test_a_checkout_of_another_user_is_unknown_with_gits_reason(
+def test_the_commit_of_another_users_checkout_is_unknown_with_gits_reason(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
@@ -65,22 +65,24 @@ def test_a_checkout_that_git_cannot_compare_is_not_called_unchanged(repository: 
     (repository / ".git" / "index").write_bytes(b"junk")
     commit = current_commit(repository)
     assert commit.name == "unknown"
-    assert "index" in commit.why_unknown
+    assert "index" in commit.reason_unknown
 
 
 def test_without_git_the_commit_is_unknown(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert current_commit(repository).why_unknown == "git cannot be run: No such file or directory"
+    assert current_commit(repository).reason_unknown == "git cannot be run: No such file or directory"
 
 
-def test_a_hooks_variables_lead_to_no_other_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_a_git_hook_do_not_change_the_repository(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"):
         monkeypatch.setenv(name, str(repository / "elsewhere"))
     assert len(current_commit(repository).name) == 40
     assert len(run_git(repository, "rev-parse", "HEAD", environment=os.environ)) == 40
 
 
-def test_git_has_the_environment_that_is_given(repository: Path) -> None:
+def test_git_runs_with_the_given_environment(repository: Path) -> None:
     given = {"PATH": os.environ["PATH"], "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "a.b", "GIT_CONFIG_VALUE_0": "c"}
     assert run_git(repository, "config", "a.b", environment=given) == "c"
     assert run_git(repository, "config", "a.b", empty_on=(1,)) == ""
@@ -93,7 +95,7 @@ def test_folder_names_come_back_unchanged(tmp_path: Path) -> None:
         assert run_git(tmp_path / name, "rev-parse", "--show-prefix") == f"{name}/"
 
 
-def test_what_git_refuses_is_said_in_its_words(repository: Path) -> None:
+def test_an_error_quotes_gits_reason(repository: Path) -> None:
     with pytest.raises(
         GitError, match=f"git unknown-command failed in {repository}: git: 'unknown-command' is not a git"
     ):
@@ -111,9 +113,7 @@ def test_a_reason_that_quotes_bytes_can_be_printed(tmp_path: Path) -> None:
     raised.value.reason.encode()
 
 
-def test_a_run_of_a_revision_says_what_git_has_against_the_checkout(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_a_revision_reports_gits_reason(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(StageError, match="dubious ownership"), _worktree(Checkout.at(repository), "HEAD", {}, "name"):
         pass

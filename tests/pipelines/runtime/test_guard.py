@@ -1,4 +1,4 @@
-"""Processes under a guard: what happens to them, and to what they start, when somebody is killed."""
+"""A guard ends its work and all descendants when the parent, the work or the guard is killed."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.runtime.guard import guarded, identity, lives
+from pipelines.runtime.guard import guarded_command, is_process_alive, process_identity
 from tests.pipelines.toy import running, start, wait_for
 
 # A stage-like process: under a guard, with a child, a grandchild that detached itself, and a stubborn one.
@@ -82,7 +82,7 @@ def test_everything_ends_when_the_guard_is_killed(family):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_the_guard_ends_everything_with_a_status_that_says_so(family, tmp_path, stop):
+def test_a_signal_to_the_guard_ends_everything_with_its_exit_status(family, tmp_path, stop):
     parent, pids = family()
     os.kill(pids[0], stop)
     assert parent.wait(10) == 128 + stop
@@ -90,22 +90,23 @@ def test_a_signal_to_the_guard_ends_everything_with_a_status_that_says_so(family
     assert (tmp_path / "tidied").exists()
 
 
-def test_what_is_left_behind_ends_with_the_work(family):
+def test_remaining_descendants_end_with_the_work(family):
     parent, pids = family(seconds=0)
     assert parent.wait(10) == 0
     assert not any(map(running, pids))
 
 
 def test_a_guarded_command_keeps_its_status_and_output():
-    command = guarded([sys.executable, "-c", "print('said'); raise SystemExit(7)"])
+    command = guarded_command([sys.executable, "-c", "print('said'); raise SystemExit(7)"])
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (7, "said\n")
 
 
 def test_a_guarded_command_ends_with_the_process_that_started_it(tmp_path):
     script = (
-        "import subprocess, sys, time; from pipelines.runtime.guard import guarded\n"
-        "p = subprocess.Popen(guarded([sys.executable, '-c', 'import time; time.sleep(300)'])); print(p.pid, flush=True)\n"
+        "import subprocess, sys, time; from pipelines.runtime.guard import guarded_command\n"
+        "p = subprocess.Popen(guarded_command([sys.executable, '-c', 'import time; time.sleep(300)']))\n"
+        "print(p.pid, flush=True)\n"
         "time.sleep(300)"
     )
     owner = start(sys.executable, "-c", script, cwd=tmp_path)
@@ -118,15 +119,15 @@ def test_a_guarded_command_ends_with_the_process_that_started_it(tmp_path):
     wait_for(lambda: not running(guard) and not running(command), 10, "the command's end")
 
 
-def test_an_identity_outlives_neither_its_process_nor_a_change_of_the_clock(monkeypatch):
+def test_an_identity_ends_with_its_process_and_survives_a_change_of_the_clock(monkeypatch):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    name = identity(process.pid)
+    name = process_identity(process.pid)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert lives(name)
+    assert is_process_alive(name)
     process.kill()
     wait_for(lambda: not running(process.pid))
-    assert not lives(name), "a process that ended and was not waited for counts as alive"
+    assert not is_process_alive(name), "a process that ended and was not waited for counts as alive"
     process.wait()
     process.stdin.close()
-    assert not lives(name)
-    assert lives("another.host:1:1"), "a process of another host cannot be looked at from here"
+    assert not is_process_alive(name)
+    assert is_process_alive("another.host:1:1"), "a process of another host cannot be looked at from here"

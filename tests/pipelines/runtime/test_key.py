@@ -1,4 +1,4 @@
-"""The stage key follows everything that determines a stage's result, and nothing else."""
+"""The stage key changes with everything that determines a stage's result, and with nothing else."""
 
 import shutil
 import time
@@ -54,7 +54,7 @@ def test_a_key_costs_less_than_three_seconds(project):
     assert time.perf_counter() - began < 3
 
 
-def test_the_definition_has_what_dvc_knows(project):
+def test_the_definition_matches_dvc_yaml(project):
     definition = read_stage("slow", Checkout.at(project))
     assert definition.command == ("python stages.py slow",)
     assert set(definition.dependencies) == {"stages.py", "data.txt"}
@@ -62,10 +62,12 @@ def test_the_definition_has_what_dvc_knows(project):
     assert definition.outs == ("slow-out",)
 
 
-def test_errors_name_the_thing_and_the_remedy(project, tmp_path):
+def test_errors_name_the_cause_and_the_remedy(project, tmp_path):
     with pytest.raises(StageError, match=r"no stage 'slwo'.*Did you mean 'slow'"):
         read_stage("slwo", Checkout.at(project))
-    with pytest.raises(StageError, match=r"'quick' needs slow-out, which does not exist. Run the stages before it"):
+    with pytest.raises(
+        StageError, match=r"'quick' needs slow-out, which does not exist. Run the stage that makes it first"
+    ):
         read_stage("quick", Checkout.at(project))
     with pytest.raises(StageError, match="not a DVC project"):
         read_stage("slow", Checkout.at(tmp_path))

@@ -1,4 +1,4 @@
-"""A Ray cluster that its owner alone reaches: its folder, its variables, and the watch over its processes."""
+"""A Ray cluster that only its owner can reach: its folder, its variables, and the watch over its processes."""
 
 import os
 import stat
@@ -10,18 +10,18 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.runtime import local_ray as module
-from pipelines.runtime.guard import identity
-from pipelines.runtime.local_ray import Watch, private_environment, session_folder
+from pipelines.runtime.guard import process_identity
+from pipelines.runtime.local_ray import ProcessWatch, private_environment, session_folder
 from pipelines.runtime.redaction import redact_credentials
 
 
 @pytest.fixture
 def room(monkeypatch):
-    """Sockets may have paths as long as those of tests."""
+    """Allow socket paths as long as those of tests."""
     monkeypatch.setattr(module, "_LONGEST_SOCKET", 10_000)
 
 
-def test_only_the_owner_may_enter_the_folder_of_logs_and_sockets(tmp_path, room):
+def test_only_the_owner_can_enter_the_folder_of_logs_and_sockets(tmp_path, room):
     wanted = tmp_path / "ray"
     wanted.mkdir(mode=0o777)
     wanted.chmod(0o777)  # as Ray left it
@@ -40,7 +40,7 @@ def test_a_path_too_long_for_a_socket_is_replaced_by_a_private_folder(tmp_path, 
     assert not list(tmp_path.glob("long*"))
 
 
-def test_a_folder_that_is_somebody_elses_is_refused(tmp_path, room, monkeypatch):
+def test_a_folder_of_another_user_is_rejected(tmp_path, room, monkeypatch):
     (tmp_path / "ray").mkdir()
     monkeypatch.setattr(module.os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
     with pytest.raises(StageError, match="belongs to another user"):
@@ -65,7 +65,7 @@ def test_old_sessions_logs_are_removed_but_not_those_of_a_living_owner(tmp_path,
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [names[0], *names[2:]]
 
 
-def test_the_token_is_a_secret_and_neither_it_nor_the_interface_is_up_to_the_environment(monkeypatch):
+def test_the_token_is_secret_and_the_environment_changes_neither_it_nor_the_interface(monkeypatch):
     for name, value in {
         "RAY_AUTH_MODE": "disabled",
         "RAY_AUTH_TOKEN": "x",
@@ -79,13 +79,13 @@ def test_the_token_is_a_secret_and_neither_it_nor_the_interface_is_up_to_the_env
     assert redact_credentials(token, {}) == "***"
 
 
-def test_the_death_of_a_process_interrupts_the_main_thread():
+def test_a_dead_process_interrupts_the_main_thread():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    watch = Watch({"helper": identity(process.pid)}, every=0.1)
+    watch = ProcessWatch({"helper": process_identity(process.pid)}, every=0.1)
 
     def work() -> None:
         with watch:
-            assert watch.look() is None
+            assert watch.find_dead() is None
             process.kill()
             process.wait()
             time.sleep(30)

@@ -1,4 +1,4 @@
-"""Damaged files of a project are refused before anything runs, by name, with the line and the remedy."""
+"""Damaged project files are rejected before a run; the error names the file, the line and the remedy."""
 
 import logging
 import shutil
@@ -38,7 +38,7 @@ CONFLICT = "<<<<<<< HEAD\n{0}\n=======\n{0}\n>>>>>>> other\n"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The files of this checkout that say what it is."""
+    """A copy of this checkout's project files."""
     root = tmp_path / "checkout"
     (root / "data/raw").mkdir(parents=True)
     for name in ("dvc.yaml", "params.yaml"):
@@ -48,12 +48,12 @@ def checkout(tmp_path: Path) -> Path:
     return root
 
 
-def test_whole_files_pass(checkout):
+def test_undamaged_files_pass(checkout):
     check_project_files(Checkout.at(checkout))
     assert not missing_stages(Checkout.at(checkout))
 
 
-def test_a_project_without_any_of_them_passes(tmp_path):
+def test_a_folder_without_project_files_passes(tmp_path):
     check_project_files(Checkout.at(tmp_path))
 
 
@@ -61,20 +61,20 @@ def test_a_project_without_any_of_them_passes(tmp_path):
     ("file", "content", "message"),
     [
         (SOURCE, "", r"fashion-mnist.dvc is empty"),
-        (SOURCE, "[]\n", r"fashion-mnist.dvc, line 1: .* holds a list"),
-        (SOURCE, WHOLE[:50], r"fashion-mnist.dvc, line 2: it is cut short: it names no path"),
-        (SOURCE, WHOLE[:-7], r"fashion-mnist.dvc, line 6: it is cut short: .*'fashion'.*'fashion-mnist'"),
+        (SOURCE, "[]\n", r"fashion-mnist.dvc, line 1: .* is a list"),
+        (SOURCE, WHOLE[:50], r"fashion-mnist.dvc, line 2: the file is truncated: it names no path"),
+        (SOURCE, WHOLE[:-7], r"fashion-mnist.dvc, line 6: the file is truncated: .*'fashion'.*'fashion-mnist'"),
         (SOURCE, "outs:\n", r"fashion-mnist.dvc, line 1: it names no data"),
-        (SOURCE, "out", r"fashion-mnist.dvc, line 1: .* holds one value"),
+        (SOURCE, "out", r"fashion-mnist.dvc, line 1: .* is one value"),
         (SOURCE, CONFLICT.format(WHOLE), r"fashion-mnist.dvc: line 1: unresolved git merge conflict"),
-        (SOURCE, "\x00\x01", r"fashion-mnist.dvc.*not YAML"),
+        (SOURCE, "\x00\x01", r"fashion-mnist.dvc.*not valid YAML"),
         ("dvc.lock", "", r"dvc.lock is empty"),
-        ("dvc.lock", "[]\n", r"dvc.lock, line 1: .* holds a list"),
-        ("dvc.lock", "- a\n", r"dvc.lock, line 1: .* holds a list"),
+        ("dvc.lock", "[]\n", r"dvc.lock, line 1: .* is a list"),
+        ("dvc.lock", "- a\n", r"dvc.lock, line 1: .* is a list"),
         ("dvc.lock", LOCK + CONFLICT.format("  a: 1"), r"dvc.lock: line 9: unresolved git merge conflict"),
         ("dvc.lock", LOCK[:22], r"dvc.lock.*stages"),
-        ("dvc.lock", LOCK + "    deps: []\n", r"dvc.lock, line 9: .*not YAML, or cut short.*duplicate"),
-        ("dvc.yaml", "[]\n", r"dvc.yaml, line 1: .* holds a list"),
+        ("dvc.lock", LOCK + "    deps: []\n", r"dvc.lock, line 9: .*not valid YAML, or truncated.*duplicate"),
+        ("dvc.yaml", "[]\n", r"dvc.yaml, line 1: .* is a list"),
         ("dvc.yaml", "stages: {a: {deps: [b]}}\n", r"dvc.yaml, line 1: stages.a.*cmd"),
         ("dvc.yaml", "# stages\n" + CONFLICT.format("stages:"), r"dvc.yaml: line 2: unresolved git merge conflict"),
     ],
@@ -96,8 +96,8 @@ def test_conflicts_in_the_settings_are_named(checkout):
             read(Checkout.at(checkout))
 
 
-def test_wherever_dvc_yaml_is_cut_short_in_a_stage_it_is_refused(checkout):
-    """Also where what is left is a valid file of DVC's, as it is at most ends of lines."""
+def test_a_dvc_yaml_truncated_within_a_stage_is_rejected(checkout):
+    """Also if the rest is a valid dvc.yaml, as it is at the end of most lines."""
     whole = (ROOT / "dvc.yaml").read_text()
     stages = whole[: whole.index("\nplots:")]
     unnoticed = []
@@ -112,7 +112,7 @@ def test_wherever_dvc_yaml_is_cut_short_in_a_stage_it_is_refused(checkout):
     assert not unnoticed
 
 
-def test_stages_that_are_missing_are_said(tmp_path, caplog):
+def test_missing_stages_are_reported(tmp_path, caplog):
     whole = (ROOT / "dvc.yaml").read_text()
     files = {"dvc.yaml": whole[: whole.index("\n  evaluate:")], "params.yaml": (ROOT / "params.yaml").read_text()}
     root = make_project(tmp_path / "project", files)
@@ -121,20 +121,29 @@ def test_stages_that_are_missing_are_said(tmp_path, caplog):
     assert "has no stage evaluate, register" in caplog.text
 
 
-def test_an_out_that_the_code_does_not_make_is_refused(checkout):
+def test_an_out_that_the_code_does_not_make_is_rejected(checkout):
     path = checkout / "dvc.yaml"
-    path.write_text(path.read_text().replace("outputs/train/fid.csv\n\n", "outputs/train/fids.csv\n\n"))
-    with pytest.raises(StageError, match=r"dvc.yaml, line \d+: stage 'train' does not list outputs/train/fid.csv"):
+    path.write_text(path.read_text().replace("- outputs/train/fid.csv\n", "- outputs/train/fids.csv\n"))
+    with pytest.raises(
+        StageError, match=r"dvc.yaml, line \d+: stage 'train' does not list the out outputs/train/fid.csv"
+    ):
         check_project_files(Checkout.at(checkout))
 
 
-def test_a_stage_of_a_project_of_its_own_may_have_any_outs(checkout):
+def test_the_dvc_yaml_of_an_older_project_may_lack_what_a_later_run_needs(checkout):
+    path = checkout / "dvc.yaml"
+    text = path.read_text().replace("      - outputs/train/start\n", "")
+    path.write_text(text.replace("      - outputs/train/start/start.json\n", ""))
+    check_project_files(Checkout.at(checkout))
+
+
+def test_a_stage_that_is_not_gantrys_may_have_any_outs(checkout):
     (checkout / "dvc.yaml").write_text("stages: {train: {cmd: python train.py, outs: [model.bin]}}\n")
     check_project_files(Checkout.at(checkout))
     assert not missing_stages(Checkout.at(checkout))
 
 
-def test_data_is_neither_fetched_nor_copied_into_a_damaged_project(checkout, tmp_path):
+def test_data_is_not_added_to_a_damaged_project(checkout, tmp_path):
     (checkout / "dvc.lock").write_text("[]\n")
     for bring in (
         lambda: fetch_public("digits", checkout=Checkout.at(checkout)),

@@ -1,4 +1,4 @@
-"""A proxy in the environment is not asked for this machine's own servers."""
+"""Connections to this machine's own servers do not use a proxy."""
 
 import socket
 import subprocess
@@ -8,18 +8,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipelines.runtime.proxies import own_addresses, without_proxy
+from pipelines.runtime.proxies import local_addresses, proxy_exclusions
 from tests.pipelines.toy import CHECKOUT, environment
 
 EXCLUSIONS = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
 
 
 def test_without_a_proxy_nothing_is_set():
-    assert without_proxy({"no_proxy": "example.org"}) == {}
+    assert proxy_exclusions({"no_proxy": "example.org"}) == {}
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "ALL_PROXY", "grpc_proxy"])
-def test_loopback_is_added_to_what_the_user_excludes_in_each_spelling(name):
+def test_loopback_is_added_to_the_users_exclusions_in_each_variable(name):
     known = {
         name: "http://proxy:3128",
         "no_proxy": "a.org, .b.org",
@@ -27,18 +27,18 @@ def test_loopback_is_added_to_what_the_user_excludes_in_each_spelling(name):
         "no_grpc_proxy": "d.org",
     }
     expected = "a.org,.b.org,c.org,d.org,localhost,127.0.0.1,::1"
-    assert without_proxy(known) == dict.fromkeys(EXCLUSIONS, expected)
+    assert proxy_exclusions(known) == dict.fromkeys(EXCLUSIONS, expected)
 
 
-def test_who_excludes_everything_still_does():
-    assert without_proxy({"http_proxy": "http://proxy", "no_proxy": "*"}) == dict.fromkeys(EXCLUSIONS, "*")
+def test_excluding_every_host_is_kept():
+    assert proxy_exclusions({"http_proxy": "http://proxy", "no_proxy": "*"}) == dict.fromkeys(EXCLUSIONS, "*")
 
 
-def test_the_head_of_a_named_cluster_and_this_machines_own_addresses_are_excluded():
+def test_the_head_of_a_named_cluster_and_this_machines_addresses_are_excluded():
     known = {"http_proxy": "http://proxy", "RAY_ADDRESS": "ray://head.example:10001"}
-    excluded = without_proxy(known)["no_proxy"].split(",")
+    excluded = proxy_exclusions(known)["no_proxy"].split(",")
     assert "head.example" in excluded
-    assert set(own_addresses()) <= set(excluded)
+    assert set(local_addresses()) <= set(excluded)
 
 
 class _Page(BaseHTTPRequestHandler):
@@ -54,7 +54,8 @@ class _Page(BaseHTTPRequestHandler):
 
 ASKS = """
 import sys, urllib.request
-import pipelines.cli
+from pipelines.runtime.environment import set_up_environment
+set_up_environment()
 import requests, httpx
 url = sys.argv[1]
 print(urllib.request.urlopen(url, timeout=5).status)
@@ -63,8 +64,8 @@ print(httpx.get(url, timeout=5).status_code)
 """
 
 
-def test_health_checks_do_not_go_through_a_proxy_that_answers_nothing():
-    """The three libraries that ask: our own checks, MLflow and Prefect."""
+def test_health_checks_bypass_a_dead_proxy():
+    """Of all three clients: Gantry's own checks, MLflow and Prefect."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Page)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with socket.create_server(("127.0.0.1", 0)) as black_hole:  # takes connections and never says a word

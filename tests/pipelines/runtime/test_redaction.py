@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime.redaction import keep_secret, redact_credentials
+from pipelines.runtime.redaction import redact_credentials, register_secret
 from pipelines.settings.schema import load_settings
 from pipelines.settings.secrets import has_secret
 from pipelines.tracking import RunLog
@@ -67,7 +67,7 @@ def test_passwords_in_addresses_are_removed(service: str, text: str, clean: str)
         "write to me@example.org, see http://example.org",
     ],
 )
-def test_what_holds_no_secret_stays_as_it_is(text: str) -> None:
+def test_a_text_without_secrets_is_not_changed(text: str) -> None:
     assert (
         redact_credentials(text, {"CI": "true", "TOKEN_PATH": "steps", "USE_TOKEN": "true", "A_TOKEN_TTL": "400"})
         == text
@@ -97,19 +97,25 @@ def test_a_password_of_an_address_in_the_environment_is_removed_in_every_form() 
     assert redact_credentials(f"p@ss/word p%40ss%2Fword {header}", known) == "*** *** ***"
 
 
-def test_the_two_halves_of_an_authentication_string_are_one_secret() -> None:
+def test_the_password_in_an_authentication_string_is_a_secret() -> None:
     known = {"PREFECT_SERVER_API_AUTH_STRING": f"admin:{SECRET}"}
     header = base64.b64encode(f"admin:{SECRET}".encode()).decode()
     assert redact_credentials(f"admin:{SECRET} {SECRET} {header}", known) == "*** *** ***"
 
 
-def test_a_short_secret_is_no_part_of_another_word() -> None:
+def test_the_name_of_a_key_is_no_secret() -> None:
+    """An S3 server's key is often named as its bucket, which is part of every address in it."""
+    known = {"AWS_ACCESS_KEY_ID": "pictures", "AWS_SECRET_ACCESS_KEY": SECRET}
+    assert redact_credentials(f"s3://pictures/a with {SECRET}", known) == "s3://pictures/a with ***"
+
+
+def test_a_short_secret_is_removed_only_as_a_whole_word() -> None:
     assert redact_credentials("the latest test", {"A_PASSWORD": "test"}) == "the latest ***"
 
 
-def test_a_secret_made_by_this_process_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_secret_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.runtime.redaction._kept", set())
-    keep_secret("0123456789abcdef")
+    register_secret("0123456789abcdef")
     assert redact_credentials("token 0123456789abcdef", {}) == "token ***"
 
 
@@ -132,7 +138,7 @@ raise RuntimeError(f"not caught {uri}")
 """
 
 
-def test_nothing_that_is_printed_logged_or_raised_holds_a_secret() -> None:
+def test_printed_logged_and_raised_text_holds_no_secret() -> None:
     known = environment(GANTRY_TRACKING_URI=f"http://me:{SECRET}@host")
     done = subprocess.run([sys.executable, "-c", NOISY], env=known, capture_output=True, text=True, cwd=CHECKOUT)
     told = done.stdout + done.stderr
@@ -157,7 +163,7 @@ def test_a_quoted_error_holds_no_secret() -> None:
 
 
 class _Tracker(BaseHTTPRequestHandler):
-    """As much of a tracking server as MLflow asks of it when a run ends."""
+    """The part of a tracking server that MLflow uses when a run ends."""
 
     def do_GET(self) -> None:
         info = {
@@ -203,7 +209,7 @@ connect(os.environ["GANTRY_TRACKING_URI"]).set_terminated("r")
 """
 
 
-def test_mlflows_own_line_at_the_end_of_a_run_holds_no_password(tracker: int) -> None:
+def test_mlflows_line_at_the_end_of_a_run_holds_no_password(tracker: int) -> None:
     known = environment(GANTRY_TRACKING_URI=f"http://me:{SECRET}@127.0.0.1:{tracker}")
     done = subprocess.run([sys.executable, "-c", ENDS_A_RUN], env=known, capture_output=True, text=True, cwd=CHECKOUT)
     told = done.stdout + done.stderr
@@ -211,7 +217,7 @@ def test_mlflows_own_line_at_the_end_of_a_run_holds_no_password(tracker: int) ->
     assert SECRET not in told
 
 
-def test_the_warning_of_a_server_that_is_away_holds_no_password(tmp_path: Path) -> None:
+def test_the_warning_about_an_unreachable_server_holds_no_password(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes((CHECKOUT / "params.yaml").read_bytes())
     RunLog(tmp_path / "var" / "track", key="a", name="train").close()
     for uri in (f"http://me:{SECRET}@127.0.0.1:9", f"postgresql://me:{SECRET}@127.0.0.1:9/mlflow"):

@@ -1,4 +1,4 @@
-"""Work directories: one holder at a time, results that are put in place whole, old work removed."""
+"""Work directories: one holder at a time, atomic publishing, removal of old work."""
 
 import json
 import multiprocessing
@@ -11,8 +11,8 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.guard import identity
-from pipelines.runtime.work_directory import finish, finished, prune, publish, work_directory
+from pipelines.runtime.guard import process_identity
+from pipelines.runtime.work_directory import finished_results, mark_finished, prune_finished, publish, work_directory
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def _taken_by_another(root) -> tuple[str | None, float]:
     return answer
 
 
-def test_a_second_process_is_turned_away_at_once_and_told_who_has_it(tmp_path):
+def test_a_second_process_fails_at_once_and_names_the_holder(tmp_path):
     with work_directory("train", "k1", Checkout.at(tmp_path)) as work:
         assert work == tmp_path / "var" / "work" / "train" / "k1"
         message, seconds = _taken_by_another(tmp_path)
@@ -58,8 +58,8 @@ def test_another_key_is_another_directory(tmp_path):
         assert one != two
 
 
-def test_the_orphan_of_a_killed_run_is_waited_for(tmp_path):
-    """The holder says that what started it is gone; it ends a second later."""
+def test_a_stage_waits_for_the_orphan_of_a_killed_run(tmp_path):
+    """The holder's parent is gone; the holder ends a second later."""
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys, time; from pipelines.runtime.work_directory import *\n"
          "with work_directory('train', 'k1', Checkout.at(sys.argv[1])): print(1, flush=True); time.sleep(1)", str(tmp_path)],
@@ -68,7 +68,7 @@ def test_the_orphan_of_a_killed_run_is_waited_for(tmp_path):
     holder.stdout.readline()
     lock = tmp_path / "var" / "work" / "train" / "k1.lock"
     gone = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    lock.write_text(json.dumps({"process": identity(holder.pid), "kin": [identity(gone.pid)]}))
+    lock.write_text(json.dumps({"process": process_identity(holder.pid), "kin": [process_identity(gone.pid)]}))
     gone.communicate(b"\n")
     with work_directory("train", "k1", Checkout.at(tmp_path)) as work:
         assert work.is_dir()
@@ -76,10 +76,12 @@ def test_the_orphan_of_a_killed_run_is_waited_for(tmp_path):
     holder.stdout.close()
 
 
-def test_an_orphan_that_does_not_end_is_named_after_the_wait(tmp_path):
+def test_after_the_wait_the_error_names_an_orphan_that_does_not_end(tmp_path):
     with work_directory("train", "k1", Checkout.at(tmp_path)):
         lock = tmp_path / "var" / "work" / "train" / "k1.lock"
-        lock.write_text(json.dumps({"process": identity(), "kin": [identity().rsplit(":", 1)[0] + ":1"]}))
+        lock.write_text(
+            json.dumps({"process": process_identity(), "kin": [process_identity().rsplit(":", 1)[0] + ":1"]})
+        )
         began = time.monotonic()
         with (
             pytest.raises(StageError, match=f"process {os.getpid()}"),
@@ -89,14 +91,14 @@ def test_an_orphan_that_does_not_end_is_named_after_the_wait(tmp_path):
     assert time.monotonic() - began >= 0.5
 
 
-def test_finished_results_are_found_again_and_published_again(tmp_path):
+def test_finished_results_are_found_and_published_again(tmp_path):
     with work_directory("train", "k1", Checkout.at(tmp_path)) as work:
-        assert finished(work) is None
+        assert finished_results(work) is None
         (work / "model").mkdir()
         (work / "model" / "weights").write_bytes(b"abc")
         (work / "metrics.json").write_text("{}")
-        finish(work, {"out/model": work / "model", "out/metrics.json": work / "metrics.json"})
-        for out, result in finished(work).items():
+        mark_finished(work, {"out/model": work / "model", "out/metrics.json": work / "metrics.json"})
+        for out, result in finished_results(work).items():
             publish(result, tmp_path / out)
             publish(result, tmp_path / out)
     assert (tmp_path / "out" / "model" / "weights").read_bytes() == b"abc"
@@ -113,32 +115,32 @@ def test_a_published_folder_replaces_all_of_the_old_one(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
 
 
-def test_results_that_somebody_wrote_into_are_not_taken_for_finished(tmp_path):
+def test_changed_results_do_not_count_as_finished(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     (work / "metrics.json").write_text('{"fid": 40}')
-    finish(work, {"metrics.json": work / "metrics.json"})
+    mark_finished(work, {"metrics.json": work / "metrics.json"})
     publish(work / "metrics.json", tmp_path / "metrics.json")
     (tmp_path / "metrics.json").write_text('{"fid": 1}')
-    assert finished(work) is None
+    assert finished_results(work) is None
 
 
-def test_results_that_are_gone_are_not_taken_for_finished(tmp_path):
+def test_missing_results_do_not_count_as_finished(tmp_path):
     (tmp_path / "result").touch()
-    finish(tmp_path, {"out": tmp_path / "result"})
+    mark_finished(tmp_path, {"out": tmp_path / "result"})
     (tmp_path / "result").unlink()
-    assert finished(tmp_path) is None
+    assert finished_results(tmp_path) is None
 
 
-def test_pruning_removes_finished_work_that_nobody_holds(tmp_path):
+def test_pruning_removes_finished_work_that_no_process_holds(tmp_path):
     for key in ("done", "held", "unfinished", "current"):
         with work_directory("train", key, Checkout.at(tmp_path)) as work:
             (work / "result").touch()
             if key != "unfinished":
-                finish(work, {"out": work / "result"})
+                mark_finished(work, {"out": work / "result"})
     folder = work.parent
     with work_directory("train", "held", Checkout.at(tmp_path)):
-        assert [path.name for path in prune(folder / "current")] == ["done"]
+        assert [path.name for path in prune_finished(folder / "current")] == ["done"]
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["current", "held", "unfinished"]
 
 

@@ -39,16 +39,16 @@ def test_the_projects_own_settings_are_valid() -> None:
         ({"model": {"widht": 3}}, r"Unknown setting 'model.widht'. Did you mean 'width'\?"),
         (
             {"model": {"family": "pix2pix", "latent": 9, "prior": "normal"}},
-            r"model.init, model.latent, model.loss, model.prior: pix2pix has no such settings",
+            r"model.init, model.latent, model.loss, model.prior: not a setting of pix2pix",
         ),
         ({"train": {"collapse_diversity": 1.5}}, r"train.collapse_diversity: must lie in \[0, 1\)"),
         ({"train": {"seed": -1}}, r"train.seed: must be at least 0"),
-        ({"model": {"family": "dcgam"}}, r"there is no family 'dcgam'. Did you mean 'dcgan'\?"),
+        ({"model": {"family": "dcgam"}}, r"unknown family 'dcgam'. Did you mean 'dcgan'\?"),
         ({"trian": {}}, r"Unknown setting 'trian'. Did you mean 'train'\?"),
-        ({"train": {"augment": {"target": 0.5}}}, r"train.augment.target: of ada only, and kind is none"),
+        ({"train": {"augment": {"target": 0.5}}}, r"train.augment.target: only for kind ada, but kind is none"),
         (
             {"train": {"augment": {"kind": "ada", "strength": 0.2, "target": 0.5}}},
-            r"strength: a fixed one is steered by no",
+            r"strength: a fixed strength excludes",
         ),
         ({"train": {"batch": "1.5e0"}}, r"train.batch: expected a whole number, got '1.5e0'"),
         ({"train": {"batch": "many"}}, r"train.batch: expected a whole number, got 'many'"),
@@ -56,6 +56,11 @@ def test_the_projects_own_settings_are_valid() -> None:
         ({"train": {"num_workers": [3, 1]}}, r"train.num_workers: must be at least 1, and a pair"),
         ({"tune": {"space": {"train.lr": {"type": "log", "low": 1, "high": 2}}}}, r"Unknown setting 'train.lr'"),
         ({"tune": {"space": {"model.slope": {"type": "log", "low": 0, "high": 2}}}}, r"above 0 on a log scale"),
+        (
+            {"tune": {"gpus_per_trial": 0}},
+            r"tune.gpus_per_trial: must be null or a share of a GPU from 0.01 to 1, got 0",
+        ),
+        ({"tune": {"gpus_per_trial": 2.0}}, r"tune.gpus_per_trial: must be null or a share .* got 2.0"),
         ({"tune": {"features": 100}}, r"tune.features: must be 64, 192, 768 or 2048"),
         ({"evaluate": {"samples": 1}}, r"evaluate.samples: must be at least 2"),
         ({"data": {"name": "../elsewhere"}}, r"data.name: must be the plain name of a folder .*, got"),
@@ -64,6 +69,10 @@ def test_the_projects_own_settings_are_valid() -> None:
         ({"data": {"name": "pets\n"}}, r"data.name: must be the plain name of a folder .*, got"),
         ({"data": {"name": "n" * 300}}, r"data.name: must be at most 200 bytes long, got 300"),
         ({"data": {"name": "x", "max_unpacked_gib": 0}}, r"data.max_unpacked_gib: must be above 0"),
+        (
+            {"evaluate": {"objective": "recal"}},
+            r"evaluate.objective: there is no figure 'recal'. Did you mean 'recall'\?",
+        ),
         ({"evaluate": {"split": "a/b"}}, r"evaluate.split: must be auto or a split .*, got 'a/b'"),
         ({"register": {"name": ""}}, r"register.name: '' is not a valid name"),
         ({"register": {"name": "a/b"}}, r"register.name: 'a/b' is not a valid name"),
@@ -83,7 +92,7 @@ def test_the_projects_own_settings_are_valid() -> None:
         ({"model": {"family": ["dcgan"]}}, r"model.family: must be a name. Valid: .*dcgan"),
         ({"model": {"family": None}}, r"model.family: must be a name"),
         ({"model": {"family": 3}}, r"model.family: must be a name"),
-        ({"train": {"batch": 16, "num_workers": 3}}, r"train.batch: 16 does not divide over 3 workers"),
+        ({"train": {"batch": 16, "num_workers": 3}}, r"train.batch: 16 cannot be split evenly over 3 workers"),
         (
             {"train": {"batch": 16, "num_workers": [1, 5]}},
             r"train.batch: 16 .* does not divide evenly over 3, 5 workers",
@@ -189,7 +198,11 @@ def test_an_error_names_a_setting_outside_the_familys_own_range(tmp_path: Path) 
         ("pix2pix", {"kind": "unpaired"}, "ingest.kind: pix2pix trains on paired data, got unpaired"),
         ("cyclegan", {"kind": "labelled"}, "ingest.kind: cyclegan trains on unpaired data"),
         ("stargan", {"kind": "paired"}, "ingest.kind: stargan trains on domains or labelled data"),
-        ("pix2pix", {"kind": "paired", "size": [6, 6]}, "model.depth: pictures of 6x6"),
+        (
+            "pix2pix",
+            {"kind": "paired", "size": [6, 6]},
+            "pix2pix needs pictures of at least 8 pixels per side, not 6x6",
+        ),
         ("pix2pix", {"kind": "paired", "pairs": "greyscale", "channels": 3}, None),
         ("cyclegan", {"kind": "unpaired"}, None),
         ("cyclegan", {}, None),
@@ -209,7 +222,7 @@ def test_the_ingest_section_must_suit_the_family(tmp_path, family: str, ingest: 
 def test_prepared_data_of_a_kind_that_the_family_cannot_train_on_is_refused(tmp_path: Path) -> None:
     data = PreparedDataset(write_prepared(tmp_path / "data", blobs(16)))
     settings = load_settings(of_family(tmp_path, "cyclegan"))
-    with pytest.raises(SettingsError, match=r"cyclegan learns from unpaired data, .* unlabelled. Change ingest.kind"):
+    with pytest.raises(SettingsError, match=r"cyclegan learns from unpaired data, .* unlabelled. Correct ingest.kind"):
         settings.check_data(data)
 
 
@@ -223,7 +236,7 @@ def test_prepared_data_without_the_split_to_evaluate_on_is_refused(tmp_path: Pat
 def test_more_real_pictures_than_the_data_has_are_refused(tmp_path: Path) -> None:
     data = PreparedDataset(write_prepared(tmp_path / "data", blobs(16)))
     small_settings(evaluate__real=16).check_data(data)
-    message = r"evaluate.real: asks for 17 real pictures, and the train split has 16\. Set it to 16 or less"
+    message = r"evaluate.real: requests 17 real pictures, but the train split has 16\. Set it to 16 or less"
     with pytest.raises(SettingsError, match=message):
         small_settings(evaluate__real=17).check_data(data)
 
@@ -231,7 +244,7 @@ def test_more_real_pictures_than_the_data_has_are_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.array([0] * 15 + [1]), r"train 1 has 1 picture, .* 2 or more. Add some, or leave it out"),
+        (np.array([0] * 15 + [1]), r"train 1 has 1 picture, .* at least 2. Add pictures, or remove the domain"),
         (np.stack([np.arange(16) % 2, np.zeros(16, int)], axis=1), r"attribute 1 has 0 pictures.*ingest\.attributes"),
         (np.stack([np.arange(16) % 2, np.ones(16, int)], axis=1), r"without attribute 1 has 0 pictures"),
     ],

@@ -1,4 +1,4 @@
-"""A preset says what it chose, and what it would have chosen."""
+"""``preset: auto`` prints what it chose, and what it would have chosen."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.datasets import blobs, write_prepared
 ROOT = Path(__file__).parents[3]
 
 
-def test_what_is_left_out_is_chosen_and_what_stands_in_the_file_is_told(
+def test_missing_settings_are_chosen_and_given_ones_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -28,12 +28,12 @@ def test_what_is_left_out_is_chosen_and_what_stands_in_the_file_is_told(
     assert (settings.model.preset, settings.model.config.width, settings.train.batch) == ("none", 8, 8)
     assert settings.train.discriminator_steps == 5
     assert "auto: train.discriminator_steps = 5 (the recipe of stargan)" in told
-    assert "auto: train.batch = 8 stands in params.yaml (16 otherwise: the recipe of stargan)" in told
-    assert "auto: model.width = 8 stands in params.yaml (24 otherwise: a stargan that trains on a CPU)" in told
+    assert "auto: train.batch = 8 from params.yaml (auto would choose 16: the recipe of stargan)" in told
+    assert "auto: model.width = 8 from params.yaml (auto would choose 24: stargan on a CPU)" in told
     assert "beta1" not in told, "what is the same either way is no news"
 
 
-def test_a_step_that_is_too_large_for_a_gpu_is_cut_by_what_the_file_says_of_networks_and_batch(
+def test_a_step_too_large_for_the_gpu_is_split_by_the_settings_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -46,4 +46,4 @@ def test_a_step_that_is_too_large_for_a_gpu_is_cut_by_what_the_file_says_of_netw
         monkeypatch.setattr(presets, "device_memory", lambda device, has=mebibytes << 20: has)
         counts.append(resolve_auto("train", load_settings(tmp_path / "params.yaml"), data).train.accumulate)
     assert counts[0] == 1 < counts[1]
-    assert "auto: train.accumulate = 1 (about 0.0 GiB in one step, of the GPU's 1.0)" in capsys.readouterr().out
+    assert "auto: train.accumulate = 1 (a step takes about 0.0 GiB of the GPU's 1.0 GiB)" in capsys.readouterr().out

@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from gan_core.errors import StageError
-from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.checkout import NEIGHBOURS, Checkout
 from pipelines.stages.context import run_stage
+from pipelines.storage.objects import Storage
+from pipelines.storage.work import work_name
 from tests.pipelines.toy import dvc, run, running, start, wait_for
 
 REPRO = (sys.executable, "-m", "dvc", "repro")
@@ -47,7 +49,7 @@ def test_killing_dvc_ends_the_stage_and_the_next_repro_resumes_it(project):
     assert (project / "slow-out" / "text.txt").read_text() == "one\n"
 
 
-def test_a_killed_stage_fails_dvc_and_takes_its_child_along(project):
+def test_a_killed_stage_fails_dvc_and_its_child_ends_too(project):
     (project / "params.yaml").write_text("steps: 1000\n")
     repro = start(*REPRO, "slow", cwd=project)
     pids = _pids(project)
@@ -58,20 +60,20 @@ def test_a_killed_stage_fails_dvc_and_takes_its_child_along(project):
     assert not any(map(running, pids))
 
 
-def test_a_second_run_of_a_busy_stage_is_turned_away(project):
+def test_a_second_run_of_a_running_stage_is_an_error(project):
     (project / "params.yaml").write_text("steps: 1000\n")
     repro = start(*REPRO, "slow", cwd=project)
     pids = _pids(project)
     second = start(sys.executable, "stages.py", "slow", cwd=project)
     output, _ = second.communicate(timeout=30)
     assert second.returncode != 0
-    assert f"by process {pids[0]}" in output
+    assert f"process {pids[0]} on" in output
     repro.kill()
     repro.communicate()
     wait_for(lambda: not any(map(running, pids)), 10, f"the end of {pids}")
 
 
-def test_results_are_published_again_when_dvc_was_killed_before_it_noted_them(project):
+def test_results_are_published_again_if_dvc_was_killed_before_recording_them(project):
     dvc("repro", "quick", cwd=project)
     runs = [(project / f"{name}.pids").read_text().split()[2] for name in ("slow", "quick")]
     assert runs[0] == runs[1], "the stages of one dvc repro do not share a pipeline run"
@@ -98,17 +100,58 @@ def test_outs_and_results_must_agree(project):
         return {"slow-out": context.work / "x", "other": context.work / "x"}
 
     for body, message in [
-        (nothing, "out slow-out in dvc.yaml, and its code does not make it"),
-        (absent, "ended without .*absent, which is to become slow-out"),
-        (surprise, "makes other, which is not among its outs"),
+        (nothing, "out slow-out in dvc.yaml, but its code does not make it"),
+        (absent, "did not write .*absent, which becomes its out slow-out"),
+        (surprise, "makes other, which dvc.yaml does not list"),
     ]:
         with pytest.raises(StageError, match=message):
             run_stage("slow", body, Checkout.at(project), guard=False)
     assert not (project / "slow-out").exists()
 
 
-def test_a_signal_at_the_very_end_is_no_traceback(project):
-    """Ray stops its processes at the interpreter's end: a signal there raised in a callback, and was printed and ignored."""
+def test_an_optional_out_that_dvc_yaml_does_not_list_is_left_out_and_named(project, caplog):
+    def body(context):
+        for name in ("result", "pairs"):
+            (context.work / name).write_text("made")
+        return {"slow-out": context.work / "result", NEIGHBOURS: context.work / "pairs"}
+
+    with caplog.at_level("INFO"):
+        run_stage("slow", body, Checkout.at(project), guard=False)
+    assert (project / "slow-out").read_text() == "made"
+    assert not (project / NEIGHBOURS).exists()
+    assert f"does not keep {NEIGHBOURS}" in caplog.text
+
+
+def test_finished_work_of_an_earlier_key_is_removed_from_the_storage_too(project, tmp_path, caplog):
+    storage = Storage(f"file://{tmp_path}/storage", patience=1)
+
+    def body(context):
+        storage.write(f"{work_name('slow', context.key)}/journal", b"x")
+        (context.work / "result").write_text("made")
+        return {"slow-out": context.work / "result"}
+
+    def run_with(steps, uri=storage.uri):
+        (project / "params.yaml").write_text(f"steps: {steps}\n")
+        run_stage("slow", body, Checkout.at(project), guard=False, storage_uri=lambda: uri)
+
+    def keys():
+        return {entry.name.split("/")[2] for entry in storage.entries("work/slow")}
+
+    run_with(1)
+    first = keys()
+    run_with(1)
+    assert len(first) == 1
+    assert keys() == first
+    run_with(2)
+    assert len(keys()) == 1
+    assert keys() != first
+    (tmp_path / "file").touch()
+    run_with(3, f"file://{tmp_path}/file")  # a storage that cannot be used does not fail a stage that is finished
+    assert "Finished work was not removed: Storage file://" in caplog.text
+
+
+def test_a_signal_during_shutdown_prints_no_traceback(project):
+    """Ray stops its processes at interpreter exit. A signal then used to raise in a callback and print a traceback."""
     (project / "late.py").write_text(
         "import atexit, os, signal, sys, time\n"
         "from pipelines.runtime.checkout import Checkout\n"
@@ -133,7 +176,7 @@ from pipelines.runtime.cluster import _end_at_once
 from pipelines.stages.context import run_stage
 
 def body(context):
-    atexit.register(_end_at_once)  # as cluster() does where Ray died
+    atexit.register(_end_at_once)  # as ray_cluster() does where Ray died
     if sys.argv[1] == "fails":
         raise ValueError("no result")
     (context.work / "result").mkdir()
@@ -144,7 +187,7 @@ run_stage("slow", body, Checkout.at())
 
 
 @pytest.mark.parametrize(("how", "status", "published"), [("publishes", 0, True), ("fails", 1, False)])
-def test_a_stage_below_which_ray_died_ends_by_whether_its_result_is_in_place(project, how, status, published):
+def test_the_exit_status_of_a_stage_whose_ray_died_depends_on_its_result(project, how, status, published):
     stage = start(sys.executable, "-c", ENDS_AT_ONCE, how, cwd=project)
     told, _ = stage.communicate(timeout=120)
     assert stage.returncode == status, told

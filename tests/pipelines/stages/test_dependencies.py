@@ -10,6 +10,7 @@ from tests.pipelines.toy import CHECKOUT
 
 WITHOUT_A_SAY = {
     "gan_core/__init__.py",
+    "gan_core/cache.py",  # names the folder of caches, whose content is checked or derived
     "gan_core/config.py",  # builds and checks settings, whose values are dvc's parameters
     "gan_core/disk.py",  # words for what the disk refuses
     "gan_core/errors.py",
@@ -17,7 +18,7 @@ WITHOUT_A_SAY = {
     "gan_core/files.py",
     "gan_core/locks.py",
 }
-"""Without influence on what a stage makes."""
+"""Modules that do not influence the result of any stage."""
 
 NOT_WHEN_EVALUATED = {
     "gan_core/augment",
@@ -25,7 +26,7 @@ NOT_WHEN_EVALUATED = {
     "gan_core/schedule.py",
     "gan_core/training",
 }
-"""A generator that is there already is measured without these."""
+"""Modules that are not needed to measure an existing generator."""
 
 
 def module(name: str) -> Path | None:
@@ -80,8 +81,8 @@ def test_every_module_of_gan_core_that_a_stage_reaches_is_among_its_dependencies
     assert forgotten == set()
 
 
-def test_what_is_called_without_a_say_is_reached() -> None:
-    """A list of exceptions that nothing reaches would hide what comes to be named so."""
+def test_modules_without_influence_are_imported() -> None:
+    """An exception that no stage imports would hide a later module of the same name."""
     paths = {
         path.relative_to(CHECKOUT).as_posix()
         for place in ("tuning", "training", "evaluation", "stages")
@@ -92,7 +93,7 @@ def test_what_is_called_without_a_say_is_reached() -> None:
     } == set()
 
 
-def test_what_auto_chooses_determines_search_and_training() -> None:
+def test_tune_and_train_depend_on_auto() -> None:
     stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert all("pipelines/stages/auto.py" in stages[stage]["deps"] for stage in ("tune", "train"))
 

@@ -1,4 +1,4 @@
-"""Registering acts on a server: DVC repeats it where its result or the server changed, and never replays it."""
+"""DVC registers again if the result or the server changed, and never restores an earlier registration."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ else:
 
 
 def _stand_ins() -> dict[str, str]:
-    """Files of a project with this dvc.yaml's evaluate and register stages, whose commands only note that they ran."""
+    """Files of a project with this dvc.yaml's evaluate and register stages, whose commands only record that they ran."""
     stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"]
     files = {"stand_in.py": STAND_IN, "params.yaml": (CHECKOUT / "params.yaml").read_text()}
     made = set()
@@ -50,7 +50,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(template: Path, tmp_path: Path) -> Path:
-    """A copy of the test's own, nothing run in it yet."""
+    """A copy for this test in which no stage has run."""
     root = Path(shutil.copytree(template, tmp_path / "project"))
     (root / "ran.txt").unlink()
     return root
@@ -72,11 +72,11 @@ def set_(project: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_with_nothing_changed_nothing_runs(project):
+def test_nothing_runs_without_a_change(project):
     assert ran(project) == set()
 
 
-def test_a_registration_that_is_gone_is_made_again_and_not_restored(project):
+def test_a_missing_registration_is_made_again_and_not_restored(project):
     shutil.rmtree(project / "outputs" / "register")
     assert ran(project) == {"register"}
     shutil.rmtree(project / "outputs" / "register")
@@ -91,12 +91,12 @@ def test_going_back_to_an_earlier_setting_registers_again(project):
     assert "register" in ran(project)
 
 
-def test_another_server_gets_a_registration_of_its_own_and_nothing_else_runs(project):
+def test_another_server_runs_only_the_register_stage_again(project):
     set_(project, "sqlite:///var/mlflow.db", "http://server:5000")
     assert ran(project) == {"register"}
 
 
-def test_a_work_directory_that_is_finished_does_not_stand_in_for_registering(project, monkeypatch):
+def test_a_finished_work_directory_does_not_replace_registering(project, monkeypatch):
     monkeypatch.delenv("GANTRY_VAR", raising=False)
     calls = []
 

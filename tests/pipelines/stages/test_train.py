@@ -1,4 +1,4 @@
-"""What the train stage takes from the search."""
+"""The train stage reads the best settings of the search."""
 
 import json
 
@@ -9,12 +9,10 @@ from pipelines.stages.train import _read_best
 
 
 @pytest.mark.parametrize("content", [[], {}, {"parameters": [0.1]}, {"value": 3.0}])
-def test_a_result_of_the_search_that_holds_no_parameters_is_refused_by_name(tmp_path, content):
+def test_a_search_result_without_parameters_is_an_error(tmp_path, content):
     path = tmp_path / "best.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(
-        DataError, match=r"best\.json does not hold the result of a search\. Run the search again: dvc repro"
-    ):
+    with pytest.raises(DataError, match=r"best\.json is not the result of a search\. Run the search again: dvc repro"):
         _read_best(path)
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from PIL import Image
 
 from gan_core.errors import TrackingError
-from pipelines.tracking import RunLog
+from pipelines.tracking import RunLog, find_run, sync
 from pipelines.tracking.events import EVENTS, find_logs, log_folder, read_events
+from pipelines.tracking.images import parse_image_name
 
 
 def events(folder: Path, kind: str) -> list[dict]:
@@ -215,3 +219,66 @@ def test_an_unknown_status_is_refused(tmp_path):
 def test_logging_does_not_import_mlflow():
     code = "import sys, pipelines.tracking; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_metric_whose_line_end_was_lost_in_a_kill_is_not_logged_again(tmp_path):
+    """The line is a whole event, which the next event would complete."""
+    with RunLog(tmp_path, key="key", name="train") as log:
+        log.log_metrics({"loss": 1.0}, 1)
+        path = log.folder / "events.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join(line for line in lines if b"finish" not in line))
+    with RunLog(tmp_path, key="key", name="train") as log:
+        log.log_metrics({"loss": 1.0}, 1)
+    steps = [event["step"] for event, _ in read_events(log.folder) if event["kind"] == "metrics"]
+    assert steps == [1]
+
+
+def test_a_picture_is_logged_as_mlflow_names_it(tmp_path, uri):
+    """MLflow's own client and ours make names that the same expression parses."""
+    Image.new("L", (600, 300)).save(tmp_path / "grid.png")
+    with RunLog(tmp_path / "logs", key="ours", name="ours") as log:
+        log.log_image(tmp_path / "grid.png", "train/grids", 300)
+    sync(tmp_path / "logs", tracking_uri=uri, experiment="tests")
+    client = MlflowClient(uri)
+    ours = find_run(uri, "tests", "ours")
+    theirs = client.create_run(client.get_experiment_by_name("tests").experiment_id).info.run_id
+    client.log_image(theirs, Image.new("L", (600, 300)), key="train/grids", step=300)
+
+    def names(run_id):
+        return [file.path.removeprefix("images/") for file in client.list_artifacts(run_id, "images")]
+
+    def shape(run_id):
+        return sorted(re.sub(r"[0-9a-f-]{36}|\d{13}", "X", name) for name in names(run_id))
+
+    assert shape(ours.run_id) == shape(theirs)
+    assert [parsed for name in names(ours.run_id) if (parsed := parse_image_name(name))] == [("train/grids", 300)]
+    assert client.get_run(ours.run_id).data.tags["mlflow.loggedImages"] == "True"
+    (preview,) = (name for name in names(ours.run_id) if name.endswith(".webp"))
+    with Image.open(client.download_artifacts(ours.run_id, f"images/{preview}")) as picture:
+        assert picture.size == (256, 128)
+
+
+def test_a_resumed_run_does_not_log_the_picture_of_a_step_twice(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "grid.png")
+    for _ in range(2):
+        with RunLog(tmp_path / "logs", key="a", name="a") as log:
+            log.log_image(tmp_path / "grid.png", "grids", 10)
+    assert len(events(tmp_path / "logs" / "a", "artifact")) == 2, "the picture and its preview"
+
+
+def test_a_picture_whose_preview_was_logged_before_a_kill_is_logged_again(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "grid.png")
+    with RunLog(tmp_path / "logs", key="a", name="a") as log:
+        log.log_image(tmp_path / "grid.png", "grids", 10)
+    lines = (log.folder / "events.jsonl").read_text().splitlines(keepends=True)
+    (log.folder / "events.jsonl").write_text("".join(line for line in lines if '"image"' not in line))
+    with RunLog(tmp_path / "logs", key="a", name="a") as log:
+        log.log_image(tmp_path / "grid.png", "grids", 10)
+    assert [event["image"] for event in events(log.folder, "artifact") if "image" in event] == [["grids", 10]]
+
+
+def test_a_name_of_a_picture_that_mlflow_would_refuse_is_an_error(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "grid.png")
+    with RunLog(tmp_path, key="a", name="a") as log, pytest.raises(TrackingError, match=r"'a\+b' is not a valid name"):
+        log.log_image(tmp_path / "grid.png", "a+b", 1)

@@ -404,8 +404,10 @@ def test_a_shipper_killed_at_random_moments_loses_and_duplicates_nothing(tmp_pat
             (tmp_path / f"file{step}").write_text(str(step))
             log.log_artifact(tmp_path / f"file{step}")
     log.finish()
-    # Forked, so that each attempt saves the imports; this process has not opened the database yet.
-    context = multiprocessing.get_context("fork")
+    # Forked from a server that has imported the shipper, so that each attempt saves the imports; a fork of this process would
+    # inherit the threads of Ray and Prefect.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipelines.tracking.shipper", "mlflow.store.tracking.sqlalchemy_store"])
     cursor, at = log.folder / CURSOR, random.Random(0)
 
     def moved() -> int:
@@ -459,14 +461,14 @@ def test_events_logged_during_an_outage_arrive_once(tmp_path, database_template,
 
 SENDS = """
 import sys
-from pipelines.runtime.failures import explain
+from pipelines.runtime.failures import explain_error
 from pipelines.tracking import RunLog, sync
 with RunLog("logs", key="run", name="run") as log:
     log.log_params({f"p{number}": "x" * 400 for number in range(200)})
 try:
     sync("logs", tracking_uri=sys.argv[1], experiment=sys.argv[2])
 except Exception as error:
-    print("error:", explain(error))
+    print("error:", explain_error(error))
     sys.exit(1)
 """
 
@@ -485,6 +487,6 @@ def test_a_database_on_a_full_disk_gives_one_line_with_the_free_space_and_no_eve
     assert len(lines) == 1
     assert f"({disk}/mlflow.db: no space left on device (" in lines[0]
     assert " of 4.0 MiB free on " in lines[0]
-    assert lines[0].endswith("Make room there, or name another place). Then run: gantry track sync")
+    assert lines[0].endswith("Free some space there, or choose another folder). Then run: gantry track sync")
     assert ship(tmp_path / "logs", uri) > 0
     assert len(run_of(uri, "run").data.params) == 200

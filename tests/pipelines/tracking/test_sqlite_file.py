@@ -10,7 +10,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from gan_core.errors import TrackingError
-from pipelines.flow.server import server
+from pipelines.flow.server import connect_prefect
 from pipelines.runtime.checkout import Checkout
 from pipelines.tracking import sync
 from pipelines.tracking.runlog import RunLog
@@ -89,7 +89,7 @@ def test_the_database_of_prefect_is_checked_before_its_server_starts(tmp_path, m
     damage(path, how)
     with (
         pytest.raises(TrackingError, match=f"Prefect database {re.escape(str(path))} is"),
-        server(Checkout.at(tmp_path)),
+        connect_prefect(Checkout.at(tmp_path)),
     ):
         pass
     assert not (tmp_path / "prefect/server.log").exists()

@@ -35,6 +35,15 @@ def test_an_unreachable_server_is_named_with_the_system_error_and_the_setting(mo
     assert "Retrying" not in caplog.text
 
 
+def test_a_database_that_refuses_connections_is_asked_once_without_mlflow(monkeypatch):
+    monkeypatch.setattr("mlflow.MlflowClient", None)  # MLflow would retry for two minutes
+    with (
+        pytest.raises(TrackingError, match="port 9 failed: Connection refused"),
+        explain_server_errors("postgresql://"),
+    ):
+        connect("postgresql://me@127.0.0.1:9/mlflow")
+
+
 def test_a_long_message_is_truncated_between_words():
     message = error_summary(ValueError("word " * 100 + "\nmore"))
     assert len(message) <= 300

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.training.curves import write_curves
+from pipelines.training.curves import append_row, read_curves, write_curves
 
 
 def written(tmp_path: Path, rows: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -32,3 +32,14 @@ def test_without_a_fid_the_table_has_only_its_header(tmp_path: Path) -> None:
 def test_a_later_row_replaces_an_earlier_one_of_the_same_step(tmp_path: Path) -> None:
     curves, fids = written(tmp_path, [{"step": 20, "quality/fid": 9.0}, {"step": 20, "quality/fid": 8.0}])
     assert (list(curves["step"]), list(fids["fid"])) == ([20], [8.0])
+
+
+def test_a_line_that_a_killed_worker_left_incomplete_spoils_no_other_and_is_counted(tmp_path: Path, caplog) -> None:
+    path = tmp_path / "curves.jsonl"
+    append_row(path, {"step": 10})
+    with path.open("a") as file:
+        file.write('{"step": 2')
+    for step in (30, 40):
+        append_row(path, {"step": step})
+    assert list(read_curves(path)["step"]) == [10, 30, 40]
+    assert "1 line(s) cannot be read (the first is line 2)" in caplog.text

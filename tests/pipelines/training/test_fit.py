@@ -1,6 +1,7 @@
 """Training under Ray Train survives a killed worker with identical weights, and reports clear errors."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -15,11 +16,15 @@ import torch
 from gan_core.checkpoint import save_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError, SettingsError, StageError, TrainingDivergedError
+from gan_core.training.start import Start, open_start
 from gan_core.training.trainer import Trainer
+from pipelines.settings.schema import Settings
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves
-from pipelines.training.fit import allocate_resources, fit, is_exported, newest_checkpoint_step
-from pipelines.training.worker import CURVES, GENERATOR, raise_saved_failure, save_failure
+from pipelines.training.fit import fit, is_exported, newest_checkpoint_step
+from pipelines.training.places import CURVES, GENERATOR, START, SharedDisk
+from pipelines.training.run_tags import DEVICE, PICTURES, WORKERS
+from pipelines.training.worker import save_failure
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
 from tests.pipelines.toy import listeners, wait_for
@@ -38,24 +43,44 @@ class Killer(threading.Thread):
         while time.monotonic() < deadline and len(read_curves(self._curves)) < self._rows:
             time.sleep(0.05)
         for process in psutil.Process().children(recursive=True):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                os.kill(process.pid, signal.SIGKILL)
-                self.killed.append(process.pid)
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # others end meanwhile
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    os.kill(process.pid, signal.SIGKILL)
+                    self.killed.append(process.pid)
+
+
+def _train_parent(place: Path, data: Path, settings: Settings) -> Start:
+    """A short run that another one starts from."""
+    config = dataclasses.replace(settings.train.trainer_config(), steps=4, start_from=None, fid_every=0, seed=1)
+    trainer = Trainer(
+        settings.model.family, settings.model.config, PreparedDataset(data), config, place / "earlier", device="cpu"
+    )
+    trainer.run()
+    trainer.export_start(place / "parent")
+    return open_start(place / "parent", "parent")
 
 
 @pytest.mark.ray
 @pytest.mark.weights
+@pytest.mark.parametrize("place", ["disk", "storage"])
 def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
-    tmp_path: Path, ray_cluster: str, weights_file: Path
+    tmp_path: Path, ray_cluster: str, weights_file: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With a storage, driver and workers exchange everything through it, as on several hosts."""
+    if place == "storage":
+        monkeypatch.setenv("GANTRY_STORAGE_URI", f"file://{tmp_path}/storage")
     data = write_prepared(tmp_path / "data", blobs(64))
     every = {"log_every": 10, "checkpoint_every": 20, "fid_every": 720, "fid_samples": 8}
-    settings = small_settings(train__steps=720, **{f"train__{name}": value for name, value in every.items()})
+    settings = small_settings(
+        train__steps=720, train__start_from="parent", **{f"train__{name}": value for name, value in every.items()}
+    )
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
+    start = _train_parent(tmp_path, data, settings)
     killer = Killer(work / CURVES, rows=4)
     killer.start()
-    fit(work, data, settings, run_key="key", run_name="train", track=tmp_path / "track")
+    track = tmp_path / "track"
+    fit(work, data, settings, run_key="key", run_name="train", track=track, start=start, start_folder=start.folder)
     killer.join()
     assert killer.killed, "the worker finished before it could be killed; increase the steps of this test"
 
@@ -66,23 +91,30 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
         settings.train.trainer_config(),
         tmp_path / "alone",
         device="cpu",
+        start=start,
     )
     # Use as many threads as the worker had, one per CPU, because rounding depends on the order of sums.
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         alone.run()
+        alone.export_start(tmp_path / "alone-start")
         alone.export(tmp_path / "alone-generator")
     finally:
         torch.set_num_threads(threads)
     weights = "generator.safetensors"
     assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
+    assert {path.name: path.read_bytes() for path in (work / START).iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "alone-start").iterdir()
+    }, "what a later run starts from differs"
     rows = read_curves(work / CURVES).set_index("step")
     assert list(rows.index) == list(range(10, 721, 10))
     assert list(rows[FID].dropna().index) == [720]
     (log,) = find_logs(tmp_path / "track")
     stamps = {event["values"].get("gantry.fid_protocol") for event, _ in read_events(log) if event["kind"] == "tags"}
     assert any("8 against 8 real of train" in stamp for stamp in stamps if stamp)
+    tags = {name for event, _ in read_events(log) if event["kind"] == "tags" for name in event["values"]}
+    assert {DEVICE, WORKERS, PICTURES} <= tags, "gantry plan finds the speed of this run by them"
 
     # A generator that was damaged by a write is exported again without training again.
     assert is_exported(work)
@@ -90,7 +122,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
         damaged.seek(-1, os.SEEK_END)
         damaged.write(b"\x7f")
     assert not is_exported(work)
-    fit(work, data, settings, run_key="key", run_name="train", track=None)
+    fit(work, data, settings, run_key="key", run_name="train", track=None, start=start, start_folder=start.folder)
     assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
     assert list(read_curves(work / CURVES)["step"]) == list(range(10, 721, 10))
 
@@ -101,52 +133,26 @@ def test_data_that_the_family_does_not_support_is_refused_before_ray_starts(tmp_
         fit(tmp_path / "work", data, small_settings(), run_key="key", run_name="train", track=None)
 
 
-@pytest.mark.parametrize(
-    ("workers", "resources", "shared"),
-    [
-        ((1, 1), {"CPU": 2.0}, (False, 2)),
-        ((2, 2), {"CPU": 5.0}, (False, 2)),
-        ((1, 4), {"CPU": 2.0}, (False, 1)),
-        ((2, 2), {"CPU": 16.0, "GPU": 2.0}, (True, 8)),
-    ],
-)
-def test_workers_share_the_resources_of_the_cluster(workers: tuple, resources: dict, shared: tuple) -> None:
-    assert allocate_resources(*workers, resources) == shared
-
-
-@pytest.mark.parametrize(
-    ("resources", "message"),
-    [
-        (
-            {"CPU": 2.0},
-            r"train.num_workers: 3 workers need a CPU core each, and the cluster has 2 CPU core\(s\) and 0 GPU",
-        ),
-        ({"CPU": 8.0, "GPU": 2.0}, r"train.num_workers: 3 workers need a GPU each, .* 8 CPU core\(s\) and 2 GPU"),
-    ],
-)
-def test_more_workers_than_the_cluster_has_resources_for_are_refused(resources: dict, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        allocate_resources(3, 3, resources)
-
-
 def test_a_run_resumes_from_the_newest_complete_checkpoint(tmp_path: Path) -> None:
-    places = (tmp_path / "own", tmp_path / "uploaded")
-    assert newest_checkpoint_step(places) == 0
-    save_checkpoint(places[0], 20, {"x": torch.zeros(1)}, {})
-    save_checkpoint(places[1] / "checkpoint_1", 40, {"x": torch.zeros(1)}, {})
-    (save_checkpoint(places[0], 60, {"x": torch.zeros(1)}, {}) / "state.json").unlink()
-    assert newest_checkpoint_step(places) == 40
+    assert newest_checkpoint_step(tmp_path) == 0
+    for step in (20, 40, 60):
+        path = save_checkpoint(tmp_path, step, {"x": torch.zeros(1)}, {})
+    (path / "state.json").unlink()
+    assert newest_checkpoint_step(tmp_path) == 40
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_the_trainer_reaches_the_driver(tmp_path: Path, workers: int) -> None:
-    raise_saved_failure(tmp_path / "none")
+    place = SharedDisk(work=str(tmp_path), data="", events="")
+    assert place.failure() is None
     # A single worker may return normally; with several, the error must be raised so that the others do not wait.
     ending = pytest.raises(TrainingDivergedError) if workers > 1 else contextlib.nullcontext()
-    with ending, save_failure(tmp_path / "failure", workers):
+    with ending, save_failure(place, workers):
         raise TrainingDivergedError("it cannot be saved")
-    with pytest.raises(TrainingDivergedError, match="it cannot be saved"):
-        raise_saved_failure(tmp_path / "failure")
+    assert isinstance(place.failure(), TrainingDivergedError)
+    assert str(place.failure()) == "it cannot be saved"
+    place.forget_failure()
+    assert place.failure() is None
 
 
 @pytest.mark.ray
@@ -161,12 +167,13 @@ def test_an_error_of_one_worker_ends_the_others_and_workers_listen_only_on_loopb
         import torch.distributed as dist
 
         from gan_core.errors import DataError
-        from pipelines.training.worker import FAILURE, save_failure
+        from pipelines.training.worker import save_failure
 
-        work, context = Path(values["work"]), ray.train.get_context()
-        if (work / FAILURE).exists():
+        place, context = values["job"].place, ray.train.get_context()
+        work = Path(place.work)
+        if place.failure():
             return
-        with save_failure(work / FAILURE, context.get_world_size()):
+        with save_failure(place, context.get_world_size()):
             dist.barrier()
             if context.get_world_rank() == 1:
                 (work / "together").touch()
@@ -218,7 +225,8 @@ def test_a_dead_controller_gives_one_error_that_says_how_to_resume(
     import ray.train.torch
 
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", _Dead)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    nodes = [{"Alive": True, "NodeManagerHostname": "here", "Resources": {"CPU": 2.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: types.SimpleNamespace(gcs_address="127.0.0.1:1"))
     data = write_prepared(tmp_path / "data", blobs(64))
     work = tmp_path / "work" / "key"

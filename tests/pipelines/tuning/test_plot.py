@@ -17,7 +17,7 @@ SPACE = {
 }
 
 
-def test_what_is_searched_on_a_log_scale_is_shown_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_searched_on_a_log_scale_have_a_log_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever its name."""
     from matplotlib.figure import Figure
 
@@ -41,6 +41,6 @@ def test_what_is_searched_on_a_log_scale_is_shown_on_one(tmp_path: Path, monkeyp
     assert Image.open(tmp_path / "search.png").format == "PNG"
 
 
-def test_where_no_search_was_asked_for_the_plot_says_so(tmp_path: Path) -> None:
+def test_the_plot_says_if_there_was_no_search(tmp_path: Path) -> None:
     plot_search(pd.DataFrame({"trial": [], "fid": [], "step": []}), {}, tmp_path / "search.png")
     assert Image.open(tmp_path / "search.png").format == "PNG"

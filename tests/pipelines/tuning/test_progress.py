@@ -30,3 +30,16 @@ def test_a_resumed_search_counts_all_trials_but_only_its_own_time(
     clock[0] += 20
     again.on_trial_complete(0, [trial("a", "TERMINATED"), trial("b")], trial("b"))
     assert "2/4 trials, about 40 s left" in capsys.readouterr().out
+
+
+def test_a_lost_trial_is_reported_with_the_step_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ProgressCallback(2, 100)
+    lost = trial("a_00001")
+    lost.last_result, lost.has_checkpoint = {"step": 40}, lambda: True
+    lost.get_error = lambda: ValueError("Traceback\nThe actor died because its node has died.\n")
+    progress.on_trial_recover(0, [lost], lost)
+    lost.has_checkpoint, lost.get_error = lambda: False, lambda: None
+    progress.on_trial_recover(0, [lost], lost)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("trial 00001 was lost and goes on from step 40: The actor died because its node has died.")
+    assert second.endswith("trial 00001 was lost and begins again: its process ended")

@@ -32,16 +32,20 @@ import json, sys
 from pathlib import Path
 from gan_core.files import read_json
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.cluster import cluster
+from pipelines.runtime.cluster import ray_cluster
 from pipelines.settings.schema import parse_settings
 from pipelines.runtime.guard import enter_guard
 enter_guard()
+from pipelines.runtime.code import code_versions
+from pipelines.tuning.places import TrialsOnDisk
 from pipelines.tuning.search import search
 from pipelines.tuning.trial import TrialJob
-job = read_json(sys.argv[1])
-work = Path(job["work"])
-with cluster(Checkout.at(work), num_cpus=2, log_to_driver=False):
-    found = search(work, parse_settings(job["settings"]), TrialJob(**job))
+values = read_json(sys.argv[1])
+work, place = Path(values["place"]["work"]), TrialsOnDisk(**values["place"])
+settings = parse_settings(values["settings"])
+job = TrialJob(settings=values["settings"], place=place, run_key="key", versions=code_versions("tune"))
+with ray_cluster(Checkout.at(work), num_cpus=2, log_to_driver=False):
+    found = search(work, settings, job, Path(place.events))
 found.table.to_csv(work / "board.csv", index=False)
 (work / "best.json").write_text(json.dumps(found.parameters))
 """
@@ -63,15 +67,14 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: P
     )
     work = tmp_path / "work"
     work.mkdir()
-    job = {
-        "settings": settings.as_dict(),
-        "data": str(write_prepared(tmp_path / "data", blobs(32))),
+    place = {
         "work": str(work),
+        "data": str(write_prepared(tmp_path / "data", blobs(32))),
+        "events": str(tmp_path / "track"),
         "decoded": str(tmp_path / "decoded"),
         "statistics": str(tmp_path / "statistics"),
-        "track": str(tmp_path / "track"),
-        "run_key": "key",
     }
+    job = {"settings": settings.as_dict(), "place": place}
     write_json(tmp_path / "job.json", job)
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "job.json")]
     with open(tmp_path / "log", "wb") as log:

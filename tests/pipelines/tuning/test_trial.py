@@ -3,38 +3,46 @@
 from pathlib import Path
 
 import pytest
+from ray import tune
 
 from gan_core.data import PreparedDataset
 from gan_core.metrics.assess import assess
-from pipelines.settings.schema import parse_settings
-from pipelines.tuning.trial import OBJECTIVE, Trial, trial_extractor
+from pipelines.runtime.code import code_versions
+from pipelines.settings.schema import Settings, parse_settings
+from pipelines.tracking.facts import read_facts
+from pipelines.tuning.places import TrialsOnDisk
+from pipelines.tuning.trial import LOSS, VALUE, Trial, TrialJob, trial_extractor
 from tests.gan_core.families.translations import SMALL, write_data
 from tests.pipelines.settings_example import small_settings
+
+
+def started(tmp_path: Path, monkeypatch, variant: str, objective: str = "fid") -> tuple[Trial, Settings, Path]:
+    """A trial of two steps, its settings, and its data."""
+    plain = small_settings().as_dict()
+    plain["ingest"]["kind"] = {"pix2pix": "paired", "cyclegan": "unpaired"}[variant]
+    plain["model"] = {"family": variant, **SMALL[variant]}
+    plain["tune"] |= {"steps": 2, "report_every": 2, "samples": 8, "features": 64, "space": "auto"}
+    plain["evaluate"]["objective"] = objective
+    settings = parse_settings(plain)
+    data = write_data(variant, tmp_path / "data")
+    place = TrialsOnDisk(
+        work=str(tmp_path),
+        data=str(data),
+        events=str(tmp_path / "track"),
+        decoded=str(tmp_path / "decoded"),
+        statistics=str(tmp_path / "statistics"),
+    )
+    job = TrialJob(settings=settings.as_dict(), place=place, run_key="key", versions=code_versions("tune"))
+    monkeypatch.setattr(Trial, "trial_id", "search_1")
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "results"))
+    values = {"train.generator_lr": 3e-4}
+    return tune.with_parameters(Trial, job=job)(values), settings, data
 
 
 @pytest.mark.weights
 @pytest.mark.parametrize("variant", ["pix2pix", "cyclegan"])
 def test_the_objective_is_the_mean_fid_of_the_directions(tmp_path: Path, monkeypatch, variant: str) -> None:
-    plain = small_settings().as_dict()
-    plain["ingest"]["kind"] = {"pix2pix": "paired", "cyclegan": "unpaired"}[variant]
-    plain["model"] = {"family": variant, **SMALL[variant]}
-    plain["tune"] |= {"steps": 2, "report_every": 2, "samples": 8, "features": 64, "space": "auto"}
-    settings = parse_settings(plain)
-    data = write_data(variant, tmp_path / "data")
-    job = {
-        "settings": settings.as_dict(),
-        "data": str(data),
-        "work": str(tmp_path),
-        "decoded": str(tmp_path / "decoded"),
-        "statistics": str(tmp_path / "statistics"),
-        "track": str(tmp_path / "track"),
-        "run_key": "key",
-        "threads": 1,
-    }
-    monkeypatch.setattr(Trial, "trial_id", "search_1")
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "results"))
-    values = {"train.generator_lr": 3e-4}
-    trial = Trial({**values, "job": job})
+    trial, settings, data = started(tmp_path, monkeypatch, variant)
     result = trial.step()
     assert (result["step"], result["done"]) == (2, True)
     assert trial._trainer.config.generator_lr == 3e-4
@@ -47,7 +55,19 @@ def test_the_objective_is_the_mean_fid_of_the_directions(tmp_path: Path, monkeyp
         extractor=trial_extractor(settings),
         generator_digest="g",
     )
-    assert measured.objective.value == pytest.approx(result[OBJECTIVE], rel=1e-3)
+    assert measured.objective.value == pytest.approx(result[VALUE], rel=1e-3)
+    assert result[LOSS] == result[VALUE], "a lower FID is better"
     fids = [figure for figure in measured.figures if figure.name == "fid"]
     assert len(fids) == {"pix2pix": 1, "cyclegan": 3}[variant]
+    trial.cleanup()
+
+
+@pytest.mark.weights
+def test_an_objective_of_which_more_is_better_is_maximised(tmp_path: Path, monkeypatch) -> None:
+    """Tune minimises the loss. The FID is recorded as well."""
+    trial, _, _ = started(tmp_path, monkeypatch, "pix2pix", objective="psnr")
+    result = trial.step()
+    assert result[VALUE] > 0
+    assert result[LOSS] == -result[VALUE]
+    assert read_facts(trial._log.folder).metrics == {"psnr": result[VALUE], "fid": result["fid"]}
     trial.cleanup()

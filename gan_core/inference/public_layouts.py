@@ -1,0 +1,187 @@
+"""Import generators of pix2pix and CycleGAN from files in the layout of the authors' PyTorch code: plain tensors only.
+
+Differences that do not change a picture are removed exactly: a bias before a norm has no effect, a norm without scale and shift
+has 1 and 0, and U-Net skips are joined in the other order. Batch norm is used as those programs do by default when they test
+with a batch of one: with the statistics of the picture itself, not the running ones. Other differences are refused by name.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gan_core.errors import CheckpointError
+from gan_core.families import ImageShape, build_family, family_config
+from gan_core.inference.generator import save_generator
+
+Layout = Literal["pix2pix", "cyclegan"]
+_IGNORED = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def import_generators(files: Sequence[Path], out: Path, *, layout: Layout, size: int) -> list[tuple[str, list[int]]]:
+    """Convert ``files`` to an exported generator in the folder ``out``.
+
+    Args:
+        files: the state of ``netG`` for pix2pix; of both generators, A to B and B to A, for CycleGAN.
+        out: the folder to write.
+        layout: the layout of the files.
+        size: side of the pictures, in pixels.
+
+    Returns:
+        Name and shape of each tensor of the imported networks.
+
+    Raises:
+        CheckpointError: a file holds more than tensors, or a network that the family does not have.
+        SettingsError: the network does not fit pictures of this size.
+    """
+    states = [_read(path) for path in files]
+    expected = 1 if layout == "pix2pix" else 2
+    if len(states) != expected:
+        raise CheckpointError(
+            f"--layout {layout} needs {expected} file{'s (A to B, then B to A)' if expected == 2 else ''}, got {len(states)}."
+        )
+    convert = _unet if layout == "pix2pix" else _residual
+    found = [convert(state, path) for state, path in zip(states, files, strict=True)]
+    config, inputs, outputs, _ = found[0]
+    if any(one[:3] != found[0][:3] for one in found) or (layout == "cyclegan" and inputs != outputs):
+        raise CheckpointError(
+            f"{files[0]}: the networks of both directions must be alike, with as many channels in as out."
+        )
+    shape = ImageShape(
+        channels=outputs,
+        height=size,
+        width=size,
+        condition_channels=inputs if layout == "pix2pix" else 0,
+        classes=2 if layout == "cyclegan" else 0,
+    )
+    family = build_family(layout, family_config(layout, config), shape)
+    for name, path, one in zip(family.generators, files, found, strict=True):
+        _load(family.networks[name], one[3], path)
+    classes = {} if layout == "pix2pix" else {"classes": ["A", "B"]}
+    save_generator(out, family=family, extra={"step": 0, "imported": layout, **classes})
+    return [
+        (f"{name}.{key}", list(tensor.shape))
+        for name in family.generators
+        for key, tensor in family.networks[name].state_dict().items()
+    ]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; nothing in it is executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly anything for a damaged file
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path} cannot be read as plain tensors ({reason}). Save it with torch.save(net.state_dict())."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} is not a dictionary of tensors. Save it with torch.save(net.state_dict()).")
+    return {
+        str(key).removeprefix("module."): value.float()
+        for key, value in state.items()
+        if not str(key).endswith(_IGNORED)
+    }
+
+
+class _Taken:
+    """The tensors of a file, each of which must be used once."""
+
+    def __init__(self, state: dict[str, Tensor], path: Path) -> None:
+        self.left, self.path, self.made = dict(state), path, dict[str, Tensor]()
+
+    def take(self, name: str) -> Tensor:
+        if name not in self.left:
+            raise CheckpointError(
+                f"{self.path} has no {name}: its padding, dropout or norm is not of this layout. Choose another --layout."
+            )
+        return self.left.pop(name)
+
+    def normed(self, target: tuple[str, str], source: tuple[str, str], change: Callable[[Tensor], Tensor]) -> None:
+        """A convolution and the norm after it, which cancels the convolution's bias."""
+        weight = self.take(f"{source[0]}.weight")
+        self.left.pop(f"{source[0]}.bias", None)
+        self.made[f"{target[0]}.weight"] = change(weight)
+        maps = weight.shape[1] if change is not _same else weight.shape[0]
+        self.made[f"{target[1]}.weight"] = self.left.pop(f"{source[1]}.weight", torch.ones(maps))
+        self.made[f"{target[1]}.bias"] = self.left.pop(f"{source[1]}.bias", torch.zeros(maps))
+
+    def done(self) -> dict[str, Tensor]:
+        if self.left:
+            name = next(iter(self.left))
+            raise CheckpointError(f"{self.path}: {name} has no place in this family, so the pictures would differ.")
+        return self.made
+
+
+def _same(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    return weight.clone()
+
+
+def _swapped(weight: Tensor) -> Tensor:
+    """Inputs of a layer after a skip: ours have the layer below first."""
+    return torch.cat([weight[len(weight) // 2 :], weight[: len(weight) // 2]])
+
+
+_Network = tuple[dict[str, Any], int, int, dict[str, Tensor]]
+
+
+def _residual(state: dict[str, Tensor], path: Path) -> _Network:
+    taken = _Taken(state, path)
+    blocks = len({name.split(".")[1] for name in state if ".conv_block." in name})
+    first = state.get("model.1.weight")
+    if not blocks or first is None:
+        raise CheckpointError(
+            f"{path} is not a residual generator (resnet_6blocks, resnet_9blocks) with reflection padding."
+        )
+    for at in (1, 4, 7):
+        taken.normed((f"encode.{at}", f"encode.{at + 1}"), (f"model.{at}", f"model.{at + 1}"), _same)
+    for block in range(blocks):
+        for at in (1, 5):
+            ours, theirs = f"blocks.{block}.layers", f"model.{10 + block}.conv_block"
+            taken.normed((f"{ours}.{at}", f"{ours}.{at + 1}"), (f"{theirs}.{at}", f"{theirs}.{at + 1}"), _same)
+    end = 10 + blocks
+    for at in (0, 3):
+        taken.normed((f"decode.{at}", f"decode.{at + 1}"), (f"model.{end + at}", f"model.{end + at + 1}"), _transposed)
+    for name in ("weight", "bias"):
+        taken.made[f"decode.7.{name}"] = taken.take(f"model.{end + 7}.{name}")
+    outputs = len(taken.made["decode.7.bias"])
+    return {"width": first.shape[0], "blocks": blocks}, first.shape[1], outputs, taken.done()
+
+
+def _unet(state: dict[str, Tensor], path: Path) -> _Network:
+    taken, prefixes = _Taken(state, path), ["model.model"]
+    while any(name.startswith(nested := f"{prefixes[-1]}.{1 if len(prefixes) == 1 else 3}.model.") for name in state):
+        prefixes.append(nested.removesuffix("."))
+    depth = len(prefixes)
+    first = state.get("model.model.0.weight")
+    if depth < 3 or first is None:
+        raise CheckpointError(f"{path} is not a U-Net generator (unet_128, unet_256).")
+    taken.made["down.0.weight"] = taken.take("model.model.0.weight")
+    taken.made[f"down.{depth - 1}.weight"] = taken.take(f"{prefixes[-1]}.1.weight")
+    taken.normed(("up.0.0", "up.0.1"), (f"{prefixes[-1]}.3", f"{prefixes[-1]}.4"), _transposed)
+    for level in range(1, depth - 1):
+        at, up = prefixes[level], depth - 1 - level
+        taken.normed((f"down.{level}.0", f"down.{level}.1"), (f"{at}.1", f"{at}.2"), _same)
+        taken.normed((f"up.{up}.0", f"up.{up}.1"), (f"{at}.5", f"{at}.6"), _swapped)
+    taken.made["picture.weight"] = _swapped(taken.take("model.model.3.weight"))
+    taken.made["picture.bias"] = taken.take("model.model.3.bias")
+    config = {"width": first.shape[0], "depth": depth, "dropout": 0.0}
+    return config, first.shape[1], len(taken.made["picture.bias"]), taken.done()
+
+
+def _load(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load ``tensors`` after comparing every size with the family's own network."""
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = next((name for name in sorted({*own, *given}) if own.get(name) != given.get(name)), None)
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {wrong} has the shape {given.get(wrong, 'none')}, but the family's network has {own.get(wrong, 'none')}."
+        )
+    network.load_state_dict(tensors)

@@ -1,0 +1,69 @@
+"""Match the pictures of two folders as pairs by their names, in columns."""
+
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipelines.data.readers.entries import Texts
+
+_BETWEEN = "\0"
+
+
+def key(split: str, name: str) -> str:
+    """The key of a picture: its split, and its path in its folder."""
+    return f"{split}{_BETWEEN}{name}"
+
+
+def shown(key: str) -> str:
+    """A key as a path, for messages."""
+    return key.replace(_BETWEEN, "/").removeprefix("/")
+
+
+def last_of_each(keys: Texts) -> np.ndarray:
+    """Positions of the last of equal keys, int64 (n,), ascending."""
+    codes = _codes(keys)
+    last = np.zeros(codes.max(initial=-1) + 1, dtype=np.int64)
+    last[codes] = np.arange(len(codes))
+    return np.sort(last)
+
+
+def match(targets: Texts, conditions: Texts) -> np.ndarray:
+    """Match different keys of targets to different keys of conditions.
+
+    Returns:
+        int64 (n,): for each target the position of its condition, -1 without. Keys match if they are equal, or equal without
+        suffix if that is unambiguous.
+    """
+    found = _positions(targets, conditions)
+    taken = np.zeros(len(conditions), dtype=bool)
+    taken[found[found >= 0]] = True
+    ours, theirs = np.flatnonzero(found < 0), np.flatnonzero(~taken)
+    if not len(ours) or not len(theirs):
+        return found
+    our_stems, their_stems = (
+        Texts.of(map(_stem, keys.take(at))) for keys, at in ((targets, ours), (conditions, theirs))
+    )
+    at = _positions(our_stems, their_stems)
+    clear = (at >= 0) & _are_single(our_stems) & _are_single(their_stems)[at]
+    found[ours[clear]] = theirs[at[clear]]
+    return found
+
+
+def _stem(key: str) -> str:
+    split, _, name = key.partition(_BETWEEN)
+    return f"{split}{_BETWEEN}{PurePosixPath(name).with_suffix('')}"
+
+
+def _positions(keys: Texts, among: Texts) -> np.ndarray:
+    found = pc.fill_null(pc.index_in(keys.values, value_set=among.values), -1)
+    return found.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _codes(keys: Texts) -> np.ndarray:
+    return keys.values.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+
+
+def _are_single(keys: Texts) -> np.ndarray:
+    codes = _codes(keys)
+    return np.bincount(codes)[codes] == 1

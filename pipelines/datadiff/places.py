@@ -1,0 +1,97 @@
+"""Find a prepared dataset by what a user calls it: a folder, raw data, a registered version, or a git revision."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gan_core.data import DATASET_FILE, PreparedDataset
+from gan_core.errors import DataError, GantryError, TrackingError
+from pipelines.data.ingest import ingest
+from pipelines.registry.contents import version_files
+from pipelines.registry.find import find_version
+from pipelines.runtime.checkout import DVC_LOCK, PREPARED, Checkout
+from pipelines.runtime.dvc_cache import fetch_cached, hash_in_lock
+from pipelines.runtime.git import GitError, run_git
+from pipelines.runtime.progress import say
+from pipelines.settings.schema import load_settings
+from pipelines.tracking.store import explain_server_errors
+
+_FORMS = (
+    "Give a prepared folder, the name of raw data (data/raw/NAME) or a folder of it, a registered version (NAME@champion, "
+    "NAME/VERSION) or a git revision whose dvc.lock has the stage ingest."
+)
+
+
+@contextmanager
+def prepared_data(named: str, checkout: Checkout, tracking_uri: str | None) -> Iterator[PreparedDataset]:
+    """Yield the prepared data that ``named`` means. Raw data is prepared in a temporary folder as ``ingest`` says.
+
+    Args:
+        named: a prepared folder, raw data, a registered version (the data it was trained on) or a git revision.
+        checkout: the checkout.
+        tracking_uri: MLflow server or database; None without registered versions.
+
+    Raises:
+        DataError: there is no such data, or its files are neither in DVC's cache nor in a remote.
+        TrackingError: the registry has no such version, or cannot be reached.
+    """
+    with tempfile.TemporaryDirectory(prefix="gantry-data-") as scratch:
+        yield PreparedDataset(_folder(named, checkout, tracking_uri, Path(scratch) / "prepared"))
+
+
+def _folder(named: str, checkout: Checkout, tracking_uri: str | None, target: Path) -> Path:
+    for place in (Path(named), checkout.root / named):
+        if (place / DATASET_FILE).is_file() and next(place.glob("*.parquet"), None) is not None:
+            return place
+        if place.is_dir() and (place / PREPARED / DATASET_FILE).is_file():
+            return place / PREPARED  # another checkout
+    for raw in (checkout.raw_data(named), Path(named)):
+        if named and raw.is_dir():
+            say("data", f"preparing {raw}")
+            ingest(raw, target, load_settings(checkout.params).ingest, name=raw.name)
+            return target
+    lock, what = _lock(named, checkout, tracking_uri)
+    digest = hash_in_lock(lock, "ingest", PREPARED)
+    if digest is None:
+        raise DataError(f"The dvc.lock of {what} does not list {PREPARED}. {_FORMS}")
+    try:
+        fetch_cached(checkout, digest, target)
+    except DataError as error:
+        raise DataError(
+            f"The prepared data of {what} is not in DVC's cache here, nor can it be fetched ({error}). Push it where it is "
+            f"(dvc push), or prepare it again: gantry run ingest --revision {named}."
+        ) from error
+    return target
+
+
+def _lock(named: str, checkout: Checkout, tracking_uri: str | None) -> tuple[str, str]:
+    """The text of the dvc.lock of a registered version or a revision, and what it is."""
+    if "@" not in named or named.startswith("@"):
+        try:
+            prefix = run_git(checkout.root, "rev-parse", "--show-prefix")
+            run_git(checkout.root, "rev-parse", "--verify", "--quiet", f"{named}^{{commit}}")
+            return run_git(checkout.root, "show", f"{named}:{prefix}{DVC_LOCK}"), f"revision {named}"
+        except GitError as error:
+            if "dvc.lock" in str(error):
+                raise DataError(f"Revision {named} has no dvc.lock, so its data is unknown. {_FORMS}") from error
+    if tracking_uri is None:
+        raise DataError(f"There is no data '{named}'. {_FORMS}")
+    try:
+        with explain_server_errors(tracking_uri):
+            version = find_version(named, tracking_uri)
+            with version_files(version, tracking_uri) as files:
+                lock = files / DVC_LOCK
+                if not lock.is_file():
+                    raise DataError(
+                        f"{version.name}/{version.version} has no dvc.lock, so its data is unknown. {_FORMS}"
+                    )
+                return lock.read_text(encoding="utf-8"), f"{version.name}/{version.version}"
+    except TrackingError as error:
+        raise _no_data(named, error) from error
+
+
+def _no_data(named: str, error: GantryError) -> GantryError:
+    if "There is no generator" in str(error):
+        return DataError(f"There is no data '{named}': no folder, no revision, and no registered version. {_FORMS}")
+    return error

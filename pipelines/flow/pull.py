@@ -1,0 +1,91 @@
+"""The pull steps of a deployment: what a Prefect worker does before a run, to have a checkout of the project on its host.
+
+A worker keeps one clone for each project in the user's cache folder. Later runs only fetch what is new, use the same DVC cache,
+and resume the work in progress of a killed run. Prefect's own step ``git_clone`` makes a shallow clone in a folder that ends
+with the run, so that each run would pull all data again and begin its stages from the start.
+"""
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from gan_core.cache import user_cache_dir
+from gan_core.errors import StageError
+from gan_core.locks import file_lock
+from pipelines.runtime.git import ANY_STATUS, GitError, run_git
+from pipelines.runtime.redaction import redact_credentials
+
+CHECKOUT_VARIABLE = "GANTRY_CHECKOUT"
+"""The checkout of a worker on the same machine; ``gantry worker`` sets it."""
+ORIGIN = "origin"
+
+
+def clone(repository: str, revision: str, subfolder: str = ".") -> dict[str, Any]:
+    """Clone a git repository on this host, or fetch what is new in it. The clone is kept for later runs.
+
+    Args:
+        repository: address of the repository, without credentials: git's own credential helper or ssh key is used.
+        revision: the branch, tag or commit that the clone shows. If it is gone, the clone shows the repository's HEAD, and the
+            run then says that its revision is gone.
+        subfolder: path of the project within the repository.
+
+    Returns:
+        The folder of the project, as Prefect expects it from a pull step.
+
+    Raises:
+        StageError: the repository cannot be reached, or has no such subfolder. The message names this host.
+    """
+    folder = clone_folder(repository)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder.with_suffix(".lock")):
+        try:
+            if not (folder / ".git").exists():
+                run_git(folder.parent, "init", "--quiet", str(folder))
+            run_git(folder, "remote", "remove", ORIGIN, empty_on=ANY_STATUS)
+            run_git(folder, "remote", "add", ORIGIN, repository)
+            # HEAD is detached below, so that the branches here can be the repository's own branches.
+            branches = "+refs/heads/*:refs/heads/*"
+            run_git(folder, "checkout", "--quiet", "--detach", empty_on=ANY_STATUS)
+            run_git(folder, "fetch", "--quiet", "--prune", "--force", "--tags", "--update-head-ok", ORIGIN, branches)
+        except GitError as error:
+            raise StageError(
+                f"Host {socket.gethostname()} cannot fetch {redact_credentials(repository)}: {error.reason} Check the address "
+                "in prefect.yaml, and that this host's user may read the repository (ssh key or git credential helper)."
+            ) from error
+        known = run_git(
+            folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", empty_on=(1, 128)
+        )
+        if not known:
+            run_git(folder, "fetch", "--quiet", ORIGIN, "HEAD")
+            known = run_git(folder, "rev-parse", "FETCH_HEAD")
+        run_git(folder, "checkout", "--quiet", "--force", "--detach", known)
+    project = folder / subfolder
+    if not project.is_dir():
+        raise StageError(
+            f"{redact_credentials(repository)} has no folder {subfolder} at revision {revision}, which prefect.yaml names."
+        )
+    return {"directory": str(project)}
+
+
+def local_checkout() -> dict[str, Any]:
+    """Use the checkout in which ``gantry worker`` was started, for a project without a git remote.
+
+    Raises:
+        StageError: the worker was not started by ``gantry worker``.
+    """
+    place = os.environ.get(CHECKOUT_VARIABLE, "")
+    if not place or not (Path(place) / "dvc.yaml").is_file():
+        raise StageError(
+            f"The worker on host {socket.gethostname()} knows no checkout of this project, and the deployment names no git "
+            "remote. Start gantry worker in the checkout, or add a remote (git remote add origin URL) and run gantry deploy "
+            "--clone."
+        )
+    return {"directory": place}
+
+
+def clone_folder(repository: str) -> Path:
+    """Where this host keeps its clone of ``repository``: a folder in the user's cache."""
+    name = repository.rstrip("/").rpartition("/")[2].removesuffix(".git") or "project"
+    return user_cache_dir() / "deployments" / f"{name}-{hashlib.sha256(repository.encode()).hexdigest()[:12]}"

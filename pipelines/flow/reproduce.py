@@ -1,0 +1,205 @@
+"""Make a registered version again: its commit, data and settings in a worktree, with nothing taken from earlier work."""
+
+import re
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gan_core.errors import StageError, TrackingError
+from pipelines.flow.graph import read_plan
+from pipelines.flow.process import run_streaming
+from pipelines.flow.workspace import apply_overrides, find_commit, run_dvc, worktree_workspace
+from pipelines.registry.contents import version_files
+from pipelines.registry.find import find_version
+from pipelines.registry.model_folder import pip_requirements
+from pipelines.registry.trace import COMMIT, lock_settings, read_lock
+from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
+from pipelines.runtime.cluster import offer_cluster
+from pipelines.settings.params import read_params
+from pipelines.tracking.runlog import STAGE_TAG
+from pipelines.tracking.store import connect, explain_server_errors
+from pipelines.training.run_tags import DEVICE
+
+REGISTER, TUNE = "register", "tune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One out of a stage, as recorded with the version and as made again: DVC's hashes."""
+
+    stage: str
+    out: str
+    recorded: str
+    made: str
+
+    @property
+    def same(self) -> bool:
+        """Whether it came out the same to the byte."""
+        return self.recorded == self.made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What came of making a version again."""
+
+    version: str
+    commit: str
+    results: tuple[Result, ...]
+    device: str
+    """Device that trained the version; empty if it is not recorded."""
+    device_here: str
+    notes: tuple[str, ...]
+    """What was not made again, and what differs from the first run besides the results."""
+
+    @property
+    def same(self) -> bool:
+        """Whether every out came out the same to the byte."""
+        return all(result.same for result in self.results)
+
+
+def reproduce(
+    model: str, *, tracking_uri: str, checkout: Checkout, search: bool = False, on_line: Callable[[str], None] = print
+) -> Reproduction:
+    """Run the stages of a version's commit again, with its data and settings, and compare their results with its dvc.lock.
+
+    It works in a git worktree with an empty ``var`` and a tracking database of its own, both removed at the end: no stage
+    resumes earlier work, DVC takes no result from its cache, and nothing is registered.
+
+    Args:
+        model: NAME/VERSION, NAME@ALIAS or the id of a run.
+        tracking_uri: MLflow server or database that has the version.
+        checkout: a checkout of the repository that has the version's commit.
+        search: whether to run the search, too. By default its result is taken from DVC's cache: which trials are stopped early
+            depends on their speed.
+        on_line: called with each line of the stages' output.
+
+    Raises:
+        TrackingError: there is no such version, or it has no dvc.lock or no commit.
+        StageError: the commit or the data is not here, or a stage failed.
+    """
+    with explain_server_errors(tracking_uri):
+        version = find_version(model, tracking_uri)
+        name = f"{version.name}/{version.version}"
+        with version_files(version, tracking_uri) as folder:
+            text, lock = _lock_of(name, folder)
+            packages = set((folder / "requirements.txt").read_text(encoding="utf-8").split())
+        device = _device(tracking_uri, f"tags.`mlflow.parentRunId` = '{version.run_id}'")
+    recorded = version.tags.get(COMMIT, "unknown")
+    commit = recorded.partition("+")[0]
+    if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+        raise TrackingError(
+            f"Version {name} cannot be made again: its commit is {recorded}. Commit before a run (git commit)."
+        )
+    other = sorted(_ours(packages) - packages)
+    notes = (
+        [f"the version was made with other versions of packages than those here: {', '.join(other)}"] if other else []
+    )
+    find_commit(checkout, commit)
+    tree_name = f"reproduce-{uuid.uuid4().hex[:12]}"
+    with (
+        tempfile.TemporaryDirectory(prefix="gantry-reproduce-") as temporary,
+        worktree_workspace(checkout, revision=commit, overrides={}, name=tree_name) as workspace,
+    ):
+        tree, var = workspace.checkout, Path(temporary) / "var"
+        var.mkdir()
+        environment = {**workspace.environment, VAR_VARIABLE: str(var), "GANTRY_PIPELINE_RUN": tree_name}
+        environment["GANTRY_TRACKING_URI"] = own = f"sqlite:///{var / 'mlflow.db'}"
+        tree.dvc_lock.write_text(text, encoding="utf-8")
+        committed = read_params(tree.params)
+        apply_overrides(tree, _changed(lock_settings(lock), committed))
+        if "storage" in committed:  # a storage has the finished work of the first run
+            apply_overrides(tree, {"storage.uri": ""})
+        environment.pop("GANTRY_STORAGE_URI", None)
+        run_dvc(tree, environment, "checkout", "--allow-missing", "--quiet", "--force")
+        stages = [node.name for node in read_plan(tree) if node.is_stage and node.name in lock["stages"]]
+        stages = [stage for stage in stages if stage != REGISTER]
+        if not search and TUNE in stages and all(tree.out(out).exists() for out in _outs(lock, TUNE)):
+            stages.remove(TUNE)
+            notes.append("the search was not run again; its result is the recorded one (--search runs it)")
+        with offer_cluster(replace(tree, var=var), environment) as offered:
+            for stage in stages:
+                _run(stage, tree, {**environment, **offered}, on_line)
+        made = yaml.safe_load(tree.dvc_lock.read_text(encoding="utf-8"))
+        notes += _other_code(lock, made, stages)
+        here = _device(own, f"tags.`{STAGE_TAG}` = 'train'")
+    if device and here and device != here:
+        notes.append(f"the version was trained on {device}, this run on {here}: equal bytes are not to be expected")
+    results = [
+        Result(stage=stage, out=out, recorded=digest, made=_outs(made, stage).get(out, "none"))
+        for stage in stages
+        for out, digest in _outs(lock, stage).items()
+    ]
+    return Reproduction(
+        version=name, commit=commit, results=tuple(results), device=device, device_here=here, notes=tuple(notes)
+    )
+
+
+def _lock_of(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
+    lock = read_lock(folder)
+    if not lock:
+        raise TrackingError(
+            f"Version {name} cannot be made again: it has no dvc.lock, which records its data and settings."
+        )
+    return (folder / "dvc.lock").read_text(encoding="utf-8"), lock
+
+
+def _ours(packages: set[str]) -> set[str]:
+    """The packages that a model needs, as installed here, of those that ``packages`` names."""
+    named = {package.partition("==")[0] for package in packages}
+    return {package for package in pip_requirements() if package.partition("==")[0] in named}
+
+
+def _changed(settings: Mapping[str, Any], committed: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the version that differ from those of its commit, by dotted name: ``gantry run --set`` made them."""
+    return {
+        f"{section}.{name}": value
+        for section, values in settings.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+        if committed.get(section, {}).get(name) != value
+    }
+
+
+def _outs(lock: Mapping[str, Any], stage: str) -> dict[str, str]:
+    return {out["path"]: out.get("md5", "none") for out in lock["stages"].get(stage, {}).get("outs", ())}
+
+
+def _other_code(lock: Mapping[str, Any], made: Mapping[str, Any], stages: list[str]) -> list[str]:
+    """Notes on inputs of the first stage that has other ones than recorded: code with uncommitted changes, other data."""
+    for stage in stages:
+        old, new = (
+            {dep["path"]: dep.get("md5") for dep in side["stages"].get(stage, {}).get("deps", ())}
+            for side in (lock, made)
+        )
+        if other := sorted(path for path in old if old[path] != new.get(path)):
+            return [f"inputs of stage {stage} differ from those recorded with the version: {', '.join(other)}"]
+    return []
+
+
+def _run(stage: str, tree: Checkout, environment: Mapping[str, str], on_line: Callable[[str], None]) -> None:
+    """Run one stage, whatever DVC's cache has."""
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        lines.append(line)
+        on_line(line)
+
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage]
+    if run_streaming(command, cwd=tree.root, environment=environment, on_line=keep):
+        raise StageError(f"Stage {stage} failed in the worktree of the version: {' '.join(lines[-5:])}")
+
+
+def _device(tracking_uri: str, query: str) -> str:
+    """The device of the train run that a filter finds; empty if it is not recorded."""
+    client = connect(tracking_uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    for found in client.search_runs(experiments, query, max_results=100):
+        if found.data.tags.get(STAGE_TAG) == "train" and DEVICE in found.data.tags:
+            return found.data.tags[DEVICE]
+    return ""

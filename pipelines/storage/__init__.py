@@ -1,0 +1,1 @@
+"""Storage that several hosts share: objects below one URI, folders, leases, and a cache on each node."""

@@ -1,0 +1,39 @@
+"""Tags of a training run by which the speed of a later one is predicted."""
+
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from gan_core.data import DatasetInfo, PreparedDataset
+
+DEVICE, WORKERS, PICTURES = "gantry.device", "gantry.workers", "gantry.pictures"
+"""Device of a worker, number of workers, and shape of the pictures."""
+CORES = "core(s)"
+"""Part of the name of a processor, and of no GPU's."""
+
+
+def device_name(device: torch.device, threads: int) -> str:
+    """Name of a device as runs are compared by it: the GPU's, or the processor's with the number of its cores in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {threads} {CORES}"
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def run_tags(device: torch.device, threads: int, workers: int, dataset: PreparedDataset) -> dict[str, str]:
+    """Tags by which a later :func:`pipelines.flow.forecast.forecast` finds the run."""
+    return {DEVICE: device_name(device, threads), WORKERS: str(workers), PICTURES: shape_name(dataset.info)}
+
+
+def shape_name(info: DatasetInfo) -> str:
+    """Width, height and channels of the pictures, as in the tag."""
+    return f"{info.width}x{info.height}x{info.channels}"

@@ -1,0 +1,27 @@
+"""A storage of each kind that can be had here: a folder, and a bucket of an S3 server of the session's own."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.storage.objects import Storage
+from tests.s3_server import S3Server, s3_server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(params=["file", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """An empty storage."""
+    if request.param == "file":
+        return Storage(f"file://{tmp_path}/storage", patience=5)
+    server: S3Server = request.getfixturevalue("s3")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return Storage(f"s3://{server.bucket}/{uuid.uuid4().hex}", patience=5)

@@ -1,0 +1,103 @@
+"""With a storage, workers keep nothing on their host but caches, and what a failed one wrote is not lost."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gan_core.cache import user_cache_dir
+from gan_core.data import PreparedDataset
+from gan_core.errors import DataError, StageError
+from gan_core.families.dcgan import DcganConfig
+from gan_core.training.config import TrainConfig
+from gan_core.training.trainer import Trainer
+from pipelines.storage.journal import ReplacedError
+from pipelines.training.places import CHECKPOINTS, CURVES, shared_storage
+from pipelines.training.worker import save_failure
+from tests.datasets import blobs, write_prepared
+
+
+@pytest.fixture
+def place(tmp_path):
+    data = write_prepared(tmp_path / "data", blobs(8))
+    uri, work = f"file://{tmp_path}/storage", tmp_path / "work" / "key"
+    work.mkdir(parents=True)
+    with shared_storage(uri, work, data, cache_gib=1, events=None) as place:
+        yield place
+
+
+def test_every_worker_has_the_data_and_the_next_first_worker_what_the_last_one_wrote(place):
+    for row in range(2):
+        with place.on_worker(0) as files:
+            assert (files.data / "dataset.json").is_file()
+            assert len((files.work / CURVES).read_text().split()) == row if row else not (files.work / CURVES).exists()
+            with (files.work / CURVES).open("a") as file:
+                file.write(f"{row}\n")
+        assert not files.work.exists()
+    with place.on_worker(1) as files:
+        assert files.data.is_dir()
+        assert list(files.work.iterdir()) == []
+
+
+def test_what_a_failed_worker_wrote_reaches_the_storage(place):
+    def fail():
+        with place.on_worker(0) as files:
+            (files.work / CHECKPOINTS / "step-1").mkdir(parents=True)
+            (files.work / CHECKPOINTS / "step-1" / "tensors").write_bytes(b"1")
+            raise DataError("broken")
+
+    with pytest.raises(DataError, match="broken"):
+        fail()
+    with place.on_worker(0) as files:
+        assert (files.work / CHECKPOINTS / "step-1" / "tensors").read_bytes() == b"1"
+
+
+def test_the_end_of_a_replaced_worker_does_not_fail_the_run(place):
+    """A host that was cut off comes back while the driver has gone on with another one."""
+    with pytest.raises(ReplacedError), save_failure(place, 1):
+        raise ReplacedError("another process has taken over")
+    assert place.failure() is None
+
+
+def test_an_error_of_a_worker_is_kept_with_its_host(place):
+    assert place.failure() is None
+    place.save_failure(DataError("there is no data"))
+    place.save_failure(StageError("a later one"))
+    failure = place.failure()
+    assert isinstance(failure, DataError)
+    assert str(failure).startswith("there is no data (on host ")
+
+
+def test_the_folder_of_a_killed_worker_is_removed_by_the_next(place):
+    program = (
+        "import os, signal, sys; from pipelines.runtime.owned import scratch_folder\n"
+        "with scratch_folder('work') as folder:\n    (folder / 'x').touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert len(list((user_cache_dir() / "work").iterdir())) == 1
+    with place.on_worker(1) as files:
+        assert [path for path in (user_cache_dir() / "work").iterdir()] == [files.work.parent]
+
+
+def test_data_larger_than_the_cache_is_streamed_from_the_storage(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
+    data = write_prepared(tmp_path / "data", pixels, shards=2, row_group=4)
+    uri, work = f"file://{tmp_path}/storage", tmp_path / "work" / "key"
+    work.mkdir(parents=True)
+    limit = sum(path.stat().st_size for path in data.iterdir()) // 2
+    with (
+        shared_storage(uri, work, data, cache_gib=limit / 2**30, events=None) as place,
+        place.on_worker(1) as files,
+    ):
+        assert place.inputs.streams
+        assert [path.name for path in files.data.iterdir()] == ["dataset.json"]
+        dataset = PreparedDataset(files.data, shards=files.shards)
+        np.testing.assert_array_equal(dataset.pixels()[:], pixels)
+        model, config = DcganConfig(width=8, latent=16), TrainConfig(steps=3, batch=8, stream_gib=limit / 2**30)
+        trainer = Trainer("dcgan", model, dataset, config, files.work / CHECKPOINTS, device="cpu")
+        trainer.run()
+        assert trainer.step == 3
+        cached = [path.stat().st_size for path in (user_cache_dir() / "row-groups").iterdir()]
+        assert 0 < sum(cached) <= limit
+    assert not (user_cache_dir() / "prepared").exists()
