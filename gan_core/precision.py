@@ -1,4 +1,4 @@
-"""Choose the device and the precision, and ask for a device's memory."""
+"""Choose the device and the precision, and ask for the memory of a device and of the machine."""
 
 import contextlib
 import logging
@@ -71,6 +71,17 @@ def device_memory(device: torch.device) -> int | None:
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(device).total_memory
     return torch.mps.recommended_max_memory() if device.type == "mps" else None
+
+
+def available_memory() -> int:
+    """Return the main memory in bytes that a program can still use. Linux states it; elsewhere psutil is needed."""
+    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    import psutil  # not at the top, so that training on Linux needs nothing besides PyTorch and the readers of the data
+
+    return psutil.virtual_memory().available
 
 
 def is_out_of_memory(error: BaseException) -> bool:

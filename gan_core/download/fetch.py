@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tqdm import tqdm
-
 from gan_core.disk import find_disk_error
 from gan_core.download import package_clients
 from gan_core.errors import FetchError
@@ -146,6 +144,8 @@ def fetch_many(files: Sequence[FileRequest], *, label: str) -> list[Path]:
 
 def progress_bar(label: str, total: float | None, unit: str = "B") -> Any:
     """A tqdm progress bar on stderr; if stderr is not a terminal, it prints a line every ten seconds."""
+    from tqdm import tqdm  # here, because only what shows progress needs it
+
     return tqdm(
         total=total,
         desc=label,

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from gan_core.errors import DataError
 from gan_core.families import Batch
 from gan_core.images.tensors import from_uint8
 from gan_core.nn.padding import reflection_pad
+from gan_core.precision import available_memory
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class Feed(Batches):
         if device.type == "cuda":
             free, share = torch.cuda.mem_get_info(device)[0], 0.5
         else:
-            free, share = psutil.virtual_memory().available, 0.25
+            free, share = available_memory(), 0.25
         arrays = {id(array): array for array in self._sets.values()}  # the two domains are one array
         size = sum(array.nbytes for array in arrays.values())
         fits = size <= free * share

@@ -13,7 +13,7 @@ from gan_core.precision import choose_device
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.bench import Row
-from tests.bench.training import _wait
+from tests.bench.trainers import wait
 from tests.datasets import blobs, write_prepared
 
 SIZE, BATCH, PICTURES, ROW_GROUP, PAIRS = 64, 64, 2048, 128, 10
@@ -39,10 +39,10 @@ def rows() -> list[Row]:
             trainers[feed] = Trainer("dcgan", DcganConfig(width=64), data, config, place / feed, device=device)
 
         def seconds(feed: str, count: int) -> float:
-            _wait(device)
+            wait(device)
             started = time.perf_counter()
             trainers[feed].run(until=trainers[feed].step + count)
-            _wait(device)
+            wait(device)
             return time.perf_counter() - started
 
         for feed in trainers:

@@ -2,9 +2,6 @@
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +15,7 @@ from gan_core.precision import has_bf16
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.bench import Row
+from tests.bench.trainers import matrix_rate, seconds_of
 from tests.datasets import blobs, write_prepared
 
 BATCH, SIZE, WIDTH, LATENT = 64, 32, 64, 100
@@ -61,14 +59,13 @@ class Textbook:
 
 def rows() -> list[Row]:
     """One row: the Trainer's images per second over the textbook loop's."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    steps = 3 if device.type == "cpu" else 40
+    device, steps = torch.device("cpu"), 3
     with tempfile.TemporaryDirectory() as folder:
         pixels = blobs(2048, SIZE)
         dataset = PreparedDataset(write_prepared(Path(folder) / "data", pixels), Path(folder) / "cache")
         never = 10**9
         seldom = {"sample_every": never, "checkpoint_every": never}
-        config = TrainConfig(steps=never, batch=BATCH, compile=device.type == "cuda", **seldom)
+        config = TrainConfig(steps=never, batch=BATCH, **seldom)
         model = DcganConfig(width=WIDTH, latent=LATENT)
         trainer = Trainer("dcgan", model, dataset, config, Path(folder) / "checkpoints", device=device)
         textbook = Textbook(torch.from_numpy(pixels), device)
@@ -79,51 +76,26 @@ def rows() -> list[Row]:
         for warm_up in (ours, textbook.run):
             warm_up(steps)
         # Short blocks in turn, compared pair by pair: whatever else the machine does meets both sides of a pair.
-        pairs = [(_seconds(ours, steps, device), _seconds(textbook.run, steps, device)) for _ in range(PAIRS)]
+        pairs = [
+            (seconds_of(lambda: ours(steps), device), seconds_of(lambda: textbook.run(steps), device))
+            for _ in range(PAIRS)
+        ]
         ratio = statistics.median(theirs / mine for mine, theirs in pairs)
         mine, theirs = (statistics.median(seconds) / steps for seconds in zip(*pairs, strict=True))
-        counted = Trainer(
-            "dcgan", model, dataset, replace(config, compile=False), Path(folder) / "counted", device=device
-        )
+        counted = Trainer("dcgan", model, dataset, config, Path(folder) / "counted", device=device)
         with FlopCounterMode(display=False) as counter:
             counted.run(until=1)
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32
-        share = counter.get_total_flops() / mine / _peak(dtype, device)
+        share = counter.get_total_flops() / mine / matrix_rate(dtype, device)
     note = (
-        f"{BATCH / mine:.0f} against {BATCH / theirs:.0f} images/s at {SIZE}x{SIZE}, batch {BATCH}, on {device.type}, "
+        f"{BATCH / mine:.0f} against {BATCH / theirs:.0f} images/s at {SIZE}x{SIZE}, batch {BATCH}, "
         f"{str(dtype)[6:]}; {share:.0%} of this machine's own {str(dtype)[6:]} matrix-product rate"
     )
-    target: float | None = 3.0 if device.type == "cuda" else 2.0
+    target: float | None = 2.0
     if not has_bf16(device):
         target = None
         note += "; the target of 2x is for a CPU with bf16 instructions, which this one lacks: both run in fp32"
     return [Row(name="training against a textbook loop", ratio=ratio, target=target, note=note)]
-
-
-def _seconds(run: Callable[[int], None], steps: int, device: torch.device) -> float:
-    _wait(device)
-    started = time.perf_counter()
-    run(steps)
-    _wait(device)
-    return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations per second of a square matrix product that is large for the machine."""
-    size = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-
-    def multiply(count: int) -> None:
-        for _ in range(count):
-            torch.mm(a, b)
-
-    multiply(1)
-    return 2 * size**3 / min(_seconds(multiply, 5, device) / 5 for _ in range(3))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Every family of translation: its step against the straightforward loop of the same networks."""
+"""Families of translation, on the CPU: a step against the straightforward loop of the same networks.
+
+``python -m tests.gpu speed`` measures a GPU.
+"""
 
 import tempfile
 from collections.abc import Callable
@@ -9,24 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_core.data import PreparedDataset
 from gan_core.families import require
 from gan_core.families.pix2pix import UNet
 from gan_core.families.translation import TranslationFamily
 from gan_core.families.translation_layers import one_hot
-from gan_core.precision import choose_device, has_bf16
+from gan_core.precision import has_bf16
 from gan_core.training.trainer import Trainer
 from tests.bench import Row
-from tests.bench.families import _race, _steps, _trainer
 from tests.bench.straightforward import with_torchs_layers
-from tests.datasets import blobs, write_prepared
+from tests.bench.trainers import auto_trainer, made_up_data, race, run_steps
 
-TARGETS = {"cpu": 1.6, "cuda": 2.0}
-SIZES = {
-    "cpu": {"pix2pix": 64, "cyclegan": 64, "stargan": 64},
-    "cuda": {"pix2pix": 256, "cyclegan": 128, "stargan": 128},
-}
-STEPS = {"cpu": 3, "cuda": 20}
+SIZE, STEPS = 64, 3
 # Auto would take the same; said here so that both sides have it.
 BATCHES = {"pix2pix": 4, "cyclegan": 4, "stargan": 16}
 PICTURES = 64
@@ -157,33 +153,22 @@ def entropy(judged: Tensor, target: float) -> Tensor:
 
 def rows() -> list[Row]:
     """One row a family: the Trainer's images per second over the straightforward loop's."""
-    device = choose_device()
     with tempfile.TemporaryDirectory() as folder:
-        return [_family(name, Path(folder) / name, device) for name in BATCHES]
+        return [_family(name, Path(folder) / name) for name in BATCHES]
 
 
-def _family(name: str, place: Path, device: torch.device) -> Row:
-    size, batch, steps = SIZES[device.type][name], BATCHES[name], STEPS[device.type]
-    data = _data(name, place, size)
-    ours = _trainer(name, data, place / "ours", device, batch=batch, compile=device.type == "cuda")
+def _family(name: str, place: Path) -> Row:
+    device, batch = torch.device("cpu"), BATCHES[name]
+    data = made_up_data(name, place, SIZE, PICTURES)
+    ours = auto_trainer(name, data, place / "ours", device, batch=batch)
     plain = Straightforward(ours)
-    seconds = _race({"ours": lambda: _steps(ours, steps), "plain": lambda: plain.run(steps)}, device)
-    bf16, shown = has_bf16(device), batch * ours.config.discriminator_steps * steps
+    seconds = race({"ours": lambda: run_steps(ours, STEPS), "plain": lambda: plain.run(STEPS)}, device)
+    bf16, shown = has_bf16(device), batch * ours.config.discriminator_steps * STEPS
     note = (
-        f"{shown / seconds['ours']:.1f} against {shown / seconds['plain']:.1f} images/s at {size} pixels, batch {batch}, on "
-        f"{device.type}"
+        f"{shown / seconds['ours']:.1f} against {shown / seconds['plain']:.1f} images/s at {SIZE} pixels, batch {batch}"
     )
     if not bf16:
         note += "; without bf16 instructions both run in fp32, and the target does not hold"
     ratio = seconds["plain"] / seconds["ours"]
-    target = TARGETS[device.type] if bf16 else None
+    target = 1.6 if bf16 else None
     return Row(name=f"{name}: a step against the straightforward loop", ratio=ratio, target=target, note=note)
-
-
-def _data(name: str, place: Path, size: int) -> PreparedDataset:
-    pixels, labels = blobs(PICTURES, size, channels=3), np.arange(PICTURES) % (2 if name == "cyclegan" else 4)
-    if name == "pix2pix":
-        written = write_prepared(place / "data", pixels, conditions=255 - pixels)
-    else:
-        written = write_prepared(place / "data", pixels, labels, kind="unpaired" if name == "cyclegan" else "domains")
-    return PreparedDataset(written, place / "decoded")

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -119,8 +118,7 @@ def test_a_data_set_too_large_for_memory_is_read_from_disk_with_the_same_batches
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     resident = feed(labels=True)
-    little = type("Memory", (), {"available": 400})()
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    monkeypatch.setattr("gan_core.training.feed.available_memory", lambda: 400)
     with caplog.at_level(logging.INFO):
         mapped = feed(labels=True)
     assert "read from disk" in caplog.text
