@@ -5,6 +5,9 @@ PYTHON ?= python3
 # A folder of wheels to prefer (for a CPU build of torch, say); the variable is pip's own.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
+# Many containers set this. Without compiled files, every process of a test compiles all that it imports: 5 s of CPU for torch alone.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests run side by side; those that start a cluster or a server are one group, one after the other.
 BESIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
