@@ -28,6 +28,7 @@ COMMANDS = {
     "stage": ("pipelines.commands.stage:stage", "Run one stage, as dvc.yaml does."),
     "fid": ("pipelines.commands.fid:fid", "Measure the Fréchet Inception distance."),
     "sample": ("pipelines.commands.sample:sample", "Generate pictures."),
+    "play": ("pipelines.commands.play:play", "Try out a generator on a web page."),
     "translate": ("pipelines.commands.translate:translate", "Translate pictures into pictures."),
     "augment": ("pipelines.commands.augment:augment", "Enlarge a dataset with generated pictures."),
     "project": ("pipelines.commands.project:project", "Project a picture into the style space."),

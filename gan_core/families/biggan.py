@@ -170,6 +170,15 @@ class Generator(nn.Module):
                 maps = self.attention(maps)
         return torch.tanh(self.picture(F.relu(self.normalise(maps), inplace=True)))
 
+    def latent_weights(self) -> Tensor:
+        """The weights of all layers that take a chunk of z, (rows, latent)."""
+        chunks = [self.project.spectral(self.project.weight)]
+        for block in self.blocks if self.hierarchical else ():
+            layers = [module for module in block.modules() if isinstance(module, SpectralLinear)]  # gains and biases
+            # A chunk follows the class embedding.
+            chunks.append(torch.cat([layer.spectral(layer.weight)[:, -self.chunk :] for layer in layers]))
+        return torch.block_diag(*chunks)
+
 
 class Discriminator(nn.Module):
     """Maps images (N, C, H, W) in [-1, 1] and classes (N,) to logits (N,); above 0 means real."""
@@ -252,6 +261,12 @@ class BigGan(NoiseFamily):
         """Orthogonal regularisation of the generator's weights (equation 3)."""
         penalty = orthogonal_penalty(self.networks["generator"])
         return Losses(self.config.orthogonal * penalty, {"penalty/orthogonal": penalty.detach()})
+
+    def latent_weights(self) -> Tensor:
+        """See :meth:`NoiseFamily.latent_weights`: the first layer, and the norms that take chunks of z."""
+        generator = self.networks["generator"]
+        assert isinstance(generator, Generator)
+        return generator.latent_weights()
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Recompute the singular values of the averaged weights, and then the statistics of batch norm."""

@@ -106,6 +106,12 @@ class Cgan(NoiseFamily):
             raise SettingsError(f"cgan has the networks of dcgan, and {error}") from None
         dcgan.initialise(self.networks, config)
 
+    def latent_weights(self) -> Tensor:
+        """See :meth:`NoiseFamily.latent_weights`; without the columns of the class."""
+        generator = self.networks["generator"]
+        assert isinstance(generator, Generator)
+        return generator.network.project.weight[:, : self.config.latent]
+
     def discriminator_layers(self, name: str) -> list[list[nn.Parameter]]:
         """See :meth:`Family.discriminator_layers`: those of dcgan, then the classes."""
         network = self.networks[name]

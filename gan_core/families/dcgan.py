@@ -129,3 +129,9 @@ class Dcgan(NoiseFamily):
         self.prior = config.prior
         self.networks = {"generator": Generator(config, shape), "discriminator": Discriminator(config, shape)}
         initialise(self.networks, config)
+
+    def latent_weights(self) -> Tensor:
+        """See :meth:`NoiseFamily.latent_weights`."""
+        generator = self.networks["generator"]
+        assert isinstance(generator, Generator)
+        return generator.project.weight

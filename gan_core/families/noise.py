@@ -270,6 +270,13 @@ class NoiseFamily(Family):
         """Convert uniform numbers to z. With ``truncation``, the prior is restricted to ``abs(z) <= truncation``."""
         return latents_from_uniform(uniform, self.prior, truncation)
 
+    @abstractmethod
+    def latent_weights(self) -> Tensor:
+        """Return the weights of the layers that take z, (rows, latent), one below the other.
+
+        If a layer takes only a part of z, its rows are zero elsewhere.
+        """
+
 
 class StyleBasedFamily(NoiseFamily):
     """A family that generates images from styles, one per layer, with support for style mixing and projection."""
@@ -291,6 +298,10 @@ class StyleBasedFamily(NoiseFamily):
     @abstractmethod
     def mean_styles(self, label: int | None) -> Tensor:
         """Return the mean style for each layer, (layers, W), of class ``label`` if the family is class-conditional."""
+
+    @abstractmethod
+    def style_weights(self) -> list[Tensor]:
+        """Return for each layer the weights by which it takes its style, (rows, W)."""
 
 
 def latents_from_uniform(uniform: Tensor, prior: str, truncation: float | None) -> Tensor:

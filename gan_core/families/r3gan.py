@@ -232,6 +232,13 @@ class R3gan(NoiseFamily):
             [network.picture, network.stages[0], *(module for pair in pairs for module in pair), *last]
         )
 
+    def latent_weights(self) -> Tensor:
+        """See :meth:`NoiseFamily.latent_weights`; each row times the length of the map that it multiplies."""
+        generator = self.networks["generator"]
+        assert isinstance(generator, Generator)
+        lengths = generator.basis.flatten(1).norm(dim=1, keepdim=True)
+        return generator.weigh.weight[:, : self.config.latent] * lengths
+
     def penalties(self) -> tuple[Phase, ...]:
         """See :meth:`Family.penalties`: R1 and R2."""
         if not (self.config.gamma or self.config.final_gamma):

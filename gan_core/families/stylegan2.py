@@ -192,6 +192,16 @@ class Synthesis(nn.Module):
             images = images + self.to_image[level](maps, styles[:, at + 1])
         return images
 
+    def style_weights(self) -> list[Tensor]:
+        """For each style, the weights of the affine layers that take it, (rows, style)."""
+        taking: list[list[Tensor]] = [[] for _ in range(self.layers)]
+        images = [(2 * level + 1, layer) for level, layer in enumerate(self.to_image)]
+        for at, layer in [*enumerate(self._styled()), *images]:
+            affine = layer.get_submodule("convolve.affine")
+            assert isinstance(affine, Linear)
+            taking[at].append(affine.weight * affine.scale)
+        return [torch.cat(weights) for weights in taking]
+
     def _styled(self) -> list[StyledLayer]:
         pairs = zip(self.first, self.second[1:], strict=True)
         layers = [self.second[0], *(layer for pair in pairs for layer in pair)]
@@ -410,6 +420,16 @@ class StyleGan2(StyleBasedFamily):
         """See :meth:`StyleBasedFamily.mean_styles`; of class 0 if conditional and no class is given."""
         generator = self._generator()
         return generator.broadcast_style(generator.mean_style[label or 0][None])[0]
+
+    def latent_weights(self) -> Tensor:
+        """See :meth:`NoiseFamily.latent_weights`: the first layer of the mapping network."""
+        first = self._generator().mapping.layers[0]
+        assert isinstance(first, Linear)
+        return first.weight[:, : self.config.latent] * first.scale
+
+    def style_weights(self) -> list[Tensor]:
+        """See :meth:`StyleBasedFamily.style_weights`: those of the affine layers."""
+        return self._generator().synthesis.style_weights()
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Recompute the mean style, towards which truncation moves, over 256 latents per batch."""

@@ -23,7 +23,7 @@ from gan_core.families.translation import ReferenceGuidedFamily, TranslationFami
 from gan_core.files import apply_umask, atomic_write, read_json, sha256_file, sha256_json, write_json
 from gan_core.images.tensors import from_uint8, to_uint8
 from gan_core.inference.path import Space, path_step
-from gan_core.inference.projection import Projection, project
+from gan_core.inference.projection import Each, LatentProjection, Projection, project, project_latent
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
 _AGAIN = "export or download the generator again"
@@ -224,7 +224,7 @@ class Generator:
         """Pairs of pictures a small step apart in the latent space. See :func:`gan_core.inference.path.path_step`."""
         return path_step(self.family, n, seed, space=space, epsilon=epsilon, first=first)
 
-    def project(self, picture: Tensor, *, steps: int, label: int | None = None) -> Projection:
+    def project(self, picture: Tensor, *, steps: int, label: int | None = None, each: Each | None = None) -> Projection:
         """Find the style whose picture is closest to ``picture``, uint8 (C, H, W).
 
         See :func:`gan_core.inference.projection.project`.
@@ -233,12 +233,31 @@ class Generator:
             SettingsError: the family has no styles, the picture has a different shape, or a ``label`` is missing.
         """
         family = require(self.family, StyleBasedFamily)
+        self._check_labelled(label)
+        return project(family, picture, steps=steps, label=label, each=each)
+
+    def project_latent(
+        self, picture: Tensor, *, steps: int, label: int | None = None, each: Each | None = None
+    ) -> LatentProjection:
+        """Find the z whose picture is closest to ``picture``, uint8 (C, H, W).
+
+        See :func:`gan_core.inference.projection.project_latent`.
+
+        Raises:
+            SettingsError: the family does not generate from noise, the picture has a different shape, or a ``label`` is
+                missing.
+        """
+        family = require(self.family, NoiseFamily)
+        self._check_labelled(label)
+        return project_latent(family, picture, steps=steps, label=label, each=each)
+
+    def _check_labelled(self, label: int | None) -> None:
+        """Raise SettingsError if the generator is class-conditional and ``label`` is None."""
         if self.conditional and label is None:
             names = ", ".join(f"{name} ({index})" for index, name in enumerate(self.info.get("classes") or ()))
             raise SettingsError(
                 f"label: {self.info['family']} is class-conditional. Name the class of this picture: {names}."
             )
-        return project(family, picture, steps=steps, label=label)
 
     def check_takes_styles(self) -> None:
         """Raise SettingsError if the generator does not take styles from pictures."""

@@ -107,7 +107,7 @@ def listen(preferred: int, *, only: bool = False, hosts: tuple[str, ...] = HOSTS
     """Open a socket that listens on loopback.
 
     Args:
-        preferred: its port.
+        preferred: its port; 0 for any free one.
         only: whether the port is required. If False and the port is taken, any free one is used.
         hosts: addresses to try in turn.
 
@@ -129,13 +129,13 @@ def listen(preferred: int, *, only: bool = False, hosts: tuple[str, ...] = HOSTS
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                     raise
                 continue
-            if port != preferred:
+            if preferred and port != preferred:
                 LOG.info("Port %d is taken; listening on port %d.", preferred, listening.getsockname()[1])
             return listening
         else:
             raise StageError(
                 f"Port {preferred} of this machine is in use, or you have no permission to use it. Choose another with --port "
-                "of gantry serve, or --prefect-port and --mlflow-port of gantry ui."
+                "of gantry serve or gantry play, or --prefect-port and --mlflow-port of gantry ui."
             )
     raise StageError(f"This machine has no loopback address ({', '.join(hosts)}). Bring its loopback interface up.")
 

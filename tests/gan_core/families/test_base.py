@@ -72,7 +72,9 @@ def test_a_family_without_a_method_of_its_capability_cannot_be_built() -> None:
         name = "styleless"
         Config = DcganConfig
 
-    with pytest.raises(TypeError, match="abstract methods '?from_styles'?, '?mean_styles'?, '?to_styles'?"):
+    with pytest.raises(
+        TypeError, match="abstract methods '?from_styles'?, '?latent_weights'?, '?mean_styles'?, '?style"
+    ):
         Styleless(DcganConfig(), ImageShape(channels=1, height=16, width=16))
 
 

@@ -8,7 +8,7 @@ from gan_core.families import require
 from gan_core.families.noise import StyleBasedFamily
 from gan_core.families.stylegan2 import StyleGan2
 from gan_core.images.tensors import to_uint8
-from gan_core.inference.projection import project
+from gan_core.inference.projection import project, project_latent
 from tests.gan_core.families.conftest import small
 
 
@@ -37,3 +37,31 @@ def test_a_picture_of_the_wrong_shape_and_a_family_without_styles_are_refused(fa
         project(family, torch.zeros(3, 16, 16, dtype=torch.uint8), steps=1)
     with pytest.raises(SettingsError, match=r"dcgan cannot mix styles or project pictures; .* can: stylegan2\."):
         project(require(small("dcgan"), StyleBasedFamily), torch.zeros(1, 16, 16, dtype=torch.uint8), steps=1)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "r3gan"])
+def test_a_picture_of_the_generator_is_found_in_z(name: str) -> None:
+    """The distance is much smaller than that of the closest of hundreds of draws, and z stays within the prior."""
+    family = small(name)
+    family.networks["generator"].eval()
+    family.update_statistics({"generator": family.networks["generator"]})
+    target = to_uint8(family.sample(1, 7))[0]
+    steps: list[int] = []
+    found = project_latent(family, target, steps=100, each=steps.append)
+    assert found.distance < 0.4 * found.distance_of_draws
+    assert steps == [*range(1, 101)]
+    again = family.generate_sample(family.networks["generator"], found.latent[None], None, None)
+    assert torch.equal(to_uint8(again)[0], found.picture)
+    if family.prior == "uniform":
+        assert found.latent.abs().max() <= 1
+    assert torch.equal(project_latent(family, target, steps=5).latent, project_latent(family, target, steps=5).latent)
+
+
+def test_the_class_of_the_picture_decides_what_is_found_in_z() -> None:
+    family = small("cgan")
+    family.networks["generator"].eval()
+    family.update_statistics({"generator": family.networks["generator"]})
+    target = to_uint8(family.sample(1, 7, label=1))[0]
+    assert project_latent(family, target, steps=60, label=1).distance < 20
+    with pytest.raises(SettingsError, match=r"The picture is 3x16x16, but the generator makes 1x16x16"):
+        project_latent(family, torch.zeros(3, 16, 16, dtype=torch.uint8), steps=1)

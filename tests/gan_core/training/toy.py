@@ -60,6 +60,10 @@ class Toy(NoiseFamily):
 
         return batch.cached("fakes", make)
 
+    def latent_weights(self) -> Tensor:
+        """Those of the first layer."""
+        return self.networks["generator"].get_parameter("0.weight")
+
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
         """Cross-entropy, or NaN where ordered."""
         judge = self.network("discriminator")

@@ -1,0 +1,1 @@
+"""A web page on this machine to try out a generator (``gantry play``)."""
