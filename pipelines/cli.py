@@ -27,6 +27,7 @@ COMMANDS = {
     "ui": ("pipelines.commands.run:ui", "Serve the web pages of MLflow and Prefect."),
     "stage": ("pipelines.commands.stage:stage", "Run one stage, as dvc.yaml does."),
     "fid": ("pipelines.commands.fid:fid", "Measure the Fréchet Inception distance."),
+    "evaluate": ("pipelines.commands.evaluate:evaluate", "Measure every figure of two sets of pictures."),
     "sample": ("pipelines.commands.sample:sample", "Generate pictures."),
     "play": ("pipelines.commands.play:play", "Try out a generator on a web page."),
     "translate": ("pipelines.commands.translate:translate", "Translate pictures into pictures."),

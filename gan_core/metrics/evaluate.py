@@ -1,6 +1,7 @@
 """Compare two sources of pictures: figures with intervals and protocol, from one feature pass per source."""
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from gan_core.metrics.protocol import Figure, Protocol
 from gan_core.metrics.sources import DatasetSplit, Sample, Samples, Source, Translations
 
 log = logging.getLogger(__name__)
+
+ALL = ("fid", "kid", *NAMES, "fid_infinity", "inception_score")
+"""All figures of a comparison, in the order of the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,8 @@ def compare(
     real_count: int | None = None,
     fake_count: int | None = None,
     full: bool = True,
+    wanted: Collection[str] = ALL,
+    of_real: Features | None = None,
     direction: str = "",
     warn: bool = True,
     batch_size: int | None = None,
@@ -91,7 +97,9 @@ def compare(
     They are: FID, KID, precision, recall, density, coverage, the FID of infinitely many pictures, and the Inception score.
 
     Args:
-        full: whether to measure everything; if False, measure only the value of the FID, which takes less memory and time.
+        full: whether to measure all of ``wanted``; if False, measure only the value of the FID, in less memory and time.
+        wanted: names of figures. The FID is always measured, and precision, recall, density and coverage all or none.
+        of_real: the features of ``real``, with rows, if they were extracted before.
         direction: direction of a translation, for the protocol.
         warn: whether to warn about counts that bias the FID.
 
@@ -108,12 +116,16 @@ def compare(
                 extractor.features,
             )
     how: dict[str, Any] = {"keep": full, "batch_size": batch_size, "progress": progress}
-    if isinstance(real, DatasetSplit):
+    if of_real is not None:
+        pass
+    elif isinstance(real, DatasetSplit):
         of_real = real_features(real, real_n, extractor, cache_dir=cache_dir, **how)
     else:
         of_real = extract_features(real, real_n, extractor, **how)
     of_fake = extract_features(fake, fake_n, extractor, **how)
-    estimates, omitted, near = feature_estimates(of_real, of_fake, interval=full, full=full, device=extractor.device)
+    estimates, omitted, near = feature_estimates(
+        of_real, of_fake, interval=full, full=full, wanted=wanted, device=extractor.device
+    )
     protocol = Protocol(
         metric="fid",
         extractor=extractor.digest,
@@ -130,7 +142,7 @@ def compare(
     generator_digest = fake.digest(fake_n)
     seed = fake.seed if isinstance(fake, (Samples, Translations)) else None
     others: tuple[Figure, ...] = ()
-    if full:
+    if full and "inception_score" in wanted:
         score = _inception_score(of_fake, protocol, generator_digest, seed)
         if isinstance(score, str):
             omitted["inception_score"] = score
@@ -150,7 +162,13 @@ def compare(
 
 
 def feature_estimates(
-    real: Features, fake: Features, *, interval: bool, full: bool, device: torch.device | None = None
+    real: Features,
+    fake: Features,
+    *,
+    interval: bool,
+    full: bool,
+    wanted: Collection[str] = ALL,
+    device: torch.device | None = None,
 ) -> tuple[dict[str, Estimate], dict[str, str], Neighbours | None]:
     """Every figure that features alone can give.
 
@@ -159,6 +177,7 @@ def feature_estimates(
         fake: features of the pictures to measure, likewise.
         interval: whether to estimate intervals, too. FID-infinity is measured only with them.
         full: whether to measure more than the FID.
+        wanted: see :func:`compare`.
         device: where KID and neighbours are computed; None means the CPU.
 
     Returns:
@@ -169,15 +188,20 @@ def feature_estimates(
     near: Neighbours | None = None
     if not full:
         return estimates, omitted, near
-    estimates["kid"] = kid_estimate(real, fake, interval=interval, device=device)
+    if "kid" in wanted:
+        estimates["kid"] = kid_estimate(real, fake, interval=interval, device=device)
     few = too_few(len(real.kept), len(fake.kept))
-    if few:
+    if set(NAMES).isdisjoint(wanted):
+        pass
+    elif few:
         omitted |= dict.fromkeys(NAMES, few)
     else:
         near = neighbours(real, fake, interval=interval, device=device)
         estimates |= near.estimates
     few = fid_infinity_too_few(real.moments.features, len(fake.kept))
-    if few:
+    if "fid_infinity" not in wanted:
+        pass
+    elif few:
         omitted["fid_infinity"] = few
     elif interval:
         estimates["fid_infinity"] = fid_infinity_estimate(real, fake, estimates["fid"])

@@ -13,6 +13,9 @@ FEATURES = (64, 192, 768, 2048)
 BASELINES = {
     "inception_score": "pictures of one class",
     "memorisation": "without copying",
+    "class_agreement": "the most frequent class",
+    "class_training": "the most frequent class",
+    "class_agreement_of_real": "the most frequent class",
 }
 """What the baseline of a figure measures. Of all other figures, it measures the untranslated source pictures."""
 

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from gan_core.inference.generator import Generator
 from gan_core.inference.path import Space
-from gan_core.metrics.copying import MIN_PICTURES, copying
+from gan_core.metrics.classes import Classes, class_figures, labels_of_rows
+from gan_core.metrics.copying import MIN_PICTURES, Copying, copying
 from gan_core.metrics.evaluate import Comparison
-from gan_core.metrics.features import Features, real_features
-from gan_core.metrics.frechet import Moments
-from gan_core.metrics.intervals import fid_estimate
+from gan_core.metrics.features import real_features
 from gan_core.metrics.measurement import LabelledSubject, Measurement
 from gan_core.metrics.neighbours import nearest, neighbour_count
 from gan_core.metrics.path_length import DISTANCE, EPSILON, PathSubject, path_length_estimate, path_lengths
-from gan_core.metrics.protocol import Figure
+from gan_core.metrics.protocol import Figure, Protocol
 from gan_core.metrics.sources import DatasetSplit, random_subset
 
 
@@ -117,64 +117,45 @@ def _memorisation(measurement: Measurement, comparison: Comparison) -> list[Figu
         training_total=total,
     )
     measurement.findings.copying = found
+    return [memorisation_figure(comparison, found, protocol)]
+
+
+def memorisation_figure(comparison: Comparison, found: Copying, protocol: Protocol) -> Figure:
+    """The share of copies as a figure."""
     low, high = found.estimate.interval
-    return [
-        Figure(
-            name="memorisation",
-            value=found.estimate.value,
-            protocol=protocol,
-            generator_digest=comparison.generator_digest,
-            seed=comparison.seed,
-            low=low,
-            high=high,
-            baseline=found.expected,
-        )
-    ]
+    return Figure(
+        name="memorisation",
+        value=found.estimate.value,
+        protocol=protocol,
+        generator_digest=comparison.generator_digest,
+        seed=comparison.seed,
+        low=low,
+        high=high,
+        baseline=found.expected,
+    )
 
 
 def _class_figures(measurement: Measurement, comparison: Comparison) -> list[Figure]:
-    """The FID of each class, with its jackknife interval; its direction is the name of the class."""
+    """The FID of each class, and whether pictures show their class."""
+    return class_figures(
+        comparison, _classes(measurement, comparison), measurement.findings.omitted, measurement.extractor.device
+    )
+
+
+def _classes(measurement: Measurement, comparison: Comparison) -> Classes | str:
     info, labels = measurement.dataset.info, measurement.dataset.labels(measurement.split)
     if not info.classes or labels is None or labels.ndim > 1:
-        measurement.findings.omitted["fid_class"] = "the data has no classes"
-        return []
+        return "the data has no classes"
     made = _labels_of_samples(measurement, comparison.fake.n)
     if made is None:
-        measurement.findings.omitted["fid_class"] = "the generator is not class-conditional"
-        return []
+        return "the generator is not class-conditional"
+    if isinstance(measurement.subject, Generator):
+        named = tuple(measurement.subject.info.get("classes", ()))
+        if named != info.classes:
+            return f"the generator has other classes ({', '.join(map(str, named))}) than the data ({', '.join(info.classes)})"
     real, fake = comparison.real, comparison.fake
-    labels = labels[random_subset(len(labels), real.n)][random_subset(real.n, len(real.kept))]
-    made = made[random_subset(fake.n, len(fake.kept))]
-    of_each = ((real.kept, labels), (fake.kept, made))
-    figures, few = [], []
-    for index, name in enumerate(info.classes):
-        of_real, of_fake = (rows[classes == index] for rows, classes in of_each)
-        if min(len(of_real), len(of_fake)) < 2:
-            few.append(f"{name} ({len(of_real)} real, {len(of_fake)} generated)")
-            continue
-        estimate = fid_estimate(_features(of_real), _features(of_fake), interval=True)
-        low, high = estimate.interval
-        protocol = replace(
-            comparison.protocol,
-            metric="fid_class",
-            direction=name,
-            real_count=len(of_real),
-            fake_count=len(of_fake),
-        )
-        figures.append(
-            Figure(
-                name="fid_class",
-                value=estimate.value,
-                protocol=protocol,
-                generator_digest=comparison.generator_digest,
-                seed=comparison.seed,
-                low=low,
-                high=high,
-            )
-        )
-    if few:
-        measurement.findings.omitted["fid_class"] = f"too few pictures (2 are needed on each side) of {', '.join(few)}"
-    return figures
+    chosen = labels[random_subset(len(labels), real.n)]
+    return Classes(names=info.classes, real=labels_of_rows(chosen, real), fake=labels_of_rows(made, fake))
 
 
 def _labels_of_samples(measurement: Measurement, count: int) -> np.ndarray | None:
@@ -184,9 +165,3 @@ def _labels_of_samples(measurement: Measurement, count: int) -> np.ndarray | Non
         return None
     parts = [subject.labels(size, seed) for size, seed in measurement.samples().chunks(count)]
     return np.concatenate([part.cpu().numpy() for part in parts if part is not None])
-
-
-def _features(rows: np.ndarray) -> Features:
-    moments = Moments(rows.shape[1])
-    moments.update(rows)
-    return Features(moments, rows)

@@ -30,7 +30,8 @@ SAMPLE_CHUNK = 1024
 """Number of pictures to request from a generator at once. Fixed, so that pictures do not depend on the batch size."""
 
 MAX_UNREADABLE_SHARE = 0.01
-"""Maximum share of unreadable pictures; above it, measuring fails. Equal to the default of ``ingest.max_reject_share``."""
+"""Maximum share of unreadable pictures; above it, measuring fails. Equal to the default of ``ingest.max_reject_share``. One
+unreadable picture is always allowed, if two others can be read."""
 
 Prepare = Callable[[Tensor], Tensor]
 """uint8 (N, C, H, W) to the extractor's input."""
@@ -209,7 +210,12 @@ class PictureFolder:
         return whole.hexdigest()
 
     def batches(self, count: int, batch_size: int, prepare: Prepare) -> Iterator[Tensor]:
-        """See :class:`Source`. Raises DataError if more than :data:`MAX_UNREADABLE_SHARE` of the files cannot be read."""
+        """See :class:`Source`.
+
+        Raises:
+            DataError: more than one of the files, and more than :data:`MAX_UNREADABLE_SHARE` of them, cannot be read, or
+                fewer than two are left.
+        """
 
         def one(name: str) -> Tensor | None:
             content = self._read(name)
@@ -263,11 +269,17 @@ class PictureFolder:
         return content
 
     def _check_share(self, count: int) -> None:
-        if len(self.unreadable) > MAX_UNREADABLE_SHARE * count:
+        unreadable = len(self.unreadable)
+        why = ""
+        if unreadable > max(1, MAX_UNREADABLE_SHARE * count):
+            why = f"more than {MAX_UNREADABLE_SHARE:.0%} and more than one"
+        elif unreadable and count - unreadable < 2:
+            why = "which leaves fewer than two"
+        if why:
             examples = "; ".join(f"{name} ({why.rstrip('.')})" for name, why in sorted(self.unreadable.items())[:5])
             raise DataError(
-                f"{self.path}: {len(self.unreadable)} of {count} pictures cannot be read, more than "
-                f"{MAX_UNREADABLE_SHARE:.0%}: {examples}. Repair or remove these files, and run again."
+                f"{self.path}: {unreadable} of {count} pictures cannot be read, {why}: {examples}. Repair or remove these "
+                "files, and run again."
             )
 
 

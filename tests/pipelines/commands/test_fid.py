@@ -102,7 +102,9 @@ def test_a_broken_picture_is_left_out_listed_and_counted_in_the_protocol(tmp_pat
     shutil.copy(other / "0" / "000.png", folder / "0" / "000.png")
     (folder / "0" / "002.png").write_bytes(b"")
     (folder / "0" / "004.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 of 120 pictures cannot be read, more than 1%: 0/002\.png \(empty"):
+    with pytest.raises(
+        DataError, match=r"2 of 120 pictures cannot be read, more than 1% and more than one: 0/002\.png \(empty"
+    ):
         run(folder, other, *FAST)
 
 

@@ -1,0 +1,164 @@
+"""Train a GAN on 64 digits until it has learnt them by heart, and one on many: does `memorisation` tell them apart?
+
+Two runs of DCGAN with the same settings and seed on scikit-learn's 8x8 digits at 16x16 pixels, one on 64 training pictures, one
+on all 1,437 of them. Both are measured at the same steps, against the same 360 held-out digits. The guide "Judge a generator"
+has the result.
+
+    python docs/generate/copying.py OUT docs/images/copying.svg
+
+A run that is interrupted goes on. OUT/figures.json holds the figures.
+"""
+
+import argparse
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from gan_core.data import PreparedDataset
+from gan_core.families import family_config
+from gan_core.files import read_json, write_json
+from gan_core.images.grid import save_sheet
+from gan_core.metrics.assess import assess
+from gan_core.metrics.copying import pairs_sheet
+from gan_core.metrics.inception import load_inception
+from gan_core.training.config import TrainConfig
+from gan_core.training.trainer import Trainer
+
+LEARNT, HELD_OUT = 64, 360
+MODEL = {"width": 32, "latent": 16, "prior": "normal"}
+STEPS, EVERY, BATCH = 3000, 1000, 64
+FEATURES, SAMPLES = 768, 500
+
+
+def prepare(folder: Path, count: int | None) -> PreparedDataset:
+    """Prepare ``count`` of the training digits (None: all) and the held-out ones, unless they are prepared."""
+    if not (folder / "dataset.json").is_file():
+        folder.mkdir(parents=True)
+        digits = (load_digits().images * 15.9).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+        order = np.random.RandomState(0).permutation(len(digits))
+        splits = {"train": digits[order[HELD_OUT:]][:count], "test": digits[order[:HELD_OUT]]}
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        for split, pixels in splits.items():
+            images = []
+            for index, picture in enumerate(pixels):
+                buffer = io.BytesIO()
+                Image.fromarray(picture).save(buffer, "PNG")
+                images.append({"bytes": buffer.getvalue(), "path": f"{index}.png"})
+            pq.write_table(pa.table({"image": pa.array(images, kind)}), folder / f"{split}-00000-of-00001.parquet")
+        pixels = splits["train"]
+        described = {
+            "format": 1,
+            "name": f"{len(pixels)} digits",
+            "kind": "unlabelled",
+            "channels": 1,
+            "height": 16,
+            "width": 16,
+            "classes": [],
+            "attributes": [],
+            "condition_channels": 0,
+            "derived": "",
+            "splits": {split: len(pictures) for split, pictures in splits.items()},
+            "mean": [float(pixels.mean() / 255)],
+            "std": [float(pixels.std() / 255)],
+            "digest": hashlib.sha256(pixels.tobytes()).hexdigest(),
+            "code_version": "docs",
+            "rejects": {},
+        }
+        write_json(folder / "dataset.json", described)
+    return PreparedDataset(folder, folder.parent / "decoded")
+
+
+def train(data: PreparedDataset, out: Path, measured: dict[str, dict[str, Any]]) -> None:
+    """Train on ``data``, and measure every :data:`EVERY` steps, unless that is in ``measured``."""
+    run = data.info.name
+    config = TrainConfig(
+        steps=STEPS,
+        batch=BATCH,
+        ema_half_life_kimg=2.0,
+        checkpoint_every=EVERY,
+        sample_every=STEPS,
+        log_every=50,
+        seed=0,
+    )
+    trainer = Trainer("dcgan", family_config("dcgan", MODEL), data, config, out / run.replace(" ", "-"), device="cpu")
+    extractor = load_inception("cpu", features=FEATURES)
+    while trainer.step < STEPS:
+        trainer.run(until=trainer.step + EVERY)
+        if str(trainer.step) in measured.setdefault(run, {}):
+            continue
+        trainer.update_statistics()
+        found = assess(
+            trainer,
+            data,
+            split="test",
+            count=SAMPLES,
+            seed=0,
+            extractor=extractor,
+            generator_digest=f"{run} {trainer.step}",
+            cache_dir=out / "features",
+        )
+        figures = {figure.name: figure.as_dict() for figure in found.figures if figure.name in ("fid", "memorisation")}
+        copying = found.findings.copying
+        assert copying is not None
+        measured[run][str(trainer.step)] = {**figures, "p_value": copying.p_value}
+        write_json(out / "figures.json", measured)
+        assert found.findings.pairs is not None
+        save_sheet(out / f"{run.replace(' ', '-')}-pairs.png", pairs_sheet(found.findings.pairs), columns=8)
+        fid, copied = figures["fid"], figures["memorisation"]
+        print(
+            f"{run}, step {trainer.step}: FID {fid['value']:.2f}, memorisation {copied['value']:.3f} "
+            f"[{copied['low']:.3f}, {copied['high']:.3f}], without copying {copied['baseline']:.3f}, "
+            f"p = {copying.p_value:.2g} ({copied['stamp']})",
+            flush=True,
+        )
+
+
+def draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
+    """Draw the share of near pictures against the step, with intervals, for both runs."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams.update({"svg.hashsalt": "gantry", "font.size": 9, "svg.fonttype": "path"})
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    for (run, points), colour in zip(measured.items(), ("#c62828", "#3f51b5"), strict=True):
+        steps = [int(step) for step in points]
+        found = [point["memorisation"] for point in points.values()]
+        axes.plot(
+            steps, [one["value"] for one in found], marker="o", markersize=3, color=colour, label=f"trained on {run}"
+        )
+        axes.fill_between(
+            steps, [one["low"] for one in found], [one["high"] for one in found], color=colour, alpha=0.15
+        )
+    axes.axhline(found[-1]["baseline"], color="#7a7a7a", linewidth=1, linestyle="--", label="held-out digits")
+    axes.set(xlabel="step", ylabel="memorisation", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Run the measurement, print what it shows, and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the runs")
+    parser.add_argument("picture", type=Path, help="picture to write, .svg or .png")
+    options = parser.parse_args()
+    path = options.out / "figures.json"
+    measured: dict[str, dict[str, Any]] = read_json(path) if path.is_file() else {}
+    for count in (LEARNT, None):
+        folder = options.out / ("all" if count is None else str(count))
+        train(prepare(folder / "prepared", count), options.out, measured)
+    draw(measured, options.picture)
+
+
+if __name__ == "__main__":
+    main()
