@@ -82,7 +82,7 @@ def read_batches(trainer: Trainer, count: int) -> None:
         trainer._feed(turn)
 
 
-def race(contestants: dict[str, Callable[[], None]], device: torch.device, blocks: int = BLOCKS) -> dict[str, float]:
+def race(contestants: dict[str, Callable[[], object]], device: torch.device, blocks: int = BLOCKS) -> dict[str, float]:
     """Median seconds of each, block by block in turn, after one block to warm up."""
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     for block in range(blocks + 1):
@@ -93,7 +93,7 @@ def race(contestants: dict[str, Callable[[], None]], device: torch.device, block
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
-def seconds_of(run: Callable[[], None], device: torch.device) -> float:
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
     """Seconds until ``run`` has ended on the device."""
     wait(device)
     started = time.perf_counter()

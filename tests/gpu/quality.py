@@ -1,0 +1,301 @@
+"""Training runs with the settings of ``auto``: the FID over time, the FID at the end, pictures. Each call goes on with the run.
+
+``train`` takes families that make pictures from noise, on CIFAR-10; ``translate`` those that translate pictures, on drawn
+faces at 128x128: from outlines to drawings, from day to night, and with and without glasses, hat and smile.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_core.config import build
+from gan_core.data import PreparedDataset
+from gan_core.errors import SettingsError
+from gan_core.families import FAMILIES, families_that_can, family_config
+from gan_core.families.noise import NoiseFamily
+from gan_core.families.translation import TranslationFamily
+from gan_core.files import read_json, write_json, write_text
+from gan_core.images.grid import save_sheet
+from gan_core.metrics.assess import assess
+from gan_core.metrics.inception import load_inception
+from gan_core.metrics.protocol import Figure
+from gan_core.precision import choose_device
+from gan_core.presets.choose import choose
+from gan_core.presets.recipes import RECIPES
+from gan_core.training.config import TrainConfig
+from gan_core.training.observer import Observer
+from gan_core.training.trainer import Trainer
+from tests.gpu import drawn
+from tests.gpu.pack import Pack, write_splits
+from tests.gpu.report import Row, figure
+from tests.gpu.tiny import SIDE, TINY
+from tests.gpu.worker import Item, Options
+
+KIMG = {"dcgan": 20_000.0, "cgan": 20_000.0, "biggan": 20_000.0, "stylegan2": 10_000.0, "r3gan": 20_000.0}
+"""Length of a run in thousand images. Those that translate have that of their recipe."""
+WANTED = {
+    "dcgan": (25.0, "below 25 in less than a day"),
+    "biggan": (12.0, "below 12, then 7.1"),
+    "stylegan2": (6.0, "below 6 in an hour, towards 2.4"),
+    "r3gan": (6.0, "below 6 in an hour, towards 2.0"),
+}
+"""FID-50k to reach on CIFAR-10."""
+PUBLISHED = {
+    "biggan": "7.1 (with DiffAugment)",
+    "stylegan2": "2.42 (StyleGAN2-ADA, conditional)",
+    "r3gan": "2.0 (R3GAN)",
+}
+FID_SAMPLES, FINAL_SAMPLES = 10_000, 50_000
+MEASUREMENTS = 40
+"""FIDs over the run."""
+PAIRS = {"train": 2000, "test": 500}
+TRANSLATION_SIDE = 128
+SMALL_STEPS = 4
+CURVE = "curve.jsonl"
+END_SECONDS = {"cuda": 90.0, "cpu": 5.0}
+"""Seconds kept for the FID at the end and for the last checkpoint."""
+
+
+class Notebook(Observer):
+    """Keeps the FIDs with the time and the images that they cost, and pictures; asks for a checkpoint at the call's end."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self._folder, self._before = folder, seconds
+        self.seconds = 0.0
+        """Seconds of this call that went into training."""
+        self.trainer: Trainer | None = None
+        self.closing = False
+        """Whether the next step is to be saved."""
+        self.rate = math.nan
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Keep the rate."""
+        self.rate = values["rate/images_per_second"]
+
+    def figure(self, found: Figure, step: int) -> None:
+        """Append a point of the curve."""
+        assert self.trainer is not None
+        point = {
+            "step": step,
+            "kimg": self.trainer.images_seen / 1000,
+            "minutes": round((self._before + self.seconds) / 60, 2),
+            "fid": found.value,
+            "samples": found.protocol.fake_count,
+            "protocol": found.protocol.stamp,
+        }
+        with open(self._folder / CURVE, "a", encoding="utf-8") as file:
+            file.write(json.dumps(point) + "\n")
+
+    def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
+        """Write the grid of this step."""
+        save_sheet(self._folder / f"step-{step:08d}.png", pictures[: 8 * columns], columns=columns)
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Whether this is the last step of the call."""
+        return self.closing
+
+
+def items(options: Options) -> list[Item]:
+    """The run of one family.
+
+    Raises:
+        SettingsError: the family is of the other kind, or there is none of this name.
+    """
+    capability = NoiseFamily if options.part == "train" else TranslationFamily
+    able = families_that_can(capability)
+    if options.family not in able:
+        raise SettingsError(
+            f"python -m tests.gpu {options.part}: takes one of {', '.join(able)}, got {options.family}."
+        )
+    seconds = 5.0 if options.small else 120.0
+    return [Item(name=options.family, rows=partial(_run, options.family, options), seconds=seconds, goes_on=True)]
+
+
+def _run(name: str, options: Options) -> Iterator[Row]:
+    device, pack, work = choose_device(), Pack(options.pack, options.work), options.work / options.folder.name
+    data = _data(name, options, pack, work)
+    if isinstance(data, str):
+        yield Row(name="", state="missing data", note=data)
+        return
+    measures = not options.small
+    if measures:
+        if lack := pack.lacks("weights"):
+            yield Row(name="", state="missing data", note=lack)
+            return
+        pack.use_weights()
+    model, config = _settings(name, data, device, options, work)
+    spent = work / "seconds.json"
+    notebook = Notebook(options.folder, read_json(spent) if spent.is_file() else 0.0)
+    notebook.trainer = trainer = Trainer(
+        name, model, data, config, work / "checkpoints", device=device, observer=notebook
+    )
+    _forget_after(options.folder / CURVE, trainer.step)
+    began = trainer.images_seen
+    _train(trainer, notebook, options.deadline - END_SECONDS[device.type], options)
+    write_json(spent, (read_json(spent) if spent.is_file() else 0.0) + notebook.seconds)
+    pictures, columns = trainer.preview()
+    save_sheet(options.folder / "latest.png", pictures, columns=columns)
+    minutes = read_json(spent) / 60
+    seen = trainer.images_seen
+    said = f"{trainer.step} of {config.steps} steps, {minutes:.1f} minutes of training in all"
+    yield figure("thousand images seen", seen / 1000, note=said)
+    if notebook.seconds:
+        yield figure(
+            "images/s in this call", (seen - began) / notebook.seconds, note="with checkpoints, pictures and FIDs"
+        )
+    yield from _curve(options.folder / CURVE)
+    if trainer.step < config.steps:
+        yield Row(name="FID at the end", state="no time", note="call it again to go on")
+    elif not measures:
+        yield Row(name="FID at the end", state="left out", note="the small form measures no FID")
+    else:
+        yield _at_the_end(name, trainer, data, options, work)
+
+
+def _train(trainer: Trainer, notebook: Notebook, until: float, options: Options) -> None:
+    """Train until the end of the run, or until the time ``until``; then with a checkpoint."""
+    step_seconds = 0.0
+    started = time.perf_counter()
+    while trainer.step < trainer.config.steps and not notebook.closing:
+        left = until - time.time()
+        # Slices of about five seconds, so that the end is met; the last step asks for a checkpoint.
+        count = max(1, int(min(5.0, left / 2) / step_seconds)) if step_seconds and left > 0 else 1
+        notebook.closing = left <= max(2 * step_seconds, 1.0)
+        before = time.perf_counter()
+        trainer.run(until=trainer.step + count)
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+        step_seconds = (time.perf_counter() - before) / count
+        notebook.seconds = time.perf_counter() - started
+
+
+def _settings(
+    name: str, data: PreparedDataset, device: torch.device, options: Options, work: Path
+) -> tuple[Any, TrainConfig]:
+    """The settings of ``auto``, chosen in the first call and kept for the later ones."""
+    kept = work / "settings.json"
+    if not kept.is_file():
+        kimg = options.kimg or KIMG.get(name, float(RECIPES[name].kimg))
+        given = {f"model.{key}": value for key, value in TINY[name].items()} if options.small else {}
+        count = 1000
+        for _ in range(2):  # schedules depend on the number of steps, and that on the batch
+            choices = choose(name, data.info, device, count, given=given)
+            chosen = {choice.name: choice.value for choice in choices} | given
+            count = math.ceil(kimg * 1000 / (chosen["train.batch"] * chosen.get("train.discriminator_steps", 1)))
+        if options.small:
+            count = SMALL_STEPS
+        every = max(1, count // MEASUREMENTS)
+        measured = {} if options.small else {"fid_every": every, "fid_samples": FID_SAMPLES}
+        train = {key.removeprefix("train."): value for key, value in chosen.items() if key.startswith("train.")}
+        if options.small:
+            train |= {"batch": 4, "accumulate": 1}
+        family = {key.removeprefix("model."): value for key, value in chosen.items() if key.startswith("model.")}
+        train |= {
+            **measured,
+            "steps": count,
+            "compile": device.type == "cuda",
+            "log_every": 1 if options.small else min(100, every),
+            "sample_every": count if options.small else max(1, count // 10),
+            "checkpoint_every": every,
+            "keep_checkpoints": 1,
+        }
+        write_json(kept, {"model": family, "train": train})
+        write_json(options.folder / "settings.json", {"model": family, "train": train})
+    settings = read_json(kept)
+    return family_config(name, settings["model"]), build(TrainConfig, settings["train"])
+
+
+def _data(name: str, options: Options, pack: Pack, work: Path) -> PreparedDataset | str:
+    """The data of a family, or in words what is missing."""
+    if FAMILIES[name].can(NoiseFamily):
+        which = "drawn" if options.small else "cifar10"
+        return pack.lacks(which) or pack.dataset(which)
+    place = work / "data"
+    if not (place / "dataset.json").is_file():
+        _draw(name, place, small=options.small)
+    return PreparedDataset(place, work / "decoded")
+
+
+def _draw(name: str, place: Path, *, small: bool) -> None:
+    """Draw the pictures of a family that translates: no face is in two splits, or in both domains."""
+    counts = {"train": 16, "test": 8} if small else PAIRS
+    side = SIDE if small else TRANSLATION_SIDE
+    first, splits = 0, {}
+    kinds = FAMILIES[name].kinds
+    for split, count in counts.items():
+        half = count // 2
+        if "paired" in kinds:
+            splits[split] = {
+                "pixels": drawn.faces(first, count, side),
+                "conditions": drawn.faces(first, count, side, "outline"),
+            }
+        elif "unpaired" in kinds:
+            night = drawn.faces(first + half, count - half, side, "night")
+            pixels = torch.cat([torch.from_numpy(part) for part in (drawn.faces(first, half, side), night)]).numpy()
+            labels = (torch.arange(count) >= half).long().numpy()
+            splits[split] = {"pixels": pixels, "labels": labels, "kind": "unpaired"}
+        else:
+            labels = drawn.attributes(first, count) if name == "stargan" else drawn.hair_colours(first, count)
+            splits[split] = {"pixels": drawn.faces(first, count, side), "labels": labels, "kind": "domains"}
+        first += count
+    write_splits(place, splits, f"drawn for {name}")
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Remove the points of a run that was ended before it had saved them."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+
+def _curve(path: Path) -> Iterator[Row]:
+    points = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    if not points:
+        return
+    for name, point in (("last FID during the run", points[-1]), ("lowest FID", min(points, key=lambda p: p["fid"]))):
+        said = f"after {point['kimg']:.0f} kimg and {point['minutes']:.1f} minutes; {point['protocol']}"
+        yield figure(f"{name} ({point['samples']} pictures)", point["fid"], note=said)
+
+
+def _at_the_end(name: str, trainer: Trainer, data: PreparedDataset, options: Options, work: Path) -> Row:
+    """The FID of the last generator, measured once."""
+    kept, said = work / "final.json", "FID at the end"
+    if not kept.is_file():
+        if options.left() < END_SECONDS[trainer.device.type] / 2:
+            return Row(name=said, state="no time", note="call it again to measure it")
+        trainer.update_statistics()
+        split = "test" if trainer.translates else "train"
+        found = assess(
+            trainer,
+            data,
+            split=split,
+            count=FINAL_SAMPLES,
+            seed=0,
+            extractor=load_inception(trainer.device),
+            generator_digest=f"step {trainer.step}",
+            full=False,
+        ).objective
+        write_json(kept, found.as_dict())
+        trainer.export(work / "generator")
+    found_values = read_json(kept)
+    value, published = (
+        found_values["value"],
+        PUBLISHED.get(name, "none for these pictures" if trainer.translates else ""),
+    )
+    wanted = WANTED.get(name)
+    return Row(
+        name=said,
+        state=("ok" if value < wanted[0] else "miss") if wanted else "figure",
+        value=value,
+        target=wanted[1] if wanted else "",
+        published=published,
+        note=found_values["stamp"],
+    )

@@ -1,0 +1,241 @@
+"""Each part runs in its smallest form on a processor, says what needs a card, and needs little besides PyTorch."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.errors import DataError, SettingsError
+from gan_core.files import read_json, sha256_file
+from tests.gpu import __main__ as command
+from tests.gpu import pack
+from tests.gpu.report import LARGEST_FILE, Record, Row, at_least, at_most, failed, summary, table, too_large
+from tests.gpu.worker import RUNNING, Options, items_of, measure
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    """The small form takes one thread; give back what the other tests have."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def small_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pack")
+    list(pack.fill(folder, small=True))
+    return folder
+
+
+def options(tmp_path: Path, pieces: Path, part: str, family: str | None = None, only: str = "*") -> Options:
+    return Options(
+        part=part,
+        family=family,
+        out=tmp_path / "out",
+        work=tmp_path / "work",
+        pack=pieces,
+        since=time.time(),
+        deadline=time.time() + 300,
+        small=True,
+        only=only,
+    )
+
+
+def rows_of(plan: Options) -> dict[str, Row]:
+    record = Record(plan.record)
+    return {row.name: row for name in record.names for row in record.rows(name)}
+
+
+@pytest.mark.parametrize(
+    ("part", "family", "only"),
+    [
+        ("correct", None, "dcgan *"),
+        ("correct", None, "stargan penalties"),
+        ("correct", None, "[!bcdprs]*"),
+        ("correct", None, "fid of cifar10"),
+        ("speed", None, "dcgan*"),
+        ("speed", None, "fid-50k"),
+        ("scale", None, "*"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the small form is for processors")
+def test_a_part_runs_on_a_processor_and_says_what_needs_a_card(
+    part: str, family: str | None, only: str, tmp_path: Path, small_pack: Path
+) -> None:
+    plan = options(tmp_path, small_pack, part, family, only)
+    measure(plan)
+    rows = rows_of(plan)
+    assert rows
+    assert {row.state for row in rows.values()} <= {"ok", "figure", "needs CUDA", "left out"}, table(
+        Record(plan.record)
+    )
+    for name, row in rows.items():
+        assert (row.state == "needs CUDA") == (row.value is None and any(said in name for said in CARD)), name
+    assert not too_large(plan.out)
+
+
+CARD = (
+    "the card",
+    "compiled networks",
+    "CUDA graphs",
+    "in compiled runs",
+    "kernels a step",
+    "efficiency",
+    "FID",
+    "50k",
+)
+"""Parts of the names of rows that only a card can show."""
+
+
+@pytest.mark.parametrize(("part", "family"), [("train", "dcgan"), ("translate", "cyclegan")])
+def test_a_run_goes_on_where_the_last_call_ended(
+    part: str, family: str, tmp_path: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = options(tmp_path, small_pack, part, family)
+    monkeypatch.setattr("tests.gpu.quality.END_SECONDS", {"cpu": 10_000.0, "cuda": 10_000.0})  # no time but for a step
+    measure(plan)
+    first = rows_of(plan)
+    assert first[f"{family}: thousand images seen"].note.startswith("1 of 4 steps")
+    assert first[f"{family}: FID at the end"].state == "no time"
+    monkeypatch.undo()
+    measure(dataclasses.replace(plan, since=time.time()))
+    second = rows_of(plan)
+    assert second[f"{family}: thousand images seen"].note.startswith("4 of 4 steps")
+    assert second[f"{family}: FID at the end"].state == "left out"
+    pictures = {path.name for path in plan.folder.glob("*.png")}
+    assert pictures == {"latest.png", "step-00000004.png"}
+
+
+def test_a_family_of_the_other_kind_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"translate: takes one of cyclegan, .*, got dcgan"):
+        items_of(options(tmp_path, tmp_path, "translate", "dcgan"))
+
+
+ONLY_THESE = """
+import sys
+
+class Refuse:
+    names = {"torch", "torchgen", "functorch", "numpy", "PIL", "pyarrow", "safetensors"}
+    # What torch itself requires, but fsspec, which it does without.
+    names |= {"sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "typing_extensions", "packaging", "triton"}
+    names |= {"gan_core", "tests", *sys.stdlib_module_names}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+from tests.gpu.__main__ import main
+for arguments in %r:
+    main([*arguments, "--worker", "%f", "%f"])
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(sorted(loaded & {"ray", "mlflow", "prefect", "dvc", "pandas", "fsspec", "psutil", "yaml", "tqdm", "pipelines"}))
+"""
+
+
+def test_the_parts_need_no_more_than_torch_numpy_pillow_pyarrow_and_safetensors(
+    tmp_path: Path, small_pack: Path
+) -> None:
+    common = ["--small", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--pack", str(small_pack)]
+    calls = [["correct", "--only", "dcgan resume"], ["speed", "--only", "none"], ["scale", "--only", "none"]]
+    calls += [["train", "dcgan"], ["translate", "pix2pix"]]
+    script = ONLY_THESE % ([[*call, *common] for call in calls], time.time(), time.time() + 300)
+    done = subprocess.run([sys.executable, "-c", script], cwd=command.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    for part in ("correct", "train-dcgan", "translate-pix2pix"):
+        record = Record(tmp_path / "out" / part / "rows.json")
+        assert not failed(record), table(record)
+
+
+# -- the pack --------------------------------------------------------------------------------------------------------
+
+
+def test_a_filled_pack_stays_and_a_damaged_piece_is_made_again(tmp_path: Path) -> None:
+    first = list(pack.fill(tmp_path, small=True))
+    assert first == [
+        f"drawn: 3 files, {sum(e['bytes'] for e in read_json(tmp_path / pack.LIST).values()) / 2**20:.1f} MiB"
+    ]
+    assert "already there" in next(pack.fill(tmp_path, small=True))
+    opened = pack.Pack(tmp_path, tmp_path / "scratch")
+    assert opened.lacks("drawn") == ""
+    assert opened.lacks("cifar10").startswith(f"cifar10 is not in {tmp_path}")
+    assert opened.dataset("drawn").info.splits == pack.SMALL
+    piece = next(tmp_path.glob("drawn/train-*.parquet"))
+    sums = sha256_file(piece)
+    piece.write_bytes(b"damaged")
+    assert "is missing or incomplete" in opened.lacks("drawn")
+    assert "already there" not in next(pack.fill(tmp_path, small=True))
+    assert sha256_file(piece) == sums
+
+
+def test_a_large_file_is_split_and_joined(tmp_path: Path) -> None:
+    large = tmp_path / "weights.pt"
+    large.write_bytes(bytes(range(256)) * 10)
+    parts = pack.split_file(large, tmp_path / "parts", size=1000)
+    assert [part.stat().st_size for part in parts] == [1000, 1000, 560]
+    pack.join_file(tmp_path / "parts", tmp_path / "joined" / large.name, sha256_file(large))
+    assert (tmp_path / "joined" / large.name).read_bytes() == large.read_bytes()
+    parts[1].unlink()
+    with pytest.raises(DataError, match="incomplete or damaged"):
+        pack.join_file(tmp_path / "parts", tmp_path / "again" / large.name, sha256_file(large))
+    assert not (tmp_path / "again" / large.name).exists()
+
+
+# -- the supervisor and the table ------------------------------------------------------------------------------------
+
+
+def test_an_item_that_ends_its_process_is_an_error_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = options(tmp_path, tmp_path, "correct")
+    calls = []
+
+    def worker(plan: Options) -> int:
+        record = Record(plan.record)
+        record.begin({}, "", ["a", "b"])
+        calls.append(record.tried_since(plan.since))
+        if len(calls) == 1:
+            (plan.work / RUNNING).write_text(json.dumps("a"))
+            return -11
+        record.write("b", [at_most("b", 1, 2)])
+        return 0
+
+    monkeypatch.setattr(command, "_run_worker", worker)
+    command.supervise(plan)
+    assert calls == [[], ["a"]]
+    assert {name: row.state for name, row in rows_of(plan).items()} == {"a": "error", "b": "ok"}
+    assert command.report(plan) == 1
+
+
+def test_what_a_call_has_no_time_for_is_left_to_the_next(tmp_path: Path, small_pack: Path) -> None:
+    plan = dataclasses.replace(options(tmp_path, small_pack, "correct", None, "optimiser"), deadline=time.time() + 1)
+    measure(plan)
+    assert summary(Record(plan.record)) == "1 of 1 items left for the next call"
+    measure(dataclasses.replace(plan, deadline=time.time() + 60))
+    assert summary(Record(plan.record)) == "1 ok"
+
+
+def test_the_table_names_the_machine_and_shows_published_figures_beside_ours(tmp_path: Path) -> None:
+    record = Record(tmp_path / "rows.json")
+    record.begin({"card": "H100", "driver": "1.2"}, "", ["a"])
+    record.write("a", [at_least("images/s", 12345.6, 40000, published="147 (A100)"), Row(name="x", state="needs CUDA")])
+    lines = table(record).splitlines()
+    assert lines[0] == "card H100, driver 1.2"
+    assert lines[3].split() == ["images/s", "12,346", ">=", "40000", "147", "(A100)", "miss"]
+    assert summary(record) == "1 miss, 1 needs CUDA"
+    assert failed(record)
+    record.begin({"card": "H100", "driver": "1.3"}, "", ["a"])
+    assert not record.rows("a"), "rows of another machine are not kept"
+
+
+def test_a_file_above_15_mib_is_found(tmp_path: Path) -> None:
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+    assert too_large(tmp_path) == [tmp_path / "large"]
