@@ -17,7 +17,10 @@ class Observer:
         """Called with a row of metrics."""
 
     def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
-        """Called with a grid of pictures, uint8 (n, C, H, W), ``columns`` per row; each time from the same inputs."""
+        """Called with a grid of pictures, uint8 (n, C, H, W), ``columns`` per row; each time from the same inputs.
+
+        The first is at step 0, before training.
+        """
 
     def figure(self, figure: Figure, step: int) -> None:
         """Called with an FID of the averaged generator; the next row of metrics also has its value."""

@@ -353,11 +353,13 @@ class Trainer:
         return min((self.images_seen + self._images_per_step) / over, 1.0) if over else 1.0
 
     def _begin(self) -> None:
-        """Delete the best generator of an earlier run, and write a first checkpoint to roll back to."""
+        """Delete the best generator of an earlier run, write a first checkpoint to roll back to, and draw the first grid."""
         if self.world.rank == 0:
             self._best.delete()
             shutil.rmtree(self._best_start, ignore_errors=True)
         self._save()
+        if self.config.sample_every <= self.config.steps:
+            self._draw_grid()
 
     def _train_step(self) -> list[Batch]:
         """One step: update the discriminator, each time on a new batch, then the generator on the last batch."""

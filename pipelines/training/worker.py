@@ -77,7 +77,7 @@ class Reporter(Observer):
             self._log.log_metrics(values, step)
 
     def pictures(self, pictures: Tensor, step: int, columns: int) -> None:
-        """Save the grid of pictures and log it."""
+        """Save the grid of pictures and log it. MLflow's chart view opens at step 0 and is empty if no grid has that step."""
         path = self._work / GRIDS / f"step-{step:08d}.png"
         save_sheet(path, pictures, columns=columns)
         if self._log:

@@ -29,6 +29,7 @@ from pipelines.runtime.code import check_versions
 from pipelines.settings.schema import Settings, parse_settings
 from pipelines.tracking import RunLog
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
+from pipelines.training.places import GRIDS
 from pipelines.tuning.places import TrialsInStorage, TrialsOnDisk, trial_run_key
 
 LOSS, VALUE = "loss", "value"
@@ -118,12 +119,21 @@ class Trial(tune.Trainable):
         )
         self._log.log_params(self._values)
 
+    def _log_grid(self) -> None:
+        grid = self._directory / "grid.png"
+        pictures, columns = self._trainer.preview()
+        save_sheet(grid, pictures, columns=columns)
+        self._log.log_image(grid, GRIDS, self._trainer.step)
+
     def step(self) -> dict[str, Any]:
         """Train for ``tune.report_every`` steps and measure the FID and the objective."""
         tuned, name = self._settings.tune, self._settings.evaluate.objective
         figures: dict[str, float] = {}
         until = min(self._trainer.step + tuned.report_every, tuned.steps)
         try:
+            if self._trainer.step == 0:  # where MLflow's chart view opens
+                self._trainer.update_statistics()
+                self._log_grid()
             self._trainer.run(until)
             self._trainer.update_statistics()
             measured = assess(
@@ -151,10 +161,7 @@ class Trial(tune.Trainable):
         done = diverged or until >= tuned.steps
         self._log.log_metrics(told, until)
         if not diverged:
-            grid = self._directory / "grid.png"
-            pictures, columns = self._trainer.preview()
-            save_sheet(grid, pictures, columns=columns)
-            self._log.log_image(grid, "grids", until)
+            self._log_grid()
         if done:
             self._log.finish()
         return {LOSS: lost, VALUE: value, FID: told.get(FID, math.nan), "step": until, tune.result.DONE: done}
