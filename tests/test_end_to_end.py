@@ -16,9 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
 from PIL import Image
 
 from gan_core.files import read_json
+from pipelines.tracking.images import parse_image_name
 from tests.checkout import clean_environment, clone, commit, run
 
 PARAMS = {
@@ -79,7 +82,7 @@ def test_every_stage_runs_and_writes_its_results(checkout: Path, first_run: str)
     for stage in ("ingest", "tune", "train", "evaluate", "register"):
         assert stage in first_run
     assert (checkout / "outputs/evaluate/samples.png").is_file()
-    assert len(list((checkout / "outputs/train/grids").glob("*.png"))) == 2
+    assert len(list((checkout / "outputs/train/grids").glob("*.png"))) == 3
     fid = read_json(checkout / "outputs/evaluate/metrics.json")["fid"]
     assert fid["value"] > 0
     assert fid["protocol"]["fake_count"] == 32
@@ -133,7 +136,6 @@ def test_changing_the_sample_count_runs_only_evaluate_and_register(
 
 
 def test_mlflow_has_one_pipeline_run_with_nested_stages_and_trials(checkout: Path, first_run: str) -> None:
-    from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{checkout / 'var/mlflow.db'}")
     experiment = client.get_experiment_by_name("test")
@@ -148,17 +150,28 @@ def test_mlflow_has_one_pipeline_run_with_nested_stages_and_trials(checkout: Pat
         )
         artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
         assert {"samples.png", "dvc.lock"} <= artifacts
-    assert len(client.list_artifacts(by_name["train"].info.run_id, "images")) == 4, "two grids, each with a preview"
+        assert pictures(client, parent) == [("closest pairs", 0), ("samples", 0)]
+    assert pictures(client, by_name["train"]) == [("grids", 0), ("grids", 30), ("grids", 60)]
     first = by_name["train"].data.tags["mlflow.parentRunId"]
     for stage in ("ingest", "tune", "train"):
         assert by_name[stage].data.tags["mlflow.parentRunId"] == first
         assert by_name[stage].info.status == "FINISHED"
     trials = [run for run in runs if run.data.tags.get("gantry.stage") == "trial"]
     assert len(trials) == 2
-    assert all(run.data.tags["mlflow.parentRunId"] == by_name["tune"].info.run_id for run in trials)
+    for trial in trials:
+        assert trial.data.tags["mlflow.parentRunId"] == by_name["tune"].info.run_id
+        assert {"train.generator_lr", "model.slope"} <= set(trial.data.params), "for the charts of a search"
+        assert "fid" in trial.data.metrics
+        assert pictures(client, trial)[:2] == [("grids", 0), ("grids", 10)]
     history = client.get_metric_history(by_name["train"].info.run_id, "loss/generator")
     assert [metric.step for metric in history] == [10, 20, 30, 40, 50, 60]
     assert by_name["train"].inputs.dataset_inputs[0].dataset.name == "digits"
+
+
+def pictures(client: MlflowClient, run: Run) -> list[tuple[str, int]]:
+    """Keys and steps of the pictures of a run. MLflow's chart view opens at step 0, and is empty without a picture there."""
+    names = [file.path.removeprefix("images/") for file in client.list_artifacts(run.info.run_id, "images")]
+    return sorted(filter(None, map(parse_image_name, names)))
 
 
 def test_the_version_loads_without_pickles_and_samples(

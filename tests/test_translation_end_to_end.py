@@ -82,7 +82,7 @@ def test_pix2pix_from_a_folder_of_pairs_to_a_version_that_translates(
     info = PreparedDataset(checkout / "data/prepared").info
     assert (info.kind, info.condition_channels, sum(info.splits.values())) == ("paired", 1, 31)
     assert sum(info.rejects.values()) == 1
-    assert len(list((checkout / "outputs/train/grids").glob("*.png"))) == 2
+    assert len(list((checkout / "outputs/train/grids").glob("*.png"))) == 3
 
     measured = read_json(checkout / "outputs/evaluate/metrics.json")
     figures = {figure["name"]: figure for figure in measured["figures"]}

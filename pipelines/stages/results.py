@@ -106,6 +106,10 @@ def record_results(
         for path in (metrics, samples, neighbours, *curves, checkout.dvc_lock):
             if path.is_file():
                 log.log_artifact(path)
+        # MLflow's chart view opens at step 0: there it shows the sheets of several runs side by side.
+        for key, sheet in (("samples", samples), ("closest pairs", neighbours)):
+            if sheet.is_file():
+                log.log_image(sheet, key, 0)
         log.set_tags({**made_with, **protocol, NOTE: describe_run(params, figures, cost, made_with)})
 
 

@@ -63,7 +63,7 @@ def test_training_writes_metrics_grids_checkpoints_and_a_generator(tmp_path: Pat
     )  # fmt: skip
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6]
-    assert sorted(path.name for path in (out / "grids").iterdir()) == ["step-00000003.png", "step-00000006.png"]
+    assert sorted(path.name for path in (out / "grids").iterdir()) == [f"step-0000000{step}.png" for step in (0, 3, 6)]
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
     assert load_generator(out / "generator").sample(2, 0).shape == (2, 1, 16, 16)
 
