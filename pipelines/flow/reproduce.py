@@ -18,15 +18,19 @@ from pipelines.flow.workspace import apply_overrides, find_commit, run_dvc, work
 from pipelines.registry.contents import version_files
 from pipelines.registry.find import find_version
 from pipelines.registry.model_folder import pip_requirements
+from pipelines.registry.parent import Parent, find_parent
+from pipelines.registry.register import PARENT, PARENT_DIGEST
 from pipelines.registry.trace import COMMIT, lock_settings, read_lock
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.cluster import offer_cluster
+from pipelines.runtime.key import read_stage
 from pipelines.settings.params import read_params
+from pipelines.stages.parent import pin_parent
 from pipelines.tracking.runlog import STAGE_TAG
 from pipelines.tracking.store import connect, explain_server_errors
 from pipelines.training.run_tags import DEVICE
 
-REGISTER, TUNE = "register", "tune"
+REGISTER, TRAIN, TUNE = "register", "train", "tune"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def reproduce(
         on_line: called with each line of the stages' output.
 
     Raises:
-        TrackingError: there is no such version, or it has no dvc.lock or no commit.
+        TrackingError: there is no such version, it has no dvc.lock or no commit, or the version that it started from is gone.
         StageError: the commit or the data is not here, or a stage failed.
     """
     with explain_server_errors(tracking_uri):
@@ -89,6 +93,7 @@ def reproduce(
         with version_files(version, tracking_uri) as folder:
             text, lock = _lock_of(name, folder)
             packages = set((folder / "requirements.txt").read_text(encoding="utf-8").split())
+        parent = _parent_of(name, version.tags, checkout, tracking_uri)
         device = _device(tracking_uri, f"tags.`mlflow.parentRunId` = '{version.run_id}'")
     recorded = version.tags.get(COMMIT, "unknown")
     commit = recorded.partition("+")[0]
@@ -124,6 +129,8 @@ def reproduce(
             notes.append("the search was not run again; its result is the recorded one (--search runs it)")
         with offer_cluster(replace(tree, var=var), environment) as offered:
             for stage in stages:
+                if stage == TRAIN and parent:
+                    pin_parent(read_stage(TRAIN, tree), replace(tree, var=var), parent)
                 _run(stage, tree, {**environment, **offered}, on_line)
         made = yaml.safe_load(tree.dvc_lock.read_text(encoding="utf-8"))
         notes += _other_code(lock, made, stages)
@@ -138,6 +145,22 @@ def reproduce(
     return Reproduction(
         version=name, commit=commit, results=tuple(results), device=device, device_here=here, notes=tuple(notes)
     )
+
+
+def _parent_of(name: str, tags: Mapping[str, str], checkout: Checkout, tracking_uri: str) -> Parent | None:
+    """What the version ``name`` started from, by its tags; None if it started from random weights.
+
+    The aliases of ``train.start_from`` may have moved since, and the worktree's own database has no versions.
+    """
+    if PARENT not in tags:
+        return None
+    parent = find_parent(tags[PARENT], checkout, tracking_uri)
+    if parent.digest != tags.get(PARENT_DIGEST):
+        raise TrackingError(
+            f"Version {name} cannot be made again: it started from {tags[PARENT]} with the digest "
+            f"{tags.get(PARENT_DIGEST, 'unknown')[:12]}, which has the digest {parent.digest[:12]} now."
+        )
+    return parent
 
 
 def _lock_of(name: str, folder: Path) -> tuple[str, dict[str, Any]]:

@@ -59,6 +59,16 @@ def parent_inputs(definition: StageDefinition, checkout: Checkout) -> Mapping[st
     return _as_inputs(parent)
 
 
+def pin_parent(definition: StageDefinition, checkout: Checkout, parent: Parent) -> None:
+    """Make the next run of the stage start from ``parent``, whatever ``train.start_from`` means by then.
+
+    It finds what an interrupted run of the stage would have left, and goes on with it.
+    """
+    key = definition.with_inputs(_as_inputs(parent)).key
+    checkout.work(definition.name, key).mkdir(parents=True, exist_ok=True)
+    write_json(checkout.parent_record(definition.name, definition.key), asdict(parent))
+
+
 def recorded_inputs(definition: StageDefinition, checkout: Checkout) -> Mapping[str, str]:
     """The inputs that :func:`parent_inputs` recorded on this host, for a plan; empty if there are none."""
     path = checkout.parent_record(definition.name, definition.key)

@@ -14,7 +14,7 @@ from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.key import StageDefinition
 from pipelines.runtime.work_directory import mark_finished
 from pipelines.stages import parent as parents
-from pipelines.stages.parent import parent_inputs, recorded_inputs
+from pipelines.stages.parent import parent_inputs, pin_parent, recorded_inputs
 from pipelines.stages.register import parent_tags
 from pipelines.storage.objects import Storage
 from tests.pipelines.settings_example import ROOT
@@ -105,6 +105,18 @@ def test_another_host_goes_on_from_the_same_run_through_the_storage(
     assert key(checkout) == first
     Storage(uri).write(f"work/train/{first}/finished", b"")
     assert key(checkout) != first
+
+
+def test_a_reproduced_version_starts_from_its_own_parent_whatever_the_alias_means(
+    checkout: Checkout, champion: dict[str, str]
+) -> None:
+    """The database of a reproduction has no versions, so the registry must not be asked."""
+    first = key(checkout)
+    shutil.rmtree(checkout.var)
+    move(champion)
+    pin_parent(DEFINITION, checkout, Parent(name="faces/1", digest="a" * 64, images_seen=64, dvc="0.dir"))
+    assert key(checkout) == first
+    assert champion["asked"] == "x"
 
 
 def test_a_damaged_record_is_named(checkout: Checkout, champion: dict[str, str]) -> None:
