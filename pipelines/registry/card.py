@@ -16,6 +16,8 @@ from pipelines.runtime.progress import format_figure
 
 MAX_DESCRIPTION = 5000
 """In characters, the registry's limit."""
+_ROOM_FOR_GATES = 1500
+_FIGURES_SHOWN = 12
 _GATES = "## Gates"
 _CAPTIONS = {
     "neighbours.png": "The generated pictures that are closest to a training picture, each beside it.",
@@ -93,9 +95,10 @@ def model_card(
         parts.append(_sample_columns(generator))
     parts += [
         "## Figures",
-        *([_figures(figures)] if len(figures) > 1 else []),
-        f"**{_figure(figure)}** (lower is better). Compare it only with figures measured under the same protocol:",
-        _table("protocol", figure["protocol"]),
+        *([_figures(figures, figure)] if len(figures) > 1 else []),
+        f"**{_figure(figure)}** ({_better(figure)} is better). Compare it only with figures measured under the same protocol:",
+        _table("protocol 1", figure["protocol"]),
+        *_other_protocols(figures, figure),
         "## Intended use and limits",
         escape_markdown(notes.get("intended_use") or "Not stated (register.intended_use)."),
         _limits(generator),
@@ -112,18 +115,88 @@ def model_card(
     return "\n\n".join(parts)
 
 
-def version_description(*, info: Mapping[str, Any], figure: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-    """Description of a version in the MLflow UI: the figure first, because lists of versions show only the first line.
+def version_description(
+    *,
+    name: str,
+    generator: Generator,
+    figure: Mapping[str, Any],
+    figures: Sequence[Mapping[str, Any]],
+    tags: Mapping[str, str],
+    files: Iterable[str],
+    model_id: str,
+    notes: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """The model card as the page of a version in MLflow shows it: with its pictures, and as much as fits into a description.
 
-    It has no pictures, which the registry does not show.
+    The figure comes first, because lists of versions show only the first line.
+
+    Args:
+        name: registered model.
+        generator: the registered generator.
+        figure: the figure that versions are compared by.
+        figures: all measured figures.
+        tags: lineage tags.
+        files: names of the files beside the card.
+        model_id: id of the MLflow logged model that holds the files.
+        notes: as for :func:`model_card`.
     """
-    parts = [
-        f"{_figure(figure)}, {_kind(info)}",
-        f"Protocol: {escape_markdown(figure['stamp'])}.",
-        _table("source", {key.removeprefix("gantry."): value for key, value in tags.items()}),
-        "The model card with sample pictures is README.md in the model's files.",
+    files_at = f"ajax-api/2.0/mlflow/logged-models/{model_id}/artifacts/files?artifact_file_path="
+    pictures: list[str] = []
+    for file in files:
+        if file.endswith(".png"):
+            # Relative to MLflow's page. Its Markdown drops pictures that are embedded (data:), and knows no other address.
+            pictures.append(f"![{escape_markdown(file)}]({files_at}{quote(file)})")
+            pictures += [_CAPTIONS[file]] if file in _CAPTIONS else []
+    head = [f"{_figure(figure)}, {_kind(generator.info)}", *pictures, f"Protocol: {escape_markdown(figure['stamp'])}."]
+    link = f"The whole card is [README.md]({files_at}README.md) among the model's files."
+    room = MAX_DESCRIPTION - _ROOM_FOR_GATES - len("\n\n".join([*head, link]))
+    return "\n\n".join([*head, *_fitting(_short_parts(name, generator, figure, figures, tags, notes), room), link])
+
+
+def _short_parts(
+    name: str,
+    generator: Generator,
+    figure: Mapping[str, Any],
+    figures: Sequence[Mapping[str, Any]],
+    tags: Mapping[str, str],
+    notes: Mapping[str, str],
+) -> list[str]:
+    """The parts of a description after its head, the most important first."""
+    rows = ["| figure | value | 95 % interval | better is |", "|---|---|---|---|"]
+    for each in figures[:_FIGURES_SHOWN]:
+        title = f"{each['name']} {each['protocol'].get('direction') or ''}".strip()
+        cells = [escape_markdown(title), format_figure(each["value"]), _interval(each), _better(each)]
+        rows.append(f"| {' | '.join(cells)} |")
+    more = len(figures) - _FIGURES_SHOWN
+    source = {key.removeprefix("gantry."): value for key, value in tags.items()}
+    return [
+        *(["\n".join(rows)] if figures else []),
+        *([f"{more} more figures are in the card."] if more > 0 else []),
+        f"Use: {escape_markdown(notes.get('intended_use') or 'not stated')}. {_limits(generator)}",
+        f"Data: {code_span(tags.get('gantry.data', 'unknown'))}, licence: "
+        f"{escape_markdown(notes.get('data_licence') or 'not stated')}.",
+        f"Try it: {code_span(_command(name, generator))}",
+        _table("source", source),
     ]
-    return "\n\n".join(parts)[:MAX_DESCRIPTION]
+
+
+def _command(name: str, generator: Generator) -> str:
+    """A command that uses the generator."""
+    if generator.translates:
+        target = example_target(generator)
+        return f"gantry translate {name}@champion IN OUT" + (f" --target {shlex.quote(target)}" if target else "")
+    return f"gantry sample {name}@champion --n 16 --seed 0 --out sheet.png"
+
+
+def _fitting(parts: Sequence[str], room: int) -> list[str]:
+    """The parts, from the first, that fit into ``room`` characters, each with an empty line before it."""
+    kept: list[str] = []
+    for part in parts:
+        room -= len(part) + 2
+        if room < 0:
+            break
+        kept.append(part)
+    return kept
 
 
 def describe_gates(description: str, move: Move) -> str:
@@ -165,26 +238,67 @@ def _kind(info: Mapping[str, Any]) -> str:
 def _figure(figure: Mapping[str, Any]) -> str:
     direction = figure["protocol"].get("direction")
     suffix = f" ({escape_markdown(direction)})" if direction else ""
-    return f"{escape_markdown(figure['name'].upper())} {figure['value']:.2f}{suffix}"
+    return f"{escape_markdown(figure['name'].upper())} {format_figure(figure['value'])}{suffix}"
 
 
-def _figures(figures: Sequence[Mapping[str, Any]]) -> str:
-    """Table of all figures with their intervals and baselines, such as the figure of the untranslated source pictures."""
+def _interval(figure: Mapping[str, Any]) -> str:
+    low, high = figure.get("low"), figure.get("high")
+    return "" if low is None or high is None else f"{format_figure(low)} to {format_figure(high)}"
+
+
+def _better(figure: Mapping[str, Any]) -> str:
+    return "higher" if figure.get("higher_is_better") else "lower"
+
+
+def _figures(figures: Sequence[Mapping[str, Any]], objective: Mapping[str, Any]) -> str:
+    """Table of all figures with their intervals, baselines (such as the figure of the untranslated source pictures), and the
+    numbers of their protocols."""
+    protocols = _protocols(figures, objective)
     rows = [
-        "| figure | direction | value | 95 % interval | baseline | better is |",
-        "|---|---|---|---|---|---|",
+        "| figure | direction | value | 95 % interval | baseline | better is | protocol |",
+        "|---|---|---|---|---|---|---|",
     ]
     for figure in figures:
-        low, high, trivial = figure.get("low"), figure.get("high"), figure.get("baseline")
-        interval = "" if low is None or high is None else f"{format_figure(low)} to {format_figure(high)}"
+        trivial = figure.get("baseline")
         direction = figure["protocol"].get("direction") or ""
-        cells = [escape_markdown(figure["name"]), escape_markdown(direction), format_figure(figure["value"]), interval]
+        cells = [
+            escape_markdown(figure["name"]),
+            escape_markdown(direction),
+            format_figure(figure["value"]),
+            _interval(figure),
+        ]
         cells += [
             "" if trivial is None else format_figure(trivial),
-            "higher" if figure.get("higher_is_better") else "lower",
+            _better(figure),
+            str(protocols.index(_conditions(figure)) + 1),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _conditions(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol of a figure without what its row of the table shows."""
+    return {name: value for name, value in figure["protocol"].items() if name not in ("metric", "direction")}
+
+
+def _protocols(figures: Sequence[Mapping[str, Any]], objective: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The different protocols of the figures, that of the objective first."""
+    found: list[dict[str, Any]] = []
+    for figure in (objective, *figures):
+        if _conditions(figure) not in found:
+            found.append(_conditions(figure))
+    return found
+
+
+def _other_protocols(figures: Sequence[Mapping[str, Any]], objective: Mapping[str, Any]) -> list[str]:
+    """For each protocol but that of the objective, in what it differs."""
+    first, *others = _protocols(figures, objective)
+    lines = []
+    for number, protocol in enumerate(others, start=2):
+        values = {name: value for name, value in protocol.items() if name not in first or first[name] != value}
+        said = ", ".join(f"{escape_markdown(name)} {code_span(value) or 'empty'}" for name, value in values.items())
+        lines.append(f"- Protocol {number} is protocol 1 with {said}.")
+    return ["\n".join(lines)] if lines else []
 
 
 def _sample_columns(generator: Generator) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from gan_core.config import build
 from gan_core.errors import TrackingError
-from gan_core.files import read_json
 from gan_core.metrics.protocol import Figure
 from pipelines.registry.card import version_description
 from pipelines.registry.contents import MANIFEST_TAG, figure_tags
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+
+    from gan_core.inference.generator import Generator
 
 CHALLENGER = "challenger"
 PARENT = "gantry.parent"
@@ -111,7 +112,9 @@ def register_generator(
             _delete_abandoned(client, experiment_id, tags[STAGE_KEY])
             run_id = run_id or _own_run(client, experiment_id, tags[STAGE_KEY])
             written = {"figures": figures, "card": dict(card or {}), "notes": dict(notes or {}), "example": example}
-            version = _create(client, experiment_id, generator_dir, name, run_id, figure, dict(tags), written)
+            version = _create(
+                client, experiment_id, generator, generator_dir, name, run_id, figure, dict(tags), written
+            )
         else:
             _LOG.info("%s version %s is already registered for this stage; keeping it.", name, version.version)
         client.set_registered_model_alias(name, CHALLENGER, version.version)
@@ -162,6 +165,7 @@ def _delete_abandoned(client: "MlflowClient", experiment_id: str, stage_key: str
 def _create(
     client: "MlflowClient",
     experiment_id: str,
+    generator: "Generator",
     generator_dir: Path,
     name: str,
     run_id: str,
@@ -189,13 +193,21 @@ def _create(
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     # Use the folder as the source: MLflow would look up "models:/ID" at its global tracking URI.
-    info = read_json(generator_dir / "generator.json")
+    shown = {key: written[key] for key in ("figures", "notes")}
     return client.create_model_version(
         name,
         logged.artifact_location,
         run_id,
         tags=tags,
-        description=version_description(info=info, figure=figure, tags=lineage),
+        description=version_description(
+            name=name,
+            generator=generator,
+            figure=figure,
+            tags=lineage,
+            files=written["card"],
+            model_id=logged.model_id,
+            **shown,
+        ),
         model_id=logged.model_id,
     )
 

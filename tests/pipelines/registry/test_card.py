@@ -1,5 +1,6 @@
 """The model card and the version description show class names as plain text, whatever they contain."""
 
+import dataclasses
 import html
 import json
 import re
@@ -51,6 +52,20 @@ def translating() -> Generator:
     return Generator(family, describe_generator(family, {"classes": HOSTILE}), "f" * 64)
 
 
+def test_every_figure_has_its_protocol_and_says_which_way_is_better(drawing: Generator) -> None:
+    fid = Figure(name="fid", value=20.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
+    few = dataclasses.replace(PROTOCOL, metric="recall", fake_count=300, extractor="")
+    recall = Figure(name="recall", value=0.5, protocol=few, generator_digest="f" * 64, higher_is_better=True).as_dict()
+    kid = {**fid, "name": "kid", "protocol": {**fid["protocol"], "metric": "kid"}}
+    text = model_card(
+        name="pets", generator=drawing, figure=recall, figures=[fid, kid, recall], tags={}, files=["samples.png"]
+    )
+    assert "**RECALL 0.5000** (higher is better)" in text
+    shown = re.findall(r"^\| (fid|kid|recall) .*\| (\w+) \| (\d) \|$", text, re.MULTILINE)
+    assert shown == [("fid", "lower", "2"), ("kid", "lower", "2"), ("recall", "higher", "1")]
+    assert f"- Protocol 2 is protocol 1 with extractor `{'e' * 64}`, fake_count `1000`." in text
+
+
 def test_class_names_are_shown_as_plain_text(drawing: Generator, translating: Generator) -> None:
     for generator in (drawing, translating):
         text = card(generator, f"{HOSTILE[0]} -> {HOSTILE[1]}")
@@ -69,8 +84,40 @@ def test_class_names_are_shown_as_plain_text(drawing: Generator, translating: Ge
 def test_the_version_description_shows_names_as_plain_text(translating: Generator) -> None:
     figure = Figure(name="fid", value=20.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
     figure["protocol"]["direction"] = figure["stamp"] = f"{HOSTILE[0]} -> {HOSTILE[1]}"
-    note = version_description(info=translating.info, figure=figure, tags={"gantry.data": HOSTILE[1]})
-    assert tags(note) <= {"p", "table", "thead", "tbody", "tr", "th", "td", "code"}
+    note = version_description(
+        name="pets",
+        generator=translating,
+        figure=figure,
+        figures=[figure],
+        tags={"gantry.data": HOSTILE[1]},
+        files=["samples.png", "<b>.png"],
+        model_id="m-1",
+        notes={"intended_use": HOSTILE[0], "data_licence": HOSTILE[2]},
+    )
+    assert tags(note) <= {"p", "img", "table", "thead", "tbody", "tr", "th", "td", "code", "a"}
+    at = "ajax-api/2.0/mlflow/logged-models/m-1/artifacts/files?artifact_file_path="
+    assert re.findall(r'(?:src|href)="(.*?)"', READER.render(note)) == [
+        f"{at}{file}" for file in ("samples.png", "%3Cb%3E.png", "README.md")
+    ]
+
+
+def test_the_version_description_leaves_out_what_does_not_fit_beside_the_gates(drawing: Generator) -> None:
+    figure = Figure(name="fid", value=20.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
+    many = [{**figure, "name": f"figure {number}"} for number in range(40)]
+    note = version_description(
+        name="pets",
+        generator=drawing,
+        figure=figure,
+        figures=many,
+        tags={f"gantry.{number}": "x" * 60 for number in range(60)},
+        files=["samples.png"],
+        model_id="m-1",
+    )
+    assert len(note) <= 3500
+    assert "| figure 11 |" in note
+    assert "28 more figures are in the card." in note
+    assert "source" not in note
+    assert note.endswith("among the model's files.")
 
 
 @pytest.mark.parametrize("name", [HOSTILE[2], "it's", "a b", "größer", "`<script>`", "a|b"])

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickletools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,21 @@ def test_a_version_records_its_run_and_lineage(register, client, uri, tmp_path, 
     (output,) = run.outputs.model_outputs
     assert output.model_id in version.source
     assert run.data.metrics == {"fid": 12.5}
+
+
+def test_the_page_of_a_version_shows_its_pictures(register, client, monkeypatch, tmp_path):
+    """MLflow's Markdown shows pictures of its own server only. The addresses are relative to its page."""
+    from mlflow.server import app, handlers
+
+    sheet = tmp_path / "samples.png"
+    Image.new("L", (40, 40), 9).save(sheet)
+    version = client.get_model_version("digits", register(card={"samples.png": sheet}).version)
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", version.description)
+    (card,) = re.findall(r"\[README.md\]\((.*?)\)", version.description)
+    monkeypatch.setattr(handlers, "_tracking_store", client._tracking_client.store)
+    with app.test_client() as browser:
+        assert [browser.get(f"/{picture}").data for picture in pictures] == [sheet.read_bytes()]
+        assert browser.get(f"/{card}").text.startswith("# digits")
 
 
 def test_the_next_registration_completes_an_interrupted_one(register, client, monkeypatch):
