@@ -141,22 +141,24 @@ def version_description(
         notes: as for :func:`model_card`.
     """
     files_at = f"ajax-api/2.0/mlflow/logged-models/{model_id}/artifacts/files?artifact_file_path="
-    pictures: list[str] = []
-    for file in files:
-        if file.endswith(".png"):
-            # Relative to MLflow's page. Its Markdown drops pictures that are embedded (data:), and knows no other address.
-            pictures.append(f"![{escape_markdown(file)}]({files_at}{quote(file)})")
-            pictures += [_CAPTIONS[file]] if file in _CAPTIONS else []
-    head = [f"{_figure(figure)}, {_kind(generator.info)}", *pictures, f"Protocol: {escape_markdown(figure['stamp'])}."]
+    # Relative to MLflow's page. Its Markdown drops pictures that are embedded (data:), and knows no other address.
+    pictures = [f"![{escape_markdown(file)}]({files_at}{quote(file)})" for file in files if file.endswith(".png")]
+    captions = [_CAPTIONS[file] for file in files if file in _CAPTIONS]
+    head = [
+        f"{_figure(figure)}, {_kind(generator.info)}",
+        *pictures[:1],
+        f"Protocol: {escape_markdown(figure['stamp'])}.",
+    ]
     link = f"The whole card is [README.md]({files_at}README.md) among the model's files."
-    room = MAX_DESCRIPTION - _ROOM_FOR_GATES - len("\n\n".join([*head, link]))
-    return "\n\n".join([*head, *_fitting(_short_parts(name, generator, figure, figures, tags, notes), room), link])
+    tail = [*pictures[1:], *captions, link]
+    room = MAX_DESCRIPTION - _ROOM_FOR_GATES - len("\n\n".join([*head, *tail]))
+    shown = _fitting(_short_parts(name, generator, figures, tags, notes), room)
+    return "\n\n".join([*head, *shown, *tail])
 
 
 def _short_parts(
     name: str,
     generator: Generator,
-    figure: Mapping[str, Any],
     figures: Sequence[Mapping[str, Any]],
     tags: Mapping[str, str],
     notes: Mapping[str, str],

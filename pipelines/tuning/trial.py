@@ -159,7 +159,8 @@ class Trial(tune.Trainable):
         # A diverged trial keeps its place at the end of MLflow's charts and of the leaderboard.
         told = {name: DIVERGED_LOSS} if diverged and name == FID else figures
         done = diverged or until >= tuned.steps
-        self._log.log_metrics(told, until)
+        # How far a trial came explains its figure: ASHA stops some early.
+        self._log.log_metrics({**told, "progress/kimg": self._trainer.images_seen / 1000}, until)
         if not diverged:
             self._log_grid()
         if done:

@@ -97,7 +97,8 @@ def test_the_version_description_shows_names_as_plain_text(translating: Generato
     assert tags(note) <= {"p", "img", "table", "thead", "tbody", "tr", "th", "td", "code", "a"}
     at = "ajax-api/2.0/mlflow/logged-models/m-1/artifacts/files?artifact_file_path="
     assert re.findall(r'(?:src|href)="(.*?)"', READER.render(note)) == [
-        f"{at}{file}" for file in ("samples.png", "%3Cb%3E.png", "README.md")
+        f"{at}{file}"
+        for file in ("samples.png", "%3Cb%3E.png", "README.md")  # the second after the figures
     ]
 
 

@@ -9,6 +9,7 @@ from gan_core.data import PreparedDataset
 from gan_core.metrics.assess import assess
 from pipelines.runtime.code import code_versions
 from pipelines.settings.schema import Settings, parse_settings
+from pipelines.tracking.events import read_events
 from pipelines.tracking.facts import read_facts
 from pipelines.tuning.places import TrialsOnDisk
 from pipelines.tuning.trial import LOSS, VALUE, Trial, TrialJob, trial_extractor
@@ -65,9 +66,12 @@ def test_the_objective_is_the_mean_fid_of_the_directions(tmp_path: Path, monkeyp
 @pytest.mark.weights
 def test_an_objective_of_which_more_is_better_is_maximised(tmp_path: Path, monkeypatch) -> None:
     """Tune minimises the loss. The FID is recorded as well."""
-    trial, _, _ = started(tmp_path, monkeypatch, "pix2pix", objective="psnr")
+    trial, settings, _ = started(tmp_path, monkeypatch, "pix2pix", objective="psnr")
     result = trial.step()
     assert result[VALUE] > 0
     assert result[LOSS] == -result[VALUE]
-    assert read_facts(trial._log.folder).metrics == {"psnr": result[VALUE], "fid": result["fid"]}
+    kimg = 2 * settings.train.batch / 1000
+    assert read_facts(trial._log.folder).metrics == {"psnr": result[VALUE], "fid": result["fid"], "progress/kimg": kimg}
+    steps = [event["image"][1] for event, _ in read_events(trial._log.folder) if event and "image" in event]
+    assert steps == [0, 2], "MLflow's chart view opens at step 0"
     trial.cleanup()
