@@ -1,6 +1,8 @@
 """Measure a generator with the settings of params.yaml; name and describe its figures."""
 
+import csv
 import dataclasses
+import io
 import itertools
 import re
 from collections.abc import Sequence
@@ -19,6 +21,8 @@ from gan_core.precision import choose_device
 from pipelines.runtime.progress import format_figure
 from pipelines.settings.schema import EvaluateSettings
 
+SHARES = ("precision", "recall", "density", "coverage", "memorisation", "accuracy", "ssim")
+"""Figures of about 0 to 1, which can share an axis."""
 _MAX_NAME_LENGTH = 200
 """In characters. MLflow's limit is 250, and a suffix may be appended."""
 
@@ -67,6 +71,16 @@ def metrics_json(measured: Assessment) -> dict[str, Any]:
         **({"copying": _copying_json(copying)} if copying else {}),
         "values": metric_values(measured),
     }
+
+
+def shares_csv(measured: Assessment) -> str:
+    """The figures of :data:`SHARES` as a table for ``dvc plots``, which cannot draw the figures of metrics.json."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("figure", "share"))
+    rows = [(figure_title(figure), figure.value) for figure in measured.figures if figure.name in SHARES]
+    writer.writerows(rows or [("none is measured", 0)])  # DVC fails on a table without rows
+    return table.getvalue()
 
 
 def describe_copying(copying: Copying) -> str:

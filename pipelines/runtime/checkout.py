@@ -26,6 +26,7 @@ START = "outputs/train/start"
 START_DESCRIPTION = f"{START}/start.json"
 SAMPLES = "outputs/evaluate/samples.png"
 NEIGHBOURS = "outputs/evaluate/neighbours.png"
+SHARES = "outputs/evaluate/shares.csv"
 METRICS = "outputs/evaluate/metrics.json"
 REGISTERED = "outputs/register/registered.json"
 
@@ -33,12 +34,12 @@ OUTS = {
     "ingest": (PREPARED,),
     "tune": (BEST, SEARCH_PLOT, LEADERBOARD),
     "train": (GENERATOR, GRIDS, CURVES, FID_CURVE, START),
-    "evaluate": (SAMPLES, NEIGHBOURS, METRICS),
+    "evaluate": (SAMPLES, NEIGHBOURS, SHARES, METRICS),
     "register": (REGISTERED,),
 }
 """The outs that the code of each of Gantry's stages makes. A dvc.yaml that lists fewer was truncated, or is not finished."""
 
-OPTIONAL_OUTS = frozenset({START, NEIGHBOURS})
+OPTIONAL_OUTS = frozenset({START, NEIGHBOURS, SHARES})
 """Outs that the dvc.yaml of an older project may lack. They are then not published."""
 
 VAR_VARIABLE = "GANTRY_VAR"

@@ -4,13 +4,20 @@ from pathlib import Path
 
 from gan_core.cache import user_cache_dir
 from gan_core.data import PreparedDataset
-from gan_core.files import write_json
+from gan_core.files import write_json, write_text
 from gan_core.inference.generator import load_generator
 from gan_core.precision import choose_device
 from pipelines.evaluation.cluster import measure_on_cluster, on_cluster
-from pipelines.evaluation.measure import describe_copying, describe_figure, measure, metric_values, metrics_json
+from pipelines.evaluation.measure import (
+    describe_copying,
+    describe_figure,
+    measure,
+    metric_values,
+    metrics_json,
+    shares_csv,
+)
 from pipelines.evaluation.sheet import draw_neighbours, draw_sheet
-from pipelines.runtime.checkout import METRICS, NEIGHBOURS, SAMPLES
+from pipelines.runtime.checkout import METRICS, NEIGHBOURS, SAMPLES, SHARES
 from pipelines.runtime.cluster import ray_cluster
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
@@ -25,7 +32,7 @@ MAX_PRINTED_FIGURES = 12
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Measure the generator, always in fp32, here or on a cluster with a storage; returns the stage's outs."""
     metrics, sheet = context.work / "metrics.json", context.work / "samples.png"
-    neighbours = context.work / "neighbours.png"
+    neighbours, shares = context.work / "neighbours.png", context.work / "shares.csv"
     chosen = settings.evaluate
     generator = load_generator(context.checkout.generator, choose_device())
     dataset = PreparedDataset(context.checkout.prepared, cache_dir=user_cache_dir() / "decoded")
@@ -55,6 +62,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         run.log_metrics(metric_values(measured), generator.info["step"])
         run.set_tags({"gantry.protocol": objective.protocol.stamp, "gantry.generator": generator.digest})
         write_json(metrics, metrics_json(measured))
+        write_text(shares, shares_csv(measured))
         pairs = measured.findings.pairs
         assert pairs is not None
         draw_neighbours(neighbours, pairs)
@@ -70,4 +78,4 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         say("evaluate", f"{name} is not measured: {reason}")
     if measured.findings.copying is not None:
         say("evaluate", describe_copying(measured.findings.copying))
-    return {METRICS: metrics, SAMPLES: sheet, NEIGHBOURS: neighbours}
+    return {METRICS: metrics, SAMPLES: sheet, NEIGHBOURS: neighbours, SHARES: shares}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from gan_core.files import write_json
@@ -21,6 +22,7 @@ from pipelines.evaluation.measure import (
     metric_values,
     metrics_json,
     mlflow_metric_name,
+    shares_csv,
 )
 from pipelines.evaluation.sheet import draw_neighbours
 from pipelines.registry.inputs import objective_of, read_measured
@@ -51,6 +53,23 @@ def test_dvc_shows_the_value_of_every_figure(tmp_path: Path) -> None:
     shown = told[""]["data"]["metrics.json"]["data"]
     assert shown["values"] == {"fid": 0.5, "fid.trivial": 5.0, "fid_cat_to_dog": 1, "fid_cat_to_dog.trivial": 10.0}
     assert shown["fid"]["value"] == 0.5
+
+
+def test_dvc_plots_the_figures_that_share_an_axis(tmp_path: Path) -> None:
+    plots = yaml.safe_load(Path("dvc.yaml").read_text())["plots"]
+    (shares,) = (plot for plot in plots if isinstance(plot, dict) and "shares.csv" in json.dumps(plot))
+    project = make_project(tmp_path, {"dvc.yaml": yaml.safe_dump({"plots": [shares]})})
+    for others, expected in (
+        ([figure("recall", 0.4, ""), figure("kid", 0.01, "")], [("recall", "0.4")]),
+        ([], [("none is measured", "0")]),
+    ):
+        (project / "outputs/evaluate").mkdir(parents=True, exist_ok=True)
+        measured = Assessment(figure("fid", 9.0, ""), (figure("fid", 9.0, ""), *others))
+        (project / "outputs/evaluate/shares.csv").write_text(shares_csv(measured))
+        shown = json.loads(dvc("plots", "show", "--json", cwd=project).stdout)
+        assert "errors" not in shown
+        ((bars,),) = shown["data"].values()
+        assert [(row["figure"], row["share"]) for row in bars["content"]["data"]["values"]] == expected
 
 
 def test_missing_figures_and_copies_are_in_the_file_and_in_the_output() -> None:
