@@ -64,6 +64,11 @@ def test_the_installed_package_is_used(project: Path, packages: Path, environmen
     assert not [*project.glob("*.py"), *project.glob("*/*.py")]
 
 
+def test_the_page_of_gantry_play_is_in_the_package(packages: Path) -> None:
+    page = {path.name for path in (packages / "pipelines" / "play" / "page").iterdir()}
+    assert page == {"index.html", "play.css", "play.js"}
+
+
 def test_a_version_is_promoted_and_sampled(project: Path, environment: dict[str, str]) -> None:
     assert "champion is now version 1" in run(["gantry", "promote"], project, environment)
     run(["gantry", "sample", "digits@champion", "--n", "4", "--out", "sheet.png"], project, environment)

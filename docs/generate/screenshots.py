@@ -1,7 +1,8 @@
-"""Make the screenshots of the tutorial from a real run: ``make screenshots``.
+"""Make the screenshots of the documentation from a real run: ``make screenshots``.
 
 Starts a project on the digits, runs the pipeline with a search of three trials, and takes three pictures with a headless
-Chromium: the terminal at the end of the run, MLflow's comparison of the trials, and Prefect's page of the run.
+Chromium: the terminal at the end of the run, MLflow's comparison of the trials, and Prefect's page of the run. A fourth is of
+the page of ``gantry play``, with a small StyleGAN2 that is trained on the same digits: that family has the most controls.
 """
 
 import base64
@@ -37,6 +38,24 @@ CHANGES = {
     "real: 500 ": "real: 200 ",
 }
 """Replacements that make the run of a new project short."""
+STYLEGAN2 = (
+    *(
+        "--family",
+        "stylegan2",
+        "--model",
+        "conditional=true",
+        "--model",
+        "channel_base=512",
+        "--model",
+        "channel_max=32",
+    ),
+    *("--model", "mapping_layers=2", "--model", "latent=32", "--model", "style=32", "--model", "r1=0.1"),
+    *("--batch", "32", "--steps", "800", "--beta1", "0", "--beta2", "0.99", "--ema-half-life-kimg", "2"),
+    *("--generator-lr", "0.0025", "--discriminator-lr", "0.0025"),
+)
+"""Settings of the small StyleGAN2."""
+EDITS = {"seed": 3, "label": 8, "direction-0": 2, "direction-1": -1.5, "direction-3": 1}
+"""Values of the controls of ``gantry play``."""
 
 
 def main() -> None:
@@ -65,6 +84,9 @@ def main() -> None:
             auth = (project / "var" / "prefect" / "auth").read_text(encoding="ascii").strip()
             take_mlflow(tab, addresses["MLflow"], auth)
             take_prefect(tab, addresses["Prefect"], auth)
+            generator = train_stylegan2(project / "data" / "prepared", project / "var" / "digits")
+            with playing(gantry, generator) as address:
+                take_play(tab, address)
 
 
 def run_in_terminal(command: list[str], cwd: Path) -> list[str]:
@@ -221,6 +243,39 @@ def take_prefect(tab: Tab, address: str, auth: str) -> None:
     sign_in(tab, address, auth)
     tab.open(f"{address}/runs/flow-run/{runs[0]['id']}", wait=20)
     tab.save("prefect-run.png")
+
+
+def train_stylegan2(data: Path, out: Path) -> Path:
+    """Train a small StyleGAN2 on prepared pictures; returns the folder ``out``."""
+    command = [sys.executable, "-m", "gan_core.train", "--data", str(data), "--out", str(out), *STYLEGAN2]
+    subprocess.run(command, check=True)
+    return out
+
+
+@contextmanager
+def playing(gantry: str, model: Path) -> Iterator[str]:
+    """Run ``gantry play``; yields the address of its page."""
+    process = subprocess.Popen([gantry, "play", str(model)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        first = process.stdout.readline()
+        if not first:
+            sys.exit("gantry play ended before its page was there; see its output above.")
+        yield first.split()[-1]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def take_play(tab: Tab, address: str) -> None:
+    """Take the screenshot of the page of ``gantry play``, with some edits."""
+    tab.open(address, wait=5)
+    for name, value in EDITS.items():
+        event = "input" if name.startswith("direction") else "change"
+        found = f"document.getElementById({name!r})"
+        script = f"{found}.value = {value!r}; {found}.dispatchEvent(new Event({event!r}))"
+        tab.call("Runtime.evaluate", expression=script)
+    tab.save("play.png", height=760)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ script sends it with each request. So there is no cookie, which a browser would 
 """
 
 import asyncio
+import contextlib
 import hmac
 import importlib.resources
 import json
@@ -212,7 +213,7 @@ async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
             result = function(*arguments)
         except Exception as error:
             failed = error
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the server has ended
             loop.call_soon_threadsafe(finish, result, failed)
 
     threading.Thread(target=work, daemon=True, name="request").start()

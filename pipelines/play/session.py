@@ -175,7 +175,7 @@ class Session:
         moves = {part: amounts for part, amounts in request.moves.items() if any(amounts)}
         if any(abs(amount) > _LARGEST_MOVE for amounts in moves.values() for amount in amounts):
             raise SettingsError(f"moves: must lie between -{_LARGEST_MOVE:g} and {_LARGEST_MOVE:g}.")
-        start, label = None, request.label
+        start, label, truncation = None, request.label, request.truncation
         made: dict[str, Any] = {"seed": request.seed, "index": 0}
         if request.projection is not None:
             projection = self._projection(request.projection)
@@ -183,12 +183,13 @@ class Session:
                 raise SettingsError("The projection is not done yet. Wait for it.")
             start = projection.found
             label = projection.label if label is None else label
+            truncation = truncation if editor.styled else None  # it acts on draws of z, not on this one
             made = {"projection": {"picture": projection.picture.digest, "steps": projection.steps}}
             made |= {} if projection.label is None else {"projected_label": projection.label}
         edit = Edit(
             seed=request.seed,
             label=label,
-            truncation=request.truncation,
+            truncation=truncation,
             start=start,
             mix_seed=request.mix_seed,
             crossover=request.crossover,
@@ -199,7 +200,7 @@ class Session:
             self.generator.digest,
             **made,
             label=label,
-            truncation=request.truncation,
+            truncation=truncation,
             mix_seed=request.mix_seed,
             crossover=None if request.mix_seed is None else request.crossover,
             moves={part: list(amounts) for part, amounts in moves.items()} or None,

@@ -305,6 +305,7 @@ function projectionCard(noise) {
       newest += 1; // the answer of a search in progress is no longer wanted
       state.projection = null;
       bar.hidden = leave.hidden = find("given").hidden = true;
+      find("truncation").disabled = false;
       refresh();
     },
   });
@@ -329,6 +330,7 @@ function projectionCard(noise) {
           told.textContent = `${now.distance.toFixed(1)} grey levels from your picture; the search started at ` +
             `${now.before.toFixed(1)}.`;
           state.projection = projection;
+          find("truncation").disabled = noise.space === "z"; // it acts on draws of z, not on this one
           await refresh();
           return;
         }
@@ -352,7 +354,7 @@ function addTranslationControls(translation) {
     await refresh();
   });
   const hint = translation.hint ? [make("p", { className: "hint", textContent: translation.hint })] : [];
-  find("left").append(card("Your picture", null, zone, ...hint));
+  find("controls").append(card("Your picture", null, zone, ...hint));
   if (translation.targets.length) {
     state.target = translation.targets.at(-1).index;
     const options = translation.targets.map((of) => [of.index, of.name]);
@@ -363,7 +365,6 @@ function addTranslationControls(translation) {
     find("controls").append(card(translation.attributes ? "Attribute to switch" : "Target", null, row));
   }
   if (translation.seeded || translation.reference) find("controls").append(variationCard(translation, translate));
-  if (!find("controls").children.length) find("main").classList.add("alone");
 }
 
 function variationCard(translation, translate) {
