@@ -188,7 +188,7 @@ const targetName = () => model.translation.targets.find((of) => of.index === sta
 function caption() {
   if (model.translation) return ["Translation", targetName()].filter(Boolean).join(": ");
   const parts = [state.projection === null ? `seed ${state.seed}` : "your picture, projected"];
-  if (state.label !== null) parts.push(model.classes[state.label] ?? `class ${state.label}`);
+  if (state.label !== null) parts.push(`class ${model.classes[state.label]}`);
   if (state.mixSeed !== null) parts.push(`mixed with seed ${state.mixSeed}`);
   if (Object.values(state.moves).flat().some((amount) => amount !== 0)) parts.push("moved");
   return parts.join(" · ");
