@@ -3,10 +3,11 @@
 - All of them: FID, KID, precision, recall, density, coverage, and, where they can be measured, the FID of infinitely many
   pictures and the Inception score.
 - Generators from noise: also the share of copies of training pictures, and, if they are class-conditional, the FID of each
-  class.
+  class, and whether pictures show their class.
 - Paired data: also L1, PSNR and SSIM against the real targets; for colourisation also the colourfulness.
-- Domains and attributes: each figure per direction and its mean over them, the cycle error, and the accuracy of a
-  classifier that recognises the target domain (not for unpaired data).
+- Domains and attributes: each figure per direction and its mean over them, the cycle error, the accuracy of a classifier of
+  pictures that recognises the target domain (not for unpaired data), and whether translations show their domain in the
+  features (not for attributes).
 
 A figure that cannot be measured is listed with the reason.
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from gan_core.data import PreparedDataset
 from gan_core.images.colour import colourfulness
+from gan_core.metrics.classes import AGREEMENT
 from gan_core.metrics.domain_translation import domain_translation_figures
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.measurement import Findings, Measurement, Subject, mean_value
@@ -106,6 +108,10 @@ def assess(
     if not subject.translates:
         figures = sample_figures(measurement)
     elif dataset.info.kind == "paired":
+        if full:
+            measurement.findings.omitted.update(
+                dict.fromkeys(AGREEMENT, "translations of pairs have no class of their own")
+            )
         figures = _paired_figures(measurement)
     else:
         figures = domain_translation_figures(measurement)

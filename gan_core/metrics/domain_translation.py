@@ -10,12 +10,22 @@ import torch
 from torch import Tensor
 
 from gan_core.data import PreparedDataset
+from gan_core.metrics.class_agreement import MAX_PICTURES, Labelled
+from gan_core.metrics.classes import AGREEMENT, agreement_figures, labels_of_rows
 from gan_core.metrics.domain_classifier import DomainClassifier
-from gan_core.metrics.intervals import Estimate, mean_estimate, mean_of_means_interval, proportion_interval
+from gan_core.metrics.evaluate import Comparison
+from gan_core.metrics.features import Features
+from gan_core.metrics.intervals import (
+    Estimate,
+    jackknife_groups,
+    mean_estimate,
+    mean_of_means_interval,
+    proportion_interval,
+)
 from gan_core.metrics.measurement import Measurement, check_two_pictures, mean_value
 from gan_core.metrics.pairs import l1
 from gan_core.metrics.protocol import Figure
-from gan_core.metrics.sources import DatasetSplit
+from gan_core.metrics.sources import DatasetSplit, random_subset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +67,13 @@ def domain_translation_figures(measurement: Measurement) -> tuple[Figure, ...]:
         classifier = DomainClassifier(
             measurement.dataset, device=measurement.extractor.device, cache_dir=measurement.cache_dir
         )
+    gathered = (
+        _ClassRows(measurement, directions) if measurement.full and not measurement.dataset.info.attributes else None
+    )
     figures: dict[str, list[Figure]] = defaultdict(list)
     parts: dict[str, list[Estimate | _PerPicture]] = defaultdict(list)
     for direction in directions:
-        for figure, part in _of_direction(measurement, direction, classifier, warn=not figures):
+        for figure, part in _of_direction(measurement, direction, classifier, gathered, warn=not figures):
             figures[figure.name].append(figure)
             if part is not None:
                 parts[figure.name].append(part)
@@ -69,6 +82,11 @@ def domain_translation_figures(measurement: Measurement) -> tuple[Figure, ...]:
     means = [_mean(of_name, parts[name]) for name, of_name in figures.items()] if len(directions) > 1 else []
     if classifier is not None:
         each.append(_accuracy_of_real(measurement, classifier, directions))
+    if gathered is not None:
+        each += gathered.figures()
+    elif measurement.full:
+        reason = "a picture may have several attributes, so it has no class; accuracy is measured for each attribute"
+        measurement.findings.omitted.update(dict.fromkeys(AGREEMENT, reason))
     return (*means, *each)
 
 
@@ -119,14 +137,69 @@ class _PerPicture:
     """Whether the values are 0 or 1."""
 
 
+class _ClassRows:
+    """Gathers features of all directions to measure whether translations show the domain that they were made for."""
+
+    def __init__(self, measurement: Measurement, directions: Sequence[Direction]) -> None:
+        self._measurement = measurement
+        split = measurement.dataset.info.splits[measurement.split]
+        # A picture and its translations are in the same group, so that no translation is classified by its source.
+        self._groups = jackknife_groups(split)
+        self._most_real = MAX_PICTURES // max(len({direction.to for direction in directions}), 1)
+        self._most_fake = MAX_PICTURES // max(len(directions), 1)
+        self._real: dict[int, Labelled] = {}
+        self._fake: list[Labelled] = []
+        self._comparison: Comparison | None = None
+
+    def add(self, direction: Direction, comparison: Comparison) -> None:
+        """Keep a fixed random subset of the rows of a direction, and of its target if that is new."""
+        self._comparison = comparison
+        if direction.to not in self._real:
+            pictures = direction.target.chosen_rows(comparison.real.n)
+            self._real[direction.to] = self._labelled(comparison.real, pictures, direction.to, self._most_real)
+        pictures = direction.source.chosen_rows(comparison.fake.n)
+        self._fake.append(self._labelled(comparison.fake, pictures, direction.to, self._most_fake))
+
+    def figures(self) -> list[Figure]:
+        """The accuracies over all directions."""
+        assert self._comparison is not None
+        measurement = self._measurement
+        return agreement_figures(
+            self._comparison,
+            _together([*self._real.values()]),
+            _together(self._fake),
+            len(measurement.dataset.info.classes),
+            measurement.findings.omitted,
+            measurement.extractor.device,
+        )
+
+    def _labelled(self, features: Features, pictures: np.ndarray, label: int, most: int) -> Labelled:
+        used = random_subset(len(features.kept), min(len(features.kept), most))
+        chosen = labels_of_rows(pictures, features)[used]
+        labels = np.full(len(used), label)
+        return Labelled(rows=features.kept[used], labels=labels, groups=self._groups[chosen], pictures=chosen)
+
+
+def _together(parts: Sequence[Labelled]) -> Labelled:
+    fields = ("rows", "labels", "groups", "pictures")
+    return Labelled(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
+
+
 def _of_direction(
-    measurement: Measurement, direction: Direction, classifier: DomainClassifier | None, *, warn: bool
+    measurement: Measurement,
+    direction: Direction,
+    classifier: DomainClassifier | None,
+    gathered: "_ClassRows | None",
+    *,
+    warn: bool,
 ) -> list[tuple[Figure, Estimate | _PerPicture | None]]:
     """Figures of a direction, each with the values that the interval of the mean over directions is computed from."""
     watch = _TranslationMetrics(measurement, direction, classifier)
     comparison = measurement.compare_translations(
         direction.source, direction.target, direction.to, watch, direction.name, warn=warn
     )
+    if gathered is not None:
+        gathered.add(direction, comparison)
     count = measurement.translated_count(direction.source)
     rows = direction.source.chosen_rows(count)
     translations = measurement.translations(direction.source, direction.to)

@@ -140,7 +140,7 @@ def test_figures_that_cannot_be_measured_have_a_reason(measure: Callable[..., As
     labelled, plain = two_domains(tmp_path / "l", "labelled"), prepared(tmp_path / "p", blobs(8))
     assert measure(Inverter(), labelled).findings.omitted["fid_class"] == "the generator is not class-conditional"
     few = measure(Inverter(), plain, count=4)
-    assert few.findings.omitted["fid_class"] == "the data has no classes"
+    assert few.findings.omitted["fid_class"] == few.findings.omitted["class_training"] == "the data has no classes"
     assert "at least 74 generated pictures for 32 features, and there are 4" in few.findings.omitted["fid_infinity"]
     assert {few.findings.omitted[name] for name in NAMES} == {
         "it needs at least 6 pictures on each side, and there are 4 real and 4 generated ones"
@@ -155,6 +155,7 @@ def test_paired_data_has_all_metrics_with_baselines(measure: Callable[..., Asses
     found = measure(Inverter(((None, None),)), dataset)
     assert [figure.name for figure in found.figures] == ["fid", "kid", *NAMES, "l1", "psnr", "ssim"]
     assert {figure.protocol.direction for figure in found.figures} == {"condition -> image"}
+    assert found.findings.omitted["class_agreement"] == "translations of pairs have no class of their own"
     fid, kid, precision, recall, density, coverage, l1, psnr, ssim = found.figures
     assert found.objective == fid
     assert fid.value < 1e-6 < 0.1 < fid.baseline
@@ -206,7 +207,12 @@ def test_two_domains_have_figures_per_direction_and_their_mean_comes_first(
     assert [(figure.name, figure.protocol.direction) for figure in found.figures] == [
         *((name, mean) for name in names),
         *((name, way) for name in names for way in ("0 -> 1", "1 -> 0")),
+        *((name, "") for name in ("class_agreement", "class_training", "class_agreement_of_real")),
     ]
+    for name in ("class_agreement", "class_training", "class_agreement_of_real"):
+        agreed = by_name(found, name, "")
+        assert (agreed.value, agreed.baseline) == (1, 0.5), "inverted pictures are those of the other domain"
+        assert agreed.protocol.real_count == N + 10
     assert found.objective.protocol.direction == mean
     for name in names:
         there, back = by_name(found, name, "0 -> 1"), by_name(found, name, "1 -> 0")
@@ -241,6 +247,8 @@ def test_labelled_domains_have_a_classifier_accuracy(measure: Callable[..., Asse
     assert by_name(found, "accuracy_of_real", "").value == 1
     unchanged = measure(Inverter(((0, 1), (1, 0)), lambda images: images), dataset)
     assert by_name(unchanged, "accuracy", "0 -> 1").value == 0
+    for name in ("class_agreement", "class_training"):
+        assert by_name(unchanged, name, "").value == 0, "each picture still shows the domain that it came from"
     assert unchanged.objective.value == pytest.approx(unchanged.objective.baseline)
 
 
@@ -278,6 +286,7 @@ def test_accuracy_counts_pictures_with_or_without_the_attribute(
     assert [by_name(inverted, "accuracy", way).value for way in ways] == [1, 1]
     assert [by_name(unchanged, "accuracy", way).value for way in ways] == [0, 0]
     assert by_name(inverted, "accuracy_of_real", "").value == 1
+    assert "several attributes" in inverted.findings.omitted["class_training"]
 
 
 def test_an_empty_domain_is_named(measure: Callable[..., Assessment], tmp_path: Path) -> None:
