@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Tests run side by side; those that start a cluster or a server are one group, one after the other.
 BESIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo test test-fast test-hosts test-infra hosts lint types contract chaos fuzz bench scale lock docs docs-build screenshots clean
+.PHONY: help demo test test-fast test-hosts test-infra hosts lint types contract chaos fuzz bench gpu scale lock docs docs-build screenshots clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -61,6 +61,10 @@ fuzz: $(VENV)/.ready  ## read broken and hostile pictures, archives, tables and 
 
 bench: $(VENV)/.ready  ## compare speeds with plain PyTorch code; prints a table and writes var/bench.json
 	@$(BIN)/python -m tests.bench
+
+gpu: $(VENV)/.ready  ## measure a machine with a card: correctness, speed, training runs (about 2 hours; go on by calling again)
+	@$(BIN)/python -m tests.gpu pack
+	@$(BIN)/python -m tests.gpu all
 
 scale: $(VENV)/.ready  ## print what many workers would cost, and the memory and time to list and plan 1,000,000 pictures
 	@$(BIN)/python -m tests.scale

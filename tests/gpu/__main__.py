@@ -3,7 +3,8 @@
 ``pack`` fills a folder with data and weights, on a machine with a network. The other parts need that folder, PyTorch, NumPy,
 Pillow, pyarrow and safetensors, no network, and none of Gantry's other requirements. Each ends inside its minutes and goes on
 when it is called again. It writes ``rows.json``, ``table.txt`` and PNGs into a folder below ``--out`` (no file above 15 MiB),
-and prints the table. Without a card it measures what a processor can show; rows that need one say so.
+and prints the table. Without a card it measures what a processor can show; rows that need one say so. ``all`` runs all parts
+for all families, each in its own minutes.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("pack", *PARTS))
+    parser.add_argument("part", choices=("pack", *PARTS, "all"))
     parser.add_argument("family", nargs="?", help="family to train or to translate with")
     parser.add_argument("--out", type=Path, default=Path("var/gpu/out"), help="results (default var/gpu/out)")
     parser.add_argument(
@@ -69,6 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         for said in fill(options.pack, small=options.small):
             print(said, flush=True)
         return 0
+    if options.part == "all":
+        return run_all(options)
     since, deadline = options.worker or (time.time(), time.time() + 60 * options.minutes - RESERVE)
     plan = Options(
         part=options.part,
@@ -92,6 +95,24 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the worker is ended too
     supervise(plan)
     return report(plan)
+
+
+def run_all(options: argparse.Namespace) -> int:
+    """Every part for every family, one after the other; 1 if one of them is."""
+    from gan_core.families import families_that_can
+    from gan_core.families.noise import NoiseFamily
+    from gan_core.families.translation import TranslationFamily
+
+    calls = [["correct"], ["speed"], ["scale"]]
+    calls += [["train", name] for name in families_that_can(NoiseFamily)]
+    calls += [["translate", name] for name in families_that_can(TranslationFamily)]
+    values = {"--minutes": options.minutes, "--out": options.out, "--work": options.work, "--pack": options.pack}
+    shared = [str(word) for flag, value in values.items() for word in (flag, value)]
+    worst = 0
+    for call in calls:
+        print(f"== {' '.join(call)}", flush=True)
+        worst = max(worst, main([*call, *shared, *(["--small"] if options.small else [])]))
+    return worst
 
 
 def supervise(plan: Options) -> None:

@@ -26,7 +26,7 @@ from gan_core.metrics.features import Features
 from gan_core.metrics.frechet import Moments
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.sources import DatasetSplit
-from gan_core.nn import penalties
+from gan_core.nn.convolution import FastDoubleBackward
 from gan_core.precision import choose_device
 from gan_core.randomness import WorkerSlice
 from gan_core.training import feed as feeds
@@ -40,7 +40,7 @@ from tests.gpu.report import Row, at_most, holds, needs_cuda
 from tests.gpu.tiny import TINY
 from tests.gpu.worker import Item, Options
 
-BF16, TRACED, SECOND = 0.1, 1e-3, 1e-4
+BF16, TRACED, SECOND = 0.1, 1e-3, 1e-5
 """Largest relative errors of gradients: in bf16, of compiled networks in fp32, of penalties by quick second derivatives."""
 PUBLISHED_FID = 3.15
 """FID of the 50,000 pictures of CIFAR-10's train split against the 10,000 of its test split."""
@@ -94,12 +94,15 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
         found[phases[0].name] = torch.cat(flat).float().clone()
 
     trainer.step = 0
+    # What a step moves besides weights, such as a pool of earlier pictures or the vectors of spectral norms.
+    before = {name: tensor.detach().clone() for name, tensor in trainer._state.tensors().items()}
     with (
         patch.object(trainer, "_apply_update", recorded),
         patch.object(trainer.optimisers["discriminator"], "step", lambda: None),
         patch.object(trainer.optimisers["generator"], "step", lambda: None),
     ):
         trainer._train_step()
+    trainer._state.load(before)
     return found
 
 
@@ -200,9 +203,14 @@ def _penalties(bench: Bench) -> Iterator[Row]:
         return
     with exact_fp32():
         quick = gradients(trainer)
-        with patch.object(penalties, "FastDoubleBackward", contextlib.nullcontext):
+        with patch.object(FastDoubleBackward, "__torch_function__", _unchanged):
             error, each = relative(quick, gradients(trainer))
     yield at_most(name, error, SECOND, note=each)
+
+
+def _unchanged(mode: object, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    """Call ``func``, in place of a fast form of it."""
+    return func(*args, **(kwargs or {}))
 
 
 def _resume(bench: Bench) -> Iterator[Row]:
@@ -281,11 +289,14 @@ def _augmentation(options: Options) -> Iterator[Row]:
         made = {}
         places = {"eager": (device, False), "fused": (device, True), "processor": (torch.device("cpu"), False)}
         for name, (place, fused) in places.items():
-            # DiffAugment is compiled then, which a processor does for minutes and no run of it does.
-            if fused and device.type == "cpu" and kind == "diffaugment":
-                continue
             batch = Batch(real=images.to(place), labels=None, key=(0, 0, 0), part=WorkerSlice())
-            made[name] = Augmenter(config, 1000, fused=fused).to(place)(batch.real, batch, "real").cpu()
+            # Fused, DiffAugment is compiled, which takes a processor a minute, and ADA skips an order of its sums.
+            augmenter = Augmenter(config, 1000, fused=fused and device.type == "cuda").to(place)
+            if fused and device.type == "cpu":
+                if kind == "diffaugment":
+                    continue
+                augmenter._exact = False
+            made[name] = augmenter(batch.real, batch, "real").cpu()
         said = f"{kind} in compiled runs against eager"
         yield at_most(said, _relative(made["fused"], made["eager"]), 1e-3) if "fused" in made else needs_cuda(said)
         said = f"{kind} on the card against the processor"

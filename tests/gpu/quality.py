@@ -59,8 +59,10 @@ PAIRS = {"train": 2000, "test": 500}
 TRANSLATION_SIDE = 128
 SMALL_STEPS = 4
 CURVE = "curve.jsonl"
-END_SECONDS = {"cuda": 90.0, "cpu": 5.0}
-"""Seconds kept for the FID at the end and for the last checkpoint."""
+SAVE_SECONDS = {"cuda": 25.0, "cpu": 5.0}
+"""Seconds kept for the last checkpoint and the pictures of a call; a FID that has begun may take some of them."""
+FINAL_SECONDS = 90.0
+"""Seconds that the FID at the end may take. With less time left, it is for the next call."""
 
 
 class Notebook(Observer):
@@ -138,7 +140,7 @@ def _run(name: str, options: Options) -> Iterator[Row]:
     )
     _forget_after(options.folder / CURVE, trainer.step)
     began = trainer.images_seen
-    _train(trainer, notebook, options.deadline - END_SECONDS[device.type], options)
+    _train(trainer, notebook, options.deadline - SAVE_SECONDS[device.type])
     write_json(spent, (read_json(spent) if spent.is_file() else 0.0) + notebook.seconds)
     pictures, columns = trainer.preview()
     save_sheet(options.folder / "latest.png", pictures, columns=columns)
@@ -159,15 +161,15 @@ def _run(name: str, options: Options) -> Iterator[Row]:
         yield _at_the_end(name, trainer, data, options, work)
 
 
-def _train(trainer: Trainer, notebook: Notebook, until: float, options: Options) -> None:
+def _train(trainer: Trainer, notebook: Notebook, until: float) -> None:
     """Train until the end of the run, or until the time ``until``; then with a checkpoint."""
     step_seconds = 0.0
     started = time.perf_counter()
     while trainer.step < trainer.config.steps and not notebook.closing:
         left = until - time.time()
         # Slices of about five seconds, so that the end is met; the last step asks for a checkpoint.
-        count = max(1, int(min(5.0, left / 2) / step_seconds)) if step_seconds and left > 0 else 1
         notebook.closing = left <= max(2 * step_seconds, 1.0)
+        count = 1 if notebook.closing or not step_seconds else max(1, int(min(5.0, left / 2) / step_seconds))
         before = time.perf_counter()
         trainer.run(until=trainer.step + count)
         if trainer.device.type == "cuda":
@@ -269,7 +271,7 @@ def _at_the_end(name: str, trainer: Trainer, data: PreparedDataset, options: Opt
     """The FID of the last generator, measured once."""
     kept, said = work / "final.json", "FID at the end"
     if not kept.is_file():
-        if options.left() < END_SECONDS[trainer.device.type] / 2:
+        if options.left() < FINAL_SECONDS:
             return Row(name=said, state="no time", note="call it again to measure it")
         trainer.update_statistics()
         split = "test" if trainer.translates else "train"

@@ -98,7 +98,9 @@ def _family(name: str, size: int, options: Options) -> Iterator[Row]:
         ours = auto_trainer(name, data, place / "ours", device, compile=cuda, **settings)
         run_steps(ours, 10 if cuda else 1)  # compiles, records graphs, chooses kernels
         memory = most_memory(device)
-        steps = 1 if not cuda else 2 * CYCLE if size > 64 else 6 * CYCLE
+        # Blocks of about three seconds, of whole cycles.
+        cycle = seconds_of(partial(run_steps, ours, CYCLE), device) if cuda else 0.0
+        steps = CYCLE * max(1, min(6, int(3 / cycle))) if cuda else 1
         seconds = (
             race({"ours": partial(run_steps, ours, steps)}, device, blocks=1 if options.small else 4)["ours"] / steps
         )
@@ -270,7 +272,8 @@ def _against_the_loop(
     said = "against the straightforward loop in eager fp32"
     if name == "stargan2":
         return Row(name=said, state="left out", note="no straightforward loop of StarGAN v2 has been written")
-    steps = max(steps // 6, 1)
+    lazy = any(phase.every > 1 for phase in ours.family.phases())
+    steps, blocks = (CYCLE, 2) if lazy and not small else (max(steps // 8, 1), 1 if small else 4)
     try:
         plain: NoiseLoop | Straightforward
         if FAMILIES[name].can(NoiseFamily):
@@ -281,7 +284,7 @@ def _against_the_loop(
         taken = race(
             {"ours": lambda: run_steps(ours, steps), "plain": lambda: plain.run(steps)},
             device,
-            blocks=1 if small else 4,
+            blocks=blocks,
         )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -98,7 +98,7 @@ def test_a_run_goes_on_where_the_last_call_ended(
     part: str, family: str, tmp_path: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = options(tmp_path, small_pack, part, family)
-    monkeypatch.setattr("tests.gpu.quality.END_SECONDS", {"cpu": 10_000.0, "cuda": 10_000.0})  # no time but for a step
+    monkeypatch.setattr("tests.gpu.quality.SAVE_SECONDS", {"cpu": 10_000.0, "cuda": 10_000.0})  # no time but for a step
     measure(plan)
     first = rows_of(plan)
     assert first[f"{family}: thousand images seen"].note.startswith("1 of 4 steps")

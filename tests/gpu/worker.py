@@ -88,6 +88,9 @@ def measure(options: Options) -> None:
     """Measure what is left of the part, each item once in a call."""
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ["GANTRY_CACHE_DIR"] = str(options.work / "cache")
+    os.environ.setdefault(
+        "TORCHINDUCTOR_CACHE_DIR", str(options.work / "compiled")
+    )  # what a later call need not compile
     if options.small:
         import torch
 
