@@ -109,7 +109,7 @@ def test_a_run_goes_on_where_the_last_call_ended(
     assert second[f"{family}: thousand images seen"].note.startswith("4 of 4 steps")
     assert second[f"{family}: FID at the end"].state == "left out"
     pictures = {path.name for path in plan.folder.glob("*.png")}
-    assert pictures == {"latest.png", "step-00000004.png"}
+    assert pictures == {"latest.png", "step-00000000.png", "step-00000004.png"}
 
 
 def test_a_family_of_the_other_kind_is_an_error(tmp_path: Path) -> None:
