@@ -161,8 +161,9 @@ else:
 
 
 def _client(address: str, cwd: Path, **token: str) -> subprocess.Popen[str]:
-    # The switch has the client ask at this very address; it is no secret.
-    return start(sys.executable, "-c", CLIENT, address, cwd=cwd, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", **token)
+    # The first has the client ask at this very address, the second has it ask twice, not 20 times; neither is a secret.
+    settings = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_gcs_server_port_wait_time_s": "2"}
+    return start(sys.executable, "-c", CLIENT, address, cwd=cwd, **settings, **token)
 
 
 def _answers(port: int) -> bool:
