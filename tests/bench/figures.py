@@ -5,10 +5,12 @@ import time
 import numpy as np
 import torch
 
+from gan_core.metrics.class_agreement import Labelled, class_accuracies
 from gan_core.metrics.evaluate import feature_estimates
 from gan_core.metrics.features import Features
 from gan_core.metrics.frechet import Moments
 from gan_core.metrics.inception import load_inception
+from gan_core.metrics.intervals import jackknife_groups
 from gan_core.precision import choose_device
 from tests.bench import Row
 
@@ -17,6 +19,7 @@ PICTURES = 10_000
 TIMED = 256
 """Pictures whose extraction is timed: its rate does not depend on their number."""
 BATCH = 32
+CLASSES = 10
 TARGET = 1 / 1.15
 """The figures take at most 15 % of the time of the features."""
 
@@ -35,12 +38,22 @@ def rows() -> list[Row]:
     real, fake = (_made_up(seed, mixing) for seed in (1, 2))
     started = time.perf_counter()
     estimates, omitted, _ = feature_estimates(real, fake, interval=True, full=True, device=device)
+    sides = (_in_classes(side) for side in (real, fake))
+    class_accuracies(*sides, classes=CLASSES, device=device)
     figures = time.perf_counter() - started
     if omitted:
         raise AssertionError(f"Not measured: {omitted}")
-    note = f"{', '.join(estimates)} with intervals: {figures:.0f} s beside {features:.0f} s, {figures / features:.1%}"
+    note = (
+        f"{', '.join(estimates)} and class agreement with intervals: {figures:.0f} s beside {features:.0f} s, "
+        f"{figures / features:.1%}"
+    )
     name = f"features alone against features and figures, {PICTURES:,} against {PICTURES:,} pictures"
     return [Row(name=name, ratio=features / (features + figures), target=TARGET, note=note)]
+
+
+def _in_classes(side: Features) -> Labelled:
+    order = np.arange(PICTURES)
+    return Labelled(rows=side.kept, labels=order % CLASSES, groups=jackknife_groups(PICTURES), pictures=order)
 
 
 def _made_up(seed: int, mixing: np.ndarray) -> Features:
