@@ -50,11 +50,11 @@ STYLEGAN2 = (
         "channel_max=32",
     ),
     *("--model", "mapping_layers=2", "--model", "latent=32", "--model", "style=32", "--model", "r1=0.1"),
-    *("--batch", "32", "--steps", "800", "--beta1", "0", "--beta2", "0.99", "--ema-half-life-kimg", "2"),
+    *("--batch", "32", "--steps", "300", "--beta1", "0", "--beta2", "0.99", "--ema-half-life-kimg", "2"),
     *("--generator-lr", "0.0025", "--discriminator-lr", "0.0025"),
 )
 """Settings of the small StyleGAN2."""
-EDITS = {"seed": 3, "label": 8, "direction-0": 2, "direction-1": -1.5, "direction-3": 1}
+EDITS = {"seed": 3, "label": 0, "truncation": 0.7, "direction-0": 1, "direction-1": -1, "direction-3": 0.5}
 """Values of the controls of ``gantry play``."""
 
 
@@ -271,11 +271,11 @@ def take_play(tab: Tab, address: str) -> None:
     """Take the screenshot of the page of ``gantry play``, with some edits."""
     tab.open(address, wait=5)
     for name, value in EDITS.items():
-        event = "input" if name.startswith("direction") else "change"
+        event = "change" if name in ("seed", "label") else "input"
         found = f"document.getElementById({name!r})"
         script = f"{found}.value = {value!r}; {found}.dispatchEvent(new Event({event!r}))"
         tab.call("Runtime.evaluate", expression=script)
-    tab.save("play.png", height=760)
+    tab.save("play.png", height=870)
 
 
 if __name__ == "__main__":
