@@ -69,17 +69,15 @@ class Notebook(Observer):
     """Keeps the FIDs with the time and the images that they cost, and pictures; asks for a checkpoint at the call's end."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
-        self._folder, self._before = folder, seconds
-        self.seconds = 0.0
-        """Seconds of this call that went into training."""
+        self._folder, self._before, self._began = folder, seconds, time.perf_counter()
         self.trainer: Trainer | None = None
         self.closing = False
         """Whether the next step is to be saved."""
-        self.rate = math.nan
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """Keep the rate."""
-        self.rate = values["rate/images_per_second"]
+    @property
+    def seconds(self) -> float:
+        """Seconds of this call, with all that belongs to a run: compiling, checkpoints, pictures and FIDs."""
+        return time.perf_counter() - self._began
 
     def figure(self, found: Figure, step: int) -> None:
         """Append a point of the curve."""
@@ -140,18 +138,19 @@ def _run(name: str, options: Options) -> Iterator[Row]:
     )
     _forget_after(options.folder / CURVE, trainer.step)
     began = trainer.images_seen
-    _train(trainer, notebook, options.deadline - SAVE_SECONDS[device.type])
-    write_json(spent, (read_json(spent) if spent.is_file() else 0.0) + notebook.seconds)
+    if trainer.step < config.steps:
+        _train(trainer, notebook, options.deadline - SAVE_SECONDS[device.type])
+        seconds = notebook.seconds
+        write_json(spent, (read_json(spent) if spent.is_file() else 0.0) + seconds)
     pictures, columns = trainer.preview()
     save_sheet(options.folder / "latest.png", pictures, columns=columns)
-    minutes = read_json(spent) / 60
+    minutes = (read_json(spent) if spent.is_file() else 0.0) / 60
     seen = trainer.images_seen
     said = f"{trainer.step} of {config.steps} steps, {minutes:.1f} minutes of training in all"
     yield figure("thousand images seen", seen / 1000, note=said)
-    if notebook.seconds:
-        yield figure(
-            "images/s in this call", (seen - began) / notebook.seconds, note="with checkpoints, pictures and FIDs"
-        )
+    if seen > began:
+        note = "with the compiler, checkpoints, pictures and FIDs"
+        yield figure("images/s in this call", (seen - began) / seconds, note=note)
     yield from _curve(options.folder / CURVE)
     if trainer.step < config.steps:
         yield Row(name="FID at the end", state="no time", note="call it again to go on")
@@ -164,7 +163,6 @@ def _run(name: str, options: Options) -> Iterator[Row]:
 def _train(trainer: Trainer, notebook: Notebook, until: float) -> None:
     """Train until the end of the run, or until the time ``until``; then with a checkpoint."""
     step_seconds = 0.0
-    started = time.perf_counter()
     while trainer.step < trainer.config.steps and not notebook.closing:
         left = until - time.time()
         # Slices of about five seconds, so that the end is met; the last step asks for a checkpoint.
@@ -175,7 +173,6 @@ def _train(trainer: Trainer, notebook: Notebook, until: float) -> None:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         step_seconds = (time.perf_counter() - before) / count
-        notebook.seconds = time.perf_counter() - started
 
 
 def _settings(

@@ -1,8 +1,8 @@
 """How fast a step is, where its time goes, and how much of the card it uses, for each family at the sizes of the issue.
 
-Operations are those that torch counts (``torch.utils.flop_counter``) in one eager step, each update at its own interval. Bytes
-are what the operations of that step read and write; compiled steps fuse them and move less, so the share of the bandwidth is
-an upper bound.
+Operations are counted by torch's formulas (``torch.utils.flop_counter``) in one eager step, each update at its own interval.
+Bytes are what the operations of that step read and write; compiled steps fuse them and move less, so the share of the
+bandwidth is an upper bound.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from gan_core.batch import Batch
 from gan_core.families import FAMILIES
@@ -158,34 +158,39 @@ def count_step(trainer: Trainer) -> tuple[float, float]:
     They are counted in the first step, in which everything is due, and divided by each update's interval.
     """
     operations = moved = 0.0
-    counter, traffic, apply = FlopCounterMode(display=False), Traffic(), trainer._apply_update
+    counter, apply = Counter(), trainer._apply_update
 
     def counted(phases: Any, batches: list[Batch], turn: int) -> None:
         nonlocal operations, moved
-        before = counter.get_total_flops(), traffic.bytes
+        before = counter.operations, counter.bytes
         apply(phases, batches, turn)
-        operations += (counter.get_total_flops() - before[0]) / phases[0].every
-        moved += (traffic.bytes - before[1]) / phases[0].every
+        operations += (counter.operations - before[0]) / phases[0].every
+        moved += (counter.bytes - before[1]) / phases[0].every
 
     trainer.step = 0
-    with patch.object(trainer, "_apply_update", counted), traffic, counter:
+    with patch.object(trainer, "_apply_update", counted), counter:
         trainer._train_step()
     return operations, moved
 
 
-class Traffic(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations read and write; views move nothing."""
+class Counter(TorchDispatchMode):
+    """Counts floating-point operations by torch's formulas, and the bytes that operations read and write; views move nothing.
+
+    torch's own counter (``FlopCounterMode``) also follows modules, by hooks that fail where a gradient is differentiated.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0
+        self.operations = self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        written = [leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
-        if not any(alias.alias_info and not alias.alias_info.is_write for alias in func._schema.returns):
-            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in [*read, *written])
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.operations += formula(*args, **kwargs, out_val=made)
+        if not any(of.alias_info and not of.alias_info.is_write for of in func._schema.returns):
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, made)) if isinstance(leaf, torch.Tensor)]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return made
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from gan_core.errors import DataError, SettingsError
 from gan_core.files import read_json, sha256_file
+from tests.bench.trainers import auto_trainer, made_up_data
 from tests.gpu import __main__ as command
 from tests.gpu import pack
 from tests.gpu.report import LARGEST_FILE, Record, Row, at_least, at_most, failed, summary, table, too_large
+from tests.gpu.speed import count_step
+from tests.gpu.tiny import SIDE, TINY
 from tests.gpu.worker import RUNNING, Options, items_of, measure
 
 
@@ -110,6 +114,22 @@ def test_a_run_goes_on_where_the_last_call_ended(
     assert second[f"{family}: FID at the end"].state == "left out"
     pictures = {path.name for path in plan.folder.glob("*.png")}
     assert pictures == {"latest.png", "step-00000000.png", "step-00000004.png"}
+
+
+def test_operations_of_a_step_are_those_that_torch_counts_also_with_a_penalty(tmp_path: Path) -> None:
+    counted = {}
+    for name in ("dcgan", "r3gan"):
+        data = made_up_data(name, tmp_path, SIDE, 16)
+        trainers = [
+            auto_trainer(name, data, tmp_path / f"{name}-{number}", torch.device("cpu"), batch=4, model=TINY[name])
+            for number in range(2)
+        ]
+        counted[name] = count_step(trainers[0])[0]
+        if name == "dcgan":  # torch's counter cannot follow a gradient that is differentiated
+            with FlopCounterMode(display=False) as counter:
+                trainers[1]._train_step()
+            assert counted[name] == counter.get_total_flops()
+    assert counted["r3gan"] > 0
 
 
 def test_a_family_of_the_other_kind_is_an_error(tmp_path: Path) -> None:
