@@ -1,8 +1,13 @@
-"""Make the screenshots of the documentation from a real run: ``make screenshots``.
+"""Make the screenshots of the documentation from real runs: ``make screenshots``.
 
-Starts a project on the digits, runs the pipeline with a search of three trials, and takes three pictures with a headless
-Chromium: the terminal at the end of the run, MLflow's comparison of the trials, and Prefect's page of the run. A fourth is of
-the page of ``gantry play``, with a small StyleGAN2 that is trained on the same digits: that family has the most controls.
+Starts a project on the digits, runs the pipeline with a search of eight trials, and takes pictures with a headless Chromium:
+the terminal at the end of the run, the search in MLflow's chart view and in its comparison, and Prefect's page of the run.
+Another is of the page of ``gantry play``, with a small StyleGAN2 that is trained on the same digits: that family has the most
+controls.
+
+``python docs/generate/screenshots.py CHECKOUT`` takes those of the guide "Judge a generator" from a checkout in which two
+versions were registered: MLflow's page of the first version, the pictures of both runs side by side, and the page of ``gantry
+compare``.
 """
 
 import base64
@@ -19,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +39,13 @@ WIDTH, HEIGHT = 1280, 800
 COLUMNS = 110
 CHANGES = {
     "steps: 1000 ": "steps: 300 ",
-    "trials: 0 ": "trials: 3\n  steps: 60\n  report_every: 30\n  samples: 64\n  # ",
+    "trials: 0 ": "trials: 8\n  steps: 60\n  report_every: 30\n  samples: 64\n  # ",
     "samples: 500 ": "samples: 200 ",
     "real: 500 ": "real: 200 ",
 }
 """Replacements that make the run of a new project short."""
+
+
 STYLEGAN2 = (
     *(
         "--family",
@@ -59,34 +67,68 @@ EDITS = {"seed": 3, "label": 0, "truncation": 0.7, "direction-0": 1, "direction-
 
 
 def main() -> None:
-    """Run the project and take the screenshots."""
+    """Take the screenshots of a new project, or those of the checkout that is named."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         sys.exit("make screenshots needs Chromium (or Chrome) on the PATH. On Debian: apt-get install chromium.")
     gantry = str(Path(sys.executable).with_name("gantry"))
     with tempfile.TemporaryDirectory(prefix="gantry-") as folder:
-        project = Path(folder) / "digits-project"
-        subprocess.run([gantry, "init", str(project)], check=True)
-        params = project / "params.yaml"
-        text = params.read_text(encoding="utf-8")
-        for before, after in CHANGES.items():
-            if before not in text:
-                sys.exit(f"{params} has no '{before.strip()}'. Correct CHANGES in {__file__}.")
-            text = text.replace(before, after, 1)
-        params.write_text(text, encoding="utf-8")
-        subprocess.run([gantry, "data", "fetch", "digits"], cwd=project, check=True)
-        lines = run_in_terminal([gantry, "run"], project)
-        with pages(gantry, project) as addresses, chromium(browser, Path(folder) / "profile") as tab:
-            page = Path(folder) / "terminal.html"
-            page.write_text(terminal_page(lines), encoding="utf-8")
-            tab.open(page.as_uri(), wait=1)
-            tab.save("terminal.png", height=60 + 20 * min(len(lines) + 1, 34))
-            auth = (project / "var" / "prefect" / "auth").read_text(encoding="ascii").strip()
-            take_mlflow(tab, addresses["MLflow"], auth)
-            take_prefect(tab, addresses["Prefect"], auth)
-            generator = train_stylegan2(project / "data" / "prepared", project / "var" / "digits")
-            with playing(gantry, generator) as address:
-                take_play(tab, address)
+        if sys.argv[1:]:
+            of_checkout(Path(sys.argv[1]).resolve(), gantry, browser, Path(folder))
+        else:
+            of_new_project(Path(folder) / "digits-project", gantry, browser, Path(folder))
+
+
+def of_new_project(project: Path, gantry: str, browser: str, folder: Path) -> None:
+    """Run the pipeline in a new project, and take the screenshots of the tutorial and of the guide to the search."""
+    subprocess.run([gantry, "init", str(project)], check=True)
+    params = project / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    for before, after in CHANGES.items():
+        if before not in text:
+            sys.exit(f"{params} has no '{before.strip()}'. Correct CHANGES in {__file__}.")
+        text = text.replace(before, after, 1)
+    params.write_text(text, encoding="utf-8")
+    subprocess.run([gantry, "data", "fetch", "digits"], cwd=project, check=True)
+    lines = run_in_terminal([gantry, "run"], project)
+    with pages(gantry, project) as addresses, chromium(browser, folder / "profile") as tab:
+        page = folder / "terminal.html"
+        page.write_text(terminal_page(lines), encoding="utf-8")
+        tab.open(page.as_uri(), wait=1)
+        tab.save("terminal.png", height=60 + 20 * min(len(lines) + 1, 34))
+        auth = password(project)
+        take_search(tab, addresses["MLflow"], auth)
+        take_prefect(tab, addresses["Prefect"], auth)
+        generator = train_stylegan2(project / "data" / "prepared", project / "var" / "digits")
+        with playing(gantry, generator) as address:
+            take_play(tab, address)
+
+
+def of_checkout(checkout: Path, gantry: str, browser: str, folder: Path) -> None:
+    """Take the screenshots of the two newest versions that a checkout has registered."""
+    name = json.loads((checkout / "outputs/register/registered.json").read_text(encoding="utf-8"))["name"]
+    with pages(gantry, checkout) as addresses, chromium(browser, folder / "profile") as tab:
+        auth, address = password(checkout), addresses["MLflow"]
+        filters = {"filter": f"name='{name}'", "order_by": "version_number DESC", "max_results": "2"}
+        found = ask(f"{address}/api/2.0/mlflow/model-versions/search?{urllib.parse.urlencode(filters)}", auth)
+        second, first = (version["version"] for version in found["model_versions"])
+        page = folder / "compared.html"
+        subprocess.run(
+            [gantry, "compare", f"{name}/{first}", f"{name}/{second}", "--html", page], cwd=checkout, check=True
+        )
+        tab.open(page.as_uri(), wait=2)
+        tab.save("compare.png", height=tab.height())
+        sign_in(tab, address, auth)
+        tab.open(f"{address}/#/models/{name}/versions/{first}", wait=20)
+        tab.save("mlflow-version.png", height=1500)
+        (experiment,) = experiments(address, auth)
+        tab.open(f"{address}/#/experiments/{experiment}/runs?compareRunsMode=CHART", wait=20)
+        tab.save("mlflow-pictures.png", height=1000)
+
+
+def password(checkout: Path) -> str:
+    """``user:password`` of the pages of a checkout."""
+    return (checkout / "var" / "prefect" / "auth").read_text(encoding="ascii").strip()
 
 
 def run_in_terminal(command: list[str], cwd: Path) -> list[str]:
@@ -171,6 +213,23 @@ class Tab:
         self.call("Page.navigate", url=address)
         time.sleep(wait)
 
+    def evaluate(self, code: str) -> Any:
+        """The value of a JavaScript expression."""
+        return self.call("Runtime.evaluate", expression=code, returnByValue=True)["result"].get("value")
+
+    def click(self, elements: str) -> None:
+        """Click the first of ``elements``, a JavaScript array, as a mouse does."""
+        place = self.evaluate(
+            f"(box => [box.x + box.width / 2, box.y + box.height / 2])(({elements})[0].getBoundingClientRect())"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+        time.sleep(3)
+
+    def height(self) -> int:
+        """Height of the whole page, pixels."""
+        return int(self.evaluate("document.documentElement.scrollHeight"))
+
     def save(self, name: str, *, height: int = HEIGHT) -> None:
         """Save a screenshot as docs/images/NAME."""
         self.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
@@ -211,30 +270,50 @@ def chromium(browser: str, profile: Path) -> Iterator[Tab]:
 def sign_in(tab: Tab, address: str, auth: str) -> None:
     """Sign in, as ``gantry ui --open`` does. The password goes only to the browser, never into arguments."""
     tab.open(address.replace("://", f"://{auth}@", 1) + "/gantry/sign-in", wait=8)
+    # MLflow opens its assistant at the first visit, which takes a quarter of the page.
+    for name, value in {
+        "mlflow.assistant.panelOpen_v1": "false",
+        "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    }.items():
+        tab.evaluate(f"localStorage.setItem({json.dumps(name)}, {json.dumps(value)})")
+    tab.open("about:blank", wait=1)
 
 
-def ask(address: str, auth: str, body: dict[str, Any]) -> Any:
-    """Send ``body`` to a server of this project; returns its response as parsed JSON."""
+def ask(address: str, auth: str, body: dict[str, Any] | None = None) -> Any:
+    """Send ``body``, if there is one, to a server of this project; returns its response as parsed JSON."""
     headers = {
         "Content-Type": "application/json",
         "Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}",
     }
+    sent = json.dumps(body).encode() if body is not None else None
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    return json.load(direct.open(urllib.request.Request(address, json.dumps(body).encode(), headers)))
+    return json.load(direct.open(urllib.request.Request(address, sent, headers)))
 
 
-def take_mlflow(tab: Tab, address: str, auth: str) -> None:
-    """Take the screenshot of MLflow's comparison of the trials."""
-    api = f"{address}/api/2.0/mlflow"
-    experiments = ask(f"{api}/experiments/search", auth, {"max_results": 10})["experiments"]
-    (experiment,) = (found["experiment_id"] for found in experiments if found["name"] == "gantry")
-    runs = ask(f"{api}/runs/search", auth, {"experiment_ids": [experiment], "max_results": 50})["runs"]
-    trials = [run["info"]["run_id"] for run in runs if "trial" in run["info"]["run_name"]]
-    chosen = trials or [run["info"]["run_id"] for run in runs]
+def experiments(address: str, auth: str) -> list[str]:
+    """The id of the experiment ``gantry``, in a list."""
+    found = ask(f"{address}/api/2.0/mlflow/experiments/search", auth, {"max_results": 10})["experiments"]
+    return [each["experiment_id"] for each in found if each["name"] == "gantry"]
+
+
+def take_search(tab: Tab, address: str, auth: str) -> None:
+    """Take the screenshots of the trials: charts and grids, parallel coordinates, and a scatter plot."""
+    (experiment,) = experiments(address, auth)
+    trials = {"experiment_ids": [experiment], "max_results": 50, "filter": "tags.`gantry.stage` = 'trial'"}
+    runs = ask(f"{address}/api/2.0/mlflow/runs/search", auth, trials)["runs"]
+    names = json.dumps([run["info"]["run_id"] for run in runs], separators=(",", ":"))
     sign_in(tab, address, auth)
-    names = json.dumps(chosen[:3], separators=(",", ":"))
+    shown = urllib.parse.quote(trials["filter"])
+    tab.open(f"{address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&searchFilter={shown}", wait=20)
+    tab.click(
+        "[...document.querySelectorAll('[data-component-id*=runnamecellrenderer]')]"
+    )  # open the run that has the trials
+    time.sleep(5)
+    tab.save("mlflow-trials.png", height=1000)
     tab.open(f'{address}/#/compare-runs?runs={names}&experiments=["{experiment}"]', wait=20)
-    tab.save("mlflow-comparison.png")
+    tab.save("mlflow-comparison.png", height=700)
+    tab.click("[...document.querySelectorAll('[role=tab]')].filter(one => one.innerText === 'Scatter Plot')")
+    tab.save("mlflow-scatter.png", height=700)
 
 
 def take_prefect(tab: Tab, address: str, auth: str) -> None:

@@ -21,7 +21,10 @@ from gan_core.precision import choose_device
 from pipelines.runtime.progress import format_figure
 from pipelines.settings.schema import EvaluateSettings
 
-SHARES = ("precision", "recall", "density", "coverage", "memorisation", "accuracy", "ssim")
+SHARES = (
+    *("precision", "recall", "density", "coverage", "memorisation"),
+    *("class_agreement", "class_training", "accuracy", "ssim"),
+)
 """Figures of about 0 to 1, which can share an axis."""
 _MAX_NAME_LENGTH = 200
 """In characters. MLflow's limit is 250, and a suffix may be appended."""

@@ -8,9 +8,9 @@ from typing import Any
 from pipelines.registry.compared import GRID, Side
 
 _STYLE = """body{font:15px/1.4 sans-serif;margin:24px;color:#222}table{border-collapse:collapse;margin:8px 0 24px}
-td,th{border:1px solid #ccc;padding:4px 8px;text-align:left;vertical-align:top;max-width:420px;overflow-wrap:anywhere}
-th{background:#f2f2f2}.better{color:#0a6b2d}.worse{color:#a3161a}small{color:#666}.row{display:flex;gap:16px;flex-wrap:wrap}
-figure{margin:0}img{max-width:480px;image-rendering:pixelated;width:100%}"""
+td,th{border:1px solid #ccc;padding:4px 8px;text-align:left;vertical-align:top;max-width:420px}td{overflow-wrap:anywhere}
+th{background:#f2f2f2}td{font-variant-numeric:tabular-nums}.better{color:#0a6b2d}.worse{color:#a3161a}small{color:#666}.row{display:flex;gap:16px;flex-wrap:wrap}
+figure{margin:0 0 16px;max-width:480px}img{max-width:480px;image-rendering:pixelated;width:100%}"""
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
 _PICTURES = {
     GRID: "Grids of one seed: the same latents, if the generators have the same kind of latent",
@@ -21,6 +21,8 @@ _CURVES = ("fid", "loss_generator", "loss_discriminator", "health_diversity", "h
 _MOST_POINTS, _MOST_TEXT = 400, 300
 _LARGEST_PICTURE = 8 << 20
 _WIDTH, _HEIGHT = 460, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 28
+"""Margins of a chart, for the numbers of its axes."""
 
 
 def page(sides: Sequence[Side], found: dict[str, Any]) -> str:
@@ -29,7 +31,7 @@ def page(sides: Sequence[Side], found: dict[str, Any]) -> str:
     parts = [
         f"<h1>{_text(' and '.join(names))}</h1>",
         "<h2>Figures</h2>",
-        _table(names, found["figures"], _figure),
+        _figures(names, found["figures"]),
         "<h2>Settings that differ</h2>",
         _table(names, found["settings"], _text) if found["settings"] else "<p>None.</p>",
         *(
@@ -63,14 +65,31 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
 
 
-def _figure(cell: dict[str, Any] | None) -> str:
+def _figures(names: Sequence[str], rows: dict[str, Any]) -> str:
+    """The table of figures. A protocol that all sides share is shown once, in a column of its own."""
+    shared: dict[str, str] = {}
+    for title, cells in rows.items():
+        stamps = {cell["stamp"] for cell in cells if cell}
+        shared[title] = stamps.pop() if len(stamps) == 1 else ""
+    head = "".join(f"<th>{_text(name)}</th>" for name in [*names, "protocol"])
+    body = "".join(
+        f"<tr><th>{_text(title)}</th>{''.join(f'<td>{_figure(cell, own=not shared[title])}</td>' for cell in cells)}"
+        f"<td><small>{_text(shared[title])}</small></td></tr>"
+        for title, cells in rows.items()
+    )
+    return f"<table><tr><th></th>{head}</tr>{body}</table>"
+
+
+def _figure(cell: dict[str, Any] | None, *, own: bool) -> str:
+    """A cell of the table; ``own``: whether to show its protocol."""
     if cell is None:
         return ""
     ends = "" if cell["low"] is None else f" <small>[{cell['low']:.5g}, {cell['high']:.5g}]</small>"
     verdict = cell.get("against_first")
     kind = verdict if verdict in ("better", "worse") else ""
     said = f"<br><b class='{kind}'>{_text(verdict)}</b> <small>{_text(cell['because'])}</small>" if verdict else ""
-    return f"{cell['value']:.5g}{ends}{said}<br><small>{_text(cell['stamp'])}</small>"
+    stamp = f"<br><small>{_text(cell['stamp'])}</small>" if own else ""
+    return f"{cell['value']:.5g}{ends}{said}{stamp}"
 
 
 def _table(names: Sequence[str], rows: dict[str, Any], show: Any) -> str:
@@ -99,20 +118,30 @@ def _chart(name: str, sides: Sequence[Side]) -> str:
     right = max(x for x, _ in points) or 1.0
     low, high = min(y for _, y in points), max(y for _, y in points)
     span = (high - low) or 1.0
+
+    def across(x: float) -> float:
+        return _LEFT + x / right * (_WIDTH - _LEFT - _RIGHT)
+
+    def down(y: float) -> float:
+        return _TOP + (high - y) / span * (_HEIGHT - _TOP - _BOTTOM)
+
     lines = ""
     for index, curve in curves.items():
-        path = " ".join(
-            f"{40 + x / right * (_WIDTH - 50):.1f},{10 + (high - y) / span * (_HEIGHT - 40):.1f}" for x, y in curve
-        )
+        path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in curve)
         colour = _COLOURS[index % len(_COLOURS)]
         lines += f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{path}"/>'
     key = ", ".join(
         f'<span style="color:{_COLOURS[index % len(_COLOURS)]}">{_text(sides[index].name)}</span>' for index in curves
     )
-    axis = (
-        f'<text x="0" y="16" font-size="11">{high:.3g}</text><text x="0" y="{_HEIGHT - 30}" font-size="11">{low:.3g}</text>'
-        f'<text x="{_WIDTH - 60}" y="{_HEIGHT - 8}" font-size="11">{right:.4g} kimg</text>'
-    )
+    axis = ""
+    for y in (low, (low + high) / 2, high) if high > low else (low,):
+        axis += (
+            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down(y):.1f}" y2="{down(y):.1f}" stroke="#ddd"/>'
+            f'<text x="{_LEFT - 6}" y="{down(y) + 4:.1f}" font-size="11" text-anchor="end">{y:.3g}</text>'
+        )
+    for x, label in ((0.0, "0"), (right / 2, f"{right / 2:.3g}"), (right, f"{right:.3g} kimg")):
+        anchor = "end" if x == right else "middle"
+        axis += f'<text x="{across(x):.1f}" y="{_HEIGHT - 8}" font-size="11" text-anchor="{anchor}">{label}</text>'
     return (
         f'<figure><svg width="{_WIDTH}" height="{_HEIGHT}">{axis}{lines}</svg>'
         f"<figcaption><b>{_text(name)}</b>: {key}</figcaption></figure>"

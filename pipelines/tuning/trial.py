@@ -160,7 +160,7 @@ class Trial(tune.Trainable):
         told = {name: DIVERGED_LOSS} if diverged and name == FID else figures
         done = diverged or until >= tuned.steps
         # How far a trial came explains its figure: ASHA stops some early.
-        self._log.log_metrics({**told, "progress/kimg": self._trainer.images_seen / 1000}, until)
+        self._log.log_metrics({**told, "kimg": self._trainer.images_seen / 1000}, until)
         if not diverged:
             self._log_grid()
         if done:

@@ -71,7 +71,7 @@ def test_an_objective_of_which_more_is_better_is_maximised(tmp_path: Path, monke
     assert result[VALUE] > 0
     assert result[LOSS] == -result[VALUE]
     kimg = 2 * settings.train.batch / 1000
-    assert read_facts(trial._log.folder).metrics == {"psnr": result[VALUE], "fid": result["fid"], "progress/kimg": kimg}
+    assert read_facts(trial._log.folder).metrics == {"psnr": result[VALUE], "fid": result["fid"], "kimg": kimg}
     steps = [event["image"][1] for event, _ in read_events(trial._log.folder) if event and "image" in event]
     assert steps == [0, 2], "MLflow's chart view opens at step 0"
     trial.cleanup()
