@@ -2,7 +2,7 @@
 
 Two runs of DCGAN with the same settings and seed on digits of scikit-learn at 16x16 pixels, one on 64 training pictures, one
 on all 1,437 of them. Both are measured at the same steps, beside the same 360 held-out digits. Features are the pixels at 8x8,
-so that no weights are needed.
+so that no weights are needed. The page "Measurement protocols" has the result.
 
     python docs/generate/copying.py OUT docs/images/copying.svg
 
@@ -141,7 +141,7 @@ def train(data: PreparedDataset, out: Path, measured: dict[str, dict[str, Any]])
         print(
             f"{run}, step {trainer.step}: memorisation {copied['value']:.3f} [{copied['low']:.3f}, {copied['high']:.3f}], "
             f"without copying {copied['baseline']:.3f}, p = {copying.p_value:.2g}; precision "
-            f"{figures['precision']['value']:.3f}, recall {figures['recall']['value']:.3f} ({copied['stamp']})",
+            f"{figures['precision']['value']:.3f}, recall {figures['recall']['value']:.3f}",
             flush=True,
         )
 
