@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ from tests.gpu.worker import RUNNING, Options, items_of, measure
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> None:
-    """The small form takes one thread; give back what the other tests have."""
+def _process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give back what a measuring process sets for itself: one thread in the small form, and its caches."""
+    for name in ("GANTRY_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "cache"))
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
