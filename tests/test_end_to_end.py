@@ -91,7 +91,7 @@ def test_every_stage_runs_and_writes_its_results(checkout: Path, first_run: str)
 
 
 def test_the_run_prints_no_warning_of_python(first_run: str) -> None:
-    assert "Warning:" not in first_run
+    assert "Warning:" not in first_run, first_run
 
 
 def test_nothing_is_written_to_the_home_folder(environment: dict[str, str], first_run: str) -> None:

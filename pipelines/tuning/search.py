@@ -1,6 +1,7 @@
 """Search for settings with Optuna and ASHA, starting from the values in params.yaml; resumable."""
 
 import logging
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +69,8 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
     from pipelines.tuning.trial import DIVERGED_LOSS, LOSS, VALUE, Trial
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A trial that was lost and begins again reports its first steps again; ProgressCallback says that it does.
+    warnings.filterwarnings("ignore", message="The reported value is ignored because this `step=", category=UserWarning)
     tuned, objective = settings.tune, settings.evaluate.objective
     wanted = min(tuned.concurrent, tuned.trials)
     share = allocate(

@@ -1,4 +1,4 @@
-"""The whole chain on hosts that share no files: from a deployment to a version that is served elsewhere. Takes ten minutes.
+"""The whole chain on hosts that share no files: from a deployment to a version that is served elsewhere. Takes 15 minutes.
 
 Host ``a`` runs the Prefect worker and gives Ray no CPUs; ``b`` and ``c`` train. MLflow and Prefect use PostgreSQL; the
 pipeline's storage, MLflow's artifacts and DVC's remote are in S3. ``d`` serves.
@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from gan_core.files import sha256_file
-from infra.hosts.driver import CODE, ENVIRONMENT, PROJECT
+from infra.hosts.driver import CODE, ENVIRONMENT, PROJECT, copy_code
 from infra.hosts.server import Server, accepts
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow]
@@ -38,6 +38,8 @@ PARAMS = {
     "flow": {"retries": 0, "push_experiments": True},
 }
 GENERATOR = f"{PROJECT}/outputs/train/generator"
+LONG_RUN = {"train.steps": 2000, "train.log_every": 50, "train.checkpoint_every": 200, "train.sample_every": 1000}
+OUTAGE_SECONDS = 60.0
 # Gantry cannot be imported where this runs.
 REQUEST = """
 import json, sys, urllib.request
@@ -120,6 +122,33 @@ def hosts_seen(everything, *names) -> Iterator[dict[str, set[str]]]:
         looking.join()
 
 
+@contextmanager
+def postgres_away_during_training(everything) -> Iterator[threading.Event]:
+    """Kill PostgreSQL once the workers train, and start it again after a minute; the event says that this was done."""
+    over, done = threading.Event(), threading.Event()
+
+    def interrupt():
+        while not over.wait(0.5):
+            if "RayTrainWorker" in everything.hosts["b"].run(["ps", "-eo", "args"]).stdout:
+                break
+        else:
+            return
+        over.wait(10)  # so that some metrics are in MLflow before
+        everything.services.postgres.server.stop()
+        over.wait(OUTAGE_SECONDS)
+        everything.services.postgres.server.start()
+        if not over.is_set():
+            done.set()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    try:
+        yield done
+    finally:
+        over.set()
+        interrupting.join()
+
+
 def run_deployment(everything, log, **parameters):
     """Run the deployment to its end; returns what Prefect's command prints."""
     command = ["prefect", "deployment", "run", "pipeline/nightly", "--watch", "--watch-interval", "1"]
@@ -190,3 +219,21 @@ def test_the_person_who_deployed_pulls_the_results_from_the_bucket(everything, c
     for command in (["exp", "pull", "-q", "origin", experiment], ["exp", "apply", "-q", experiment]):
         driver.run(["dvc", *command], cwd=PROJECT, environment=environment)
     assert sha256_file(driver.files(f"{GENERATOR}/generator.safetensors")) == served[1]
+
+
+def test_one_host_without_services_makes_the_same_generator(everything, served):
+    alone = everything.hosts["alone"]
+    copy_code(alone)
+    make_project(alone, ENVIRONMENT)
+    for command in (["git", "add", "-A"], ["git", "commit", "-qm", "settings"], ["gantry", "run", "train"]):
+        alone.run(command, cwd=PROJECT, environment=ENVIRONMENT, timeout=500)
+    assert sha256_file(alone.files(f"{GENERATOR}/generator.safetensors")) == served[1]
+
+
+def test_a_run_goes_on_while_postgres_is_away_for_a_minute(everything, chain, logs):
+    """MLflow and Prefect answer with errors meanwhile."""
+    log = logs / "away.log"
+    with prefect_worker(everything, log), postgres_away_during_training(everything) as done:
+        run_deployment(everything, log, overrides=LONG_RUN)
+        assert done.is_set(), "the run ended before PostgreSQL was back"
+    assert generator_losses(everything)[-1] == list(range(50, 2001, 50))

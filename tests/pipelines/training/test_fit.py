@@ -16,6 +16,7 @@ import torch
 from gan_core.checkpoint import save_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError, SettingsError, StageError, TrainingDivergedError
+from gan_core.shards import FolderShards
 from gan_core.training.start import Start, open_start
 from gan_core.training.trainer import Trainer
 from pipelines.settings.schema import Settings
@@ -125,6 +126,33 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
     fit(work, data, settings, run_key="key", run_name="train", track=None, start=start, start_folder=start.folder)
     assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
     assert list(read_curves(work / CURVES)["step"]) == list(range(10, 721, 10))
+
+
+@pytest.mark.ray
+def test_data_larger_than_the_cache_is_streamed_from_the_storage_with_the_same_result(
+    tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GANTRY_STORAGE_URI", f"file://{tmp_path}/storage")
+    data = write_prepared(tmp_path / "data", blobs(256), row_group=16)
+    cache = sum(path.stat().st_size for path in data.iterdir()) / 2**30 / 2
+    settings = small_settings(train__steps=12, train__num_workers=1, storage__cache_gib=cache)
+    work = tmp_path / "work" / "key"
+    work.mkdir(parents=True)
+    fit(work, data, settings, run_key="key", run_name="train", track=None)
+    assert "streaming the training data" in capsys.readouterr().out
+
+    family, config = settings.model.family, settings.train.trainer_config()
+    streamed = PreparedDataset(data, shards=FolderShards(data))
+    alone = Trainer(family, settings.model.config, streamed, config, tmp_path / "alone", device="cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # those of the worker
+    try:
+        alone.run()
+    finally:
+        torch.set_num_threads(threads)
+    alone.export(tmp_path / "alone-generator")
+    weights = "generator.safetensors"
+    assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
 
 
 def test_data_that_the_family_does_not_support_is_refused_before_ray_starts(tmp_path: Path) -> None:
