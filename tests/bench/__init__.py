@@ -10,6 +10,9 @@ class Row:
     name: str
     ratio: float | None
     """The figure, or None where this machine cannot show it (the note says why)."""
+    low: float | None = None
+    high: float | None = None
+    """Ends of its 95 % interval, where it was measured in pairs."""
     target: float | None
     unit: str = "x"
     note: str = ""

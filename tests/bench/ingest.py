@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
 from PIL import Image
 
 from pipelines.data.ingest import ingest
 from pipelines.data.mapping import map_with_ray
 from pipelines.settings.ingest import IngestSettings
 from tests.bench import Row
+from tests.bench.pairs import in_pairs
+from tests.bench.trainers import seconds_of
 
+CPU = torch.device("cpu")
 PHOTOS, PHOTO_SIZE = 4096, (256, 320)
 TINY, TINY_SIZE = 6144, (28, 28)
 
@@ -49,13 +53,15 @@ def straightforward(folder: Path, settings: IngestSettings) -> list[bytes]:
 
 def _against_loop(what: str, folder: Path, count: int, settings: IngestSettings) -> Row:
     out = folder.with_name("out")
-    loop, ours = _interleaved(
-        lambda: straightforward(folder, settings),
-        lambda: ingest(folder, out, settings, name="bench"),
-        _processor_seconds,
+    compared = in_pairs(
+        lambda: _processor_seconds(lambda: ingest(folder, out, settings, name="bench")),
+        lambda: _processor_seconds(lambda: straightforward(folder, settings)),
+        pairs=6,
     )
-    note = f"{count / ours:.0f} pictures per CPU second against {count / loop:.0f} of a Pillow + numpy loop"
-    return Row(name=f"ingest, {what}", ratio=loop / ours, target=1.0, note=note)
+    ours, loop = count / compared.first, count / compared.second
+    note = f"{ours:.0f} pictures per CPU second against {loop:.0f} of a Pillow + numpy loop"
+    name = f"ingest, {what}"
+    return Row(name=name, ratio=compared.ratio, low=compared.low, high=compared.high, target=1.0, note=note)
 
 
 def _two_workers(folder: Path, count: int, settings: IngestSettings) -> Row:
@@ -67,36 +73,29 @@ def _two_workers(folder: Path, count: int, settings: IngestSettings) -> Row:
     try:
         out = folder.with_name("out")
         _spin_up(2)
-        one, two = _interleaved(
-            lambda: ingest(folder, out, settings, name="bench"),
-            lambda: ingest(folder, out, settings, name="bench", mapper=map_with_ray(2)),
-            time.perf_counter,
-            rounds=4,
+        compared = in_pairs(
+            lambda: seconds_of(lambda: ingest(folder, out, settings, name="bench", mapper=map_with_ray(2)), CPU),
+            lambda: seconds_of(lambda: ingest(folder, out, settings, name="bench"), CPU),
+            pairs=8,
         )
     finally:
         if started:
             ray.shutdown()
-    note = f"{count / two:.0f} pictures/s with 2 Ray workers against {count / one:.0f} in one process"
-    return Row(name="ingest, 2 workers against 1", ratio=one / two, target=1.7, note=note)
+    note = f"{count / compared.first:.0f} pictures/s with 2 Ray workers against {count / compared.second:.0f} in one process"
+    name = "ingest, 2 workers against 1"
+    return Row(name=name, ratio=compared.ratio, low=compared.low, high=compared.high, target=1.7, note=note)
 
 
-def _interleaved(
-    first: Callable[[], object], second: Callable[[], object], clock: Callable[[], float], rounds: int = 2
-) -> tuple[float, float]:
-    """Shortest times of both functions by ``clock``, run in turn so that both see the same load on the machine."""
-    best = [float("inf"), float("inf")]
-    for _ in range(rounds):
-        for index, run in enumerate((first, second)):
-            start = clock()
-            run()
-            best[index] = min(best[index], clock() - start)
-    return best[0], best[1]
+def _processor_seconds(run: Callable[[], object]) -> float:
+    """CPU seconds of a call, with those of the workers, which depend less on other processes than its time."""
 
+    def used() -> float:
+        times = [process.cpu_times() for process in (psutil.Process(), *psutil.Process().children(recursive=True))]
+        return sum(time.user + time.system for time in times)
 
-def _processor_seconds() -> float:
-    """CPU time of this process and its workers, which does not depend on other processes on the machine."""
-    times = [process.cpu_times() for process in (psutil.Process(), *psutil.Process().children(recursive=True))]
-    return sum(time.user + time.system for time in times)
+    before = used()
+    run()
+    return used() - before
 
 
 def _spin_up(workers: int) -> None:

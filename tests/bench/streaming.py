@@ -1,8 +1,6 @@
 """A step of training on streamed shards beside a step on pictures that are in memory."""
 
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,8 @@ from gan_core.precision import choose_device
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.bench import Row
-from tests.bench.trainers import wait
+from tests.bench.pairs import in_pairs
+from tests.bench.trainers import run_steps, seconds_of
 from tests.datasets import blobs, write_prepared
 
 SIZE, BATCH, PICTURES, ROW_GROUP, PAIRS = 64, 64, 2048, 128, 10
@@ -38,31 +37,23 @@ def rows() -> list[Row]:
             config = TrainConfig(steps=never, batch=BATCH, feed=feed, stream_gib=memory, **seldom)
             trainers[feed] = Trainer("dcgan", DcganConfig(width=64), data, config, place / feed, device=device)
 
-        def seconds(feed: str, count: int) -> float:
-            wait(device)
-            started = time.perf_counter()
-            trainers[feed].run(until=trainers[feed].step + count)
-            wait(device)
-            return time.perf_counter() - started
+        def some_steps(feed: str) -> float:
+            return seconds_of(lambda: run_steps(trainers[feed], steps), device) / steps
 
         for feed in trainers:
-            seconds(feed, steps)
-        # In turn, each first as often as second, because what else the machine does must meet both sides of a pair.
-        pairs = [
-            {feed: seconds(feed, steps) / steps for feed in (sorted(trainers, reverse=bool(turn % 2)))}
-            for turn in range(PAIRS)
-        ]
-    ratio = statistics.median(pair["stream"] / pair["decoded"] for pair in pairs)
-    shown = {feed: statistics.median(pair[feed] for pair in pairs) * 1e3 for feed in trainers}
+            some_steps(feed)
+        compared = in_pairs(lambda: some_steps("decoded"), lambda: some_steps("stream"), pairs=PAIRS)
     note = (
-        f"{shown['stream']:.0f} against {shown['decoded']:.0f} ms a step; dcgan at {SIZE}x{SIZE}, batch {BATCH}, on "
+        f"{compared.second * 1e3:.0f} against {compared.first * 1e3:.0f} ms a step; dcgan at {SIZE}x{SIZE}, batch {BATCH}, on "
         f"{device.type}; PNGs of {groups.size.sum() / PICTURES / 1e3:.1f} kB, windows of {WINDOW_GROUPS} row groups of "
         f"{ROW_GROUP}"
     )
     return [
         Row(
             name="streamed shards beside pictures in memory, a step",
-            ratio=(ratio - 1) * 100,
+            ratio=(compared.ratio - 1) * 100,
+            low=(compared.low - 1) * 100,
+            high=(compared.high - 1) * 100,
             target=5,
             unit="%",
             note=note,

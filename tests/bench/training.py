@@ -1,6 +1,5 @@
 """Training throughput: gan_core's Trainer against the DCGAN loop that tutorials teach, in one process, block by block."""
 
-import statistics
 import tempfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from gan_core.precision import has_bf16
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from tests.bench import Row
+from tests.bench.pairs import in_pairs
 from tests.bench.trainers import matrix_rate, seconds_of
 from tests.datasets import blobs, write_prepared
 
@@ -75,13 +75,12 @@ def rows() -> list[Row]:
 
         for warm_up in (ours, textbook.run):
             warm_up(steps)
-        # Short blocks in turn, compared pair by pair: whatever else the machine does meets both sides of a pair.
-        pairs = [
-            (seconds_of(lambda: ours(steps), device), seconds_of(lambda: textbook.run(steps), device))
-            for _ in range(PAIRS)
-        ]
-        ratio = statistics.median(theirs / mine for mine, theirs in pairs)
-        mine, theirs = (statistics.median(seconds) / steps for seconds in zip(*pairs, strict=True))
+        compared = in_pairs(
+            lambda: seconds_of(lambda: ours(steps), device),
+            lambda: seconds_of(lambda: textbook.run(steps), device),
+            pairs=PAIRS,
+        )
+        mine, theirs = compared.first / steps, compared.second / steps
         counted = Trainer("dcgan", model, dataset, config, Path(folder) / "counted", device=device)
         with FlopCounterMode(display=False) as counter:
             counted.run(until=1)
@@ -95,7 +94,8 @@ def rows() -> list[Row]:
     if not has_bf16(device):
         target = None
         note += "; the target of 2x is for a CPU with bf16 instructions, which this one lacks: both run in fp32"
-    return [Row(name="training against a textbook loop", ratio=ratio, target=target, note=note)]
+    name, ratio = "training against a textbook loop", compared.ratio
+    return [Row(name=name, ratio=ratio, low=compared.low, high=compared.high, target=target, note=note)]
 
 
 if __name__ == "__main__":
