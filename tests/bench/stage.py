@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,10 +25,11 @@ from pipelines.tracking import RunLog, Shipper
 from pipelines.training.fit import fit
 from pipelines.training.worker import CURVES
 from tests.bench import Row
+from tests.bench.pairs import in_pairs
 from tests.datasets import blobs, write_prepared
 
 ROOT = Path(__file__).parents[2]
-STEPS, WARM = 300, 40
+WARM, PAIRS, SECONDS = 60, 12, 8.0
 
 
 def rows() -> list[Row]:
@@ -40,31 +40,34 @@ def rows() -> list[Row]:
 def stage_against_bare_loop() -> Row:
     """Seconds a step: Ray, tracking, grids and checkpoints as params.yaml has them, beside the trainer with none of them.
 
-    A shared machine computes half as fast again from one minute to the next: the bare loop runs before and after.
+    A shared machine computes half as fast again from one minute to the next, so both are started once, and then one of them is
+    suspended, with all its processes, while the other trains for some seconds, in turn.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         os.environ["GANTRY_CACHE_DIR"] = str(place / "cache")
         write_prepared(place / "data", blobs(2048, size=32))
-        with started("bare", place) as process:
-            alone = seconds_a_step(process, place / "alone.jsonl")
-            process.suspend()
-            with started("stage", place) as staging:
-                staged = seconds_a_step(staging, place / "work/bench" / CURVES)
-            process.resume()
-            again = seconds_a_step(process, place / "alone.jsonl")
+        with started("bare", place, place / "alone.jsonl") as alone:
+            alone.wait_for_step(WARM)
+            alone.suspend()
+            with started("stage", place, place / "work/bench" / CURVES) as staged:
+                staged.wait_for_step(WARM)
+                staged.suspend()
+                compared = in_pairs(alone.seconds_a_step, staged.seconds_a_step, pairs=PAIRS)
     return Row(
         name="train stage beside the bare loop, a step",
-        ratio=(staged / (alone + again) * 2 - 1) * 100,
+        ratio=(compared.ratio - 1) * 100,
+        low=(compared.low - 1) * 100,
+        high=(compared.high - 1) * 100,
         target=3,
         unit="%",
-        note=f"{staged * 1e3:.0f} ms a step; the bare loop {alone * 1e3:.0f} before and {again * 1e3:.0f} after it",
+        note=f"{compared.second * 1e3:.0f} ms a step against {compared.first * 1e3:.0f}; {PAIRS} pairs of {SECONDS:g} s",
     )
 
 
 def stage(place: Path) -> None:
     """What the train stage does."""
-    settings = load_settings(ROOT / "params.yaml").with_values({"train.steps": 2 * STEPS})
+    settings = load_settings(ROOT / "params.yaml").with_values({"train.steps": 100_000, "train.fid_every": 0})
     work, track = place / "work/bench", place / "track"
     work.mkdir(parents=True)
     with (
@@ -92,37 +95,62 @@ def bare(place: Path) -> None:
     Trainer(model.family, model.config, dataset, config, place / "alone", observer=Lines()).run()
 
 
+class Training:
+    """A process that trains, and all that it has started. It runs only while something is measured."""
+
+    def __init__(self, process: psutil.Popen, rows: Path) -> None:
+        self._process, self._rows = process, rows
+
+    @property
+    def family(self) -> list[psutil.Process]:
+        """The process and its descendants."""
+        return [self._process, *self._process.children(recursive=True)] if self._process.is_running() else []
+
+    def suspend(self) -> None:
+        """Stop the whole family."""
+        for member in self.family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.suspend()
+
+    def seconds_a_step(self) -> float:
+        """Let it train for :data:`SECONDS` after a first row of metrics; the mean over the steps between two rows."""
+        for member in self.family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.resume()
+        first, began = self._next_row(steps_in(self._rows))
+        last, ended = first, began
+        while ended - began < SECONDS:
+            last, ended = self._next_row(last)
+        self.suspend()
+        return (ended - began) / (last - first)
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait for a row of metrics of ``step`` or later."""
+        while steps_in(self._rows) < step:
+            self._next_row(steps_in(self._rows))
+
+    def _next_row(self, before: int) -> tuple[int, float]:
+        """Wait for a row after the step ``before``; its step and the time."""
+        while (step := steps_in(self._rows)) <= before:
+            if self._process.status() == psutil.STATUS_ZOMBIE:
+                raise RuntimeError(f"what writes {self._rows.name} has ended at step {step}")
+            time.sleep(0.005)
+        return step, time.perf_counter()
+
+
 @contextmanager
-def started(function: str, place: Path) -> Iterator[psutil.Process]:
-    """Run ``function`` of this module in a process of its own; it and all that it has started end with the block."""
+def started(function: str, place: Path, rows: Path) -> Iterator[Training]:
+    """Run ``function`` of this module, which appends to ``rows``; it and all that it has started end with the block."""
     code = f"from pathlib import Path; from tests.bench.stage import {function} as f; f(Path({str(place)!r}))"
-    process = psutil.Popen([sys.executable, "-c", code], cwd=ROOT)
+    training = Training(psutil.Popen([sys.executable, "-c", code], cwd=ROOT), rows)
     try:
-        yield process
+        yield training
     finally:
-        family = [process, *process.children(recursive=True)] if process.is_running() else []
+        family = training.family
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         psutil.wait_procs(family, timeout=10)
-
-
-def seconds_a_step(process: psutil.Process, rows: Path) -> float:
-    """The median over the rows of metrics that ``process`` appends to the file ``rows``, from the next row on."""
-    times: list[float] = []
-    first = last = steps_in(rows)
-    before = time.perf_counter()
-    while last - first < STEPS:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            raise RuntimeError(f"what writes {rows.name} has ended at step {last}")
-        time.sleep(0.02)
-        step = steps_in(rows)
-        if step > last:
-            now = time.perf_counter()
-            if last - first >= WARM:
-                times.append((now - before) / (step - last))
-            last, before = step, now
-    return statistics.median(times)
 
 
 def steps_in(rows: Path) -> int:
