@@ -115,6 +115,7 @@ class Session:
         self._pictures: OrderedDict[int, Picture] = OrderedDict()
         self._projections: OrderedDict[int, Projection] = OrderedDict()
         self._numbers, self._store, self._turn = itertools.count(1), threading.Lock(), threading.Lock()
+        self._starting = threading.Lock()
         self._projecting: threading.Thread | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -182,6 +183,9 @@ class Session:
             if projection.found is None:
                 raise SettingsError("The projection is not done yet. Wait for it.")
             start = projection.found
+            if editor.styled and label not in (None, projection.label):
+                # The class is in the styles that were found: another one would change the caption and not the picture.
+                raise SettingsError("label: this picture was projected as another class. Project it again as this one.")
             label = projection.label if label is None else label
             truncation = truncation if editor.styled else None  # it acts on draws of z, not on this one
             made = {"projection": {"picture": projection.picture.digest, "steps": projection.steps}}
@@ -216,11 +220,12 @@ class Session:
         if editor.family.conditional and request.label is None:
             raise SettingsError("The generator is class-conditional. Choose the class of the picture first.")
         editor.family.draw(1, 0, request.label)  # checks the label
-        self._cancel()
         projection = Projection(picture, request.label, request.steps)
-        number = self._keep(self._projections, projection)
-        self._projecting = threading.Thread(target=self._search, args=(projection,), daemon=True, name="projection")
-        self._projecting.start()
+        with self._starting:  # of two requests at once, the later one cancels the search of the earlier one
+            self._cancel()
+            number = self._keep(self._projections, projection)
+            self._projecting = threading.Thread(target=self._search, args=(projection,), daemon=True, name="projection")
+            self._projecting.start()
         return {"projection": number}
 
     def projection(self, number: int) -> dict[str, Any]:

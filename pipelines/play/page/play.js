@@ -306,19 +306,21 @@ function projectionCard(noise) {
       state.projection = null;
       bar.hidden = leave.hidden = find("given").hidden = true;
       find("truncation").disabled = false;
+      if (find("label")) find("label").disabled = false;
       refresh();
     },
   });
   const zone = dropZone("project", "Drop a picture here, or click to choose one", async (file) => {
     const mine = (newest += 1);
     const { picture } = await upload(file, "project");
-    const { projection } = await (await send("api/projections", { picture, label: state.label, steps: noise.steps })).json();
+    const label = state.label;
+    const { projection } = await (await send("api/projections", { picture, label, steps: noise.steps })).json();
     await showGiven(picture);
     bar.hidden = leave.hidden = false;
     bar.value = 0;
-    follow(projection, mine);
+    follow(projection, mine, label);
   });
-  async function follow(projection, mine) {
+  async function follow(projection, mine, label) {
     try {
       while (mine === newest) {
         const now = await (await ask(`api/projections/${projection}`)).json();
@@ -331,6 +333,10 @@ function projectionCard(noise) {
             `${now.before.toFixed(1)}.`;
           state.projection = projection;
           find("truncation").disabled = noise.space === "z"; // it acts on draws of z, not on this one
+          if (label !== null && noise.space === "w") { // the styles that were found have the class already
+            find("label").value = state.label = label;
+            find("label").disabled = true;
+          }
           await refresh();
           return;
         }

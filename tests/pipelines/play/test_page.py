@@ -112,6 +112,9 @@ def test_moving_a_slider_changes_the_picture(address: str, tmp_path: Path) -> No
         tab.call("DOM.setFileInputFiles", files=[str(tmp_path / "mine.png")], nodeId=node["nodeId"])
         wait_for(tab, "document.getElementById('caption').textContent.startsWith('your picture, projected')")
         assert "grey levels from your picture" in ask(tab, SAYS)
+        assert ask(tab, "document.getElementById('label').disabled"), "the styles that were found have the class"
+        change(tab, "seed", 6, "change")
+        assert not ask(tab, "document.getElementById('label').disabled")
 
         tab.open(address.partition("#")[0], wait=0)  # without the token
         wait_for(tab, "document.getElementById('message')?.textContent.includes('token is missing')")

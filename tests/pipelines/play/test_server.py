@@ -2,6 +2,7 @@
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,9 @@ def test_a_picture_is_projected_and_edited(open_page: Open, tmp_path: Path, name
     assert away == pytest.approx(now["distance"], abs=1)
     assert not torch.equal(pixels(moved), pixels(plain))
     (tmp_path / "moved.png").write_bytes(moved)
+    other = page.post("/api/sample", json={"projection": started, "label": 0})
+    if label:
+        assert "projected as another class" in other.json()["error"], "the styles are those of the class"
     made = read_provenance(tmp_path / "moved.png")
     assert made["projection"]["steps"] == 80
     assert len(made["projection"]["picture"]) == 64
@@ -153,6 +157,21 @@ def test_a_second_projection_cancels_the_first(open_page: Open) -> None:
         assert time.monotonic() < deadline, states
         time.sleep(0.05)
     assert states == ["failed", "done"]
+
+
+def test_of_projections_that_start_at_once_one_is_searched(open_page: Open) -> None:
+    page = open_page("stylegan2")
+    number = upload(page, png(), "project")["picture"]
+    request = {"picture": number, "label": 0, "steps": 2000}
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: page.post("/api/projections", json=request).json(), range(6)))
+    started = sorted(answer["projection"] for answer in answers)
+    deadline = time.monotonic() + 60
+    while (states := [page.get(f"/api/projections/{of}").json()["state"] for of in started]).count("running") > 1:
+        assert time.monotonic() < deadline, states
+        time.sleep(0.05)
+    assert states == ["failed"] * 5 + ["running"]
+    page.post("/api/projections", json={**request, "steps": 1})  # ends the search
 
 
 # -- from pictures -----------------------------------------------------------------------------------------------------
