@@ -107,11 +107,13 @@ def run_all(options: argparse.Namespace) -> int:
     calls += [["train", name] for name in families_that_can(NoiseFamily)]
     calls += [["translate", name] for name in families_that_can(TranslationFamily)]
     values = {"--minutes": options.minutes, "--out": options.out, "--work": options.work, "--pack": options.pack}
+    values |= {"--only": options.only, **({} if options.kimg is None else {"--kimg": options.kimg})}
     shared = [str(word) for flag, value in values.items() for word in (flag, value)]
+    shared += [flag for flag, given in (("--small", options.small), ("--list", options.list)) if given]
     worst = 0
     for call in calls:
         print(f"== {' '.join(call)}", flush=True)
-        worst = max(worst, main([*call, *shared, *(["--small"] if options.small else [])]))
+        worst = max(worst, main([*call, *shared]))
     return worst
 
 

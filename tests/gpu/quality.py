@@ -118,8 +118,13 @@ def items(options: Options) -> list[Item]:
     return [Item(name=options.family, rows=partial(_run, options.family, options), seconds=seconds, goes_on=True)]
 
 
+def place_of_run(options: Options) -> Path:
+    """Folder of a run's data, settings and checkpoints. The small form has its own: a whole run must not go on with it."""
+    return options.work / (options.folder.name + ("-small" if options.small else ""))
+
+
 def _run(name: str, options: Options) -> Iterator[Row]:
-    device, pack, work = choose_device(), Pack(options.pack, options.work), options.work / options.folder.name
+    device, pack, work = choose_device(), Pack(options.pack, options.work), place_of_run(options)
     data = _data(name, options, pack, work)
     if isinstance(data, str):
         yield Row(name="", state="missing data", note=data)
@@ -178,7 +183,11 @@ def _train(trainer: Trainer, notebook: Notebook, until: float) -> None:
 def _settings(
     name: str, data: PreparedDataset, device: torch.device, options: Options, work: Path
 ) -> tuple[Any, TrainConfig]:
-    """The settings of ``auto``, chosen in the first call and kept for the later ones."""
+    """The settings of ``auto``, chosen in the first call and kept for the later ones.
+
+    Raises:
+        SettingsError: the run was begun with another length than the one that is asked for.
+    """
     kept = work / "settings.json"
     if not kept.is_file():
         kimg = options.kimg or KIMG.get(name, float(RECIPES[name].kimg))
@@ -205,9 +214,14 @@ def _settings(
             "checkpoint_every": every,
             "keep_checkpoints": 1,
         }
-        write_json(kept, {"model": family, "train": train})
+        write_json(kept, {"model": family, "train": train, "kimg": kimg})
         write_json(options.folder / "settings.json", {"model": family, "train": train})
     settings = read_json(kept)
+    if options.kimg not in (None, settings["kimg"]):
+        raise SettingsError(
+            f"--kimg {options.kimg:g}: the run in {work} was begun with {settings['kimg']:g}. Leave --kimg out to go on with "
+            "it, or remove that folder to begin again."
+        )
     return family_config(name, settings["model"]), build(TrainConfig, settings["train"])
 
 

@@ -16,7 +16,7 @@ from gan_core.errors import DataError, SettingsError
 from gan_core.files import read_json, sha256_file
 from tests.bench.trainers import auto_trainer, made_up_data
 from tests.gpu import __main__ as command
-from tests.gpu import pack
+from tests.gpu import pack, quality
 from tests.gpu.report import LARGEST_FILE, Record, Row, at_least, at_most, failed, summary, table, too_large
 from tests.gpu.speed import count_step
 from tests.gpu.tiny import SIDE, TINY
@@ -262,3 +262,26 @@ def test_a_file_above_15_mib_is_found(tmp_path: Path) -> None:
     with open(tmp_path / "large", "wb") as file:
         file.truncate(LARGEST_FILE + 1)
     assert too_large(tmp_path) == [tmp_path / "large"]
+
+
+def test_a_run_goes_on_only_as_what_it_was_begun(tmp_path: Path, small_pack: Path) -> None:
+    plan = options(tmp_path, small_pack, "train", "dcgan")
+    assert quality.place_of_run(plan) != quality.place_of_run(dataclasses.replace(plan, small=False))
+    data = pack.Pack(small_pack, tmp_path).dataset("drawn")
+
+    def settings(kimg: float | None) -> object:
+        return quality._settings(
+            "dcgan", data, torch.device("cpu"), dataclasses.replace(plan, kimg=kimg), quality.place_of_run(plan)
+        )
+
+    begun = settings(3.0)
+    assert settings(3.0) == settings(None) == begun
+    with pytest.raises(SettingsError, match="was begun with 3. Leave --kimg out"):
+        settings(4.0)
+
+
+def test_all_parts_get_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["all", "--list", "--only", "dcgan*"]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert {line.split()[0] for line in lines if line and not line.startswith("==")} == {"dcgan"}
+    assert len([line for line in lines if line.startswith("== train")]) > 3
