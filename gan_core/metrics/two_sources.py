@@ -105,11 +105,16 @@ def truncation_figures(
         partial(generator.sample, truncation=truncation),
         seed=fake.seed,
         digest=generator.digest,
-        name=f"{fake.name}, truncation {truncation:g}",
+        name=f"{fake.name}, {name_truncation(truncation)}",
     )
-    how = {"wanted": CURVE, "direction": f"truncation {truncation:g}", "warn": False, **how}
+    how = {"wanted": CURVE, "direction": name_truncation(truncation), "warn": False, **how}
     found = compare(real, samples, real_count=count, fake_count=count, **how)
     return [figure for figure in found.figures() if figure.name in CURVE]
+
+
+def name_truncation(truncation: float) -> str:
+    """The direction of figures at ``truncation``, with all its digits: two truncations have two protocols."""
+    return f"truncation {truncation!r}".removesuffix(".0")
 
 
 def _assess(

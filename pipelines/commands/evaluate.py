@@ -98,16 +98,16 @@ def evaluate(
         progress=True,
     )
     unreadable = report_skipped(sources)
-    if plot:
-        plot_truncations([figure for figure in found.figures if figure.name in CURVE], plot)
     if as_json:
         click.echo(json.dumps(_as_dict(a, b, found, unreadable), indent=2))
     elif as_csv:
         click.echo(_as_csv(found), nl=False)
+        _print_omitted(found, err=True)
     else:
         _print(sources, found)
-        if plot:
-            click.echo(f"\nWritten: {plot}")
+    if plot:  # last: if it cannot be written, the figures are not lost
+        plot_truncations([figure for figure in found.figures if figure.name in CURVE], plot)
+        click.echo(f"Written: {plot}", err=as_json or as_csv)
 
 
 def _as_dict(a: str, b: str, found: "Assessment", unreadable: dict[str, dict[str, str]]) -> dict[str, Any]:
@@ -157,8 +157,11 @@ def _print(sources: Sources, found: "Assessment") -> None:
         click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     click.echo(f"\nPictures: measured : real. Protocol of the FID: {found.objective.protocol.stamp}")
     if found.findings.copying is not None:
-        click.echo(
-            describe_copying(found.findings.copying).replace("training pictures", f"pictures of {sources.real.name}")
-        )
+        fake = "" if sources.generator else sources.fake.name
+        click.echo(describe_copying(found.findings.copying, sources.real.name, fake))
+    _print_omitted(found)
+
+
+def _print_omitted(found: "Assessment", *, err: bool = False) -> None:
     for name, reason in found.findings.omitted.items():
-        click.echo(f"{name} is not measured: {reason}")
+        click.echo(f"{name} is not measured: {reason}", err=err)

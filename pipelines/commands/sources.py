@@ -70,7 +70,9 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Number of pictures to use of each side, a fixed random subset.",
         ),
         click.option("--split", default="train", show_default=True, help="Split of a prepared dataset."),
-        click.option("--seed", default=0, show_default=True, help="Seed of a generator's pictures."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of a generator's pictures."
+        ),
         click.option(
             "--batch-size", type=click.IntRange(min=1), help="Pictures per batch. Changes the speed, not the figures."
         ),

@@ -86,15 +86,23 @@ def shares_csv(measured: Assessment) -> str:
     return table.getvalue()
 
 
-def describe_copying(copying: Copying) -> str:
-    """In one line, whether the generator copies training pictures."""
+def describe_copying(copying: Copying, real: str = "", fake: str = "") -> str:
+    """In one line, whether the generator copies training pictures.
+
+    Args:
+        copying: the result.
+        real: name of the real pictures, if they are not the training pictures of a generator.
+        fake: name of the measured pictures, if no generator made them.
+    """
     low = copying.estimate.interval[0]
     copies = low is not None and low > copying.expected
-    compared = f"{copying.training_count} of {copying.training_total} training pictures"
+    measured = f"pictures of {fake}" if fake else "generated pictures"
+    one, many = (f"picture of {real}", f"pictures of {real}") if real else ("training picture", "training pictures")
+    reference = copying.reference.replace("training pictures", many)
+    searched = f"{copying.training_count} of {copying.training_total} {many} were searched."
     return (
-        f"memorisation: {copying.estimate.value:.1%} of the generated pictures are as near to one of {compared} as the "
-        f"nearest {copying.expected:.0%} of the {copying.reference}; {'COPIES FOUND, ' if copies else ''}p = "
-        f"{copying.p_value:.2g}"
+        f"memorisation: {copying.estimate.value:.1%} of the {measured} are as near to a {one} as the nearest "
+        f"{copying.expected:.0%} of the {reference}. {searched} {'COPIES FOUND, ' if copies else ''}p = {copying.p_value:.2g}"
     )
 
 

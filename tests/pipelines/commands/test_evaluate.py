@@ -95,7 +95,9 @@ def test_two_folders_have_every_figure_from_one_pass_of_each_in_json(tmp_path: P
 def test_the_table_and_the_csv_have_the_same_figures(tmp_path: Path, extractor: Counting) -> None:
     a, b = write_folder(tmp_path / "a", blobs(N)), write_folder(tmp_path / "b", blobs(N, seed=1))
     table = run(a, b).stdout
-    rows = list(csv.DictReader(io.StringIO(run(a, b, "--csv").stdout)))
+    lines = run(a, b, "--csv")
+    rows = list(csv.DictReader(io.StringIO(lines.stdout)))
+    assert "inception_score is not measured: " in lines.stderr
     assert tuple(rows[0]) == COLUMNS
     for row in rows:
         (line,) = (line for line in table.splitlines() if line.startswith(f"{row['figure']} "))
@@ -107,6 +109,8 @@ def test_the_table_and_the_csv_have_the_same_figures(tmp_path: Path, extractor: 
     assert "without copying" in table
     assert "inception_score is not measured: " in table
     assert "40 against 40 real" in table
+    assert "of the pictures of b are as near to a picture of a as" in table
+    assert "40 of 40 pictures of a were searched." in table
 
 
 def test_prepared_datasets_with_the_same_classes_have_the_figures_of_classes(
@@ -152,6 +156,23 @@ def test_a_generator_is_measured_against_its_truncation(tmp_path: Path, extracto
     assert values["fid", "truncation 1"] == pytest.approx(values["fid", ""], rel=1e-3), "psi of 1 does not truncate"
     assert values["fid", "truncation 0.5"] != pytest.approx(values["fid", ""], rel=1e-3)
     assert Image.open(plot).size > (300, 200)
+    assert f"Written: {plot}" in result.stderr
+
+
+def test_two_truncations_have_two_protocols(tmp_path: Path, extractor: Counting) -> None:
+    made, data = generator(tmp_path / "g"), write_folder(tmp_path / "data", blobs(N))
+    figures = json.loads(run(data, made, "--truncation", "0.5,0.5000001,2.0", "--json").stdout)["figures"]
+    directions = [f["protocol"]["direction"] for f in figures if f["name"] == "fid"]
+    assert directions == ["", "truncation 0.5", "truncation 0.5000001", "truncation 2"]
+
+
+def test_figures_are_not_lost_if_the_plot_cannot_be_written(tmp_path: Path, extractor: Counting) -> None:
+    made, data = generator(tmp_path / "g"), write_folder(tmp_path / "data", blobs(N))
+    (tmp_path / "file").touch()
+    plot = tmp_path / "file" / "curve.png"
+    result = CliRunner().invoke(evaluate, [str(data), str(made), "--truncation", "1", "--plot", str(plot), "--json"])
+    assert result.exit_code == 1
+    assert "fid" in {figure["name"] for figure in json.loads(result.stdout)["figures"]}
 
 
 def test_truncation_needs_a_generator_and_numbers(tmp_path: Path, extractor: Counting) -> None:
@@ -163,6 +184,7 @@ def test_truncation_needs_a_generator_and_numbers(tmp_path: Path, extractor: Cou
         assert "must be numbers above 0, separated by commas" in run(folder, folder, "--truncation", wrong).stderr
     assert "--plot needs --truncation" in run(folder, folder, "--plot", "x.png").stderr
     assert "either --json or --csv" in run(folder, folder, "--json", "--csv").stderr
+    assert "-1 is not in the range" in run(folder, folder, "--seed", "-1").stderr
 
 
 def test_a_broken_picture_is_left_out_listed_and_counted_in_every_protocol(tmp_path: Path, extractor: Counting) -> None:

@@ -84,7 +84,8 @@ def test_missing_figures_and_copies_are_in_the_file_and_in_the_output() -> None:
     assert "estimate" not in written["copying"], "its value and interval are the figure memorisation"
     told = describe_copying(copies)
     assert told.startswith(
-        "memorisation: 75.0% of the generated pictures are as near to one of 40 of 60 training pictures"
+        "memorisation: 75.0% of the generated pictures are as near to a training picture as the nearest 5% of the training "
+        "pictures, each against the others. 40 of 60 training pictures were searched. p = "
     )
     assert "COPIES" not in told, "without an interval there is no verdict"
 
