@@ -148,9 +148,9 @@ def test_data_larger_than_the_cache_is_streamed_from_the_storage_with_the_same_r
     torch.set_num_threads(2)  # those of the worker
     try:
         alone.run()
+        alone.export(tmp_path / "alone-generator")
     finally:
         torch.set_num_threads(threads)
-    alone.export(tmp_path / "alone-generator")
     weights = "generator.safetensors"
     assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
 

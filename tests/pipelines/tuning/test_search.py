@@ -79,13 +79,15 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: P
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "job.json")]
     with open(tmp_path / "log", "wb") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        family = []
+        family, begun = [], set()
         try:
             deadline = time.monotonic() + 240
             while time.monotonic() < deadline and driver.poll() is None:
                 if len(list((work / "search").glob("*/checkpoint_*"))) >= 2:
                     break
                 time.sleep(0.1)
+            # Tune stores its state after each checkpoint of a trial. One that begins just before the kill may not be in it.
+            begun = {path.parent.name for path in (work / "search").glob("*/checkpoint_*")}
             family = psutil.Process(driver.pid).children(recursive=True)
             time.sleep(1)
             os.kill(driver.pid, signal.SIGKILL)
@@ -98,7 +100,6 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: P
                     process.kill()
             if driver.poll() is None:
                 os.killpg(driver.pid, signal.SIGKILL)
-        begun = {path.parent.name for path in (work / "search").glob("*/checkpoint_*")}
         assert begun, (tmp_path / "log").read_text()[-3000:]
         subprocess.run(command, stdout=log, stderr=log, check=True, timeout=400, start_new_session=True)
     board = pd.read_csv(work / "board.csv", dtype={"trial": str})
