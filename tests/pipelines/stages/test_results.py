@@ -97,7 +97,13 @@ def test_a_run_of_cached_stages_shows_settings_figures_cost_and_files(checkout: 
     assert "12.5 | 11 to 14" in tags[NOTE]
     assert "cats \\| &lt;dogs>" in tags[NOTE]
     artifacts = {file.path for file in MlflowClient(uri).list_artifacts(found.info.run_id)}
-    assert artifacts == {"samples.png", "metrics.json", "dvc.lock"}
+    assert artifacts == {"samples.png", "metrics.json", "dvc.lock", "images"}
+    (image,) = (
+        file.path
+        for file in MlflowClient(uri).list_artifacts(found.info.run_id, "images")
+        if file.path.endswith(".png")
+    )
+    assert Path(image).name.startswith("samples+step+0+"), "MLflow's charts open at step 0"
 
 
 def test_a_generator_whose_training_is_not_recorded_has_the_best_settings_of_the_search(
