@@ -36,7 +36,7 @@ from gan_core.training.trainer import Trainer
 from tests.bench.trainers import auto_trainer, forget_memory, made_up_data, run_steps
 from tests.gpu import drawn
 from tests.gpu.pack import Pack
-from tests.gpu.report import Row, at_most, holds, needs_cuda
+from tests.gpu.report import Row, at_most, holds, largest, needs_cuda
 from tests.gpu.tiny import TINY
 from tests.gpu.worker import Item, Options
 
@@ -113,7 +113,7 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 def relative(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
     """The largest relative error over updates, and the errors of all in words."""
     errors = {name: _relative(found[name], expected[name]) for name in expected}
-    return max(errors.values()), ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    return largest(errors.values()), ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
@@ -279,7 +279,7 @@ def _optimiser(options: Options) -> Iterator[Row]:
             move = mean / (1 - low**step) / ((square / (1 - high**step)).sqrt() + 1e-8)
             exact[index] = weight - rate * move, mean, square
         fused.step()
-    error = max(
+    error = largest(
         _relative(parameter.detach(), weight) for parameter, (weight, _, _) in zip(parameters, exact, strict=True)
     )
     yield at_most("fused Adam against the formula, after 5 steps", error, 1e-6)
@@ -360,7 +360,7 @@ def _metrics(options: Options) -> Iterator[Row]:
     errors = {
         key: abs(found[key].value - expected[key].value) / max(abs(expected[key].value), 1e-6) for key in expected
     }
-    yield at_most(name, max(errors.values()), 1e-3, note=", ".join(f"{k} {v:.1e}" for k, v in errors.items()))
+    yield at_most(name, largest(errors.values()), 1e-3, note=", ".join(f"{k} {v:.1e}" for k, v in errors.items()))
 
 
 def _inception(options: Options) -> Iterator[Row]:

@@ -1,6 +1,7 @@
 """Rows of figures with their targets and published counterparts, the machine that they are from, and the table of a part."""
 
 import json
+import math
 import platform
 import subprocess
 import textwrap
@@ -55,6 +56,12 @@ def at_least(name: str, value: float, limit: float, unit: str = "", **more: Any)
 def holds(name: str, fact: bool, target: str, **more: Any) -> Row:
     """A row that is met or not, without a number."""
     return Row(name=name, state="ok" if fact else "miss", target=target, **more)
+
+
+def largest(errors: Iterable[float]) -> float:
+    """The largest error; NaN if one of them is. Python's ``max`` hides a NaN that is not the first."""
+    found = list(errors)
+    return math.nan if any(map(math.isnan, found)) else max(found)
 
 
 def figure(name: str, value: float, unit: str = "", **more: Any) -> Row:

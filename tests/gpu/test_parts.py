@@ -16,7 +16,7 @@ from gan_core.errors import DataError, SettingsError
 from gan_core.files import read_json, sha256_file
 from tests.bench.trainers import auto_trainer, made_up_data
 from tests.gpu import __main__ as command
-from tests.gpu import pack, quality
+from tests.gpu import correct, pack, quality
 from tests.gpu.report import LARGEST_FILE, Record, Row, at_least, at_most, failed, summary, table, too_large
 from tests.gpu.speed import count_step
 from tests.gpu.tiny import SIDE, TINY
@@ -262,6 +262,13 @@ def test_a_file_above_15_mib_is_found(tmp_path: Path) -> None:
     with open(tmp_path / "large", "wb") as file:
         file.truncate(LARGEST_FILE + 1)
     assert too_large(tmp_path) == [tmp_path / "large"]
+
+
+def test_a_gradient_that_is_not_a_number_misses_whatever_its_place() -> None:
+    good, bad = torch.ones(3), torch.tensor([1.0, float("nan"), 1.0])
+    for found in ({"d": good, "g": bad}, {"d": bad, "g": good}):
+        error, _ = correct.relative(found, {"d": good, "g": good})
+        assert at_most("gradients", error, 0.4).state == "miss"
 
 
 def test_a_run_goes_on_only_as_what_it_was_begun(tmp_path: Path, small_pack: Path) -> None:
