@@ -32,7 +32,7 @@ PARAMS = {
     "model": {"family": "dcgan", "width": 8, "latent": 16},
     "train": {"steps": 60, "batch": 32, "log_every": 10, "sample_every": 30, "checkpoint_every": 20, "num_workers": 2},
     "tune": {"trials": 0},
-    "evaluate": {"samples": 32, "real": 32, "batch": 16},
+    "evaluate": {"samples": 32, "real": 32, "batch": 16, "objective": "fid"},
     "register": {"name": "digits"},
     "track": {"uri": "sqlite:///var/mlflow.db", "experiment": "chain"},  # the environment takes precedence
     "flow": {"retries": 0, "push_experiments": True},
