@@ -20,6 +20,7 @@ import yaml
 from gan_core.files import sha256_file
 from infra.hosts.driver import CODE, ENVIRONMENT, PROJECT, copy_code
 from infra.hosts.server import Server, accepts
+from pipelines.runtime.environment import PREFECT_RETRIES
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow]
 
@@ -85,6 +86,7 @@ def prefect_worker(everything, log) -> Iterator[None]:
     """A worker of the pool on the driver, for the length of the block."""
     environment = {
         **everything.environment,
+        **PREFECT_RETRIES,
         "GANTRY_CACHE_DIR": WORKER_CACHE,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_WORKER_PREFETCH_SECONDS": "1",
@@ -153,7 +155,9 @@ def run_deployment(everything, log, **parameters):
     """Run the deployment to its end; returns what Prefect's command prints."""
     command = ["prefect", "deployment", "run", "pipeline/nightly", "--watch", "--watch-interval", "1"]
     command += [f"--param={name}={json.dumps(value)}" for name, value in parameters.items()]
-    done = everything.driver.run(command, environment=everything.environment, timeout=500, check=False)
+    # The command that watches the run has to outlast an outage of the server too.
+    environment = {**everything.environment, **PREFECT_RETRIES}
+    done = everything.driver.run(command, environment=environment, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + log.read_text(errors="replace")[-6000:]
     return done.stdout
 
