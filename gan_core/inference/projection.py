@@ -90,9 +90,8 @@ def project(
         loss = _distances(images, target)[0]
         if loss.item() < nearest:
             best, nearest = styles.detach(), loss.item()
-        (gradient,) = torch.autograd.grad(
-            loss, shift
-        )  # not backward(), which also computes the gradients of the weights
+        # Not backward(), which also computes the gradients of the weights.
+        (gradient,) = torch.autograd.grad(loss, shift)
         shift.grad = gradient.mean(dim=0, keepdim=True).expand_as(gradient).contiguous() if progress < 0.5 else gradient
         optimiser.step()
         if each is not None:

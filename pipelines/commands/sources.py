@@ -96,7 +96,8 @@ def open_sources(a: str, b: str, options: MeasureOptions) -> Sources:
     """The sources that ``a`` and ``b`` name. The real side is A, unless A is a generator.
 
     Raises:
-        SettingsError: bf16 without --unpublished, or a generator that translates pictures.
+        SettingsError: bf16 without --unpublished, a generator that translates pictures, or an option that neither source has a
+            use for.
         TrackingError: one of them is neither a file or folder nor a registered generator.
         DataError: one of them has no pictures.
     """
@@ -110,6 +111,7 @@ def open_sources(a: str, b: str, options: MeasureOptions) -> Sources:
     with ExitStack() as registered:
         places = [_place(one, registered) for one in (a, b)]
         opened = [_source(place, options, str(where)) for place in places]
+    _check_options(options, [source for source, _ in opened])
     if opened[0][1] is not None:
         opened.reverse()
     (real, _), (fake, generator) = opened
@@ -121,6 +123,15 @@ def open_sources(a: str, b: str, options: MeasureOptions) -> Sources:
     return Sources(real=real, fake=fake, generator=generator, count=count, extractor=extractor)
 
 
+def _check_options(options: MeasureOptions, sources: "list[Source]") -> None:
+    from gan_core.metrics.sources import DatasetSplit, PictureFolder
+
+    if options.split != "train" and not any(isinstance(source, DatasetSplit) for source in sources):
+        raise SettingsError(f"--split {options.split}: neither A nor B is a prepared dataset. Leave it out.")
+    if options.encoding and not any(isinstance(source, PictureFolder) and source.path.is_file() for source in sources):
+        raise SettingsError(f"--encoding {options.encoding}: neither A nor B is a zip. Leave it out.")
+
+
 def report_skipped(sources: Sources) -> dict[str, dict[str, str]]:
     """Print which files were left out; returns the unreadable pictures with the reason, by folder or zip."""
     from gan_core.images.files import summarize_suffixes
@@ -129,9 +140,7 @@ def report_skipped(sources: Sources) -> dict[str, dict[str, str]]:
     both = (sources.real, sources.fake)
     for source in both:
         if isinstance(source, PictureFolder) and source.files.others:
-            click.echo(
-                f"{source.path}: skipped {summarize_suffixes(source.files.others)} that are not pictures.", err=True
-            )
+            click.echo(f"{source.path}: not pictures, so skipped: {summarize_suffixes(source.files.others)}", err=True)
         for name, why in source.unreadable.items():
             click.echo(f"{source.name}: {name} cannot be read and is left out: {why}", err=True)
     paths = [source for source in both if isinstance(source, PictureFolder) and source.unreadable]

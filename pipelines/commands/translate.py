@@ -93,7 +93,7 @@ def translate(
         count = "1 picture" if outcome.translated == 1 else f"{outcome.translated} pictures"
         click.echo(f"{count} translated{to} by generator {generator.digest[:12]}: {out}")
         if files.others:
-            click.echo(f"Skipped {summarize_suffixes(files.others)} that are not pictures.", err=True)
+            click.echo(f"Not pictures, so skipped: {summarize_suffixes(files.others)}", err=True)
         if outcome.failed:
             click.echo(f"{len(outcome.failed)} of {len(tasks)} failed:", err=True)
             for name, reason in outcome.failed.items():

@@ -93,7 +93,7 @@ def test_a_broken_picture_is_left_out_listed_and_counted_in_the_protocol(tmp_pat
     result = run(folder, other, *FAST, "--json")
     assert result.exit_code == 0, result.output
     assert "a: 0/000.png cannot be read and is left out: not-an-image" in result.stderr
-    assert "skipped 1 file (1 .txt) that are not pictures" in result.stderr
+    assert "not pictures, so skipped: 1 file (1 .txt)" in result.stderr
     told = json.loads(result.stdout)
     protocol = build(Protocol, told["protocol"])
     assert (protocol.real_count, protocol.fake_count, protocol.unreadable) == (19, 20, 1)
@@ -113,6 +113,13 @@ def test_a_broken_picture_is_left_out_listed_and_counted_in_the_protocol(tmp_pat
 def test_one_picture_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"a: 1 picture is too few to measure\. Use 2 or more"):
         run(write_folder(tmp_path / "a", blobs(1)), write_folder(tmp_path / "b", blobs(3)), *FAST)
+
+
+@pytest.mark.parametrize("option", [("--split", "test"), ("--encoding", "cp866")])
+def test_an_option_that_neither_source_has_a_use_for_is_an_error(tmp_path: Path, option: tuple[str, str]) -> None:
+    folder = write_folder(tmp_path / "a", blobs(4))
+    with pytest.raises(SettingsError, match=f"{' '.join(option)}: neither A nor B is a"):
+        run(folder, folder, *FAST, *option)
 
 
 def test_bf16_needs_the_option_unpublished(tmp_path: Path) -> None:

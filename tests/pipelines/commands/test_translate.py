@@ -154,7 +154,7 @@ def test_failed_pictures_are_reported_and_the_others_translated(generator_of, tm
     done = run(generator_of("cyclegan"), tmp_path / "some.zip", tmp_path / "out", status=1)
     assert "1 picture translated to" in done.output
     assert "2 of 3 failed" in done.output
-    assert "Skipped 1 file (1 .txt) that are not pictures." in done.output
+    assert "Not pictures, so skipped: 1 file (1 .txt)" in done.output
     for name, reason in (("cut.png", "truncated"), ("empty.jpg", "empty")):
         assert any(name in line and reason in line for line in done.output.splitlines())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.png"], "nothing half written"
@@ -193,7 +193,7 @@ def test_svg_files_are_translated_if_there_are_no_other_pictures(generator_of, t
         np.testing.assert_allclose(shown(path), made, atol=1)
     write(tmp_path / "in" / "b.png", png(1, height=16, width=16))
     told = run(generator_of("cyclegan"), tmp_path / "in", tmp_path / "other").output
-    assert "Skipped 1 file (1 .svg) that are not pictures" in told
+    assert "Not pictures, so skipped: 1 file (1 .svg)" in told
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["b.png"]
 
 
