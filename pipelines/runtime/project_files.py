@@ -5,7 +5,7 @@ Otherwise a damaged file would be found late, perhaps after hours of training, o
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ def check_project_files(checkout: Checkout) -> None:
 
     Raises:
         SettingsError: params.yaml cannot be read.
-        StageError: dvc.yaml, dvc.lock or a .dvc file of ``data/raw`` is damaged. The message has file, line and remedy.
+        StageError: dvc.yaml, dvc.lock or a .dvc file of ``data/raw`` is damaged, or params.yaml lacks a setting that a stage
+            depends on. The message has file, line and remedy.
     """
-    if checkout.params.is_file():
-        read_params(checkout.params)
+    params = read_params(checkout.params) if checkout.params.is_file() else None
     if (path := checkout.dvc_yaml).is_file():
         restore = "Correct it, or restore it with git checkout dvc.yaml"
-        _check_outs(_read(path, "COMPILED_MULTI_STAGE_SCHEMA", restore))
+        file = _read(path, "COMPILED_MULTI_STAGE_SCHEMA", restore)
+        _check_outs(file)
+        if params is not None:
+            _check_params(file, params, checkout.params)
     if (path := checkout.dvc_lock).is_file():
         restore = "DVC writes this file: restore it with git checkout dvc.lock, or remove it to run all stages again"
         _read(path, "COMPILED_LOCKFILE_SCHEMA", restore)
@@ -144,6 +147,22 @@ def _listed(stage: Mapping[str, Any]) -> Iterator[str]:
     for kind in ("outs", "metrics", "plots"):
         for entry in stage.get(kind) or ():
             yield from (entry,) if isinstance(entry, str) else entry
+
+
+def _check_params(file: _File, params: Mapping[str, Any], path: Path) -> None:
+    """Raise StageError if a stage of Gantry depends on a setting that params.yaml lacks, as one of an earlier version may."""
+    for name, stage in file.values.get("stages", {}).items():
+        if name not in OUTS or stage.get("cmd") != f"gantry stage {name}":
+            continue
+        for number, setting in enumerate(stage.get("params") or ()):
+            value: Any = params
+            for part in setting.split(".") if isinstance(setting, str) else ():
+                if not isinstance(value, Mapping) or part not in value:
+                    what = f"stage '{name}' depends on the setting {setting}, which {path} lacks"
+                    raise replace(file, remedy=f"Add it there; gantry settings {setting} shows its default").fault(
+                        ("stages", name, "params", number), what
+                    )
+                value = value[part]
 
 
 def _check_source(file: _File) -> None:

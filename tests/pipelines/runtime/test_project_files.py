@@ -137,6 +137,16 @@ def test_the_dvc_yaml_of_an_older_project_may_lack_what_a_later_run_needs(checko
     check_project_files(Checkout.at(checkout))
 
 
+def test_a_setting_that_an_older_params_yaml_lacks_is_named(checkout):
+    path = checkout / "params.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "objective:" not in line))
+    with pytest.raises(
+        StageError,
+        match=r"dvc.yaml, line \d+: stage '\w+' depends on the setting evaluate.objective, which .*params.yaml lacks",
+    ):
+        check_project_files(Checkout.at(checkout))
+
+
 def test_a_stage_that_is_not_gantrys_may_have_any_outs(checkout):
     (checkout / "dvc.yaml").write_text("stages: {train: {cmd: python train.py, outs: [model.bin]}}\n")
     check_project_files(Checkout.at(checkout))
