@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import logging
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gan_core.array_file import map_array, write_array
 from gan_core.cache import user_cache_dir
 from gan_core.config import build
-from gan_core.disk import create_npy
 from gan_core.errors import DataError, SettingsError
-from gan_core.files import atomic_write, remove_stale
-from gan_core.shards import FolderShards, RowGroups, ShardSource, binary_column, explain_damage, list_row_groups
+from gan_core.shards import (
+    FolderShards,
+    RowGroups,
+    ShardSource,
+    binary_column,
+    explain_damage,
+    list_row_groups,
+    open_shard,
+)
+
+_LOG = logging.getLogger(__name__)
 
 DATASET_FILE = "dataset.json"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -216,20 +226,20 @@ class PreparedDataset:
             with explain_damage(shard):
                 held += pq.read_metadata(shard).num_rows
         self._check_count(split, held)
-        if _is_array(path, shape):
-            remove_stale(path)  # a process was killed after it had written the file
-        else:
-            with atomic_write(path) as temporary:
-                array = create_npy(temporary, shape, np.uint8)
-                row = 0
-                for shard in shards:
-                    for content in _contents(shard, column):
-                        with explain_damage(shard):
-                            array[row] = decode_prepared(content, shape[1:], shard)
-                        row += 1
-                array.flush()
-                del array
-        return np.load(path, mmap_mode="r")
+        try:
+            return map_array(path, shape, np.uint8)
+        except FileNotFoundError:
+            pass
+        except DataError as error:
+            _LOG.warning("Decoding the pictures again, because their cache cannot be used: %s", error)
+        with write_array(path, shape, np.uint8) as array:
+            row = 0
+            for shard in shards:
+                for content in _contents(shard, column):
+                    with explain_damage(shard):
+                        array[row] = decode_prepared(content, shape[1:], shard)
+                    row += 1
+        return map_array(path, shape, np.uint8)
 
     def _check_count(self, split: str, held: int) -> None:
         """Raise DataError unless ``dataset.json`` states that ``split`` holds this number of pictures."""
@@ -296,17 +306,8 @@ def _contents(shard: Path, column: str) -> Iterator[bytes]:
     """Yield the PNGs in a column of a shard."""
     with explain_damage(shard):
         # Few at a time, because pictures may be large. The pages are mapped, not read.
-        for batch in pq.ParquetFile(shard, memory_map=True).iter_batches(columns=[column], batch_size=64):
+        for batch in open_shard(shard).iter_batches(columns=[column], batch_size=64):
             yield from batch.column(column).field("bytes").to_pylist()
-
-
-def _is_array(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether ``path`` can be mapped as uint8 of ``shape``. A truncated cache file cannot, and is written again."""
-    try:
-        found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError):
-        return False
-    return found.shape == shape and found.dtype == np.uint8
 
 
 def decode_prepared(content: bytes, shape: tuple[int, ...], shard: Path | str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Shards of a prepared dataset: where they are read from, and their row groups, which can be read one at a time."""
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -38,6 +39,18 @@ class ShardSource(Protocol):
         ...
 
 
+def open_shard(source: Path | io.RawIOBase, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open a shard. The checksum of each page is verified when it is read, so that a changed label is noticed too.
+
+    Args:
+        source: its path, which is mapped into memory, or an open file.
+        metadata: if they have been read already.
+    """
+    return pq.ParquetFile(
+        source, metadata=metadata, memory_map=isinstance(source, Path), page_checksum_verification=True
+    )
+
+
 class FolderShards:
     """The shards in a local folder."""
 
@@ -55,7 +68,7 @@ class FolderShards:
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[pq.ParquetFile]:
         """See :class:`ShardSource`."""
-        with pq.ParquetFile(self._directory / name, memory_map=True) as file:
+        with open_shard(self._directory / name) as file:
             yield file
 
     @contextlib.contextmanager

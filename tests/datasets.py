@@ -53,10 +53,10 @@ def write_prepared(
         path = directory / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
         part = table.slice(shard * size, size)
         if row_group is None:
-            pq.write_table(part, path)
+            pq.write_table(part, path, write_page_checksum=True)
         else:
             plain = {"use_dictionary": False, "compression": "none", "write_statistics": False}
-            pq.write_table(part, path, row_group_size=row_group, **plain)
+            pq.write_table(part, path, row_group_size=row_group, write_page_checksum=True, **plain)
     digest = hashlib.sha256(pixels.tobytes() + (b"" if conditions is None else conditions.tobytes()))
     write_json(
         directory / "dataset.json",

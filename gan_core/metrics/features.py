@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from gan_core.array_file import map_array, write_array
 from gan_core.cache import user_cache_dir
 from gan_core.config import check
-from gan_core.disk import create_npy
 from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError, SettingsError
-from gan_core.files import atomic_write, sha256_json
+from gan_core.files import sha256_json
 from gan_core.metrics.frechet import Moments
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.sources import RealSource, Source, random_subset
@@ -116,22 +116,19 @@ def real_features(
     of_moments, of_rows = stem.with_suffix(".npz"), stem.with_suffix(".npy")
     shape = (min(count, MAX_ROWS), extractor.features)
     found = _read(of_moments, lambda: _moments_at(of_moments, key, count, extractor))
-    rows = _read(of_rows, lambda: _rows_at(of_rows, shape)) if keep else None
+    rows = _read(of_rows, lambda: map_array(of_rows, shape, np.float32)) if keep else None
     if found is not None and (rows is not None or not keep):
         if of_moments not in _logged:  # log it once: training with fid_every reads the file many times
             log.info("Reading moments of %d real pictures (%s) from the cache %s.", count, real.name, of_moments)
             _logged.add(of_moments)
         return Features(found, rows)
     moments = Moments(extractor.features)
-    with atomic_write(of_rows) as temporary:
-        writable = create_npy(temporary, shape, np.float32)
+    with write_array(of_rows, shape, np.float32) as writable:
         _extract_batches(real, count, extractor, moments.update, writable, batch_size=batch_size, progress=progress)
-        writable.flush()
-        del writable
     if found is None:
         moments.save(of_moments, key)
     # Cached moments are kept even if only rows were missing: a different batch size changes the last digits.
-    return Features(found or moments, np.load(of_rows, mmap_mode="r") if keep else None)
+    return Features(found or moments, map_array(of_rows, shape, np.float32) if keep else None)
 
 
 def resolve_count(source: Source, wanted: int | None) -> int:
@@ -212,13 +209,3 @@ def _moments_at(path: Path, key: dict[str, Any], count: int, extractor: Extracto
     if about != key or found.n != count or found.features != extractor.features:
         raise DataError(f"{path} belongs to other pictures: {about}.")
     return found
-
-
-def _rows_at(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} is not a file of features: {error}") from error
-    if rows.shape != shape or rows.dtype != np.float32:
-        raise DataError(f"{path} holds {rows.dtype} {rows.shape}, expected float32 {shape}.")
-    return rows

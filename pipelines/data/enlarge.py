@@ -18,6 +18,7 @@ from gan_core.errors import DataError
 from gan_core.files import atomic_write, explain_os_errors, write_json
 from gan_core.images.pictures import encode_png
 from gan_core.inference.generator import Generator
+from gan_core.shards import open_shard
 from pipelines.data.shards import shard_name
 
 _CHUNK = 256
@@ -119,7 +120,7 @@ def enlarge(
 
 def _batches(shard: Path) -> Iterator[pa.Table]:
     """Read a shard of real pictures in small tables, with empty provenance columns."""
-    with pq.ParquetFile(shard, memory_map=True) as file:
+    with open_shard(shard) as file:
         for batch in file.iter_batches(batch_size=_CHUNK):
             yield _with_provenance(pa.Table.from_batches([batch], schema=batch.schema))
 
@@ -134,7 +135,7 @@ def _write(path: Path, columns: pa.Schema, tables: Iterator[pa.Table]) -> None:
     """Write ``tables`` as one file in row groups of about :data:`_GROUP_BYTES`, which also limits the memory in use."""
     waiting: list[pa.Table] = []
     size, empty = 0, True
-    with explain_os_errors(path), pq.ParquetWriter(path, columns) as writer:
+    with explain_os_errors(path), pq.ParquetWriter(path, columns, write_page_checksum=True) as writer:
         for table in tables:
             waiting.append(table)
             size, empty = size + table.nbytes, False

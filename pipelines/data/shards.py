@@ -156,6 +156,8 @@ def write_shard(spec: ShardSpec) -> str:
             compression={name: "none" if name.endswith(".bytes") else "zstd" for name in _leaves(columns)},
             use_dictionary=["split"],
             write_statistics=False,
+            # Pictures have checksums of their own, but labels do not.
+            write_page_checksum=True,
             store_schema=True,
         ) as writer,
     ):

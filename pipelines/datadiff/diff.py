@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from gan_core.data import PreparedDataset
 from gan_core.metrics.evaluate import compare
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.sources import DatasetSplit
-from gan_core.shards import explain_damage
+from gan_core.shards import explain_damage, open_shard
 
 FIGURES = ("fid", "kid", "coverage")
 """Figures between two datasets, by name. Coverage is the share of the new pictures that the old ones cover."""
@@ -227,7 +226,7 @@ def _keys(dataset: PreparedDataset, split: str, *, by_name: bool) -> Iterator[in
     field_name = "path" if by_name else "bytes"
     for shard in dataset.shards(split):
         with explain_damage(shard):
-            for batch in pq.ParquetFile(shard, memory_map=True).iter_batches(columns=columns, batch_size=_BATCH):
+            for batch in open_shard(shard).iter_batches(columns=columns, batch_size=_BATCH):
                 parts = [batch.column(name).field(field_name).to_pylist() for name in columns]
                 for values in zip(*parts, strict=True):
                     digest = hashlib.blake2b(digest_size=8)

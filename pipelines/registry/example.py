@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from pyarrow.parquet import ParquetFile
-
 from gan_core.data import PreparedDataset
+from gan_core.shards import open_shard
 
 
 def example_picture(prepared: Path) -> bytes | None:
@@ -15,6 +14,6 @@ def example_picture(prepared: Path) -> bytes | None:
     info = PreparedDataset(prepared).info
     split = "test" if info.splits.get("test") else "train"
     column = "condition" if info.condition_channels else "image"
-    batches = ParquetFile(PreparedDataset(prepared).shards(split)[0]).iter_batches(columns=[column], batch_size=1)
+    batches = open_shard(PreparedDataset(prepared).shards(split)[0]).iter_batches(columns=[column], batch_size=1)
     first = next(batches, None)
     return None if first is None else first.column(column)[0].as_py()["bytes"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gan_core.shards import open_shard
 from pipelines.storage.folders import list_folder
 from pipelines.storage.node_cache import PieceCache
 from pipelines.storage.objects import Entry, Storage
@@ -50,7 +51,7 @@ class StorageShards:
     @contextmanager
     def open(self, name: str) -> Iterator[pq.ParquetFile]:
         """See :class:`gan_core.shards.ShardSource`."""
-        with pq.ParquetFile(_RangeFile(self._storage, self._files[name]), metadata=self._metadata(name)) as file:
+        with open_shard(_RangeFile(self._storage, self._files[name]), self._metadata(name)) as file:
             yield file
 
     def _read_metadata(self, name: str) -> pq.FileMetaData:

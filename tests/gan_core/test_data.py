@@ -150,11 +150,28 @@ def test_a_damaged_or_missing_shard_is_detected_although_its_pictures_are_cached
 def test_a_damaged_cache_is_written_again(tmp_path: Path) -> None:
     pixels = blobs(4)
     directory = write_prepared(tmp_path / "data", pixels)
-    for content in (b"", b"junk", None):
+    for damage in (lambda whole: b"", lambda whole: b"junk", lambda whole: whole[:-10], _flip_a_pixel):
         np.testing.assert_array_equal(PreparedDataset(directory, tmp_path / "cache").pixels(), pixels)
         (cached,) = (tmp_path / "cache").glob("*.npy")
-        cached.write_bytes(cached.read_bytes()[:-10] if content is None else content)
+        cached.write_bytes(damage(cached.read_bytes()))
     np.testing.assert_array_equal(PreparedDataset(directory, tmp_path / "cache").pixels(), pixels)
+
+
+def _flip_a_pixel(whole: bytes) -> bytes:
+    return whole[:-30] + bytes([whole[-30] ^ 1]) + whole[-29:]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_label_that_was_changed_into_another_is_detected(tmp_path: Path, streamed: bool) -> None:
+    directory = write_prepared(tmp_path / "data", blobs(8), np.arange(8), row_group=8)
+    shard = next(directory.glob("*.parquet"))
+    whole = shard.read_bytes()
+    labels = np.arange(8, dtype=np.int64).tobytes()
+    assert whole.count(labels) == 1
+    shard.write_bytes(whole.replace(labels, labels[:8] + labels[16:24] + labels[16:]))
+    dataset = PreparedDataset(directory, tmp_path / "cache")
+    with pytest.raises(DataError, match=rf"{shard.name} is damaged .*Run the ingest stage again"):
+        (dataset.streaming() if streamed else dataset).labels()
 
 
 def test_a_label_without_a_class_is_refused(tmp_path: Path) -> None:

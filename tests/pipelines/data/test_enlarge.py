@@ -26,7 +26,7 @@ def written(shard: Path, to: Path) -> Path:
 
 
 def test_a_small_shard_has_the_bytes_of_a_single_write(shard, tmp_path):
-    pq.write_table(enlarge._with_provenance(pq.read_table(shard)), tmp_path / "once.parquet")
+    pq.write_table(enlarge._with_provenance(pq.read_table(shard)), tmp_path / "once.parquet", write_page_checksum=True)
     assert written(shard, tmp_path / "new.parquet").read_bytes() == (tmp_path / "once.parquet").read_bytes()
 
 
