@@ -53,8 +53,8 @@ types: $(VENV)/.ready  ## check the static types
 contract: $(VENV)/.ready  ## check which package may import which
 	@$(BIN)/lint-imports
 
-chaos: $(VENV)/.ready  ## inject faults; prints a table and writes var/chaos.json. CASES="kill-*" and TIMES=5 select cases and repetitions
-	@$(BIN)/python -m tests.chaos $(if $(CASES),--cases "$(CASES)") $(if $(TIMES),--times $(TIMES)) $(if $(SMALL),--small --lanes 2)
+chaos: $(VENV)/.ready  ## inject faults; prints a table. CASES="kill-*" TIMES=5: which cases, how often; RESUME=1: go on after an earlier call
+	@$(BIN)/python -m tests.chaos $(if $(CASES),--cases "$(CASES)") $(if $(TIMES),--times $(TIMES)) $(if $(RESUME),--resume) $(if $(SMALL),--small --lanes 2)
 
 fuzz: $(VENV)/.ready  ## read broken and hostile pictures, archives, tables and Parquet. INPUTS=100000: number of each; SEED=1: other inputs
 	@$(BIN)/python -m tests.fuzz $(if $(INPUTS),--inputs $(INPUTS)) $(if $(SEED),--seed $(SEED))

@@ -1,7 +1,8 @@
-"""``python -m tests.chaos``: run the cases, print a table, write ``var/chaos.json``. Exit status 1 if a case failed.
+"""``python -m tests.chaos``: run the cases, print a table, note each run in ``var/chaos.jsonl``.
 
 Each run of a case takes its random numbers from its name and one of the fixed seeds, so that a failure can be repeated:
-``--cases NAME --seed SEED``.
+``--cases NAME --seed SEED``. All cases 20 times take hours, so ``--resume`` leaves out the runs that are noted as passed. The
+table counts these too, and the failures before them. Exit status 1 if a case failed in this call.
 """
 
 import argparse
@@ -11,12 +12,13 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -29,7 +31,6 @@ from tests.chaos.place import adopt_orphans, kill, orphans_now
 
 SEEDS = tuple(range(1, 21))
 ROOT = Path(__file__).parents[2]
-RESULT = ROOT / "var" / "chaos.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Outcome:
     seconds: float
     notes: list[str]
     trouble: str = ""
+    commit: str = ""
+    """What was checked out, with ``+`` if files differed from it."""
 
 
 @dataclass
@@ -110,16 +113,17 @@ def _be(suite: Suite, case: Case, seed: int, result: Path) -> None:
         os._exit(0)
 
 
-def finish(running: _Running) -> Outcome:
+def finish(running: _Running, commit: str) -> Outcome:
     """Read the outcome that the process of a run has written."""
     text = running.result.read_text(encoding="utf-8")
     said = json.loads(text) if text else {"verdict": "failed", "trouble": "its process was killed", "notes": []}
     seconds = time.monotonic() - running.began
-    return Outcome(case=running.case.name, seed=running.seed, seconds=seconds, **said)
+    return Outcome(case=running.case.name, seed=running.seed, seconds=seconds, commit=commit, **said)
 
 
-def run_all(suite: Suite, runs: Sequence[tuple[Case, int]], lanes: int) -> list[Outcome]:
-    """Run cases, at most ``lanes`` at once; print the outcome of each when it ends."""
+def run_all(suite: Suite, runs: Sequence[tuple[Case, int]], lanes: int, notes: Path) -> list[Outcome]:
+    """Run cases, at most ``lanes`` at once; print and note the outcome of each when it ends."""
+    commit = current_commit()
     waiting, running, outcomes = list(runs), dict[int, _Running](), []
     while waiting or running:
         busy_alone = any(entry.case.alone for entry in running.values())
@@ -136,8 +140,9 @@ def run_all(suite: Suite, runs: Sequence[tuple[Case, int]], lanes: int) -> list[
                     json.dumps({"verdict": "failed", "trouble": f"took over {entry.case.seconds:.0f} s", "notes": []})
                 )
             del running[pid]
-            outcomes.append(finish(entry))
+            outcomes.append(finish(entry, commit))
             _tell(outcomes[-1])
+            note(notes, outcomes[-1])
         time.sleep(0.05)
     return outcomes
 
@@ -154,6 +159,25 @@ def _tell(outcome: Outcome) -> None:
     print(f"{outcome.verdict:7}{outcome.case} seed {outcome.seed}, {outcome.seconds:.0f} s{notes} {first}", flush=True)
 
 
+def current_commit() -> str:
+    """The commit that is checked out, with ``+`` if files differ from it."""
+    command = ["git", "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def note(notes: Path, outcome: Outcome) -> None:
+    """Append an outcome to the notes."""
+    notes.parent.mkdir(exist_ok=True)
+    with notes.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(outcome)) + "\n")
+
+
+def noted(notes: Path) -> list[Outcome]:
+    """The runs of earlier calls."""
+    lines = notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else []
+    return [Outcome(**json.loads(line)) for line in lines]
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
     """A line for each case: the number of runs, how many passed, and what failed."""
     names = list(dict.fromkeys(outcome.case for outcome in outcomes))
@@ -164,7 +188,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
         counted = [outcome for outcome in own if outcome.verdict != "n.a."]
         passed = sum(outcome.verdict == "passed" for outcome in counted)
         failed = [
-            f"seed {o.seed}: {(o.trouble.splitlines() or ['?'])[0][:90]}" for o in counted if o.verdict == "failed"
+            f"seed {o.seed} at {o.commit}: {(o.trouble.splitlines() or ['?'])[0][:90]}"
+            for o in counted
+            if o.verdict == "failed"
         ]
         said = "; ".join(failed) or ("" if counted else f"not run here: {own[0].trouble}")
         seconds = sum(outcome.seconds for outcome in own) / len(own)
@@ -180,6 +206,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run only this seed")
     parser.add_argument("--small", action="store_true", help="the short form of .ci/run: one run of each kind")
     parser.add_argument("--lanes", type=int, default=1, help="cases at once (default 1)")
+    parser.add_argument("--resume", action="store_true", help="leave out the runs that are noted as passed")
     parser.add_argument("--list", action="store_true", help="print the names of the cases and exit")
     given = parser.parse_args()
     patterns = [word for word in given.cases.replace(",", " ").split() if word]
@@ -189,6 +216,12 @@ def main() -> int:
         print("\n".join(case.name for case in chosen) or f"no case matches {given.cases}")
         return 0 if chosen else 2
     seeds = (given.seed,) if given.seed is not None else SEEDS[:1] if given.small else SEEDS[: given.times]
+    runs = [(case, seed) for case in chosen for seed in seeds]
+    notes = ROOT / "var" / ("chaos-small.jsonl" if given.small else "chaos.jsonl")
+    if not given.resume:
+        notes.unlink(missing_ok=True)
+    before = [o for o in noted(notes) if any((o.case, o.seed) == (case.name, seed) for case, seed in runs)]
+    done = {(outcome.case, outcome.seed) for outcome in before if outcome.verdict != "failed"}
     began = time.monotonic()
     signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
@@ -196,23 +229,25 @@ def main() -> int:
     adopt_orphans()
     import_everything()
     from gan_core.cache import user_cache_dir
-    from gan_core.files import write_json
 
     weights = Path(os.environ.get("GANTRY_WEIGHTS_DIR", user_cache_dir() / "weights"))
     folder = Path(tempfile.mkdtemp(prefix="gantry-chaos-"))
     try:
         suite = prepare(folder, weights, small=given.small)
         print(f"prepared in {time.monotonic() - began:.0f} s", flush=True)
-        outcomes = run_all(suite, [(case, seed) for case in chosen for seed in seeds], given.lanes)
+        left = [(case, seed) for case, seed in runs if (case.name, seed) not in done]
+        outcomes = run_all(suite, left, given.lanes, notes)
     finally:
         kill(orphans_now())
         shutil.rmtree(folder, ignore_errors=True)
     took = time.monotonic() - began
-    write_json(RESULT, {"seconds": round(took), "runs": [vars(outcome) for outcome in outcomes]})
     for outcome in outcomes:
         if outcome.verdict == "failed":
             print(f"\n--- {outcome.case} seed {outcome.seed} ({'; '.join(outcome.notes)})\n{outcome.trouble}")
-    print(f"\n{table(outcomes)}\n\n{took:.0f} s; details in {RESULT.relative_to(ROOT)}")
+    order = {case.name: number for number, case in enumerate(chosen)}
+    counted = sorted([*before, *outcomes], key=lambda outcome: (order[outcome.case], outcome.seed))
+    commits = ", ".join(dict.fromkeys(outcome.commit for outcome in counted))
+    print(f"\n{table(counted)}\n\nat {commits}; {took:.0f} s; details in {notes.relative_to(ROOT)}")
     return 0 if all(outcome.verdict != "failed" for outcome in outcomes) else 1
 
 
