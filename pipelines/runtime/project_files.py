@@ -1,4 +1,4 @@
-"""Check params.yaml, dvc.yaml, dvc.lock and the .dvc files of raw data for damage before a run.
+"""Check params.yaml, dvc.yaml, dvc.lock, DVC's configuration and the .dvc files of raw data for damage before a run.
 
 Otherwise a damaged file would be found late, perhaps after hours of training, or with an unclear error of DVC's loader.
 """
@@ -26,8 +26,8 @@ def check_project_files(checkout: Checkout) -> None:
 
     Raises:
         SettingsError: params.yaml cannot be read.
-        StageError: dvc.yaml, dvc.lock or a .dvc file of ``data/raw`` is damaged, or params.yaml lacks a setting that a stage
-            depends on. The message has file, line and remedy.
+        StageError: dvc.yaml, dvc.lock, a configuration file of DVC or a .dvc file of ``data/raw`` is damaged, or params.yaml
+            lacks a setting that a stage depends on. The message has file, line and remedy.
     """
     params = read_params(checkout.params) if checkout.params.is_file() else None
     if (path := checkout.dvc_yaml).is_file():
@@ -39,6 +39,7 @@ def check_project_files(checkout: Checkout) -> None:
     if (path := checkout.dvc_lock).is_file():
         restore = "DVC writes this file: restore it with git checkout dvc.lock, or remove it to run all stages again"
         _read(path, "COMPILED_LOCKFILE_SCHEMA", restore)
+    _check_config(checkout.root)
     for path in sorted(checkout.raw.glob("*.dvc")):
         if path.is_file():
             place = path.relative_to(checkout.root)
@@ -47,6 +48,31 @@ def check_project_files(checkout: Checkout) -> None:
                 f"{place.with_suffix('')}"
             )
             _check_source(_read(path, "COMPILED_SINGLE_STAGE_SCHEMA", restore))
+
+
+def _check_config(root: Path) -> None:
+    """Raise StageError if a configuration file of DVC cannot be read. DVC's own error does not name the file."""
+    # Imported here: DVC takes a second to import.
+    from dvc.config import Config, ConfigError
+
+    folder = root / ".dvc"
+    if not folder.is_dir():
+        return
+    own = folder / Config.CONFIG
+    places = [Path(Config.get_dir(level), Config.CONFIG) for level in Config.SYSTEM_LEVELS]
+    files = [file for file in (*places, own, folder / Config.CONFIG_LOCAL) if file.is_file()]
+    try:
+        for file in files:
+            blamed = [file]
+            Config.load_file(str(file))
+        blamed = files  # each can be read, but together they may be invalid
+        Config(str(folder))
+    except ConfigError as error:
+        what = str(error).removeprefix("config file error: ").splitlines()[0].rstrip(".")
+        restore = ", or restore .dvc/config with git checkout .dvc/config" if own in blamed else ""
+        raise StageError(
+            f"{' or '.join(map(str, blamed))}: DVC cannot read this configuration: {what}. Correct it{restore}."
+        ) from error
 
 
 def missing_stages(checkout: Checkout) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""A disk that is really full: ``var`` is on a small file system. This also covers writes outside Python."""
+"""A disk that is really full: ``var`` is on a small file system. This covers writes outside Python too, of Ray and Prefect."""
 
 import itertools
+import os
 import random
 import subprocess
 from collections.abc import Iterator
@@ -9,16 +10,24 @@ from functools import partial
 from pathlib import Path
 
 from tests.chaos.case import Case, NotSupported, Suite
+from tests.chaos.case_flow import LOCAL, check_finished
 from tests.chaos.case_stages import check_rerun
-from tests.chaos.checks import make_old
-from tests.chaos.place import STAGES, Place, orphans
+from tests.chaos.checks import check_same, make_old
+from tests.chaos.place import STAGES, Ended, Place, orphans, outs
+
+SERVERS_KB = 6_000
+"""About what Prefect's database takes in a run, and the logs of a Ray cluster if there is one."""
 
 
 def cases() -> list[Case]:
-    """One case for each stage, with a random size of the file system."""
+    """One case for each stage and for whole runs, with a random size of the file system."""
     return [
-        Case(name=f"no-room-{stage}", run=partial(without_room, stage=stage), small=stage == "train")
-        for stage in STAGES
+        *(
+            Case(name=f"no-room-{stage}", run=partial(without_room, stage=stage), small=stage == "train")
+            for stage in STAGES
+        ),
+        Case(name="no-room-run", run=partial(run_without_room, cluster=False), small=False, seconds=1200),
+        Case(name="no-room-run-ray", run=partial(run_without_room, cluster=True), small=False, seconds=1200),
     ]
 
 
@@ -29,17 +38,48 @@ def without_room(suite: Suite, numbers: random.Random, *, stage: str) -> None:
         disk.resize(used + round(_need(suite, stage) * numbers.uniform(0.05, 0.95)))
         first = place.stage(stage)
         suite.notes.append(f"{disk.size - used} kB, status {first.status}")
-        left = orphans()
-        assert not left, f"still running: {'; '.join(left)}"
-        if first.status:
-            assert "Traceback" not in first.output, f"a traceback:\n{first.output[-3000:]}"
-            full = ("no space left", "disk is full", "disk full", "no room")
-            assert any(words in first.output.lower() for words in full), (
-                f"does not say that the disk is full:\n{first.output[-2000:]}"
-            )
+        _check_said(first)
         disk.resize(used + 200_000)
         make_old(place)
         check_rerun(suite, place, stage)
+
+
+def run_without_room(suite: Suite, numbers: random.Random, *, cluster: bool) -> None:
+    """Run the flow with too little disk space for its files, its Prefect server's and its Ray cluster's, then with enough."""
+    extra = {} if cluster else LOCAL
+    wanted = None
+    if cluster:
+        with suite.baseline.before["train"].copy() as alone:
+            # Rounding depends on the number of threads: a worker of a real cluster has one per core.
+            assert alone.stage("train", GANTRY_CHAOS_LOCAL=str(os.cpu_count())).status == 0
+            wanted = outs(alone.root, "train")
+    with suite.baseline.before["ingest"].copy() as place, _small(place) as disk:
+        place.environment.pop("GANTRY_PIPELINE_RUN", None)
+        used = disk.used()
+        need = sum(_need(suite, stage) for stage in STAGES) + SERVERS_KB
+        disk.resize(used + round(need * numbers.uniform(0.05, 0.95)))
+        first = place.command("gantry", "run", **extra).wait(600)
+        suite.notes.append(f"{disk.size - used} of {need} kB, status {first.status}")
+        _check_said(first)
+        disk.resize(used + 400_000)
+        make_old(place)
+        last = place.command("gantry", "run", **extra).wait(600)
+        assert last.status == 0, f"the run after it ended with {last.status}:\n{last.output[-4000:]}"
+        if wanted is not None:
+            check_same(place, "train", wanted)
+        check_finished(suite, place, ("ingest", "tune") if cluster else STAGES)
+
+
+def _check_said(first: Ended) -> None:
+    """Check that a command on a full disk ended all its processes, and says that the disk is full if it failed."""
+    left = orphans()
+    assert not left, f"still running: {'; '.join(left)}"
+    if first.status:
+        assert "Traceback" not in first.output, f"a traceback:\n{first.output[-3000:]}"
+        full = ("no space left", "disk is full", "disk full", "no room")
+        assert any(words in first.output.lower() for words in full), (
+            f"does not say that the disk is full:\n{first.output[-2000:]}"
+        )
 
 
 def _need(suite: Suite, stage: str) -> int:
