@@ -168,12 +168,20 @@ def prune_checkpoints(
     spared = next((path for path in paths if _is_accepted(path, accept)), None)
     for path in paths[keep:]:
         if path != spared:
-            shutil.rmtree(path)
+            _remove(path)
     remove_leftovers(directory)
 
 
+def _remove(path: Path) -> None:
+    """Remove a checkpoint. A process that is killed meanwhile leaves no part of it, only a leftover."""
+    leftover = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(leftover, ignore_errors=True)
+    path.rename(leftover)
+    shutil.rmtree(leftover)
+
+
 def remove_leftovers(directory: Path | str) -> None:
-    """Remove the temporary folders in ``directory`` of processes that were killed while they wrote a checkpoint."""
+    """Remove the temporary folders in ``directory`` of processes that were killed while they wrote or removed a checkpoint."""
     for path in Path(directory).glob(".step-????????.*"):
         shutil.rmtree(path)
 
@@ -190,7 +198,7 @@ def drop_checkpoints_after(directory: Path | str, step: int) -> None:
     """Remove the checkpoints directly in ``directory`` that are newer than ``step``, after a rollback."""
     for path in Path(directory).glob("step-????????"):
         if path.name > f"step-{step:08d}":
-            shutil.rmtree(path)
+            _remove(path)
 
 
 def require_same_settings(

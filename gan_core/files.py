@@ -128,7 +128,7 @@ def link_or_copy(source: Path | str, target: Path | str) -> None:
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as error:  # another file system, or one without hard links
-        _LOG.info("Copying %s: it cannot be hard-linked (%s).", source, error)
+        _LOG.debug("Copying %s: it cannot be hard-linked (%s).", source, error)
         shutil.copy2(source, target)
 
 

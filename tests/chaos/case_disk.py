@@ -4,23 +4,24 @@ import itertools
 import os
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from tests.chaos.case import Case, NotSupported, Suite
-from tests.chaos.case_flow import LOCAL, check_finished
+from tests.chaos.case_flow import LOCAL, check_finished, works_at
 from tests.chaos.case_stages import check_rerun
 from tests.chaos.checks import check_same, make_old
 from tests.chaos.place import STAGES, Ended, Place, orphans, outs
 
-SERVERS_KB = 6_000
-"""About what Prefect's database takes in a run, and the logs of a Ray cluster if there is one."""
+ROOM_KB = 400_000
+"""Enough for a run with its Ray cluster."""
 
 
 def cases() -> list[Case]:
-    """One case for each stage and for whole runs, with a random size of the file system."""
+    """One case for each stage and for whole runs, with a random moment or size."""
     return [
         *(
             Case(name=f"no-room-{stage}", run=partial(without_room, stage=stage), small=stage == "train")
@@ -45,7 +46,7 @@ def without_room(suite: Suite, numbers: random.Random, *, stage: str) -> None:
 
 
 def run_without_room(suite: Suite, numbers: random.Random, *, cluster: bool) -> None:
-    """Run the flow with too little disk space for its files, its Prefect server's and its Ray cluster's, then with enough."""
+    """The disk fills up during a stage of the flow, for its files, its Prefect server and its Ray cluster alike."""
     extra = {} if cluster else LOCAL
     wanted = None
     if cluster:
@@ -55,13 +56,18 @@ def run_without_room(suite: Suite, numbers: random.Random, *, cluster: bool) -> 
             wanted = outs(alone.root, "train")
     with suite.baseline.before["ingest"].copy() as place, _small(place) as disk:
         place.environment.pop("GANTRY_PIPELINE_RUN", None)
-        used = disk.used()
-        need = sum(_need(suite, stage) for stage in STAGES) + SERVERS_KB
-        disk.resize(used + round(need * numbers.uniform(0.05, 0.95)))
-        first = place.command("gantry", "run", **extra).wait(600)
-        suite.notes.append(f"{disk.size - used} of {need} kB, status {first.status}")
+        disk.resize(ROOM_KB)
+        stage = "train" if cluster else numbers.choice(STAGES)
+        run = place.command("gantry", "run", **extra)
+        run.until(partial(works_at, place, stage), 400, f"stage {stage}")
+        time.sleep(numbers.uniform(0, 15 if cluster else 3))  # a cluster takes seconds to start
+        room = numbers.choice((0, 40, 400))
+        disk.resize(disk.used() + room)
+        suite.notes.append(f"{room} kB left in {stage}")
+        first = run.wait(600)
+        suite.notes.append(f"status {first.status}")
         _check_said(first)
-        disk.resize(used + 400_000)
+        disk.resize(ROOM_KB)
         make_old(place)
         last = place.command("gantry", "run", **extra).wait(600)
         assert last.status == 0, f"the run after it ended with {last.status}:\n{last.output[-4000:]}"

@@ -57,7 +57,7 @@ def breaking(suite: Suite, numbers: random.Random, *, faults: tuple[str, ...]) -
         for fault, stage in zip(faults, _in_order(numbers, len(faults)), strict=True):
             command = ("dvc", "repro") if fault == "bare-repro" else ("gantry", "run")
             run = place.command(*command, **LOCAL)
-            run.until(partial(_works_at, place, stage), RUN_SECONDS, f"stage {stage}")
+            run.until(partial(works_at, place, stage), RUN_SECONDS, f"stage {stage}")
             time.sleep(numbers.uniform(0, 2))
             suite.notes.append(f"{fault} in {stage}")
             _break(run, fault)
@@ -98,7 +98,7 @@ def _in_order(numbers: random.Random, count: int) -> list[str]:
     return [STAGES[number] for number in sorted(numbers.sample(range(len(STAGES)), count))]
 
 
-def _works_at(place: Place, stage: str) -> bool:
+def works_at(place: Place, stage: str) -> bool:
     """Whether a stage has begun, that is, its work directory exists."""
     return any(path.is_dir() for path in (place.root / "var/work" / stage).glob("*"))
 
@@ -143,7 +143,7 @@ def two_in_one_checkout(suite: Suite, numbers: random.Random) -> None:
         _untracked(place)
         first = place.command("gantry", "run", **LOCAL)
         stage = numbers.choice(STAGES)
-        first.until(partial(_works_at, place, stage), RUN_SECONDS, f"stage {stage}")
+        first.until(partial(works_at, place, stage), RUN_SECONDS, f"stage {stage}")
         second = place.command("gantry", "run", **LOCAL).wait(120)
         assert second.status != 0, f"a second run was allowed:\n{second.output[-2000:]}"
         assert "Another run is in progress" in second.output, second.output[-2000:]

@@ -188,6 +188,29 @@ def test_checkpoints_after_a_step_are_removed(tmp_path: Path) -> None:
     assert steps(tmp_path) == [10, 20]
 
 
+@pytest.mark.parametrize("remove", ["prune", "drop"])
+def test_a_removal_that_was_killed_leaves_no_part_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: str
+) -> None:
+    save(tmp_path, 10, 20, 30)
+
+    def killed(path: Path, **options: bool) -> None:
+        if path.exists():
+            (path / "manifest.json").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gan_core.checkpoint.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        if remove == "prune":
+            checkpoints.prune_checkpoints(tmp_path, keep=2)
+        else:
+            checkpoints.drop_checkpoints_after(tmp_path, 20)
+    monkeypatch.undo()
+    assert steps(tmp_path) == ([20, 30] if remove == "prune" else [10, 20])
+    checkpoints.remove_leftovers(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_changed_settings_are_named_one_by_one(tmp_path: Path) -> None:
     saved = {"train.batch": 64, "train.beta1": 0.5, "model.slope": 0.2, "gone": 1}
     current = {"train.batch": 32, "train.beta1": 0.5, "model.slope": 0.3, "new": [1]}

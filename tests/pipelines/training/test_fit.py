@@ -71,9 +71,9 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
     if place == "storage":
         monkeypatch.setenv("GANTRY_STORAGE_URI", f"file://{tmp_path}/storage")
     data = write_prepared(tmp_path / "data", blobs(64))
-    every = {"log_every": 10, "checkpoint_every": 20, "fid_every": 720, "fid_samples": 8}
+    every = {"log_every": 10, "checkpoint_every": 20, "fid_every": 240, "fid_samples": 8}
     settings = small_settings(
-        train__steps=720, train__start_from="parent", **{f"train__{name}": value for name, value in every.items()}
+        train__steps=240, train__start_from="parent", **{f"train__{name}": value for name, value in every.items()}
     )
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
@@ -109,8 +109,8 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
         path.name: path.read_bytes() for path in (tmp_path / "alone-start").iterdir()
     }, "what a later run starts from differs"
     rows = read_curves(work / CURVES).set_index("step")
-    assert list(rows.index) == list(range(10, 721, 10))
-    assert list(rows[FID].dropna().index) == [720]
+    assert list(rows.index) == list(range(10, 241, 10))
+    assert list(rows[FID].dropna().index) == [240]
     (log,) = find_logs(tmp_path / "track")
     stamps = {event["values"].get("gantry.fid_protocol") for event, _ in read_events(log) if event["kind"] == "tags"}
     assert any("8 against 8 real of train" in stamp for stamp in stamps if stamp)
@@ -125,7 +125,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
     assert not is_exported(work)
     fit(work, data, settings, run_key="key", run_name="train", track=None, start=start, start_folder=start.folder)
     assert (work / GENERATOR / weights).read_bytes() == (tmp_path / "alone-generator" / weights).read_bytes()
-    assert list(read_curves(work / CURVES)["step"]) == list(range(10, 721, 10))
+    assert list(read_curves(work / CURVES)["step"]) == list(range(10, 241, 10))
 
 
 @pytest.mark.ray
