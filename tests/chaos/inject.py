@@ -18,6 +18,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -132,6 +133,7 @@ class Injector:
 
         builtins.open = io.open = self._open_file  # type: ignore[assignment]
         os.open, os.write = self._open_descriptor, self._write  # type: ignore[assignment]
+        shutil._USE_CP_SENDFILE = False  # type: ignore[attr-defined]  # the kernel's copy could not be torn
         self._wrap_answers()
         _after_import("httpx", self._wrap_httpx)
         sys.addaudithook(self._hook)

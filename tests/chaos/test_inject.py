@@ -4,6 +4,7 @@ import errno
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,3 +150,10 @@ def test_files_elsewhere_do_not_count(tmp_path: Path, planned: Callable[..., Pla
     plan = planned()
     assert forked(lambda: write_text(tmp_path / "elsewhere", "x"), plan) == 0
     assert read_points(Path(plan.log)) == []
+
+
+def test_a_copy_is_torn_as_a_write_is(folder: Path, planned: Callable[..., Plan]) -> None:
+    (folder / "from").write_text("0123456789")
+    plan = planned(Point("write", "to", 1), "tear")
+    assert forked(lambda: shutil.copyfile(folder / "from", folder / "to"), plan) == -signal.SIGKILL
+    assert (folder / "to").read_text() == "01234"
