@@ -10,17 +10,13 @@ A run that is interrupted goes on. OUT/figures.json holds the figures.
 """
 
 import argparse
-import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from prepared import write_prepared
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -62,40 +58,12 @@ class Pixels(Extractor):
 
 def prepare(folder: Path, count: int | None) -> PreparedDataset:
     """Prepare ``count`` of the training digits (None: all) and the held-out ones, unless they are prepared."""
-    if not (folder / "dataset.json").is_file():
-        folder.mkdir(parents=True)
-        digits = (load_digits().images * 15.9).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
-        order = np.random.RandomState(0).permutation(len(digits))
-        splits = {"train": digits[order[HELD_OUT:]][:count], "test": digits[order[:HELD_OUT]]}
-        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        for split, pixels in splits.items():
-            images = []
-            for index, picture in enumerate(pixels):
-                buffer = io.BytesIO()
-                Image.fromarray(picture).save(buffer, "PNG")
-                images.append({"bytes": buffer.getvalue(), "path": f"{index}.png"})
-            pq.write_table(pa.table({"image": pa.array(images, kind)}), folder / f"{split}-00000-of-00001.parquet")
-        pixels = splits["train"]
-        described = {
-            "format": 1,
-            "name": f"{len(pixels)} digits",
-            "kind": "unlabelled",
-            "channels": 1,
-            "height": 16,
-            "width": 16,
-            "classes": [],
-            "attributes": [],
-            "condition_channels": 0,
-            "derived": "",
-            "splits": {split: len(pictures) for split, pictures in splits.items()},
-            "mean": [float(pixels.mean() / 255)],
-            "std": [float(pixels.std() / 255)],
-            "digest": hashlib.sha256(pixels.tobytes()).hexdigest(),
-            "code_version": "docs",
-            "rejects": {},
-        }
-        write_json(folder / "dataset.json", described)
-    return PreparedDataset(folder, folder.parent / "decoded")
+    if (folder / "dataset.json").is_file():
+        return PreparedDataset(folder, folder.parent / "decoded")
+    digits = (load_digits().images * 15.9).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+    order = np.random.RandomState(0).permutation(len(digits))
+    train = digits[order[HELD_OUT:]][:count]
+    return write_prepared(folder, f"{len(train)} digits", {"train": train, "test": digits[order[:HELD_OUT]]})
 
 
 def train(data: PreparedDataset, out: Path, measured: dict[str, dict[str, Any]]) -> None:

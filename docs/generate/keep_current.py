@@ -10,15 +10,11 @@ A run that is interrupted goes on. OUT/curves.json holds the figures.
 """
 
 import argparse
-import hashlib
-import io
 import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
+from prepared import write_prepared
 
 from gan_core.config import as_dict
 from gan_core.data import PreparedDataset
@@ -40,37 +36,11 @@ FEATURES, SAMPLES = 192, 1000
 
 def prepare(raw: Path, folder: Path, count: int) -> PreparedDataset:
     """Prepare the first ``count`` training pictures at 32x32 pixels, unless they are prepared."""
-    if not (folder / "dataset.json").is_file():
-        content = np.fromfile(raw / "train-images-idx3-ubyte", np.uint8, count * 28 * 28, offset=16)
-        pixels = np.pad(content.reshape(count, 28, 28), ((0, 0), (2, 2), (2, 2)))
-        images = []
-        for index, picture in enumerate(pixels):
-            buffer = io.BytesIO()
-            Image.fromarray(picture).save(buffer, "PNG")
-            images.append({"bytes": buffer.getvalue(), "path": f"{index}.png"})
-        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        folder.mkdir(parents=True)
-        pq.write_table(pa.table({"image": pa.array(images, kind)}), folder / "train-00000-of-00001.parquet")
-        described = {
-            "format": 1,
-            "name": "fashion-mnist",
-            "kind": "unlabelled",
-            "channels": 1,
-            "height": 32,
-            "width": 32,
-            "classes": [],
-            "attributes": [],
-            "condition_channels": 0,
-            "derived": "",
-            "splits": {"train": count},
-            "mean": [float(pixels.mean() / 255)],
-            "std": [float(pixels.std() / 255)],
-            "digest": hashlib.sha256(pixels.tobytes()).hexdigest(),
-            "code_version": "docs",
-            "rejects": {},
-        }
-        write_json(folder / "dataset.json", described)
-    return PreparedDataset(folder, folder.parent / "decoded")
+    if (folder / "dataset.json").is_file():
+        return PreparedDataset(folder, folder.parent / "decoded")
+    content = np.fromfile(raw / "train-images-idx3-ubyte", np.uint8, count * 28 * 28, offset=16)
+    pixels = np.pad(content.reshape(count, 28, 28), ((0, 0), (2, 2), (2, 2)))
+    return write_prepared(folder, "fashion-mnist", {"train": pixels})
 
 
 class Measured:
