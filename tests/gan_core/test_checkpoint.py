@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,9 +189,16 @@ def test_checkpoints_after_a_step_are_removed(tmp_path: Path) -> None:
     assert steps(tmp_path) == [10, 20]
 
 
-@pytest.mark.parametrize("remove", ["prune", "drop"])
+@pytest.mark.parametrize(
+    ("remove", "left"),
+    [
+        (lambda folder: checkpoints.prune_checkpoints(folder, keep=2), [20, 30]),
+        (lambda folder: checkpoints.drop_checkpoints_after(folder, 20), [10, 20]),
+    ],
+    ids=["prune", "drop"],
+)
 def test_a_removal_that_was_killed_leaves_no_part_of_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Path], None], left: list[int]
 ) -> None:
     save(tmp_path, 10, 20, 30)
 
@@ -201,12 +209,9 @@ def test_a_removal_that_was_killed_leaves_no_part_of_a_checkpoint(
 
     monkeypatch.setattr("gan_core.checkpoint.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        if remove == "prune":
-            checkpoints.prune_checkpoints(tmp_path, keep=2)
-        else:
-            checkpoints.drop_checkpoints_after(tmp_path, 20)
+        remove(tmp_path)
     monkeypatch.undo()
-    assert steps(tmp_path) == ([20, 30] if remove == "prune" else [10, 20])
+    assert steps(tmp_path) == left
     checkpoints.remove_leftovers(tmp_path)
     assert not list(tmp_path.glob(".*"))
 
