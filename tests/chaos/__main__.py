@@ -27,6 +27,7 @@ import psutil
 from pipelines.runtime.environment import set_up_environment
 from tests.chaos import local
 from tests.chaos.case import Case, NotSupported, Suite, by_name, prepare
+from tests.chaos.case_disk import unmount_below
 from tests.chaos.place import adopt_orphans, kill, orphans_now
 
 SEEDS = tuple(range(1, 21))
@@ -239,6 +240,7 @@ def main() -> int:
         outcomes = run_all(suite, left, given.lanes, notes)
     finally:
         kill(orphans_now())
+        unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)
     took = time.monotonic() - began
     for outcome in outcomes:

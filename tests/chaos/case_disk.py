@@ -117,6 +117,13 @@ class _Disk:
         subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(self._folder)], check=True)
 
 
+def unmount_below(folder: Path) -> None:
+    """Unmount what runs that were killed have left mounted below ``folder``."""
+    for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
+        if (place := line.split()[1]).startswith(f"{folder}/"):
+            subprocess.run(["umount", "-l", place], check=True)
+
+
 @contextmanager
 def _small(place: Place) -> Iterator[_Disk]:
     """Put the checkout's ``var`` on its own file system for the length of the block."""
