@@ -72,9 +72,15 @@ def import_everything() -> None:
         patch(importlib.import_module(name))
     bodies = importlib.import_module("pipelines.commands.stage").BODIES
     for name in (
-        "dvc.repo",
-        "mlflow",
-        "ray.train",
+        "dvc.repo.index",
+        "dvc.scm",
+        "dvc_render",
+        "matplotlib.pyplot",
+        "mlflow.store.model_registry.sqlalchemy_store",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "ray.train.torch",
+        "ruamel.yaml",
+        "scmrepo.git",
         "pipelines.training.worker",
         "pipelines.commands.track",
         *bodies.values(),
