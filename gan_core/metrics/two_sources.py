@@ -12,13 +12,14 @@ from gan_core.inference.generator import Generator
 from gan_core.metrics.assess import Assessment, assess
 from gan_core.metrics.classes import Classes, class_figures, labels_of_rows
 from gan_core.metrics.copying import MIN_PICTURES, copying
-from gan_core.metrics.evaluate import Comparison, compare
+from gan_core.metrics.evaluate import Comparison, compare, fid
 from gan_core.metrics.features import Features
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.measurement import Findings
 from gan_core.metrics.protocol import Figure
 from gan_core.metrics.samples import memorisation_figure
-from gan_core.metrics.sources import DatasetSplit, Samples, Source
+from gan_core.metrics.sources import DatasetSplit, Samples, Source, Translations
+from gan_core.metrics.translated_data import assess_translations
 
 CURVE = ("fid", "precision", "recall")
 """The figures that are measured against the truncation."""
@@ -41,14 +42,17 @@ def assess_sources(
 
     A generator against a split of a prepared dataset is measured by :func:`gan_core.metrics.assess.assess`, with the figures of
     the evaluate stage. Other sources have no latents, and classes only if both are prepared datasets with the same classes.
-    Copies are searched among the pictures of ``real``.
+    Copies are searched among the pictures of ``real``. A generator that translates is measured by
+    :func:`gan_core.metrics.translated_data.assess_translations`.
 
     Args:
         real: the real pictures.
         fake: the pictures to measure.
-        generator: the generator of ``fake``, which is then :class:`Samples` of it; None if there is none.
+        generator: the generator of ``fake``, which is then :class:`Samples` or :class:`Translations` of it; None if there is
+            none.
         extractor: from ``load_inception``.
-        count: number of pictures of each side, a fixed random subset; None uses all. Required for a generator.
+        count: number of pictures of each side, a fixed random subset; None uses all. Required for a generator. For
+            translations, the maximum number in each direction.
         path_samples: see :func:`gan_core.metrics.assess.assess`.
         truncations: see :func:`truncation_figures`.
         batch_size: pictures per batch; None uses the extractor's default.
@@ -65,6 +69,18 @@ def assess_sources(
         "cache_dir": cache_dir,
         "progress": progress,
     }
+    if generator is not None and isinstance(fake, Translations):
+        check(
+            not truncations,
+            "truncation: only a generator that makes pictures from noise can be measured against its truncation, and this one "
+            "translates. Leave it out.",
+        )
+        check(
+            not path_samples,
+            "path samples: a generator that translates has no latents, so it has no path lengths. Leave them out.",
+        )
+        assert count is not None, "translations have a maximum number"
+        return assess_translations(generator, fake.of, count=count, seed=fake.seed, **how)
     if not (generator is not None and isinstance(fake, Samples)):
         check(
             not truncations, "truncation: only a generator can be measured against its truncation, and there is none."
@@ -91,6 +107,18 @@ def assess_sources(
     for truncation in truncations:
         curve += truncation_figures(real, fake, generator, truncation, count=count, of_real=of_real, **how)
     return Assessment(found.objective, (*found.figures, *curve), found.findings)
+
+
+def fid_of_sources(
+    real: Source, fake: Source, *, generator: Generator | None, extractor: Extractor, count: int | None, **how: Any
+) -> Figure:
+    """The FID of :func:`assess_sources`, alone. ``how``: ``batch_size``, ``cache_dir`` and ``progress``."""
+    if generator is not None and isinstance(fake, Translations):
+        assert count is not None, "translations have a maximum number"
+        return assess_translations(
+            generator, fake.of, count=count, seed=fake.seed, extractor=extractor, full=False, **how
+        ).figures[0]
+    return fid(real, fake, extractor=extractor, real_count=count, fake_count=count, **how)
 
 
 def truncation_figures(

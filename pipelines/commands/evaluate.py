@@ -73,6 +73,10 @@ def evaluate(
     A and B are what gantry fid takes: folders of pictures, zips, prepared datasets, exported generators, or names of registered
     ones. A is the real side, unless A is a generator: then B is. The pictures of each side go through the feature network once.
 
+    A generator that translates (pix2pix, cyclegan, stargan, ...) is measured on prepared data, or on a folder or archive in a
+    layout of gantry data add: pairs, trainA and trainB, or a folder for each domain. Its sources are translated, in every
+    direction, and compared with the real pictures of the target.
+
     Each figure has its 95 % interval, the value that a trivial answer gets where there is one, and its protocol. Figures that
     cannot be measured are listed with the reason. A generator against the prepared data that it was trained on has the figures
     of the evaluate stage.

@@ -17,6 +17,9 @@ def fid(a: str, b: str, as_json: bool, **options: Any) -> None:
     Each is a folder of pictures (of any size, in any subfolders), a zip of pictures, a prepared dataset, an exported generator,
     or the name of a registered one (NAME, NAME/VERSION, NAME@ALIAS). A is the real side, unless A is a generator: then B is.
 
+    For a generator that translates, the other side is prepared data, or a folder or archive in one of its layouts; the FID is
+    that of its translations, or the mean over their directions. See gantry evaluate.
+
     By default all pictures are used; a generator makes as many as the other side has, at most 10,000. Pictures that cannot be
     read are listed and left out, and the result says so. If more than one and more than 1 % cannot be read, the command fails.
 
@@ -24,14 +27,14 @@ def fid(a: str, b: str, as_json: bool, **options: Any) -> None:
     """
     sources = open_sources(a, b, MeasureOptions(**options))
     # Imported here: --help need not wait for torch.
-    from gan_core.metrics.evaluate import fid as fid_of
+    from gan_core.metrics.two_sources import fid_of_sources
 
-    figure = fid_of(
+    figure = fid_of_sources(
         sources.real,
         sources.fake,
+        generator=sources.generator,
         extractor=sources.extractor,
-        real_count=sources.count,
-        fake_count=sources.count,
+        count=sources.count,
         batch_size=options["batch_size"],
         progress=True,
     )

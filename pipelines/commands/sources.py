@@ -1,8 +1,10 @@
 """Two sources of pictures on the command line: what ``gantry fid`` and ``gantry evaluate`` share."""
 
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from gan_core.inference.generator import Generator
     from gan_core.metrics.inception import Extractor
     from gan_core.metrics.sources import Source
+    from pipelines.settings.ingest import Side
 
 DEFAULT_SAMPLES = 10_000
 """Maximum number of pictures of each side if one of them is a generator and --n is not given."""
@@ -27,7 +30,9 @@ class MeasureOptions:
     features: str
     resize: Literal["tf1", "clean"]
     count: int | None
-    split: str
+    split: str | None
+    pairs: Literal["folders", "side-by-side"] | None
+    condition_side: "Side | None"
     seed: int
     batch_size: int | None
     device: str
@@ -43,10 +48,12 @@ class Sources:
     real: "Source"
     fake: "Source"
     generator: "Generator | None"
-    """The generator of ``fake``; None if it is not one."""
+    """The generator of ``fake``, which makes pictures from noise or translates; None if there is none."""
     count: int | None
-    """Number of pictures of each side; None for all."""
+    """Number of pictures of each side; None for all. The maximum number for translations."""
     extractor: "Extractor"
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Pictures left out of data that was prepared for a translating generator: file to reason, by folder or archive."""
 
 
 def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,7 +76,22 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(min=2),
             help="Number of pictures to use of each side, a fixed random subset.",
         ),
-        click.option("--split", default="train", show_default=True, help="Split of a prepared dataset."),
+        click.option(
+            "--split",
+            help="Split of the prepared data.  [default: train; test for translations, if there is one]",
+        ),
+        click.option(
+            "--pairs",
+            type=click.Choice(["folders", "side-by-side"]),
+            help="For a generator trained on pairs and a folder or archive: where the pairs are, as ingest.pairs.  "
+            "[default: folders]",
+        ),
+        click.option(
+            "--condition-side",
+            type=click.Choice(["first", "second"]),
+            help="With pairs in a folder or archive: the folder or half to translate, as ingest.condition_side.  "
+            "[default: first]",
+        ),
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of a generator's pictures."
         ),
@@ -95,38 +117,114 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def open_sources(a: str, b: str, options: MeasureOptions) -> Sources:
     """The sources that ``a`` and ``b`` name. The real side is A, unless A is a generator.
 
+    Pictures for a generator that translates are prepared in a temporary folder, until the current click context ends.
+
     Raises:
-        SettingsError: bf16 without --unpublished, a generator that translates pictures, or an option that neither source has a
-            use for.
+        SettingsError: bf16 without --unpublished, two generators of which one translates, or an option that neither source has
+            a use for.
         TrackingError: one of them is neither a file or folder nor a registered generator.
-        DataError: one of them has no pictures.
+        DataError: one of them has no pictures, or pictures that the generator cannot translate.
     """
     if options.precision == "bf16" and not options.unpublished:
         raise SettingsError("--precision bf16 is not for published figures. To use it anyway, add --unpublished.")
     # Imported here: --help need not wait for torch.
+    from gan_core.inference.generator import DESCRIPTION, load_generator
     from gan_core.metrics.inception import load_inception
     from gan_core.precision import choose_device
 
     where = choose_device(options.device)
     with ExitStack() as registered:
         places = [_place(one, registered) for one in (a, b)]
-        opened = [_source(place, options, str(where)) for place in places]
-    _check_options(options, [source for source, _ in opened])
-    if opened[0][1] is not None:
-        opened.reverse()
-    (real, _), (fake, generator) = opened
+        generators = [
+            load_generator(place, str(where)) if (place / DESCRIPTION).is_file() else None for place in places
+        ]
+    precision: Literal["fp32", "bf16"] = "bf16" if options.precision == "bf16" else "fp32"
+    make_extractor = partial(load_inception, where, precision, int(options.features), options.resize)
+    if any(generator is not None and generator.translates for generator in generators):
+        if None not in generators:
+            raise SettingsError(
+                f"{a} and {b} are generators, and one of them translates pictures. Measure it on pictures: a folder, an "
+                "archive or prepared data. To compare it with another generator, measure both on the same data."
+            )
+        at = generators.index(None)
+        translator = generators[1 - at]
+        assert translator is not None
+        return _translations(translator, places[at], (a, b)[at], options, make_extractor)
+    _check_unused(options)
+    sources = [_source(place, made, options) for place, made in zip(places, generators, strict=True)]
+    _check_options(options, sources)
+    if generators[0] is not None:
+        sources.reverse()
+        generators.reverse()
+    (real, fake), generator = sources, generators[1]
     count = options.count
     if count is None and generator is not None:
         count = min(DEFAULT_SAMPLES, real.available() or DEFAULT_SAMPLES)
-    precision: Literal["fp32", "bf16"] = "bf16" if options.precision == "bf16" else "fp32"
-    extractor = load_inception(where, precision, int(options.features), options.resize)
-    return Sources(real=real, fake=fake, generator=generator, count=count, extractor=extractor)
+    return Sources(real=real, fake=fake, generator=generator, count=count, extractor=make_extractor())
+
+
+def _translations(
+    generator: "Generator", data: Path, named: str, options: MeasureOptions, make_extractor: "Callable[[], Extractor]"
+) -> Sources:
+    """The sources of a generator that translates: the split of the data, and its translations."""
+    from gan_core.data import PreparedDataset
+    from gan_core.families import ImageShape
+    from gan_core.metrics.sources import DatasetSplit, Translations
+    from gan_core.metrics.translated_data import check_translates
+
+    left_out: dict[str, dict[str, str]] = {}
+    if _is_prepared(data):
+        _check_unused(options)
+        if options.encoding:
+            raise SettingsError(f"--encoding {options.encoding}: {named} is not an archive. Leave it out.")
+        dataset = PreparedDataset(data)
+    else:
+        from pipelines.data.for_generator import prepare_for
+
+        if options.encoding and data.is_dir():
+            raise SettingsError(f"--encoding {options.encoding}: {named} is not an archive. Leave it out.")
+        shape = ImageShape(**generator.info["shape"])
+        if not shape.condition_channels or shape.derived:
+            _check_unused(options)
+        scratch = click.get_current_context().with_resource(tempfile.TemporaryDirectory(prefix="gantry-evaluate-"))
+        click.echo(f"{named}: preparing the pictures for {generator.info['family']}", err=True)
+        prepared = prepare_for(
+            generator.info["family"],
+            shape,
+            data,
+            Path(scratch),
+            attributes=tuple(map(str, generator.info.get("attributes") or ())),
+            pairs=options.pairs or "folders",
+            condition_side=options.condition_side or "first",
+            encoding=options.encoding,
+        )
+        dataset, left_out = prepared.dataset, {str(data): prepared.left_out}
+        if prepared.duplicates:
+            click.echo(f"{named}: {prepared.duplicates} pictures equal another one, and are left out", err=True)
+    check_translates(generator, dataset.info)
+    splits = {name for name, count in dataset.info.splits.items() if count}
+    split = options.split or ("test" if "test" in splits else "train")
+    real = DatasetSplit(dataset, split)
+    fake = Translations(generator.translate, real, seed=options.seed, digest=generator.digest)
+    count = min(options.count or DEFAULT_SAMPLES, real.available())
+    return Sources(
+        real=real, fake=fake, generator=generator, count=count, extractor=make_extractor(), left_out=left_out
+    )
+
+
+def _check_unused(options: MeasureOptions) -> None:
+    """Raise SettingsError for options that say where pairs are, if nothing is prepared that needs them."""
+    for name, value in (("--pairs", options.pairs), ("--condition-side", options.condition_side)):
+        if value:
+            raise SettingsError(
+                f"{name} {value} is for a folder or archive of pairs, and for a generator trained on such. Leave it out."
+            )
 
 
 def _check_options(options: MeasureOptions, sources: "list[Source]") -> None:
     from gan_core.metrics.sources import DatasetSplit, PictureFolder
 
-    if options.split != "train" and not any(isinstance(source, DatasetSplit) for source in sources):
+    if options.split not in (None, "train") and not any(isinstance(source, DatasetSplit) for source in sources):
         raise SettingsError(f"--split {options.split}: neither A nor B is a prepared dataset. Leave it out.")
     if options.encoding and not any(isinstance(source, PictureFolder) and source.path.is_file() for source in sources):
         raise SettingsError(f"--encoding {options.encoding}: neither A nor B is a zip. Leave it out.")
@@ -143,8 +241,12 @@ def report_skipped(sources: Sources) -> dict[str, dict[str, str]]:
             click.echo(f"{source.path}: not pictures, so skipped: {summarize_suffixes(source.files.others)}", err=True)
         for name, why in source.unreadable.items():
             click.echo(f"{source.name}: {name} cannot be read and is left out: {why}", err=True)
+    for path, left_out in sources.left_out.items():
+        for name, why in left_out.items():
+            click.echo(f"{path}: {name} cannot be used and is left out: {why}", err=True)
     paths = [source for source in both if isinstance(source, PictureFolder) and source.unreadable]
-    return {str(source.path): dict(source.unreadable) for source in paths}
+    unreadable = {str(source.path): dict(source.unreadable) for source in paths}
+    return unreadable | {path: left_out for path, left_out in sources.left_out.items() if left_out}
 
 
 def _place(named: str, registered: ExitStack) -> Path:
@@ -161,27 +263,20 @@ def _place(named: str, registered: ExitStack) -> Path:
         raise TrackingError(f"'{named}' is neither a file or folder nor a registered generator: {error}") from error
 
 
-def _source(path: Path, options: MeasureOptions, device: str) -> "tuple[Source, Generator | None]":
-    """The pictures at ``path``, and the generator that makes them, if it is one.
-
-    A ``dataset.json`` alone is not a prepared dataset: StyleGAN's label file has the same name.
-
-    Raises:
-        SettingsError: it is a generator that translates pictures.
-    """
-    from gan_core.data import DATASET_FILE, PreparedDataset
-    from gan_core.inference.generator import DESCRIPTION, load_generator
+def _source(path: Path, generator: "Generator | None", options: MeasureOptions) -> "Source":
+    """The pictures at ``path``, or those that ``generator`` makes from noise."""
+    from gan_core.data import PreparedDataset
     from gan_core.metrics.sources import DatasetSplit, PictureFolder, Samples
 
-    if (path / DESCRIPTION).is_file():
-        generator = load_generator(path, device)
-        if generator.translates:
-            raise SettingsError(
-                f"{path} translates pictures and makes none from noise. The evaluate stage measures translations; or translate "
-                "some pictures with gantry translate and give the folder of the results."
-            )
-        samples = Samples(generator.sample, seed=options.seed, digest=generator.digest, name=path.name)
-        return samples, generator
-    if (path / DATASET_FILE).is_file() and next(path.glob("*.parquet"), None) is not None:
-        return DatasetSplit(PreparedDataset(path), options.split), None
-    return PictureFolder(path, options.encoding), None
+    if generator is not None:
+        return Samples(generator.sample, seed=options.seed, digest=generator.digest, name=path.name)
+    if _is_prepared(path):
+        return DatasetSplit(PreparedDataset(path), options.split or "train")
+    return PictureFolder(path, options.encoding)
+
+
+def _is_prepared(path: Path) -> bool:
+    """Whether ``path`` is prepared data. A ``dataset.json`` alone is not: StyleGAN's label file has the same name."""
+    from gan_core.data import DATASET_FILE
+
+    return (path / DATASET_FILE).is_file() and next(path.glob("*.parquet"), None) is not None

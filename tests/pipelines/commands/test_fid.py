@@ -128,7 +128,7 @@ def test_bf16_needs_the_option_unpublished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_translating_generator_is_rejected_before_measuring(
+def test_pictures_that_a_translating_generator_cannot_take_are_rejected_before_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
     def measured(*_: object, **__: object) -> None:
@@ -136,9 +136,7 @@ def test_a_translating_generator_is_rejected_before_measuring(
 
     monkeypatch.setattr("gan_core.metrics.inception.load_inception", measured)
     pair = [write_folder(tmp_path / "a", blobs(3)), export_translator(tmp_path / "generator", "cyclegan")]
-    with pytest.raises(
-        SettingsError, match="generator translates pictures and makes none from noise. The evaluate stage measures"
-    ):
+    with pytest.raises(DataError, match="a cannot be translated by this generator: it has the classes 0, 1"):
         run(*(reversed(pair) if first else pair))
 
 
