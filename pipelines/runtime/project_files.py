@@ -6,6 +6,7 @@ Otherwise a damaged file would be found late, perhaps after hours of training, o
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,16 @@ class _File:
     """A parsed file of DVC."""
 
     path: Path
+    text: str
     values: dict[str, Any]
-    nodes: yaml.Node | None
-    """The same as YAML nodes, which know their lines."""
     remedy: str
+
+    @cached_property
+    def nodes(self) -> yaml.Node | None:
+        """The same as YAML nodes, which know their lines. Made for errors only, because it takes longer than parsing."""
+        with suppress(yaml.YAMLError):
+            return yaml.compose(self.text, Loader=yaml.SafeLoader)
+        return None
 
     def fault(self, where: Sequence[Any], what: str) -> StageError:
         """The error ``what`` at ``where``, a path of names and indices into the values."""
@@ -125,15 +132,12 @@ def _read(path: Path, schema: str, remedy: str) -> _File:
         problem = " ".join((getattr(told, "problem", None) or str(told)).split())
         place = f"{path}, line {mark.line + 1}" if mark else f"{path}"
         raise StageError(f"{place}: not valid YAML, or truncated ({problem.rstrip('.')}). {remedy}.") from error
-    nodes = None
-    with suppress(yaml.YAMLError):  # the nodes are used for line numbers only
-        nodes = yaml.compose(text, Loader=yaml.SafeLoader)
-    file = _File(path, values, nodes, remedy)
-    if not values and nodes is None:
+    file = _File(path, text, values, remedy)
+    if not values and file.nodes is None:
         raise StageError(f"{path} is empty. {remedy}.")
-    if not isinstance(values, dict) or (not values and not isinstance(nodes, yaml.MappingNode)):
+    if not isinstance(values, dict) or (not values and not isinstance(file.nodes, yaml.MappingNode)):
         # DVC's parser turns an empty list into an empty mapping.
-        kind = "a list" if isinstance(nodes, yaml.SequenceNode) else "one value"
+        kind = "a list" if isinstance(file.nodes, yaml.SequenceNode) else "one value"
         raise file.fault((), f"it must be a mapping of names to values, but is {kind}")
     try:
         strictyaml.validate(values, getattr(schemas, schema), path=str(path))
