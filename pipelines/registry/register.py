@@ -21,6 +21,7 @@ from pipelines.tracking.store import (
     KEY_TAG,
     connect,
     ensure_experiment,
+    error_summary,
     explain_server_errors,
     find_run_id,
     is_refusal,
@@ -109,7 +110,7 @@ def register_generator(
         _ensure_model(client, name)
         version = _find_version(client, name, tags[STAGE_KEY])
         if version is None:
-            _delete_abandoned(client, experiment_id, tags[STAGE_KEY])
+            _delete_abandoned(client, resolve_uri(tracking_uri), experiment_id, tags[STAGE_KEY])
             run_id = run_id or _own_run(client, experiment_id, tags[STAGE_KEY])
             written = {"figures": figures, "card": dict(card or {}), "notes": dict(notes or {}), "example": example}
             version = _create(
@@ -155,10 +156,17 @@ def _find_version(client: "MlflowClient", name: str, stage_key: str) -> "ModelVe
     return found[0] if found else None
 
 
-def _delete_abandoned(client: "MlflowClient", experiment_id: str, stage_key: str) -> None:
+def _delete_abandoned(client: "MlflowClient", tracking_uri: str, experiment_id: str, stage_key: str) -> None:
     """Delete the files of attempts that were interrupted before they became a version."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
     for model in client.search_logged_models([experiment_id], f"tags.`{STAGE_KEY}` = '{stage_key}'"):
         _LOG.info("Deleting %s, left by an interrupted registration.", model.model_id)
+        place = model.artifact_location
+        try:  # the files first, because MLflow only marks a model as deleted, and then nothing would lead to them
+            get_artifact_repository(place, tracking_uri=tracking_uri).delete_artifacts()
+        except Exception as error:  # each of MLflow's stores raises its own
+            _LOG.warning("Files of an interrupted registration stay in %s: %s", place, error_summary(error))
         client.delete_logged_model(model.model_id)
 
 

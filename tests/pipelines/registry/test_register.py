@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.utils.file_utils import local_file_uri_to_path
 from PIL import Image
 
 from gan_core.errors import CheckpointError, SettingsError, TrackingError
@@ -150,10 +152,27 @@ def test_one_stage_key_registers_once(register, client):
     assert len(client.search_model_versions("name = 'digits'")) == 2
 
 
-def test_an_interrupted_attempt_leaves_no_second_model(register, client, uri):
+def test_an_interrupted_attempt_leaves_no_second_model_and_no_files(register, client, uri):
     experiment = ensure_experiment(client, uri, "gantry")
-    client.create_logged_model(experiment, name="digits", tags={"gantry.stage_key": "a"})
+    model = client.create_logged_model(experiment, name="digits", tags={"gantry.stage_key": "a"})
+    files = Path(local_file_uri_to_path(model.artifact_location))
+    files.mkdir(parents=True)
+    (files / "metrics.json").write_text('{"half')
     register(stage_key="a")
+    assert len(client.search_logged_models([experiment])) == 1
+    assert not files.exists()
+
+
+def test_files_of_an_interrupted_attempt_that_cannot_be_deleted_are_named(register, client, uri, monkeypatch, caplog):
+    experiment = ensure_experiment(client, uri, "gantry")
+    model = client.create_logged_model(experiment, name="digits", tags={"gantry.stage_key": "a"})
+
+    def refused(self: LocalArtifactRepository, path: str | None = None) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(LocalArtifactRepository, "delete_artifacts", refused)
+    register(stage_key="a")
+    assert f"stay in {model.artifact_location}: " in caplog.text
     assert len(client.search_logged_models([experiment])) == 1
 
 
