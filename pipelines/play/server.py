@@ -10,6 +10,8 @@ import hmac
 import importlib.resources
 import json
 import logging
+import math
+import re
 import secrets
 import socket
 import threading
@@ -36,6 +38,9 @@ FILES = {
 }
 """The static files: address, name in the package, type."""
 _MAX_JSON = 1 << 16
+_MAX_MESSAGE = 1000
+_LARGEST = 2**63 - 1
+_PICTURE_NUMBER = re.compile(r"[0-9]{1,18}")
 _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
@@ -67,7 +72,7 @@ def make_app(session: Session, token: str) -> ASGIApp:
         return JSONResponse(await _in_thread(session.add_picture, content, request.query_params.get("use", "")))
 
     async def picture(request: Request) -> Response:
-        return _png(await _in_thread(session.picture, request.path_params["number"]))
+        return _png(await _in_thread(session.picture, _number_in_path(request)))
 
     async def sample(request: Request) -> Response:
         return _png(await _in_thread(session.sample, await _values(request)))
@@ -79,18 +84,18 @@ def make_app(session: Session, token: str) -> ASGIApp:
         return JSONResponse(await _in_thread(session.project, await _values(request)))
 
     async def projection(request: Request) -> Response:
-        return JSONResponse(session.projection(request.path_params["number"]))
+        return JSONResponse(session.projection(_number_in_path(request)))
 
     app = Starlette(
         routes=[
             *(Route(path, _static(*file)) for path, file in FILES.items()),
             Route("/api/model", describe),
             Route("/api/pictures", add_picture, methods=["POST"]),
-            Route("/api/pictures/{number:int}", picture),
+            Route("/api/pictures/{number}", picture),
             Route("/api/sample", sample, methods=["POST"]),
             Route("/api/translate", translate, methods=["POST"]),
             Route("/api/projections", project, methods=["POST"]),
-            Route("/api/projections/{number:int}", projection),
+            Route("/api/projections/{number}", projection),
         ],
         exception_handlers={
             GantryError: _refused,
@@ -165,7 +170,7 @@ def _png(content: bytes) -> Response:
 def _refused(_: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 400
     told = error.detail if isinstance(error, HTTPException) else str(error)
-    return JSONResponse({"error": told}, status)
+    return JSONResponse({"error": told[:_MAX_MESSAGE]}, status)
 
 
 def _failed(_: Request, error: Exception) -> Response:
@@ -183,15 +188,42 @@ async def _body(request: Request, most: int, too_large: str) -> bytes:
 
 
 async def _values(request: Request) -> dict[str, Any]:
-    """The JSON object in the body of a request."""
+    """The JSON object in the body of a request, with numbers that every generator can take."""
     content = await _body(request, _MAX_JSON, "The request is too large.")
     try:
-        values = json.loads(content)
+        values = json.loads(content, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise SettingsError("The request is not JSON. Reload the page.") from error
     if not isinstance(values, dict):
         raise SettingsError("The request is not a JSON object. Reload the page.")
+    _check_numbers(values)
     return values
+
+
+def _whole(text: str) -> int | float:
+    """A whole number of a request; infinity in place of one that is too long for Python to convert."""
+    return int(text) if len(text) <= len(str(_LARGEST)) + 1 else math.inf
+
+
+def _check_numbers(values: dict[str, Any]) -> None:
+    """Raise SettingsError for a number of a request, at any depth, that is too large or not finite, or is text."""
+    waiting: list[tuple[str, Any]] = list(values.items())
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, (dict, list)):
+            waiting += [(name, item) for item in (value.values() if isinstance(value, dict) else value)]
+        elif isinstance(value, str):
+            raise SettingsError(f"{name[:40]}: expected a number, got text. Reload the page.")
+        elif isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= _LARGEST):
+            raise SettingsError(f"{name[:40]}: must be a finite number from -(2^63 - 1) to 2^63 - 1.")
+
+
+def _number_in_path(request: Request) -> int:
+    """The number of a picture or projection in the address of a request."""
+    text = request.path_params["number"]
+    if not _PICTURE_NUMBER.fullmatch(text):
+        raise SettingsError("The number in the address is not that of a picture. Reload the page.")
+    return int(text)
 
 
 async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:

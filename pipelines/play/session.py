@@ -172,7 +172,6 @@ class Session:
     def sample(self, values: dict[str, Any]) -> bytes:
         """Generate a picture: a PNG whose text chunk says how it was made. ``values``: those of a :class:`SampleRequest`."""
         request, editor = build(SampleRequest, values), self._require_editor()
-        _check_seeds(request.seed, request.mix_seed or 0)
         moves = {part: amounts for part, amounts in request.moves.items() if any(amounts)}
         if any(abs(amount) > _LARGEST_MOVE for amounts in moves.values() for amount in amounts):
             raise SettingsError(f"moves: must lie between -{_LARGEST_MOVE:g} and {_LARGEST_MOVE:g}.")
@@ -269,7 +268,6 @@ class Session:
     def translate(self, values: dict[str, Any]) -> bytes:
         """Translate a picture: a PNG whose text chunk says how. ``values``: those of a :class:`TranslateRequest`."""
         request = build(TranslateRequest, values)
-        _check_seeds(request.seed)
         picture = self._picture(request.picture, "translate")
         images = torch.from_numpy(picture.pixels[None])
         if request.reference is None:
@@ -332,9 +330,3 @@ class Session:
         with self._store:
             for projection in self._projections.values():
                 projection.cancelled = True
-
-
-def _check_seeds(*seeds: int) -> None:
-    """Raise SettingsError for a seed that a generator of random numbers cannot take; negative ones are refused later."""
-    if max(seeds) >= 2**63:
-        raise SettingsError(f"seed: must be below 2^63, got {max(seeds)}.")

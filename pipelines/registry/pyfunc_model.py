@@ -362,10 +362,15 @@ def _check_size(pixels: int, number: int) -> None:
 
 
 def _integer(row: dict[str, Any], name: str, number: int) -> int | None:
-    value = _number(row, name, number)
-    if value is not None and int(value) != value:
-        raise _invalid(f"row {number}: {name} is {value}; it must be a whole number.")
-    return None if value is None else int(row[name])
+    """The whole number in column ``name`` of a row; None if the cell is empty."""
+    if _number(row, name, number) is None:
+        return None
+    value = _whole(row[name])
+    if value is None or abs(value) >= 2**63:
+        raise _invalid(
+            f"row {number}: {name} is {str(row[name])[:40]}; it must be a whole number from -(2^63 - 1) to 2^63 - 1."
+        )
+    return value
 
 
 def _number(row: dict[str, Any], name: str, number: int) -> float | None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import os
 import signal
@@ -19,13 +20,18 @@ import pytest
 from PIL import Image
 
 from gan_core.inference.generator import load_generator
+from pipelines.registry.trace import trace
+from pipelines.runtime.checkout import Checkout
+
+NUMBERS = ("9" * 4300, "1e400", "-1e300", "-Infinity", '"x"', "[1]", "{}")
+"""Values in JSON that no generator can take. MLflow itself answers more than 4,300 digits with a status of 500."""
 
 
-def post(port: int, body: dict) -> tuple[int, dict]:
-    """Send an invocation; returns the HTTP status and the decoded response."""
+def post(port: int, body: dict | str) -> tuple[int, dict]:
+    """Send an invocation, as a value or as JSON; returns the HTTP status and the decoded response."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations",
-        json.dumps(body).encode(),
+        (body if isinstance(body, str) else json.dumps(body)).encode(),
         {"Content-Type": "application/json"},
     )
     try:
@@ -84,9 +90,18 @@ def test_a_version_is_served_over_http(register, uri, generator_dir, tmp_path):
             for row, picture in zip(predictions, expected, strict=True):
                 shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(row["png"]))))
                 np.testing.assert_array_equal(shown, picture)
+        (tmp_path / "served.png").write_bytes(base64.b64decode(predictions[1]["png"]))
+        found = trace(str(tmp_path / "served.png"), tracking_uri=uri, checkout=Checkout.at(tmp_path))
+        assert (found.kind, found.picture["seed"], found.picture["index"]) == ("picture", 5, 1)
+        assert [version.version for version in found.versions] == ["digits/1"]
         status, answer = post(port, {"dataframe_records": [{"n": 0}]})
         assert status == 400
         assert "n is 0; it must be 1 or more" in answer["message"]
         status, answer = post(port, {"dataframe_records": [{"n": 1, "seed": 0, "label": 2}]})
         assert status == 400
         assert "no label 2" in answer["message"]
+        for column, number in itertools.product(("n", "seed", "truncation", "label"), NUMBERS):
+            rows = {"n": "1", column: number}
+            told = ", ".join(f'"{name}": {value}' for name, value in rows.items())
+            status, answer = post(port, f'{{"dataframe_records": [{{{told}}}]}}')
+            assert status == 400, (column, number[:20], answer)
