@@ -35,7 +35,7 @@ test-fast: $(VENV)/.ready  ## run the tests that need neither Ray nor Prefect no
 	@$(BIN)/python -m pytest $(BESIDE) -m "not ray and not prefect and not end_to_end and not weights and not hosts"
 
 test-hosts: $(VENV)/.ready  ## run the tests on several hosts, made of namespaces on this machine (needs root and Linux; else they skip)
-	@$(BIN)/python -m pytest tests/infra -m "hosts and not slow"
+	@$(BIN)/python -m pytest tests/infra $(BESIDE) -m "hosts and not slow"
 
 test-infra: $(VENV)/.ready  ## run the long tests on hosts, and break training on them (an hour or more); writes var/infra.json. CASES="kill*" and TIMES=1 select cases and repetitions
 	@$(BIN)/python -m pytest tests/infra -m "hosts and slow"

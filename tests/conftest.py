@@ -30,13 +30,15 @@ settings.load_profile("gantry")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests for ``pytest -n``: all tests that use the session's cluster or server run in the same worker.
 
-    The end-to-end tests start their own servers, once per module, and form a second group.
+    The end-to-end tests start their own servers, once per module, and form a second group; so do the tests on hosts.
     """
     for item in items:
         if item.path.name in ("test_end_to_end.py", "test_installed_package.py"):
             item.add_marker(pytest.mark.xdist_group("chain"))
         elif any(item.get_closest_marker(name) for name in ("ray", "prefect")):
             item.add_marker(pytest.mark.xdist_group("services"))
+        elif item.get_closest_marker("hosts"):
+            item.add_marker(pytest.mark.xdist_group("hosts"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,6 +43,7 @@ bucket = Storage("s3://gantry/pictures")
 for path in pictures.rglob("*.png"):
     bucket.write(path.relative_to(pictures).as_posix(), path)
 raw = add("pets", "s3://gantry/pictures", checkout=checkout).path
+folder = add("folder", str(pictures), checkout=checkout).path  # on the disk of the driver alone
 module._CHUNK = 10
 
 
@@ -58,8 +59,11 @@ def mapper(function, items):
         yield result
 
 
-with ray_cluster(checkout, log_to_driver=False), exchange_through(os.environ["GANTRY_STORAGE_URI"], "work/key") as exchange:
-    module.ingest(raw, "/opt/prepared", IngestSettings(**{SETTINGS!r}), name="pets", mapper=mapper, exchange=exchange)
+with ray_cluster(checkout, log_to_driver=False):
+    for source, name, run in ((raw, "from-bucket", mapper), (folder, "from-folder", map_with_ray(4))):
+        with exchange_through(os.environ["GANTRY_STORAGE_URI"], f"work/{{name}}") as exchange:
+            settings = IngestSettings(**{SETTINGS!r})
+            module.ingest(source, f"/opt/{{name}}", settings, name="pets", mapper=run, exchange=exchange)
 """
 
 
@@ -82,7 +86,8 @@ def test_a_host_killed_during_ingestion_changes_no_byte(tmp_path):
         output = (tmp_path / "driver.log").read_text()
         assert process.poll() == 0, output[-4000:]
         assert "ray::convert_slowly" in working, "no task ran on the host that was killed"
-        shared = digests(made.hosts["driver"].files("/opt/prepared"))
+        shared = [digests(made.hosts["driver"].files(f"/opt/from-{source}")) for source in ("bucket", "folder")]
     ingest(pets(tmp_path / "pets", each=EACH), tmp_path / "alone", IngestSettings(**SETTINGS), name="pets")
-    assert shared == digests(tmp_path / "alone")
-    assert len(shared) == 2 + 4 + 1
+    alone = digests(tmp_path / "alone")
+    assert shared == [alone, alone], "from the bucket, and from a folder on the driver"
+    assert len(alone) == 2 + 4 + 1

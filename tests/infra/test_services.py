@@ -4,6 +4,7 @@ import base64
 import re
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -114,10 +115,11 @@ def test_ray_refuses_a_driver_and_a_node_without_the_token(everything):
     assert "'CPU': 2.0" in python(node, program, right)
     join = ["ray", "start", f"--address={right['RAY_ADDRESS']}", f"--node-ip-address={outside.address}"]
     for wrong in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}):
-        refused = python(node, program, right | wrong, check=False)
-        assert "AuthenticationError" in refused, refused
-        assert "'CPU'" not in refused
-        joined = outside.run(join, environment=without(right | wrong, "RAY_ADDRESS"), check=False)
+        with ThreadPoolExecutor() as pool:  # both wait for Ray most of the time
+            driver = pool.submit(python, node, program, right | wrong, check=False)
+            joined = outside.run(join, environment=without(right | wrong, "RAY_ADDRESS"), check=False)
+        assert "AuthenticationError" in driver.result(), driver.result()
+        assert "'CPU'" not in driver.result()
         assert joined.returncode, joined.stdout
 
 
