@@ -9,10 +9,11 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import Tensor
 from tqdm import tqdm
@@ -28,11 +29,13 @@ from gan_core.images.grid import save_sheet
 from gan_core.locks import folder_lock
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
-from gan_core.presets.choose import Choice, choose
-from gan_core.training.config import TrainConfig
+from gan_core.presets.choose import Choice, LengthChoices, choose
+from gan_core.training.config import TrainConfig, check_one_length
+from gan_core.training.length import decide_length
 from gan_core.training.observer import Observer
 from gan_core.training.start import Start, open_start
 from gan_core.training.trainer import Trainer
+from gan_core.training.world import World
 
 PARENT = "parent.json"
 """File in the output folder that records which run this one started from."""
@@ -134,13 +137,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def settings(options: argparse.Namespace, choices: Iterable[Choice] = ()) -> tuple[Any, TrainConfig]:
     """Return the typed configurations of the family and of the run; raises SettingsError.
 
-    ``choices`` apply to settings that are not given, and are printed.
+    ``choices`` apply to settings that are not given.
     """
-    values = given(options)
-    for choice in choices:
-        if choice.name not in values:
-            values[choice.name] = choice.value
-            print(f"auto: {choice.name} = {choice.value} ({choice.reason})")
+    values = {**{choice.name: choice.value for choice in choices}, **given(options)}
     model, train = (
         {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
         for prefix in ("model.", "train.")
@@ -159,6 +158,7 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise SettingsError(f"--model {pair}: expected NAME=VALUE, such as width=64.")
         values[f"model.{name}"] = _value(text, f"--model {name}")
+    check_one_length({name: values.get(f"train.{name}") for name in ("steps", "minutes")})
     return values
 
 
@@ -202,17 +202,47 @@ def _start(out: Path, train: TrainConfig) -> Start | None:
     return start
 
 
-def _train(options: argparse.Namespace) -> None:
+def _resolve(
+    options: argparse.Namespace, dataset: PreparedDataset, device: torch.device, directory: Path
+) -> tuple[Any, TrainConfig]:
+    """The configurations of the family and of the run, with the choices of the preset and a number of steps; prints choices."""
     family, train = settings(options)
-    device, dataset = choose_device(options.device), PreparedDataset(options.data)
+    wanted, chosen = given(options), []
     if options.preset == "auto":
-        chosen = choose(options.family, dataset.info, device, train.steps, given=given(options))
-        family, train = settings(options, chosen)
+        chosen = choose(options.family, dataset.info, device, train.known_steps, given=wanted)
+        family, train = settings(options, _told(chosen, wanted))
+    if train.minutes is None:
+        return family, train
+
+    def build_trainer(config: TrainConfig, place: Path) -> Trainer:
+        return Trainer(options.family, family, dataset, config, place, device=device)
+
+    length = decide_length(build_trainer, train, options.out, directory, world=World.current())
+    if options.preset == "auto":
+        later = LengthChoices(family=options.family, batch=train.batch, discriminator_steps=train.discriminator_steps)
+        family, train = settings(options, [*chosen, *_told(later.at(length.steps), wanted)])
+    return family, dataclasses.replace(train, steps=length.steps, minutes=None)
+
+
+def _told(choices: list[Choice], wanted: Mapping[str, Any]) -> list[Choice]:
+    """Print the choices of settings that are not given, and return them all."""
+    for choice in choices:
+        if choice.name not in wanted:
+            print(f"auto: {choice.name} = {choice.value} ({choice.reason})")
+    return choices
+
+
+def _train(options: argparse.Namespace) -> None:
+    device, dataset = choose_device(options.device), PreparedDataset(options.data)
+    directory = options.out / "checkpoints"
+    family, train = _resolve(options, dataset, device, directory)
     start = _start(options.out, train)
-    trainer = Trainer(options.family, family, dataset, train, options.out / "checkpoints", device=device, start=start)
+    trainer = Trainer(options.family, family, dataset, train, directory, device=device, start=start)
     if trainer.step >= train.steps:
+        instead = " in place of --minutes" if options.minutes is not None else ""
         print(
-            f"{options.out} is already at step {trainer.step}. Give a --steps larger than {trainer.step} to train further."
+            f"{options.out} is already at step {trainer.step}. Give a --steps larger than {trainer.step}{instead} to train "
+            "further."
         )
     trainer.observer = console = Console(options.out, train.steps)
     try:

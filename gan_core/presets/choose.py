@@ -32,11 +32,43 @@ class Choice:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class LengthChoices:
+    """The choices that depend on the number of steps, which ``train.minutes`` decides only when training begins."""
+
+    family: str
+    batch: int
+    """``train.batch``."""
+    discriminator_steps: int
+    """``train.discriminator_steps``."""
+    given: frozenset[str] = frozenset()
+    """Dotted names that are not chosen, because the user or the search has set them."""
+
+    def at(self, steps: int) -> list[Choice]:
+        """The choices for a run of ``steps`` steps."""
+        recipe, found = RECIPES[self.family], []
+        if {"final_lr_share", "final_beta2"} & recipe.train.keys():
+            kimg = _BURN_IN * steps * self.discriminator_steps * self.batch / 1000
+            found.append(
+                Choice(name="train.burn_in_kimg", value=kimg, reason="schedules end after a fifth of the run")
+            )
+        found += [
+            Choice(name=f"model.{name}", value=value, reason=reason)
+            for name, value, reason in recipe.follow_length(steps)
+        ]
+        return [choice for choice in found if choice.name not in self.given]
+
+    @property
+    def names(self) -> list[str]:
+        """Dotted names of the settings that :meth:`at` chooses."""
+        return [choice.name for choice in self.at(1)]
+
+
 def choose(
     family: str,
     info: DatasetInfo,
     device: torch.device,
-    steps: int,
+    steps: int | None,
     *,
     given: Mapping[str, Any] | None = None,
     workers: int = 1,
@@ -50,7 +82,7 @@ def choose(
         family: name of the family.
         info: description of the prepared data.
         device: device to train on.
-        steps: length of the run in steps.
+        steps: length of the run in steps. None if it is not known yet: then the :class:`LengthChoices` are left out.
         given: settings of the user by dotted name. They override choices of the same name, and other choices follow them.
         workers: number of workers that train together, each on its own device.
     """
@@ -92,13 +124,14 @@ def choose(
     batch = current["train.batch"]
     if "ema_half_life_kimg" not in train:
         take("train.ema_half_life_kimg", batch * 10 / 32, "10 kimg per 32 images in a batch")
-    if "final_lr_share" in train or "final_beta2" in train:
+    if steps is not None:
         rounds = current.get("train.discriminator_steps", 1)
-        take("train.burn_in_kimg", _BURN_IN * steps * rounds * batch / 1000, "schedules end after a fifth of the run")
+        for choice in LengthChoices(family=family, batch=batch, discriminator_steps=rounds).at(steps):
+            take(choice.name, choice.value, choice.reason)
     # The domains of unpaired data are sampled separately, so that noise families do not treat them as classes.
     if FAMILIES[family].class_conditional == "optional" and shape.classes and info.kind != "unpaired":
         take("model.conditional", True, f"the pictures have {shape.classes} classes")
-    for name, value, reason in recipe.derive(shape, batch, steps, model()):
+    for name, value, reason in recipe.derive(shape, batch, model()):
         take(f"model.{name}", value, reason)
     if pictures < _FEW_PICTURES and recipe.augmentation != "none" and "augment" not in train:
         take(

@@ -17,7 +17,11 @@ DerivedSetting = tuple[str, Any, str]
 """Name of a setting of the family, its value, and the reason for it."""
 
 
-def _derive_nothing(shape: ImageShape, batch: int, steps: int, model: Settings) -> list[DerivedSetting]:
+def _derive_nothing(shape: ImageShape, batch: int, model: Settings) -> list[DerivedSetting]:
+    return []
+
+
+def _follow_nothing(steps: int) -> list[DerivedSetting]:
     return []
 
 
@@ -39,8 +43,10 @@ class Recipe:
     """Networks for a CPU, small enough to train in reasonable time."""
     train_on_cpu: Settings = field(default_factory=dict)
     """Training settings for the networks of :attr:`model_on_cpu`."""
-    derive: Callable[[ImageShape, int, int, Settings], list[DerivedSetting]] = _derive_nothing
-    """Derives settings of the family from the shape, the batch, the number of steps, and its other settings."""
+    derive: Callable[[ImageShape, int, Settings], list[DerivedSetting]] = _derive_nothing
+    """Derives settings of the family from the shape, the batch, and its other settings."""
+    follow_length: Callable[[int], list[DerivedSetting]] = _follow_nothing
+    """Derives settings of the family from the number of steps."""
     augmentation: str = "diffaugment"
     """Kind of augmentation for small datasets."""
     kimg: int = 2000
@@ -121,7 +127,7 @@ _CIFAR10_BATCH = 64
 """Batch of ADA's configuration for CIFAR-10."""
 
 
-def _stylegan2_r1(shape: ImageShape, batch: int, steps: int, model: Settings) -> list[DerivedSetting]:
+def _stylegan2_r1(shape: ImageShape, batch: int, model: Settings) -> list[DerivedSetting]:
     """Scale gamma of R1 to the batch."""
     if max(shape.height, shape.width) <= 32:
         gamma = _STYLEGAN2[32]["r1"] * _CIFAR10_BATCH / batch
@@ -154,7 +160,7 @@ _R3GAN: dict[int, dict[str, Any]] = {
 }
 
 
-def _r3gan_gamma(shape: ImageShape, batch: int, steps: int, model: Settings) -> list[DerivedSetting]:
+def _r3gan_gamma(shape: ImageShape, batch: int, model: Settings) -> list[DerivedSetting]:
     """Scale gamma to the batch: a smaller batch than the paper's has noisier gradients."""
     resolution = nearest_resolution(shape, _R3GAN)
     theirs = 512 if resolution == 32 else 256
@@ -218,7 +224,7 @@ PIX2PIX = Recipe(
 # -- CycleGAN ------------------------------------------------------------------------------------------------------------
 
 
-def _cut(shape: ImageShape, batch: int, steps: int, model: Settings) -> list[DerivedSetting]:
+def _cut(shape: ImageShape, batch: int, model: Settings) -> list[DerivedSetting]:
     """Settings that differ for the objective of CUT."""
     if model.get("objective") != "contrastive":
         return []
@@ -291,7 +297,7 @@ STARGAN = Recipe(
 # -- StarGAN v2 ----------------------------------------------------------------------------------------------------------
 
 
-def _stargan2_diversity(shape: ImageShape, batch: int, steps: int, model: Settings) -> list[DerivedSetting]:
+def _stargan2_diversity(steps: int) -> list[DerivedSetting]:
     return [
         ("diversity_steps", steps, "the weight of the diversity loss falls to 0 over the whole run, as in the paper")
     ]
@@ -309,7 +315,7 @@ STARGAN2 = Recipe(
         "mirror": True,
     },
     model_on_cpu={"width": 16, "width_max": 64, "hidden": 128},
-    derive=_stargan2_diversity,
+    follow_length=_stargan2_diversity,
     augmentation="none",
     kimg=800,
     search={

@@ -1,7 +1,8 @@
 """Settings of a training run that all families share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from gan_core.augment import AugmentConfig
 from gan_core.config import check, check_at_least, check_below_one
@@ -14,7 +15,10 @@ class TrainConfig:
     """Settings of a training run."""
 
     steps: int = 1200
-    """Number of training steps; each updates the generator once."""
+    """Number of training steps; each updates the generator once. ``minutes`` may be given in its place."""
+    minutes: float | None = None
+    """Time budget in minutes, in place of ``steps``: the number of steps is measured before the first step, on this device with
+    these networks and data, and then fixed. It covers steps, checkpoints, grids and FIDs during training. null: ``steps``."""
     batch: int = 64
     """Real images per discriminator update, summed over all workers and micro-batches."""
     discriminator_steps: int = 1
@@ -113,6 +117,7 @@ class TrainConfig:
             self.start_from is None or bool(self.start_from.strip()),
             "start_from: is empty. Name a run, or set it to null.",
         )
+        check(self.minutes is None or self.minutes > 0, f"minutes: must be above 0, got {self.minutes}.")
         check_at_least(self, 2, "fid_samples")
         check(
             self.fid_every > 0 or not self.keep_best,
@@ -134,6 +139,11 @@ class TrainConfig:
         )
 
     @property
+    def known_steps(self) -> int | None:
+        """:attr:`steps`; None while :attr:`minutes` have not been turned into a number of steps."""
+        return self.steps if self.minutes is None else None
+
+    @property
     def learning_rates(self) -> dict[str, float]:
         """Learning rates of ``discriminator`` and ``generator``."""
         return {"discriminator": self.discriminator_lr, "generator": self.generator_lr}
@@ -151,9 +161,18 @@ class TrainConfig:
 # Settings that do not affect the result of a step, so that they may change when a run is resumed.
 CHANGEABLE_ON_RESUME = frozenset(
     {
-        *("steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"),
+        *("steps", "minutes", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"),
         *("fid_every", "fid_samples", "keep_best", "save_start"),
     }
 )
 FEED_SETTINGS = frozenset({"feed", "decoded_gib", "stream_gib"})
 """Settings that affect the result only through the feed that they choose."""
+
+
+def check_one_length(train: Mapping[str, Any]) -> None:
+    """Raise SettingsError if ``train``, as the user wrote it, has both ``steps`` and ``minutes``."""
+    check(
+        train.get("minutes") is None or train.get("steps") is None,
+        f"train.steps and train.minutes: both are given ({train.get('steps')} and {train.get('minutes')}), and each decides "
+        "how long to train. Remove one of them.",
+    )

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from gan_core.metrics.domain_translation import check_domains
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.measurement import Subject, check_two_pictures
 from gan_core.metrics.protocol import Figure
-from gan_core.metrics.sources import DatasetSplit
+from gan_core.metrics.sources import DatasetSplit, Samples, Source, Translations
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,28 @@ class QualityMonitor:
             generator_digest=f"step {step}",
             full=False,
         ).objective
+
+
+    def estimate_seconds(self, subject: Subject) -> tuple[float, float]:
+        """Estimate the seconds of :meth:`measure`: for the pictures of ``subject``, and for the real ones, which are cached.
+
+        One batch of pictures is made and measured, after another one that is not timed.
+        """
+        extractor = self._extractor
+        of, to = next(iter(subject.directions), (None, None))
+        given = DatasetSplit(self._dataset, self._split, of)
+        pictures: Source = Samples(subject.sample, seed=SEED, digest="")
+        if subject.translates:
+            pictures = Translations(subject.translate, given, to, seed=SEED, digest="")
+        size = min(extractor.batch_size, given.available())
+        seconds = 0.0
+        for _ in range(2):
+            began = time.perf_counter()
+            done = extractor.extract(next(iter(pictures.batches(size, size, extractor.prepare)))).cpu()
+            seconds = (time.perf_counter() - began) / len(done)
+        domains = [DatasetSplit(self._dataset, self._split, source) for source, _ in subject.directions] or [given]
+        real = sum(min(self._count, domain.available()) for domain in domains)
+        return (real if subject.translates else self._count) * seconds, real * seconds
 
 
 class BestGenerator:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Recovery:
     """Writes checkpoints of a run, resumes from them, and rolls back to them.
 
-    A checkpoint holds the state of the run, its hyperparameters, and its health at that step.
+    A checkpoint holds the state of the run, its hyperparameters, its number of steps, and its health at that step.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Recovery:
             "incidents": self.incidents,
             "poor": self._monitor.low_diversity_steps,
         }
-        state = {"settings": self._settings, "generator": generator, **health}
+        state = {"settings": self._settings, "steps": self._config.steps, "generator": generator, **health}
         path = checkpoints.save_checkpoint(self._directory, step, self._state.tensors(), state)
         # Always keep a healthy one to roll back to: newer ones may have been written while diversity was already low.
         checkpoints.prune_checkpoints(self._directory, self._config.keep_checkpoints, _is_healthy)

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,17 @@ class Trainer:
                 files, unless this run has a checkpoint.
 
         Raises:
-            SettingsError: the run cannot start from ``start``, the batch cannot be split evenly over the workers, or the family
+            SettingsError: the number of steps is not decided yet (:func:`gan_core.training.length.decide_length`), the run cannot
+                start from ``start``, the batch cannot be split evenly over the workers, or the family
                 does not support the size of the pictures or the kind of the data.
             CheckpointError: a checkpoint was found whose hyperparameters differ, or none of those found fits this run; or the
                 files of ``start`` are missing or damaged.
             DataError: there are too few pictures.
         """
+        if config.minutes is not None:
+            raise SettingsError(
+                "train.minutes: a trainer needs a number of steps. Let gan_core.training.length.decide_length measure it."
+            )
         if reason := streaming_reason(dataset, config):
             dataset = dataset.streaming()
         self.config, self.directory, self.dataset = config, Path(directory), dataset
@@ -295,6 +301,18 @@ class Trainer:
         state.load(self.world.broadcast_tensors(tensors if self.world.rank == 0 else None, self.device))
         if self.world.rank == 0:
             log.info("Starting from %s, which has seen %d images.", start.name, start.images_seen)
+
+    def measure_fid_seconds(self) -> tuple[float, float]:
+        """Estimate the seconds of an FID during training, and those of the real pictures that the first one measures, too.
+
+        Rank 0 calls it. Both are 0 if training measures no FID.
+        """
+        if self._quality is None:
+            return 0.0, 0.0
+        began = time.perf_counter()
+        self.update_statistics()
+        fakes, reals = self._quality.estimate_seconds(self)
+        return time.perf_counter() - began + fakes, reals
 
     def _build_quality(self, split: str) -> QualityMonitor | None:
         """Build the monitor that measures FIDs against ``split``, on rank 0 only."""

@@ -175,10 +175,10 @@ def test_the_mean_path_length_is_kept_from_step_to_step() -> None:
 
 def test_gamma_is_chosen_from_pixels_and_batch() -> None:
     shape = ImageShape(channels=3, height=128, width=128)
-    ((name, value, reason),) = STYLEGAN2.derive(shape, 32, 1000, {})
+    ((name, value, reason),) = STYLEGAN2.derive(shape, 32, {})
     assert (name, value) == ("r1", pytest.approx(0.0002 * 128**2 / 32, rel=1e-2))
     assert "batch" in reason
-    small_pictures = STYLEGAN2.derive(ImageShape(channels=3, height=32, width=32), 256, 1000, {})
+    small_pictures = STYLEGAN2.derive(ImageShape(channels=3, height=32, width=32), 256, {})
     assert [choice[:2] for choice in small_pictures] == [("r1", pytest.approx(0.01 * 64 / 256))]
 
 
