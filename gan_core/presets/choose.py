@@ -49,9 +49,7 @@ class LengthChoices:
         recipe, found = RECIPES[self.family], []
         if {"final_lr_share", "final_beta2"} & recipe.train.keys():
             kimg = _BURN_IN * steps * self.discriminator_steps * self.batch / 1000
-            found.append(
-                Choice(name="train.burn_in_kimg", value=kimg, reason="schedules end after a fifth of the run")
-            )
+            found.append(Choice(name="train.burn_in_kimg", value=kimg, reason="schedules end after a fifth of the run"))
         found += [
             Choice(name=f"model.{name}", value=value, reason=reason)
             for name, value, reason in recipe.follow_length(steps)

@@ -138,7 +138,9 @@ def read_length(folder: Path) -> Length | None:
     try:
         return build(Length, read_json(path), where=LENGTH)
     except (SettingsError, ValueError) as error:
-        raise SettingsError(f"{path} is damaged ({error}) Remove the run in this folder, or restore the file.") from error
+        raise SettingsError(
+            f"{path} is damaged ({error}) Remove the run in this folder, or restore the file."
+        ) from error
 
 
 def _recorded(config: TrainConfig, folder: Path, directory: Path) -> Length | None:
@@ -147,8 +149,8 @@ def _recorded(config: TrainConfig, folder: Path, directory: Path) -> Length | No
         check(
             known.minutes == config.minutes,
             f"train.minutes: the run in {folder} has {known.steps} steps, decided from {known.minutes:g} minutes, got "
-            f"{config.minutes:g}. Give {known.minutes:g} minutes to resume it, train.steps in their place to train it to another "
-            "step, or another folder for another run.",
+            f"{config.minutes:g}. Give {known.minutes:g} minutes to resume it, train.steps in their place to train it to "
+            "another step, or another folder for another run.",
         )
         return known
     remove_leftovers(directory)
@@ -156,8 +158,8 @@ def _recorded(config: TrainConfig, folder: Path, directory: Path) -> Length | No
     if found is not None:
         raise SettingsError(
             f"train.minutes: it decides the length of a new run, but {folder} has a checkpoint of a run of "
-            f"{found.state.get('steps', 'an unknown number of')} steps and no {LENGTH}. Give train.steps to resume that run, or "
-            "another folder for another run."
+            f"{found.state.get('steps', 'an unknown number of')} steps and no {LENGTH}. Give train.steps to resume that run, "
+            "or another folder for another run."
         )
     return None
 
@@ -170,8 +172,8 @@ def _decide(costs: Costs, config: TrainConfig, folder: Path, world: World) -> Le
     check(
         steps >= least,
         f"train.minutes: {config.minutes:g} minutes are {steps} steps here ({_short(costs.step)} each), fewer than "
-        f"train.checkpoint_every ({least}): a killed run would lose all of them. Give at least {math.ceil(100 * needed) / 100:g} "
-        "minutes, or lower train.checkpoint_every.",
+        f"train.checkpoint_every ({least}): a killed run would lose all of them. Give at least "
+        f"{math.ceil(100 * needed) / 100:g} minutes, or lower train.checkpoint_every.",
     )
     length = Length(steps=steps, minutes=config.minutes, workers=world.size, costs=costs)
     folder.mkdir(parents=True, exist_ok=True)

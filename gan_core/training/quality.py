@@ -67,7 +67,6 @@ class QualityMonitor:
             full=False,
         ).objective
 
-
     def estimate_seconds(self, subject: Subject) -> tuple[float, float]:
         """Estimate the seconds of :meth:`measure`: for the pictures of ``subject``, and for the real ones, which are cached.
 

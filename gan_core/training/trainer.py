@@ -86,9 +86,9 @@ class Trainer:
                 files, unless this run has a checkpoint.
 
         Raises:
-            SettingsError: the number of steps is not decided yet (:func:`gan_core.training.length.decide_length`), the run cannot
-                start from ``start``, the batch cannot be split evenly over the workers, or the family
-                does not support the size of the pictures or the kind of the data.
+            SettingsError: the number of steps is not decided yet (:mod:`gan_core.training.length`), the run cannot start from
+                ``start``, the batch cannot be split evenly over the workers, or the family does not support the size of the
+                pictures or the kind of the data.
             CheckpointError: a checkpoint was found whose hyperparameters differ, or none of those found fits this run; or the
                 files of ``start`` are missing or damaged.
             DataError: there are too few pictures.

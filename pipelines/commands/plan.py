@@ -4,9 +4,12 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from pipelines.flow.forecast import Forecast
 
 _WORDS = {
     "runs": "runs",
@@ -115,8 +118,15 @@ def _plan_training(checkout: Any, settings: Any, changes: bool) -> dict[str, str
     )
     told["disk"] = f"{data}; {checkpoints}"
     duration = "unknown" if found.seconds is None else format_duration(found.seconds)
-    told["time"] = f"{duration} for {settings.train.steps} steps, without start-up and FIDs ({found.source})"
-    told["travels"] = _travels(checkout, settings, found.checkpoint, len(fitting))
+    if settings.train.minutes is None:
+        told["time"] = f"{duration} for {found.steps} steps, without start-up and FIDs ({found.source})"
+    else:
+        about = "an unknown number of" if found.steps is None else f"at most about {found.steps}"
+        told["time"] = (
+            f"{duration} (train.minutes), without start-up: {about} steps, fewer if FIDs take long; training measures and "
+            f"fixes the number before its first step ({found.source})"
+        )
+    told["travels"] = _travels(checkout, settings, found, len(fitting))
     return told
 
 
@@ -150,7 +160,7 @@ def _nodes(checkout: Any) -> list[Any]:
     return [Node(name=socket.gethostname(), cpus=int(get_num_cpus()), gpus=gpus)]
 
 
-def _travels(checkout: Any, settings: Any, checkpoint: int, hosts: int) -> str:
+def _travels(checkout: Any, settings: Any, found: "Forecast", hosts: int) -> str:
     """What goes to and from the storage."""
     from gan_core.data import DATASET_FILE
     from gan_core.disk import format_bytes
@@ -169,5 +179,6 @@ def _travels(checkout: Any, settings: Any, checkpoint: int, hosts: int) -> str:
     except MissingObjectError:
         sent = f"{size} of prepared data to {uri}"
     fetched = f"at most {hosts} time(s) {size} to hosts without it"
-    count = -(-settings.train.steps // settings.train.checkpoint_every)
-    return f"{sent}; {fetched}; {count} checkpoint(s) of {format_bytes(checkpoint)} there"
+    every = settings.train.checkpoint_every
+    count = "an unknown number of" if found.steps is None else str(-(-found.steps // every))
+    return f"{sent}; {fetched}; {count} checkpoint(s) of {format_bytes(found.checkpoint)} there"

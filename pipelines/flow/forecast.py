@@ -47,12 +47,12 @@ class Forecast:
     """Bytes of a checkpoint."""
     kept: int
     """Bytes of the checkpoints that are kept at the same time."""
-    images: int
-    """Real images that the run shows to the discriminator."""
+    steps: int | None
+    """Number of steps, estimated if ``train.minutes`` decide it; None if unknown."""
     seconds: float | None
-    """Expected duration of the steps, without start-up and FIDs; None if unknown."""
+    """Expected duration of the steps, without start-up and FIDs; None if unknown. With ``train.minutes``, the budget."""
     source: str
-    """Where ``seconds`` comes from."""
+    """Where ``seconds`` comes from, or with ``train.minutes``, where ``steps`` comes from."""
 
 
 def measured_runs(events: Path) -> Iterator[Measured]:
@@ -112,28 +112,35 @@ def forecast(
         bf16=bf16,
         compiled=train.compile,
     )
-    images = train.steps * train.batch * train.discriminator_steps
     checkpoint = _checkpoint_bytes(settings, shape)
+    per_image: float | None
     if measured := _find_run(settings, info, device, threads, events, elsewhere):
-        seconds = images / (measured.images_per_second * workers / measured.workers)
+        per_image = measured.workers / (measured.images_per_second * workers)
         source = _describe(measured, workers)
     elif elsewhere:
-        seconds, source = None, f"no run of {family} at {shape_name(info)} on a GPU was measured"
+        per_image, source = None, f"no run of {family} at {shape_name(info)} on a GPU was measured"
     else:
         # A matrix product uses all cores of this machine, and the workers their share of them.
         share = min(1.0, workers * threads / (os.cpu_count() or 1)) if device.type == "cpu" else float(workers)
         flops = training_flops(family, shape, model, train.discriminator_steps)
-        seconds = images * flops / (training_speed(device) * share)
+        per_image = flops / (training_speed(device) * share)
         source = (
             f"estimate, off by a factor of about two: no run of {family} at {shape_name(info)} was measured on "
             f"{device_name(device, threads)}"
         )
+    per_step = None if per_image is None else per_image * train.batch * train.discriminator_steps
+    steps, seconds = train.known_steps, None
+    if train.minutes is not None:
+        seconds = 60 * train.minutes
+        steps = None if per_step is None else max(1, int(seconds / per_step))
+    elif per_step is not None:
+        seconds = train.steps * per_step
     return Forecast(
         memory=memory,
         data=dataset.decoded_bytes(),
         checkpoint=checkpoint,
         kept=checkpoint * (train.keep_checkpoints + 1),  # the new one is complete before the oldest is removed
-        images=images,
+        steps=steps,
         seconds=seconds,
         source=source,
     )

@@ -19,7 +19,7 @@ from pipelines.registry.contents import version_files
 from pipelines.registry.find import find_version
 from pipelines.registry.model_folder import pip_requirements
 from pipelines.registry.parent import Parent, find_parent
-from pipelines.registry.register import PARENT, PARENT_DIGEST
+from pipelines.registry.register import PARENT, PARENT_DIGEST, TRAIN_STEPS
 from pipelines.registry.trace import COMMIT, lock_settings, read_lock
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.cluster import offer_cluster
@@ -93,7 +93,8 @@ def reproduce(
         with version_files(version, tracking_uri) as folder:
             text, lock = _lock_of(name, folder)
             packages = set((folder / "requirements.txt").read_text(encoding="utf-8").split())
-        parent = _parent_of(name, version.tags, checkout, tracking_uri)
+        settings, parent = lock_settings(lock), _parent_of(name, version.tags, checkout, tracking_uri)
+        steps = _steps_of(name, version.tags, settings)
         device = _device(tracking_uri, f"tags.`mlflow.parentRunId` = '{version.run_id}'")
     recorded = version.tags.get(COMMIT, "unknown")
     commit = recorded.partition("+")[0]
@@ -105,6 +106,8 @@ def reproduce(
     notes = (
         [f"the version was made with other versions of packages than those here: {', '.join(other)}"] if other else []
     )
+    if steps is not None:
+        notes.append(f"trained {steps} steps, as recorded with the version, without measuring train.minutes again")
     find_commit(checkout, commit)
     tree_name = f"reproduce-{uuid.uuid4().hex[:12]}"
     with (
@@ -117,7 +120,7 @@ def reproduce(
         environment["GANTRY_TRACKING_URI"] = own = f"sqlite:///{var / 'mlflow.db'}"
         tree.dvc_lock.write_text(text, encoding="utf-8")
         committed = read_params(tree.params)
-        apply_overrides(tree, _changed(lock_settings(lock), committed))
+        apply_overrides(tree, _with_decided_steps(_changed(settings, committed), steps))
         if "storage" in committed:  # a storage has the finished work of the first run
             apply_overrides(tree, {"storage.uri": ""})
         environment.pop("GANTRY_STORAGE_URI", None)
@@ -161,6 +164,27 @@ def _parent_of(name: str, tags: Mapping[str, str], checkout: Checkout, tracking_
             f"{tags.get(PARENT_DIGEST, 'unknown')[:12]}, which has the digest {parent.digest[:12]} now."
         )
     return parent
+
+
+def _steps_of(name: str, tags: Mapping[str, str], settings: Mapping[str, Any]) -> int | None:
+    """The number of steps that ``train.minutes`` were turned into for the version ``name``; None if the user gave the steps."""
+    minutes = settings.get("train", {}).get("minutes")
+    if minutes is None:
+        return None
+    steps = tags.get(TRAIN_STEPS, "none")
+    if not re.fullmatch(r"[1-9][0-9]*", steps):
+        raise TrackingError(
+            f"Version {name} cannot be made again: it was trained for {minutes:g} minutes (train.minutes), and its tag "
+            f"{TRAIN_STEPS} does not say how many steps that was, but {steps}."
+        )
+    return int(steps)
+
+
+def _with_decided_steps(overrides: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+    """``overrides`` with the number of steps in place of ``train.minutes``, if it was decided."""
+    if steps is None:
+        return dict(overrides)
+    return {name: value for name, value in overrides.items() if name != "train.minutes"} | {"train.steps": steps}
 
 
 def _lock_of(name: str, folder: Path) -> tuple[str, dict[str, Any]]:

@@ -38,6 +38,8 @@ from pipelines.tracking.store import check_store
 
 LOG = logging.getLogger(__name__)
 
+_ALTERNATIVES = {"train.steps": "minutes", "train.minutes": "steps"}
+"""For a setting by dotted name, the one of its section that it replaces."""
 PREFECT_SECRETS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_KEY")
 
 
@@ -259,6 +261,8 @@ def share_cache(checkout: Checkout, tree: Checkout) -> None:
 def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
     """Set values by dotted name in params.yaml; comments and order are kept.
 
+    ``train.steps`` and ``train.minutes`` exclude each other: the one that is set here removes the other one from the file.
+
     Raises:
         SettingsError: a name is not in the file or names a whole section. In a project of Gantry's own stages, a setting that
             params.yaml leaves out is allowed too, because :func:`check_settings` checks it afterwards.
@@ -287,6 +291,9 @@ def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
                     f"'{name}' is a section of {params.name}. Set one of its settings: {', '.join(place[last])}."
                 )
             place[last] = value
+            other = _ALTERNATIVES.get(name)
+            if other and value is not None and f"{sections[0]}.{other}" not in overrides:
+                place.pop(other, None)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

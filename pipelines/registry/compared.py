@@ -27,6 +27,7 @@ from pipelines.runtime.git import GitError, run_git
 from pipelines.settings.schema import Settings, parse_settings
 from pipelines.tracking.runlog import flatten, texts
 from pipelines.tracking.store import PARENT_TAG, connect, explain_server_errors, find_run
+from pipelines.training.curves import last_step
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -231,6 +232,8 @@ def _of_revision(name: str, commit: str, checkout: Checkout) -> Side:
             if (best := read(BEST)) is not None:
                 parsed = parsed.with_values(yaml.safe_load(best)["parameters"])
             sections = parsed.as_dict()
+            if parsed.train.minutes is not None:
+                sections["train"]["steps"] = last_step(io.BytesIO(files.get(CURVES, b""))) or "unknown"
             params = texts(flatten({name: sections[name] for name in _SECTIONS}))
         except (GantryError, LookupError, TypeError) as error:
             missing.append(f"settings ({error})")

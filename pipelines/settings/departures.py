@@ -22,7 +22,11 @@ UNDECISIVE = frozenset(
     }
 )
 """Settings by which no two runs are compared: they say how often something is written, or how much a host can hold."""
-_OF_THE_USER = frozenset({"model.family", "train.steps", "train.seed", "train.fid_every", "train.fid_samples"})
+_OF_THE_USER = frozenset(
+    {
+        *("model.family", "train.steps", "train.minutes", "train.seed", "train.fid_every", "train.fid_samples"),
+    }
+)
 """Settings of model and train of which a recipe says nothing."""
 
 
@@ -54,7 +58,9 @@ def departures(settings: Settings, info: DatasetInfo | None, device: torch.devic
     chosen = {}
     if info is not None:
         # The user's own value of one setting does not change what the recipe has for another.
-        found = choose(settings.model.family, info, device, settings.train.steps, workers=settings.train.workers[0])
+        found = choose(
+            settings.model.family, info, device, settings.train.known_steps, workers=settings.train.workers[0]
+        )
         chosen = {choice.name: choice for choice in found}
     result = []
     for name, default in _defaults(settings):

@@ -18,9 +18,9 @@ from gan_core.metrics.domain_translation import check_domains
 from gan_core.metrics.features import check_real_count
 from gan_core.metrics.objective import OBJECTIVES
 from gan_core.metrics.protocol import FEATURES
-from gan_core.presets.choose import Choice, choose
+from gan_core.presets.choose import Choice, LengthChoices, choose
 from gan_core.presets.recipes import RECIPES
-from gan_core.training.config import CHANGEABLE_ON_RESUME, TrainConfig
+from gan_core.training.config import CHANGEABLE_ON_RESUME, TrainConfig, check_one_length
 from pipelines.settings.data import DataSettings
 from pipelines.settings.flow import FlowSettings
 from pipelines.settings.ingest import DERIVED, IngestSettings
@@ -247,7 +247,7 @@ class Settings:
         """
         given = {name: self.value(name) for name in self.given - {"model.family", "model.preset"}}
         workers = self.train.workers[0]
-        found = choose(self.model.family, info, device, self.train.steps, given=given, workers=workers)
+        found = choose(self.model.family, info, device, self.train.known_steps, given=given, workers=workers)
 
         def differs(choice: Choice) -> bool:
             value = self.value(choice.name)
@@ -260,6 +260,20 @@ class Settings:
 
         chosen = [choice for choice in found if choice.name not in self.given]
         return chosen, [choice for choice in found if choice.name in self.given and differs(choice)]
+
+    def length_choices(self, given: Collection[str]) -> LengthChoices:
+        """What ``model.preset: auto`` chooses once ``train.minutes`` are a number of steps, except for the names ``given``."""
+        train = self.train
+        return LengthChoices(
+            family=self.model.family,
+            batch=train.batch,
+            discriminator_steps=train.discriminator_steps,
+            given=frozenset(given),
+        )
+
+    def with_steps(self, steps: int) -> "Settings":
+        """Return a copy that trains ``steps`` steps, in place of ``train.minutes``; what is given stays given."""
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, steps=steps, minutes=None))
 
     def with_values(self, values: Mapping[str, Any]) -> "Settings":
         """Return a copy with ``values`` set by dotted name (``train.generator_lr``), checked again."""
@@ -427,6 +441,8 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
         )
     values = read_params(path)
     try:
+        if isinstance(train := values.get("train"), Mapping):
+            check_one_length(train)
         settings = parse_settings(values)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None

@@ -13,7 +13,7 @@ from gan_core.inference.generator import load_generator
 from pipelines.registry.example import example_picture
 from pipelines.registry.inputs import check_curves, objective_of, read_measured
 from pipelines.registry.parent import START_FILE
-from pipelines.registry.register import PARENT, PARENT_DIGEST, register_generator
+from pipelines.registry.register import PARENT, PARENT_DIGEST, TRAIN_MINUTES, TRAIN_STEPS, register_generator
 from pipelines.runtime.checkout import CURVES, FID_CURVE, REGISTERED, START_DESCRIPTION
 from pipelines.runtime.git import current_commit
 from pipelines.runtime.progress import say
@@ -22,12 +22,20 @@ from pipelines.stages.context import StageContext
 from pipelines.stages.results import record_results
 from pipelines.stages.tracked import stage_run
 from pipelines.tracking import find_run, sync
+from pipelines.training.curves import last_step
 
 
 def parent_tags(description: Mapping[str, Any]) -> dict[str, str]:
     """Tags that name the run that the generator started from; empty if it started from random weights."""
     parent = description.get("parent")
     return {PARENT: parent["name"], PARENT_DIGEST: parent["digest"]} if parent else {}
+
+
+def length_tags(settings: Settings, curves: Path) -> dict[str, str]:
+    """Tags that say which time budget training had, and how many steps that was; empty if the user gave the steps."""
+    if settings.train.minutes is None:
+        return {}
+    return {TRAIN_MINUTES: f"{settings.train.minutes:g}", TRAIN_STEPS: str(last_step(curves))}
 
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
@@ -64,6 +72,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                 "gantry.dataset": description.get("dataset", "unknown"),
                 "gantry.data": settings.data.name,
                 **parent_tags(description),
+                **length_tags(settings, checkout.out(CURVES)),
                 **current_commit(checkout.root).tags,
                 "gantry.dvc_lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "none",
             },

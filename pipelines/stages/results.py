@@ -33,6 +33,7 @@ from pipelines.tracking import RunLog, Shipper
 from pipelines.tracking.facts import WALL, RunFacts, find_facts
 from pipelines.tracking.runlog import flatten, texts
 from pipelines.training.cost import DEVICE_SECONDS, KIMG, MEMORY, RATE
+from pipelines.training.curves import last_step
 from pipelines.training.run_tags import DEVICE, WORKERS
 
 NOTE = "mlflow.note.content"
@@ -41,6 +42,8 @@ COSTLY = ("ingest", "tune", "train", "evaluate")
 """The stages whose time is the cost of a generator."""
 _RESOLVED = ("model.", "train.")
 _FEW = 12
+_NULL = "null"
+"""A setting without a value, as a parameter of a run."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -89,9 +92,14 @@ def record_results(
     facts = {stage: found for stage in COSTLY if (found := _facts(checkout, settings, stage))}
     train = facts.get("train", RunFacts())
     resolved = {name: value for name, value in train.params.items() if name.startswith(_RESOLVED)}
+    minutes = settings.train.minutes
     if not resolved:
+        if minutes is not None:
+            settings = settings.with_steps(last_step(checkout.out(CURVES)))
         settings = _resolve(settings, checkout)
     params = data_params(checkout, settings) | decisive_params(settings)
+    if minutes is not None:
+        params["train.minutes"] = f"{minutes:g}"
     params |= {name: value for name, value in resolved.items() if name not in UNDECISIVE}
     figures = read_figures(metrics) if metrics.is_file() else []
     cost = _cost(facts)
@@ -118,8 +126,11 @@ def describe_run(
 ) -> str:
     """The description of a run of the pipeline, as Markdown. Names of classes and data are escaped."""
     said = {name: escape_markdown(value) for name, value in params.items()}
+    budget = said.get("train.minutes", _NULL)
+    decided = "" if budget == _NULL else f" (in {budget} minutes)"
     lines = [
-        f"**{said['model.family']}** on **{said['data']}**: {said['train.steps']} steps of {said['train.batch']} pictures, "
+        f"**{said['model.family']}** on **{said['data']}**: {said['train.steps']} steps{decided} of "
+        f"{said['train.batch']} pictures, "
         f"learning rates {said['train.generator_lr']} (generator) and {said['train.discriminator_lr']} (discriminator), "
         f"augmentation {said['train.augment.kind']}, seed {said['train.seed']}."
     ]

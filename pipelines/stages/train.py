@@ -15,23 +15,35 @@ from pipelines.stages.context import StageContext
 from pipelines.stages.parent import fetched_parent
 from pipelines.stages.tracked import stage_run
 from pipelines.tracking.facts import read_facts
+from pipelines.tracking.runlog import flatten
 from pipelines.training import places
 from pipelines.training.cost import training_cost
-from pipelines.training.curves import write_curves
+from pipelines.training.curves import last_step, write_curves
 from pipelines.training.fit import fit, is_exported
 from pipelines.training.run_tags import WORKERS
 
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Train with the settings of params.yaml, overridden by the best settings of the search; returns the stage's outs."""
-    preset, settings = settings.model.preset, resolve_auto("train", settings, context.checkout.prepared)
+    preset, given = settings.model.preset, settings.given
+    settings = resolve_auto("train", settings, context.checkout.prepared)
     best = _read_best(context.checkout.best)
+    later = None
+    if preset == "auto" and settings.train.minutes is not None:
+        later = settings.length_choices(given | best.keys())
+        for name in later.names:
+            say("train", f"auto: {name} follows from the number of steps, which train.minutes decides")
     settings = settings.with_values(best)
     for name, value in best.items():
         say("train", f"{name} = {value} (from the search)")
     parent = fetched_parent(context, settings)
     with stage_run(context, settings) as run:
-        run.log_params({"model": {**settings.model.as_dict(), "preset": preset}, "train": settings.as_dict()["train"]})
+        params = flatten(
+            {"model": {**settings.model.as_dict(), "preset": preset}, "train": settings.as_dict()["train"]}
+        )
+        # The workers log what they decide, and a parameter of MLflow never changes.
+        undecided = {"train.steps", *(later.names if later else ())} if settings.train.minutes is not None else set()
+        run.log_params({name: value for name, value in params.items() if name not in undecided})
         if parent:
             run.set_tags({PARENT: parent[0].name, PARENT_DIGEST: parent[0].digest})
         if not is_exported(context.work):
@@ -45,12 +57,13 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                     track=run.folder.parent,
                     start=parent[0].start if parent else None,
                     start_folder=parent[1] if parent else None,
+                    later=later,
                 )
         curves, fid = context.work / "curves.csv", context.work / "fid.csv"
         write_curves(context.work / places.CURVES, curves, fid)
         run.log_artifact(curves)
         workers = int(read_facts(run.folder).tags.get(WORKERS, settings.train.workers[1]))
-        run.log_metrics(training_cost(context.work / places.CURVES, workers), settings.train.steps)
+        run.log_metrics(training_cost(context.work / places.CURVES, workers), last_step(curves))
     generator, grids = context.work / places.GENERATOR, context.work / places.GRIDS
     return {
         GENERATOR: generator,

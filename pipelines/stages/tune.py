@@ -32,6 +32,10 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     else:
         if settings.train.start_from is not None:
             say("tune", "trials start from random weights, whatever train.start_from says")
+        if settings.train.minutes is not None:
+            steps = settings.tune.steps
+            say("tune", f"trials train {steps} steps (tune.steps), whatever train.minutes says")
+            settings = settings.with_steps(steps)
         _search(context, settings, best, board, plot)
     return {BEST: best, LEADERBOARD: board, SEARCH_PLOT: plot}
 

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 
@@ -55,3 +55,11 @@ def write_curves(source: Path, curves: Path, fids: Path) -> None:
     measured.rename(columns={FID: "fid"}).to_csv(fids, index=False)
     frame = frame.drop(columns=["rate/images_per_second", FID], errors="ignore")
     frame.rename(columns=lambda name: name.replace("/", "_")).to_csv(curves, index=False)
+
+
+def last_step(curves: Path | BinaryIO) -> int:
+    """The last step in the table that :func:`write_curves` has written: the length of the run. 0 if there is no row."""
+    try:
+        return int(pd.read_csv(curves)["step"].max())
+    except (OSError, LookupError, ValueError):  # no file, no such column, no row
+        return 0

@@ -10,6 +10,7 @@ from gan_core.data import PreparedDataset
 from gan_core.disk import describe_os_error, disk_error_at
 from gan_core.errors import CheckpointError, StageError
 from gan_core.inference.generator import load_generator
+from gan_core.presets.choose import LengthChoices
 from gan_core.shards import FolderShards
 from gan_core.training.start import Start, check_files, open_start
 from gan_core.training.stream import streaming_reason
@@ -22,7 +23,6 @@ from pipelines.settings.schema import Settings
 from pipelines.tracking.events import log_folder
 from pipelines.training.places import (
     CHECKPOINTS,
-    CURVES,
     GENERATOR,
     RAY_FOLDER,
     START,
@@ -52,6 +52,7 @@ def fit(
     track: Path | None,
     start: Start | None = None,
     start_folder: Path | None = None,
+    later: LengthChoices | None = None,
 ) -> None:
     """Train with Ray Train and export the generator to ``work``; resumes an earlier call with the same ``work``.
 
@@ -64,6 +65,7 @@ def fit(
         track: folder of the event logs; None without tracking.
         start: the run that this one starts from (``train.start_from``); None starts from random weights.
         start_folder: its files. With a storage that has them already, they need not be here.
+        later: what ``model.preset: auto`` chooses once ``train.minutes`` are a number of steps; None without the preset.
 
     Raises:
         SettingsError: the family does not support the data, or the cluster has too few resources for the workers.
@@ -83,7 +85,7 @@ def fit(
         )
         with shared as place:
             _say_feed(PreparedDataset(data, shards=FolderShards(data) if place.inputs.streams else None), settings)
-            _fit(work, settings, place, run_key, run_name, start)
+            _fit(work, settings, place, run_key, run_name, start, later)
             failure = place.failure()
     else:
         disk = SharedDisk(
@@ -94,7 +96,7 @@ def fit(
         )
         disk.forget_failure()
         _say_feed(PreparedDataset(data), settings)
-        _fit(work, settings, disk, run_key, run_name, start)
+        _fit(work, settings, disk, run_key, run_name, start, later)
         failure = disk.failure()
     if failure:
         raise failure
@@ -115,6 +117,7 @@ def _fit(
     run_key: str,
     run_name: str,
     start: Start | None,
+    later: LengthChoices | None,
 ) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -136,10 +139,13 @@ def _fit(
         threads=cpus,
         start=start.record if start else None,
         versions=code_versions("train"),
+        later=later,
     )
+    steps, minutes = settings.train.known_steps, settings.train.minutes
+    amount = f"{steps} steps" if steps is not None else f"{minutes:g} minutes"
     say(
         "train",
-        f"{settings.train.steps} steps on {least if least == most else f'{least} to {most}'} worker(s), "
+        f"{amount} on {least if least == most else f'{least} to {most}'} worker(s), "
         f"{'one GPU' if use_gpu else f'{cpus} CPU core(s)'} each; the workers take about half a minute to start",
     )
     if shared_disk and (resumed := newest_checkpoint_step(work / CHECKPOINTS)):
@@ -170,7 +176,7 @@ def _fit(
         ),
     )
     kept = f"Checkpoints are kept in {place.checkpoints}; run the stage again to resume from them."
-    with Progress(work / CURVES, settings.train.steps):
+    with Progress(work, steps):
         try:
             trainer.fit()
         except ray.exceptions.RayActorError as error:

@@ -20,6 +20,7 @@ from gan_core.checkpoint import list_checkpoints
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from gan_core.locks import file_lock
+from gan_core.training.length import LENGTH
 from pipelines.runtime.owned import scratch_folder
 from pipelines.runtime.progress import say, say_waiting
 from pipelines.storage.folders import fetch_folder, publish_folder
@@ -155,7 +156,7 @@ class SharedStorage:
                 epoch=self.epoch,
                 logs=(CURVES, GROUPS, f"{EVENTS}/*/events.jsonl"),
                 checkpoints=(f"{CHECKPOINTS}/*",),
-                accept=lambda name: name.startswith((CHECKPOINTS, CURVES, GROUPS, f"{EVENTS}/")),
+                accept=lambda name: name.startswith((CHECKPOINTS, CURVES, GROUPS, LENGTH, f"{EVENTS}/")),
             )
             mirror.take_over()
             with mirror.running(), scratch_folder("start") as start:

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gan_core.training.length import read_length
 from pipelines.runtime.progress import format_duration, say
 from pipelines.training.curves import FID
+from pipelines.training.places import CURVES
 
 
 class TimeEstimate:
@@ -54,10 +56,16 @@ class RowReader:
 class Progress:
     """Context manager that prints the progress of training from the file that rank 0 writes."""
 
-    def __init__(self, curves: Path, steps: int, every: float = 10.0) -> None:
-        self._curves, self._steps, self._every = curves, steps, every
+    def __init__(self, work: Path, steps: int | None, every: float = 10.0) -> None:
+        """
+        Args:
+            work: work directory of training.
+            steps: number of steps; None if the workers decide it, and record it in ``work``.
+            every: seconds between two lines.
+        """
+        self._work, self._curves, self._steps, self._every = work, work / CURVES, steps, every
         # Created here rather than in the thread, so that rows written before the thread starts count.
-        self._new = RowReader(curves)
+        self._new = RowReader(self._curves)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -69,11 +77,15 @@ class Progress:
         self._thread.join()
 
     def _watch(self) -> None:
-        started, pace, seen = time.monotonic(), TimeEstimate(self._steps), False
+        started, seen = time.monotonic(), False
+        pace = TimeEstimate(self._steps) if self._steps is not None else None
         while not self._done.wait(self._every if seen or time.monotonic() - started > 60 else 2):
+            if pace is None and (length := read_length(self._work)):
+                say("train", length.describe())
+                self._steps, pace = length.steps, TimeEstimate(length.steps)
             rows = self._new.read_new()
             _tell_fids(rows)
-            if rows:
+            if rows and pace is not None:
                 seen = True
                 self._tell(rows[-1], pace.seconds_left(rows[-1]["step"], self._curves.stat().st_mtime))
         _tell_fids(self._new.read_new())  # the FID of the last step, written just before the end

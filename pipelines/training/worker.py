@@ -17,11 +17,15 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError
 from gan_core.images.grid import save_sheet
 from gan_core.metrics.protocol import Figure
+from gan_core.presets.choose import LengthChoices
+from gan_core.training.config import TrainConfig
+from gan_core.training.length import decide_length
 from gan_core.training.observer import Observer
 from gan_core.training.start import Start, open_start
 from gan_core.training.trainer import Trainer
+from gan_core.training.world import World
 from pipelines.runtime.code import check_versions
-from pipelines.settings.schema import parse_settings
+from pipelines.settings.schema import Settings, parse_settings
 from pipelines.storage.journal import ReplacedError
 from pipelines.storage.objects import StorageError
 from pipelines.tracking import RunLog
@@ -59,6 +63,8 @@ class Job:
     """Record of the run that this one starts from (:attr:`gan_core.training.start.Start.record`)."""
     versions: str
     """:func:`pipelines.runtime.code.code_versions` of the driver, which the workers must have, too."""
+    later: LengthChoices | None = None
+    """What ``model.preset: auto`` chooses once ``train.minutes`` are a number of steps; None without the preset."""
 
 
 class Reporter(Observer):
@@ -131,10 +137,13 @@ def _train(job: Job, files: WorkerFiles, times: dict[str, Any]) -> None:
     times["fetched"] = time.time()
     settings = parse_settings(job.settings)
     log = RunLog(files.events, key=job.run_key, name=job.run_name) if files.events else None
+    dataset = PreparedDataset(files.data, cache_dir=job.cache or None, shards=files.shards)
+    if settings.train.minutes is not None:
+        settings = _decide_length(job, settings, dataset, files, log)
     trainer = Trainer(
         settings.model.family,
         settings.model.config,
-        PreparedDataset(files.data, cache_dir=job.cache or None, shards=files.shards),
+        dataset,
         settings.train.trainer_config(),
         files.work / CHECKPOINTS,
         device=ray.train.torch.get_device(),  # type: ignore[attr-defined]
@@ -150,6 +159,28 @@ def _train(job: Job, files: WorkerFiles, times: dict[str, Any]) -> None:
         trainer.export(files.work / GENERATOR)
     if log:
         log.log_metrics({MEMORY: peak_memory_gib(trainer.device)}, trainer.step)
+
+
+def _decide_length(
+    job: Job, settings: Settings, dataset: PreparedDataset, files: WorkerFiles, log: RunLog | None
+) -> Settings:
+    """The settings with a number of steps in place of ``train.minutes``, and with the choices that follow from it."""
+
+    def build_trainer(config: TrainConfig, directory: Path) -> Trainer:
+        device = ray.train.torch.get_device()  # type: ignore[attr-defined]
+        return Trainer(settings.model.family, settings.model.config, dataset, config, directory, device=device)
+
+    config = settings.train.trainer_config()
+    length = decide_length(build_trainer, config, files.work, files.work / CHECKPOINTS, world=World.current())
+    if files.send:
+        try:
+            files.send()  # at once, so that the group that goes on after a lost host has as many steps
+        except StorageError as error:
+            LOG.warning("The number of steps waits on this host: %s", error)
+    chosen = {choice.name: choice.value for choice in job.later.at(length.steps)} if job.later else {}
+    if log:
+        log.log_params({"train.steps": length.steps, **chosen})
+    return settings.with_values({"train.steps": length.steps, "train.minutes": None, **chosen})
 
 
 @contextmanager

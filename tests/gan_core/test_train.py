@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gan_core import train
@@ -16,7 +17,10 @@ from gan_core.families import FAMILIES
 from gan_core.families.dcgan import DcganConfig
 from gan_core.inference.generator import load_generator
 from gan_core.locks import folder_lock
+from gan_core.training import length
 from gan_core.training.config import TrainConfig
+from gan_core.training.length import Costs
+from gan_core.training.trainer import Trainer
 from tests.datasets import blobs, write_prepared
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +49,12 @@ def test_every_setting_is_an_option_with_its_name() -> None:
         (["--steps", "many"], r"train\.steps: expected a whole number, got 'many'"),
         (["--model", "widht=3"], r"Unknown setting 'model\.widht'\. Did you mean 'width'\?"),
         (["--model", "width"], "--model width: expected NAME=VALUE"),
+        (
+            ["--steps", "9", "--minutes", "5"],
+            r"train\.steps and train\.minutes: both are given \(9 and 5\).* Remove one",
+        ),
+        (["--minutes", "0"], r"train\.minutes: must be above 0"),
+        (["--minutes", ".nan"], r"train\.minutes: nan is not a finite number"),
         (["--steps", "["], r"--steps: '\[' is not a YAML value"),
         (["--model", "width=["], r"--model width: '\[' is not a YAML value"),
         (["--family", "dcgam"], r"unknown family 'dcgam'\. Did you mean 'dcgan'\?"),
@@ -117,6 +127,48 @@ def test_a_run_that_has_already_reached_its_steps_says_so(tmp_path: Path, capsys
     assert "already at step" not in capsys.readouterr().out
     train.main([*words, "--steps", "2"])
     assert "is already at step 3. Give a --steps larger than 3" in capsys.readouterr().out
+
+
+def test_a_run_of_so_many_minutes_equals_one_of_as_many_steps_also_when_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The learning rates decay, and auto derives the weight of StarGAN v2's diversity loss from the steps: both know them."""
+    data = write_prepared(tmp_path / "data", blobs(16, channels=3), np.arange(16) % 2, kind="domains")
+    small = [word for name in ("width=4", "width_max=4", "hidden=8") for word in ("--model", name)]
+    words = ["--data", str(data), "--device", "cpu", "--family", "stargan2", "--preset", "auto", "--batch", "2", *small,
+             "--decay-from", "0.5", "--checkpoint-every", "2", "--precision", "fp32"]  # fmt: skip
+    measured = 0
+
+    def measure(*arguments: object) -> Costs:
+        nonlocal measured
+        measured += 1
+        return Costs(step=1.0)
+
+    monkeypatch.setattr(length, "_measure", measure)
+    save = Trainer._save
+
+    def killed(trainer: Trainer) -> None:
+        save(trainer)
+        if trainer.step == 4:
+            raise KeyboardInterrupt
+
+    budget = ["--out", str(tmp_path / "budget"), "--minutes", "0.1"]
+    monkeypatch.setattr(Trainer, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.main([*words, *budget])
+    monkeypatch.setattr(Trainer, "_save", save)
+    assert "auto: model.diversity_steps = 6 (" in capsys.readouterr().out
+    train.main([*words, *budget])
+    assert measured == 1
+    assert json.loads((tmp_path / "budget" / length.LENGTH).read_text())["steps"] == 6
+    train.main([*words, "--out", str(tmp_path / "steps"), "--steps", "6"])
+    for name in ("generator", "start"):
+        files = [
+            {path.name: path.read_bytes() for path in (tmp_path / run / name).iterdir()} for run in ("budget", "steps")
+        ]
+        assert files[0] == files[1], name
+    train.main([*words, *budget])
+    assert "is already at step 6. Give a --steps larger than 6 in place of --minutes" in capsys.readouterr().out
 
 
 def test_the_help_explains_every_setting_of_a_run_and_of_every_family(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Several workers compute the same result as one worker with the whole batch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from gan_core.errors import DataError
 from gan_core.families import FAMILIES
 from gan_core.training import quality
 from gan_core.training.config import TrainConfig
+from gan_core.training.length import LENGTH, decide_length
 from gan_core.training.trainer import Trainer
 from gan_core.training.world import World
 from tests.gan_core.metrics.conftest import Averages
@@ -101,6 +103,17 @@ def _worker(rank: int, folder: str, data: str) -> None:
     resumed = Trainer("toy", MODEL, dataset, trainer.config, home / f"pair{rank}", device="cpu")
     assert (resumed.step, resumed.rollbacks) == (20, 1)
     assert torch.equal(weights(resumed.family.networks), weights(trainer.family.networks))
+
+    # Both measure, and rank 0 decides.
+    def build_trainer(config: TrainConfig, place: Path) -> Trainer:
+        return Trainer("toy", MODEL, dataset, config, place, device="cpu")
+
+    config, timed = replace(trainer.config, minutes=0.5), home / f"timed{rank}"
+    length = decide_length(build_trainer, config, timed, timed / "checkpoints", world=world)
+    assert (length.minutes, length.workers) == (0.5, 2)
+    assert length.costs.fid > 0
+    assert_equal_on_both(torch.tensor(length.steps))
+    assert (timed / LENGTH).is_file() == (rank == 0)
     dist.destroy_process_group()
 
 

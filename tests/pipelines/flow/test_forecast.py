@@ -14,6 +14,7 @@ from tests.pipelines.settings_example import small_settings
 
 CPU = torch.device("cpu")
 SETTINGS = small_settings(train__steps=100, train__batch=16)
+IMAGES = 100 * 16 * SETTINGS.train.discriminator_steps
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,9 @@ def test_the_speed_of_the_latest_run_of_the_family_on_the_device_counts(tmp_path
     record(tmp_path, dataset, "other-threads", [7.0], threads=3)
     record(tmp_path, dataset, "other-family", [7.0], family="r3gan")
     found = expect(tmp_path, dataset)
-    assert found.images == 100 * 16 * SETTINGS.train.discriminator_steps
-    assert found.seconds == found.images / 100, "the first row, which includes the warm-up, does not count"
+    assert (found.steps, found.seconds) == (100, pytest.approx(IMAGES / 100)), (
+        "the first row, which includes the warm-up, does not count"
+    )
     assert found.source.startswith("measured: 100.0 images/s in run new of dcgan at ")
     assert device_name(CPU, 2) in found.source
 
@@ -52,8 +54,17 @@ def test_the_speed_of_the_latest_run_of_the_family_on_the_device_counts(tmp_path
 def test_another_number_of_workers_scales_the_speed_and_says_so(tmp_path, dataset) -> None:
     record(tmp_path, dataset, "run", [100.0])
     found = expect(tmp_path, dataset, workers=2)
-    assert found.seconds == found.images / 200
+    assert found.seconds == pytest.approx(IMAGES / 200)
     assert "scaled from 1 to 2 workers" in found.source
+
+
+def test_a_budget_in_minutes_has_as_many_steps_as_the_measured_speed_allows(tmp_path, dataset) -> None:
+    settings = SETTINGS.with_values({"train.minutes": 3})
+    how = {"threads": 2, "workers": 1, "events": tmp_path, "elsewhere": True}
+    assert forecast(settings, dataset, CPU, **how).steps is None, "no speed is known"
+    record(tmp_path, dataset, "run", [100.0])
+    found = forecast(settings, dataset, CPU, **{**how, "elsewhere": False})
+    assert (found.steps, found.seconds) == (180 * 100 // (IMAGES // 100), 180)
 
 
 def test_without_an_earlier_run_the_time_is_named_an_estimate(tmp_path, dataset) -> None:

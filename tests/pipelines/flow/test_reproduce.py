@@ -4,7 +4,7 @@ import pytest
 
 from gan_core.errors import TrackingError
 from pipelines.flow import reproduce as reproducing
-from pipelines.flow.reproduce import _parent_of
+from pipelines.flow.reproduce import _parent_of, _steps_of, _with_decided_steps
 from pipelines.registry.parent import Parent
 from pipelines.runtime.checkout import Checkout
 
@@ -36,3 +36,17 @@ def test_a_version_whose_start_has_changed_cannot_be_made_again() -> None:
         TrackingError, match=r"faces/2 cannot be made again: it started from faces/1 with the digest bbbb"
     ):
         _parent_of("faces/2", tags, CHECKOUT, URI)
+
+
+def test_a_version_of_so_many_minutes_is_made_again_with_the_steps_that_these_were() -> None:
+    budget = {"train": {"minutes": 15, "batch": 8}}
+    assert _steps_of("faces/2", {"gantry.train_steps": "5400"}, budget) == 5400
+    assert _steps_of("faces/2", {}, {"train": {"steps": 3000}}) is None
+    with pytest.raises(
+        TrackingError,
+        match=r"faces/2 cannot be made again: it was trained for 15 minutes .* gantry\.train_steps .* but none",
+    ):
+        _steps_of("faces/2", {}, budget)
+    overrides = {"train.minutes": 15, "train.batch": 8}
+    assert _with_decided_steps(overrides, 5400) == {"train.batch": 8, "train.steps": 5400}
+    assert _with_decided_steps({"train.batch": 8}, None) == {"train.batch": 8}

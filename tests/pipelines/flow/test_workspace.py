@@ -233,6 +233,22 @@ def test_a_mapping_may_be_overridden_with_a_word(tmp_path: Path) -> None:
     assert yaml.safe_load(params.read_text()) == {"seconds": 2, "tune": {"space": "auto"}}
 
 
+def test_a_time_budget_and_a_number_of_steps_replace_each_other(tmp_path: Path) -> None:
+    params, root = tmp_path / "params.yaml", Path(__file__).parents[3]
+    shutil.copy(root / "dvc.yaml", tmp_path)
+    shutil.copy(root / "params.yaml", params)
+
+    def given(**overrides: float | None) -> tuple:
+        apply_overrides(Checkout.at(tmp_path), {f"train.{name}": value for name, value in overrides.items()})
+        train = yaml.safe_load(params.read_text())["train"]
+        return train.get("steps"), train.get("minutes")
+
+    assert given(minutes=None) == (3000, None)
+    assert given(minutes=15) == (None, 15)
+    assert given(steps=100) == (100, None)
+    assert given(steps=100, minutes=15) == (100, 15), "both are given here: an error when the settings are checked"
+
+
 def test_an_override_is_a_name_and_a_yaml_value():
     assert parse_override("train.steps=100") == ("train.steps", 100)
     assert parse_override("ingest.size=[64, 64]") == ("ingest.size", [64, 64])

@@ -42,6 +42,10 @@ def test_the_projects_own_settings_are_valid() -> None:
             r"model.init, model.latent, model.loss, model.prior: not a setting of pix2pix",
         ),
         ({"train": {"collapse_diversity": 1.5}}, r"train.collapse_diversity: must lie in \[0, 1\)"),
+        (
+            {"train": {"steps": 9, "minutes": 5}},
+            r"train.steps and train.minutes: both are given \(9 and 5\).* Remove one",
+        ),
         ({"train": {"seed": -1}}, r"train.seed: must be at least 0"),
         ({"model": {"family": "dcgam"}}, r"unknown family 'dcgam'. Did you mean 'dcgan'\?"),
         ({"trian": {}}, r"Unknown setting 'trian'. Did you mean 'train'\?"),

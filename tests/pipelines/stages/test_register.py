@@ -8,6 +8,8 @@ import yaml
 
 from pipelines.runtime.checkout import Checkout
 from pipelines.stages.context import run_stage
+from pipelines.stages.register import length_tags
+from tests.pipelines.settings_example import small_settings
 from tests.pipelines.toy import CHECKOUT, dvc, make_project
 
 STAND_IN = """
@@ -54,6 +56,16 @@ def project(template: Path, tmp_path: Path) -> Path:
     root = Path(shutil.copytree(template, tmp_path / "project"))
     (root / "ran.txt").unlink()
     return root
+
+
+def test_a_version_says_how_many_steps_its_minutes_were(tmp_path: Path) -> None:
+    curves = tmp_path / "curves.csv"
+    curves.write_text("step,loss_generator\n20,0.5\n5400,0.4\n")
+    assert length_tags(small_settings(), curves) == {}
+    assert length_tags(small_settings(train__minutes=15), curves) == {
+        "gantry.train_minutes": "15",
+        "gantry.train_steps": "5400",
+    }
 
 
 def ran(project: Path) -> set[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.training.places import CURVES
 from pipelines.training.progress import Progress, RowReader, TimeEstimate
 
 
@@ -46,7 +47,7 @@ def test_an_incomplete_line_of_a_killed_run_is_skipped(tmp_path: Path) -> None:
 
 
 def test_the_fid_of_the_last_step_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "curves.jsonl"
-    with Progress(path, steps=20, every=60):
+    path = tmp_path / CURVES
+    with Progress(tmp_path, steps=20, every=60):
         path.write_text(json.dumps({"step": 20, "quality/fid": 81.25}) + "\n")
     assert capsys.readouterr().out.count("FID 81.25 at step 20") == 1
