@@ -53,7 +53,7 @@ class Killer(threading.Thread):
 
 def _train_parent(place: Path, data: Path, settings: Settings) -> Start:
     """A short run that another one starts from."""
-    config = dataclasses.replace(settings.train.trainer_config(), steps=4, start_from=None, fid_every=0, seed=1)
+    config = dataclasses.replace(settings.with_steps(4).train.trainer_config(), start_from=None, fid_every=0, seed=1)
     trainer = Trainer(
         settings.model.family, settings.model.config, PreparedDataset(data), config, place / "earlier", device="cpu"
     )
