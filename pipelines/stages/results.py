@@ -98,9 +98,9 @@ def record_results(
             settings = settings.with_steps(last_step(checkout.out(CURVES)))
         settings = _resolve(settings, checkout)
     params = data_params(checkout, settings) | decisive_params(settings)
+    params |= {name: value for name, value in resolved.items() if name not in UNDECISIVE}
     if minutes is not None:
         params["train.minutes"] = f"{minutes:g}"
-    params |= {name: value for name, value in resolved.items() if name not in UNDECISIVE}
     figures = read_figures(metrics) if metrics.is_file() else []
     cost = _cost(facts)
     machine = {name: train.tags[name] for name in (DEVICE, WORKERS) if name in train.tags}

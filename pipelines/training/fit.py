@@ -143,6 +143,8 @@ def _fit(
     )
     steps, minutes = settings.train.known_steps, settings.train.minutes
     amount = f"{steps} steps" if steps is not None else f"{minutes:g} minutes"
+    if steps is None and least != most:
+        say("train", "train.minutes are turned into steps once, by the rate of the workers that begin")
     say(
         "train",
         f"{amount} on {least if least == most else f'{least} to {most}'} worker(s), "

@@ -9,7 +9,7 @@ from gan_core.config import build
 from gan_core.data import DatasetInfo
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.presets import choose as presets
-from gan_core.presets.choose import choose, choose_batch, fit_micro_batches
+from gan_core.presets.choose import LengthChoices, choose, choose_batch, fit_micro_batches
 from gan_core.training.config import TrainConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -45,6 +45,19 @@ def test_every_choice_is_a_valid_setting_with_a_reason(family: str, size: int) -
     }
     check_family(family, family_config(family, values["model"]), ImageShape.of(data))
     build(TrainConfig, values["train"]).check_workers(1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_depends_on_the_steps_can_be_chosen_when_they_are_known(family: str) -> None:
+    now, later = choose(family, info(), GPU, steps=None), choose(family, info(), GPU, steps=700)
+    values = {choice.name: choice.value for choice in now}
+    train = {name: values.get(f"train.{name}", 1) for name in ("batch", "discriminator_steps")}
+    added = LengthChoices(family=family, **train)
+    assert {c.name: c for c in [*now, *added.at(700)]} == {c.name: c for c in later}
+    assert added.names == {"r3gan": ["train.burn_in_kimg"], "stargan2": ["model.diversity_steps"]}.get(family, [])
+    assert LengthChoices(family=family, **train, given=frozenset(added.names)).at(700) == [], (
+        "the user's own come first"
+    )
 
 
 PAPERS = [
