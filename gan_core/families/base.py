@@ -164,6 +164,8 @@ class Family(ABC):
         self.networks: dict[str, nn.Module] = {}
         self.buffers: dict[str, Tensor] = {}
         """State of the losses besides the networks, kept from step to step; part of every checkpoint."""
+        self.incomplete = False
+        """Whether a generator is missing, after :meth:`keep_generators`. Such a family translates, and cannot be trained."""
         self._compiled: dict[str, Callable[..., Tensor]] = {}
 
     @classmethod
@@ -202,6 +204,18 @@ class Family(ABC):
     def smaller_name(cls, network: str, name: str, levels: int) -> str:
         """Name of the tensor ``name`` of ``network`` in networks for pictures 2^``levels`` times smaller; empty if new."""
         return name
+
+    def keep_generators(self, names: tuple[str, ...]) -> None:
+        """Drop the generators that are not in ``names``: those of an imported generator with fewer directions.
+
+        Raises:
+            SettingsError: the family has no such generators, or needs all of its own.
+        """
+        if names != self.generators:
+            raise SettingsError(
+                f"generators: {self.name} has {', '.join(self.generators)} and needs all of them, got "
+                f"{', '.join(names) or 'none'}."
+            )
 
     def discriminator_layers(self, name: str) -> list[list[nn.Parameter]]:
         """Parameters of each layer of the discriminator ``name``, from the picture to the output.

@@ -84,7 +84,7 @@ class CycleGan(TranslationFamily):
     name = "cyclegan"
     Config = CycleGanConfig
     kinds = frozenset({"unpaired"})
-    generators = ("a_to_b", "b_to_a")
+    generators: tuple[str, ...] = ("a_to_b", "b_to_a")
     discriminators = ("a", "b")
     side_multiple = 4
     separate_generators = True
@@ -115,12 +115,22 @@ class CycleGan(TranslationFamily):
 
     @property
     def directions(self) -> tuple[tuple[int | None, int | None], ...]:
-        """A to B, and B to A."""
-        return ((0, 1), (1, 0))
+        """A to B, and B to A; only one of them if the other generator is missing."""
+        own = {"a_to_b": (0, 1), "b_to_a": (1, 0)}
+        return tuple(own[name] for name in self.generators)
 
     def check_target(self, target: int | None) -> int | None:
-        """See :meth:`TranslationFamily.check_target`; the default is B."""
-        return super().check_target(1 if target is None else target)
+        """See :meth:`TranslationFamily.check_target`; the default is B, or the only target."""
+        default = 1 if 1 in self.target_domains else 0
+        return super().check_target(default if target is None else target)
+
+    def keep_generators(self, names: tuple[str, ...]) -> None:
+        """See :meth:`Family.keep_generators`; one direction may be missing."""
+        if len(names) == 1 and names[0] in self.generators:
+            self.generators, self.incomplete = names, True
+            self.networks = {name: network for name, network in self.networks.items() if name in names}
+        else:
+            super().keep_generators(names)
 
     # -- training --
 
@@ -243,11 +253,16 @@ class CycleGan(TranslationFamily):
         return networks["a_to_b" if target == 1 else "b_to_a"](images)
 
     def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
-        """Rows of a picture of A, its translation to B, a picture of B, and its translation to A."""
+        """Rows of a picture of A, its translation to B, a picture of B, and its translation to A, where there are these."""
         a, b = conditions_of(reals), reals.real
         rows = min(len(a), len(b))
-        a, b = a[:rows], b[:rows]
-        return grid_rows(a, self.translate(a, 1, networks=networks), b, self.translate(b, 0, networks=networks))
+        sources = {0: a[:rows], 1: b[:rows]}
+        shown = [
+            (sources[of], self.translate(sources[of], to, networks=networks))
+            for of, to in ((0, 1), (1, 0))
+            if (of, to) in self.directions
+        ]
+        return grid_rows(*(pictures for pair in shown for pictures in pair))
 
 
 def _exchanged(pool: Tensor, count: Tensor, new: Tensor, order: Tensor, swap: Tensor) -> Tensor:

@@ -111,7 +111,9 @@ class TranslationFamily(Family):
                 f"target: {self.name} needs a target domain. Choose one of 0 to {self.target_domains[-1]}."
             )
         elif target not in self.target_domains:
-            raise SettingsError(f"target: no domain {target}. Choose one of 0 to {self.target_domains[-1]}.")
+            raise SettingsError(
+                f"target: no domain {target}. Choose one of {', '.join(map(str, self.target_domains))}."
+            )
         return target
 
     def call_padded(self, generator: Callable[..., Tensor], images: Tensor, *inputs: Any) -> Tensor:

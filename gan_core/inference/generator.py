@@ -267,9 +267,8 @@ class Generator:
         """Raise SettingsError for an unknown domain."""
         if family.target_domains and target is not None and target not in family.target_domains:
             names = self.info.get("attributes") or self.info.get("classes") or ()
-            known = (
-                ", ".join(f"{name} ({index})" for index, name in enumerate(names))
-                or f"0 to {family.target_domains[-1]}"
+            known = ", ".join(
+                f"{names[index]} ({index})" if index < len(names) else str(index) for index in family.target_domains
             )
             raise SettingsError(f"target: unknown domain {target}. Choose one of {known}.")
 
@@ -288,6 +287,8 @@ def describe_generator(family: Family, extra: dict[str, Any] | None = None) -> d
     config, shape = as_dict(family.config), asdict(family.shape)
     shares = list(require(family, NoiseFamily).class_shares) if family.conditional else []
     described = {"format": 1, "family": family.name, "config": config, "shape": shape}
+    if family.incomplete:
+        described["generators"] = list(family.generators)
     return {**described, **({"class_shares": shares} if shares else {}), **(extra or {})}
 
 
@@ -405,7 +406,7 @@ def _described(directory: Path) -> tuple[dict[str, Any], str]:
 
 
 def _digest(info: dict[str, Any], weights: str) -> str:
-    made_by = {key: info[key] for key in ("family", "config", "shape", "class_shares") if key in info}
+    made_by = {key: info[key] for key in ("family", "config", "shape", "class_shares", "generators") if key in info}
     return sha256_json({**made_by, "weights_sha256": weights})
 
 
@@ -434,11 +435,16 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
         config = family_config(info["family"], written, where="config")
         # Build it without memory first and compare shapes, because a small file can describe terabytes.
         with _limited_parameters():
-            _check_tensors(sketch_family(info["family"], config, shape), tensors)
+            sketch = sketch_family(info["family"], config, shape)
+            if "generators" in info:
+                sketch.keep_generators(tuple(info["generators"]))
+            _check_tensors(sketch, tensors)
         shares = [float(share) for share in info.get("class_shares", ())]
         if shares and len(shares) != shape.classes:
             raise ValueError(f"{len(shares)} class_shares for {shape.classes} classes")
         family = build_family(info["family"], config, shape, class_shares=shares)
+        if "generators" in info:
+            family.keep_generators(tuple(info["generators"]))
         family.networks = {name: family.networks[name] for name in family.generators}
         for name, network in family.networks.items():
             prefix = f"{name}."
@@ -472,7 +478,7 @@ def _invalid_value(info: Mapping[str, Any]) -> str | None:
             return f"it has no {name}"
         if name in info and (not isinstance(info[name], kind) or isinstance(info[name], bool)):
             return f"{name} is {_cut(info[name])}"
-    for name in ("classes", "attributes", "class_shares"):
+    for name in ("classes", "attributes", "class_shares", "generators"):
         of = (int, float) if name == "class_shares" else (str, int)
         values = info.get(name, [])
         if not isinstance(values, list) or not all(isinstance(value, of) for value in values):

@@ -1,11 +1,13 @@
-"""Import generators of pix2pix and CycleGAN from files in the layout of the authors' PyTorch code: plain tensors only.
+"""Import networks of pix2pix and CycleGAN from files in the layout of the authors' PyTorch code: plain tensors only.
 
 Differences that do not change a picture are removed exactly: a bias before a norm has no effect, a norm without scale and shift
-has 1 and 0, and U-Net skips are joined in the other order. Batch norm is used as those programs do by default when they test
-with a batch of one: with the statistics of the picture itself, not the running ones. Other differences are refused by name.
+has 1 and 0, and U-Net skips are joined in the other order. Batch norm is used as those programs do by default when they train
+and test with a batch of one: with the statistics of the picture itself, not the running ones. Other differences are refused by
+name.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,35 +15,53 @@ import torch
 from torch import Tensor, nn
 
 from gan_core.errors import CheckpointError
-from gan_core.families import ImageShape, build_family, family_config
-from gan_core.inference.generator import save_generator
+from gan_core.families import Family, ImageShape, build_family, family_config
 
 Layout = Literal["pix2pix", "cyclegan"]
 _IGNORED = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def import_generators(files: Sequence[Path], out: Path, *, layout: Layout, size: int) -> list[tuple[str, list[int]]]:
-    """Convert ``files`` to an exported generator in the folder ``out``.
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """Imported networks."""
+
+    family: Family
+    """The family with the networks; without the second generator if only one direction is there."""
+    extra: dict[str, Any]
+    """Values for the description of the generator."""
+    discriminators: bool
+    """Whether the discriminators are imported, too."""
+
+    def sizes(self) -> list[tuple[str, list[int]]]:
+        """Name and shape of each tensor of the imported networks."""
+        names = [*self.family.generators, *(self.family.discriminators if self.discriminators else ())]
+        return [
+            (f"{name}.{key}", list(tensor.shape))
+            for name in names
+            for key, tensor in self.family.networks[name].state_dict().items()
+        ]
+
+
+def import_networks(
+    files: Sequence[Path], *, layout: Layout, size: int, discriminators: Sequence[Path] = ()
+) -> Imported:
+    """Convert ``files`` to networks of our families.
 
     Args:
-        files: the state of ``netG`` for pix2pix; of both generators, A to B and B to A, for CycleGAN.
-        out: the folder to write.
+        files: the state of ``netG`` for pix2pix; for CycleGAN of the generators A to B and B to A, or of one of them, which
+            then is that of A to B.
         layout: the layout of the files.
         size: side of the pictures, in pixels.
-
-    Returns:
-        Name and shape of each tensor of the imported networks.
+        discriminators: the state of ``netD`` for pix2pix; for CycleGAN of ``netD_A``, which judges translations of A (pictures
+            of B), and ``netD_B``. Empty without discriminators.
 
     Raises:
-        CheckpointError: a file holds more than tensors, or a network that the family does not have.
+        CheckpointError: a file holds more than tensors, or a network that the family does not have, or the number of files is
+            wrong.
         SettingsError: the network does not fit pictures of this size.
     """
-    states = [_read(path) for path in files]
-    expected = 1 if layout == "pix2pix" else 2
-    if len(states) != expected:
-        raise CheckpointError(
-            f"--layout {layout} needs {expected} file{'s (A to B, then B to A)' if expected == 2 else ''}, got {len(states)}."
-        )
+    states, judges = [_read(path) for path in files], [_read(path) for path in discriminators]
+    _check_count(layout, len(states), len(judges))
     convert = _unet if layout == "pix2pix" else _residual
     found = [convert(state, path) for state, path in zip(states, files, strict=True)]
     config, inputs, outputs, _ = found[0]
@@ -49,6 +69,9 @@ def import_generators(files: Sequence[Path], out: Path, *, layout: Layout, size:
         raise CheckpointError(
             f"{files[0]}: the networks of both directions must be alike, with as many channels in as out."
         )
+    judged = [_patch(state, path) for state, path in zip(judges, discriminators, strict=True)]
+    if any(one[:2] != judged[0][:2] for one in judged):
+        raise CheckpointError(f"{discriminators[0]}: both discriminators must be alike.")
     shape = ImageShape(
         channels=outputs,
         height=size,
@@ -56,16 +79,42 @@ def import_generators(files: Sequence[Path], out: Path, *, layout: Layout, size:
         condition_channels=inputs if layout == "pix2pix" else 0,
         classes=2 if layout == "cyclegan" else 0,
     )
+    if judged and (seen := judged[0][1]) != (wanted := outputs + shape.condition_channels):
+        raise CheckpointError(
+            f"{discriminators[0]}: it judges {seen} channels, but the generator's pictures "
+            f"{'and their sources ' if layout == 'pix2pix' else ''}have {wanted}."
+        )
+    config |= judged[0][0] if judged else _fitting_patches(size)
     family = build_family(layout, family_config(layout, config), shape)
+    if len(found) < len(family.generators):
+        family.keep_generators(family.generators[: len(found)])
     for name, path, one in zip(family.generators, files, found, strict=True):
         _load(family.networks[name], one[3], path)
+    # Those programs name a discriminator by the source of the translations that it judges, the family by their target.
+    for name, path, (_, _, tensors) in zip(reversed(family.discriminators), discriminators, judged, strict=False):
+        _load(family.networks[name], tensors, path)
     classes = {} if layout == "pix2pix" else {"classes": ["A", "B"]}
-    save_generator(out, family=family, extra={"step": 0, "imported": layout, **classes})
-    return [
-        (f"{name}.{key}", list(tensor.shape))
-        for name in family.generators
-        for key, tensor in family.networks[name].state_dict().items()
-    ]
+    extra = {"step": 0, "imported": layout, **classes}
+    return Imported(family=family, extra=extra, discriminators=bool(judged))
+
+
+def _fitting_patches(size: int) -> dict[str, Any]:
+    """Settings of a discriminator that is not imported, for pictures that are too small for the default one."""
+    return {} if size >= 24 else {"patch_halvings": 2}
+
+
+def _check_count(layout: Layout, generators: int, discriminators: int) -> None:
+    """Raise CheckpointError unless these numbers of files make a generator, or all networks that training needs."""
+    most = 1 if layout == "pix2pix" else 2
+    if not 1 <= generators <= most:
+        both = "one or two files (A to B, then B to A)"
+        raise CheckpointError(f"--layout {layout} needs {both if most == 2 else 'one file'}, got {generators}.")
+    if discriminators and (generators, discriminators) != (most, most):
+        what = "both generators and both discriminators (D_A, then D_B)" if most == 2 else "one discriminator"
+        raise CheckpointError(
+            f"--discriminator: training goes on from {what}, got {generators} and {discriminators}. Give all of them, or leave "
+            "the discriminators out."
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -173,6 +222,24 @@ def _unet(state: dict[str, Tensor], path: Path) -> _Network:
     taken.made["picture.bias"] = taken.take("model.model.3.bias")
     config = {"width": first.shape[0], "depth": depth, "dropout": 0.0}
     return config, first.shape[1], len(taken.made["picture.bias"]), taken.done()
+
+
+def _patch(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]]:
+    """Settings, input channels and tensors of a discriminator of patches."""
+    taken = _Taken(state, path)
+    first, halvings = state.get("model.0.weight"), 0
+    if first is None or first.ndim != 4:
+        raise CheckpointError(f"{path} is not a discriminator of patches (basic, n_layers).")
+    while f"model.{5 + 3 * halvings}.weight" in state:  # after each layer with a norm comes another one
+        halvings += 1
+    for name in ("weight", "bias"):
+        taken.made[f"layers.0.{name}"] = taken.take(f"model.0.{name}")
+    for level in range(halvings):
+        at = 2 + 3 * level
+        taken.normed((f"layers.{at}", f"layers.{at + 1}"), (f"model.{at}", f"model.{at + 1}"), _same)
+    for name in ("weight", "bias"):
+        taken.made[f"layers.{2 + 3 * halvings}.{name}"] = taken.take(f"model.{2 + 3 * halvings}.{name}")
+    return {"patch_width": first.shape[0], "patch_halvings": halvings}, first.shape[1], taken.done()
 
 
 def _load(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -114,12 +114,14 @@ class _TranslationMetrics:
     direction: Direction
     classifier: DomainClassifier | None
     errors: list[Tensor] = field(default_factory=list)
+    """Cycle errors; none if the subject has no translation back."""
     right: list[Tensor] = field(default_factory=list)
     right_untouched: list[Tensor] = field(default_factory=list)
 
     def __call__(self, given: Tensor, made: Tensor, first: int) -> None:
-        back = self.measurement.subject.translate(made, self.direction.back, self.measurement.seed, first=first)
-        self.errors.append(l1(back.cpu(), given))
+        if any(to == self.direction.back for _, to in self.measurement.subject.directions):
+            back = self.measurement.subject.translate(made, self.direction.back, self.measurement.seed, first=first)
+            self.errors.append(l1(back.cpu(), given))
         if self.classifier is not None:
             self.right.append(self.direction.classified_as_target(self.classifier, made))
             self.right_untouched.append(self.direction.classified_as_target(self.classifier, given))
@@ -218,7 +220,9 @@ def _of_direction(
     )
     for name, reason in comparison.omitted.items():
         measurement.findings.omitted.setdefault(name, f"{direction.name}: {reason}")
-    if measurement.full:
+    if measurement.full and not watch.errors:
+        measurement.findings.omitted["cycle"] = "the generator has no translation back"
+    elif measurement.full:
         # No baseline: the cycle error of unchanged input is zero.
         figures.append((measurement.mean("cycle", watch.errors, direction=direction.name), per_picture(watch.errors)))
     if classifier is not None:

@@ -20,6 +20,7 @@ from gan_core.config import as_dict, build
 from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import Family, ImageShape
 from gan_core.files import apply_umask, atomic_write, read_json, sha256_file, write_json
+from gan_core.inference.generator import describe_generator
 from gan_core.training.adapt import Networks, adapt_networks
 from gan_core.training.state import State
 
@@ -62,13 +63,37 @@ def save_start(directory: Path | str, state: State, description: Mapping[str, An
     for name, tensor in state.tensors().items():
         (moments if name.startswith(_MOMENTS) else weights)[name] = tensor.detach().cpu().contiguous()
     files = {"full": {WEIGHTS: weights, OPTIMISERS: moments}, "weights": {WEIGHTS: weights}}.get(keep, {})
+    _write(directory, files, {**description, "keep": keep})
+
+
+def save_imported_start(directory: Path | str, family: Family, extra: Mapping[str, Any]) -> None:
+    """Write a start folder with networks that no run of ours has trained, atomically.
+
+    The averaged generators are the generators. There are no moments, and no images are counted.
+
+    Args:
+        directory: the folder to write; an existing one is replaced.
+        family: with the weights of all its networks.
+        extra: other values of the description, as of :func:`describe_generator`.
+    """
+    weights = {
+        f"{kind}.{name}.{key}": tensor.detach().cpu().clone()
+        for kind, names in (("network", family.networks), ("averaged", family.generators))
+        for name in names
+        for key, tensor in family.networks[name].state_dict().items()
+    }
+    description = {**describe_generator(family, dict(extra)), "augment": {}, "total_images": 0, "keep": "weights"}
+    _write(directory, {WEIGHTS: weights}, description)
+
+
+def _write(directory: Path | str, files: Mapping[str, dict[str, Tensor]], description: Mapping[str, Any]) -> None:
     with atomic_write(directory) as temporary:
         temporary.mkdir()
         for name, tensors in files.items():
             save_file(tensors, temporary / name)
             apply_umask(temporary / name)
         sums = {name: sha256_file(temporary / name) for name in files}
-        write_json(temporary / DESCRIPTION, {**description, "keep": keep, "files": sums})
+        write_json(temporary / DESCRIPTION, {**description, "files": sums})
 
 
 def open_start(folder: Path | str, name: str = "") -> Start:

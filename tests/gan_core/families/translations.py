@@ -11,6 +11,7 @@ from gan_core.families import Batch, ImageShape, build_family, family_config, re
 from gan_core.families.translation import TranslationFamily
 from gan_core.randomness import WorkerSlice
 from gan_core.training.config import TrainConfig
+from gan_core.training.start import Start
 from gan_core.training.trainer import Trainer
 from tests.datasets import blobs, write_prepared
 
@@ -118,6 +119,7 @@ def trainer_of(
     /,
     model: dict[str, Any] | None = None,
     device: str = "cpu",
+    start: Start | None = None,
     **settings: Any,
 ) -> Trainer:
     """A trainer on ``data`` that runs 6 steps."""
@@ -133,4 +135,5 @@ def trainer_of(
         config,
         place,
         device=device,
+        start=start,
     )

@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 
 from gan_core.errors import DataError, SettingsError
+from gan_core.inference.generator import save_generator
+from gan_core.inference.public_layouts import import_networks
 from gan_core.metrics import domain_classifier
 from pipelines.commands.fid import fid
 from tests.gan_core.families.translations import write_data
+from tests.gan_core.inference.test_public_layouts import Residual
+from tests.gan_core.inference.test_public_layouts import saved as saved_state
 from tests.pipelines.commands.test_evaluate import Counting, extractor, generator, run
 from tests.pipelines.translators import NAMES, export
 
@@ -187,3 +191,13 @@ def test_unusable_pictures_beyond_one_in_a_hundred_are_an_error(tmp_path: Path, 
         DataError, match=r"2 of 12 pictures cannot be used, more than 1% and more than one: cat/broken.png"
     ):
         run(model, data)
+
+
+def test_an_imported_generator_with_one_direction_has_no_cycle_error(tmp_path: Path, extractor: Counting) -> None:
+    found = import_networks([saved_state(Residual(), tmp_path / "g.pth")], layout="cyclegan", size=16)
+    save_generator(tmp_path / "g", family=found.family, extra=found.extra)
+    data = write_data("cyclegan", tmp_path / "data")
+    result = json.loads(run(tmp_path / "g", data, "--json").stdout)
+    assert {figure["protocol"]["direction"] for figure in result["figures"]} == {"0 -> 1"}
+    assert result["not_measured"]["cycle"] == "the generator has no translation back"
+    assert result["not_measured"]["class_agreement"] == "all real pictures have the same class"
