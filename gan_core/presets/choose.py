@@ -56,6 +56,10 @@ class LengthChoices:
         ]
         return [choice for choice in found if choice.name not in self.given]
 
+    def values_at(self, steps: int) -> dict[str, Any]:
+        """The values of :meth:`at` by the dotted names of their settings."""
+        return {choice.name: choice.value for choice in self.at(steps)}
+
     @property
     def names(self) -> list[str]:
         """Dotted names of the settings that :meth:`at` chooses."""

@@ -57,7 +57,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                     track=run.folder.parent,
                     start=parent[0].start if parent else None,
                     start_folder=parent[1] if parent else None,
-                    later=later,
+                    later=later.values_at if later else None,
                 )
         curves, fid = context.work / "curves.csv", context.work / "fid.csv"
         write_curves(context.work / places.CURVES, curves, fid)

@@ -10,7 +10,6 @@ from gan_core.data import PreparedDataset
 from gan_core.disk import describe_os_error, disk_error_at
 from gan_core.errors import CheckpointError, StageError
 from gan_core.inference.generator import load_generator
-from gan_core.presets.choose import LengthChoices
 from gan_core.shards import FolderShards
 from gan_core.training.start import Start, check_files, open_start
 from gan_core.training.stream import streaming_reason
@@ -31,7 +30,7 @@ from pipelines.training.places import (
     shared_storage,
 )
 from pipelines.training.progress import Progress
-from pipelines.training.worker import Job, train_loop_per_worker
+from pipelines.training.worker import Job, ValuesAt, train_loop_per_worker
 
 WORKER_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """Environment of the workers: large memory pages, because every step allocates and frees tensors. Ray trains in a thread, where
@@ -52,7 +51,7 @@ def fit(
     track: Path | None,
     start: Start | None = None,
     start_folder: Path | None = None,
-    later: LengthChoices | None = None,
+    later: ValuesAt | None = None,
 ) -> None:
     """Train with Ray Train and export the generator to ``work``; resumes an earlier call with the same ``work``.
 
@@ -117,7 +116,7 @@ def _fit(
     run_key: str,
     run_name: str,
     start: Start | None,
-    later: LengthChoices | None,
+    later: ValuesAt | None,
 ) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig

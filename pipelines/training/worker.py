@@ -3,7 +3,7 @@
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import GantryError
 from gan_core.images.grid import save_sheet
 from gan_core.metrics.protocol import Figure
-from gan_core.presets.choose import LengthChoices
 from gan_core.training.config import TrainConfig
 from gan_core.training.length import decide_length
 from gan_core.training.observer import Observer
@@ -46,6 +45,8 @@ from pipelines.training.places import (
 from pipelines.training.run_tags import run_tags
 
 LOG = logging.getLogger(__name__)
+ValuesAt = Callable[[int], dict[str, Any]]
+"""Values of settings by dotted name for a number of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class Job:
     """Record of the run that this one starts from (:attr:`gan_core.training.start.Start.record`)."""
     versions: str
     """:func:`pipelines.runtime.code.code_versions` of the driver, which the workers must have, too."""
-    later: LengthChoices | None = None
+    later: ValuesAt | None = None
     """What ``model.preset: auto`` chooses once ``train.minutes`` are a number of steps; None without the preset."""
 
 
@@ -177,7 +178,7 @@ def _decide_length(
             files.send()  # at once, so that the group that goes on after a lost host has as many steps
         except StorageError as error:
             LOG.warning("The number of steps waits on this host: %s", error)
-    chosen = {choice.name: choice.value for choice in job.later.at(length.steps)} if job.later else {}
+    chosen = job.later(length.steps) if job.later else {}
     if log:
         log.log_params({"train.steps": length.steps, **chosen})
     return settings.with_values({"train.steps": length.steps, "train.minutes": None, **chosen})
