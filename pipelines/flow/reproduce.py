@@ -1,5 +1,6 @@
 """Make a registered version again: its commit, data and settings in a worktree, with nothing taken from earlier work."""
 
+import contextlib
 import re
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import yaml
 from gan_core.errors import StageError, TrackingError
 from pipelines.flow.graph import read_plan
 from pipelines.flow.process import run_streaming
-from pipelines.flow.workspace import apply_overrides, find_commit, run_dvc, worktree_workspace
+from pipelines.flow.workspace import find_commit, has_remote, run_dvc, worktree_workspace
 from pipelines.registry.contents import version_files
 from pipelines.registry.find import find_version
 from pipelines.registry.model_folder import pip_requirements
@@ -23,8 +24,8 @@ from pipelines.registry.register import PARENT, PARENT_DIGEST, TRAIN_STEPS
 from pipelines.registry.trace import COMMIT, lock_settings, read_lock
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.cluster import offer_cluster
+from pipelines.runtime.git import ANY_STATUS, run_git
 from pipelines.runtime.key import read_stage
-from pipelines.settings.params import read_params
 from pipelines.stages.parent import pin_parent
 from pipelines.tracking.runlog import STAGE_TAG
 from pipelines.tracking.store import connect, explain_server_errors
@@ -109,27 +110,27 @@ def reproduce(
     if steps is not None:
         notes.append(f"trained {steps} steps, as recorded with the version, without measuring train.minutes again")
     find_commit(checkout, commit)
+    overrides = _overrides(settings, _committed_params(checkout, commit), steps)
     tree_name = f"reproduce-{uuid.uuid4().hex[:12]}"
     with (
         tempfile.TemporaryDirectory(prefix="gantry-reproduce-") as temporary,
-        worktree_workspace(checkout, revision=commit, overrides={}, name=tree_name) as workspace,
+        worktree_workspace(checkout, revision=commit, overrides=overrides, name=tree_name) as workspace,
     ):
         tree, var = workspace.checkout, Path(temporary) / "var"
         var.mkdir()
         environment = {**workspace.environment, VAR_VARIABLE: str(var), "GANTRY_PIPELINE_RUN": tree_name}
         environment["GANTRY_TRACKING_URI"] = own = f"sqlite:///{var / 'mlflow.db'}"
         tree.dvc_lock.write_text(text, encoding="utf-8")
-        committed = read_params(tree.params)
-        apply_overrides(tree, _with_decided_steps(_changed(settings, committed), steps))
-        if "storage" in committed:  # a storage has the finished work of the first run
-            apply_overrides(tree, {"storage.uri": ""})
         environment.pop("GANTRY_STORAGE_URI", None)
         run_dvc(tree, environment, "checkout", "--allow-missing", "--quiet", "--force")
         stages = [node.name for node in read_plan(tree) if node.is_stage and node.name in lock["stages"]]
         stages = [stage for stage in stages if stage != REGISTER]
-        if not search and TUNE in stages and all(tree.out(out).exists() for out in _outs(lock, TUNE)):
-            stages.remove(TUNE)
-            notes.append("the search was not run again; its result is the recorded one (--search runs it)")
+        if not search and TUNE in stages:
+            if _has_search(lock, tree, environment):
+                stages.remove(TUNE)
+                notes.append("the search was not run again; its result is the recorded one (--search runs it)")
+            else:
+                notes.append("the search was run again, because its result is neither in DVC's cache nor on a remote")
         with offer_cluster(replace(tree, var=var), environment) as offered:
             for stage in stages:
                 if stage == TRAIN and parent:
@@ -202,15 +203,45 @@ def _ours(packages: set[str]) -> set[str]:
     return {package for package in pip_requirements() if package.partition("==")[0] in named}
 
 
+def _committed_params(checkout: Checkout, commit: str) -> dict[str, Any]:
+    """The params.yaml of a commit; empty if it has none."""
+    text = run_git(checkout.root, "show", f"{commit}:./{checkout.params.name}", empty_on=ANY_STATUS)
+    values = yaml.safe_load(text)
+    return values if isinstance(values, dict) else {}
+
+
+def _overrides(settings: Mapping[str, Any], committed: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+    """What to set in the committed params.yaml, by dotted name. It must be set before the data that it names is restored."""
+    overrides = _with_decided_steps(_changed(settings, committed), steps)
+    if "storage" in committed:  # a storage has the finished work of the first run
+        overrides["storage.uri"] = ""
+    return overrides
+
+
+def _has_search(lock: Mapping[str, Any], tree: Checkout, environment: Mapping[str, str]) -> bool:
+    """Whether the recorded result of the search is in the worktree, after a look at DVC's remote if it is not."""
+
+    def there() -> bool:
+        return all(tree.out(out).exists() for out in _outs(lock, TUNE))
+
+    if not there() and has_remote(tree):
+        with contextlib.suppress(StageError):  # the remote does not have it, or cannot be reached
+            run_dvc(tree, environment, "pull", TUNE)
+    return there()
+
+
 def _changed(settings: Mapping[str, Any], committed: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the version that differ from those of its commit, by dotted name: ``gantry run --set`` made them."""
-    return {
-        f"{section}.{name}": value
-        for section, values in settings.items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-        if committed.get(section, {}).get(name) != value
-    }
+    changed: dict[str, Any] = {}
+    for section, values in settings.items():
+        if not isinstance(values, dict):
+            continue
+        of_commit = committed.get(section)
+        if isinstance(of_commit, dict):
+            changed |= {f"{section}.{name}": value for name, value in values.items() if of_commit.get(name) != value}
+        else:  # an empty section has no settings to replace
+            changed[section] = values
+    return changed
 
 
 def _outs(lock: Mapping[str, Any], stage: str) -> dict[str, str]:
