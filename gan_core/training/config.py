@@ -7,6 +7,8 @@ from typing import Any, Literal
 from gan_core.augment import AugmentConfig
 from gan_core.config import check, check_at_least, check_below_one
 
+_LONGEST_MINUTES = 1_000_000
+"""About two years."""
 GIB = 1 << 30
 
 
@@ -117,7 +119,10 @@ class TrainConfig:
             self.start_from is None or bool(self.start_from.strip()),
             "start_from: is empty. Name a run, or set it to null.",
         )
-        check(self.minutes is None or self.minutes > 0, f"minutes: must be above 0, got {self.minutes}.")
+        check(
+            self.minutes is None or 0 < self.minutes <= _LONGEST_MINUTES,
+            f"minutes: must be above 0 and at most {_LONGEST_MINUTES:,}, got {self.minutes}.",
+        )
         check_at_least(self, 2, "fid_samples")
         check(
             self.fid_every > 0 or not self.keep_best,

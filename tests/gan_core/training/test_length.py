@@ -113,9 +113,9 @@ def test_a_trainer_does_not_guess_the_number_of_steps(tmp_path: Path, data: Prep
         Trainer("dcgan", DcganConfig(width=4), data, CONFIG, tmp_path, device="cpu")
 
 
-@pytest.mark.parametrize("minutes", [0, -1])
-def test_a_budget_of_nothing_is_refused(minutes: float) -> None:
-    with pytest.raises(SettingsError, match=rf"minutes: must be above 0, got {minutes}"):
+@pytest.mark.parametrize("minutes", [0, -1, float("inf")])
+def test_a_budget_of_nothing_or_without_end_is_refused(minutes: float) -> None:
+    with pytest.raises(SettingsError, match=rf"minutes: must be above 0 and at most 1,000,000, got {minutes}"):
         TrainConfig(minutes=minutes)
 
 
