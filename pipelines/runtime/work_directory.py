@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gan_core.errors import DamagedFileError, StageError
-from gan_core.files import atomic_write, link_or_copy, read_json, sha256_json, write_json
+from gan_core.files import atomic_write, link_or_copy, read_json, remove_stale, sha256_json, write_json
 from gan_core.locks import try_lock
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import ancestors_to_watch, is_process_alive, process_identity
@@ -82,9 +82,11 @@ def mark_finished(directory: Path, results: Mapping[str, Path]) -> None:
 
 def finished_results(directory: Path) -> dict[str, Path] | None:
     """The results that :func:`mark_finished` recorded; None if there are none or one has changed since."""
-    if not (directory / FINISHED).is_file():
+    record = directory / FINISHED
+    if not record.is_file():
         return None
-    noted = read_json(directory / FINISHED)["results"]
+    remove_stale(record)  # of a process that was stopped after it had written the record
+    noted = read_json(record)["results"]
     results = {out: directory / note["place"] for out, note in noted.items()}
     changed = [str(path) for out, path in results.items() if _signature(path) != noted[out]["signature"]]
     if changed:

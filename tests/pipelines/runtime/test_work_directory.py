@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from gan_core import files
 from gan_core.errors import StageError
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import process_identity
@@ -104,6 +105,17 @@ def test_finished_results_are_found_and_published_again(tmp_path):
     assert (tmp_path / "out" / "model" / "weights").read_bytes() == b"abc"
     assert (tmp_path / "out" / "metrics.json").read_text() == "{}"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "model"]
+
+
+def test_what_a_process_left_that_was_stopped_after_the_record_is_removed(tmp_path):
+    (tmp_path / "result").write_text("a")
+    mark_finished(tmp_path, {"out": tmp_path / "result"})
+    left = tmp_path / ".finished.json.gantry-abc"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    files._holders_at_first.cache_clear()  # as in another process
+    assert finished_results(tmp_path) == {"out": tmp_path / "result"}
+    assert not left.exists()
 
 
 def test_a_published_folder_replaces_all_of_the_old_one(tmp_path):
