@@ -64,7 +64,11 @@ def test_phases_that_run_seldom_count_by_how_often_they_run(monkeypatch: pytest.
     assert paced.timed < 10 or scale < 1
 
 
-def test_the_number_of_steps_is_measured_once_and_recorded(tmp_path: Path, data: PreparedDataset) -> None:
+def test_the_number_of_steps_is_measured_once_and_recorded(
+    tmp_path: Path, data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lengths, "_SHORTEST_S", 0.5)
+    monkeypatch.setattr(lengths, "_SHARE", 0.0)
     built = []
 
     def build_trainer(config: TrainConfig, place: Path) -> Trainer:

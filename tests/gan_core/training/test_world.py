@@ -13,6 +13,7 @@ from gan_core.checkpoint import list_checkpoints, load_checkpoint, save_checkpoi
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
 from gan_core.families import FAMILIES
+from gan_core.training import length as lengths
 from gan_core.training import quality
 from gan_core.training.config import TrainConfig
 from gan_core.training.length import LENGTH, decide_length
@@ -108,6 +109,7 @@ def _worker(rank: int, folder: str, data: str) -> None:
     def build_trainer(config: TrainConfig, place: Path) -> Trainer:
         return Trainer("toy", MODEL, dataset, config, place, device="cpu")
 
+    lengths._LONGEST_S = 0.5
     config, timed = replace(trainer.config, minutes=0.5), home / f"timed{rank}"
     length = decide_length(build_trainer, config, timed, timed / "checkpoints", world=world)
     assert (length.minutes, length.workers) == (0.5, 2)
