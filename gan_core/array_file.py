@@ -1,5 +1,6 @@
 """Arrays in cache files that are mapped into memory. Checksums at the end of a file show damage of any kind."""
 
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -47,22 +48,23 @@ def map_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np
         FileNotFoundError: there is no such file.
     """
     remove_stale(path)  # of a process that was killed after it had written the file
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} is not an array: {error}") from error
-    if array.shape != shape or array.dtype != dtype:
-        raise DataError(f"{path} holds {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}.")
-    stored = np.fromfile(path, _SUM, offset=path.stat().st_size - _count(array) * _SUM.itemsize)
-    if not np.array_equal(stored, _sums(array)):
+    with open(path, "rb") as file:  # opened once, because another process may replace it
+        try:
+            version = np.lib.format.read_magic(file)
+            found = np.lib.format.read_array_header_1_0(file)
+        except Exception as error:  # numpy's parser of the header raises nearly anything
+            raise DataError(f"{path} is not an array: {error}") from error
+        if version != (1, 0) or found != (shape, False, dtype):
+            raise DataError(f"{path} holds {found[2]} {found[0]}, expected {np.dtype(dtype)} {shape}.")
+        start, size = file.tell(), math.prod(shape) * np.dtype(dtype).itemsize
+        file.seek(start + size)
+        stored = file.read()
+        if len(stored) != -(-size // _BLOCK) * _SUM.itemsize:
+            raise DataError(f"{path} is damaged: it has another length.")
+        array = np.memmap(file, dtype, "r", start, shape)
+    if stored != _sums(array).tobytes():
         raise DataError(f"{path} is damaged: its checksums differ.")
     return array
-
-
-def _count(array: np.ndarray) -> int:
-    return -(-array.nbytes // _BLOCK)
 
 
 def _sums(array: np.ndarray) -> np.ndarray:
@@ -73,4 +75,4 @@ def _sums(array: np.ndarray) -> np.ndarray:
         return zlib.crc32(content[number * _BLOCK : (number + 1) * _BLOCK])
 
     with ThreadPoolExecutor() as pool:
-        return np.fromiter(pool.map(one, range(_count(array))), _SUM)
+        return np.fromiter(pool.map(one, range(-(-array.nbytes // _BLOCK))), _SUM)

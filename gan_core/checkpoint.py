@@ -125,8 +125,10 @@ def _read(path: Path) -> Checkpoint:
 
 
 def list_checkpoints(directory: Path | str) -> list[Path]:
-    """Return all checkpoint folders below ``directory``, newest step first, damaged ones included."""
-    return sorted(Path(directory).glob("**/step-????????"), key=lambda path: path.name, reverse=True)
+    """Return the checkpoint folders below ``directory``, but not in hidden ones, newest step first; damaged ones included."""
+    root = Path(directory)
+    found = (path for path in root.glob("**/step-????????") if "/." not in f"/{path.relative_to(root).as_posix()}")
+    return sorted(found, key=lambda path: path.name, reverse=True)
 
 
 def valid_checkpoints(

@@ -162,7 +162,11 @@ def _delete_abandoned(client: "MlflowClient", tracking_uri: str, experiment_id: 
     """Delete the files of attempts that were interrupted before they became a version."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    for model in client.search_logged_models([experiment_id], f"tags.`{STAGE_KEY}` = '{stage_key}'"):
+    found = f"tags.`{STAGE_KEY}` = '{stage_key}'"
+    versions = client.search_model_versions(found)  # under any name, because registered models can be renamed
+    for model in client.search_logged_models([experiment_id], found):
+        if any(model.model_id in str(version.source) for version in versions):
+            continue
         _LOG.info("Deleting %s, left by an interrupted registration.", model.model_id)
         place = model.artifact_location
         try:  # the files first, because MLflow only marks a model as deleted, and then nothing would lead to them

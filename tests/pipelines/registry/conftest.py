@@ -95,9 +95,9 @@ def other_figure(name: str, value: float, protocol: Protocol = PROTOCOL, digest:
     )
 
 
-def artifacts(client: MlflowClient, version: str) -> Path:
-    """The folder with the files of a version of ``digits``."""
-    return Path(client.get_model_version("digits", version).source.removeprefix("file://"))
+def artifacts(client: MlflowClient, version: str, name: str = "digits") -> Path:
+    """The folder with the files of a version."""
+    return Path(client.get_model_version(name, version).source.removeprefix("file://"))
 
 
 def seal(client: MlflowClient, version: str) -> None:

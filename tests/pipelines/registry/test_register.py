@@ -163,6 +163,14 @@ def test_an_interrupted_attempt_leaves_no_second_model_and_no_files(register, cl
     assert not files.exists()
 
 
+def test_the_files_of_a_version_stay_when_its_model_was_renamed(register, client):
+    register(stage_key="a")
+    client.rename_registered_model("digits", "figures")
+    files = {path: path.read_bytes() for path in artifacts(client, "1", "figures").iterdir() if path.is_file()}
+    register(stage_key="a")
+    assert {path: path.read_bytes() for path in files} == files
+
+
 def test_files_of_an_interrupted_attempt_that_cannot_be_deleted_are_named(register, client, uri, monkeypatch, caplog):
     experiment = ensure_experiment(client, uri, "gantry")
     model = client.create_logged_model(experiment, name="digits", tags={"gantry.stage_key": "a"})
