@@ -235,8 +235,8 @@ def _told(choices: list[Choice], wanted: Mapping[str, Any]) -> list[Choice]:
 def _train(options: argparse.Namespace) -> None:
     device, dataset = choose_device(options.device), PreparedDataset(options.data)
     directory = options.out / "checkpoints"
+    start = _start(options.out, settings(options)[1])  # before the steps are measured, which takes a while
     family, train = _resolve(options, dataset, device, directory)
-    start = _start(options.out, train)
     trainer = Trainer(options.family, family, dataset, train, directory, device=device, start=start)
     if trainer.step >= train.steps:
         instead = " in place of --minutes" if options.minutes is not None else ""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gan_core.checkpoint import remove_leftovers, valid_checkpoints
 from gan_core.config import as_dict, build, check, check_at_least
-from gan_core.errors import SettingsError
+from gan_core.errors import DamagedFileError, SettingsError
 from gan_core.files import read_json, write_json
 from gan_core.training.config import TrainConfig
 from gan_core.training.observer import Observer
@@ -138,9 +138,8 @@ def read_length(folder: Path) -> Length | None:
     try:
         return build(Length, read_json(path), where=LENGTH)
     except (SettingsError, ValueError) as error:
-        raise SettingsError(
-            f"{path} is damaged ({error}) Remove the run in this folder, or restore the file."
-        ) from error
+        reason = error.reason if isinstance(error, DamagedFileError) else str(error).rstrip(".")
+        raise SettingsError(f"{path} is damaged: {reason}. Restore it, or train into an empty folder.") from error
 
 
 def _recorded(config: TrainConfig, folder: Path, directory: Path) -> Length | None:

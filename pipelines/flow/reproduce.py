@@ -15,7 +15,7 @@ import yaml
 from gan_core.errors import StageError, TrackingError
 from pipelines.flow.graph import read_plan
 from pipelines.flow.process import run_streaming
-from pipelines.flow.workspace import find_commit, has_remote, run_dvc, worktree_workspace
+from pipelines.flow.workspace import apply_overrides, find_commit, has_remote, run_dvc, worktree_workspace
 from pipelines.registry.contents import version_files
 from pipelines.registry.find import find_version
 from pipelines.registry.model_folder import pip_requirements
@@ -110,7 +110,7 @@ def reproduce(
     if steps is not None:
         notes.append(f"trained {steps} steps, as recorded with the version, without measuring train.minutes again")
     find_commit(checkout, commit)
-    overrides = _overrides(settings, _committed_params(checkout, commit), steps)
+    overrides = _overrides(settings, _committed_params(checkout, commit))
     tree_name = f"reproduce-{uuid.uuid4().hex[:12]}"
     with (
         tempfile.TemporaryDirectory(prefix="gantry-reproduce-") as temporary,
@@ -133,6 +133,10 @@ def reproduce(
                 notes.append("the search was run again, because its result is neither in DVC's cache nor on a remote")
         with offer_cluster(replace(tree, var=var), environment) as offered:
             for stage in stages:
+                if (
+                    stage == TRAIN and steps is not None
+                ):  # not before, because a search derives its settings from the minutes
+                    apply_overrides(tree, {"train.steps": steps})
                 if stage == TRAIN and parent:
                     pin_parent(read_stage(TRAIN, tree), replace(tree, var=var), parent)
                 _run(stage, tree, {**environment, **offered}, on_line)
@@ -181,13 +185,6 @@ def _steps_of(name: str, tags: Mapping[str, str], settings: Mapping[str, Any]) -
     return int(steps)
 
 
-def _with_decided_steps(overrides: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
-    """``overrides`` with the number of steps in place of ``train.minutes``, if it was decided."""
-    if steps is None:
-        return dict(overrides)
-    return {name: value for name, value in overrides.items() if name != "train.minutes"} | {"train.steps": steps}
-
-
 def _lock_of(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     lock = read_lock(folder)
     if not lock:
@@ -206,14 +203,18 @@ def _ours(packages: set[str]) -> set[str]:
 def _committed_params(checkout: Checkout, commit: str) -> dict[str, Any]:
     """The params.yaml of a commit; empty if it has none."""
     text = run_git(checkout.root, "show", f"{commit}:./{checkout.params.name}", empty_on=ANY_STATUS)
-    values = yaml.safe_load(text)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        what = " ".join(str(error).split())
+        raise StageError(f"{checkout.params.name} of commit {commit[:12]} is not valid YAML: {what}.") from error
     return values if isinstance(values, dict) else {}
 
 
-def _overrides(settings: Mapping[str, Any], committed: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+def _overrides(settings: Mapping[str, Any], committed: Mapping[str, Any]) -> dict[str, Any]:
     """What to set in the committed params.yaml, by dotted name. It must be set before the data that it names is restored."""
-    overrides = _with_decided_steps(_changed(settings, committed), steps)
-    if "storage" in committed:  # a storage has the finished work of the first run
+    overrides = _changed(settings, committed)
+    if isinstance(committed.get("storage"), dict):  # a storage has the finished work of the first run
         overrides["storage.uri"] = ""
     return overrides
 

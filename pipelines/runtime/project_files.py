@@ -54,7 +54,9 @@ def check_project_files(checkout: Checkout) -> None:
 def _check_config(root: Path) -> None:
     """Raise StageError if a configuration file of DVC cannot be read. DVC's own error does not name the file."""
     # Imported here: DVC takes a second to import.
+    from configobj import ConfigObjError
     from dvc.config import Config, ConfigError
+    from voluptuous import Invalid
 
     folder = root / ".dvc"
     if not folder.is_dir():
@@ -68,7 +70,7 @@ def _check_config(root: Path) -> None:
             Config.load_file(str(file))
         blamed = files  # each can be read, but together they may be invalid
         Config(str(folder))
-    except ConfigError as error:
+    except (ConfigError, ConfigObjError, Invalid) as error:
         what = str(error).removeprefix("config file error: ").splitlines()[0].rstrip(".")
         restore = ", or restore .dvc/config with git checkout .dvc/config" if own in blamed else ""
         raise StageError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlflow  # noqa: F401  imported before the shipper's thread does: two threads importing it at once break it
 
+from gan_core.errors import StageError
 from gan_core.files import write_json
 from gan_core.inference.generator import load_generator
 from pipelines.registry.example import example_picture
@@ -32,10 +33,19 @@ def parent_tags(description: Mapping[str, Any]) -> dict[str, str]:
 
 
 def length_tags(settings: Settings, curves: Path) -> dict[str, str]:
-    """Tags that say which time budget training had, and how many steps that was; empty if the user gave the steps."""
+    """Tags that say which time budget training had, and how many steps that was; empty if the user gave the steps.
+
+    Raises:
+        StageError: ``curves`` does not say how many steps that was.
+    """
     if settings.train.minutes is None:
         return {}
-    return {TRAIN_MINUTES: f"{settings.train.minutes:g}", TRAIN_STEPS: str(last_step(curves))}
+    if not (steps := last_step(curves)):
+        raise StageError(
+            f"{curves} is missing or has no rows, so the number of steps of train.minutes is not known, and the version "
+            f"could not be made again. Restore it: dvc checkout {curves}, or dvc pull {curves}."
+        )
+    return {TRAIN_MINUTES: f"{settings.train.minutes:g}", TRAIN_STEPS: str(steps)}
 
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:

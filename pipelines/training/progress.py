@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gan_core.errors import GantryError
 from gan_core.training.length import read_length
 from pipelines.runtime.progress import format_duration, say
 from pipelines.training.curves import FID
@@ -80,9 +81,11 @@ class Progress:
         started, seen = time.monotonic(), False
         pace = TimeEstimate(self._steps) if self._steps is not None else None
         while not self._done.wait(self._every if seen or time.monotonic() - started > 60 else 2):
-            if pace is None and (length := read_length(self._work)):
-                say("train", length.describe())
-                self._steps, pace = length.steps, TimeEstimate(length.steps)
+            if pace is None:
+                with contextlib.suppress(GantryError):  # the workers report a damaged record
+                    if length := read_length(self._work):
+                        say("train", length.describe())
+                        self._steps, pace = length.steps, TimeEstimate(length.steps)
             rows = self._new.read_new()
             _tell_fids(rows)
             if rows and pace is not None:

@@ -172,13 +172,15 @@ def _decide_length(
         return Trainer(settings.model.family, settings.model.config, dataset, config, directory, device=device)
 
     config = settings.train.trainer_config()
-    length = decide_length(build_trainer, config, files.work, files.work / CHECKPOINTS, world=World.current())
+    world = World.current()
+    length = decide_length(build_trainer, config, files.work, files.work / CHECKPOINTS, world=world)
     if files.send:
         try:
             files.send()  # at once, so that the group that goes on after a lost host has as many steps
         except StorageError as error:
             LOG.warning("The number of steps waits on this host: %s", error)
-    chosen = job.later(length.steps) if job.later else {}
+    # Those of rank 0 for all: another host may have other presets, and the networks would drift apart.
+    chosen = world.broadcast(job.later(length.steps) if job.later and world.rank == 0 else {})
     if log:
         log.log_params({"train.steps": length.steps, **chosen})
     return settings.with_values({"train.steps": length.steps, "train.minutes": None, **chosen})

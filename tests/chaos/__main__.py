@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -180,9 +180,17 @@ def note(notes: Path, outcome: Outcome) -> None:
 
 
 def noted(notes: Path) -> list[Outcome]:
-    """The runs of earlier calls."""
+    """The runs of earlier calls. A last line that a kill cut short is passed over."""
     lines = notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else []
-    return [Outcome(**json.loads(line)) for line in lines]
+    return [Outcome(**json.loads(line)) for line in lines if line.endswith("}")]
+
+
+def forget(notes: Path, runs: Set[tuple[str, int]]) -> None:
+    """Remove runs, by case and seed, from the notes."""
+    kept = [outcome for outcome in noted(notes) if (outcome.case, outcome.seed) not in runs]
+    notes.unlink(missing_ok=True)
+    for outcome in kept:
+        note(notes, outcome)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -226,7 +234,7 @@ def main() -> int:
     runs = [(case, seed) for case in chosen for seed in seeds]
     notes = ROOT / "var" / ("chaos-small.jsonl" if given.small else "chaos.jsonl")
     if not given.resume:
-        notes.unlink(missing_ok=True)
+        forget(notes, {(case.name, seed) for case, seed in runs})
     before = [o for o in noted(notes) if any((o.case, o.seed) == (case.name, seed) for case, seed in runs)]
     done = {(outcome.case, outcome.seed) for outcome in before if outcome.verdict != "failed"}
     began = time.monotonic()

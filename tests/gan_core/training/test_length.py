@@ -95,7 +95,7 @@ def test_the_number_of_steps_is_measured_once_and_recorded(
     ):
         decide(TrainConfig(minutes=2))
     (tmp_path / "run" / LENGTH).write_text("{}")
-    with pytest.raises(SettingsError, match=r"length\.json is damaged \(Missing setting"):
+    with pytest.raises(SettingsError, match=r"length\.json is damaged: Missing setting"):
         decide()
     (tmp_path / "run" / LENGTH).unlink()
     with pytest.raises(

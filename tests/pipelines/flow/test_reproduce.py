@@ -11,7 +11,7 @@ import yaml
 
 from gan_core.errors import TrackingError
 from pipelines.flow import reproduce as reproducing
-from pipelines.flow.reproduce import _parent_of, _steps_of, _with_decided_steps
+from pipelines.flow.reproduce import _overrides, _parent_of, _steps_of
 from pipelines.flow.workspace import run_dvc, worktree_workspace
 from pipelines.registry.parent import Parent
 from pipelines.runtime.checkout import Checkout
@@ -58,9 +58,12 @@ def test_a_version_of_so_many_minutes_is_made_again_with_the_steps_that_these_we
         match=r"faces/2 cannot be made again: it was trained for 15 minutes .* gantry\.train_steps .* but none",
     ):
         _steps_of("faces/2", {}, budget)
-    overrides = {"train.minutes": 15, "train.batch": 8}
-    assert _with_decided_steps(overrides, 5400) == {"train.batch": 8, "train.steps": 5400}
-    assert _with_decided_steps({"train.batch": 8}, None) == {"train.batch": 8}
+
+
+def test_a_storage_is_left_out_and_an_empty_section_is_none() -> None:
+    recorded = {"train": {"batch": 8}}
+    assert _overrides(recorded, {"storage": None, "train": {"batch": 4}}) == {"train.batch": 8}
+    assert _overrides(recorded, {"storage": {"uri": "s3://a"}, "train": {"batch": 8}}) == {"storage.uri": ""}
 
 
 # -- the whole of it, with stages of one line --------------------------------------------------------------------------

@@ -24,6 +24,12 @@ from pipelines.runtime.key import read_stage
         ("dvc.lock", b"- " * 50_000, r"dvc.lock, line 1: .* nested too deeply"),
         (".dvc/config", b"[core\n", r"\.dvc/config: DVC cannot read.*at line 1\. Correct it, or restore \.dvc/config"),
         (".dvc/config", b"[core]\nautostage = maybe\n", r"\.dvc/config: DVC cannot read.*true or false.*autostage"),
+        (".dvc/config", b"[remote]\nx = 1\n", r"\.dvc/config: DVC cannot read.*Correct it, or restore"),
+        (
+            ".dvc/config",
+            b"['remote \"a\"']\nurl = s3://b/%(x)s\n",
+            r"\.dvc/config: DVC cannot read.*Correct it, or restore",
+        ),
         (".dvc/config.local", b"[core]\nanaly", r"\.dvc/config\.local: DVC cannot read.*at line 2\. Correct it\.$"),
         ("params.yaml", b"steps: 2024-06-01\n", r"params.yaml: line 1: YAML reads 2024-06-01 as a date"),
     ],

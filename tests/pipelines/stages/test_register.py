@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gan_core.errors import StageError
 from pipelines.runtime.checkout import Checkout
 from pipelines.stages.context import run_stage
 from pipelines.stages.register import length_tags
@@ -66,6 +67,9 @@ def test_a_version_says_how_many_steps_its_minutes_were(tmp_path: Path) -> None:
         "gantry.train_minutes": "15",
         "gantry.train_steps": "5400",
     }
+    curves.unlink()
+    with pytest.raises(StageError, match=r"curves\.csv is missing .*Restore it: dvc checkout .*curves\.csv"):
+        length_tags(small_settings(train__minutes=15), curves)
 
 
 def ran(project: Path) -> set[str]:
