@@ -1,6 +1,5 @@
 """Make a registered version again: its commit, data and settings in a worktree, with nothing taken from earlier work."""
 
-import contextlib
 import re
 import sys
 import tempfile
@@ -82,7 +81,7 @@ def reproduce(
         checkout: a checkout of the repository that has the version's commit.
         search: whether to run the search, too. By default its result is taken from DVC's cache: which trials are stopped early
             depends on their speed.
-        on_line: called with each line of the stages' output.
+        on_line: called with each line of the stages' output, and with what is done again although it was recorded.
 
     Raises:
         TrackingError: there is no such version, it has no dvc.lock or no commit, or the version that it started from is gone.
@@ -126,11 +125,12 @@ def reproduce(
         stages = [node.name for node in read_plan(tree) if node.is_stage and node.name in lock["stages"]]
         stages = [stage for stage in stages if stage != REGISTER]
         if not search and TUNE in stages:
-            if _has_search(lock, tree, environment):
+            if why := _missing_search(lock, tree, environment):
+                notes.append(f"the search was run again, because its result is not in DVC's cache, {why}")
+                on_line(f"The search, which may take hours, runs again: its result is not in DVC's cache, {why}")
+            else:
                 stages.remove(TUNE)
                 notes.append("the search was not run again; its result is the recorded one (--search runs it)")
-            else:
-                notes.append("the search was run again, because its result is neither in DVC's cache nor on a remote")
         with offer_cluster(replace(tree, var=var), environment) as offered:
             for stage in stages:
                 if (
@@ -219,16 +219,21 @@ def _overrides(settings: Mapping[str, Any], committed: Mapping[str, Any]) -> dic
     return overrides
 
 
-def _has_search(lock: Mapping[str, Any], tree: Checkout, environment: Mapping[str, str]) -> bool:
-    """Whether the recorded result of the search is in the worktree, after a look at DVC's remote if it is not."""
+def _missing_search(lock: Mapping[str, Any], tree: Checkout, environment: Mapping[str, str]) -> str:
+    """Why the recorded result of the search is not in the worktree, after a look at DVC's remote; empty if it is there."""
 
     def there() -> bool:
         return all(tree.out(out).exists() for out in _outs(lock, TUNE))
 
-    if not there() and has_remote(tree):
-        with contextlib.suppress(StageError):  # the remote does not have it, or cannot be reached
-            run_dvc(tree, environment, "pull", TUNE)
-    return there()
+    if there():
+        return ""
+    if not has_remote(tree):
+        return "and there is no remote"
+    try:
+        run_dvc(tree, environment, "pull", TUNE)
+    except StageError as error:
+        return f"and pulling it failed: {error}"
+    return "" if there() else "nor on the remote"
 
 
 def _changed(settings: Mapping[str, Any], committed: Mapping[str, Any]) -> dict[str, Any]:
