@@ -149,7 +149,7 @@ def _recorded(config: TrainConfig, folder: Path, directory: Path) -> Length | No
             known.minutes == config.minutes,
             f"train.minutes: the run in {folder} has {known.steps} steps, decided from {known.minutes:g} minutes, got "
             f"{config.minutes:g}. Give {known.minutes:g} minutes to resume it, train.steps in their place to train it to "
-            "another step, or another folder for another run.",
+            "another step (if nothing of it depends on its length), or another folder for another run.",
         )
         return known
     remove_leftovers(directory)
