@@ -12,7 +12,7 @@ from gan_core.families import FAMILIES, ImageShape
 from gan_core.metrics.sources import MAX_UNREADABLE_SHARE
 from pipelines.data import archives
 from pipelines.data.ingest import REJECTS_FILE, ingest
-from pipelines.data.rejects import DUPLICATE
+from pipelines.data.rejects import DUPLICATE, UnusableError
 from pipelines.settings.ingest import IngestSettings, Pairs, Side
 
 
@@ -81,8 +81,9 @@ def prepare_for(
     try:
         info = ingest(raw, prepared, chosen, name=pictures.name)
     except DataError as error:
-        written = f" {prepared.with_name(f'{prepared.name}.rejects.csv').resolve()} lists them."
-        reason = str(error).replace(written, "").replace(str(raw.resolve()), str(pictures))
+        # The list of the pictures, and the folder of an unpacked archive, go with the scratch folder.
+        why = error.why if isinstance(error, UnusableError) else str(error)
+        reason = why.replace(str(raw.resolve()), str(pictures))
         raise DataError(
             f"{pictures} cannot be measured with {family}, which needs {kind} data. {reason} Or give prepared data."
         ) from error

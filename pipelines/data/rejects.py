@@ -39,6 +39,19 @@ def max_decoder_failures(total: int, share: float) -> int:
     return max(_MIN_DECODER_FAILURES, int(share * total))
 
 
+class UnusableError(DataError):
+    """No picture can be used, or too many cannot. ``why`` says so without the place of the list."""
+
+    why = ""
+
+    @classmethod
+    def listed(cls, why: str, place: Path, remedy: str) -> "UnusableError":
+        """The error ``why``, whose pictures are listed at ``place``."""
+        error = cls(f"{why} {place} lists them. {remedy}")
+        error.why = why
+        return error
+
+
 def check_decoder_failures(rejects: Sequence[Reject], most: int, raw: Path) -> None:
     """Raise DataError if there are more than ``most`` decoder failures (``rejects``): each of them may take minutes."""
     if len(rejects) > most:
@@ -50,7 +63,7 @@ def check_decoder_failures(rejects: Sequence[Reject], most: int, raw: Path) -> N
 
 
 def check_rejects(rejects: Sequence[Reject], total: int, limits: RejectLimits, out: Path, raw: Path) -> None:
-    """Raise DataError, and write ``OUT.rejects.csv``, if rejects or duplicates among ``total`` pictures exceed the limits.
+    """Raise UnusableError, and write ``OUT.rejects.csv``, if rejects or duplicates among ``total`` pictures exceed the limits.
 
     Pictures with hidden labels do not count.
     """
@@ -62,7 +75,7 @@ def check_rejects(rejects: Sequence[Reject], total: int, limits: RejectLimits, o
     damaged = [reject for reject in rejects if reject.reason != DUPLICATE]
     flaws = [
         f"{len(found)} of {total} pictures ({len(found) / total:.2%}) {what}, above {setting} ({most:.2%}): "
-        f"{_reasons(found)}. {list_path} lists them. Repair or remove them, or raise the limit in params.yaml."
+        f"{_reasons(found)}."
         for found, most, what, setting in (
             (damaged, limits.unusable, "are unusable", "ingest.max_reject_share"),
             (doubled, limits.duplicates, "are duplicates", "ingest.max_duplicate_share"),
@@ -78,10 +91,10 @@ def check_rejects(rejects: Sequence[Reject], total: int, limits: RejectLimits, o
         return
     write_text(list_path, rejects_table(everything))
     if len(rejects) == total:
-        raise DataError(
-            f"{raw} has no usable pictures: {_reasons(rejects)}. {list_path} lists them. Repair the files, or add others."
-        )
-    raise DataError(f"{raw}: {flaws[0]}")
+        why, remedy = f"{raw} has no usable pictures: {_reasons(rejects)}.", "Repair the files, or add others."
+    else:
+        why, remedy = f"{raw}: {flaws[0]}", "Repair or remove them, or raise the limit in params.yaml."
+    raise UnusableError.listed(why, list_path, remedy)
 
 
 def _reasons(rejects: Sequence[Reject]) -> str:

@@ -93,14 +93,13 @@ def record_results(
     train = facts.get("train", RunFacts())
     resolved = {name: value for name, value in train.params.items() if name.startswith(_RESOLVED)}
     minutes = settings.train.minutes
+    steps = None if minutes is None else last_step(checkout.out(CURVES))
     if not resolved:
-        if minutes is not None:
-            settings = settings.with_steps(last_step(checkout.out(CURVES)))
-        settings = _resolve(settings, checkout)
+        settings = _resolve(settings.with_steps(steps) if steps else settings, checkout)
     params = data_params(checkout, settings) | decisive_params(settings)
-    params |= {name: value for name, value in resolved.items() if name not in UNDECISIVE}
     if minutes is not None:
-        params["train.minutes"] = f"{minutes:g}"
+        params |= {"train.minutes": f"{minutes:g}", "train.steps": str(steps) if steps else "unknown"}
+    params |= {name: value for name, value in resolved.items() if name not in UNDECISIVE}
     figures = read_figures(metrics) if metrics.is_file() else []
     cost = _cost(facts)
     machine = {name: train.tags[name] for name in (DEVICE, WORKERS) if name in train.tags}

@@ -12,7 +12,7 @@ from gan_core.files import write_json
 from gan_core.metrics.assess import Assessment
 from gan_core.metrics.protocol import Figure
 from pipelines.evaluation.measure import metrics_json
-from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.checkout import CURVES, Checkout
 from pipelines.runtime.key import read_stage
 from pipelines.settings.schema import load_settings
 from pipelines.stages.results import NOTE, record_results
@@ -114,6 +114,22 @@ def test_a_generator_whose_training_is_not_recorded_has_the_best_settings_of_the
     assert found.data.params["train.generator_lr"] == "0.0001"
     assert "not known here" in found.data.tags[NOTE]
     assert not [name for name in found.data.metrics if name.startswith("cost/")]
+
+
+@pytest.mark.parametrize(("curves", "steps"), [("step,loss\n20,1\n5400,1\n", "5400"), (None, "unknown")])
+def test_a_run_with_a_time_budget_has_the_steps_of_its_curves_or_none(
+    checkout: Checkout, uri: str, curves: str | None, steps: str
+) -> None:
+    params = yaml.safe_load(checkout.params.read_text(encoding="utf-8"))
+    del params["train"]["steps"]
+    params["train"]["minutes"] = 15
+    checkout.params.write_text(yaml.safe_dump(params), encoding="utf-8")
+    if curves:
+        checkout.out(CURVES).write_text(curves, encoding="utf-8")
+    record_results(checkout, load_settings(checkout.params), "second-run")
+    found = pipeline_run(checkout, uri).data
+    assert (found.params["train.minutes"], found.params["train.steps"]) == ("15", steps)
+    assert f"{steps} steps (in 15 minutes)" in found.tags[NOTE]
 
 
 def test_recording_twice_sends_each_metric_once(checkout: Checkout, uri: str) -> None:
