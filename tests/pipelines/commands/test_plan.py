@@ -27,7 +27,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "params.yaml").write_bytes((CHECKOUT / "params.yaml").read_bytes())
         if not (tmp_path / "data/prepared").exists():
             write_prepared(tmp_path / "data/prepared", blobs(64))
-        stage = PlannedStage(name="train", action="runs", reason="results: outputs is deleted")
+        stage = PlannedStage(name="train", action="runs", reason="results: outputs is missing")
         monkeypatch.setattr("pipelines.flow.plan.plan_stages", lambda *_: [stage])
         monkeypatch.setattr(module, "_nodes", lambda _: nodes)
         return CliRunner().invoke(plan, list(words), catch_exceptions=False)

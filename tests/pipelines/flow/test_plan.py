@@ -45,6 +45,8 @@ def test_a_plan_follows_a_project_from_the_first_run_to_the_next_change(project,
     before = tracked(project)
     assert actions(project) == {"raw.dvc": "up to date", "first": "runs", "second": "runs", "third": "runs"}
     assert tracked(project) == before, "planning changed the project"
+    (first,) = (stage for stage in plan_stages(Checkout.at(project)) if stage.name == "first")
+    assert "results: sorted is missing" in first.reason, "nothing was deleted: it was never made"
     assert not (project / "sorted").exists()
     dvc("repro", "-q", cwd=project)
     assert set(actions(project).values()) == {"up to date"}
