@@ -22,9 +22,13 @@ _PART = pa.schema([("image", pa.binary())])
 _PAIR = pa.schema([("image", pa.binary()), ("condition", pa.binary())])
 _IMAGE_COLUMNS = (("image", ".png"), ("condition", "-condition.png"))
 _ROW_GROUP = 1024
-"""Largest number of rows in a row group. Readers of row groups need little memory."""
-_ROW_GROUP_BYTES = 2**31 - 2**20
-"""Largest size of a column of pictures in a row group: Arrow cannot read structs whose offsets exceed 32 bits."""
+"""Largest number of rows in a row group."""
+_ROW_GROUP_BYTES = 128 * 2**20
+"""Largest size of a column of pictures in a row group, unless one picture is larger.
+
+The writer of a shard needs about three times as much memory, and streaming reads whole row groups. Arrow cannot read structs
+whose offsets exceed 32 bits.
+"""
 _PART_BATCH = 64 * 2**20
 """Bytes of PNGs that :class:`PartWriter` collects before it writes them."""
 
@@ -129,14 +133,17 @@ class PartWriter:
 
 
 def extract_rows(rows: PartRows, path: Path, *, paired: bool) -> None:
-    """Write some rows of a part file to a part file of their own."""
-    with pa.memory_map(str(rows.part)) as source:
+    """Write some rows of a part file to a part file of their own, one batch at a time."""
+    schema, first = _PAIR if paired else _PART, 0
+    with pa.memory_map(str(rows.part)) as source, explain_os_errors(path), pa.OSFile(str(path), "wb") as sink:
         reader = pa.ipc.open_file(source)
-        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        schema = _PAIR if paired else _PART
-        columns = [_taken([batch.column(name) for batch in batches], rows.rows) for name in schema.names]
-        with explain_os_errors(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+        with pa.ipc.new_file(sink, schema) as writer:
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number)
+                inside = rows.rows[(rows.rows >= first) & (rows.rows < first + len(batch))] - first
+                first += len(batch)
+                if len(inside):
+                    writer.write_batch(batch.take(pa.array(inside)))
 
 
 def write_shard(spec: ShardSpec) -> str:

@@ -4,6 +4,7 @@ import resource
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,7 +14,7 @@ from pipelines.data import convert, shards
 from pipelines.data.convert import ChunkSpec, ConvertedChunk
 from pipelines.data.ingest import ingest
 from pipelines.data.readers.base import Entry, SourceNote
-from pipelines.data.shards import PartRows, PartWriter, ShardSpec, write_shard
+from pipelines.data.shards import PartRows, PartWriter, ShardSpec, extract_rows, write_shard
 from pipelines.settings.ingest import IngestSettings
 from tests.pipelines.data.samples import pets, picture
 
@@ -86,8 +87,48 @@ def test_the_batch_size_of_a_part_does_not_change_the_shard(
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_extracted_rows_are_a_part_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, paired: bool
+) -> None:
+    monkeypatch.setattr(shards, "_PART_BATCH", 50)
+    contents = pngs(tmp_path / "whole", paired)
+    rows = np.array([0, 3, 4, 19, 39], dtype=np.int64)
+    extract_rows(PartRows(part=tmp_path / "whole", rows=rows), tmp_path / "own", paired=paired)
+    with pa.ipc.open_file(tmp_path / "own") as part:
+        held = part.read_all()
+    assert held["image"].to_pylist() == [contents[row] for row in rows]
+    if paired:
+        assert held["condition"].to_pylist() == [contents[row][::-1] for row in rows]
+
+
+def test_writing_a_shard_takes_memory_for_one_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", 2**20)
+    rows = np.arange(400, dtype=np.int64)[np.arange(400) % 10 > 0]  # with gaps, so that pictures are copied
+    with PartWriter(tmp_path / "part") as writer:
+        for _ in range(400):
+            writer.add(b"." * 50_000)
+    spec = ShardSpec(
+        path=tmp_path / "shard.parquet",
+        split="train",
+        first=0,
+        parts=(PartRows(part=tmp_path / "part", rows=rows),),
+        labels=np.zeros(len(rows), dtype=np.int64),
+        sources=tuple(map(str, rows)),
+        classes=(),
+    )
+    usual = pa.default_memory_pool()
+    counting = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(counting)
+    try:
+        write_shard(spec)
+    finally:
+        pa.set_memory_pool(usual)
+    assert spec.path.stat().st_size > 17 * 2**20
+    assert counting.max_memory() < 4 * 2**20
+
+
 def test_the_size_of_a_row_group_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shards._ROW_GROUP_BYTES < 2**31
     raw = pets(tmp_path / "raw", each=20)
     settings = IngestSettings(size=(12, 10))
     ingest(raw, tmp_path / "one", settings, name="pets")
