@@ -18,6 +18,10 @@ from gan_core.metrics.protocol import Figure
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+CHALLENGER = "challenger"
+"""Alias of the version that was registered last."""
+STAGE_KEY = "gantry.stage_key"
+"""Tag of a version and of its logged model: the key of the register stage that made it."""
 MANIFEST_TAG = "gantry.manifest"
 """Tag of a version: SHA-256 of its manifest."""
 METRICS = "metrics.json"

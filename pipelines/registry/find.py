@@ -11,8 +11,7 @@ from gan_core.checkpoint import STATE, list_checkpoints
 from gan_core.errors import TrackingError
 from gan_core.inference.generator import DESCRIPTION
 from pipelines.registry.champion import CHAMPION
-from pipelines.registry.contents import find_generator, version_files
-from pipelines.registry.register import CHALLENGER
+from pipelines.registry.contents import CHALLENGER, find_generator, version_files
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL

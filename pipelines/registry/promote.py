@@ -11,11 +11,17 @@ from gan_core.inference.manifest import MANIFEST, check_manifest
 from gan_core.metrics.assess import Assessment
 from pipelines.registry.card import describe_gates
 from pipelines.registry.champion import CHAMPION, current_ledger, get_registered_model, move_champion
-from pipelines.registry.contents import MANIFEST_TAG, download_files, find_tag_mismatch, read_figure, version_files
+from pipelines.registry.contents import (
+    CHALLENGER,
+    MANIFEST_TAG,
+    download_files,
+    find_tag_mismatch,
+    read_figure,
+    version_files,
+)
 from pipelines.registry.gate import Comparison, IncomparableError, judge, lines, refuse_blocked
 from pipelines.registry.ledger import Ledger, Move, check_reason
 from pipelines.registry.measured import Measured, read_version
-from pipelines.registry.register import CHALLENGER
 from pipelines.registry.verify import Evidence, Report, promoted_versions, verify
 from pipelines.settings.promote import OBJECTIVE_ONLY, PromoteSettings
 from pipelines.tracking.store import connect, explain_server_errors, is_refusal

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from gan_core.config import build
 from gan_core.errors import TrackingError
 from gan_core.metrics.protocol import Figure
+from pipelines.registry import attempts
 from pipelines.registry.card import version_description
-from pipelines.registry.contents import MANIFEST_TAG, figure_tags
+from pipelines.registry.contents import CHALLENGER, MANIFEST_TAG, STAGE_KEY, figure_tags
 from pipelines.registry.model_folder import write_model
 from pipelines.settings.tracking_uri import resolve_uri
 from pipelines.tracking.store import (
     KEY_TAG,
     connect,
     ensure_experiment,
-    error_summary,
     explain_server_errors,
     find_run_id,
     is_refusal,
@@ -35,14 +35,12 @@ if TYPE_CHECKING:
 
     from gan_core.inference.generator import Generator
 
-CHALLENGER = "challenger"
 PARENT = "gantry.parent"
 """Tag of a version that started from another run: the name of that run, such as faces/3."""
 PARENT_DIGEST = "gantry.parent_digest"
 """Tag of such a version: the SHA-256 of what it started from."""
 TRAIN_MINUTES, TRAIN_STEPS = "gantry.train_minutes", "gantry.train_steps"
 """Tags of a version whose training had a time budget: ``train.minutes``, and the number of steps that it was turned into."""
-STAGE_KEY = "gantry.stage_key"
 _LOG = logging.getLogger(__name__)
 
 
@@ -75,8 +73,8 @@ def register_generator(
 ) -> Registered:
     """Register an exported generator as a version of ``name`` and give it the alias ``challenger``.
 
-    A stage key registers one version: a second call with the same tag ``gantry.stage_key``, for example after a kill,
-    returns the existing version. Files of an interrupted attempt are deleted.
+    A stage key registers one version: a second call with the same tag ``gantry.stage_key``, for example after a kill or on
+    another host at the same time, returns the existing version. Files of interrupted attempts are deleted.
 
     Args:
         generator_dir: folder with ``generator.json`` and ``generator.safetensors``.
@@ -110,16 +108,20 @@ def register_generator(
         client = connect(tracking_uri)
         experiment_id = ensure_experiment(client, resolve_uri(tracking_uri), experiment)
         _ensure_model(client, name)
-        version = _find_version(client, name, tags[STAGE_KEY])
-        if version is None:
-            _delete_abandoned(client, resolve_uri(tracking_uri), experiment_id, tags[STAGE_KEY])
-            run_id = run_id or _own_run(client, experiment_id, tags[STAGE_KEY])
+        key = tags[STAGE_KEY]
+        version = attempts.find_version(client, name, key)
+        if version is not None:
+            _LOG.info("%s version %s is already registered for this stage; keeping it.", name, version.version)
+        else:
+            attempts.delete_abandoned(client, resolve_uri(tracking_uri), experiment_id, key)
+            run_id = run_id or _own_run(client, experiment_id, key)
             written = {"figures": figures, "card": dict(card or {}), "notes": dict(notes or {}), "example": example}
-            version = _create(
+            created = _create(
                 client, experiment_id, generator, generator_dir, name, run_id, figure, dict(tags), written
             )
-        else:
-            _LOG.info("%s version %s is already registered for this stage; keeping it.", name, version.version)
+            version = attempts.find_version(client, name, key) or created
+            if version.version != created.version:
+                attempts.delete_abandoned(client, resolve_uri(tracking_uri), experiment_id, key)
         client.set_registered_model_alias(name, CHALLENGER, version.version)
         _link(client, experiment_id, version, figure)
     number = str(version.version)
@@ -153,29 +155,6 @@ def _ensure_model(client: "MlflowClient", name: str) -> None:
             raise
 
 
-def _find_version(client: "MlflowClient", name: str, stage_key: str) -> "ModelVersion | None":
-    found = client.search_model_versions(f"name = '{name}' and tags.`{STAGE_KEY}` = '{stage_key}'", max_results=1)
-    return found[0] if found else None
-
-
-def _delete_abandoned(client: "MlflowClient", tracking_uri: str, experiment_id: str, stage_key: str) -> None:
-    """Delete the files of attempts that were interrupted before they became a version."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    found = f"tags.`{STAGE_KEY}` = '{stage_key}'"
-    versions = client.search_model_versions(found)  # under any name, because registered models can be renamed
-    for model in client.search_logged_models([experiment_id], found):
-        if any(model.model_id in str(version.source) for version in versions):
-            continue
-        _LOG.info("Deleting %s, left by an interrupted registration.", model.model_id)
-        place = model.artifact_location
-        try:  # the files first, because MLflow only marks a model as deleted, and then nothing would lead to them
-            get_artifact_repository(place, tracking_uri=tracking_uri).delete_artifacts()
-        except Exception as error:  # each of MLflow's stores raises its own
-            _LOG.warning("Files of an interrupted registration stay in %s: %s", place, error_summary(error))
-        client.delete_logged_model(model.model_id)
-
-
 def _create(
     client: "MlflowClient",
     experiment_id: str,
@@ -190,7 +169,11 @@ def _create(
     lineage = {**tags, "gantry.run": run_id, "gantry.generator": str(figure["generator_digest"])}
     tags = {**lineage, **figure_tags(_measured(figure, generator_dir))}
     logged = client.create_logged_model(
-        experiment_id, name=re.sub(r"[/:.%\"']", "-", name), source_run_id=run_id, tags=tags, model_type="generator"
+        experiment_id,
+        name=re.sub(r"[/:.%\"']", "-", name),
+        source_run_id=run_id,
+        tags={**tags, **attempts.begun()},
+        model_type="generator",
     )
     with tempfile.TemporaryDirectory(prefix="gantry-model-") as temporary:
         folder = Path(temporary) / "model"
@@ -251,7 +234,7 @@ def _link(client: "MlflowClient", experiment_id: str, version: "ModelVersion", f
     metric = Metric(key, float(figure["value"]), version.creation_timestamp, 0, model_id=model_id)
     client.log_batch(run.info.run_id, metrics=[metric])
     versions = json.dumps([{"name": version.name, "version": version.version}])
-    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions, **attempts.done()})
 
 
 def _active_run(client: "MlflowClient", run_id: str | None) -> "Run | None":

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from gan_core.files import read_json
+from pipelines.registry.contents import CHALLENGER
 from pipelines.registry.ledger import Move
 from pipelines.registry.promote import CHAMPION, load_ledger, promote, rollback
-from pipelines.registry.register import CHALLENGER, register_generator
+from pipelines.registry.register import register_generator
 from pipelines.tracking.store import connect
 from tests.chaos.case import Case, Suite, choose
 from tests.chaos.case_stages import sync_all

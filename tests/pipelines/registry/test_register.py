@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -24,9 +25,11 @@ from gan_core.families import ImageShape, build_family, family_config
 from gan_core.inference.generator import generator_digest, load_generator, save_generator
 from gan_core.inference.manifest import write_manifest
 from gan_core.metrics.protocol import Figure
+from pipelines.registry import attempts
 from pipelines.registry import register as registering
 from pipelines.registry.contents import read_figure
 from pipelines.registry.find import generator_folder
+from pipelines.runtime.guard import process_identity
 from pipelines.tracking import RunLog, find_run, sync
 from pipelines.tracking.store import ensure_experiment, run_url
 from tests.pipelines.registry.conftest import PROTOCOL, artifacts
@@ -161,6 +164,69 @@ def test_an_interrupted_attempt_leaves_no_second_model_and_no_files(register, cl
     register(stage_key="a")
     assert len(client.search_logged_models([experiment])) == 1
     assert not files.exists()
+
+
+def test_two_hosts_that_register_the_same_generator_at_once_make_one_version(
+    register, client, uri, monkeypatch, caplog, load
+):
+    results = []
+    write_model = registering.write_model
+
+    def slow(folder: Path, **rest) -> str:
+        if not results:  # another host begins and ends while this one writes
+            results.append(None)
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setattr(attempts, "process_identity", lambda: "elsewhere:1:1")
+                results[0] = register(stage_key="a")
+        return write_model(folder, **rest)
+
+    monkeypatch.setattr(registering, "write_model", slow)
+    assert register(stage_key="a") == results[0]
+    assert "is being registered by process" in caplog.text
+    assert [version.version for version in client.search_model_versions("name = 'digits'")] == [1]
+    (model,) = client.search_logged_models([ensure_experiment(client, uri, "gantry")])
+    assert model.model_id in client.get_model_version("digits", "1").source
+    assert len(list(artifacts(client, "1").parents[1].glob("*/artifacts"))) == 1, "files of the second version stay"
+    load("models:/digits/1")
+
+
+def test_a_second_version_that_someone_has_named_stays(register, client, caplog):
+    first = register(stage_key="a")
+    second = register(stage_key="b")
+    client.set_registered_model_alias("digits", "champion", second.version)
+    client.set_model_version_tag("digits", second.version, "gantry.stage_key", "a")
+    assert register(stage_key="a") == first
+    assert "Version 2 stays, because it has the alias champion." in caplog.text
+    assert artifacts(client, "2").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("writer", "silent", "stays"),
+    [
+        ("{host}:{parent}", 0, True),
+        ("{host}:999999999:1", 0, False),
+        ("elsewhere:1:1", 0, True),
+        ("elsewhere:1:1", 4000, False),
+    ],
+)
+@pytest.mark.parametrize("key", ["a", "of-other-settings"])
+def test_an_attempt_is_deleted_unless_its_process_may_still_run(
+    register, client, uri, monkeypatch, writer, silent, stays, key
+):
+    parent = process_identity(os.getppid())
+    writer = writer.replace("{host}:{parent}", parent).replace("{host}", parent.rsplit(":", 2)[0])
+    experiment = ensure_experiment(client, uri, "gantry")
+    tags = {"gantry.stage_key": key, "gantry.writer": writer}
+    model = client.create_logged_model(experiment, name="digits", tags=tags)
+    files = Path(local_file_uri_to_path(model.artifact_location))
+    files.mkdir(parents=True)
+    now = model.last_updated_timestamp / 1000 + silent
+    monkeypatch.setattr(attempts, "time", SimpleNamespace(time=lambda: now))
+    register(stage_key="a")
+    assert files.exists() == stays
+    assert len(client.search_logged_models([experiment])) == 1 + stays
+    register(stage_key="b")  # finds nothing of the finished registration to delete
+    assert artifacts(client, "1").is_dir()
 
 
 def test_the_files_of_a_version_stay_when_its_model_was_renamed(register, client):
