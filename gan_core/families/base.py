@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gan_core.batch import Batch
 from gan_core.data import DatasetInfo
 from gan_core.errors import SettingsError
+from gan_core.nn.traced import Loss, TracedLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,8 @@ class Family(ABC):
         self.incomplete = False
         """Whether a generator is missing, after :meth:`keep_generators`. Such a family translates, and cannot be trained."""
         self._compiled: dict[str, Callable[..., Tensor]] = {}
+        self._traced: dict[tuple[str, str], TracedLoss] = {}
+        self._options: dict[str, Any] | None = None
 
     @classmethod
     def can(cls, capability: "type[Family]") -> bool:
@@ -227,12 +230,32 @@ class Family(ABC):
     def network(self, name: str) -> Callable[..., Tensor]:
         """Return the network ``name`` for use in a loss, compiled if :meth:`compile` was called.
 
-        A loss with a double backward pass must use ``networks[name]``, which is never compiled.
+        A loss with a double backward pass goes through :meth:`differentiated` instead.
         """
         return self._compiled.get(name, self.networks[name])
 
+    def differentiated(self, loss: Loss, network: str, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        """Return ``loss`` of the network with the name ``network`` and of ``inputs``, for a loss with a double backward pass.
+
+        If :meth:`compile` was called, loss and gradients are compiled together. So ``loss`` must be a method that is a pure
+        function of the network and of ``inputs`` (:data:`gan_core.nn.traced.Loss`).
+        """
+        if self._options is None:
+            return loss(self.networks[network], *inputs)
+        traced = self._traced.get((loss.__name__, network))
+        if traced is None:
+            name = f"The penalty of {self.name}'s {network} ({loss.__name__.strip('_')})"
+            traced = self._traced[loss.__name__, network] = TracedLoss(
+                name, self.networks[network], loss, **self._options
+            )
+        return traced(*inputs)
+
     def compile(self, **options: Any) -> None:
-        """Compile the calls of all networks (torch.compile with ``options``). Weights and their names do not change."""
+        """Compile the calls of all networks, and losses with a double backward pass (torch.compile with ``options``).
+
+        Weights and their names do not change.
+        """
+        self._options, self._traced = options, {}
         self._compiled = {name: torch.compile(network, **options) for name, network in self.networks.items()}
 
     def penalties(self) -> tuple[Phase, ...]:

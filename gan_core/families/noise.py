@@ -167,13 +167,19 @@ class NoiseFamily(Family):
             images = batch.augment(fake.float() if name == "r2" else batch.real, name)
             other = batch.augment(fake.float(), "gp fake") if name == "gp" else images
 
-        def discriminator(x: Tensor) -> Tensor:
-            return self.discriminate(self.networks["discriminator"], x, batch.labels)
-
+        labels = batch.labels if self.conditional else None
         if name == "gp":
             mix = randomness.uniform((len(fake), 1, 1, 1), batch.part, fake.device, *batch.key, "gp mix")
-            return gradient_penalty(discriminator, images, other, mix)
-        return zero_centred_penalty(discriminator, images)
+            return self.differentiated(self._between, "discriminator", images, other, mix, labels)[0]
+        return self.differentiated(self._zero_centred, "discriminator", images, labels)[0]
+
+    def _zero_centred(self, discriminator: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+        return (zero_centred_penalty(lambda x: self.discriminate(discriminator, x, labels), images),)
+
+    def _between(
+        self, discriminator: nn.Module, real: Tensor, fake: Tensor, mix: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return (gradient_penalty(lambda x: self.discriminate(discriminator, x, labels), real, fake, mix),)
 
     # -- use -----------------------------------------------------------------------------------------------------------
 

@@ -227,9 +227,12 @@ class StarGan(TranslationFamily):
         """Gradient penalty between real and generated pictures (equation 5)."""
         real, fake = self._augmented(batch)
         mix = randomness.uniform((len(real), 1, 1, 1), batch.part, real.device, *batch.key, "gp mix")
-        # Summed over patches, for which the weight of 10 was chosen.
-        penalty = gradient_penalty(lambda x: self.networks["discriminator"](x)[0].float(), real, fake, mix)
+        (penalty,) = self.differentiated(self._between, "discriminator", real, fake, mix)
         return Losses(self.config.gradient_penalty * penalty, {"penalty/gp": penalty.detach()})
+
+    def _between(self, discriminator: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> tuple[Tensor, ...]:
+        # Summed over patches, for which the weight of 10 was chosen.
+        return (gradient_penalty(lambda x: discriminator(x)[0].float(), real, fake, mix),)
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """Adversarial, classification and reconstruction loss (equation 6)."""

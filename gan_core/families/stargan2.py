@@ -211,11 +211,12 @@ class StarGan2(ReferenceGuidedFamily):
 
     def penalty_loss(self, batch: Batch, step: int) -> Losses:
         """R1 at real pictures."""
-        discriminator, labels = self.networks["discriminator"], labels_of(batch)
-        penalty = zero_centred_penalty(
-            lambda x: select_domains(discriminator(x).float(), labels), batch.augment(batch.real, "real")
-        )
+        images, labels = batch.augment(batch.real, "real"), labels_of(batch)
+        (penalty,) = self.differentiated(self._zero_centred, "discriminator", images, labels)
         return Losses(0.5 * self.config.r1 * penalty, {"penalty/r1": penalty.detach()})
+
+    def _zero_centred(self, discriminator: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        return (zero_centred_penalty(lambda x: select_domains(discriminator(x).float(), labels), images),)
 
     def generator_loss(self, batch: Batch, step: int) -> Losses:
         """Adversarial, style-reconstruction, diversity and cycle-consistency loss (equation 5)."""

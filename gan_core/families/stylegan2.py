@@ -363,21 +363,35 @@ class StyleGan2(StyleBasedFamily):
     def path_loss(self, batch: Batch, step: int) -> Losses:
         """Path length regularisation: squared distance of path lengths to their running mean, over half a batch (section 3.2,
         appendix B)."""
-        generator, device = self._generator(), batch.real.device
+        device = batch.real.device
         # Every second row, so that the classes do not depend on the number of workers.
         labels = batch.labels[::2] if self.conditional and batch.labels is not None else None
         n = (len(batch.real) + 1) // 2
         latents = randomness.normal((n, self.config.latent), batch.part, device, *batch.key, "path latents")
+        shape = (n, self.shape.channels, self.shape.height, self.shape.width)
+        direction = randomness.normal(shape, batch.part, device, *batch.key, "path direction")
+        before, noise = self.buffers["path_length_mean"].to(device), self.noise(n, batch, "path noise")
+        penalty, mean = self.differentiated(self._path_length, "generator", latents, labels, direction, before, *noise)
+        self.buffers["path_length_mean"] = mean
+        return Losses(penalty * self.config.path_length, {"penalty/path_length": penalty.detach()})
+
+    def _path_length(
+        self,
+        generator: nn.Module,
+        latents: Tensor,
+        labels: Tensor | None,
+        direction: Tensor,
+        before: Tensor,
+        *noise: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Penalty of the lengths in ``direction``, and their running mean, which was ``before``."""
+        assert isinstance(generator, Generator)
         styles = generator.broadcast_style(generator.mapping(latents, labels))
         with FastDoubleBackward():
-            images = generator.synthesis(styles, self.noise(n, batch, "path noise"))
-        direction = randomness.normal(tuple(images.shape), batch.part, device, *batch.key, "path direction")
+            images = generator.synthesis(styles, list(noise))
         lengths = path_lengths(images, styles, direction)
-        now = collectives.mean_over_workers(lengths.detach().mean())
-        mean = torch.lerp(self.buffers["path_length_mean"].to(device), now, 0.01)
-        self.buffers["path_length_mean"] = mean
-        penalty = (lengths - mean).square().mean()
-        return Losses(penalty * self.config.path_length, {"penalty/path_length": penalty.detach()})
+        mean = torch.lerp(before, collectives.mean_over_workers(lengths.detach().mean()), 0.01)
+        return (lengths - mean).square().mean(), mean
 
     # -- use --
 

@@ -3,12 +3,29 @@
 Without a process group there is a single worker, and every function returns its own value at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_refusing = False
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Within the block, operations of several workers on tensors raise NotImplementedError.
+
+    Tracing would record them without the other workers.
+    """
+    global _refusing
+    before, _refusing = _refusing, True
+    try:
+        yield
+    finally:
+        _refusing = before
 
 
 def _is_initialized() -> bool:
@@ -81,13 +98,19 @@ def mean_over_workers(tensor: Tensor) -> Tensor:
     Its gradient is the mean over all workers as well: each worker's loss is a mean over its own images, and together they
     minimise the mean of these losses.
     """
-    return tensor if world_size() == 1 else _Mean.apply(tensor)
+    if world_size() == 1:
+        return tensor
+    if _refusing:
+        raise NotImplementedError("it averages over all workers")
+    return _Mean.apply(tensor)
 
 
 def all_gather_rows(tensor: Tensor) -> Tensor:
     """Concatenate ``tensor`` (n, ...) of all workers in order of rank to (workers * n, ...); detached."""
     if world_size() == 1:
         return tensor.detach()
+    if _refusing:
+        raise NotImplementedError("it gathers tensors of all workers")
     # Contiguous: gloo gathers raw memory and ignores the memory format.
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())

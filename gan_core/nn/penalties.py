@@ -2,8 +2,8 @@
 orthogonality and consistency.
 
 Each penalty is a scalar, not yet multiplied by its weight. Gradient penalties differentiate the gradients of a network once
-more, so pass networks that are not compiled. Under autocast, networks and their gradients are computed in bf16, norms and sums
-in fp32.
+more, so pass networks that are not compiled; :mod:`gan_core.nn.traced` compiles a penalty as a whole. Under autocast,
+networks and their gradients are computed in bf16, norms and sums in fp32.
 """
 
 from collections.abc import Callable

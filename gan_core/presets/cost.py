@@ -55,9 +55,10 @@ def peak_memory(
     """Estimate the peak memory of training in bytes: networks, optimisers and the tensors of a step.
 
     Counts the tensors that are alive at the same time in an eager step; the memory of the device's libraries comes on top. In a
-    compiled run, CUDA graphs keep the memory of the adversarial losses for themselves, and penalties, which are not compiled,
-    add theirs. Compared with eager steps on an H100: DCGAN at 64 pixels is estimated at 1.0 GiB and took 1.1; R3GAN was
-    estimated at 45 GiB and took 50, before its penalties were differentiated one after the other, which halved the estimate.
+    compiled run, CUDA graphs keep the memory of the adversarial losses for themselves, and penalties, which have graphs of
+    their own, add theirs. Compared with eager steps on an H100: DCGAN at 64 pixels is estimated at 1.0 GiB and took 1.1;
+    R3GAN was estimated at 45 GiB and took 50, before its penalties were differentiated one after the other, which halved the
+    estimate.
 
     Args:
         name: name of the family.

@@ -54,7 +54,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 if the device has instructions for it, otherwise fp32. On a GPU, fp32 convolutions use TF32, as in torch."""
     compile: bool = False
-    """Whether to compile networks (torch.compile; on a GPU with CUDA graphs); gradient penalties are not compiled. A resumed
+    """Whether to compile networks, and penalties with their gradients (torch.compile; on a GPU with CUDA graphs). A resumed
     run is then equal only up to rounding."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation of the discriminator's input."""

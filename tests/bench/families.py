@@ -3,7 +3,10 @@ memory. ``python -m tests.gpu speed`` measures a GPU."""
 
 import contextlib
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -27,7 +30,7 @@ SIZE, COUNT, BATCH = 32, 512, 32
 
 
 def rows() -> list[Row]:
-    """For each family: ratio to eager fp32, share of the data, what quick second gradients gain."""
+    """For each family: ratio to eager fp32, share of the data, what quick second gradients and compiled penalties gain."""
     table = []
     with tempfile.TemporaryDirectory() as folder:
         for name in NAMES:
@@ -74,6 +77,7 @@ def _family(name: str, data: PreparedDataset, place: Path) -> list[Row]:
     )
     if ours.family.penalties():
         table.append(_second_gradients(name, fp32, steps))
+        table.append(_compiled_penalties(name, ours, steps))
     return table
 
 
@@ -90,4 +94,29 @@ def _second_gradients(name: str, trainer: Trainer, steps: int) -> Row:
         ratio=seconds["torch"] / seconds["quick"],
         target=1.0,
         note=f"{seconds['quick'] / steps:.2f} against {seconds['torch'] / steps:.2f} s a step, eager fp32",
+    )
+
+
+def _compiled_penalties(name: str, trainer: Trainer, steps: int) -> Row:
+    """The same steps with penalties that are compiled with their gradients, and networks that are not."""
+    family = trainer.family
+
+    def run(options: dict[str, Any] | None) -> Callable[[], None]:
+        def steps_with_options() -> None:
+            with patch.object(family, "_options", options):
+                run_steps(trainer, steps)
+
+        return steps_with_options
+
+    compiled = {"dynamic": False}
+    began = time.monotonic()
+    run(compiled)()
+    compiling = time.monotonic() - began
+    seconds = race({"eager": run(None), "compiled": run(compiled)}, DEVICE)
+    fast, slow = seconds["compiled"] / steps, seconds["eager"] / steps
+    return Row(
+        name=f"{name}: a step with compiled penalties against eager ones",
+        ratio=slow / fast,
+        target=1.0,
+        note=f"{fast:.2f} against {slow:.2f} s a step; compiled in {compiling:.0f} s",
     )

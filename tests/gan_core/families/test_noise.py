@@ -87,7 +87,7 @@ def test_bf16_gives_about_the_losses_of_fp32(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_networks_have_the_gradients_of_plain_ones(name: str) -> None:
-    """With a compiler that only traces, so that gradients are those of the traced graph. Penalties use the plain networks."""
+    """With a compiler that only traces, so that gradients are those of the traced graph."""
     gradients: list[list[Tensor]] = []
     for compiled in (False, True):
         torch.compiler.reset()

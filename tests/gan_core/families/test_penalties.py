@@ -1,6 +1,7 @@
 """Every penalty of every family: part of its side's update, or lazy, with Adam slowed down."""
 
 import pytest
+import torch
 
 from gan_core.families import Family, Phase
 from gan_core.training.rates import lazy_regularisation_ratio
@@ -75,6 +76,41 @@ def test_with_interval_k_it_weighs_k_times_in_an_update_of_its_own(
     assert {part.every for part in update} == {3}
     assert totals[1] == pytest.approx(3 * totals[0], rel=1e-5)
     assert lazy_regularisation_ratio(phase.side, [update]) == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "settings", "interval", "precision"),
+    [
+        pytest.param(*case, precision, id=f"{case[0]} {case[1]} in {precision}")
+        for case in PENALTIES
+        if case[1] not in ("consistency", "orthogonal")  # these have no double backward pass
+        for precision in (["fp32", "bf16"] if case[:2] in (("biggan", "gp"), ("r3gan", "r1")) else ["fp32"])
+    ],
+)
+def test_compiled_with_its_gradients_it_is_the_same(
+    family: str, name: str, settings: dict, interval: str, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a compiler, only traced: what is traced is what a real one compiles."""
+    found = []
+    for compiled in (False, True):
+        game, batch = made(family, **settings, **{interval: 2})
+        if compiled:
+            game.compile(backend="eager", dynamic=False)
+        phase = the_phase(game, name)
+        for step in (0, 2):  # traced, and called again
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                loss = phase.loss(batch, step)
+            (loss.total / 2).backward()
+        network = game.networks[phase.side]
+        gradients = {which: p.grad for which, p in network.named_parameters() if p.grad is not None}
+        found.append(({"loss": loss.total.detach(), **gradients}, {**dict(network.named_buffers()), **game.buffers}))
+    assert "is not compiled" not in caplog.text
+    (plain, plain_state), (traced, traced_state) = found
+    assert traced.keys() == plain.keys()
+    for which, value in traced.items():
+        assert (value - plain[which]).norm() <= (1e-5 if precision == "fp32" else 2e-2) * plain[which].norm(), which
+    for which, value in traced_state.items():
+        torch.testing.assert_close(value, plain_state[which])
 
 
 def test_lazy_penalties_of_equal_intervals_share_an_update_and_slow_adam_down_once() -> None:

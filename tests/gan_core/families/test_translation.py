@@ -134,7 +134,7 @@ def test_bf16_gives_about_the_losses_of_fp32(variant: str) -> None:
     ("variant", "settings"), [("pix2pix", {"depth": 3}), ("cyclegan", {"identity": 0.0}), ("stargan", {})]
 )
 def test_compiled_networks_have_the_gradients_of_plain_ones(variant: str, settings: dict[str, float]) -> None:
-    """With a compiler that only traces, so that gradients are those of the traced graph. Penalties use the plain networks."""
+    """With a compiler that only traces, so that gradients are those of the traced graph."""
     gradients: list[list[Tensor]] = []
     for compiled in (False, True):
         torch.compiler.reset()
