@@ -124,13 +124,15 @@ def metric_values(measured: Assessment) -> dict[str, float]:
 def named_figures(figures: Sequence[Figure]) -> dict[str, Figure]:
     """Figures by metric name. The first is named by its metric alone, even if it is a mean over directions.
 
+    Those of a direction or a class are named ``METRIC/DIRECTION``, so that MLflow's page shows them in a section of their own.
     If names become equal because characters are replaced for MLflow, later ones get a number as suffix.
     """
     named: dict[str, Figure] = {}
     for figure in figures:
-        plain = (
-            mlflow_metric_name(figure_title(figure).replace(" -> ", " to ").replace(" ", "_")) if named else figure.name
-        )
+        plain, direction = figure.name, figure.protocol.direction
+        if named and direction:
+            words = direction.replace(" -> ", " to ").replace(" ", "_").replace("/", "-")
+            plain = f"{plain}/{mlflow_metric_name(words)}"
         longer = (f"{plain}-{number}" for number in itertools.count(2))
         taken = {*named, *(f"{name}.trivial" for name in named)}
         name = next(name for name in itertools.chain([plain], longer) if not {name, f"{name}.trivial"} & taken)

@@ -74,7 +74,7 @@ def test_a_runs_artifacts_are_the_picture_the_figures_and_the_link(prefect_api, 
     figures = {
         "fid": {"value": 40.1234567, "stamp": "FID-600", "low": None, "generator_digest": "f" * 64},
         "figures": [{"name": "fid", "protocol": {"direction": "a -> b"}, "value": 41.5, "baseline": 90.0}],
-        "values": {"fid_a_to_b": 41.5, "fid_a_to_b.trivial": 90.0},
+        "values": {"fid/a_to_b": 41.5, "fid/a_to_b.trivial": 90.0},
     }
     (tmp_path / "outputs" / "evaluate" / "metrics.json").write_text(json.dumps(figures))
     registered = {"name": "gantry", "version": "3", "run_url": "http://127.0.0.1:5000/#/experiments/1/runs/2"}

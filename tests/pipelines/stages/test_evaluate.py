@@ -51,7 +51,7 @@ def test_dvc_shows_the_value_of_every_figure(tmp_path: Path) -> None:
     write_json(project / "metrics.json", metrics_json(measured))
     told = json.loads(dvc("metrics", "show", "--json", cwd=project).stdout)
     shown = told[""]["data"]["metrics.json"]["data"]
-    assert shown["values"] == {"fid": 0.5, "fid.trivial": 5.0, "fid_cat_to_dog": 1, "fid_cat_to_dog.trivial": 10.0}
+    assert shown["values"] == {"fid": 0.5, "fid.trivial": 5.0, "fid/cat_to_dog": 1, "fid/cat_to_dog.trivial": 10.0}
     assert shown["fid"]["value"] == 0.5
 
 
@@ -126,21 +126,21 @@ def test_names_that_would_collide_end_in_a_number() -> None:
     assert metric_values(assessment("a+b", "c", "a&b", "c", "a-b", "c")) == {
         "fid": 0.5,
         "fid.trivial": 5.0,
-        "fid_a-b_to_c": 1,
-        "fid_a-b_to_c.trivial": 10,
-        "fid_c_to_a-b": 2,
-        "fid_c_to_a-b.trivial": 20,
-        "fid_a-b_to_c-2": 3,
-        "fid_a-b_to_c-2.trivial": 30,
-        "fid_c_to_a-b-2": 4,
-        "fid_c_to_a-b-2.trivial": 40,
-        "fid_a-b_to_c-3": 5,
-        "fid_a-b_to_c-3.trivial": 50,
+        "fid/a-b_to_c": 1,
+        "fid/a-b_to_c.trivial": 10,
+        "fid/c_to_a-b": 2,
+        "fid/c_to_a-b.trivial": 20,
+        "fid/a-b_to_c-2": 3,
+        "fid/a-b_to_c-2.trivial": 30,
+        "fid/c_to_a-b-2": 4,
+        "fid/c_to_a-b-2.trivial": 40,
+        "fid/a-b_to_c-3": 5,
+        "fid/a-b_to_c-3.trivial": 50,
     }
 
 
 def test_a_valid_name_does_not_change() -> None:
-    assert mlflow_metric_name("fid_a.b-c/d: 1") == "fid_a.b-c/d: 1"
+    assert mlflow_metric_name("fid/a.b-c/d: 1") == "fid/a.b-c/d: 1"
 
 
 def test_an_objective_other_than_the_fid_is_in_the_results(tmp_path: Path) -> None:
