@@ -86,9 +86,9 @@ def train(data: PreparedDataset, out: Path, measured: dict[str, dict[str, Any]])
         trainer.run(until=trainer.step + EVERY)
         if str(trainer.step) in measured.setdefault(run, {}):
             continue
-        trainer.update_statistics()
+        trainer.generator.update_statistics()
         found = assess(
-            trainer,
+            trainer.generator,
             data,
             split="test",
             count=SAMPLES,

@@ -56,9 +56,9 @@ class Measured:
         """Measure the averaged generator of ``trainer`` unless that is done."""
         if str(trainer.step) in self.values.setdefault(run, {}):
             return
-        trainer.update_statistics()
+        trainer.generator.update_statistics()
         figure = assess(
-            trainer,
+            trainer.generator,
             self.data,
             split="train",
             count=SAMPLES,

@@ -3,40 +3,36 @@
 import contextlib
 import itertools
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gan_core import randomness
 from gan_core.augment.augmenter import Augmenter
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
-from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, Side, build_family, require
-from gan_core.families.noise import NoiseFamily
-from gan_core.families.translation import TranslationFamily
-from gan_core.files import atomic_write
-from gan_core.images.tensors import from_uint8, to_uint8
-from gan_core.inference.generator import SAMPLE_BATCH, describe_generator, save_generator
+from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, Side, build_family
 from gan_core.precision import choose_device, choose_precision, is_out_of_memory
 from gan_core.schedule import cosine
 from gan_core.training.adam import Adam
 from gan_core.training.backends import compile_options, cudnn_kernels
 from gan_core.training.config import GIB, TrainConfig
 from gan_core.training.ema import AveragedNetworks, ema_decay
-from gan_core.training.feed import Feed, preview_batch
+from gan_core.training.exports import Exports, Moment
+from gan_core.training.feed import Feed
+from gan_core.training.generator import AveragedGenerator
 from gan_core.training.health import diversity
 from gan_core.training.hyperparameters import earlier_defaults, hyperparameters
 from gan_core.training.metrics_window import MetricsWindow
 from gan_core.training.observer import Observer
-from gan_core.training.quality import BestGenerator, QualityMonitor
+from gan_core.training.quality import QualityMonitor
 from gan_core.training.rates import LearningRateSchedule
 from gan_core.training.recovery import Recovery
-from gan_core.training.start import Start, describe_start, first_state, save_start
+from gan_core.training.start import Start, first_state
 from gan_core.training.state import State
 from gan_core.training.stream import StreamFeed, streaming_reason
 from gan_core.training.world import World
@@ -123,11 +119,20 @@ class Trainer:
         self._rates = LearningRateSchedule(config, self.optimisers, self._updates)
         self._dtype = choose_precision(config.precision, self.device)
         self._feed = self._build_feed()
-        # Preview and measure translations on pictures that are not trained on, if there are any.
-        split = "test" if self.translates and dataset.info.splits.get("test") else "train"
-        self._preview_batch = preview_batch(dataset, split, self.device)
-        self._best = BestGenerator(self.directory / "best")
-        self._quality = self._build_quality(split) if config.fid_every else None
+        self.generator = AveragedGenerator(self.family, self.averaged, dataset, self.device)
+        """Draws pictures with the averaged networks."""
+        self._state = State(self.family, self.averaged, self.augmenter, self.optimisers)
+        self._exports = Exports(
+            self.family,
+            self.generator,
+            self._state,
+            self.augmenter,
+            config,
+            self.directory,
+            info=dataset.info,
+            parent=start.record if start else None,
+        )
+        self._quality = self._build_quality() if config.fid_every else None
         self._window = MetricsWindow()
         self._recovery = self._build_recovery(Path(resume_from) if resume_from else None)
         self.step = self._recovery.resume()
@@ -165,62 +170,12 @@ class Trainer:
                     self._save()
 
     def export_start(self, directory: Path | str) -> None:
-        """Write what a later run needs to start from this one (:mod:`gan_core.training.start`); rank 0 calls it."""
-        if self.config.keep_best and self._best.figure and self._best_start.is_dir():
-            with atomic_write(directory) as temporary:
-                shutil.copytree(self._best_start, temporary)
-            return
-        self.update_statistics()  # so that the bytes do not depend on what was drawn or measured before
-        self._write_start(directory)
+        """Write what a later run needs to start from this one; rank 0 calls it. See :meth:`Exports.write_start`."""
+        self._exports.write_start(directory, self._moment())
 
     def export(self, directory: Path | str) -> None:
-        """Export the averaged generator to ``directory``: the last one or, with ``keep_best``, the best one."""
-        if self.config.keep_best and self._best.figure:
-            self._best.copy_to(directory, rollbacks=self._recovery.incidents)
-            return
-        if self.config.keep_best:
-            log.warning(
-                "keep_best: exporting the last generator instead of the best, because this run has measured no FID."
-            )
-        self.update_statistics()
-        self._write_generator(directory, rollbacks=self._recovery.incidents)
-
-    @torch.inference_mode()
-    def sample(self, n: int, seed: int, *, first: int = 0) -> Tensor:
-        """Sample from the current averaged generator: uint8 (n, C, H, W). Call :meth:`update_statistics` first."""
-        family, networks, parts = require(self.family, NoiseFamily), self.averaged.networks, []
-        for start in range(0, n, SAMPLE_BATCH):
-            count = min(SAMPLE_BATCH, n - start)
-            parts.append(to_uint8(family.sample(count, seed, first=first + start, networks=networks)))
-        return torch.cat(parts)
-
-    @property
-    def translates(self) -> bool:
-        """Whether the family translates pictures; False if it generates them from noise."""
-        return self.family.can(TranslationFamily)
-
-    @property
-    def directions(self) -> tuple[tuple[int | None, int | None], ...]:
-        """(source, target) domains of each direction; empty for families that generate from noise."""
-        return self.family.directions
-
-    @torch.inference_mode()
-    def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:
-        """Translate pictures uint8 (N, C', H, W) with the current averaged generators: uint8 (N, C, H, W)."""
-        family, networks = require(self.family, TranslationFamily), self.averaged.networks
-        return to_uint8(
-            family.translate(from_uint8(images.to(self.device)), target, seed, first=first, networks=networks)
-        )
-
-    @torch.inference_mode()
-    def preview(self) -> tuple[Tensor, int]:
-        """A grid of pictures from the current averaged generators, uint8 (n, C, H, W), and its number of columns."""
-        pictures, columns = self.family.preview(self._preview_batch, self.averaged.networks)
-        return to_uint8(pictures), columns
-
-    def update_statistics(self, batches: int = 16) -> None:
-        """Measure batch-norm statistics of the averaged generator, as sampling needs (:meth:`Family.update_statistics`)."""
-        self.family.update_statistics(self.averaged.networks, batches=batches)
+        """Export the averaged generator, or the best one with ``keep_best``; see :meth:`Exports.write_generator`."""
+        self._exports.write_generator(directory, self._moment())
 
     # -- construction ------------------------------------------------------------------------------------------------
 
@@ -310,19 +265,18 @@ class Trainer:
         if self._quality is None:
             return 0.0, 0.0
         began = time.perf_counter()
-        self.update_statistics()
-        fakes, reals = self._quality.estimate_seconds(self)
+        self.generator.update_statistics()
+        fakes, reals = self._quality.estimate_seconds(self.generator)
         return time.perf_counter() - began + fakes, reals
 
-    def _build_quality(self, split: str) -> QualityMonitor | None:
-        """Build the monitor that measures FIDs against ``split``, on rank 0 only."""
-        count, translates = self.config.fid_samples, self.translates
+    def _build_quality(self) -> QualityMonitor | None:
+        """Build the monitor that measures FIDs, on rank 0 only."""
+        count, generator = self.config.fid_samples, self.generator
         return self.world.on_rank_zero(
-            lambda: QualityMonitor(self.dataset, split, count, self.device, translates=translates)
+            lambda: QualityMonitor(self.dataset, generator.split, count, self.device, translates=generator.translates)
         )
 
     def _build_recovery(self, resume_from: Path | None) -> Recovery:
-        self._state = State(self.family, self.averaged, self.augmenter, self.optimisers)
         return Recovery(
             self._state,
             self.config,
@@ -373,8 +327,7 @@ class Trainer:
     def _begin(self) -> None:
         """Delete the best generator of an earlier run, write a first checkpoint to roll back to, and draw the first grid."""
         if self.world.rank == 0:
-            self._best.delete()
-            shutil.rmtree(self._best_start, ignore_errors=True)
+            self._exports.forget()
         self._save()
         if self.config.sample_every <= self.config.steps:
             self._draw_grid()
@@ -529,59 +482,34 @@ class Trainer:
         """Measure the FID of the current averaged generator, on rank 0; keep the generator if it is the best so far."""
         assert self._quality is not None
         with self._window.paused():
-            self.update_statistics()
-            figure = self._quality.measure(self, self.step)
-            if self.config.keep_best and self._best.is_beaten_by(figure):
-                self._write_start(self._best_start)
-                self._write_generator(self._best.directory, fid=figure.as_dict())
+            self.generator.update_statistics()
+            figure = self._quality.measure(self.generator, self.step)
+            self._exports.keep(figure, self._moment())
             self.observer.figure(figure, self.step)
         return figure.value
 
     def _draw_grid(self) -> None:
         if self.world.rank == 0:
             with self._window.paused():
-                self.update_statistics(_GRID_BATCHES)
-                pictures, columns = self.preview()
+                self.generator.update_statistics(_GRID_BATCHES)
+                pictures, columns = self.generator.preview()
                 self.observer.pictures(pictures.cpu(), self.step, columns)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _lineage(self) -> dict[str, Any]:
-        """Where a generator comes from: its dataset, the images seen, and the run that it started from."""
-        info = self.dataset.info
-        domains = {"classes": list(info.classes), "attributes": list(info.attributes)}
-        parent = {"parent": self.start.record} if self.start else {}
-        return {"dataset": info.digest, "dataset_name": info.name, **domains, "images_seen": self.images_seen, **parent}
+    def _moment(self) -> Moment:
+        return Moment(
+            step=self.step,
+            images_seen=self.images_seen,
+            total_images=self._images_seen_in_all,
+            incidents=self._recovery.incidents,
+        )
 
     def _save(self) -> None:
         """Write a checkpoint on rank 0, and notify the observer on every rank."""
         with self._window.paused():
             path = None
             if self.world.rank == 0:
-                generator = describe_generator(self.family, self._lineage())
-                path = self._recovery.save(self.step, generator)
+                path = self._recovery.save(self.step, self._exports.describe(self._moment()))
             self.world.barrier()
             self.observer.checkpoint(path, self.step)
-
-    @property
-    def _best_start(self) -> Path:
-        """The start folder of the best generator so far, beside it."""
-        return self._best.directory.with_name("best-start")
-
-    def _write_start(self, directory: Path | str) -> None:
-        described = describe_start(
-            describe_generator(self.family, self._lineage()),
-            self.augmenter,
-            step=self.step,
-            total_images=self._images_seen_in_all,
-        )
-        save_start(directory, self._state, described, keep=self.config.save_start)
-
-    def _write_generator(self, directory: Path | str, **extra: Any) -> None:
-        """Export the current averaged generator to ``directory``; call :meth:`update_statistics` first."""
-        save_generator(
-            directory,
-            family=self.family,
-            networks=self.averaged.networks,
-            extra={**self._lineage(), "step": self.step, **extra},
-        )

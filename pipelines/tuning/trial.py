@@ -121,7 +121,7 @@ class Trial(tune.Trainable):
 
     def _log_grid(self) -> None:
         grid = self._directory / "grid.png"
-        pictures, columns = self._trainer.preview()
+        pictures, columns = self._trainer.generator.preview()
         save_sheet(grid, pictures, columns=columns)
         self._log.log_image(grid, GRIDS, self._trainer.step)
 
@@ -132,12 +132,12 @@ class Trial(tune.Trainable):
         until = min(self._trainer.step + tuned.report_every, tuned.steps)
         try:
             if self._trainer.step == 0:  # where MLflow's chart view opens
-                self._trainer.update_statistics()
+                self._trainer.generator.update_statistics()
                 self._log_grid()
             self._trainer.run(until)
-            self._trainer.update_statistics()
+            self._trainer.generator.update_statistics()
             measured = assess(
-                self._trainer,
+                self._trainer.generator,
                 self._trainer.dataset,
                 split="train",
                 count=tuned.samples,

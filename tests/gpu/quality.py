@@ -147,7 +147,7 @@ def _run(name: str, options: Options) -> Iterator[Row]:
         _train(trainer, notebook, options.deadline - SAVE_SECONDS[device.type])
         seconds = notebook.seconds
         write_json(spent, (read_json(spent) if spent.is_file() else 0.0) + seconds)
-    pictures, columns = trainer.preview()
+    pictures, columns = trainer.generator.preview()
     save_sheet(options.folder / "latest.png", pictures, columns=columns)
     minutes = (read_json(spent) if spent.is_file() else 0.0) / 60
     seen = trainer.images_seen
@@ -284,10 +284,10 @@ def _at_the_end(name: str, trainer: Trainer, data: PreparedDataset, options: Opt
     if not kept.is_file():
         if options.left() < FINAL_SECONDS:
             return Row(name=said, state="no time", note="call it again to measure it")
-        trainer.update_statistics()
-        split = "test" if trainer.translates else "train"
+        trainer.generator.update_statistics()
+        split = "test" if trainer.generator.translates else "train"
         found = assess(
-            trainer,
+            trainer.generator,
             data,
             split=split,
             count=FINAL_SAMPLES,
@@ -301,7 +301,7 @@ def _at_the_end(name: str, trainer: Trainer, data: PreparedDataset, options: Opt
     found_values = read_json(kept)
     value, published = (
         found_values["value"],
-        PUBLISHED.get(name, "none for these pictures" if trainer.translates else ""),
+        PUBLISHED.get(name, "none for these pictures" if trainer.generator.translates else ""),
     )
     wanted = WANTED.get(name)
     return Row(

@@ -315,11 +315,11 @@ def _fid(options: Options) -> Iterator[Row]:
     data, extractor = pack.dataset("cifar10"), load_inception(device)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         trainer = auto_trainer("dcgan", data, Path(folder) / "run", device)
-        trainer.update_statistics()
+        trainer.generator.update_statistics()
         # A first, short one computes and keeps the moments of the real pictures, which a user has once.
         measure = partial(
             fid_of_samples,
-            trainer.sample,
+            trainer.generator.sample,
             data,
             split="train",
             seed=0,

@@ -266,7 +266,7 @@ def test_an_exported_generator_makes_the_pictures_of_the_trained_one(
     trainer.run(3)
     trainer.export(tmp_path / "generator")
     loaded = load_generator(tmp_path / "generator")
-    assert torch.equal(loaded.sample(6, 1), trainer.sample(6, 1))
+    assert torch.equal(loaded.sample(6, 1), trainer.generator.sample(6, 1))
     assert loaded.info["classes"] == ["0", "1"]
     for place in (tmp_path / "run", tmp_path / "run" / "step-00000003"):
         checkpoint = load_generator(place)
@@ -332,10 +332,10 @@ def test_it_learns_64_pictures(name: str, steps: int, labelled: PreparedDataset,
     # R3GAN at this width wants larger steps (``R3GAN.train_on_cpu``); of three seeds this one is in the middle.
     own = {"generator_lr": 2e-3, "discriminator_lr": 2e-3, "seed": 1} if name == "r3gan" else {}
     trainer = trainer_of(name, labelled, tmp_path, steps=steps, batch=32, **often, **own)
-    trainer.update_statistics()
-    assert nearest_distance(trainer.sample(64, 1), data) > 65
+    trainer.generator.update_statistics()
+    assert nearest_distance(trainer.generator.sample(64, 1), data) > 65
     trainer.run()
-    trainer.update_statistics()
-    learnt = trainer.sample(64, 1)
+    trainer.generator.update_statistics()
+    learnt = trainer.generator.sample(64, 1)
     assert nearest_distance(learnt, data) < 58
     assert learnt.float().std(dim=0).mean() > 0.6 * data.float().std(dim=0).mean()

@@ -149,4 +149,4 @@ def test_it_learns_16_pairs_by_heart(tmp_path: Path) -> None:
     trainer.run()
     wanted = torch.from_numpy(pixels).float()
     assert (wanted - wanted.median(dim=0).values).abs().mean() > 60
-    assert (trainer.translate(torch.from_numpy(conditions)).float() - wanted).abs().mean() < 12
+    assert (trainer.generator.translate(torch.from_numpy(conditions)).float() - wanted).abs().mean() < 12

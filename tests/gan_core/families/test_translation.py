@@ -326,14 +326,14 @@ def test_an_exported_generator_translates_as_the_trained_one(
     loaded, checkpoint = load_generator(tmp_path / "generator"), load_generator(tmp_path / "run")
     images = torch.randint(0, 256, (5, trainer.family.source_channels, 20, 16), dtype=torch.uint8)
     assert loaded.translates
-    assert loaded.directions == trainer.directions
-    for _, target in trainer.directions:
-        wanted = trainer.translate(images, target, 1)
+    assert loaded.directions == trainer.generator.directions
+    for _, target in trainer.generator.directions:
+        wanted = trainer.generator.translate(images, target, 1)
         assert wanted.shape == (5, 3, 20, 16)
         assert torch.equal(loaded.translate(images, target, 1), wanted)
         assert torch.equal(checkpoint.translate(images, target, 1), wanted)
     reals = preview_batch(trainer.dataset, "train", torch.device("cpu"))
-    assert torch.equal(loaded.preview(reals)[0], trainer.preview()[0])
+    assert torch.equal(loaded.preview(reals)[0], trainer.generator.preview()[0])
 
 
 @pytest.mark.parametrize("variant", ["cyclegan", "stargan", "stargan2"])

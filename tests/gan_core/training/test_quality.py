@@ -92,7 +92,7 @@ def test_the_best_generator_is_exported_with_its_fid(make: Make, tmp_path: Path,
     ordered |= {5: 30.0, 10: 10.0, 15: 20.0, 20: 25.0}
     trainer = make(fid_every=5, fid_samples=16, keep_best=True)
     trainer.run(until=10)
-    pictures = trainer.sample(4, 1)
+    pictures = trainer.generator.sample(4, 1)
     trainer.run()
     trainer.export(tmp_path / "generator")
     best = load_generator(tmp_path / "generator")

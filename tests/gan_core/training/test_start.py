@@ -94,7 +94,7 @@ def parent(build: Build, tmp_path: Path) -> Callable[..., Path]:
 
 def measured(trainer: Trainer) -> Trainer:
     """The trainer, after the statistics of its averaged networks are measured, as in a start folder."""
-    trainer.update_statistics()
+    trainer.generator.update_statistics()
     return trainer
 
 
@@ -137,7 +137,7 @@ def test_what_a_later_run_needs_has_the_same_bytes_whatever_was_measured_before(
     trainer = build("run", sample_every=4)
     trainer.run()
     trainer.export_start(tmp_path / "a")
-    trainer.update_statistics(2)
+    trainer.generator.update_statistics(2)
     trainer.export_start(tmp_path / "b")
     build("run", sample_every=4).export_start(tmp_path / "c")  # resumed at the last step
     assert len({(tmp_path / name / "start.json").read_bytes() for name in "abc"}) == 1
@@ -290,8 +290,8 @@ def test_grey_becomes_colour_with_the_same_pictures_and_judgements(family: str, 
     start = parent(family)
     before = measured(build("parent", family))
     child = build("child", family, channels=3, start=start)
-    grey = before.sample(4, 0)
-    colour = child.sample(4, 0)
+    grey = before.generator.sample(4, 0)
+    colour = child.generator.sample(4, 0)
     assert torch.equal(colour, grey.expand(-1, 3, -1, -1))
     images = torch.rand(6, 1, 16, 16) * 2 - 1
     judges = [trainer.family.networks["discriminator"].eval() for trainer in (before, child)]
@@ -311,8 +311,8 @@ def test_r3gan_grows_to_larger_pictures_that_look_the_same(build: Build, parent)
     """A new residual block begins as the identity, so that the larger picture is the smaller one, scaled up."""
     start = parent("r3gan")
     before, child = build("parent", "r3gan"), build("child", "r3gan", size=32, start=start)
-    images = before.sample(4, 0).float()
-    larger = child.sample(4, 0).float()
+    images = before.generator.sample(4, 0).float()
+    larger = child.generator.sample(4, 0).float()
     down = torch.nn.functional.avg_pool2d(larger, 2)
     assert (down - images).abs().mean() < 0.05 * images.std()
     child.run(until=2)

@@ -65,7 +65,7 @@ def test_every_grid_uses_the_same_64_latents(make: Make) -> None:
     trainer.run()
     assert notes.grids[20].shape == (64, 1, 16, 16)
     assert notes.grids[20].dtype == torch.uint8
-    assert torch.equal(notes.grids[20], trainer.sample(64, 0).cpu())
+    assert torch.equal(notes.grids[20], trainer.generator.sample(64, 0).cpu())
 
 
 def test_the_export_is_the_averaged_generator_with_its_lineage(make: Make, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_export_is_the_averaged_generator_with_its_lineage(make: Make, tmp_p
     trainer.run()
     trainer.export(tmp_path / "generator")
     generator = load_generator(tmp_path / "generator")
-    assert torch.equal(generator.sample(64, 0), trainer.sample(64, 0))
+    assert torch.equal(generator.sample(64, 0), trainer.generator.sample(64, 0))
     assert generator.info["dataset"] == trainer.dataset.info.digest
     assert (generator.info["step"], generator.info["images_seen"]) == (20, 320)
 
