@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def make_old(place: Place, seconds: float = 3600.0) -> None:
     """Make the temporary files of a killed process look old, so that the next run removes them."""
     then = time.time() - seconds
     for path in leftovers(place):
-        os.utime(path, (then, then))
+        with suppress(FileNotFoundError):  # a process that outlived the killed one has just finished it
+            os.utime(path, (then, then))
 
 
 def leftovers(place: Place) -> list[Path]:
