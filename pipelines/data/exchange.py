@@ -14,10 +14,11 @@ from gan_core.data import DATASET_FILE
 from gan_core.files import sha256_file
 from pipelines.data.mapping import Mapper
 from pipelines.data.shards import PartRows, ShardSpec, extract_rows, write_shard
+from pipelines.runtime.drivers import driver_lease
 from pipelines.runtime.owned import scratch_folder
 from pipelines.settings.storage import StorageSettings
 from pipelines.storage.folders import data_name, file_name, publish_folder
-from pipelines.storage.lease import Holder, lease
+from pipelines.storage.lease import Holder
 from pipelines.storage.objects import Storage, StorageError
 from pipelines.storage.uses import note_use
 
@@ -86,7 +87,7 @@ def exchange_through(
     """
     storage = Storage(uri)
     storage.check()
-    with lease(storage, name, waiting=waiting) as held:
+    with driver_lease(storage, name, waiting) as held:
         storage.delete_below(name)  # left by a driver that was killed
         try:
             yield Exchange(

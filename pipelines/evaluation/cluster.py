@@ -17,13 +17,13 @@ from gan_core.precision import choose_device
 from pipelines.evaluation.measure import measure
 from pipelines.evaluation.sheet import draw_sheet
 from pipelines.runtime.code import check_versions, code_versions
+from pipelines.runtime.drivers import driver_lease
 from pipelines.runtime.owned import scratch_folder
 from pipelines.runtime.progress import format_duration, say, say_waiting
 from pipelines.runtime.resources import allocate, cluster_nodes
 from pipelines.settings.schema import EvaluateSettings, Settings
 from pipelines.storage.folders import fetch_folder, publish_folder
 from pipelines.storage.inputs import Inputs, publish_inputs
-from pipelines.storage.lease import lease
 from pipelines.storage.objects import Storage
 from pipelines.storage.work import work_name
 
@@ -65,7 +65,7 @@ def measure_on_cluster(generator: Path, data: Path, sheet: Path, settings: Setti
     """
     storage, name = Storage(on_cluster(settings)), work_name("evaluate", key)
     storage.check()
-    with lease(storage, name, waiting=partial(say_waiting, "evaluate")):
+    with driver_lease(storage, name, partial(say_waiting, "evaluate")):
         return _measure_remotely(storage, name, generator, data, sheet, settings)
 
 

@@ -5,14 +5,13 @@ makes it, and the version with the lowest number stays.
 """
 
 import logging
-import socket
 import time
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
 from pipelines.registry.contents import CHALLENGER, STAGE_KEY
-from pipelines.runtime.guard import is_process_alive, process_identity
+from pipelines.runtime.guard import global_identity, is_running
 from pipelines.tracking.store import error_summary, is_refusal
 
 if TYPE_CHECKING:
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
 _WRITER = "gantry.writer"
 """Tag of a logged model: the identity of the process that registers it; empty once it is the model of a version."""
 _SILENT_SECONDS = 3600.0
-"""An attempt of another host in which nothing has happened for so long is taken to be dead."""
+"""An attempt in which nothing has happened for so long is taken to be dead, if its process cannot be asked from here."""
 _LOG = logging.getLogger(__name__)
 
 
 def begun() -> dict[str, str]:
     """Tag of a logged model that this process begins to register."""
-    return {_WRITER: process_identity()}
+    return {_WRITER: global_identity()}
 
 
 def done() -> dict[str, str]:
@@ -62,7 +61,7 @@ def delete_abandoned(client: "MlflowClient", tracking_uri: str, experiment_id: s
             _LOG.warning(
                 "%s is being registered by process %s as well. The version with the lower number will stay.",
                 model.model_id,
-                model.tags[_WRITER],
+                model.tags[_WRITER].partition("@")[0],
             )
             continue
         _LOG.info("Deleting %s, left by an interrupted registration.", model.model_id)
@@ -89,10 +88,10 @@ def _attempts(client: "MlflowClient", experiment_id: str, stage_key: str) -> Ite
 def _may_be_running(model: "LoggedModel") -> bool:
     """Whether another process may still write the model."""
     writer = model.tags.get(_WRITER, "")  # earlier versions of Gantry have not written it
-    if not writer or writer == process_identity():
+    if not writer or writer == global_identity():
         return False
-    if writer.rsplit(":", 2)[0] == socket.gethostname():
-        return is_process_alive(writer)
+    if (running := is_running(writer)) is not None:
+        return running
     return time.time() - model.last_updated_timestamp / 1000 < _SILENT_SECONDS
 
 

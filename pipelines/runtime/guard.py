@@ -57,6 +57,29 @@ def is_process_alive(identity: str) -> bool:
         return False
 
 
+def global_identity() -> str:
+    """:func:`process_identity` of this process with the boot of its machine, for processes on other machines to read."""
+    return f"{process_identity()}@{_boot()}"
+
+
+def is_running(identity: str) -> bool | None:
+    """Whether the process with this :func:`global_identity` runs; None if that cannot be told from here.
+
+    Machines may share a name, and containers a boot, so it can be told only of processes of this boot and namespace.
+    """
+    process, _, boot = identity.rpartition("@")
+    return is_process_alive(process) if boot == _boot() else None
+
+
+def _boot() -> str:
+    """Names this boot of the machine and this namespace of process ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # another system: hosts are told apart by their names
+        return socket.gethostname()
+
+
 def _start(pid: int) -> str:
     """The start time of a process, in a form that does not change when the clock is set."""
     if sys.platform != "linux":

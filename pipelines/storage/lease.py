@@ -15,9 +15,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gan_core.errors import StageError
@@ -37,6 +37,8 @@ class Holder:
     epoch: int
     host: str
     process: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What others can tell the process by."""
 
 
 class Lease:
@@ -96,6 +98,7 @@ def lease(
     wait: float | None = 0.0,
     ttl: float = TTL_SECONDS,
     beat_seconds: float = BEAT_SECONDS,
+    labels: Mapping[str, str] = {},
     is_gone: Callable[[Holder], bool] = lambda holder: False,
     waiting: Callable[[Holder], None] = lambda holder: None,
 ) -> Iterator[Lease]:
@@ -108,13 +111,14 @@ def lease(
             waited for and replaced after ``ttl`` in any case.
         ttl: seconds without renewal after which a lease is taken over. All processes must use the same.
         beat_seconds: seconds between two renewals.
-        is_gone: whether a holder is known to be dead, such as a process of this host: its lease is taken over at once.
+        labels: what others can tell this process by.
+        is_gone: whether a holder is known to be dead: its lease is taken over at once.
         waiting: called once with the holder if there is one to wait for.
 
     Raises:
         StageError: another process holds the lease and renews it.
     """
-    held = _acquire(storage, name, wait, ttl, beat_seconds, is_gone, waiting)
+    held = _acquire(storage, name, wait, ttl, beat_seconds, labels, is_gone, waiting)
     try:
         yield held
     finally:
@@ -127,10 +131,16 @@ def _acquire(
     wait: float | None,
     ttl: float,
     beat_seconds: float,
+    labels: Mapping[str, str],
     is_gone: Callable[[Holder], bool],
     waiting: Callable[[Holder], None],
 ) -> Lease:
-    me = {"host": socket.gethostname(), "process": os.getpid(), "token": uuid.uuid4().hex}
+    me = {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "labels": dict(labels),
+        "token": uuid.uuid4().hex,
+    }
     began, seen, changed, told, renewals = time.monotonic(), None, time.monotonic(), False, -1
     while True:
         newest = max(_epochs(storage, name), default=0)
@@ -186,8 +196,9 @@ def _read_beat(storage: Storage, name: str, epoch: int) -> str:
 def _read_holder(storage: Storage, name: str, epoch: int) -> Holder:
     try:
         note: Any = json.loads(storage.read(_epoch(name, epoch)))
-        return Holder(epoch, str(note["host"]), int(note["process"]))
-    except (ValueError, KeyError, TypeError) as error:
+        labels = {str(label): str(value) for label, value in note.get("labels", {}).items()}
+        return Holder(epoch, str(note["host"]), int(note["process"]), labels)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(
             f"{storage.uri}/{_epoch(name, epoch)} is damaged. Remove {storage.uri}/leases/{name}."
         ) from error

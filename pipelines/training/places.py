@@ -21,11 +21,12 @@ from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
 from gan_core.locks import file_lock
 from gan_core.training.length import LENGTH
+from pipelines.runtime.drivers import driver_lease
 from pipelines.runtime.owned import scratch_folder
 from pipelines.runtime.progress import say, say_waiting
 from pipelines.storage.folders import fetch_folder, publish_folder
 from pipelines.storage.inputs import Inputs, publish_inputs
-from pipelines.storage.lease import Lease, lease
+from pipelines.storage.lease import Lease
 from pipelines.storage.mirror import Mirror, MirrorWriter
 from pipelines.storage.objects import MissingObjectError, Storage, StorageError
 from pipelines.storage.shards import StorageShards
@@ -252,7 +253,7 @@ def stage_lease(storage: Storage, stage: str, key: str) -> Iterator[tuple[str, L
     """
     storage.check()
     name = work_name(stage, key)
-    with lease(storage, name, waiting=partial(say_waiting, stage)) as held:
+    with driver_lease(storage, name, partial(say_waiting, stage)) as held:
         yield name, held
         held.check()
 

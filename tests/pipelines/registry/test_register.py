@@ -29,7 +29,7 @@ from pipelines.registry import attempts
 from pipelines.registry import register as registering
 from pipelines.registry.contents import read_figure
 from pipelines.registry.find import generator_folder
-from pipelines.runtime.guard import process_identity
+from pipelines.runtime.guard import global_identity, process_identity
 from pipelines.tracking import RunLog, find_run, sync
 from pipelines.tracking.store import ensure_experiment, run_url
 from tests.pipelines.registry.conftest import PROTOCOL, artifacts
@@ -176,7 +176,7 @@ def test_two_hosts_that_register_the_same_generator_at_once_make_one_version(
         if not results:  # another host begins and ends while this one writes
             results.append(None)
             with monkeypatch.context() as elsewhere:
-                elsewhere.setattr(attempts, "process_identity", lambda: "elsewhere:1:1")
+                elsewhere.setattr(attempts, "global_identity", lambda: "elsewhere:1:1@boot")
                 results[0] = register(stage_key="a")
         return write_model(folder, **rest)
 
@@ -203,18 +203,18 @@ def test_a_second_version_that_someone_has_named_stays(register, client, caplog)
 @pytest.mark.parametrize(
     ("writer", "silent", "stays"),
     [
-        ("{host}:{parent}", 0, True),
-        ("{host}:999999999:1", 0, False),
-        ("elsewhere:1:1", 0, True),
-        ("elsewhere:1:1", 4000, False),
+        ("{parent}@{boot}", 4000, True),
+        ("{host}:999999999:1@{boot}", 0, False),
+        ("{host}:999999999:1@another-boot", 0, True),  # perhaps another machine of the same name
+        ("{host}:999999999:1@another-boot", 4000, False),
     ],
 )
 @pytest.mark.parametrize("key", ["a", "of-other-settings"])
 def test_an_attempt_is_deleted_unless_its_process_may_still_run(
     register, client, uri, monkeypatch, writer, silent, stays, key
 ):
-    parent = process_identity(os.getppid())
-    writer = writer.replace("{host}:{parent}", parent).replace("{host}", parent.rsplit(":", 2)[0])
+    parent, boot = process_identity(os.getppid()), global_identity().partition("@")[2]
+    writer = writer.format(parent=parent, boot=boot, host=parent.rsplit(":", 2)[0])
     experiment = ensure_experiment(client, uri, "gantry")
     tags = {"gantry.stage_key": key, "gantry.writer": writer}
     model = client.create_logged_model(experiment, name="digits", tags=tags)

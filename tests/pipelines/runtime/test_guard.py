@@ -10,7 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.runtime.guard import guarded_command, is_process_alive, process_identity
+from pipelines.runtime.guard import (
+    global_identity,
+    guarded_command,
+    is_process_alive,
+    is_running,
+    process_identity,
+)
 from tests.pipelines.toy import running, start, wait_for
 
 # A stage-like process: under a guard, with a child, a grandchild that detached itself, and a stubborn one.
@@ -131,3 +137,13 @@ def test_an_identity_ends_with_its_process_and_survives_a_change_of_the_clock(mo
     process.stdin.close()
     assert not is_process_alive(name)
     assert is_process_alive("another.host:1:1"), "a process of another host cannot be looked at from here"
+
+
+def test_whether_a_process_of_another_boot_or_machine_runs_is_not_known() -> None:
+    own = global_identity()
+    process, _, boot = own.rpartition("@")
+    host, _, start = process.rsplit(":", 2)
+    assert is_running(own) is True
+    assert is_running(f"{host}:999999999:{start}@{boot}") is False
+    assert is_running(f"{host}:999999999:{start}@of-a-machine-with-the-same-name") is None
+    assert is_running("") is None
