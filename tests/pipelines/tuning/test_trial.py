@@ -48,7 +48,7 @@ def test_the_objective_is_the_mean_fid_of_the_directions(tmp_path: Path, monkeyp
     assert (result["step"], result["done"]) == (2, True)
     assert trial._trainer.config.generator_lr == 3e-4
     measured = assess(
-        trial._trainer,
+        trial._trainer.generator,
         PreparedDataset(data, tmp_path / "decoded"),
         split="train",
         count=8,
