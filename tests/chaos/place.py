@@ -152,8 +152,9 @@ def make_template(folder: Path, weights: Path) -> Place:
     run(["gantry", "data", "fetch", "digits"], root, place.environment)
     commit(root, place.environment)
     # Prefect takes longer to make its database than a stage runs, and each run of a case would make one.
-    own = {"PREFECT_HOME": str(root / "var" / "prefect")}
-    run(["prefect", "server", "database", "upgrade", "--yes"], root, {**place.environment, **own})
+    home = root / "var" / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    run(["prefect", "server", "database", "upgrade", "--yes"], root, {**place.environment, "PREFECT_HOME": str(home)})
     return place
 
 
