@@ -80,7 +80,7 @@ def drain(cluster: Cluster, key: str, _: float) -> Figures:
 
 
 def driver_killed(cluster: Cluster, key: str, _: float) -> Figures:
-    """The host of the driver dies; a driver on another host takes the run up when the lease of the first is over."""
+    """The host of the driver dies; a driver on another host takes the run up when Ray knows of it."""
     first = cluster.add_driver()
     with training(cluster, key, workers=1, host=first, steps=STEPS) as run:
         _, newest, fault = warm(run)
