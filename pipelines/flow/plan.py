@@ -128,9 +128,8 @@ def _explain(entry: Any) -> str:
         if isinstance(how, Mapping):
             told += [f"{name} of {place} is {state}" for name, state in how.items()]
         else:
-            told.append(
-                f"{place} is {'missing' if how == 'deleted' else how}"
-            )  # DVC says deleted of what never was, too
+            # DVC calls deleted what was never there, too.
+            told.append(f"{place} is {'missing' if how == 'deleted' else how}")
     most = 4
     more = f" and {len(told) - most} more" if len(told) > most else ""
     return f"{'inputs' if kind == 'changed deps' else 'results'}: {', '.join(told[:most])}{more}"

@@ -39,8 +39,8 @@ def done() -> dict[str, str]:
 def find_version(client: "MlflowClient", name: str, stage_key: str) -> "ModelVersion | None":
     """The version of ``name`` that a stage key has registered, or None. Of several, the one with the lowest number stays.
 
-    Several are left if two hosts register the same generator at once. The other versions are deleted with their files, unless
-    someone has given them an alias.
+    There are several if two hosts register the same generator at once. The other versions are deleted, unless someone has
+    given them an alias; :func:`delete_abandoned` then finds their files.
     """
     found = client.search_model_versions(f"name = '{name}' and tags.`{STAGE_KEY}` = '{stage_key}'")
     if not found:
@@ -58,11 +58,11 @@ def delete_abandoned(client: "MlflowClient", tracking_uri: str, experiment_id: s
     """
     for model in _attempts(client, experiment_id, stage_key):
         if _may_be_running(model):
-            _LOG.warning(
-                "%s is being registered by process %s as well. The version with the lower number will stay.",
-                model.model_id,
-                model.tags[_WRITER].partition("@")[0],
-            )
+            if model.tags[STAGE_KEY] == stage_key:
+                _LOG.warning(
+                    "Process %s registers the same generator at the moment. The version with the lower number will stay.",
+                    model.tags[_WRITER].partition("@")[0],
+                )
             continue
         _LOG.info("Deleting %s, left by an interrupted registration.", model.model_id)
         _delete_model(client, tracking_uri, model)

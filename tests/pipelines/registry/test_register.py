@@ -182,7 +182,7 @@ def test_two_hosts_that_register_the_same_generator_at_once_make_one_version(
 
     monkeypatch.setattr(registering, "write_model", slow)
     assert register(stage_key="a") == results[0]
-    assert "is being registered by process" in caplog.text
+    assert "registers the same generator at the moment" in caplog.text
     assert [version.version for version in client.search_model_versions("name = 'digits'")] == [1]
     (model,) = client.search_logged_models([ensure_experiment(client, uri, "gantry")])
     assert model.model_id in client.get_model_version("digits", "1").source
@@ -211,7 +211,7 @@ def test_a_second_version_that_someone_has_named_stays(register, client, caplog)
 )
 @pytest.mark.parametrize("key", ["a", "of-other-settings"])
 def test_an_attempt_is_deleted_unless_its_process_may_still_run(
-    register, client, uri, monkeypatch, writer, silent, stays, key
+    register, client, uri, monkeypatch, caplog, writer, silent, stays, key
 ):
     parent, boot = process_identity(os.getppid()), global_identity().partition("@")[2]
     writer = writer.format(parent=parent, boot=boot, host=parent.rsplit(":", 2)[0])
@@ -225,6 +225,7 @@ def test_an_attempt_is_deleted_unless_its_process_may_still_run(
     register(stage_key="a")
     assert files.exists() == stays
     assert len(client.search_logged_models([experiment])) == 1 + stays
+    assert ("registers the same generator" in caplog.text) == (stays and key == "a")
     register(stage_key="b")  # finds nothing of the finished registration to delete
     assert artifacts(client, "1").is_dir()
 
