@@ -65,10 +65,12 @@ def global_identity() -> str:
 def is_running(identity: str) -> bool | None:
     """Whether the process with this :func:`global_identity` runs; None if that cannot be told from here.
 
-    Machines may share a name, and containers a boot, so it can be told only of processes of this boot and namespace.
+    Machines may share a name, and containers a boot, so it can be told only of processes of this host, boot and namespace.
     """
     process, _, boot = identity.rpartition("@")
-    return is_process_alive(process) if boot == _boot() else None
+    if boot != _boot() or not process.startswith(f"{socket.gethostname()}:"):
+        return None
+    return is_process_alive(process)
 
 
 def _boot() -> str:

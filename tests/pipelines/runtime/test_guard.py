@@ -146,4 +146,5 @@ def test_whether_a_process_of_another_boot_or_machine_runs_is_not_known() -> Non
     assert is_running(own) is True
     assert is_running(f"{host}:999999999:{start}@{boot}") is False
     assert is_running(f"{host}:999999999:{start}@of-a-machine-with-the-same-name") is None
+    assert is_running(f"another-name:{os.getpid()}:{start}@{boot}") is None
     assert is_running("") is None
