@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_core import checkpoint as checkpoints
 from gan_core.augment.augmenter import Augmenter
@@ -21,12 +22,13 @@ from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import Family, ImageShape
 from gan_core.files import apply_umask, atomic_write, read_json, sha256_file, write_json
 from gan_core.inference.generator import describe_generator
-from gan_core.training.adapt import Networks, adapt_networks
+from gan_core.training.adapt import Adapted, Networks, adapt_networks
 from gan_core.training.state import State
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION, WEIGHTS, OPTIMISERS = "start.json", "weights.safetensors", "optimisers.safetensors"
+_NETWORKS = ("network.", "averaged.")
 _MOMENTS = "optimiser."
 
 
@@ -76,14 +78,19 @@ def save_imported_start(directory: Path | str, family: Family, extra: Mapping[st
         family: with the weights of all its networks.
         extra: other values of the description, as of :func:`describe_generator`.
     """
-    weights = {
-        f"{kind}.{name}.{key}": tensor.detach().cpu().clone()
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in _tensors_of(family).items()}
+    description = {**describe_generator(family, dict(extra)), "augment": {}, "total_images": 0, "keep": "weights"}
+    _write(directory, {WEIGHTS: weights}, description)
+
+
+def _tensors_of(family: Family) -> dict[str, Tensor]:
+    """The tensors of the networks, and the same ones as those of the averaged generators."""
+    return {
+        f"{kind}.{name}.{key}": tensor
         for kind, names in (("network", family.networks), ("averaged", family.generators))
         for name in names
         for key, tensor in family.networks[name].state_dict().items()
     }
-    description = {**describe_generator(family, dict(extra)), "augment": {}, "total_images": 0, "keep": "weights"}
-    _write(directory, {WEIGHTS: weights}, description)
 
 
 def _write(directory: Path | str, files: Mapping[str, dict[str, Tensor]], description: Mapping[str, Any]) -> None:
@@ -153,6 +160,19 @@ def check_files(start: Start, needed: tuple[str, ...] = (WEIGHTS,)) -> None:
     """
     assert start.folder is not None
     described = _read_description(start.folder, start.name)
+    _require_kept(start, described, needed)
+    for name, expected in described["files"].items():
+        path = start.folder / name
+        if not path.is_file():
+            raise _incomplete(start, path)
+        if sha256_file(path) != expected:
+            raise CheckpointError(
+                f"train.start_from: {start.name} is damaged: {path} does not match its SHA-256 sum in {DESCRIPTION}. {_AGAIN}"
+            )
+
+
+def _require_kept(start: Start, described: Mapping[str, Any], needed: tuple[str, ...]) -> None:
+    """Raise CheckpointError if a file that is ``needed`` was not kept."""
     for name in needed:
         if name not in described["files"]:
             what = "its optimisers" if name == OPTIMISERS else "its networks"
@@ -161,14 +181,10 @@ def check_files(start: Start, needed: tuple[str, ...] = (WEIGHTS,)) -> None:
                 f"train.start_from: {start.name} does not have {what}: it was trained with train.save_start: "
                 f"{described.get('keep')}. {remedy}, or train it again with train.save_start: full."
             )
-    for name, expected in described["files"].items():
-        path = start.folder / name
-        if not path.is_file():
-            raise CheckpointError(f"train.start_from: {start.name} is incomplete: {path} is missing. {_AGAIN}")
-        if sha256_file(path) != expected:
-            raise CheckpointError(
-                f"train.start_from: {start.name} is damaged: {path} does not match its SHA-256 sum in {DESCRIPTION}. {_AGAIN}"
-            )
+
+
+def _incomplete(start: Start, path: Path) -> CheckpointError:
+    return CheckpointError(f"train.start_from: {start.name} is incomplete: {path} is missing. {_AGAIN}")
 
 
 _AGAIN = "Restore it (for an output of DVC: dvc checkout), or start from another run."
@@ -192,22 +208,9 @@ def first_state(
         CheckpointError: a file is missing, damaged, or was not kept.
     """
     described, tensors = _read(start, optimisers)
-    if described["family"] != family.name:
-        raise SettingsError(
-            f"train.start_from: {start.name} is a {described['family']}, and this run trains a {family.name} (model.family). "
-            f"Set model.family to {described['family']}, or train.start_from to null."
-        )
     own = state.tensors()
-    prefixes = ("network.", "averaged.")
-    earlier = Networks(
-        name=start.name,
-        tensors={name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)},
-        config=described["config"],
-        shape=build(ImageShape, described["shape"], where=f"{start.name}: shape"),
-        classes=tuple(described.get("classes", ())),
-    )
-    networks = {name: tensor for name, tensor in own.items() if name.startswith(prefixes)}
-    adapted = adapt_networks(earlier, networks, family, classes)
+    networks = {name: tensor for name, tensor in own.items() if name.startswith(_NETWORKS)}
+    adapted = _adapt(start, described, tensors, networks, family, classes, optimisers)
     for line in adapted.changes:
         log.info("Starting from %s: %s.", start.name, line)
     first = {**own, **adapted.tensors}
@@ -217,15 +220,85 @@ def first_state(
         memory = [name for name in own if name.startswith("memory.") and name in tensors]
         first |= {name: tensors[name] for name in memory if tensors[name].shape == own[name].shape}
     if optimisers:
-        if adapted.changes:
-            raise SettingsError(
-                f"train.start_optimisers: the networks of {start.name} had to be adapted ({adapted.changes[0]}), so its "
-                "optimisers do not fit. Set train.start_optimisers to false."
-            )
         first |= {name: tensor for name, tensor in tensors.items() if name.startswith(_MOMENTS)}
     if wrong := state.mismatch(first):
         raise CheckpointError(f"train.start_from: {start.name} is damaged: {wrong}. Start from another run.")
     return first
+
+
+def check_start(start: Start, family: Family, *, classes: tuple[str, ...], optimisers: bool, freeze: int) -> None:
+    """Check that a run can start from ``start``, by the shapes of its tensors: nothing is allocated, and no sums are checked.
+
+    Args:
+        start: with its folder.
+        family: the family of the run, as from :func:`gan_core.families.sketch_family`.
+        classes: names of the classes of the run's data.
+        optimisers: whether to take the moments of the optimisers as well.
+        freeze: layers of each discriminator that keep the weights of that run.
+
+    Raises:
+        SettingsError: the run cannot start from it: another family, networks that cannot be adapted, or no layer to train.
+        CheckpointError: a file is missing, damaged, or was not kept.
+    """
+    described, file = _describe(start), _file_of(start)
+    if not file.is_file():
+        _require_kept(start, described, (WEIGHTS,))
+        raise _incomplete(start, file)
+    shapes = checkpoints.tensor_shapes(file).items()
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes if name.startswith(_NETWORKS)}
+    _adapt(start, described, tensors, _tensors_of(family), family, classes, optimisers)
+    if optimisers and file.name == WEIGHTS:
+        _require_kept(start, described, (OPTIMISERS,))
+    frozen_parameters(family, freeze)
+
+
+def frozen_parameters(family: Family, count: int) -> list[nn.Parameter]:
+    """The parameters of the first ``count`` layers of each discriminator, from the picture (``train.freeze_discriminator``).
+
+    Raises:
+        SettingsError: a discriminator has no more layers, so that none would be trained.
+    """
+    frozen: list[nn.Parameter] = []
+    for name in family.discriminators if count else ():
+        layers = family.discriminator_layers(name)
+        if count >= len(layers):
+            raise SettingsError(
+                f"train.freeze_discriminator: the discriminator of {family.name} has {len(layers)} layers, and the last one "
+                f"must be trained, got {count}. Set it to at most {len(layers) - 1}."
+            )
+        frozen += [parameter for layer in layers[:count] for parameter in layer]
+    return frozen
+
+
+def _adapt(
+    start: Start,
+    described: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    family: Family,
+    classes: tuple[str, ...],
+    optimisers: bool,
+) -> Adapted:
+    """The networks of ``start`` as those of the run; raises SettingsError as :func:`first_state`."""
+    if described["family"] != family.name:
+        raise SettingsError(
+            f"train.start_from: {start.name} is a {described['family']}, and this run trains a {family.name} (model.family). "
+            f"Set model.family to {described['family']}, or train.start_from to null."
+        )
+    earlier = Networks(
+        name=start.name,
+        tensors={name: tensor for name, tensor in tensors.items() if name.startswith(_NETWORKS)},
+        config=described["config"],
+        shape=build(ImageShape, described["shape"], where=f"{start.name}: shape"),
+        classes=tuple(described.get("classes", ())),
+    )
+    adapted = adapt_networks(earlier, own, family, classes)
+    if optimisers and adapted.changes:
+        raise SettingsError(
+            f"train.start_optimisers: the networks of {start.name} had to be adapted ({adapted.changes[0]}), so its "
+            "optimisers do not fit. Set train.start_optimisers to false."
+        )
+    return adapted
 
 
 def _is_adaptive(augment: Mapping[str, Any]) -> bool:
@@ -234,20 +307,32 @@ def _is_adaptive(augment: Mapping[str, Any]) -> bool:
 
 def _read(start: Start, optimisers: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Description and tensors of ``start``."""
-    if start.folder is None:
-        raise CheckpointError(
-            f"train.start_from: the files of {start.name} (digest {start.digest[:12]}) are not here. Restore them, or train "
-            "into an empty folder."
-        )
-    if (start.folder / DESCRIPTION).is_file():
-        described = _read_description(start.folder, start.name)
+    described = _describe(start)
+    assert start.folder is not None
+    if _file_of(start).name == WEIGHTS:
         check_files(start, (WEIGHTS, OPTIMISERS) if optimisers else (WEIGHTS,))
         tensors = checkpoints.read_tensors(start.folder / WEIGHTS)
         if optimisers:
             tensors |= checkpoints.read_tensors(start.folder / OPTIMISERS)
         return described, tensors
-    loaded = checkpoints.load_checkpoint(start.folder)
-    return _read_checkpoint(start.folder, start.name), loaded.tensors
+    return described, checkpoints.load_checkpoint(start.folder).tensors
+
+
+def _describe(start: Start) -> dict[str, Any]:
+    """Description of ``start``, a start folder or a checkpoint."""
+    if start.folder is None:
+        raise CheckpointError(
+            f"train.start_from: the files of {start.name} (digest {start.digest[:12]}) are not here. Restore them, or train "
+            "into an empty folder."
+        )
+    read = _read_description if (start.folder / DESCRIPTION).is_file() else _read_checkpoint
+    return read(start.folder, start.name)
+
+
+def _file_of(start: Start) -> Path:
+    """The file with the networks of ``start``."""
+    assert start.folder is not None
+    return start.folder / (WEIGHTS if (start.folder / DESCRIPTION).is_file() else checkpoints.TENSORS)
 
 
 def _read_description(folder: Path, name: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from gan_core.training.observer import Observer
 from gan_core.training.quality import QualityMonitor
 from gan_core.training.rates import LearningRateSchedule
 from gan_core.training.recovery import Recovery
-from gan_core.training.start import Start, first_state
+from gan_core.training.start import Start, first_state, frozen_parameters
 from gan_core.training.state import State
 from gan_core.training.stream import StreamFeed, streaming_reason
 from gan_core.training.world import World
@@ -222,16 +222,7 @@ class Trainer:
 
     def _freeze(self) -> None:
         """Exclude the first layers of the discriminators from training (FreezeD); raises SettingsError if it has no more."""
-        count, frozen = self.config.freeze_discriminator, []
-        for name in self.family.discriminators if count else ():
-            layers = self.family.discriminator_layers(name)
-            if count >= len(layers):
-                raise SettingsError(
-                    f"train.freeze_discriminator: the discriminator of {self.family.name} has {len(layers)} layers, and the "
-                    f"last one must be trained, got {count}. Set it to at most {len(layers) - 1}."
-                )
-            frozen += [parameter for layer in layers[:count] for parameter in layer]
-        for parameter in frozen:
+        for parameter in frozen_parameters(self.family, self.config.freeze_discriminator):
             parameter.requires_grad_(False)
         # Without a gradient, Adam leaves them alone.
         self._trained = {

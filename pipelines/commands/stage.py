@@ -47,9 +47,9 @@ def _body(context: StageContext) -> Mapping[str, Path]:
 
 
 def _inputs(definition: StageDefinition, checkout: Checkout) -> Mapping[str, str]:
-    """The digest of the run that training starts from, if train.start_from names one."""
+    """The digest of the run that the search or training starts from, if train.start_from names one."""
     start_from = (read_params(checkout.params).get("train") or {}).get("start_from")
-    if definition.name != "train" or start_from is None:
+    if definition.name not in ("tune", "train") or start_from is None:
         return {}
     from pipelines.stages.parent import parent_inputs
 

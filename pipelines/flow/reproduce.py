@@ -19,7 +19,7 @@ from pipelines.registry.contents import version_files
 from pipelines.registry.find import find_version
 from pipelines.registry.model_folder import pip_requirements
 from pipelines.registry.parent import Parent, find_parent
-from pipelines.registry.register import PARENT, PARENT_DIGEST, TRAIN_STEPS
+from pipelines.registry.register import TRAIN_STEPS
 from pipelines.registry.trace import COMMIT, lock_settings, read_lock
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.cluster import offer_cluster
@@ -28,7 +28,7 @@ from pipelines.runtime.key import read_stage
 from pipelines.stages.parent import pin_parent
 from pipelines.tracking.runlog import STAGE_TAG
 from pipelines.tracking.store import connect, explain_server_errors
-from pipelines.training.run_tags import DEVICE
+from pipelines.training.run_tags import DEVICE, PARENT, PARENT_DIGEST
 
 REGISTER, TRAIN, TUNE = "register", "train", "tune"
 
@@ -137,8 +137,8 @@ def reproduce(
                     stage == TRAIN and steps is not None
                 ):  # not before, because a search derives its settings from the minutes
                     apply_overrides(tree, {"train.steps": steps})
-                if stage == TRAIN and parent:
-                    pin_parent(read_stage(TRAIN, tree), replace(tree, var=var), parent)
+                if stage in (TUNE, TRAIN) and parent:
+                    pin_parent(read_stage(stage, tree), replace(tree, var=var), parent)
                 _run(stage, tree, {**environment, **offered}, on_line)
         made = yaml.safe_load(tree.dvc_lock.read_text(encoding="utf-8"))
         notes += _other_code(lock, made, stages)

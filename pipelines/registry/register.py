@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
     from gan_core.inference.generator import Generator
 
-PARENT = "gantry.parent"
-"""Tag of a version that started from another run: the name of that run, such as faces/3."""
-PARENT_DIGEST = "gantry.parent_digest"
-"""Tag of such a version: the SHA-256 of what it started from."""
 TRAIN_MINUTES, TRAIN_STEPS = "gantry.train_minutes", "gantry.train_steps"
 """Tags of a version whose training had a time budget: ``train.minutes``, and the number of steps that it was turned into."""
 _LOG = logging.getLogger(__name__)

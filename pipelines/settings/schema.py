@@ -34,6 +34,7 @@ NOT_SEARCHED = frozenset(
     {
         "model.family",
         "model.preset",
+        "train.start_from",
         *(f"train.{name}" for name in (*CHANGEABLE_ON_RESUME, "num_workers", "max_failures")),
     }
 )
@@ -128,6 +129,11 @@ class TuneSettings:
     space: dict[str, Range] = field(default_factory=dict)
     """Search range by dotted name of the setting: {train.generator_lr: {type: log, low: 5.0e-5, high: 1.0e-3}}. ``auto`` is
     the family's own search space."""
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is anything to search."""
+        return self.trials > 0 and bool(self.space)
 
     def __post_init__(self) -> None:
         check_at_least(self, 0, "trials", "seed")
@@ -396,7 +402,7 @@ def _check_space(settings: Settings, *, automatic: bool) -> None:
             raise SettingsError(f"tune.space: '{name}' is a section. Search one of its settings: {', '.join(value)}.")
         if name.partition(".")[0] not in ("model", "train") or name in NOT_SEARCHED:
             raise SettingsError(
-                f"tune.space: '{name}' cannot be searched: it does not affect trials. Search another setting of model or train."
+                f"tune.space: '{name}' cannot be searched: all trials share it. Search another setting of model or train."
             )
         for end in limits.ends():
             try:

@@ -36,7 +36,7 @@ def parent_inputs(definition: StageDefinition, checkout: Checkout) -> Mapping[st
     """
     settings = load_settings(checkout.params)
     start_from = settings.train.start_from
-    if start_from is None:
+    if start_from is None or (definition.name == "tune" and not settings.tune.searches):
         return {}
     path = checkout.parent_record(definition.name, definition.key)
     uri = settings.storage.resolve_uri()

@@ -1,10 +1,8 @@
 """The register stage: register the measured generator in MLflow with the alias ``challenger``."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import mlflow  # noqa: F401  imported before the shipper's thread does: two threads importing it at once break it
 
@@ -14,7 +12,7 @@ from gan_core.inference.generator import load_generator
 from pipelines.registry.example import example_picture
 from pipelines.registry.inputs import check_curves, objective_of, read_measured
 from pipelines.registry.parent import START_FILE
-from pipelines.registry.register import PARENT, PARENT_DIGEST, TRAIN_MINUTES, TRAIN_STEPS, register_generator
+from pipelines.registry.register import TRAIN_MINUTES, TRAIN_STEPS, register_generator
 from pipelines.runtime.checkout import CURVES, FID_CURVE, REGISTERED, START_DESCRIPTION
 from pipelines.runtime.git import current_commit
 from pipelines.runtime.progress import say
@@ -24,12 +22,7 @@ from pipelines.stages.results import record_results
 from pipelines.stages.tracked import stage_run
 from pipelines.tracking import find_run, sync
 from pipelines.training.curves import last_step
-
-
-def parent_tags(description: Mapping[str, Any]) -> dict[str, str]:
-    """Tags that name the run that the generator started from; empty if it started from random weights."""
-    parent = description.get("parent")
-    return {PARENT: parent["name"], PARENT_DIGEST: parent["digest"]} if parent else {}
+from pipelines.training.run_tags import parent_tags
 
 
 def length_tags(settings: Settings, curves: Path) -> dict[str, str]:
@@ -81,7 +74,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                 "gantry.pipeline_run": context.pipeline_run,
                 "gantry.dataset": description.get("dataset", "unknown"),
                 "gantry.data": settings.data.name,
-                **parent_tags(description),
+                **parent_tags(description.get("parent")),
                 **length_tags(settings, checkout.out(CURVES)),
                 **current_commit(checkout.root).tags,
                 "gantry.dvc_lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "none",

@@ -5,7 +5,7 @@ from typing import Any
 
 from gan_core.errors import DataError
 from gan_core.files import read_json
-from pipelines.registry.register import PARENT, PARENT_DIGEST
+from pipelines.registry.parent import Parent
 from pipelines.runtime.checkout import CURVES, FID_CURVE, GENERATOR, GRIDS, START
 from pipelines.runtime.cluster import ray_cluster
 from pipelines.runtime.progress import say
@@ -20,7 +20,7 @@ from pipelines.training import places
 from pipelines.training.cost import training_cost
 from pipelines.training.curves import last_step, write_curves
 from pipelines.training.fit import fit, is_exported
-from pipelines.training.run_tags import WORKERS
+from pipelines.training.run_tags import WORKERS, parent_tags
 
 
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
@@ -37,6 +37,8 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     for name, value in best.items():
         say("train", f"{name} = {value} (from the search)")
     parent = fetched_parent(context, settings)
+    if best and (other := _other_parent(context.checkout.best, parent[0] if parent else None)):
+        say("train", other)
     with stage_run(context, settings) as run:
         params = flatten(
             {"model": {**settings.model.as_dict(), "preset": preset}, "train": settings.as_dict()["train"]}
@@ -45,7 +47,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         undecided = {"train.steps", *(later.names if later else ())} if settings.train.minutes is not None else set()
         run.log_params({name: value for name, value in params.items() if name not in undecided})
         if parent:
-            run.set_tags({PARENT: parent[0].name, PARENT_DIGEST: parent[0].digest})
+            run.set_tags(parent_tags(parent[0].start.record))
         if not is_exported(context.work):
             with ray_cluster(context.checkout, log_to_driver=False):
                 fit(
@@ -72,6 +74,15 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         FID_CURVE: fid,
         START: context.work / places.START,
     }
+
+
+def _other_parent(best: Path, parent: Parent | None) -> str:
+    """A line for people if the trials of the search started from another run than training does, else an empty one."""
+    searched = read_json(best).get("parent") or {}
+    if searched.get("digest") == (parent.digest if parent else None):
+        return ""
+    begun = [run or "random weights" for run in (searched.get("name"), parent.name if parent else None)]
+    return f"the search started from {begun[0]}, training starts from {begun[1]}: the settings found may suit it less"
 
 
 def _read_best(path: Path) -> dict[str, Any]:

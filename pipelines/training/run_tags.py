@@ -1,8 +1,10 @@
-"""Tags of a training run by which the speed of a later one is predicted."""
+"""Tags of a training run: what it started from, and by what the speed of a later one is predicted."""
 
 import platform
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +14,13 @@ DEVICE, WORKERS, PICTURES = "gantry.device", "gantry.workers", "gantry.pictures"
 """Device of a worker, number of workers, and shape of the pictures."""
 CORES = "core(s)"
 """Part of the name of a processor, and of no GPU's."""
+PARENT, PARENT_DIGEST = "gantry.parent", "gantry.parent_digest"
+"""Name of the run that it started from, such as faces/3, and the SHA-256 of what that run has kept."""
+
+
+def parent_tags(parent: Mapping[str, Any] | None) -> dict[str, str]:
+    """Tags that name the run ``parent`` (:attr:`gan_core.training.start.Start.record`); empty for random weights."""
+    return {PARENT: parent["name"], PARENT_DIGEST: parent["digest"]} if parent else {}
 
 
 def device_name(device: torch.device, threads: int) -> str:

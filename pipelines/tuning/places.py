@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.cache import user_cache_dir
+from gan_core.training.start import Start
 from pipelines.runtime.owned import scratch_folder
 from pipelines.runtime.progress import say
+from pipelines.storage.folders import fetch_folder, publish_folder
 from pipelines.storage.inputs import HostData, Inputs, publish_inputs
 from pipelines.storage.mirror import Mirror, MirrorWriter
+from pipelines.storage.node_cache import NodeCache
 from pipelines.storage.objects import Storage
 from pipelines.tracking.events import log_folder
 from pipelines.tracking.forward import Forwarder
-from pipelines.training.places import EVENTS, pulling, stage_lease
+from pipelines.training.places import EVENTS, pulling, stage_lease, start_name
 
 _SOONEST_SECONDS, _LATEST_SECONDS = 3.0, 60.0
 
@@ -39,6 +42,8 @@ class TrialFiles:
     """Cache of decoded pictures."""
     statistics: Path
     """Cache of the feature statistics of real pictures."""
+    start: Path | None = None
+    """Start folder of the run that the trial starts from; None if there is none."""
     lock: Path | None = None
     """Lock under which the trials of this host fill these caches; None: the driver has filled them."""
     sync: Callable[[], None] = _nothing
@@ -54,6 +59,8 @@ class TrialsOnDisk:
     events: str
     decoded: str
     statistics: str
+    start: str = ""
+    """Start folder of the run that the trials start from; empty if there is none."""
 
     @contextmanager
     def on_trial(self, trial: str) -> Iterator[TrialFiles]:
@@ -64,6 +71,7 @@ class TrialsOnDisk:
             events=Path(self.events),
             decoded=Path(self.decoded),
             statistics=Path(self.statistics),
+            start=Path(self.start) if self.start else None,
         )
 
 
@@ -76,6 +84,8 @@ class TrialsInStorage:
     epoch: int
     """Of the driver's lease on it."""
     inputs: Inputs
+    start: str = ""
+    """Digest of the run that the trials start from, whose files are in the storage; empty if there is none."""
 
     @contextmanager
     def on_trial(self, trial: str) -> Iterator[TrialFiles]:
@@ -85,7 +95,7 @@ class TrialsInStorage:
             StageError: a later driver has taken over.
             StorageError: the storage cannot be reached from this host.
         """
-        with self.inputs.on_host() as data, scratch_folder("work") as folder:
+        with self.inputs.on_host() as data, self._start_on_host() as start, scratch_folder("work") as folder:
             mirror = MirrorWriter(
                 Storage(self.inputs.uri),
                 self.mirror_name(trial),
@@ -107,9 +117,21 @@ class TrialsInStorage:
                     events=folder / "mirrored" / EVENTS,
                     decoded=user_cache_dir() / "decoded",
                     statistics=user_cache_dir() / "statistics",
+                    start=start,
                     lock=user_cache_dir() / "statistics.lock",
                     sync=sync,
                 )
+
+    @contextmanager
+    def _start_on_host(self) -> Iterator[Path | None]:
+        """Yield the start folder of the run that the trials start from, fetched once for this host."""
+        if not self.start:
+            yield None
+            return
+        cache = NodeCache(user_cache_dir() / "starts", self.inputs.cache_bytes)
+        storage, name = Storage(self.inputs.uri), start_name(self.name)
+        with cache.hold(self.start, lambda folder: fetch_folder(storage, name, folder)) as folder:
+            yield folder
 
     def mirror_name(self, trial: str = "") -> str:
         """Name of the mirror of a trial in the storage, or of the folder of all mirrors."""
@@ -117,7 +139,9 @@ class TrialsInStorage:
 
 
 @contextmanager
-def trials_in_storage(uri: str, key: str, data: Path, *, cache_gib: float) -> Iterator[TrialsInStorage]:
+def trials_in_storage(
+    uri: str, key: str, data: Path, *, cache_gib: float, start: Start | None = None
+) -> Iterator[TrialsInStorage]:
     """Hold the lease on the search ``key`` for the length of the block, with the inputs of its trials in the storage.
 
     Args:
@@ -125,6 +149,7 @@ def trials_in_storage(uri: str, key: str, data: Path, *, cache_gib: float) -> It
         key: stage key.
         data: prepared data on the driver's host.
         cache_gib: largest size of the cache of each host.
+        start: the run that the trials start from; without a folder if the storage has it already.
 
     Raises:
         StageError: another driver works under this key.
@@ -141,7 +166,9 @@ def trials_in_storage(uri: str, key: str, data: Path, *, cache_gib: float) -> It
             weights=True,
             sending=lambda message: say("tune", message),
         )
-        yield TrialsInStorage(name=name, epoch=held.epoch, inputs=inputs)
+        if start and start.folder:
+            publish_folder(storage, start_name(name), start.folder)
+        yield TrialsInStorage(name=name, epoch=held.epoch, inputs=inputs, start=start.digest if start else "")
 
 
 class TrialFollower:

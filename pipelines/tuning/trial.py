@@ -23,6 +23,7 @@ from gan_core.metrics.evaluate import real_moments
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.objective import FID, find_objective, loss
 from gan_core.precision import choose_device, has_bf16
+from gan_core.training.start import Start, open_start
 from gan_core.training.stream import streaming_reason
 from gan_core.training.trainer import Trainer
 from pipelines.runtime.code import check_versions
@@ -30,6 +31,7 @@ from pipelines.settings.schema import Settings, parse_settings
 from pipelines.tracking import RunLog
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
 from pipelines.training.places import GRIDS
+from pipelines.training.run_tags import parent_tags
 from pipelines.tuning.places import TrialsInStorage, TrialsOnDisk, trial_run_key
 
 LOSS, VALUE = "loss", "value"
@@ -47,6 +49,8 @@ class TrialJob:
     run_key: str
     versions: str
     """:func:`pipelines.runtime.code.code_versions` of the driver, which every host must have, too."""
+    start: dict[str, Any] | None = None
+    """Record of the run that each trial starts from (:attr:`gan_core.training.start.Start.record`)."""
     threads: int = 1
 
 
@@ -115,7 +119,7 @@ class Trial(tune.Trainable):
             key=trial_run_key(job.run_key, self.trial_id),
             name=f"trial {self.trial_id.rsplit('_', 1)[-1]}",
             parent_key=job.run_key,
-            tags={STAGE_TAG: TRIAL},
+            tags={STAGE_TAG: TRIAL, **parent_tags(job.start)},
         )
         self._log.log_params(self._values)
 
@@ -192,11 +196,8 @@ class Trial(tune.Trainable):
             keep_checkpoints=1,
             fid_every=0,
             keep_best=False,
-            # Trials start from random weights.
-            start_from=None,
-            start_optimisers=False,
-            freeze_discriminator=0,
         )
+        record, folder = self._job.start, self._files.start
         return Trainer(
             settings.model.family,
             settings.model.config,
@@ -205,4 +206,5 @@ class Trial(tune.Trainable):
             self._directory / "checkpoints",
             observer=None,
             resume_from=resume_from,
+            start=Start(**record, folder=folder and open_start(folder).folder) if record else None,
         )

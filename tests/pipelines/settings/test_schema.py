@@ -128,6 +128,7 @@ RATE = "train.generator_lr"
         ({"evaluate.seed": {"type": "integer", "low": 0, "high": 2}}, r"'evaluate.seed' cannot be searched"),
         ({"train.steps": {"type": "integer", "low": 1, "high": 2000}}, r"'train.steps' cannot be searched"),
         ({"train.num_workers": {"type": "integer", "low": 1, "high": 2}}, r"'train.num_workers' cannot be searched"),
+        ({"train.start_from": {"type": "choice", "values": [None, "a/1"]}}, r"'train.start_from' cannot be searched"),
         ({"model.family": {"type": "choice", "values": ["dcgan", "cgan"]}}, r"'model.family' cannot be searched"),
         ({"model.slope": {"type": "uniform", "low": 0, "high": 1.5}}, r"model.slope: 1.5 is not a valid value"),
         (

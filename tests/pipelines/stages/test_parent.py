@@ -1,11 +1,12 @@
 """What training starts from is found once, recorded, and part of the stage key."""
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gan_core.errors import StageError
 from gan_core.files import read_json, write_json
@@ -15,8 +16,8 @@ from pipelines.runtime.key import StageDefinition
 from pipelines.runtime.work_directory import mark_finished
 from pipelines.stages import parent as parents
 from pipelines.stages.parent import parent_inputs, pin_parent, recorded_inputs
-from pipelines.stages.register import parent_tags
 from pipelines.storage.objects import Storage
+from pipelines.training.run_tags import parent_tags
 from tests.pipelines.settings_example import ROOT
 
 DEFINITION = StageDefinition(
@@ -134,10 +135,23 @@ def test_without_start_from_nothing_is_asked_or_written(tmp_path: Path, champion
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
+@pytest.mark.parametrize(("trials", "asked"), [(2, "x"), (0, "")])
+def test_a_search_starts_from_the_run_and_without_a_search_nothing_is_asked(
+    checkout: Checkout, champion: dict[str, str], trials: int, asked: str
+) -> None:
+    params = yaml.safe_load(checkout.params.read_text())
+    params["tune"] |= {"trials": trials, "space": {"model.slope": {"type": "uniform", "low": 0.0, "high": 0.4}}}
+    checkout.params.write_text(yaml.safe_dump(params))
+    definition = replace(DEFINITION, name="tune")
+    inputs = parent_inputs(definition, checkout)
+    assert inputs == ({"train.start_from": "a" * 64} if trials else {})
+    assert champion["asked"] == asked
+
+
 def test_a_version_names_the_run_it_started_from() -> None:
     parent = {"name": "faces/3", "digest": "a" * 64, "images_seen": 7}
-    assert parent_tags(json.loads(json.dumps({"parent": parent}))) == {
+    assert parent_tags(parent) == {
         "gantry.parent": "faces/3",
         "gantry.parent_digest": "a" * 64,
     }
-    assert parent_tags({}) == {}
+    assert parent_tags(None) == {}

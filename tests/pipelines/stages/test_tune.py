@@ -1,15 +1,21 @@
-"""Without a search, the stage tune keeps the settings and leaves files that DVC shows without a complaint."""
+"""Without a search, the stage tune keeps the settings; a search from an earlier run is checked before its first trial."""
 
 import json
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 
+from gan_core.data import PreparedDataset
+from gan_core.errors import SettingsError
+from gan_core.training.trainer import Trainer
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.key import StageDefinition
 from pipelines.stages import tune
 from pipelines.stages.context import StageContext
+from pipelines.stages.parent import parent_inputs
+from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
 from tests.pipelines.toy import dvc, make_project
 
@@ -39,3 +45,29 @@ def test_dvc_plots_a_run_without_a_search_and_says_nothing(tmp_path: Path) -> No
     assert "errors" not in found
     assert found["data"]["Trials of the search"] == [], "there are no trials to draw"
     assert len(found["data"]["outputs/tune/search.png"]) == 1
+
+
+def test_a_search_of_what_the_run_to_start_from_fixes_ends_before_its_first_trial(tmp_path: Path) -> None:
+    data = PreparedDataset(write_prepared(tmp_path / "data" / "prepared", blobs(32)), tmp_path / "decoded")
+    plain = small_settings()
+    parent = Trainer("dcgan", plain.model.config, data, plain.train.trainer_config(), tmp_path / "run", device="cpu")
+    parent.export_start(tmp_path / "start")
+    width = {"model.width": {"type": "choice", "values": [8, 16]}}
+    settings = small_settings(train__start_from="start", tune__space=width)
+    checkout = Checkout.at(tmp_path, {})
+    checkout.params.write_text(yaml.safe_dump(settings.as_dict()))
+    definition = StageDefinition(
+        name="tune", command=(), dependencies={}, parameters={}, outs=("outputs/tune",), replayable=True
+    )
+    definition = definition.with_inputs(parent_inputs(definition, checkout))
+    context = StageContext(
+        name="tune",
+        key=definition.key,
+        work=checkout.work("tune", definition.key),
+        checkout=checkout,
+        pipeline_run="run",
+        definition=definition,
+    )
+    with pytest.raises(SettingsError, match="'model.width' cannot be searched if trials start from start"):
+        tune.run(context, settings)
+    assert [path.name for path in context.work.iterdir()] == ["parent"], "no trial has begun"

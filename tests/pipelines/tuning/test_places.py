@@ -1,11 +1,15 @@
 """With a storage, a trial works on the disk of its host, and what it records reaches the driver's host."""
 
+import dataclasses
 import itertools
 import json
+import shutil
 
 import pytest
 
 from gan_core.errors import StageError
+from gan_core.training.start import Start
+from pipelines.storage.folders import fetch_folder
 from pipelines.tracking import RunLog
 from pipelines.tuning.places import TrialFollower, TrialsInStorage, trial_run_key, trials_in_storage
 from tests.datasets import blobs, write_prepared
@@ -52,6 +56,28 @@ def test_events_reach_the_driver_once_and_a_trial_goes_on_with_its_log_on_anothe
     elsewhere = TrialFollower(place, tmp_path / "other-mirrors", tmp_path / "other-events", "search")
     elsewhere.pull()
     assert metrics(tmp_path / "other-events", "t1") == [10, 20, 30]
+
+
+def test_a_host_without_the_run_to_start_from_gets_it_once_by_its_content(place, tmp_path, monkeypatch):
+    (tmp_path / "parent").mkdir()
+    (tmp_path / "parent" / "start.json").write_text("{}")
+    start = Start(name="faces/3", digest="a" * 64, images_seen=8, folder=tmp_path / "parent")
+    fetched, fetch = [], fetch_folder
+    monkeypatch.setattr("pipelines.tuning.places.fetch_folder", lambda *args: fetched.append(args) or fetch(*args))
+    monkeypatch.setattr("pipelines.tuning.places.user_cache_dir", lambda: tmp_path / "host")
+    with place.on_trial("t1") as files:
+        assert files.start is None, "this search starts from random weights"
+    data = tmp_path / "data"
+    with trials_in_storage(f"file://{tmp_path}/storage", "other", data, cache_gib=1, start=start):
+        pass
+    shutil.rmtree(tmp_path / "parent")
+    # Another driver goes on, on a host without the files.
+    start = dataclasses.replace(start, folder=None)
+    with trials_in_storage(f"file://{tmp_path}/storage", "other", data, cache_gib=1, start=start) as other:
+        for trial in ("t1", "t2"):
+            with other.on_trial(trial) as files:
+                assert [path.name for path in files.start.iterdir()] == ["start.json"]
+    assert len(fetched) == 1
 
 
 def test_a_trial_that_was_replaced_is_told_before_it_sends_a_checkpoint(place):

@@ -11,7 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gan_core.files import write_json
+from gan_core.data import PreparedDataset
+from gan_core.files import read_json, write_json
+from gan_core.training.start import open_start
+from gan_core.training.trainer import Trainer
+from pipelines.tracking.facts import read_facts
 from pipelines.tuning.search import initial_values
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
@@ -43,7 +47,9 @@ from pipelines.tuning.trial import TrialJob
 values = read_json(sys.argv[1])
 work, place = Path(values["place"]["work"]), TrialsOnDisk(**values["place"])
 settings = parse_settings(values["settings"])
-job = TrialJob(settings=values["settings"], place=place, run_key="key", versions=code_versions("tune"))
+job = TrialJob(
+    settings=values["settings"], place=place, run_key="key", versions=code_versions("tune"), start=values["start"]
+)
 with ray_cluster(Checkout.at(work), num_cpus=2, log_to_driver=False):
     found = search(work, settings, job, Path(place.events))
 found.table.to_csv(work / "board.csv", index=False)
@@ -54,9 +60,11 @@ found.table.to_csv(work / "board.csv", index=False)
 @pytest.mark.ray
 @pytest.mark.weights
 def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: Path) -> None:
+    """Its trials start from an earlier run, here from one that has not trained."""
     import pandas as pd
 
     settings = small_settings(
+        train__start_from="blobs@champion",
         tune__space=SPACE,
         tune__trials=3,
         tune__steps=20,
@@ -73,8 +81,14 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: P
         "events": str(tmp_path / "track"),
         "decoded": str(tmp_path / "decoded"),
         "statistics": str(tmp_path / "statistics"),
+        "start": str(tmp_path / "start"),
     }
-    job = {"settings": settings.as_dict(), "place": place}
+    plain = small_settings()
+    data = PreparedDataset(tmp_path / "data", tmp_path / "decoded")
+    earlier = Trainer("dcgan", plain.model.config, data, plain.train.trainer_config(), tmp_path / "run")
+    earlier.export_start(tmp_path / "start")
+    start = open_start(tmp_path / "start", "blobs/3")
+    job = {"settings": settings.as_dict(), "place": place, "start": start.record}
     write_json(tmp_path / "job.json", job)
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "job.json")]
     with open(tmp_path / "log", "wb") as log:
@@ -111,3 +125,7 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: P
         lines = (tmp_path / "track" / f"key-{trial}" / "events.jsonl").read_text().splitlines()
         steps = [event["step"] for event in map(json.loads, lines) if event["kind"] == "metrics"]
         assert steps == sorted(set(steps))
+        assert read_facts(tmp_path / "track" / f"key-{trial}").tags["gantry.parent"] == "blobs/3"
+    described = [read_json(path)["generator"] for path in (work / "search").glob("*/checkpoint_*/step-*/state.json")]
+    assert described
+    assert all(generator["parent"] == start.record for generator in described)

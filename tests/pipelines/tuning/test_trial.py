@@ -1,20 +1,83 @@
-"""A trial of a family that translates is measured as evaluation measures it."""
+"""A trial starts as training does, and is measured as evaluation measures."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from ray import tune
 
 from gan_core.data import PreparedDataset
 from gan_core.metrics.assess import assess
+from gan_core.training.start import open_start
+from gan_core.training.trainer import Trainer
 from pipelines.runtime.code import code_versions
 from pipelines.settings.schema import Settings, parse_settings
 from pipelines.tracking.events import read_events
 from pipelines.tracking.facts import read_facts
 from pipelines.tuning.places import TrialsOnDisk
 from pipelines.tuning.trial import LOSS, VALUE, Trial, TrialJob, trial_extractor
+from tests.datasets import blobs, write_prepared
 from tests.gan_core.families.translations import SMALL, write_data
+from tests.gan_core.training.runs import final
 from tests.pipelines.settings_example import small_settings
+
+
+@pytest.mark.weights
+def test_a_trial_starts_from_the_run_that_training_starts_from_and_a_lost_one_goes_on_with_the_same_bytes(
+    tmp_path: Path, monkeypatch
+) -> None:
+    settings = small_settings(
+        train__start_from="blobs@champion",
+        train__warm_up_kimg=0.1,
+        train__freeze_discriminator=1,
+        tune__steps=4,
+        tune__report_every=2,
+        tune__samples=8,
+        tune__features=64,
+        tune__space={"train.generator_lr": {"type": "log", "low": 1e-4, "high": 1e-3}},
+    )
+    data = PreparedDataset(write_prepared(tmp_path / "data", blobs(32)), tmp_path / "decoded")
+    config = dataclasses.replace(settings.train.trainer_config(), start_from=None, freeze_discriminator=0, steps=2)
+    parent = Trainer("dcgan", settings.model.config, data, config, tmp_path / "run")
+    parent.run()
+    parent.export_start(tmp_path / "start")
+    start = open_start(tmp_path / "start", "blobs/3")
+    place = TrialsOnDisk(
+        work=str(tmp_path),
+        data=str(tmp_path / "data"),
+        events=str(tmp_path / "track"),
+        decoded=str(tmp_path / "decoded"),
+        statistics=str(tmp_path / "statistics"),
+        start=str(tmp_path / "start"),
+    )
+    job = TrialJob(
+        settings=settings.as_dict(), place=place, run_key="key", versions=code_versions("tune"), start=start.record
+    )
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "results"))
+
+    def begin(name: str) -> Trial:
+        monkeypatch.setattr(Trial, "trial_id", f"search_{name}")
+        return tune.with_parameters(Trial, job=job)({"train.generator_lr": 3e-4})
+
+    whole = begin("whole")
+    first = whole._trainer.family.networks["discriminator"].state_dict()
+    before = parent.family.networks["discriminator"].state_dict()
+    assert all(torch.equal(first[name], before[name]) for name in before)
+    assert whole.step()["step"] == 2
+    assert whole._trainer.optimisers["generator"].lr == pytest.approx(3e-4 * 2 * settings.train.batch / 100)
+    assert torch.equal(first["layers.0.weight"], before["layers.0.weight"]), "this layer is frozen"
+    whole.save_checkpoint(str(tmp_path / "saved"))
+    assert whole.step()["done"]
+    tags = read_facts(whole._log.folder).tags
+    assert (tags["gantry.parent"], tags["gantry.parent_digest"]) == ("blobs/3", start.digest)
+    whole.cleanup()
+
+    lost = begin("lost")
+    lost.load_checkpoint(str(tmp_path / "saved"))
+    assert lost.step()["done"]
+    assert final(tmp_path / "trials" / "search_lost") == final(tmp_path / "trials" / "search_whole")
+    lost.cleanup()
 
 
 def started(tmp_path: Path, monkeypatch, variant: str, objective: str = "fid") -> tuple[Trial, Settings, Path]:
