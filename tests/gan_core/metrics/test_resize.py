@@ -68,3 +68,30 @@ def test_the_clean_resize_is_pillows_antialiased_bicubic_one_on_float_values(siz
     ]
     found = resize_clean((torch.from_numpy(pixels)[None].float() - 128) / 128, 299, 299)[0] * 128 + 128
     np.testing.assert_allclose(found.numpy(), np.stack(expected), atol=0.01)
+
+
+OF_CLEAN_FID = {
+    (5, 7): [
+        [0.0, 123.398, 52.699, 226.961, 78.111],
+        [11.068, 155.442, 84.391, 140.618, 122.06],
+        [56.335, 154.965, 106.5, 154.089, 179.463],
+        [99.523, 194.527, 164.447, 50.402, 226.815],
+        [138.337, 234.751, 206.267, 112.402, 0.0],
+    ],
+    (400, 310): [
+        [58.826, 188.875, 92.561, 65.513, 204.787],
+        [207.189, 101.163, 67.295, 214.748, 157.82],
+        [125.882, 194.164, 104.27, 163.286, 172.005],
+        [53.572, 62.667, 130.206, 111.791, 133.112],
+        [189.912, 95.51, 102.376, 25.013, 230.742],
+    ],
+}
+"""By size of the picture: every 70th value, from column 3, of ``cleanfid.resize.build_resizer("clean")`` (0.1.35)."""
+
+
+@pytest.mark.parametrize("size", OF_CLEAN_FID)
+def test_the_clean_resize_gives_the_values_of_clean_fid(size: tuple[int, int]) -> None:
+    y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
+    picture = (37 * y + 101 * x + y * x) % 256
+    found = resize_clean((picture[None, None].float() - 128) / 128, 299, 299)[0, 0] * 128 + 128
+    np.testing.assert_allclose(found[::70, 3::70].numpy(), OF_CLEAN_FID[size], atol=0.01)
