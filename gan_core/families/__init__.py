@@ -98,13 +98,18 @@ def sketch_family(name: str, config: Any, shape: ImageShape) -> Family:
         return build_family(name, config, shape)
 
 
+_DIVISIONS = (torch.Tensor.div, torch.Tensor.__truediv__, torch.div)
+
+
 class _Unfilled(TorchFunctionMode):
-    """Skips weight initialisation. On the meta device torch would spend seconds on importing code for it."""
+    """Skips weight initialisation. On the meta device torch would spend seconds on importing its compiler for it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.Tensor.normal_, torch.Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
+        if func in _DIVISIONS and isinstance(args[1], (int, float)) and args[0].is_floating_point():
+            return args[0]
         if func is torch.randn:
             kwargs.pop("generator", None)
             return torch.empty(*args, **kwargs)

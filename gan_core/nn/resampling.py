@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from gan_core.precision import full_precision
 
 
-def _filter(channels: int) -> Tensor:
-    """The filter for ``channels`` maps, (channels, 1, 4, 4); it sums to 1 for each."""
-    sides = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-    return (sides[:, None] * sides).expand(channels, 1, 4, 4).contiguous()
+def _filter(channels: int, total: float = 1.0) -> Tensor:
+    """The filter for ``channels`` maps, (channels, 1, 4, 4); it sums to ``total`` for each."""
+    side = (1.0, 3.0, 3.0, 1.0)
+    # Not by arithmetic of tensors: to sketch a network on the meta device, torch would import its compiler for it.
+    square = torch.tensor([[one * other / 64 * total for other in side] for one in side])
+    return square.expand(channels, 1, 4, 4).contiguous()
 
 
 class Blur(nn.Module):
@@ -53,7 +55,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("filter", _filter(channels) * 4, persistent=False)
+        self.register_buffer("filter", _filter(channels, 4.0), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Upsample ``maps``."""

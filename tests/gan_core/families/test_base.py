@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -97,3 +98,17 @@ def test_settings_tell_whether_a_generator_is_class_conditional(
     if conditional:
         with pytest.raises(SettingsError, match=f"{family} needs labels, but this dataset has none"):
             check_family(family, config, ImageShape(channels=1, height=16, width=16))
+
+
+def test_sketching_a_family_does_not_import_torchs_compiler() -> None:
+    """Loading a generator and checking settings sketch a family first; that import takes seconds."""
+    script = """
+        import sys
+        from gan_core.families import FAMILIES, ImageShape, family_config, sketch_family
+        for name, kind in FAMILIES.items():
+            some = {"condition_channels": 3} if kind.kinds == {"paired"} else {"classes": 2}
+            shape = ImageShape(channels=3, height=32, width=32, **some)
+            sketch_family(name, family_config(name, {}), shape)
+            assert "torch._dynamo" not in sys.modules, name
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
