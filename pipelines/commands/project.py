@@ -26,6 +26,7 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
     # Imported here: --help need not wait for torch.
     import torch
     from safetensors.torch import save_file
+    from tqdm import tqdm
 
     from gan_core.images.grid import save_sheet
     from gan_core.images.pictures import PictureError
@@ -47,7 +48,9 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
     except PictureError as error:
         raise DataError(f"PICTURE {picture} cannot be read as a picture ({error}). Choose another file.") from error
     target = torch.from_numpy(pixels.copy())
-    found = generator.project(target, steps=steps, label=label_index(generator, label))
+    index = label_index(generator, label)
+    with tqdm(total=steps, unit="step", desc="project") as bar:
+        found = generator.project(target, steps=steps, label=index, each=lambda done: bar.update())
     with atomic_write(table) as temporary:
         save_file({"styles": found.styles.contiguous()}, temporary)
         apply_umask(temporary)

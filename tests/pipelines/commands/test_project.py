@@ -39,6 +39,7 @@ def test_the_picture_its_projection_and_the_styles_are_written(tmp_path: Path) -
     result = CliRunner().invoke(project, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     assert "grey levels from" in result.output
+    assert "5/5" in result.stderr, "a large generator takes minutes, so there is a bar"
     assert Image.open(out).size == (2 * 66 + 2, 66 + 2)
     assert load_file(tmp_path / "found.safetensors")["styles"].shape == (6, 8)
     assert (tmp_path / "found.safetensors").stat().st_mode == out.stat().st_mode
