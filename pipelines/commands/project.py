@@ -50,7 +50,11 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
     target = torch.from_numpy(pixels.copy())
     index = label_index(generator, label)
     with tqdm(total=steps, unit="step", desc="project") as bar:
-        found = generator.project(target, steps=steps, label=index, each=lambda done: bar.update())
+
+        def show(_: int) -> None:
+            bar.update()
+
+        found = generator.project(target, steps=steps, label=index, each=show)
     with atomic_write(table) as temporary:
         save_file({"styles": found.styles.contiguous()}, temporary)
         apply_umask(temporary)
