@@ -32,7 +32,7 @@ DEFAULTS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     # How often Ray Train looks whether a node is about to be taken away.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
-    # Gantry prints the progress of a search instead of Tune's tables. Resuming needs the frequent snapshots that Tune warns of.
+    # Gantry prints the progress of a search instead of Tune's tables. Tune warns of each snapshot that it takes often.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }

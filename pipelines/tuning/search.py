@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pyarrow.fs import LocalFileSystem
 
 from gan_core.errors import StageError
 from gan_core.metrics.objective import FID
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STATE = "search"
-"""Name of the folder of Tune's own state."""
+_TUNE = "search"
+"""Name of the folder in which Tune keeps checkpoints of trials and a state of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +63,10 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
     """
     import optuna
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     from pipelines.tuning.progress import ProgressCallback
+    from pipelines.tuning.state import KEPT, SavedASHA, SearchState, StateInStorage, StateOnDisk, StatePlace
     from pipelines.tuning.trial import DIVERGED_LOSS, LOSS, VALUE, Trial
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -97,44 +98,45 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
     )
     space = search_space(tuned.space)
     if shared:
-        filesystem, root = Storage(shared.inputs.uri).filesystem()
+        storage = Storage(shared.inputs.uri)
+        filesystem, root = storage.filesystem()
         folder = f"{root}/{shared.name}"
+        place: StatePlace = StateInStorage(storage, f"{shared.name}/state", shared.epoch)
     else:
-        filesystem, folder = None, str(work.resolve())
-    state = f"{folder}/{_STATE}"
-    if tune.Tuner.can_restore(state, storage_filesystem=filesystem):
-        log.info("Resuming the search in %s.", state)
-        tuner = tune.Tuner.restore(
-            state, trainable, resume_errored=True, param_space=space, storage_filesystem=filesystem
-        )
-    else:
-        iterations = max(1, tuned.steps // tuned.report_every)
-        tuner = tune.Tuner(
-            trainable,
-            param_space=space,
-            tune_config=tune.TuneConfig(
-                metric=LOSS,
-                mode="min",
-                num_samples=tuned.trials,
-                max_concurrent_trials=share.processes,
-                search_alg=OptunaSearch(points_to_evaluate=[initial_values(settings)], seed=tuned.seed),
-                scheduler=ASHAScheduler(max_t=iterations, grace_period=1, reduction_factor=tuned.reduction),
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=_STATE,
-                storage_path=folder,
-                storage_filesystem=filesystem,
-                verbose=0,
-                callbacks=[ProgressCallback(tuned.trials, tuned.steps, objective)],
-                # A driver that is taken up from the storage may know a checkpoint less than there is: its state is sent last.
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2 if shared else 1),
-                failure_config=tune.FailureConfig(max_failures=2),
-            ),
-        )
+        filesystem, folder = LocalFileSystem(), str(work.resolve())
+        place = StateOnDisk(work / "search.zip")
+    state = SearchState(place, f"{folder}/{_TUNE}", filesystem)
+    iterations = max(1, tuned.steps // tuned.report_every)
+    scheduler = SavedASHA(state, max_t=iterations, grace_period=1, reduction_factor=tuned.reduction)
+    rungs = state.restore()
+    if rungs is not None:
+        log.info("Resuming the search in %s/%s.", folder, _TUNE)
+        scheduler.load_rungs(rungs)
+    resuming = tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)  # type: ignore[arg-type]
+    # Not tune.Tuner: a restored one takes ASHA and Optuna from a pickle of the first driver.
     with TrialFollower(shared, work / "mirrors", events, job.run_key).running() if shared else nullcontext():
-        results: Any = tuner.fit()
+        analysis = tune.run(
+            trainable,
+            config=space,
+            metric=LOSS,
+            mode="min",
+            num_samples=tuned.trials,
+            max_concurrent_trials=share.processes,
+            search_alg=OptunaSearch(points_to_evaluate=[initial_values(settings)], seed=tuned.seed),
+            scheduler=scheduler,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            name=_TUNE,
+            storage_path=folder,
+            storage_filesystem=filesystem,
+            verbose=0,
+            callbacks=[ProgressCallback(tuned.trials, tuned.steps, objective)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=KEPT),
+            max_failures=2,
+            raise_on_failed_trial=False,
+            resume_config=None if rungs is None else resuming,
+        )
+    results: Any = tune.ResultGrid(analysis)
     rows = []
     for result in results:
         metrics = result.metrics or {}
@@ -154,7 +156,7 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
         problems = "; ".join(str(error).strip().splitlines()[-1] for error in results.errors) or "every trial diverged"
         raise StageError(
             f"No trial of the search has a finite {objective}: {problems}. Fix the cause, or adjust the ranges in tune.space "
-            f"of params.yaml. The state of the search is in {state}."
+            f"of params.yaml. The state of the search is in {folder}/{_TUNE}."
         )
     table = pd.DataFrame(rows)
     # Figures after different numbers of steps are not comparable, so the best trial is one of those that trained longest.

@@ -100,14 +100,12 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: P
                 if len(list((work / "search").glob("*/checkpoint_*"))) >= 2:
                     break
                 time.sleep(0.1)
-            # Tune stores its state after each checkpoint of a trial. One that begins just before the kill may not be in it.
-            begun = {path.parent.name for path in (work / "search").glob("*/checkpoint_*")}
             family = psutil.Process(driver.pid).children(recursive=True)
-            time.sleep(1)
             os.kill(driver.pid, signal.SIGKILL)
             driver.wait()
             _, alive = psutil.wait_procs(family, timeout=45)
             assert not alive
+            begun = {path.parent.name for path in (work / "search").glob("*/checkpoint_*")}
         finally:
             for process in family:
                 if process.is_running():
