@@ -7,7 +7,16 @@ from pyarrow.fs import FSSpecHandler
 
 
 class ObjectsHandler(FSSpecHandler):
-    """As pyarrow's own handler; obstore takes only buffers of unsigned bytes, and pyarrow's are of signed ones."""
+    """As pyarrow's own handler, but for what obstore does in another way.
+
+    It takes only buffers of unsigned bytes, and pyarrow's are of signed ones. It lists folders among what is to be deleted, and
+    Azure refuses to delete an object that does not exist.
+    """
+
+    def delete_dir(self, path: str) -> None:
+        """Delete the objects below ``path``. There are no folders to delete."""
+        if objects := self.fs.find(path):
+            self.fs.rm(objects)
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.PythonFile:
         """A file that is written from its beginning and complete when it is closed."""

@@ -35,8 +35,8 @@ _CHUNK = 8 << 20
 _ENDPOINTS = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"), "az": ("AZURE_STORAGE_ENDPOINT",)}
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|specified bucket does not exist")
 _REFUSED = re.compile("status code: 40[13]|SignatureDoesNotMatch|AccessDenied|InvalidAccessKeyId")
-_NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google")
-"""Where a client looks for the credentials of a machine in a cloud if there are no others."""
+_NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google|Account must be specified")
+"""Where a client looks for the credentials of a machine in a cloud if there are no others, and Azure's own words."""
 _REMEDIES = {
     "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the other variables of AWS, on every host.",
     "gs": "Set GOOGLE_APPLICATION_CREDENTIALS to a key file on every host.",
@@ -191,7 +191,9 @@ class Storage:
         with self._explained("list", prefix):
             for page in obstore.list(self._store, prefix or None, offset=after):
                 for found in page:
-                    yield Entry(found["path"], found["size"], _version(found), found["last_modified"].timestamp())
+                    # Not all storages begin behind the offset: Azure's may list that object again, Azurite lists all.
+                    if after is None or found["path"] > after:
+                        yield Entry(found["path"], found["size"], _version(found), found["last_modified"].timestamp())
 
     def subfolders(self, prefix: str) -> list[str]:
         """Last parts of the names of the folders directly below ``prefix/``, in order."""

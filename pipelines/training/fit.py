@@ -171,7 +171,7 @@ def _fit(
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the RunConfig of Ray Train v1
             name=name,
-            storage_path=place.ray_storage,
+            **place.ray_storage(),
             failure_config=FailureConfig(max_failures=settings.train.max_failures),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
@@ -181,7 +181,7 @@ def _fit(
         try:
             trainer.fit()
         except ray.exceptions.RayActorError as error:
-            raise StageError(f"Ray Train's controller died ({first_line(error)}). {kept}") from error
+            raise StageError(f"Ray Train's controller died ({_why_died(error)}). {kept}") from error
         except ray.train.TrainingFailedError as error:
             if failure := place.failure():
                 raise failure from None
@@ -219,6 +219,11 @@ def newest_checkpoint_step(folder: Path) -> int:
     """
     complete = next((path for path in list_checkpoints(folder) if find_damage(path) is None), None)
     return int(complete.name.removeprefix("step-")) if complete else 0
+
+
+def _why_died(error: BaseException) -> str:
+    """Why an actor is dead. If it could not be made, the first line does not say why, but the last line of the traceback."""
+    return (_last_line(error) if "creation task" in first_line(error) else first_line(error)).rstrip(".")
 
 
 def _last_line(error: BaseException) -> str:

@@ -73,10 +73,9 @@ class SharedDisk:
     start: str = ""
     """Start folder of the run that this one starts from; empty if there is none."""
 
-    @property
-    def ray_storage(self) -> str:
-        """Where Ray Train keeps its own state."""
-        return f"{self.work}/{RAY_FOLDER}"
+    def ray_storage(self) -> dict[str, Any]:
+        """Where Ray Train keeps its own state, as arguments of its RunConfig."""
+        return {"storage_path": f"{self.work}/{RAY_FOLDER}"}
 
     @property
     def checkpoints(self) -> str:
@@ -128,10 +127,10 @@ class SharedStorage:
     starts: bool = False
     """Whether the storage has the files of a run that this one starts from."""
 
-    @property
-    def ray_storage(self) -> str:
-        """Where Ray Train keeps its own state."""
-        return f"{self.uri}/{self.name}/{RAY_FOLDER}"
+    def ray_storage(self) -> dict[str, Any]:
+        """Where Ray Train keeps its own state, as arguments of its RunConfig. Ray itself cannot read all of our addresses."""
+        filesystem, root = Storage(self.uri).filesystem()
+        return {"storage_path": f"{root}/{self.name}/{RAY_FOLDER}", "storage_filesystem": filesystem}
 
     @property
     def checkpoints(self) -> str:

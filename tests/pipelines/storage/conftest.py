@@ -1,4 +1,4 @@
-"""A storage of each kind that can be had here: a folder, and a bucket of an S3 server of the session's own."""
+"""A storage of each kind that can be had here: a folder, and buckets of an S3 server and of Azurite of the session's own."""
 
 import uuid
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.storage.objects import Storage
+from tests.azure_server import AzureServer, azure_server
 from tests.s3_server import S3Server, s3_server
 
 
@@ -16,12 +17,19 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    with azure_server(tmp_path_factory.mktemp("az")) as server:
+        yield server
+
+
+@pytest.fixture(params=["file", "s3", "az"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """An empty storage."""
     if request.param == "file":
         return Storage(f"file://{tmp_path}/storage", patience=5)
-    server: S3Server = request.getfixturevalue("s3")
+    server: S3Server | AzureServer = request.getfixturevalue(request.param)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    return Storage(f"s3://{server.bucket}/{uuid.uuid4().hex}", patience=5)
+    bucket = server.bucket if isinstance(server, S3Server) else server.container
+    return Storage(f"{request.param}://{bucket}/{uuid.uuid4().hex}", patience=5)

@@ -4,6 +4,7 @@ import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import obstore
 import pyarrow.fs
 import pytest
 
@@ -107,6 +108,22 @@ def test_libraries_use_the_storage_as_a_file_system_of_pyarrow(storage, tmp_path
 def test_the_file_system_holds_no_secret(storage):
     filesystem, _ = storage.filesystem()
     assert SECRET.encode() not in pickle.dumps(filesystem)
+
+
+def test_a_host_without_an_account_of_azure_is_told_what_to_set(monkeypatch):
+    for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StorageError, match=r"no credentials on this host\. Set AZURE_STORAGE_ACCOUNT_NAME"):
+        Storage("az://container/prefix")
+
+
+def test_a_storage_that_lists_more_than_what_is_behind_a_name_is_corrected(tmp_path, monkeypatch):
+    storage = Storage(f"file://{tmp_path}/storage")
+    for number in range(4):
+        storage.write(f"journal/{number}", b"")
+    everything = obstore.list
+    monkeypatch.setattr(obstore, "list", lambda store, prefix, offset: everything(store, prefix))
+    assert sorted(entry.name for entry in storage.entries("journal", after="journal/1")) == ["journal/2", "journal/3"]
 
 
 def test_the_folders_below_a_name_are_listed(storage):

@@ -23,7 +23,7 @@ from gan_core.training.trainer import Trainer
 from pipelines.settings.schema import Settings
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves
-from pipelines.training.fit import fit, is_exported, newest_checkpoint_step
+from pipelines.training.fit import _why_died, fit, is_exported, newest_checkpoint_step
 from pipelines.training.places import CURVES, GENERATOR, START, SharedDisk
 from pipelines.training.run_tags import DEVICE, PICTURES, WORKERS
 from pipelines.training.worker import save_failure
@@ -270,3 +270,14 @@ def test_a_dead_controller_gives_one_error_that_says_how_to_resume(
     work.mkdir(parents=True)
     with pytest.raises(StageError, match=r"controller died .* run the stage again to resume from them"):
         fit(work, data, small_settings(), run_key="key", run_name="train", track=None)
+
+
+def test_a_controller_that_could_not_be_made_says_why() -> None:
+    import ray
+
+    told = """The actor died because of an error raised in its creation task, ray::TrainController.__init__()
+  File "storage.py", line 1, in get_fs_and_path
+pyarrow.lib.ArrowInvalid: Unrecognized filesystem type in URI: ftp://host/folder
+"""
+    assert _why_died(ray.exceptions.ActorDiedError()).startswith("The actor died unexpectedly")
+    assert _why_died(RuntimeError(told)).endswith("Unrecognized filesystem type in URI: ftp://host/folder")

@@ -1,5 +1,6 @@
 """With a storage, workers keep nothing on their host but caches, and what a failed one wrote is not lost."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -101,3 +102,11 @@ def test_data_larger_than_the_cache_is_streamed_from_the_storage(tmp_path):
         cached = [path.stat().st_size for path in (user_cache_dir() / "row-groups").iterdir()]
         assert 0 < sum(cached) <= limit
     assert not (user_cache_dir() / "prepared").exists()
+
+
+def test_ray_keeps_its_state_through_our_own_client_which_knows_all_addresses(place, monkeypatch):
+    for name, value in {"NAME": "account", "KEY": "c2VjcmV0"}.items():
+        monkeypatch.setenv(f"AZURE_STORAGE_ACCOUNT_{name}", value)
+    azure = dataclasses.replace(place, uri="az://container/prefix").ray_storage()
+    assert azure["storage_path"] == f"container/prefix/{place.name}/ray"
+    assert azure["storage_filesystem"].type_name == "py::fsspec+az"
