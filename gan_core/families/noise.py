@@ -19,6 +19,9 @@ from gan_core.nn.penalties import gradient_penalty, zero_centred_penalty
 _SHARES = {"r1": 0.5, "r2": 0.5, "gp": 1.0}
 """Factor of a penalty's weight in its paper."""
 _GRID = 64
+_MOST_AT_ONCE = 64
+_PIXELS_AT_ONCE, _PIXELS_AT_ONCE_ON_CPU = 2**22, 2**20
+"""64 pictures of 256x256, and of 128x128. On a processor, larger batches are no faster and take gigabytes."""
 """Samples in a preview grid."""
 
 
@@ -80,6 +83,20 @@ class NoiseFamily(Family):
     ) -> Tensor:
         """Generate images from ``latents`` outside training. The latents are already truncated."""
         return generator(latents, labels) if self.conditional else generator(latents)
+
+    def pictures_at_once(self, device: torch.device) -> int:
+        """Number of pictures to generate at once outside training: 64, or fewer large ones, so that they fit into memory."""
+        pixels = _PIXELS_AT_ONCE_ON_CPU if device.type == "cpu" else _PIXELS_AT_ONCE
+        return min(max(pixels // (self.shape.height * self.shape.width), 1), _MOST_AT_ONCE)
+
+    def generate_in_parts(
+        self, generator: nn.Module, latents: Tensor, labels: Tensor | None, truncation: float | None
+    ) -> Iterator[Tensor]:
+        """Yield the images of :meth:`generate_sample`, :meth:`pictures_at_once` at a time."""
+        size = self.pictures_at_once(latents.device)
+        for start in range(0, len(latents), size):
+            part = slice(start, start + size)
+            yield self.generate_sample(generator, latents[part], None if labels is None else labels[part], truncation)
 
     def discriminate(self, discriminator: Callable[..., Tensor], images: Tensor, labels: Tensor | None) -> Tensor:
         """Call ``discriminator`` on augmented images: outputs float32 (N,)."""
@@ -262,11 +279,13 @@ class NoiseFamily(Family):
                 length = torch.lerp(start.norm().expand(frames, 1), end.norm().expand(frames, 1), share)
                 between = between / between.norm(dim=1, keepdim=True).clamp_min(1e-8) * length
             classes = None if labels is None else labels[:1].expand(frames)
-            yield self.generate_sample(generator, between, classes, truncation)
+            yield torch.cat([*self.generate_in_parts(generator, between, classes, truncation)])
 
     def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
         """See :meth:`Family.preview`; samples from fixed latents."""
-        return self.sample(_GRID, 0, networks=networks), 8
+        generator = networks["generator"]
+        latents, labels = self.draw(_GRID, 0, device=next(generator.parameters()).device)
+        return torch.cat([*self.generate_in_parts(generator, latents, labels, None)]), 8
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """See :meth:`Family.update_statistics`; those of batch norm (:func:`standing_statistics`)."""

@@ -27,8 +27,6 @@ from gan_core.inference.projection import Each, LatentProjection, Projection, pr
 
 DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
 _AGAIN = "export or download the generator again"
-SAMPLE_BATCH = 64
-"""Number of pictures to generate at once; the trainer uses the same, so that its FID equals the exported generator's."""
 _LARGEST_DESCRIPTION = 64 << 20
 _MOST_TENSORS = 10_000
 """Maximum number of parameter tensors in a family; the largest has hundreds."""
@@ -142,8 +140,10 @@ class Generator:
         """
         self.check_sample(n, seed, truncation)
         family, parts = require(self.family, NoiseFamily), []
-        for start in range(0, n, SAMPLE_BATCH):
-            count = min(SAMPLE_BATCH, n - start)
+        # As in training, so that an FID during training equals the exported generator's.
+        size = family.pictures_at_once(next(family.networks["generator"].parameters()).device)
+        for start in range(0, n, size):
+            count = min(size, n - start)
             parts.append(to_uint8(family.sample(count, seed, label, truncation, first=first + start)).cpu())
         return torch.cat(parts)
 

@@ -23,10 +23,10 @@ _WARM_UP = 0.05
 """Share of the steps in which the learning rate increases."""
 _DRAWS, _STARTS = 256, 4
 """Draws of z, and how many of them, the closest ones, are optimised."""
-_BATCH = 64
 
 Each = Callable[[int], None]
-"""Called after each step with the number of steps done. An exception that it raises ends the search."""
+"""Called after each step with the number of steps done, and with 0 while draws are made. An exception that it raises ends the
+search."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,13 @@ def project_latent(
     def make(z: Tensor) -> Tensor:
         return family.generate_sample(generator, z, None if labels is None else labels[: len(z)], None)
 
+    apart_in_parts = []
     with torch.no_grad():
-        apart = torch.cat([_distances(make(part), target) for part in latents.split(_BATCH)])
+        for images in family.generate_in_parts(generator, latents, labels, None):
+            apart_in_parts.append(_distances(images, target))
+            if each is not None:
+                each(0)  # all draws of a large generator take minutes on a processor
+    apart = torch.cat(apart_in_parts)
     starts = apart.topk(_STARTS, largest=False).indices
     z = latents[starts].clone().requires_grad_()
     best, nearest = latents[starts].clone(), apart[starts].clone()

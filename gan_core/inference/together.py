@@ -9,7 +9,7 @@ from torch import Tensor
 from gan_core.families import require
 from gan_core.families.noise import NoiseFamily
 from gan_core.images.tensors import to_uint8
-from gan_core.inference.generator import SAMPLE_BATCH, Generator
+from gan_core.inference.generator import Generator
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,8 @@ def sample_together(generator: Generator, draws: Sequence[Draw]) -> list[Tensor]
         latents = torch.cat([draws[at].latents for at in places])
         labels = [one for at in places if (one := draws[at].labels) is not None]
         classes = torch.cat(labels) if labels else None
-        parts = [
-            to_uint8(
-                family.generate_sample(
-                    network,
-                    latents[start : start + SAMPLE_BATCH],
-                    None if classes is None else classes[start : start + SAMPLE_BATCH],
-                    truncation,
-                )
-            ).cpu()
-            for start in range(0, len(latents), SAMPLE_BATCH)
-        ]
+        made_in_parts = family.generate_in_parts(network, latents, classes, truncation)
+        parts = [to_uint8(part).cpu() for part in made_in_parts]
         for at, pictures in zip(places, torch.cat(parts).split([len(draws[at].latents) for at in places]), strict=True):
             made[at] = pictures
     return [pictures for pictures in made if pictures is not None]

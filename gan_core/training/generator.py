@@ -8,7 +8,6 @@ from gan_core.families import Family, require
 from gan_core.families.noise import NoiseFamily
 from gan_core.families.translation import TranslationFamily
 from gan_core.images.tensors import from_uint8, to_uint8
-from gan_core.inference.generator import SAMPLE_BATCH
 from gan_core.training.ema import AveragedNetworks
 from gan_core.training.feed import preview_batch
 
@@ -44,8 +43,9 @@ class AveragedGenerator:
     def sample(self, n: int, seed: int, *, first: int = 0) -> Tensor:
         """Generate pictures ``first`` to ``first + n`` of a seed: uint8 (n, C, H, W)."""
         family, parts = require(self._family, NoiseFamily), []
-        for start in range(0, n, SAMPLE_BATCH):
-            count = min(SAMPLE_BATCH, n - start)
+        size = family.pictures_at_once(self._device)
+        for start in range(0, n, size):
+            count = min(size, n - start)
             parts.append(to_uint8(family.sample(count, seed, first=first + start, networks=self.networks)))
         return torch.cat(parts)
 
