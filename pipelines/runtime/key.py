@@ -1,14 +1,20 @@
 """Stage keys: a digest of everything that determines a stage's result, read through DVC's API."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gan_core.errors import StageError, did_you_mean
 from gan_core.files import sha256_json
 from pipelines.runtime.checkout import RAW, Checkout
 from pipelines.runtime.dvc_repo import explain_dvc_error, open_project
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,45 +60,65 @@ def read_stage(name: str, checkout: Checkout) -> StageDefinition:
     Raises:
         StageError: there is no DVC project or no such stage, or a dependency or parameter is missing.
     """
+    with open_project(checkout) as repo:
+        return _read(repo, name, checkout)
+
+
+def read_stages(names: Sequence[str], checkout: Checkout) -> dict[str, StageDefinition]:
+    """Those of the stages ``names`` that :func:`read_stage` can read, by name. Why others cannot be read is logged.
+
+    Raises:
+        StageError: there is no DVC project.
+    """
+    found = {}
+    with open_project(checkout) as repo:
+        for name in names:
+            try:
+                found[name] = _read(repo, name, checkout)
+            except StageError as error:
+                LOG.info("Stage %s cannot be read: %s", name, error)
+    return found
+
+
+def _read(repo: "Repo", name: str, checkout: Checkout) -> StageDefinition:
     # Imported here: DVC takes a second to import.
     from dvc.dependency import ParamsDependency
     from dvc.exceptions import DvcException
     from dvc.stage.exceptions import StageFileDoesNotExistError, StageNotFound
 
     root = checkout.root
-    with open_project(checkout) as repo:
+    try:
+        stage = repo.stage.load_one(path=str(checkout.dvc_yaml), name=name)
+    except StageFileDoesNotExistError:
+        raise StageError(
+            f"There is no dvc.yaml in {root}. Run gantry in the root folder of a Gantry project."
+        ) from None
+    except StageNotFound:
+        names = [known.name for known in repo.index.stages if getattr(known, "name", None)]
+        raise StageError(f"There is no stage '{name}' in {checkout.dvc_yaml}.{did_you_mean(name, names)}") from None
+    except DvcException as error:
+        raise StageError(f"{checkout.dvc_yaml}: {explain_dvc_error(error)}") from error
+    dependencies: dict[str, str] = {}
+    parameters: dict[str, dict[str, Any]] = {}
+    for dep in stage.deps:
+        place = Path(dep.fs_path).relative_to(root).as_posix() if dep.is_in_repo else str(dep)
+        if not dep.exists:
+            remedy = "Run the stage that makes it first."
+            if place.startswith(f"{RAW}/"):
+                remedy = "Add it (gantry data add or gantry data fetch), or change data.name in params.yaml."
+            raise StageError(f"Stage '{name}' needs {place}, which does not exist. {remedy}")
         try:
-            stage = repo.stage.load_one(path=str(checkout.dvc_yaml), name=name)
-        except StageFileDoesNotExistError:
-            raise StageError(
-                f"There is no dvc.yaml in {root}. Run gantry in the root folder of a Gantry project."
-            ) from None
-        except StageNotFound:
-            names = [known.name for known in repo.index.stages if getattr(known, "name", None)]
-            raise StageError(f"There is no stage '{name}' in {checkout.dvc_yaml}.{did_you_mean(name, names)}") from None
+            if isinstance(dep, ParamsDependency):
+                parameters.setdefault(place, {}).update(dep.get_hash().value)
+            else:
+                dependencies[place] = dep.get_hash().value
         except DvcException as error:
-            raise StageError(f"{checkout.dvc_yaml}: {explain_dvc_error(error)}") from error
-        dependencies: dict[str, str] = {}
-        parameters: dict[str, dict[str, Any]] = {}
-        for dep in stage.deps:
-            place = Path(dep.fs_path).relative_to(root).as_posix() if dep.is_in_repo else str(dep)
-            if not dep.exists:
-                remedy = "Run the stage that makes it first."
-                if place.startswith(f"{RAW}/"):
-                    remedy = "Add it (gantry data add or gantry data fetch), or change data.name in params.yaml."
-                raise StageError(f"Stage '{name}' needs {place}, which does not exist. {remedy}")
-            try:
-                if isinstance(dep, ParamsDependency):
-                    parameters.setdefault(place, {}).update(dep.get_hash().value)
-                else:
-                    dependencies[place] = dep.get_hash().value
-            except DvcException as error:
-                raise StageError(f"Stage '{name}' needs {place}: {explain_dvc_error(error)}") from error
-        return StageDefinition(
-            name=name,
-            command=(stage.cmd,) if isinstance(stage.cmd, str) else tuple(stage.cmd),
-            dependencies=dependencies,
-            parameters=parameters,
-            outs=tuple(Path(out.fs_path).relative_to(root).as_posix() for out in stage.outs),
-            replayable=not any(out.persist for out in stage.outs),
-        )
+            raise StageError(f"Stage '{name}' needs {place}: {explain_dvc_error(error)}") from error
+    return StageDefinition(
+        name=name,
+        command=(stage.cmd,) if isinstance(stage.cmd, str) else tuple(stage.cmd),
+        dependencies=dependencies,
+        parameters=parameters,
+        outs=tuple(Path(out.fs_path).relative_to(root).as_posix() for out in stage.outs),
+        replayable=not any(out.persist for out in stage.outs),
+    )

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gan_core.data import DATASET_FILE, PreparedDataset
-from gan_core.errors import GantryError
 from gan_core.files import read_json
 from gan_core.inference.generator import DESCRIPTION
 from gan_core.metrics.protocol import Figure
@@ -21,13 +20,14 @@ from pipelines.registry.markdown import code_span, escape_markdown
 from pipelines.runtime.checkout import CURVES, FID_CURVE, Checkout
 from pipelines.runtime.failures import explain_error
 from pipelines.runtime.git import current_commit
-from pipelines.runtime.key import read_stage
+from pipelines.runtime.key import read_stages
 from pipelines.runtime.progress import format_duration
 from pipelines.runtime.redaction import redact_output
 from pipelines.runtime.versions import version_tags
 from pipelines.settings.departures import UNDECISIVE
 from pipelines.settings.schema import Settings, load_settings
 from pipelines.stages.context import pipeline_run_key
+from pipelines.stages.parent import recorded_inputs
 from pipelines.stages.tracked import dataset_inputs
 from pipelines.tracking import RunLog, Shipper
 from pipelines.tracking.facts import WALL, RunFacts, find_facts
@@ -44,7 +44,6 @@ _RESOLVED = ("model.", "train.")
 _FEW = 12
 _NULL = "null"
 """A setting without a value, as a parameter of a run."""
-_LOG = logging.getLogger(__name__)
 
 
 def decisive_params(settings: Settings) -> dict[str, str]:
@@ -89,7 +88,7 @@ def record_results(
     """
     metrics, samples = metrics or checkout.metrics, samples or checkout.samples
     neighbours = neighbours or checkout.neighbours
-    facts = {stage: found for stage in COSTLY if (found := _facts(checkout, settings, stage))}
+    facts = _find_facts(checkout, settings)
     train = facts.get("train", RunFacts())
     resolved = {name: value for name, value in train.params.items() if name.startswith(_RESOLVED)}
     minutes = settings.train.minutes
@@ -156,14 +155,15 @@ def describe_cost(cost: Mapping[str, float]) -> str:
     return ", ".join(said) or "not known here, because the stages ran elsewhere"
 
 
-def _facts(checkout: Checkout, settings: Settings, stage: str) -> RunFacts | None:
-    """What the run of a stage recorded, with the inputs that the stage has now."""
-    try:
-        key = read_stage(stage, checkout).key
-    except GantryError as error:  # dvc.yaml may lack the stage, or one of its inputs may not be there
-        _LOG.info("Nothing is known of the run of stage %s: %s", stage, error)
-        return None
-    return find_facts(checkout.events, key, tracking_uri=settings.track.uri, experiment=settings.track.experiment)
+def _find_facts(checkout: Checkout, settings: Settings) -> dict[str, RunFacts]:
+    """What the runs of the costly stages recorded, with the inputs that they have now, by stage."""
+    facts = {}
+    for stage, definition in read_stages(COSTLY, checkout).items():
+        key = definition.with_inputs(recorded_inputs(definition, checkout)).key
+        found = find_facts(checkout.events, key, tracking_uri=settings.track.uri, experiment=settings.track.experiment)
+        if found:
+            facts[stage] = found
+    return facts
 
 
 def _resolve(settings: Settings, checkout: Checkout) -> Settings:

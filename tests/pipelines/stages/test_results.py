@@ -12,9 +12,11 @@ from gan_core.files import write_json
 from gan_core.metrics.assess import Assessment
 from gan_core.metrics.protocol import Figure
 from pipelines.evaluation.measure import metrics_json
+from pipelines.registry.parent import Parent
 from pipelines.runtime.checkout import CURVES, Checkout
 from pipelines.runtime.key import read_stage
 from pipelines.settings.schema import load_settings
+from pipelines.stages.parent import pin_parent, recorded_inputs
 from pipelines.stages.results import NOTE, record_results
 from pipelines.tracking import RunLog, find_run, sync
 from tests.pipelines.registry.conftest import PROTOCOL
@@ -52,9 +54,12 @@ def checkout(template: Path, tmp_path: Path, uri: str, monkeypatch: pytest.Monke
     return Checkout.at(shutil.copytree(template, tmp_path / "project"))
 
 
-def trained(checkout: Checkout) -> None:
-    """The log of the run of the train stage, which ran earlier for another run of the pipeline."""
-    key = read_stage("train", checkout).key
+def trained(checkout: Checkout, parent: Parent | None = None) -> None:
+    """The log of the run of the train stage, which ran earlier for another run of the pipeline, perhaps from ``parent`` on."""
+    definition = read_stage("train", checkout)
+    if parent:
+        pin_parent(definition, checkout, parent)
+    key = definition.with_inputs(recorded_inputs(definition, checkout)).key
     with RunLog(checkout.events, key=key, name="train", parent_key="earlier") as log:
         log.set_tags({"gantry.device": "TPU", "gantry.workers": 2, "gantry.torch_version": "9.9"})
         log.log_params({"model": {"family": "dcgan", "slope": 0.3}, "train": {"generator_lr": 0.002, "num_workers": 2}})
@@ -104,6 +109,15 @@ def test_a_run_of_cached_stages_shows_settings_figures_cost_and_files(checkout: 
         if file.path.endswith(".png")
     )
     assert Path(image).name.startswith("samples+step+0+"), "MLflow's charts open at step 0"
+
+
+def test_training_that_started_from_another_run_is_found(checkout: Checkout, uri: str) -> None:
+    parent = Parent(name="cats/1", digest="d" * 64, images_seen=9600)
+    trained(checkout, parent)
+    record_results(checkout, load_settings(checkout.params), "second-run")
+    found = pipeline_run(checkout, uri).data
+    assert found.params["train.generator_lr"] == "0.002"
+    assert found.metrics["cost/device_seconds"] == 80
 
 
 def test_a_generator_whose_training_is_not_recorded_has_the_best_settings_of_the_search(
