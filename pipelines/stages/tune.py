@@ -76,7 +76,8 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
         run.log_artifact(plot)
         name = f"FID-{settings.tune.samples}" if found.objective == "fid" else found.objective
         say("tune", f"best: {name} {format_figure(found.value)} with {found.parameters}")
-        write_json(best, {"parameters": found.parameters, found.objective: found.value, "parent": record})
+        parent_of_trials = {"parent": record} if record else {}
+        write_json(best, {"parameters": found.parameters, found.objective: found.value, **parent_of_trials})
         run.log_artifact(best)
 
 
