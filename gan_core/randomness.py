@@ -3,7 +3,9 @@
 No state is kept between steps, so checkpoints need no random state.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor
 
 _SAMPLE_ROWS = 256
+Key = tuple[int | str, ...]
+"""Names a draw. Its text is the seed."""
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -35,18 +39,52 @@ class WorkerSlice:
 
 def normal(shape: tuple[int, ...], part: WorkerSlice, device: torch.device, *key: int | str) -> Tensor:
     """Draw standard normal numbers of ``shape`` for this worker: its rows of a draw for all workers. ``key`` is the seed."""
-    return _draw(torch.randn, shape, part, device, key)
+    return _source(Draw(torch.randn, shape, part, device, key))
 
 
 def uniform(shape: tuple[int, ...], part: WorkerSlice, device: torch.device, *key: int | str) -> Tensor:
     """Draw uniform numbers in [0, 1) of ``shape`` for this worker: its rows of a draw for all workers. ``key`` is the seed."""
-    return _draw(torch.rand, shape, part, device, key)
+    return _source(Draw(torch.rand, shape, part, device, key))
 
 
-def _draw(draw, shape: tuple[int, ...], part: WorkerSlice, device: torch.device, key: tuple[int | str, ...]) -> Tensor:
-    generator = torch.Generator(device).manual_seed(derive_seed(*key))
-    whole = draw((shape[0] * part.world, *shape[1:]), generator=generator, device=device)
-    return whole[part.rows(shape[0])]
+@dataclass(frozen=True)
+class Draw:
+    """A request for random numbers."""
+
+    kind: Callable[..., Tensor]
+    """torch.randn or torch.rand."""
+    shape: tuple[int, ...]
+    part: WorkerSlice
+    device: torch.device
+    key: Key
+
+    def make(self) -> Tensor:
+        """Draw the numbers."""
+        whole = self.kind(
+            (self.shape[0] * self.part.world, *self.shape[1:]), generator=self._generator(), device=self.device
+        )
+        return whole[self.part.rows(self.shape[0])]
+
+    def fill(self, memory: Tensor) -> None:
+        """Draw the numbers of a single worker into ``memory``, which :meth:`make` returned for another key."""
+        self.kind(self.shape, generator=self._generator(), out=memory)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derive_seed(*self.key))
+
+
+_source: Callable[[Draw], Tensor] = Draw.make
+
+
+@contextlib.contextmanager
+def drawn_by(source: Callable[[Draw], Tensor]) -> Iterator[None]:
+    """Within the block, :func:`normal` and :func:`uniform` return what ``source`` makes of their request."""
+    global _source
+    before, _source = _source, source
+    try:
+        yield
+    finally:
+        _source = before
 
 
 def sampling_uniform(first: int, count: int, width: int, seed: int) -> Tensor:

@@ -26,6 +26,11 @@ def initial_strength(pictures: int) -> float:
     return min(max(0.6 - 0.3 * (math.log10(max(pictures, 1)) - 3), 0.0), 0.8)
 
 
+def _risen(step: int, progress: float) -> float:
+    """Share of a fixed strength."""
+    return cosine(0, 1, progress)
+
+
 class Augmenter(nn.Module):
     """Augments images according to ``config``: an Augmentation (:mod:`gan_core.batch`) with a state.
 
@@ -75,8 +80,12 @@ class Augmenter(nn.Module):
                 return self._diffaugment(images, table(randomness.uniform, diffaugment.UNIFORMS, "uniform"))
             uniform = table(randomness.uniform, ada.UNIFORMS, "uniform")
             normal = table(randomness.normal, ada.NORMALS, "normal")
-            strength = self.strength if self.adaptive else self.strength * cosine(0, 1, batch.progress)
+            strength = self.strength if self.adaptive else self.strength * batch.scheduled(_risen)
             return ada.ada(images, strength, uniform, normal, exact=self._exact)
+
+    def adjusts(self, update: int) -> bool:
+        """Whether the strength is adjusted after ``update`` of the discriminator, counted over the run."""
+        return self.adaptive and update % WINDOW == WINDOW - 1
 
     @torch.no_grad()
     def adapt(self, real_accuracy: Tensor, images: int, update: int) -> None:
@@ -93,7 +102,7 @@ class Augmenter(nn.Module):
         if not self.adaptive:
             return
         self.sign += 2 * real_accuracy.detach().float() - 1
-        if update % WINDOW != WINDOW - 1:
+        if not self.adjusts(update):
             return
         mean = collectives.mean_over_workers(self.sign / WINDOW)
         move = images * WINDOW / (self.config.speed_kimg * 1000)

@@ -112,7 +112,7 @@ class Phase:
     side: Side
     """The side whose parameters are updated. The other side has no gradient."""
     loss: Callable[[Batch, int], Losses]
-    """Computes the loss from the batch and the number of the step."""
+    """Computes the loss from the batch and the number of the step. What changes with that comes from ``Batch.scheduled``."""
     every: int = 1
     """Interval in steps: it runs at multiples of this number."""
     accumulates: bool = False

@@ -104,7 +104,7 @@ class NoiseFamily(Family):
 
     # -- losses --------------------------------------------------------------------------------------------------------
 
-    def penalty(self, name: Literal["r1", "r2", "gp"], weight: Callable[[Batch], float], every: int) -> Phase:
+    def penalty(self, name: Literal["r1", "r2", "gp"], weight: Callable[[Batch], float | Tensor], every: int) -> Phase:
         """Create the phase of a penalty on the discriminator's gradient.
 
         Args:

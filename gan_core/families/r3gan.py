@@ -246,9 +246,9 @@ class R3gan(NoiseFamily):
         every = self.config.penalty_every
         return self.penalty("r1", self.gamma, every), self.penalty("r2", self.gamma, every)
 
-    def gamma(self, batch: Batch) -> float:
+    def gamma(self, batch: Batch) -> float | Tensor:
         """gamma of R1 and R2 for this batch, according to its progress in the burn-in."""
-        return cosine(self.config.gamma, self.config.final_gamma, batch.progress)
+        return batch.scheduled(lambda step, progress: cosine(self.config.gamma, self.config.final_gamma, progress))
 
     def generate_sample(
         self, generator: nn.Module, latents: Tensor, labels: Tensor | None, truncation: float | None

@@ -245,10 +245,13 @@ class StarGan2(ReferenceGuidedFamily):
         )
         if config.diversity:
             difference = (made.pictures[:rows] - made.pictures[2 * rows :]).float().abs().mean()
-            left = max(1 - step / config.diversity_steps, 0.0)
-            total = total - config.diversity * left * difference
+            total = total - batch.scheduled(self._diversity, step) * difference
             terms["loss/diversity"] = difference
         return Losses(total, {name: term.detach() for name, term in {"loss/generator": total, **terms}.items()})
+
+    def _diversity(self, step: int, progress: float) -> float:
+        """Weight of the diversity loss."""
+        return self.config.diversity * max(1 - step / self.config.diversity_steps, 0.0)
 
     # -- use --
 

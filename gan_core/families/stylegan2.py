@@ -363,16 +363,18 @@ class StyleGan2(StyleBasedFamily):
     def path_loss(self, batch: Batch, step: int) -> Losses:
         """Path length regularisation: squared distance of path lengths to their running mean, over half a batch (section 3.2,
         appendix B)."""
-        device = batch.real.device
+        device, memory = batch.real.device, self.buffers["path_length_mean"]
         # Every second row, so that the classes do not depend on the number of workers.
         labels = batch.labels[::2] if self.conditional and batch.labels is not None else None
         n = (len(batch.real) + 1) // 2
         latents = randomness.normal((n, self.config.latent), batch.part, device, *batch.key, "path latents")
         shape = (n, self.shape.channels, self.shape.height, self.shape.width)
         direction = randomness.normal(shape, batch.part, device, *batch.key, "path direction")
-        before, noise = self.buffers["path_length_mean"].to(device), self.noise(n, batch, "path noise")
-        penalty, mean = self.differentiated(self._path_length, "generator", latents, labels, direction, before, *noise)
-        self.buffers["path_length_mean"] = mean
+        noise = self.noise(n, batch, "path noise")
+        penalty, mean = self.differentiated(
+            self._path_length, "generator", latents, labels, direction, memory.to(device), *noise
+        )
+        memory.copy_(mean)  # in place, so that a captured step finds it again
         return Losses(penalty * self.config.path_length, {"penalty/path_length": penalty.detach()})
 
     def _path_length(

@@ -23,9 +23,30 @@ class Adam:
         self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999)
     ) -> None:
         """Start without moments. ``lr`` and ``betas`` can be changed before any step."""
-        self.lr, self.betas = lr, betas
+        self._lr, self.betas = lr, betas
+        self._rate: float | Tensor = lr
         self._parameters = list(parameters)
         self._states: dict[int, _ParameterState] = {}
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        if not isinstance(self._rate, Tensor):
+            self._rate = value
+        elif value != self._lr:
+            self._rate.fill_(value)
+        self._lr = value
+
+    def keep_rate_on_device(self) -> None:
+        """Let the kernel read the learning rate from memory, for steps that are captured: they repeat any other number."""
+        device = self._parameters[0].device
+        # The kernel of a GPU reads float32 only.
+        kind = torch.float32 if device.type == "cuda" else torch.float64
+        self._rate = torch.full((), self._lr, dtype=kind, device=device)
 
     def zero_grad(self) -> None:
         """Set the gradients of all parameters to None."""
@@ -54,7 +75,7 @@ class Adam:
             [of.kernel_views[2] for of in moments],
             [],
             steps,
-            lr=self.lr,
+            lr=self._rate,
             beta1=self.betas[0],
             beta2=self.betas[1],
             weight_decay=0.0,

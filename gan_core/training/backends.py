@@ -23,6 +23,6 @@ def cudnn_kernels(*, deterministic: bool) -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = before
 
 
-def compile_options(device: torch.device) -> dict[str, Any]:
-    """Options of torch.compile for ``device``: static shapes, and CUDA graphs on a GPU."""
-    return {"dynamic": False, **({"mode": "reduce-overhead"} if device.type == "cuda" else {})}
+def compile_options(device: torch.device, *, captured: bool = False) -> dict[str, Any]:
+    """Options of torch.compile for ``device``: static shapes, and CUDA graphs on a GPU, unless whole steps are ``captured``."""
+    return {"dynamic": False, **({"mode": "reduce-overhead"} if device.type == "cuda" and not captured else {})}

@@ -18,6 +18,8 @@ from gan_core.precision import available_memory
 
 log = logging.getLogger(__name__)
 
+LABELS = "labels"
+"""Name of the labels in what a feed prepares."""
 NO_PICTURES = "The train split has no pictures. Add pictures, and ingest the dataset again."
 NO_DOMAIN = (
     "The train split of unpaired data needs pictures of both domains, but one has none. Add pictures, and ingest the dataset "
@@ -78,15 +80,23 @@ class Batches(ABC):
         Images and conditions are float32 in [-1, 1], in channels_last. Labels are int64 (n,), attributes float32 (n, k).
         Labels and conditions are None if the data has none.
         """
-        images, labels = self._pictures(step)
+        return self.finish(self.prepare(step), step)
+
+    @abstractmethod
+    def prepare(self, step: int) -> dict[str, Tensor]:
+        """What the host knows or reads of batch number ``step``, by name, on the device: of the same shapes in each step."""
+
+    def finish(self, prepared: dict[str, Tensor], step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Make the batch on the device, of what :meth:`prepare` returned."""
+        images, labels = self._pictures(prepared)
         if labels is not None and labels.dim() == 2:
             labels = labels.float()
         made = {name: self._augmented(name, from_uint8(pixels), step) for name, pixels in images.items()}
         return made["real"], labels, made.get("condition")
 
-    @abstractmethod
-    def _pictures(self, step: int) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Pictures of ``real`` and, if there are any, ``condition``, uint8 (n, C, H, W), and labels; on the device."""
+    def _pictures(self, prepared: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Pictures of ``real`` and, if there are any, ``condition``, uint8 (n, C, H, W), and labels."""
+        return {name: pixels for name, pixels in prepared.items() if name != LABELS}, prepared.get(LABELS)
 
     def _augmented(self, name: str, images: Tensor, step: int) -> Tensor:
         """Shift and mirror ``images`` at random, both pictures of a pair equally."""
@@ -192,19 +202,26 @@ class Feed(Batches):
             device.type,
         )
 
-    def _pictures(self, step: int) -> tuple[dict[str, Tensor], Tensor | None]:
+    def prepare(self, step: int) -> dict[str, Tensor]:
+        """See :meth:`Batches.prepare`: the rows of resident data, pictures and labels of other data."""
         if self._resident:
-            rows = {name: self._to_device(order) for name, order in self._rows(step).items()}
-            images = {name: self._resident[name][rows[name]] for name in rows}
-        elif self._reader is not None:
+            return {name: self._to_device(order) for name, order in self._rows(step).items()}
+        if self._reader is not None:
             if self._ahead is None or self._ahead[0] != step:
                 self._ahead = (step, self._reader.submit(self._read, step))
             images = {name: self._to_device(read) for name, read in self._ahead[1].result().items()}
             self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
-            rows = self._rows(step)
         else:
-            images, rows = self._read(step), self._rows(step)
-        return images, None if self._labels is None else self._to_device(self._labels[rows["real"]])
+            images = self._read(step)
+        if self._labels is None:
+            return images
+        return {**images, LABELS: self._to_device(self._labels[self._rows(step)["real"]])}
+
+    def _pictures(self, prepared: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+        if not self._resident:
+            return super()._pictures(prepared)
+        images = {name: self._resident[name][rows] for name, rows in prepared.items()}
+        return images, None if self._labels is None else self._labels[prepared["real"]]
 
     def _rows(self, step: int) -> dict[str, Tensor]:
         mine = self._part.rows(self._batch // self._part.world)

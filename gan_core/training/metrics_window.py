@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ class MetricsWindow:
     """Sums up metrics on their device until they are read, because reading a number makes a step wait for the GPU."""
 
     def __init__(self) -> None:
+        # They stay where they are from window to window, because captured steps add to them.
+        self._sums: dict[str, Tensor] = {}
+        self._times: dict[str, float] = {}
+        """How often each name was added in this window; 0 for a gauge."""
         self.start()
 
     def start(self) -> None:
@@ -21,24 +25,48 @@ class MetricsWindow:
         self.steps = 0
         """Steps since the start; counted by the caller."""
         self._started = time.perf_counter()
-        self._sums: dict[str, Tensor] = {}
-        self._times: dict[str, float] = {}
+        self._times = {}
+        if self._sums:
+            torch._foreach_zero_(list(self._sums.values()))
 
+    @torch.no_grad()
     def add(self, losses: Losses, pieces: int = 1) -> None:
         """Add the scalars of one of the ``pieces`` (micro-batches) of an update."""
         for name, value in losses.scalars.items():
             share = value / pieces
-            self._sums[name] = self._sums[name] + share if name in self._sums else share
+            if name in self._sums:
+                self._sums[name].add_(share)
+            else:
+                self._sums[name] = share
             self._times[name] = self._times.get(name, 0.0) + 1 / pieces
 
+    @torch.no_grad()
     def gauge(self, name: str, value: Tensor) -> None:
         """Set a scalar that is reported with its last value instead of a mean."""
-        self._sums[name] = value
+        if name in self._sums:
+            self._sums[name].copy_(value)
+        else:
+            self._sums[name] = value.detach().clone()
+        self._times[name] = 0.0
+
+    @contextlib.contextmanager
+    def counted_apart(self) -> Iterator[dict[str, float]]:
+        """Give how often each name is added within the block, which does not count: a step that is captured is not run."""
+        before, self._times = self._times, {}
+        try:
+            yield self._times
+        finally:
+            self._times = before
+
+    def count(self, times: Mapping[str, float]) -> None:
+        """Count what a replayed step has added (of :meth:`counted_apart`)."""
+        for name, of in times.items():
+            self._times[name] = self._times.get(name, 0.0) + of
 
     def means(self) -> tuple[list[str], Tensor]:
         """Sorted names, and the mean of each over its updates: float32 (names,) on the device."""
-        names = sorted(self._sums)
-        return names, torch.stack([self._sums[name].float() / self._times.get(name, 1.0) for name in names])
+        names = sorted(self._times)
+        return names, torch.stack([self._sums[name].float() / (self._times[name] or 1.0) for name in names])
 
     def seconds(self) -> float:
         """Seconds since the start, without :meth:`paused` blocks."""

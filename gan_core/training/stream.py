@@ -16,7 +16,7 @@ from gan_core.disk import format_bytes
 from gan_core.errors import DataError, SettingsError
 from gan_core.shards import RowGroups, binary_column, explain_damage
 from gan_core.training.config import GIB, TrainConfig
-from gan_core.training.feed import NO_DOMAIN, NO_PICTURES, Batches
+from gan_core.training.feed import LABELS, NO_DOMAIN, NO_PICTURES, Batches
 from gan_core.training.windows import Key, Window, WindowedOrder
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,8 @@ class StreamFeed(Batches):
     def _order_seed(self, name: str) -> int:
         return self._seed if name == "real" else randomness.derive_seed(self._seed, name)
 
-    def _pictures(self, step: int) -> tuple[dict[str, Tensor], Tensor | None]:
+    def prepare(self, step: int) -> dict[str, Tensor]:
+        """See :meth:`Batches.prepare`: pictures and labels."""
         if step != self._next or not self._ahead:
             for future in self._ahead:
                 future.cancel()
@@ -202,8 +203,8 @@ class StreamFeed(Batches):
             self._ahead.append(self._decoders.submit(self._decode, found))
         images, labels = self._ahead.pop(0).result()
         self._next = step + 1
-        moved = {name: self._to_device(pixels) for name, pixels in images.items()}
-        return moved, None if labels is None else self._to_device(labels)
+        prepared = images if labels is None else {**images, LABELS: labels}
+        return {name: self._to_device(tensor) for name, tensor in prepared.items()}
 
     def _decode(self, found: dict[str, Callable[[], list[_Picture]]]) -> tuple[dict[str, Tensor], Tensor | None]:
         taken = {name: take() for name, take in found.items()}

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gan_core.precision import choose_device, choose_precision, is_out_of_memory
 from gan_core.schedule import cosine
 from gan_core.training.adam import Adam
 from gan_core.training.backends import compile_options, cudnn_kernels
+from gan_core.training.captured import CapturedSteps, CaptureError, Prepared, refusal
 from gan_core.training.config import GIB, TrainConfig
 from gan_core.training.ema import AveragedNetworks, ema_decay
 from gan_core.training.exports import Exports, Moment
@@ -102,10 +103,18 @@ class Trainer:
         config.check_workers(self.world.size)
         if reason and self.world.rank == 0:
             log.info("Streaming the training data: %s.", reason)
-        self._uses_cuda_graphs = config.compile and self.device.type == "cuda"
+        refused = refusal(self.device, self.world) if config.compile == "step" else None
+        if refused:
+            log.info("train.compile: step: steps are compiled, but not captured: %s.", refused)
+        captures = config.compile == "step" and refused is None
+        fused = bool(config.compile) and self.device.type == "cuda"
+        self._uses_cuda_graphs = fused and not captures
+        """Whether each call of a compiled network is a CUDA graph."""
         self.family = self._build_family(family_name, family_config)
+        if config.compile:
+            self.family.compile(**compile_options(self.device, captured=captures))
         self.averaged = AveragedNetworks({name: self.family.networks[name] for name in self.family.generators})
-        self.augmenter = Augmenter(config.augment, dataset.info.splits["train"], fused=self._uses_cuda_graphs)
+        self.augmenter = Augmenter(config.augment, dataset.info.splits["train"], fused=fused)
         self.augmenter.to(self.device)
         self._updates = self.family.updates()
         self._sides = {"discriminator": self.family.discriminators, "generator": self.family.generators}
@@ -134,6 +143,7 @@ class Trainer:
         )
         self._quality = self._build_quality() if config.fid_every else None
         self._window = MetricsWindow()
+        self._captured = self._capture_steps() if captures else None
         self._recovery = self._build_recovery(Path(resume_from) if resume_from else None)
         self.step = self._recovery.resume()
         if start and not self._recovery.resumed:
@@ -191,10 +201,7 @@ class Trainer:
         shares = self.dataset.class_shares("train") if kind.is_conditional(family_config) else ()
         randomness.seed_global(self.config.seed, -1, 0)
         family = build_family(name, family_config, ImageShape.of(self.dataset.info), class_shares=shares)
-        family.to(self.device)
-        if self.config.compile:
-            family.compile(**compile_options(self.device))
-        return family
+        return family.to(self.device)
 
     def _build_feed(self) -> Feed | StreamFeed:
         dataset, config = self.dataset, self.config
@@ -219,6 +226,14 @@ class Trainer:
             unpaired=dataset.info.kind == "unpaired",
             **common,
         )
+
+    def _capture_steps(self) -> CapturedSteps:
+        """Prepare to train steps as graphs."""
+        if self.config.burn_in_kimg and self.config.final_beta2 is not None:
+            log.info("train.compile: step: steps are captured after the burn-in, during which beta2 changes with each.")
+        for optimiser in self.optimisers.values():
+            optimiser.keep_rate_on_device()
+        return CapturedSteps(self._play, self._feed, self._window, self.device)
 
     def _freeze(self) -> None:
         """Exclude the first layers of the discriminators from training (FreezeD); raises SettingsError if it has no more."""
@@ -324,11 +339,35 @@ class Trainer:
             self._draw_grid()
 
     def _train_step(self) -> list[Batch]:
-        """One step: update the discriminator, each time on a new batch, then the generator on the last batch."""
-        rounds = self.config.discriminator_steps
+        """One step; returns the micro-batches of its last round."""
+        count = self.config.discriminator_steps
+        rounds = range(self.step * count, (self.step + 1) * count)
         randomness.seed_global(self.config.seed, self.step, self.world.rank)
-        for turn in range(self.step * rounds, (self.step + 1) * rounds):
-            batches = self._batches(turn, last=(turn + 1) % rounds == 0)
+        if self._captured is not None:
+            try:
+                return self._captured.run(self._kind(rounds), self.step, rounds, self._progress())
+            except CaptureError as error:
+                log.warning("train.compile: step: steps are compiled, but not captured: %s.", error)
+                self._captured, self._uses_cuda_graphs = None, self.device.type == "cuda"
+                self.family.compile(**compile_options(self.device))
+        return self._play(rounds)
+
+    def _kind(self, rounds: range) -> Hashable | None:
+        """What decides which operations a step consists of; None if it must not be captured."""
+        if self.config.final_beta2 is not None and self._progress() < 1:
+            return None  # the optimisers' kernel takes beta2 as a number, which a graph would repeat
+        due = tuple(self.step % phases[0].every == 0 for phases in self._updates)
+        return due, tuple(self.augmenter.adjusts(turn) for turn in rounds)
+
+    def _play(self, rounds: Sequence[int], prepared: Sequence[Prepared] | None = None) -> list[Batch]:
+        """Update the discriminator in each round, on a new batch, then the generator on the last batch.
+
+        ``prepared``: what the feed has prepared for each round. What differs between steps must be part of :meth:`_kind`, or
+        lie in memory that :class:`CapturedSteps` refreshes: else a captured step would repeat it.
+        """
+        for place, turn in enumerate(rounds):
+            given = prepared[place] if prepared else None
+            batches = self._batches(turn, given, last=place + 1 == len(rounds))
             self._update("discriminator", batches, turn)
         self._update("generator", batches, turn)
         return batches
@@ -338,13 +377,13 @@ class Trainer:
         half_life = cosine(0, self.config.ema_half_life_kimg, self._progress()) * 1000
         self.averaged.update(ema_decay(self._images_per_step, half_life, self._images_seen_in_all))
 
-    def _batches(self, turn: int, *, last: bool) -> list[Batch]:
+    def _batches(self, turn: int, prepared: Prepared | None = None, *, last: bool) -> list[Batch]:
         """The micro-batches of round ``turn``; a round is one update of the discriminator, counted over the whole run."""
         if self._uses_cuda_graphs:
             # Outputs of compiled networks must stay valid for the whole round, because the generator's update reuses the
             # images of the discriminator's. Without this mark, CUDA graphs would reuse their memory after a backward pass.
             torch.compiler.cudagraph_mark_step_begin()
-        images, labels, condition = self._feed(turn)
+        images, labels, condition = self._feed.finish(prepared or self._feed.prepare(turn), turn)
         key = (self.config.seed, self.rollbacks, turn)
         progress = self._progress()
         count = self.config.accumulate
@@ -393,7 +432,7 @@ class Trainer:
             for parameter in frozen:
                 parameter.requires_grad_(True)
         self.world.average_gradients(self._trained[side])
-        if phases[0].name == side and self._reports_at(self.step + 1):
+        if phases[0].name == side and (self._captured is not None or self._reports_at(self.step + 1)):
             norm = nn.utils.get_total_norm([p.grad for p in self._trained[side] if p.grad is not None])
             self._window.gauge(f"health/{side}_gradient", norm)
         optimiser.step()
@@ -461,6 +500,8 @@ class Trainer:
         self._window.start()
         if wrong:
             self.step = self._recovery.roll_back(self.step, wrong)
+            if self._captured is not None:
+                self._captured.forget()
             self._window.start()
             return False
         if self._measures_at(self.step):

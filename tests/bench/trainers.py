@@ -2,6 +2,8 @@
 
 import contextlib
 import gc
+import itertools
+import math
 import resource
 import statistics
 import time
@@ -11,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gan_core.augment.augmenter import WINDOW
 from gan_core.config import build
 from gan_core.data import PreparedDataset
 from gan_core.families import FAMILIES, family_config
 from gan_core.presets.choose import choose
+from gan_core.training.captured import WARM_UPS
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from gan_core.training.world import World
@@ -74,6 +78,14 @@ def auto_trainer(
 def run_steps(trainer: Trainer, count: int) -> None:
     """Train for ``count`` more steps."""
     trainer.run(until=trainer.step + count)
+
+
+def run_until_captured(trainer: Trainer) -> int:
+    """Train until steps of all kinds are captured (``compile: step``). Returns after how many steps their kinds recur."""
+    phases = itertools.chain.from_iterable(trainer.family.updates())
+    period = math.lcm(*(phase.every for phase in phases), WINDOW if trainer.augmenter.adaptive else 1)
+    run_steps(trainer, (WARM_UPS + 1) * period)
+    return period
 
 
 def read_batches(trainer: Trainer, count: int) -> None:

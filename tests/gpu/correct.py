@@ -5,6 +5,8 @@ the same weights, pictures and random numbers.
 """
 
 import contextlib
+import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -31,17 +33,28 @@ from gan_core.precision import choose_device
 from gan_core.randomness import WorkerSlice
 from gan_core.training import feed as feeds
 from gan_core.training.adam import Adam
+from gan_core.training.backends import cudnn_kernels
 from gan_core.training.feed import Feed
 from gan_core.training.trainer import Trainer
-from tests.bench.trainers import auto_trainer, forget_memory, made_up_data, run_steps
+from tests.bench.trainers import (
+    NEVER,
+    auto_trainer,
+    forget_memory,
+    made_up_data,
+    run_steps,
+    run_until_captured,
+)
 from tests.gpu import drawn
 from tests.gpu.pack import Pack
 from tests.gpu.report import Row, at_most, holds, largest, needs_cuda
 from tests.gpu.tiny import TINY
 from tests.gpu.worker import Item, Options
+from tests.recorded import recorded_graphs
 
 TRACED, SECOND = 1e-3, 1e-5
 """Largest relative errors of gradients: of compiled networks in fp32, and of penalties by quick second derivatives."""
+CAPTURED = 1e-3
+"""Largest relative errors of captured steps: their kernels are those of uncaptured ones, but some add in any order."""
 BF16, BF16_OF_CYCLES = 0.2, 0.4
 """The same for bf16. The gradient of an L1 loss between a picture and its return is a sign, which rounding turns where they are
 nearly equal. A processor shows 0.13 and 0.26 at 32 pixels."""
@@ -141,11 +154,12 @@ def items(options: Options) -> list[Item]:
         "gradients": _gradients,
         "penalties": _penalties,
         "resume": _resume,
+        "captured": _captured,
         "waiting": _waiting,
     }
     for name in FAMILIES:
         for check, rows in checks.items():
-            seconds = 60.0 if check == "gradients" and choose_device().type == "cuda" else 10.0
+            seconds = 60.0 if check in ("gradients", "captured") and choose_device().type == "cuda" else 10.0
             found.append(Item(name=f"{name} {check}", rows=partial(_in_bench, name, options, rows), seconds=seconds))
     general: dict[str, Callable[[Options], Iterable[Row]]] = {
         "optimiser": _optimiser,
@@ -237,16 +251,79 @@ def _resume(bench: Bench) -> Iterator[Row]:
     )
 
 
+def _captured(bench: Bench) -> Iterator[Row]:
+    """Whole steps as graphs; on a processor by a stand-in that repeats their operations on the same memory."""
+    on_card = bench.device.type == "cuda"
+    tolerance = CAPTURED if on_card else 0.0
+    settings: dict[str, Any] = {"compile": "step", "checkpoint_every": 3, "burn_in_kimg": 0.0}
+    if FAMILIES[bench.name].augmentable:
+        settings["augment"] = {"kind": "diffaugment"}
+    with contextlib.nullcontext() if on_card else recorded_graphs():
+        whole = bench.trainer("whole", **settings)
+        whole.run(3)
+        shutil.copytree(bench.place / "whole", bench.place / "parts")
+        whole.run(6)
+        parts = bench.trainer("parts", **settings)
+        assert parts.step == 3, "the second trainer did not resume"
+        parts.run(6)
+        error = _relative(_weights(parts), _weights(whole))
+        del parts
+        yield at_most("a resumed run of captured steps against an unbroken one", error, tolerance)
+        # No checkpoints, for which the host waits.
+        whole.config = dataclasses.replace(whole.config, checkpoint_every=NEVER)
+        period = run_until_captured(whole)
+        if whole._captured is None:
+            yield holds("steps are captured", False, "captured", note="the log says why they are not")
+            return
+        errors = [_captured_against_uncaptured(whole) for _ in range(period)]
+    weights, losses = (largest(found) for found in zip(*errors, strict=True))
+    note = f"of {period} steps in turn" + ("" if on_card else "; a stand-in for CUDA graphs on a processor")
+    yield at_most("captured steps against uncaptured ones: change of the weights", weights, tolerance, note=note)
+    yield at_most("captured steps against uncaptured ones: metrics", losses, tolerance, note=note)
+
+
+def _captured_against_uncaptured(trainer: Trainer) -> tuple[float, float]:
+    """Relative errors of a captured step, from the same state: of the change of the weights, and of the largest metric."""
+    state = trainer._state.tensors()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    start, moves, metrics = _weights(trainer), [], []
+    trainer._set_rates()
+    captured = trainer._captured
+    for steps in (None, captured):
+        for name, tensor in state.items():
+            tensor.copy_(before[name])
+        trainer._window.start()
+        with patch.object(trainer, "_captured", steps), cudnn_kernels(deterministic=False):
+            trainer._train_step()
+        moves.append(_weights(trainer) - start)
+        names, row = trainer._window.means()
+        metrics.append(dict(zip(names, row.tolist(), strict=True)))
+    trainer.step += 1
+    shared = metrics[0].keys() & metrics[1].keys()  # only captured steps always measure the norm of the gradients
+    errors = [abs(metrics[1][name] - metrics[0][name]) / max(abs(metrics[0][name]), 1e-3) for name in shared]
+    return _relative(moves[1], moves[0]), largest(errors)
+
+
+def _weights(trainer: Trainer) -> Tensor:
+    """All trained weights as one vector."""
+    networks = trainer.family.networks.values()
+    return torch.cat([p.detach().flatten() for network in networks for p in network.parameters()]).clone()
+
+
 def _waiting(bench: Bench) -> Iterator[Row]:
-    for name, settings in {
+    cases: dict[str, dict[str, Any]] = {
         "an eager step never waits for the card": {"precision": "auto"},
         "a compiled step never waits for the card": {"precision": "auto", "compile": True},
-    }.items():
+        "a captured step never waits for the card": {"precision": "auto", "compile": "step", "burn_in_kimg": 0.0},
+    }
+    for name, settings in cases.items():
         if bench.device.type != "cuda":
             yield needs_cuda(name)
             continue
         trainer = bench.trainer(name.split()[1], **settings)
         run_steps(trainer, 6)  # constants are made, graphs are recorded
+        if settings.get("compile") == "step":
+            run_until_captured(trainer)
         torch.cuda.set_sync_debug_mode("error")
         try:
             run_steps(trainer, 12)

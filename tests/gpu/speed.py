@@ -5,6 +5,7 @@ Bytes are what the operations of that step read and write; compiled steps fuse t
 bandwidth is an upper bound.
 """
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from tests.bench.trainers import (
     race,
     read_batches,
     run_steps,
+    run_until_captured,
     seconds_of,
     wait,
 )
@@ -46,6 +48,7 @@ from tests.gpu.pack import Pack
 from tests.gpu.report import Row, at_least, at_most, figure, needs_cuda
 from tests.gpu.tiny import SIDE, TINY
 from tests.gpu.worker import Item, Options
+from tests.recorded import recorded_graphs
 
 SIZES = {
     "dcgan": (64,),
@@ -120,6 +123,7 @@ def _family(name: str, size: int, options: Options) -> Iterator[Row]:
             if cuda
             else figure("share of a step that data takes", 100 * feed / seconds, "%")
         )
+        yield from _captured(ours, name, data, place, device, steps, options.small, settings)
         yield _against_the_loop(name, ours, data, place, device, steps, options.small, settings)
 
 
@@ -261,6 +265,44 @@ def _host_seconds(trainer: Trainer, steps: int) -> float:
     taken = time.perf_counter() - started
     wait(trainer.device)
     return taken / steps
+
+
+def _captured(
+    ours: Trainer,
+    name: str,
+    data: Any,
+    place: Path,
+    device: torch.device,
+    steps: int,
+    small: bool,
+    settings: dict[str, Any],
+) -> Iterator[Row]:
+    """Whole steps as graphs (``compile: step``), against graphs of single calls, block by block."""
+    said, cuda = "images/s of captured steps", device.type == "cuda"
+    if not (cuda or small):
+        yield needs_cuda(said)
+        return
+    with contextlib.nullcontext() if cuda else recorded_graphs():
+        # After the burn-in, during which steps with a changing beta2 are not captured.
+        whole = auto_trainer(
+            name, data, place / "whole", device, **{**settings, "compile": "step", "burn_in_kimg": 0.0}
+        )
+        run_until_captured(whole)
+        if whole._captured is None:
+            yield Row(name=said, state="error", note="they are not captured; the log says why")
+            return
+        taken = race(
+            {"whole": partial(run_steps, whole, steps), "ours": partial(run_steps, ours, steps)},
+            device,
+            blocks=1 if small else 4,
+        )
+    shown = whole.config.batch * whole.config.discriminator_steps * steps
+    ratio = taken["ours"] / taken["whole"]
+    if cuda:
+        note = f"{ratio:.2f} times as fast; the host takes {1000 * _host_seconds(whole, steps):.2f} ms a step"
+    else:
+        note = "a stand-in for CUDA graphs, which repeats operation by operation"
+    yield figure(said, shown / taken["whole"], note=note, details={"ratio": ratio})
 
 
 def _against_the_loop(
