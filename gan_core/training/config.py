@@ -55,7 +55,7 @@ class TrainConfig:
     """auto: bf16 if the device has instructions for it, otherwise fp32. On a GPU, fp32 convolutions use TF32, as in torch."""
     compile: bool | Literal["step"] = False
     """Whether to compile networks, and penalties with their gradients (torch.compile; on a GPU with CUDA graphs); step: and to
-    run each step as one CUDA graph, on a single GPU after the burn-in. A resumed run is then equal only up to rounding."""
+    run each step as one CUDA graph, on a single GPU. A resumed run is then equal only up to rounding."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation of the discriminator's input."""
     start_from: str | None = None

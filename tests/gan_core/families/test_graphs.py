@@ -88,7 +88,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
     """Stands in for CUDA graphs."""
     found = Graphs()
     backend = aot_autograd(fw_compiler=found.compile, bw_compiler=found.compile)
-    monkeypatch.setattr(training, "compile_options", lambda device: {"backend": backend, "dynamic": False})
+    monkeypatch.setattr(training, "compile_options", lambda device, **_: {"backend": backend, "dynamic": False})
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", found.mark)
     torch._dynamo.reset()
     yield found

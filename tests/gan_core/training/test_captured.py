@@ -17,7 +17,7 @@ from torch import Tensor
 from gan_core.config import build
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
-from gan_core.families import Batch, Losses, family_config
+from gan_core.families import FAMILIES, Batch, Losses, family_config
 from gan_core.families.dcgan import Dcgan
 from gan_core.families.stylegan2 import StyleGan2
 from gan_core.training import feed as feeds
@@ -135,6 +135,10 @@ def test_captured_steps_train_the_same_bytes(case: str, build_case: Build, recor
     assert recordings
     assert all(recording.replays for recording in recordings)
     assert different(plain, captured) == []
+
+
+def test_every_family_has_a_case() -> None:
+    assert {family for family, *_ in CASES.values()} == set(FAMILIES) - {"toy"}
 
 
 def test_steps_with_other_phases_have_graphs_of_their_own(build_case: Build, recordings: list[Recording]) -> None:
