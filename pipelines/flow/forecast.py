@@ -110,7 +110,7 @@ def forecast(
         max(1, train.batch // workers // train.accumulate),
         keep=train.accumulate == 1,
         bf16=bf16,
-        compiled=train.compile,
+        compiled=bool(train.compile),
     )
     checkpoint = _checkpoint_bytes(settings, shape)
     per_image: float | None
