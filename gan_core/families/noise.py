@@ -37,7 +37,7 @@ class NoiseFamily(Family):
     prior: str = "normal"
     """Distribution of z: normal, or uniform in [-1, 1]."""
     joint: ClassVar[bool] = False
-    """Whether the discriminator takes real and generated images in one pass. False if it has batch statistics."""
+    """Whether the discriminator can take real and generated images in one pass. False if it has batch statistics."""
 
     def __init__(self, config: Any, shape: ImageShape, *, class_shares: Sequence[float] = ()) -> None:
         """Check the classes; a subclass builds the networks.
@@ -102,6 +102,10 @@ class NoiseFamily(Family):
         """Call ``discriminator`` on augmented images: outputs float32 (N,)."""
         return (discriminator(images, labels) if self.conditional else discriminator(images)).float()
 
+    def judges_together(self, real: Tensor) -> bool:
+        """Whether the discriminator takes the images ``real`` and as many generated ones in one pass."""
+        return self.joint
+
     # -- losses --------------------------------------------------------------------------------------------------------
 
     def penalty(self, name: Literal["r1", "r2", "gp"], weight: Callable[[Batch], float | Tensor], every: int) -> Phase:
@@ -140,7 +144,7 @@ class NoiseFamily(Family):
     def discriminate_both(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the discriminator's outputs for real and for generated images, (N,) each."""
         discriminator = self.network("discriminator")
-        if not self.joint:
+        if not self.judges_together(real):
             return self.discriminate(discriminator, real, labels), self.discriminate(discriminator, fake, labels)
         twice = None if labels is None else torch.cat([labels, labels])
         judged = self.discriminate(discriminator, torch.cat([real, fake.to(real.dtype)]), twice)

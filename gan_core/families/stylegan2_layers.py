@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from gan_core.nn.resampling import Blur, Downsample
 from gan_core.precision import full_precision
 
+GROUP = 4
+"""Images in a group of the minibatch deviation."""
+
 
 def activation_gain(slope: float) -> float:
     """Gain of a leaky ReLU: sqrt(2) at the paper's slope of 0.2; at another ``slope`` the one that gives the same variance."""
@@ -128,7 +131,7 @@ class ModulatedConv2d(nn.Module):
         return maps if after is None else maps * after.to(maps.dtype)[:, :, None, None]
 
 
-def append_minibatch_deviation(maps: Tensor, size: int = 4) -> Tensor:
+def append_minibatch_deviation(maps: Tensor, size: int = GROUP) -> Tensor:
     """Append to ``maps`` (N, C, H, W) the mean standard deviation of each image's group (Karras et al. 2018, section 3).
 
     A group consists of consecutive images, so that groups do not depend on the number of workers: ``size`` images, or the

@@ -107,6 +107,32 @@ def test_the_deviation_map_distinguishes_equal_and_different_images() -> None:
     assert append_minibatch_deviation(torch.randn(6, 2, 4, 4)).shape == (6, 3, 4, 4)
 
 
+@pytest.mark.parametrize(("n", "together"), [(8, True), (6, False), (2, False)])
+def test_real_and_generated_images_are_judged_in_one_pass_if_no_group_has_both(n: int, together: bool) -> None:
+    family = small("stylegan2")
+    batch = some_batch(family, n)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert family.judges_together(batch.real) is together
+    assert not family.judges_together(batch.real)  # fp32 on a CPU keeps its bytes
+
+
+def test_one_pass_gives_the_outputs_and_the_gradients_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With labels: groups of the minibatch deviation are those of the halves."""
+    found = []
+    for together in (False, True):
+        family = small("stylegan2")
+        monkeypatch.setattr(StyleGan2, "judges_together", lambda self, real, together=together: together)
+        batch = some_batch(family)
+        fake = torch.randn(batch.real.shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        real = batch.real.requires_grad_()
+        outputs = family.discriminate_both(real, fake, batch.labels)
+        (F.softplus(-outputs[0]).mean() + F.softplus(outputs[1]).mean()).backward()
+        trained = family.networks["discriminator"].parameters()
+        found.append([*outputs, real.grad, fake.grad, *(p.grad for p in trained)])
+    for two, one in zip(*found, strict=True):
+        assert (one - two).norm() <= 1e-5 * two.norm()
+
+
 # -- styles ----------------------------------------------------------------------------------------------------------
 
 
