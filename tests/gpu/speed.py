@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from gan_core.batch import Batch
+from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES
 from gan_core.families.noise import NoiseFamily
 from gan_core.files import write_json
@@ -79,7 +80,7 @@ def items(options: Options) -> list[Item]:
     """Each family at each size, and the time of a FID."""
     cuda = choose_device().type == "cuda"
     found = [
-        Item(name=f"{name} {size}", rows=partial(_family, name, size, options), seconds=90.0 if cuda else 5.0)
+        Item(name=f"{name} {size}", rows=partial(_family, name, size, options), seconds=150.0 if cuda else 5.0)
         for name, sizes in SIZES.items()
         for size in ((SIDE,) if options.small else sizes)[: 1 if options.small else None]
     ]
@@ -282,20 +283,25 @@ def _captured(
     if not (cuda or small):
         yield needs_cuda(said)
         return
-    with contextlib.nullcontext() if cuda else recorded_graphs():
-        # After the burn-in, during which steps with a changing beta2 are not captured.
-        whole = auto_trainer(
-            name, data, place / "whole", device, **{**settings, "compile": "step", "burn_in_kimg": 0.0}
-        )
-        run_until_captured(whole)
-        if whole._captured is None:
-            yield Row(name=said, state="error", note="they are not captured; the log says why")
-            return
-        taken = race(
-            {"whole": partial(run_steps, whole, steps), "ours": partial(run_steps, ours, steps)},
-            device,
-            blocks=1 if small else 4,
-        )
+    try:
+        with contextlib.nullcontext() if cuda else recorded_graphs():
+            # Without a burn-in, in which steps with a changing beta2 are not captured.
+            how = {**settings, "compile": "step", "burn_in_kimg": 0.0}
+            whole = auto_trainer(name, data, place / "whole", device, **how)
+            run_until_captured(whole)
+            taken = race(
+                {"whole": partial(run_steps, whole, steps), "ours": partial(run_steps, ours, steps)},
+                device,
+                blocks=1 if small else 4,
+            )
+    except (SettingsError, RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error.__cause__ or error):  # a trainer's own error names the settings to change
+            raise
+        yield Row(name=said, state="left out", note="two trainers need more memory than there is")
+        return
+    if whole._captured is None:
+        yield Row(name=said, state="error", note="steps are not captured; the log says why")
+        return
     shown = whole.config.batch * whole.config.discriminator_steps * steps
     ratio = taken["ours"] / taken["whole"]
     if cuda:
