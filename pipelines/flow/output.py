@@ -4,9 +4,10 @@ import contextlib
 import logging
 import re
 import shutil
+import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -25,6 +26,7 @@ FIRST_LINES = 50
 _ERROR = re.compile(r"(?i:error): |Traceback \(most recent call last\)")
 _OF_DVC = re.compile(r"ERROR: failed to reproduce ")
 """DVC's line about a failed stage, after the stage's own error."""
+_EXITED = re.compile(r"exited with (-?\d+)$")
 
 
 class StageOutput:
@@ -74,7 +76,7 @@ class StageOutput:
             self._file = None
 
     def error(self) -> str:
-        """The error message of a failed stage, or its last lines if no line looks like an error."""
+        """The error message of a failed stage, or its last lines and how it ended if no line looks like an error."""
         missing = []
         if self._left_out:
             where = f"in {self.path}" if self.path.is_file() else "among the lines above"
@@ -82,7 +84,7 @@ class StageOutput:
         own = [line for line in [*self._first, *missing, *self._held] if not _OF_DVC.match(line)]
         if own:
             return "\n".join([re.sub("^error: ", "", own[0]), *own[1:]])
-        return "\n".join(self._recent or self._held)
+        return "\n".join([*self._recent, *_how_it_ended(self._held)] or self._held)
 
     def location(self) -> str:
         """A sentence that names the file of the whole output."""
@@ -112,6 +114,23 @@ class StageOutput:
             LOG.warning(
                 "The output of the stage cannot be saved in %s (%s); the stage continues.", self.path, error.strerror
             )
+
+
+def _how_it_ended(lines: Iterable[str]) -> list[str]:
+    """A sentence about a stage that ended without an error of its own, from DVC's ``lines``; empty if they do not say."""
+    for line in lines:
+        if found := _EXITED.search(line):
+            status = int(found[1])
+            number = -status if status < 0 else status - 128
+            try:
+                by = f", killed by {signal.Signals(number).name}"
+            except ValueError:
+                by = ""
+            killed = (
+                " The system kills a process when memory runs out (dmesg says so)." if by.endswith("SIGKILL") else ""
+            )
+            return [f"The stage ended without a message, with status {status}{by}.{killed}"]
+    return []
 
 
 def output_file(checkout: Checkout, run: str, node: str) -> Path:

@@ -3,6 +3,8 @@
 import os
 import stat
 
+import pytest
+
 from pipelines.flow import output
 from pipelines.flow.output import StageOutput, output_file
 from pipelines.runtime.checkout import Checkout
@@ -37,6 +39,20 @@ def test_without_an_error_line_the_last_lines_are_the_error(tmp_path):
     stage, passed = taken(tmp_path / "x.log", *map(str, range(20)), "ERROR: failed to reproduce 'x': failed to run: x")
     assert passed == [str(number) for number in range(20)]
     assert stage.error() == "\n".join(map(str, range(5, 20)))
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("1", "with status 1."),
+        ("-9", "with status -9, killed by SIGKILL. The system kills a process when memory runs out (dmesg says so)."),
+        ("139", "with status 139, killed by SIGSEGV."),
+    ],
+)
+def test_how_a_stage_ended_without_an_error_is_told(tmp_path, status, said):
+    dvcs = f"ERROR: failed to reproduce 'train': failed to run: gantry stage train, exited with {status}"
+    stage, _ = taken(tmp_path / "x.log", "step 1", dvcs)
+    assert stage.error() == f"step 1\nThe stage ended without a message, {said}"
 
 
 def test_dvcs_own_error_is_used_if_there_is_no_other(tmp_path):
