@@ -19,10 +19,10 @@ from gan_core.nn.penalties import gradient_penalty, zero_centred_penalty
 _SHARES = {"r1": 0.5, "r2": 0.5, "gp": 1.0}
 """Factor of a penalty's weight in its paper."""
 _GRID = 64
+"""Samples in a preview grid."""
 _MOST_AT_ONCE = 64
 _PIXELS_AT_ONCE, _PIXELS_AT_ONCE_ON_CPU = 2**22, 2**20
 """64 pictures of 256x256, and of 128x128. On a processor, larger batches are no faster and take gigabytes."""
-"""Samples in a preview grid."""
 
 
 class NoiseFamily(Family):

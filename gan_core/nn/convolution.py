@@ -4,8 +4,8 @@ torch computes the second derivative of a convolution with kernels as large as t
 gradient with respect to the input is a transposed convolution, and the gradient with respect to the weight is linear in both
 its arguments. Derivatives of any order are therefore plain convolutions and weight gradients, which every backend has fast.
 
-Deep in a network, where maps are small and weights are many, the weight gradient is faster on a CPU as a single matrix
-product, especially in bf16 (:class:`Conv2d`, :class:`ConvTranspose2d`).
+Deep in a network, where maps are small and weights are many, convolutions and their gradients are faster on a CPU in bf16 as
+matrix products (:mod:`gan_core.nn.products`; :class:`Conv2d`, :class:`ConvTranspose2d`).
 
 The slope of a leaky ReLU is piecewise constant, so its second derivative is zero. torch propagates these zeros back through
 all layers below; this module does not, which saves a third of the work in a network of only convolutions and leaky ReLUs.
@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from gan_core.nn import products
 
 _Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], bool, int]
 """Stride, padding, output padding, whether the convolution is transposed, groups."""
@@ -38,17 +40,17 @@ class FastDoubleBackward(TorchFunctionMode):
 
 
 class Conv2d(nn.Conv2d):
-    """``torch.nn.Conv2d``, faster if the kernel covers the whole input, and, on a CPU in bf16, in the weight gradient of
-    layers with small maps and many weights."""
+    """``torch.nn.Conv2d``, faster if the kernel covers the whole input, and, on a CPU in bf16, in layers with small maps and
+    many weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (N, inputs, H, W) to (N, outputs, H', W')."""
         weight = self.weight
         if self._covers(input):
             return _as_product(input, weight, self.bias)
-        if self.padding_mode == "zeros" and not isinstance(self.padding, str) and _pays(self, input, weight):
+        if self.padding_mode == "zeros" and not isinstance(self.padding, str) and _may_pay(self, input):
             geometry = (_pair(self.stride), _pair(self.padding), (0, 0), False, 1)
-            if _few_places(_places(input, weight, geometry), weight):
+            if _pays(weight, _places(input, weight, geometry), geometry):
                 return _Convolution.apply(*_as_autocast(input, weight, self.bias), geometry)
         return self._conv_forward(input, weight, self.bias)
 
@@ -59,13 +61,13 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """``torch.nn.ConvTranspose2d``, faster on a CPU in bf16 in the weight gradient of layers with small maps."""
+    """``torch.nn.ConvTranspose2d``, faster on a CPU in bf16 in layers with small maps and many weights."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve ``input`` (N, inputs, H, W) to (N, outputs, H', W')."""
-        if output_size is None and _pays(self, input, self.weight):
+        if output_size is None and _may_pay(self, input):
             geometry = (_pair(self.stride), _pair(self.padding), _pair(self.output_padding), True, 1)
-            if _few_places(len(input) * input.shape[2] * input.shape[3], self.weight):
+            if _pays(self.weight, len(input) * input.shape[2] * input.shape[3], geometry):
                 return _Convolution.apply(*_as_autocast(input, self.weight, self.bias), geometry)
         return super().forward(input, output_size)
 
@@ -135,8 +137,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.geometry = geometry
-        stride, padding, output_padding, transposed, groups = geometry
-        return torch.convolution(input, weight, bias, stride, padding, (1, 1), transposed, output_padding, groups)
+        return _convolve(input, weight, bias, geometry)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Any:
@@ -156,6 +157,16 @@ class _Convolution(torch.autograd.Function):
         if wanted[2]:
             by_bias = gradient.sum(dim=(0, 2, 3))
         return by_input, by_weight, by_bias, None
+
+
+def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+    """Convolve by the faster way; not differentiable."""
+    stride, padding, output_padding, transposed, groups = geometry
+    if _is_bf16_on_a_cpu(input) and groups == 1:
+        places = len(input) * input.shape[2] * input.shape[3] if transposed else _places(input, weight, geometry)
+        if products.is_faster(places, weight, stride, output_padding):
+            return (products.scatter if transposed else products.gather)(input, weight, bias, stride, padding)
+    return torch.convolution(input, weight, bias, stride, padding, (1, 1), transposed, output_padding, groups)
 
 
 def _is_asked_for(node: Any) -> bool:
@@ -194,27 +205,31 @@ def _first_gradients(
     """Gradients with respect to input, weight and bias, each None unless wanted; not differentiable."""
     stride, padding, output_padding, transposed, groups = geometry
     small, large = (input, gradient) if transposed else (gradient, input)
-    product = None
-    few = _few_places(len(small) * small.shape[2] * small.shape[3], weight)
-    if wanted[1] and few and groups == 1 and small.dtype is torch.bfloat16 and small.device.type == "cpu":
-        product = _by_weight(small, large, weight, geometry)
-        wanted = [wanted[0], False, wanted[2]]
+    of_input = of_weight = None
+    if groups == 1 and _is_bf16_on_a_cpu(small):
+        places = len(small) * small.shape[2] * small.shape[3]
+        if wanted[1] and products.is_faster_by_weight(places, weight):
+            of_weight = products.by_weight(small, large, weight, stride, padding)
+        adjoint = _adjoint(geometry, input, gradient, weight)
+        if wanted[0] and products.is_faster(places, weight, stride, adjoint[2]):
+            of_input = _convolve(gradient, weight, None, adjoint)
+        wanted = [wanted[0] and of_input is None, wanted[1] and of_weight is None, wanted[2]]
         if not any(wanted):
-            return None, product, None
+            return of_input, of_weight, None
     outputs = weight.shape[1] * groups if transposed else weight.shape[0]
     by_input, by_weight, by_bias = torch.ops.aten.convolution_backward(
         *(gradient, input, weight, [outputs], stride, padding, (1, 1), transposed, output_padding, groups), wanted
     )
-    return by_input, by_weight if product is None else product, by_bias
+    return by_input if of_input is None else of_input, by_weight if of_weight is None else of_weight, by_bias
 
 
-_FEW = 128
-"""Smallest number of weights per kernel position for which the matrix product is faster, measured on all families' layers."""
+def _is_bf16_on_a_cpu(maps: Tensor) -> bool:
+    return maps.dtype is torch.bfloat16 and maps.device.type == "cpu"
 
 
-def _pays(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor, weight: Tensor) -> bool:
-    """Whether a weight gradient is needed that may be faster as a matrix product: on a CPU, in bf16."""
-    if input.device.type != "cpu" or not (weight.requires_grad and torch.is_grad_enabled()):
+def _may_pay(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor) -> bool:
+    """Whether matrix products may be faster in training: on a CPU, in bf16."""
+    if input.device.type != "cpu" or not torch.is_grad_enabled():
         return False
     # torch.compile chooses its own kernels, and cannot trace into the custom function.
     if input.dim() != 4 or layer.groups != 1 or _pair(layer.dilation) != (1, 1) or torch.compiler.is_compiling():
@@ -222,9 +237,11 @@ def _pays(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor, weight: Tensor) 
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
 
 
-def _few_places(places: int, weight: Tensor) -> bool:
-    """Whether the matrix product is faster for this number of kernel positions over all images."""
-    return places * _FEW <= weight.numel()
+def _pays(weight: Tensor, places: int, geometry: _Geometry) -> bool:
+    """Whether they are faster with this number of kernel positions over all images, in any pass that is needed."""
+    if weight.requires_grad and products.is_faster_by_weight(places, weight):
+        return True
+    return products.is_faster(places, weight, geometry[0], geometry[2])
 
 
 def _places(input: Tensor, weight: Tensor, geometry: _Geometry) -> int:
@@ -233,24 +250,6 @@ def _places(input: Tensor, weight: Tensor, geometry: _Geometry) -> int:
     high = (input.shape[2] + 2 * top - weight.shape[2]) // down + 1
     wide = (input.shape[3] + 2 * left - weight.shape[3]) // right + 1
     return len(input) * high * wide
-
-
-def _by_weight(small: Tensor, large: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
-    """Correlate ``small`` (N, O, h, w) with ``large`` (N, I, H, W) over the kernel's positions: (O, I, kh, kw).
-
-    One kernel row at a time, so that the copied patches stay in the CPU's cache.
-    """
-    (down, right), (top, left), _, _, _ = geometry
-    outer, inner, high, wide = weight.shape
-    n, _, height, width = small.shape
-    maps = F.pad(large, (left, left, top, top)).permute(0, 2, 3, 1).contiguous()
-    image, row, column, _ = maps.stride()
-    views = maps.as_strided((high, n, height, width, wide * inner), (row, image, row * down, column * right, 1))
-    rows = small.permute(0, 2, 3, 1).reshape(-1, outer).t()
-    product = small.new_empty(outer, high, wide * inner)
-    for place, view in enumerate(views):
-        torch.mm(rows, view.reshape(-1, wide * inner), out=product[:, place])
-    return product.view(outer, high, wide, inner).permute(0, 3, 1, 2)
 
 
 def _adjoint(geometry: _Geometry, input: Tensor, output: Tensor, weight: Tensor) -> _Geometry:
