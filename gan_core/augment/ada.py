@@ -141,8 +141,7 @@ def ada(images: Tensor, strength: Tensor, uniform: Tensor, normal: Tensor, *, ex
     params = sample_transformations(strength, uniform, normal, *images.shape[2:])
     images = turn(mirror(images, params.mirror), params.quarters)
     images = shift(images, params.right, params.down, mirror=True)
-    images = torch.where(_each(params.warp), warp(images, params, exact=exact), images)
-    return recolour(images, params)
+    return recolour(_warp_drawn(images, params, exact=exact), params)
 
 
 # -- pixel blitting: moves pixels without changing their values --------------------------------------------------------
@@ -183,6 +182,19 @@ def warp(images: Tensor, params: Transformations, *, exact: bool = True) -> Tens
     places = torch.stack([_read_places(x, width), _read_places(y, height)], dim=3)
     moved = grid_sample(doubled, places, exact=exact)
     return _halving(height, device, dtype) @ moved @ _halving(width, device, dtype).T
+
+
+def _warp_drawn(images: Tensor, params: Transformations, *, exact: bool) -> Tensor:
+    """Warp the images that drew it. Elsewhere than on a CPU all are computed, because their number cannot be read back."""
+    if images.device.type != "cpu":
+        return torch.where(_each(params.warp), warp(images, params, exact=exact), images)
+    rows = params.warp.nonzero().flatten()
+    if len(rows) == len(images):
+        return warp(images, params, exact=exact)
+    if not len(rows):
+        return images
+    drawn = {name: value[rows] for name, value in vars(params).items()}
+    return images.index_copy(0, rows, warp(images[rows], Transformations(**drawn), exact=exact))
 
 
 def grid_sample(images: Tensor, places: Tensor, *, exact: bool = True) -> Tensor:

@@ -152,6 +152,18 @@ def test_only_warped_images_are_resampled() -> None:
     assert torch.equal(changed, warp)
 
 
+@pytest.mark.parametrize("warped", [0, 3, 8])
+def test_images_that_drew_no_warp_are_left_out_of_it_with_the_same_result(warped: int) -> None:
+    images = pictures(8).requires_grad_(True)
+    params = dataclasses.replace(chosen(1.0, 8), warp=torch.arange(8) < warped)
+    found = ada._warp_drawn(images, params, exact=True)
+    expected = torch.where(params.warp[:, None, None, None], ada.warp(images, params), images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    upstream = pictures(8).flip(3)
+    changes = [torch.autograd.grad(made, images, upstream)[0] for made in (found, expected)]
+    torch.testing.assert_close(*changes, rtol=0, atol=1e-5)
+
+
 # -- pixel blitting ----------------------------------------------------------------------------------------------------
 
 
