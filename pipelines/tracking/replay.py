@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gan_core.files import read_json, write_json
+from gan_core.files import read_json, remove_stale, write_json
 from gan_core.locks import locked
 from pipelines.runtime.account import user_name
 from pipelines.tracking.events import (
@@ -74,8 +74,12 @@ class Cursor:
     def load(cls, folder: Path, destination: str) -> "Cursor":
         """The cursor of a log for ``destination``.
 
+        What a process that was killed while it wrote the cursor has left behind is removed: a log that has been sent as a whole
+        gets no new cursor, which would do it.
+
         A finished log that was sent completely to another destination keeps that cursor. An unfinished one starts over.
         """
+        remove_stale(folder / CURSOR)
         cursor = cls.read(folder)
         if cursor is None:
             return cls(destination=destination)

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from gan_core import files
 from gan_core.errors import TrackingError
 from gan_core.files import read_json, write_json
 from pipelines.tracking import RunLog, Shipper, abandoned, find_run, sync, tree
@@ -320,6 +321,17 @@ def test_a_log_with_an_unreadable_cursor_is_sent_again(tmp_path, uri, caplog, co
     ship(tmp_path / "track", uri)
     assert CURSOR in caplog.text
     assert history(uri, "a", "m") == [(1, 1.0)]
+
+
+def test_what_a_process_left_that_was_killed_after_it_had_written_the_last_cursor_is_removed(tmp_path, uri):
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    ship(tmp_path / "track", uri)
+    left = log.folder / f".{CURSOR}.gantry-killed"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    files._holders_at_first.cache_clear()  # as in a new process
+    assert ship(tmp_path / "track", uri) == 0
+    assert not left.exists()
 
 
 def test_unknown_fields_of_a_cursor_are_ignored(tmp_path, uri):
