@@ -1,10 +1,12 @@
 """Measure what `train.start_from` saves when data grows, and draw the curves for the guide "Keep it current".
 
-Three runs of DCGAN on Fashion-MNIST with the same settings: a champion on the first pictures; then, on 20 % more pictures, one
-run that starts from the champion and one from random weights. All FIDs are measured on the larger data under one protocol.
+Three runs of DCGAN with the same settings: a champion on the first pictures; then, on 20 % more pictures, one run that starts
+from the champion and one from random weights. All FIDs are measured on the larger data under one protocol.
 
     gantry data fetch fashion-mnist
     python docs/generate/keep_current.py data/raw/fashion-mnist OUT docs/images/keep-current.svg
+    gantry data fetch cifar10
+    python docs/generate/keep_current.py data/raw/cifar10 OUT docs/images/keep-current-photographs.svg
 
 A run that is interrupted goes on. OUT/curves.json holds the figures.
 """
@@ -38,9 +40,13 @@ def prepare(raw: Path, folder: Path, count: int) -> PreparedDataset:
     """Prepare the first ``count`` training pictures at 32x32 pixels, unless they are prepared."""
     if (folder / "dataset.json").is_file():
         return PreparedDataset(folder, folder.parent / "decoded")
-    content = np.fromfile(raw / "train-images-idx3-ubyte", np.uint8, count * 28 * 28, offset=16)
-    pixels = np.pad(content.reshape(count, 28, 28), ((0, 0), (2, 2), (2, 2)))
-    return write_prepared(folder, "fashion-mnist", {"train": pixels})
+    if (raw / "train-images-idx3-ubyte").is_file():
+        content = np.fromfile(raw / "train-images-idx3-ubyte", np.uint8, count * 28 * 28, offset=16)
+        pixels = np.pad(content.reshape(count, 28, 28), ((0, 0), (2, 2), (2, 2)))
+    else:
+        records = np.concatenate([np.fromfile(raw / f"data_batch_{n}.bin", np.uint8) for n in (1, 2)])
+        pixels = records.reshape(-1, 1 + 3 * 32 * 32)[:count, 1:].reshape(count, 3, 32, 32).transpose(0, 2, 3, 1)
+    return write_prepared(folder, raw.name, {"train": np.ascontiguousarray(pixels)})
 
 
 class Measured:
@@ -131,7 +137,7 @@ def first_step(points: dict[str, float], target: float) -> int | None:
 def main() -> None:
     """Run the measurement, print what it shows, and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("raw", type=Path, help="folder of the raw data, data/raw/fashion-mnist")
+    parser.add_argument("raw", type=Path, help="folder of the raw data: that of Fashion-MNIST or CIFAR-10")
     parser.add_argument("out", type=Path, help="folder for the runs")
     parser.add_argument("picture", type=Path, help="picture to write, .svg or .png")
     options = parser.parse_args()

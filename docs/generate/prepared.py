@@ -17,8 +17,10 @@ _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def write_prepared(folder: Path, name: str, splits: Mapping[str, np.ndarray]) -> PreparedDataset:
-    """Write the pictures of ``splits``, uint8 (N, H, W), by name of the split, and open them. There must be a train split."""
+    """Write the pictures of ``splits``, uint8 (N, H, W) or (N, H, W, 3), by name of the split, and open them. There must be a train split."""
     train = splits["train"]
+    channels = 1 if train.ndim == 3 else 3
+    by_channel = np.moveaxis(train.reshape(*train.shape[:3], channels), -1, 0)
     with atomic_write(folder) as temporary:
         temporary.mkdir()
         for split, pictures in splits.items():
@@ -29,13 +31,13 @@ def write_prepared(folder: Path, name: str, splits: Mapping[str, np.ndarray]) ->
             "format": 1,
             "name": name,
             "kind": "unlabelled",
-            "channels": 1,
+            "channels": channels,
             "height": train.shape[1],
             "width": train.shape[2],
             "classes": [],
             "splits": {split: len(pictures) for split, pictures in splits.items()},
-            "mean": [float(train.mean() / 255)],
-            "std": [float(train.std() / 255)],
+            "mean": [float(one.mean() / 255) for one in by_channel],
+            "std": [float(one.std() / 255) for one in by_channel],
             "digest": hashlib.sha256(train.tobytes()).hexdigest(),
             "code_version": "docs",
             "rejects": {},
