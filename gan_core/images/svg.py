@@ -27,6 +27,8 @@ _DRAWN = frozenset(
 )
 """Elements whose references change what is rendered. Those of other elements, such as hyperlinks, are removed."""
 _PICTURES = ("image", "feImage")
+_DPI = 96
+"""Pixels per inch, as CSS defines them, for sizes in pt, mm, cm or in. The renderer's own default makes such pictures empty."""
 _EMBEDDED = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
 """Formats of embedded pictures that the renderer reads, by their first bytes. It silently omits others."""
 _DATA = re.compile(r"data:(?P<kind>[^;,]*)(?P<coding>(;[^;,]*)*),(?P<content>.*)", re.DOTALL | re.IGNORECASE)
@@ -53,7 +55,7 @@ def _render(content: bytes) -> np.ndarray:
         # The text has no external references. If the renderer finds one anyway, it cannot open the file.
         with sandbox.no_files():
             drawn = resvg_py.svg_to_bytes(
-                svg_string=text, width=LONGER_SIDE, height=LONGER_SIDE, skip_system_fonts=True
+                svg_string=text, width=LONGER_SIDE, height=LONGER_SIDE, dpi=_DPI, skip_system_fonts=True
             )
     except ValueError as error:
         raise PictureError("corrupt", " ".join(f"SVG: {error}".split())[:200]) from error

@@ -53,6 +53,17 @@ def test_the_longer_side_has_a_fixed_length_and_the_shape_is_kept() -> None:
     assert not pixels[3, :, LONGER_SIDE // 2 + 1 :].any()
 
 
+@pytest.mark.parametrize(("unit", "half"), [("in", 0.5), ("cm", 1.27), ("mm", 12.7), ("pt", 36), ("pc", 3), ("px", 48)])
+def test_lengths_may_have_any_unit(unit: str, half: float) -> None:
+    """An inch is 96 pixels, as in CSS. Drawing programs and plotting libraries write millimetres and points."""
+    body = f'<rect width="{half}{unit}" height="{2 * half}{unit}" fill="#ff0000"/>'
+    size = f'width="{2 * half}{unit}" height="{2 * half}{unit}"'
+    pixels = render(f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{body}</svg>'.encode())
+    assert pixels.shape == (4, LONGER_SIDE, LONGER_SIDE)
+    assert pixels[:, 128, 100].tolist() == [255, 0, 0, 255]
+    assert pixels[:, 128, 156].tolist() == CLEAR
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "corrupt"), (b"<html/>", "corrupt"), (b"<svg", "corrupt"), (b"\xff\xfe", "not-an-image")],
