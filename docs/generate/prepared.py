@@ -17,7 +17,10 @@ _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def write_prepared(folder: Path, name: str, splits: Mapping[str, np.ndarray]) -> PreparedDataset:
-    """Write the pictures of ``splits``, uint8 (N, H, W) or (N, H, W, 3), by name of the split, and open them. There must be a train split."""
+    """Write the pictures of ``splits``, uint8 (N, H, W) or (N, H, W, 3), by name of the split, and open them.
+
+    There must be a train split.
+    """
     train = splits["train"]
     channels = 1 if train.ndim == 3 else 3
     by_channel = np.moveaxis(train.reshape(*train.shape[:3], channels), -1, 0)
