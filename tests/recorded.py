@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gan_core.augment import ada
 from gan_core.training import captured
 
 WAITS = {
@@ -110,6 +111,7 @@ def recorded_graphs() -> Iterator[list[Recording]]:
     RecordedGraphs.made.clear()
     with (
         patch.object(captured, "DEVICES", ("cpu",)),
+        patch.object(ada, "COUNTING_DEVICES", ()),  # as on a GPU
         patch.object(captured, "CudaGraphs", RecordedGraphs),
         patch.object(torch, "compile", lambda function, **options: function),
         # Traced penalties would be compiled.

@@ -42,6 +42,10 @@ _MARGIN = _BEYOND + 3
 """Pixels beyond an edge that doubling the resolution needs for this."""
 
 
+COUNTING_DEVICES = ("cpu",)
+"""Types of devices on which the number of images that drew a transformation can be read without waiting for the device."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transformations:
     """Parameters of the transformations of N images, each (N,). A transformation that is not applied has its neutral value."""
@@ -185,8 +189,8 @@ def warp(images: Tensor, params: Transformations, *, exact: bool = True) -> Tens
 
 
 def _warp_drawn(images: Tensor, params: Transformations, *, exact: bool) -> Tensor:
-    """Warp the images that drew it. Elsewhere than on a CPU all are computed, because their number cannot be read back."""
-    if images.device.type != "cpu":
+    """Warp the images that drew it. Except on :data:`COUNTING_DEVICES`, all are computed, and then chosen from."""
+    if images.device.type not in COUNTING_DEVICES:
         return torch.where(_each(params.warp), warp(images, params, exact=exact), images)
     rows = params.warp.nonzero().flatten()
     if len(rows) == len(images):

@@ -287,9 +287,9 @@ class NoiseFamily(Family):
 
     def preview(self, reals: Batch, networks: Mapping[str, nn.Module]) -> tuple[Tensor, int]:
         """See :meth:`Family.preview`; samples from fixed latents."""
-        generator = networks["generator"]
-        latents, labels = self.draw(_GRID, 0, device=next(generator.parameters()).device)
-        return torch.cat([*self.generate_in_parts(generator, latents, labels, None)]), 8
+        size = self.pictures_at_once(next(networks["generator"].parameters()).device)
+        parts = range(0, _GRID, size)
+        return torch.cat([self.sample(min(size, _GRID - n), 0, first=n, networks=networks) for n in parts]), 8
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """See :meth:`Family.update_statistics`; those of batch norm (:func:`standing_statistics`)."""

@@ -1,7 +1,11 @@
 """Run gan_core's trainer under Ray Train."""
 
 import shutil
+import signal
+import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gan_core.cache import user_cache_dir
@@ -177,7 +181,7 @@ def _fit(
         ),
     )
     kept = f"Checkpoints are kept in {place.checkpoints}; run the stage again to resume from them."
-    with Progress(work, steps):
+    with Progress(work, steps), _handlers_restored():
         try:
             trainer.fit()
         except ray.exceptions.RayActorError as error:
@@ -192,6 +196,17 @@ def _fit(
             ) from error
         finally:
             remove_rendezvous_files(work)
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    """Restore the handler of SIGINT after the block. Ray Train's own stays, and would end this process with status 0 later."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def is_exported(work: Path) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import sys
 import threading
 import time
 import types
@@ -252,6 +253,7 @@ class _Dead:
     def fit(self) -> None:
         import ray
 
+        signal.signal(signal.SIGINT, lambda number, frame: sys.exit(0))  # as Ray Train does
         raise ray.exceptions.ActorDiedError()
 
 
@@ -268,8 +270,10 @@ def test_a_dead_controller_gives_one_error_that_says_how_to_resume(
     data = write_prepared(tmp_path / "data", blobs(64))
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(StageError, match=r"controller died .* run the stage again to resume from them"):
         fit(work, data, small_settings(), run_key="key", run_name="train", track=None)
+    assert signal.getsignal(signal.SIGINT) is before, "Ray's handler would end this process with status 0"
 
 
 def test_a_controller_that_could_not_be_made_says_why() -> None:
