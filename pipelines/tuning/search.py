@@ -134,7 +134,7 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=KEPT),
             max_failures=2,
             raise_on_failed_trial=False,
-            resume_config=None if rungs is None else resuming,
+            resume_config=resuming if rungs is not None else None,
         )
     results: Any = tune.ResultGrid(analysis)
     rows = []

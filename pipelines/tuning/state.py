@@ -13,7 +13,6 @@ import re
 import time
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +24,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from gan_core.errors import StageError
 from gan_core.files import atomic_write
-from pipelines.storage.objects import MissingObjectError, Storage
+from pipelines.storage.objects import Storage
 
 KEPT = 3
 """Checkpoints of a trial that Tune must keep: the state is saved at every second one, so it never knows only deleted ones."""
@@ -73,9 +72,7 @@ class StateInStorage:
     def read(self) -> bytes | None:
         """The state that the latest driver saved; None if there is none."""
         names = sorted(entry.name for entry in self.storage.entries(self.folder))
-        with suppress(MissingObjectError):
-            return self.storage.read(names[-1]) if names else None
-        return None
+        return self.storage.read(names[-1]) if names else None
 
     def write(self, content: bytes) -> None:
         """Replace the state of this driver."""
