@@ -30,6 +30,8 @@ DEFAULTS = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     # How long Ray Train waits for places for its workers before it counts the nodes again: one of them may be gone.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    # How often Ray Train looks whether its workers run, have failed or are done.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # How often Ray Train looks whether a node is about to be taken away.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
     # Gantry prints the progress of a search instead of Tune's tables. Tune warns of each snapshot that it takes often.

@@ -66,6 +66,8 @@ def private_environment(token: str) -> dict[str, str]:
         # These servers need no token and cannot be switched off. The impossible port -1 keeps them from starting.
         "AUTOSCALER_METRIC_PORT": "-1",
         "DASHBOARD_METRIC_PORT": "-1",
+        # It looks whether a node is about to be taken away, in a process of its own. There is only one node.
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     }
 
 

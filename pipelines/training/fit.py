@@ -124,8 +124,9 @@ def _fit(
 ) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
+    from pipelines.training.local_trainer import LocalTrainer
     from pipelines.training.lost_nodes import ClusterTrainer
     from pipelines.training.rendezvous import LocalTorchConfig, remove_rendezvous_files
 
@@ -151,7 +152,7 @@ def _fit(
     say(
         "train",
         f"{amount} on {least if least == most else f'{least} to {most}'} worker(s), "
-        f"{'one GPU' if use_gpu else f'{cpus} CPU core(s)'} each; the workers take about half a minute to start",
+        f"{'one GPU' if use_gpu else f'{cpus} CPU core(s)'} each; the workers take 10 to 30 s to start",
     )
     if shared_disk and (resumed := newest_checkpoint_step(work / CHECKPOINTS)):
         say("train", f"resuming at step {resumed}, from the newest checkpoint of an interrupted run")
@@ -164,7 +165,7 @@ def _fit(
     shutil.rmtree(work / RAY_FOLDER, ignore_errors=True)
     # A run of a name that Ray knows would be resumed in its way: a new name leaves that to gan_core's checkpoints.
     name = uuid.uuid4().hex[:12]
-    trainer = (TorchTrainer if on_this_machine else ClusterTrainer)(
+    trainer = (LocalTrainer if on_this_machine else ClusterTrainer)(
         train_loop_per_worker,
         train_loop_config={"job": job},
         torch_config=torch_config,

@@ -1,4 +1,4 @@
-"""The Ray Train worker: runs gan_core's trainer and reports metrics, pictures and checkpoints."""
+"""The Ray Train worker: runs gan_core's trainer, and records metrics, pictures and checkpoints."""
 
 import logging
 import socket
@@ -69,7 +69,7 @@ class Job:
 
 
 class Reporter(Observer):
-    """Observer of a training run under Ray: writes files to the work directory and the run log, and reports checkpoints."""
+    """Observer of a training run under Ray: writes files to the work directory and the run log, and sends checkpoints."""
 
     def __init__(self, files: WorkerFiles, log: RunLog | None, times: dict[str, Any]) -> None:
         self._work, self._log, self._check, self._send = files.work, log, files.check, files.send
@@ -96,13 +96,12 @@ class Reporter(Observer):
             self._log.set_tags({"gantry.fid_protocol": figure.protocol.stamp})
 
     def checkpoint(self, path: Path | None, step: int) -> None:
-        """Send the checkpoint to the storage, if there is one, and tell Ray the step."""
+        """Send the checkpoint to the storage, if there is one. (Ray Train is told nothing: decision 152.)"""
         if path and self._send:
             try:
                 self._send()  # at once, so that a lost host costs no steps before this one
             except StorageError as error:
                 LOG.warning("The checkpoint of step %d waits on this host: %s", step, error)
-        ray.train.report({"step": step})
 
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a host of this group is about to be taken away."""
