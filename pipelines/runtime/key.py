@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gan_core.errors import StageError, did_you_mean
 from gan_core.files import sha256_json
-from pipelines.runtime.checkout import RAW, Checkout
+from pipelines.runtime.checkout import DVC_YAML, RAW, Checkout
 from pipelines.runtime.dvc_repo import explain_dvc_error, open_project
 
 if TYPE_CHECKING:
@@ -39,6 +39,17 @@ class StageDefinition:
         """A copy that also depends on ``inputs``."""
         return replace(self, inputs=dict(inputs))
 
+    def differences(self, other: "StageDefinition") -> list[str]:
+        """Names of what differs from ``other``, another reading of this stage: settings, dependencies, or dvc.yaml itself."""
+        found = [
+            f"{name} in {file}"
+            for file in sorted({*self.parameters, *other.parameters})
+            for name in _differing(self.parameters.get(file, {}), other.parameters.get(file, {}))
+        ]
+        found += _differing(self.dependencies, other.dependencies)
+        same = (self.command, self.outs) == (other.command, other.outs)
+        return found if same else [*found, f"the stage in {DVC_YAML}"]
+
     @property
     def key(self) -> str:
         """24 hex digits. Equal on every machine and in every checkout if everything that determines the result is equal."""
@@ -50,6 +61,18 @@ class StageDefinition:
             **({"inputs": dict(self.inputs)} if self.inputs else {}),
         }
         return sha256_json(determines)[:24]
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the values that differ between two nested mappings, sorted."""
+    names: list[str] = []
+    for name in sorted({*one, *other}):
+        here, there = one.get(name), other.get(name)
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            names += _differing(here, there, f"{prefix}{name}.")
+        elif (name in one, here) != (name in other, there):
+            names.append(f"{prefix}{name}")
+    return names
 
 
 def read_stage(name: str, checkout: Checkout) -> StageDefinition:

@@ -109,7 +109,8 @@ def run_stage(
         inputs: finds what else, besides what DVC knows, determines the result.
 
     Raises:
-        StageError: the stage cannot run now, or the body did not make one of the stage's outs.
+        StageError: the stage cannot run now, the body did not make one of the stage's outs, or an input of the stage changed
+            while the body ran.
     """
     if not guard:
         _run(name, body, checkout, storage_uri, inputs)
@@ -136,6 +137,7 @@ def _run(name: str, body: Body, checkout: Checkout, storage_uri: Callable[[], st
                 results = {out: context.work / result for out, result in body(context).items()}
             results = _without_unlisted(context, results)
             _check_results(context, results)
+            _check_inputs(context)
             mark_finished(context.work, results)
         for out, result in results.items():
             publish(result, checkout.out(out))
@@ -178,3 +180,17 @@ def _check_results(context: StageContext, results: Mapping[str, Path]) -> None:
             raise StageError(f"Stage '{context.name}' makes {out}, which dvc.yaml does not list among its outs.")
         if not result.exists():
             raise StageError(f"Stage '{context.name}' did not write {result}, which becomes its out {out}.")
+
+
+def _check_inputs(context: StageContext) -> None:
+    """Raise StageError if an input of the stage is not what it was when the stage began.
+
+    DVC hashes the inputs after the command has ended, and would record the results as those of the changed inputs.
+    """
+    changed = context.definition.differences(read_stage(context.name, context.checkout))
+    if changed:
+        raise StageError(
+            f"Stage '{context.name}' has done its work, but its inputs changed meanwhile: {', '.join(changed)}. Its results "
+            "are not published, because DVC would record them as those of the changed inputs. Run it again: as it is now, or "
+            f"after undoing the change, in which case it goes on from {context.work}."
+        )

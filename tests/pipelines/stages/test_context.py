@@ -109,6 +109,31 @@ def test_outs_and_results_must_agree(project):
     assert not (project / "slow-out").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "named"),
+    [("params.yaml", "steps: 4\n", "steps in params.yaml"), ("data.txt", "two\n", "data.txt")],
+)
+def test_results_are_not_published_if_an_input_changed_while_they_were_made(project, file, text, named):
+    """DVC hashes the inputs after the command: it would record the results of the old input as those of the new one."""
+    before, editing = (project / file).read_text(), [text]
+
+    def body(context):
+        (context.work / "result").write_text((project / "data.txt").read_text())
+        for change in editing:
+            (project / file).write_text(change)
+        return {"slow-out": context.work / "result"}
+
+    with pytest.raises(StageError, match=f"its inputs changed meanwhile: {named}[.]"):
+        run_stage("slow", body, Checkout.at(project), guard=False)
+    assert not (project / "slow-out").exists()
+    editing.clear()
+    run_stage("slow", body, Checkout.at(project), guard=False)
+    assert (project / "slow-out").read_text() == (project / "data.txt").read_text()
+    (project / file).write_text(before)
+    run_stage("slow", body, Checkout.at(project), guard=False)
+    assert (project / "slow-out").read_text() == "one\n"
+
+
 def test_an_optional_out_that_dvc_yaml_does_not_list_is_left_out_and_named(project, caplog):
     def body(context):
         for name in ("result", "pairs"):
