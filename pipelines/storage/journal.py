@@ -46,7 +46,7 @@ class Journal:
     def __init__(self, storage: Storage, prefix: str) -> None:
         self._storage, self._prefix = storage, prefix
         self.number = 0
-        """Number of the newest segment that this process has read or written."""
+        """Number of the newest segment that this process has read and applied, or written."""
         self.term: Term = (0, 0)
         """Term of that segment."""
 
@@ -68,8 +68,9 @@ class Journal:
                             f"{self._storage.uri}/{self._prefix}: segment {self.number + 1} is missing. Remove "
                             f"{self._storage.uri}/{self._prefix} and run the stage again."
                         )
-                    self.number, self.term = segment.number, segment.term
                     yield segment
+                    # Not before: what its reader could not apply is read again.
+                    self.number, self.term = segment.number, segment.term
 
     def begin(self, epoch: int) -> bool:
         """Begin to write in ``epoch``, after everything was read; returns False if there is something new to read first.
@@ -88,6 +89,8 @@ class Journal:
 
     def append(self, operations: Sequence[dict[str, Any]], body: bytes = b"") -> None:
         """Write the next segment, after :meth:`begin`.
+
+        After a StorageError it is unknown whether the segment is there. Only the same one may then be written.
 
         Raises:
             ReplacedError: a later writer of this epoch has begun.

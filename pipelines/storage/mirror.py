@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -45,27 +46,63 @@ class Mirror:
         self._journal = Journal(storage, f"{prefix}/journal")
         self._files: dict[str, str] = {}
         """SHA-256 of each whole file, by name."""
+        self._fetched: dict[str, str] = {}
+        """The same of those that were brought to the folder."""
         self._logs: dict[str, int] = {}
         """Length of each log, by name."""
 
     def pull(self) -> int:
         """Bring the folder to the newest state in the storage; returns the number of changes.
 
-        Whole files are fetched last, and only those of the newest state. Logs that are already here are continued.
+        Whole files are fetched last, and only those of the newest state. Logs that are already here are continued. What a call
+        that failed has not brought here, the next one brings.
+
+        Raises:
+            StorageError: the storage cannot be reached, or lacks a file of the newest state.
         """
+        changes, missing = self._pull()
+        if missing:
+            raise StorageError(
+                f"{self._storage.uri}/{self._prefix} is damaged: the content of {', '.join(sorted(missing))} is missing. "
+                f"Remove {self._storage.uri}/{self._prefix} and run the stage again."
+            )
+        return changes
+
+    def _pull(self) -> tuple[int, set[str]]:
+        """As :meth:`pull`; returns the number of changes, and the names of files whose content the storage has lost."""
+        changes, missing = self._read_new(), self._fetch_new()
+        while missing:
+            # The writer removes a content only after the segment that says so.
+            changes += self._read_new()
+            again = self._fetch_new()
+            if again == missing:
+                break
+            missing = again
+        return changes, set(missing)
+
+    def _read_new(self) -> int:
+        """Read the journal, and apply it to the logs; returns the number of changes."""
         changes = 0
-        before = dict(self._files)
         for segment in self._journal.read_new():
-            changes += len(segment.operations)
             self._apply(segment)
-        for name in before.keys() - self._files.keys():
+            changes += len(segment.operations)
+        return changes
+
+    def _fetch_new(self) -> dict[str, str]:
+        """Bring whole files to the newest state; returns those whose content is not in the storage."""
+        for name in self._fetched.keys() - self._files.keys():
             (self._folder / name).unlink(missing_ok=True)
             with suppress(OSError):
                 (self._folder / name).parent.rmdir()
+            del self._fetched[name]
+        missing = {}
         for name, digest in self._files.items():
-            if before.get(name) != digest and self._accept(name):
-                self._fetch(name, digest)
-        return changes
+            if self._fetched.get(name) != digest and self._accept(name):
+                if self._fetch(name, digest):
+                    self._fetched[name] = digest
+                else:
+                    missing[name] = digest
+        return missing
 
     def _apply(self, segment: Segment) -> None:
         position = 0
@@ -103,21 +140,33 @@ class Mirror:
             with path.open("ab") as file:
                 file.write(part[here - offset :])
 
-    def _fetch(self, name: str, digest: str) -> None:
+    def _fetch(self, name: str, digest: str) -> bool:
+        """Bring a file here; returns False if its content is not in the storage."""
         path = self._folder / name
         if path.is_file() and sha256_file(path) == digest:
-            return
+            return True
         try:
             with atomic_write(path) as temporary:
                 self._storage.download(self._blob(digest), temporary)
                 if sha256_file(temporary) != digest:
                     raise StorageError(f"{self._storage.uri}/{self._blob(digest)} is damaged. Remove it.")
         except MissingObjectError:
-            # It was removed after this state: the next one says so.
-            self._files.pop(name, None)
+            return False
+        return True
 
     def _blob(self, digest: str) -> str:
         return f"{self._prefix}/blobs/{digest}"
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A segment of the journal, and what the writer knows of its folder when the segment is written."""
+
+    operations: list[dict[str, Any]]
+    body: bytes
+    sent: dict[str, tuple[int, int]]
+    files: dict[str, str]
+    logs: dict[str, int]
 
 
 class MirrorWriter(Mirror):
@@ -148,19 +197,26 @@ class MirrorWriter(Mirror):
         self._epoch, self._growing, self._checkpoints = epoch, tuple(logs), tuple(checkpoints)
         self._sent: dict[str, tuple[int, int]] = {}
         """Size and modification time of each whole file as it was sent."""
+        self._unsure: _Change | None = None
+        """What the storage may have or not, because its answer was lost."""
         self._mutex = threading.Lock()
         self._error: Exception | None = None
 
     def take_over(self) -> None:
         """Bring the folder to the newest state, and let no earlier writer change it any more.
 
+        A checkpoint whose content the storage has lost is left out, with a warning.
+
         Raises:
             StageError: a later writer has taken over.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        self.pull()
+        missing = self._pull()[1]
         while not self._journal.begin(self._epoch):
-            self.pull()
+            missing = self._pull()[1]
+        for name in sorted(missing):
+            LOG.warning("%s/%s has lost the content of %s.", self._storage.uri, self._prefix, name)
+            del self._files[name]
         for name in self._files:
             with suppress(FileNotFoundError):
                 stat = (self._folder / name).stat()
@@ -179,35 +235,49 @@ class MirrorWriter(Mirror):
     def _sync_once(self) -> bool:
         """As :meth:`sync`, but at most :data:`_LONGEST` bytes of each log; returns whether that was all."""
         with self._mutex:
-            operations: list[dict[str, Any]] = []
-            sent, files = dict(self._sent), dict(self._files)
-            # Checkpoints before logs, so that logs reach at least as far; other files after, so that what a log names is there.
-            present = self._names()
-            for name in present:
-                if _matches(name, self._checkpoints):
-                    self._send_file(name, sent, files, operations)
-            for name in [name for name in files if name not in present and _matches(name, self._checkpoints)]:
-                operations.append({"kind": "remove", "name": name})
-                del files[name]
-                sent.pop(name, None)
-            body, logs, more = b"", dict(self._logs), False
-            for name in present:
-                if _matches(name, self._growing):
-                    part, complete = _whole_lines(self._folder / name, logs.get(name, 0))
-                    more = more or not complete
-                    if part:
-                        offset = logs.get(name, 0)
-                        operations.append({"kind": "append", "name": name, "offset": offset, "size": len(part)})
-                        body += part
-                        logs[name] = offset + len(part)
-            for name in self._names():
-                if not _matches(name, self._growing) and not _matches(name, self._checkpoints):
-                    self._send_file(name, sent, files, operations)
-            if operations:
-                self._journal.append(operations, body)
-                self._delete_unused(set(self._files.values()) - set(files.values()))
-                self._sent, self._files, self._logs = sent, files, logs
-            return not more
+            if self._unsure:
+                self._append(self._unsure)
+            change, complete = self._collect()
+            if change.operations:
+                self._append(change)
+            return complete
+
+    def _collect(self) -> tuple[_Change, bool]:
+        """Send the contents of new files, and return what has changed, and whether that is all."""
+        operations: list[dict[str, Any]] = []
+        sent, files = dict(self._sent), dict(self._files)
+        # Checkpoints before logs, so that logs reach at least as far; other files after, so that what a log names is there.
+        present = self._names()
+        for name in present:
+            if _matches(name, self._checkpoints):
+                self._send_file(name, sent, files, operations)
+        for name in [name for name in files if name not in present and _matches(name, self._checkpoints)]:
+            operations.append({"kind": "remove", "name": name})
+            del files[name]
+            sent.pop(name, None)
+        body, logs, more = b"", dict(self._logs), False
+        for name in present:
+            if _matches(name, self._growing):
+                part, complete = _whole_lines(self._folder / name, logs.get(name, 0))
+                more = more or not complete
+                if part:
+                    offset = logs.get(name, 0)
+                    operations.append({"kind": "append", "name": name, "offset": offset, "size": len(part)})
+                    body += part
+                    logs[name] = offset + len(part)
+        for name in self._names():
+            if not _matches(name, self._growing) and not _matches(name, self._checkpoints):
+                self._send_file(name, sent, files, operations)
+        return _Change(operations, body, sent, files, logs), not more
+
+    def _append(self, change: _Change) -> None:
+        # If the answer of the storage is lost, the segment may be there: another one would find its number taken.
+        self._unsure = change
+        self._journal.append(change.operations, change.body)
+        self._unsure = None
+        unused = set(self._files.values()) - set(change.files.values())
+        self._sent, self._files, self._logs = change.sent, change.files, change.logs
+        self._delete_unused(unused)
 
     @contextmanager
     def running(self, every: float = SYNC_SECONDS) -> Iterator[None]:

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from gan_core.errors import StageError
+from gan_core.files import sha256_file
 from pipelines.storage import mirror
 from pipelines.storage.journal import ReplacedError
 from pipelines.storage.mirror import Mirror, MirrorWriter
@@ -152,6 +153,109 @@ def test_while_the_storage_is_away_changes_wait(tmp_path, monkeypatch):
                 away[0] = False
     Mirror(storage, "work/key", there).pull()
     assert contents(there) == contents(here)
+
+
+def test_what_a_failed_pull_has_not_brought_the_next_one_brings(tmp_path, monkeypatch):
+    storage = Storage(f"file://{tmp_path}/storage")
+    here, there = tmp_path / "worker", tmp_path / "driver"
+    source, follower = writer(storage, here), Mirror(storage, "work/key", there)
+    for step in range(3):
+        add_row(here, "curves.jsonl", {"step": step})
+        put(here, f"generator/{step}", b"%d" % step)
+        source.sync()
+    left = [0]
+
+    def away_after(original):
+        def request(self, *given):
+            left[0] -= 1
+            if left[0] < 0:
+                raise StorageError("away")
+            return original(self, *given)
+
+        return request
+
+    for name in ("read", "download"):
+        monkeypatch.setattr(Storage, name, away_after(getattr(Storage, name)))
+    for answered in (2, 4, 100):  # away while the journal is read, and while files are fetched
+        left[0] = answered
+        if answered < 100:
+            with pytest.raises(StorageError, match="away"):
+                follower.pull()
+    follower.pull()
+    assert contents(there) == contents(here)
+
+
+def test_a_file_that_is_removed_while_another_host_fetches_it_is_passed_over(storage, tmp_path, monkeypatch):
+    old_folder, new_folder = tmp_path / "old", tmp_path / "new"
+    old = writer(storage, old_folder)
+    for step in (1, 2):
+        put(old_folder, f"checkpoints/{step}", b"%d" % step)
+    old.sync()
+    original = Storage.download
+
+    def remove_first(self, *given):
+        monkeypatch.setattr(Storage, "download", original)
+        (old_folder / "checkpoints/1").unlink()
+        old.sync()
+        return original(self, *given)
+
+    monkeypatch.setattr(Storage, "download", remove_first)
+    writer(storage, new_folder)
+    assert contents(new_folder) == {"checkpoints/2": b"2"}
+
+
+def test_content_that_the_storage_has_lost_is_an_error_and_a_worker_goes_on_without_it(storage, tmp_path, caplog):
+    here = tmp_path / "worker"
+    source = writer(storage, here)
+    for step in (1, 2):
+        put(here, f"checkpoints/{step}", b"%d" % step)
+    source.sync()
+    storage.delete(f"work/key/blobs/{sha256_file(here / 'checkpoints/1')}")
+    with pytest.raises(StorageError, match=r"work/key is damaged: the content of checkpoints/1 is missing\. Remove"):
+        Mirror(storage, "work/key", tmp_path / "driver").pull()
+    writer(storage, tmp_path / "next")
+    assert contents(tmp_path / "next") == {"checkpoints/2": b"2"}
+    assert "has lost the content of checkpoints/1" in caplog.text
+
+
+def test_a_segment_whose_answer_was_lost_does_not_end_its_writer(tmp_path, monkeypatch):
+    storage = Storage(f"file://{tmp_path}/storage")
+    here, there = tmp_path / "worker", tmp_path / "driver"
+    source = writer(storage, here)
+    add_row(here, "curves.jsonl", {"step": 1})
+    original = Storage.create
+
+    def unheard(self, *given):
+        original(self, *given)
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(Storage, "create", unheard)
+    with pytest.raises(StorageError, match="no answer"):
+        source.sync()
+    monkeypatch.setattr(Storage, "create", original)
+    add_row(here, "curves.jsonl", {"step": 2})
+    put(here, "checkpoints/2", b"2")
+    source.sync()
+    Mirror(storage, "work/key", there).pull()
+    assert contents(there) == contents(here)
+
+
+def test_a_file_that_the_trainer_removes_while_it_is_sent_is_left_out(storage, tmp_path, monkeypatch):
+    here, there = tmp_path / "worker", tmp_path / "driver"
+    source = writer(storage, here)
+    put(here, "checkpoints/1", b"1")
+    put(here, "checkpoints/2", b"2")
+    original = Storage.write
+
+    def write(self, name, content):
+        if content == here / "checkpoints/1":
+            content.unlink()
+        original(self, name, content)
+
+    monkeypatch.setattr(Storage, "write", write)
+    source.sync()
+    Mirror(storage, "work/key", there).pull()
+    assert contents(there) == {"checkpoints/2": b"2"}
 
 
 @pytest.mark.parametrize("seed", range(20))
