@@ -5,6 +5,7 @@ Credentials, region and endpoint come from each system's own environment variabl
 :meth:`Storage.create` lets exactly one of several writers succeed. Nothing else is asked of the storage: no locks, no rename.
 """
 
+import errno
 import os
 import re
 import socket
@@ -149,9 +150,18 @@ class Storage:
             return bytes(obstore.get_range(self._store, name, start=first, length=length))
 
     def write(self, name: str, content: bytes | Path) -> None:
-        """Write an object, or replace it, from bytes or from a file."""
-        with self._explained("write", name):
-            obstore.put(self._store, name, content, chunk_size=_CHUNK)
+        """Write an object, or replace it, from bytes or from a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        try:
+            with self._explained("write", name):
+                obstore.put(self._store, name, content, chunk_size=_CHUNK)
+        except MissingObjectError as error:
+            if isinstance(content, Path) and not content.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(content)) from error
+            raise
 
     def create(self, name: str, content: bytes) -> bool:
         """Write an object unless there is one of this name; of several writers at the same time one succeeds.
@@ -173,8 +183,9 @@ class Storage:
         Raises:
             MissingObjectError: there is no such object.
             ChangedObjectError: it has another version than ``version``, if that is given.
+            OSError: the file cannot be written on this host.
         """
-        with self._explained("read", name), atomic_write(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file, self._explained("read", name):
             answer = obstore.get(self._store, name)
             if version is not None and (found := _version(answer.meta)) != version:
                 raise ChangedObjectError(f"{self._place()}: {name} has changed: its version is {found}, not {version}.")
@@ -204,8 +215,14 @@ class Storage:
     def delete(self, *names: str) -> None:
         """Delete objects. It is no error if there are none of these names."""
         for start in range(0, len(names), 1000):
-            with self._explained("delete", names[start]), suppress(FileNotFoundError):
-                obstore.delete(self._store, list(names[start : start + 1000]))
+            some = list(names[start : start + 1000])
+            with self._explained("delete", some[0]):
+                try:
+                    obstore.delete(self._store, some)
+                except FileNotFoundError:  # at which some storages stop, and leave the rest
+                    for name in some:
+                        with suppress(FileNotFoundError):
+                            obstore.delete(self._store, name)
 
     def delete_below(self, prefix: str) -> None:
         """Delete all objects whose names begin with ``prefix/``."""

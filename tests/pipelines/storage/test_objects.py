@@ -27,6 +27,24 @@ def test_what_was_written_is_read_listed_downloaded_and_deleted(storage, tmp_pat
     assert [entry.name for entry in storage.entries()] == ["ab"]
 
 
+def test_objects_are_deleted_although_some_of_them_are_gone(storage):
+    names = [f"folder/{number}" for number in range(30)]
+    for name in names:
+        storage.write(name, b"1")
+    storage.delete(names[3])
+    storage.delete(*names)
+    assert list(storage.entries("folder")) == []
+
+
+def test_a_file_of_this_host_is_not_taken_for_an_object(storage, tmp_path):
+    storage.write("name", b"1")
+    with pytest.raises(FileNotFoundError, match="there-is-none"):
+        storage.write("name", tmp_path / "there-is-none")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        storage.download("name", tmp_path / "file" / "name")
+
+
 def test_a_missing_object_is_named(storage, tmp_path):
     with pytest.raises(MissingObjectError, match=r"Storage .* holds no x/y\."):
         storage.read("x/y")
