@@ -15,7 +15,7 @@ from gan_core.disk import format_bytes
 from gan_core.locks import file_lock, lock, share, try_lock
 from pipelines.storage.objects import StorageError
 
-_LOCK = ".lock"
+_LOCK, _REMOVED = ".lock", ".removed"
 
 
 class NodeCache:
@@ -52,6 +52,9 @@ class NodeCache:
                     break
                 lock(descriptor)  # between this lock and the shared one another process may evict or fetch
                 if not folder.is_dir():
+                    for left in self._leftovers():
+                        if _name_of_leftover(left) == name:
+                            shutil.rmtree(left, ignore_errors=True)
                     self.evict(keep=self.limit - (size or 0))
                     fetch(folder)
             os.utime(self._lock_path(name))
@@ -63,25 +66,54 @@ class NodeCache:
     def evict(self, keep: int | None = None) -> list[str]:
         """Remove entries that nobody uses, the least recently used first, until at most ``keep`` bytes are left.
 
+        What killed processes were fetching or removing goes first.
+
         Returns:
             The names of the removed entries.
         """
         keep = self.limit if keep is None else keep
+        for left in self._leftovers():
+            with self._alone(_name_of_leftover(left)) as alone:
+                if alone:
+                    shutil.rmtree(left, ignore_errors=True)
         names = [path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
         sizes = {name: folder_size(self.root / name) for name in names}
         total, removed = sum(sizes.values()), []
         for name in sorted(names, key=self._used):
             if total <= keep:
                 break
-            descriptor = self._open(name)
-            try:
-                if try_lock(descriptor):
-                    shutil.rmtree(self.root / name)
+            with self._alone(name) as alone:
+                if alone:
+                    removed += [name] if self._remove(name) else []
                     total -= sizes[name]
-                    removed.append(name)
-            finally:
-                os.close(descriptor)
         return removed
+
+    def _remove(self, name: str) -> bool:
+        """Remove an entry that nobody uses; returns False if another process has just done so.
+
+        It vanishes at once: a process that is killed meanwhile leaves no part of it, only a leftover.
+        """
+        leftover = self.root / f".{name}{_REMOVED}"
+        shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            (self.root / name).rename(leftover)
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(leftover, ignore_errors=True)
+        return True
+
+    def _leftovers(self) -> list[Path]:
+        """Hidden folders: entries that are being fetched or removed, and those of killed processes."""
+        return sorted(self.root.glob(".*.*/"))
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[bool]:
+        """Lock the entry ``name`` within the block; yields False if another process uses or fetches it."""
+        descriptor = self._open(name)
+        try:
+            yield try_lock(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _used(self, name: str) -> float:
         with suppress(OSError):
@@ -160,11 +192,16 @@ class PieceCache:
             total -= stat.st_size
 
 
+def _name_of_leftover(path: Path) -> str:
+    """Name of the entry of a hidden folder: of :meth:`NodeCache._remove`, or of :func:`gan_core.files.atomic_write`."""
+    return path.name[1:].rpartition(".")[0]
+
+
 def folder_size(folder: Path) -> int:
     """Bytes of the files below ``folder``; one that vanishes meanwhile counts as nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            if path.is_file():
-                total += path.stat().st_size
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total

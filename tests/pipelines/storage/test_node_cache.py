@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gan_core.locks import lock
+from pipelines.storage import node_cache
 from pipelines.storage.node_cache import NodeCache, PieceCache
 from pipelines.storage.objects import StorageError
 
@@ -77,6 +79,52 @@ def test_a_fetch_that_fails_leaves_nothing_and_may_be_repeated(tmp_path):
         pass
     with cache.hold("a", fetcher(10)) as folder:
         assert folder.is_dir()
+
+
+def test_an_eviction_that_is_killed_leaves_no_part_of_an_entry(tmp_path, monkeypatch):
+    cache = NodeCache(tmp_path, 100)
+    with cache.hold("a", fetcher(60)):
+        pass
+
+    def killed(path, **_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node_cache.shutil, "rmtree", lambda path, **_: killed(path) if path.exists() else None)
+        with pytest.raises(KeyboardInterrupt):
+            cache.evict(keep=0)
+    assert not (tmp_path / "a").exists()
+    with cache.hold("b", fetcher(10)):
+        assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["b"]
+
+
+def test_what_a_killed_process_was_fetching_to_a_folder_is_removed(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / f".{name}.gantry-x1").mkdir()
+        (tmp_path / f".{name}.gantry-x1" / "part").write_bytes(b"x" * 90)
+    cache = NodeCache(tmp_path, 100)
+    in_use = os.open(tmp_path / "b.lock", os.O_RDWR | os.O_CREAT)
+    lock(in_use)  # another process is fetching it
+    with cache.hold("a", fetcher(10)):
+        assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [".b.gantry-x1", "a"]
+    os.close(in_use)
+
+
+def test_two_processes_may_evict_the_same_entry(tmp_path, monkeypatch):
+    cache = NodeCache(tmp_path, 100)
+    for name in "ab":
+        with cache.hold(name, fetcher(40)):
+            pass
+    used = cache._used
+
+    def other_evicts(name):
+        monkeypatch.setattr(cache, "_used", used)
+        cache.evict(keep=0)
+        return 0.0
+
+    monkeypatch.setattr(cache, "_used", other_evicts)
+    assert cache.evict(keep=0) == []
+    assert not (tmp_path / "a").exists()
 
 
 def folder_bytes(root: Path) -> int:
