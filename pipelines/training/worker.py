@@ -187,14 +187,15 @@ def _decide_length(
 
 @contextmanager
 def save_failure(place: SharedDisk | SharedStorage, workers: int) -> Iterator[None]:
-    """Keep a GantryError for the driver, because restarting the workers would not fix it.
+    """Keep a GantryError for the driver, because restarting the workers would not fix it; one of the storage may be fixed.
 
     With several ``workers`` it is also raised, so that Ray ends the others; they would otherwise wait for this one for hours.
     """
     try:
         yield
-    except ReplacedError:
-        raise  # the driver goes on with another worker, and must not hear of this one's end
+    except (ReplacedError, StorageError):
+        # The first: the driver goes on with another worker. The second may pass; Ray counts it (train.max_failures).
+        raise
     except GantryError as error:
         place.save_failure(error)
         if workers > 1:

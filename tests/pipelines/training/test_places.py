@@ -14,6 +14,7 @@ from gan_core.families.dcgan import DcganConfig
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from pipelines.storage.journal import ReplacedError
+from pipelines.storage.objects import StorageError
 from pipelines.training.places import CHECKPOINTS, CURVES, shared_storage
 from pipelines.training.worker import save_failure
 from tests.datasets import blobs, write_prepared
@@ -58,6 +59,14 @@ def test_the_end_of_a_replaced_worker_does_not_fail_the_run(place):
     """A host that was cut off comes back while the driver has gone on with another one."""
     with pytest.raises(ReplacedError), save_failure(place, 1):
         raise ReplacedError("another process has taken over")
+    assert place.failure() is None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_storage_that_is_away_for_a_while_does_not_end_the_run(place, workers):
+    """Ray starts the worker again, which would end at once if its error were kept."""
+    with pytest.raises(StorageError), save_failure(place, workers):
+        raise StorageError("the storage does not answer")
     assert place.failure() is None
 
 
