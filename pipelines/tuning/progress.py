@@ -37,6 +37,14 @@ class ProgressCallback(Callback):
         left = (time.monotonic() - self._started) / (done - self._before) * (self._trials - done)
         say("tune", f"{done}/{self._trials} trials, about {format_duration(max(left, 0))} left")
 
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Print that a trial failed and is not tried again."""
+        step = (trial.last_result or {}).get("step", 0)
+        kept = f"its figure of step {step} is kept" if step else "the leaderboard lacks it"
+        say(
+            "tune", f"trial {trial.trial_id.rsplit('_', 1)[-1]} failed and is not tried again, {kept}: {_reason(trial)}"
+        )
+
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print that a trial was lost and will go on, maybe on another host."""
         step = (trial.last_result or {}).get("step", 0) if trial.has_checkpoint() else 0

@@ -1,6 +1,7 @@
 """Search for settings with Optuna and ASHA, starting from the values in params.yaml; resumable."""
 
 import logging
+import math
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -106,7 +107,7 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
         filesystem, folder = LocalFileSystem(), str(work.resolve())
         place = StateOnDisk(work / "search.zip")
     state = SearchState(place, f"{folder}/{_TUNE}", filesystem)
-    iterations = max(1, tuned.steps // tuned.report_every)
+    iterations = math.ceil(tuned.steps / tuned.report_every)  # the last one may be shorter
     scheduler = SavedASHA(state, max_t=iterations, grace_period=1, reduction_factor=tuned.reduction)
     rungs = state.restore()
     if rungs is not None:
@@ -158,9 +159,7 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
             f"No trial of the search has a finite {objective}: {problems}. Fix the cause, or adjust the ranges in tune.space "
             f"of params.yaml. The state of the search is in {folder}/{_TUNE}."
         )
-    table = pd.DataFrame(rows)
-    # Figures after different numbers of steps are not comparable, so the best trial is one of those that trained longest.
-    table = table.sort_values(["step", LOSS], ascending=[False, True], ignore_index=True)
+    table = rank(pd.DataFrame(rows), LOSS, DIVERGED_LOSS)
     best = table.iloc[0]
     chosen = next(
         result for result in results if result.metrics and result.metrics.get("trial_id", "").endswith(best["trial"])
@@ -171,3 +170,19 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
         value=float(best[objective]),
         table=table.drop(columns=LOSS),
     )
+
+
+def rank(table: pd.DataFrame, loss: str, diverged: float) -> pd.DataFrame:
+    """Sort the trials of a search, best first.
+
+    Figures after different numbers of steps are not comparable, so those that trained longest come first. A trial that diverged
+    has no figure, and comes after all that have one.
+
+    Args:
+        table: a row for each trial, with the columns ``step`` and ``loss``.
+        loss: name of the column with the loss.
+        diverged: loss of a diverged trial.
+    """
+    failed = table[loss] >= diverged
+    table = table.assign(failed=failed).sort_values(["failed", "step", loss], ascending=[True, False, True])
+    return table.drop(columns="failed").reset_index(drop=True)

@@ -4,7 +4,8 @@ import dataclasses
 import logging
 import math
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ class Trial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         job = self._job
+        self._failed = False
         self._values = dict(config)
         settings = parse_settings(job.settings).with_values(self._values)
         self._settings = settings
@@ -131,6 +133,10 @@ class Trial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train for ``tune.report_every`` steps and measure the FID and the objective."""
+        with self._noting_failure():
+            return self._step()
+
+    def _step(self) -> dict[str, Any]:
         tuned, name = self._settings.tune, self._settings.evaluate.objective
         figures: dict[str, float] = {}
         until = min(self._trainer.step + tuned.report_every, tuned.steps)
@@ -173,18 +179,29 @@ class Trial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Copy the trainer's newest checkpoint to ``checkpoint_dir``, after everything that was recorded until it is safe."""
-        self._files.sync()
-        shutil.copytree(self._directory / "checkpoints", checkpoint_dir, dirs_exist_ok=True)
+        with self._noting_failure():
+            self._files.sync()
+            shutil.copytree(self._directory / "checkpoints", checkpoint_dir, dirs_exist_ok=True)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
         """Resume from a checkpoint."""
-        self._trainer = self._build(resume_from=checkpoint_dir)
+        with self._noting_failure():
+            self._trainer = self._build(resume_from=checkpoint_dir)
 
     def cleanup(self) -> None:
-        """Finish and close the run log, also of a trial that ASHA stopped early."""
-        self._log.finish()
+        """Finish and close the run log, also of a trial that ASHA stopped early or that failed."""
+        self._log.finish("FAILED" if self._failed else "FINISHED")
         self._log.close()
         self._open.close()
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Note an error for :meth:`cleanup`, which Tune calls after it, too."""
+        try:
+            yield
+        except BaseException:
+            self._failed = True
+            raise
 
     def _build(self, resume_from: str | None = None) -> Trainer:
         settings = self._settings

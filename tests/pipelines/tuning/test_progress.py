@@ -43,3 +43,15 @@ def test_a_lost_trial_is_reported_with_the_step_and_the_reason(capsys: pytest.Ca
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("trial 00001 was lost and goes on from step 40: The actor died because its node has died.")
     assert second.endswith("trial 00001 was lost and begins again: its process ended")
+
+
+def test_a_trial_that_is_given_up_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ProgressCallback(2, 100)
+    failed = trial("a_00001")
+    failed.last_result, failed.get_error = {"step": 40}, lambda: ValueError("Traceback\nIt broke.\n")
+    progress.on_trial_error(0, [failed], failed)
+    failed.last_result = {}
+    progress.on_trial_error(0, [failed], failed)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("trial 00001 failed and is not tried again, its figure of step 40 is kept: It broke.")
+    assert second.endswith("trial 00001 failed and is not tried again, the leaderboard lacks it: It broke.")

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -16,7 +17,7 @@ from gan_core.files import read_json, write_json
 from gan_core.training.start import open_start
 from gan_core.training.trainer import Trainer
 from pipelines.tracking.facts import read_facts
-from pipelines.tuning.search import initial_values
+from pipelines.tuning.search import initial_values, rank
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
 
@@ -29,6 +30,18 @@ SPACE = {
 def test_the_values_in_params_yaml_are_the_first_trial() -> None:
     settings = small_settings(tune__space=SPACE, train__generator_lr=3e-4, model__slope=0.1)
     assert initial_values(settings) == {"train.generator_lr": 3e-4, "model.slope": 0.1}
+
+
+def test_the_best_trial_trained_longest_of_those_that_did_not_diverge() -> None:
+    trials = pd.DataFrame(
+        [
+            {"trial": "diverged", "step": 400, "loss": 1e6},
+            {"trial": "second", "step": 300, "loss": 45.0},
+            {"trial": "third", "step": 200, "loss": 40.0},
+            {"trial": "best", "step": 300, "loss": 44.0},
+        ]
+    )
+    assert list(rank(trials, "loss", 1e6)["trial"]) == ["best", "second", "third", "diverged"]
 
 
 DRIVER = """
@@ -61,8 +74,6 @@ found.table.to_csv(work / "board.csv", index=False)
 @pytest.mark.weights
 def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(tmp_path: Path) -> None:
     """Its trials start from an earlier run, here from one that has not trained."""
-    import pandas as pd
-
     settings = small_settings(
         train__start_from="blobs@champion",
         tune__space=SPACE,

@@ -1,6 +1,7 @@
 """A trial starts as training does, and is measured as evaluation measures."""
 
 import dataclasses
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gan_core.training.start import open_start
 from gan_core.training.trainer import Trainer
 from pipelines.runtime.code import code_versions
 from pipelines.settings.schema import Settings, parse_settings
+from pipelines.tracking import RunLog
 from pipelines.tracking.events import read_events
 from pipelines.tracking.facts import read_facts
 from pipelines.tuning.places import TrialsOnDisk
@@ -138,3 +140,18 @@ def test_an_objective_of_which_more_is_better_is_maximised(tmp_path: Path, monke
     steps = [event["image"][1] for event, _ in read_events(trial._log.folder) if event and "image" in event]
     assert steps == [0, 2], "MLflow's chart view opens at step 0"
     trial.cleanup()
+
+
+@pytest.mark.parametrize(("fails", "status"), [(False, "FINISHED"), (True, "FAILED")])
+def test_the_run_of_a_trial_that_fails_is_marked_so(tmp_path: Path, monkeypatch, fails: bool, status: str) -> None:
+    """Tune stops a trial after an error in the same way as after its last measurement."""
+    trial = object.__new__(Trial)
+    trial._failed, trial._open = False, ExitStack()
+    trial._log = RunLog(tmp_path, key="trial", name="trial")
+    monkeypatch.setattr(Trial, "_step", lambda self: 1 / 0 if fails else {})
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        trial.step()
+    trial.cleanup()
+    last = [event for event, _ in read_events(tmp_path / "trial")][-1]
+    assert last
+    assert (last["kind"], last["status"]) == ("finish", status)
