@@ -32,7 +32,7 @@ from pipelines.runtime.owned import claim_folder, find_abandoned
 from pipelines.runtime.project_files import check_project_files, missing_stages
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.flow import load_flow_settings
-from pipelines.settings.params import read_params
+from pipelines.settings.params import parse_value, read_params
 from pipelines.settings.tracking_uri import project_tracking_uri
 from pipelines.tracking.store import check_store
 
@@ -179,7 +179,8 @@ def _worktree(
     # The checkout may be a subfolder of a larger repository. Its worktree shares var, which has the work in progress.
     tree = Checkout(root=(top / repository_prefix(checkout)).resolve(), var=checkout.var)
     try:
-        _git(checkout, "worktree", "add", "--detach", str(top), commit)
+        # Without hooks: that of dvc install would check out data before the worktree has a cache, and its failure is git's.
+        _git(checkout, "-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--detach", str(top), commit)
         if not tree.dvc_yaml.is_file():
             raise StageError(
                 f"Revision '{revision}' has no {tree.dvc_yaml.relative_to(top.resolve())}, so it is not a Gantry project."
@@ -265,7 +266,8 @@ def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
 
     Raises:
         SettingsError: a name is not in the file or names a whole section. In a project of Gantry's own stages, a setting that
-            params.yaml leaves out is allowed too, because :func:`check_settings` checks it afterwards.
+            params.yaml leaves out, with its section or without, is allowed too, because :func:`check_settings` checks it
+            afterwards.
     """
     if not overrides:
         return
@@ -275,15 +277,18 @@ def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
     if not params.is_file():
         raise SettingsError(f"Cannot set {', '.join(overrides)}: there is no {params.name}.")
     read_params(params)
+    own = _has_own_settings(checkout)
     with modify_yaml(str(params)) as values:
         for name, value in overrides.items():
             place: Any = values
             *sections, last = name.split(".")
             for section in sections:
+                if own and place.get(section) is None:
+                    place[section] = {}
                 if not isinstance(place.get(section), dict):
                     raise SettingsError(f"There is no setting '{name}' in {params.name}.{did_you_mean(section, place)}")
                 place = place[section]
-            if last not in place and not (sections and _has_own_settings(checkout)):
+            if last not in place and not (sections and own):
                 raise SettingsError(f"There is no setting '{name}' in {params.name}.{did_you_mean(last, place)}")
             # Within a section, a value may be a mapping or a word (tune.space: auto). check_settings checks that.
             if not sections and isinstance(place.get(last), dict) and not isinstance(value, dict):
@@ -297,18 +302,20 @@ def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Parse ``train.steps=100`` into ("train.steps", 100). The value is YAML.
+    """Parse ``train.steps=100`` into ("train.steps", 100). The value is YAML, read as in params.yaml.
 
     Raises:
-        SettingsError: there is no ``=``, or the value is not valid YAML.
+        SettingsError: there is no ``=``, or the value is not valid YAML or cannot be a setting.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise SettingsError(f"--set '{text}' is not an assignment. Write NAME=VALUE, such as train.steps=100.")
     try:
-        return name.strip(), yaml.safe_load(value)
+        return name.strip(), parse_value(value)
     except yaml.YAMLError as error:
         raise SettingsError(f"--set {name}: the value is not valid YAML: {value}") from error
+    except SettingsError as error:
+        raise SettingsError(f"--set {name}: {error}") from None
 
 
 def check_checkout(checkout: Checkout, stages: Sequence[str]) -> None:

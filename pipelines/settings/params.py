@@ -31,15 +31,11 @@ def read_params(path: Path | str) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         if conflict := find_merge_conflict(text):
             raise SettingsError(conflict)
-        values = yaml.load(text, Loader=_Loader)
+        values = parse_value(text)
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not YAML: {error}") from None
-    except RecursionError:
-        raise SettingsError(
-            f"{path}: lists or mappings are nested too deeply. Settings need at most three levels."
-        ) from None
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
     if values is None:
@@ -47,6 +43,19 @@ def read_params(path: Path | str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: must consist of sections (data:, model:, train: ...), got {values!r}.")
     return values
+
+
+def parse_value(text: str) -> Any:
+    """Parse the YAML of a whole parameters file, or of one value, by the rules of :func:`read_params`.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+        SettingsError: a value in it cannot be a setting.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise SettingsError("lists or mappings are nested too deeply. Settings need at most three levels.") from None
 
 
 def find_merge_conflict(text: str) -> str:

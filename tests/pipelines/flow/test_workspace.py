@@ -25,7 +25,9 @@ from pipelines.flow.workspace import (
     worktree_workspace,
 )
 from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.code import TEMPLATE
 from pipelines.runtime.git import run_git
+from pipelines.settings.schema import load_settings
 from pipelines.settings.tracking_uri import URI_VARIABLES
 from tests.pipelines.toy import CHECKOUT, environment, start
 from tests.pipelines.toy import dvc as dvc_command
@@ -165,6 +167,16 @@ def test_an_unreadable_repository_is_an_error_with_gits_reason(flow_project):
         pass
 
 
+def test_a_failing_hook_of_the_checkout_does_not_concern_a_worktree(data_project):
+    """The hook post-checkout of ``dvc install`` runs ``dvc checkout``, and a new worktree has no cache yet."""
+    hook = data_project / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 255\n")
+    hook.chmod(0o755)
+    with _worktree(data_project) as workspace:
+        assert (workspace.checkout.root / "raw").is_file()
+
+
 def test_a_revision_without_dvc_yaml_is_an_error(data_project):
     run_command("git", "rm", "-q", "dvc.yaml", cwd=data_project)
     run_command("git", "commit", "-qm", "none", cwd=data_project)
@@ -226,6 +238,19 @@ def test_a_setting_missing_in_params_yaml_may_be_overridden(tmp_path: Path) -> N
         check_settings(Checkout.at(tmp_path), {**os.environ, "PYTHONPATH": str(root)})
 
 
+def test_a_setting_of_a_section_missing_in_params_yaml_may_be_overridden(tmp_path: Path) -> None:
+    params, root = tmp_path / "params.yaml", Path(__file__).parents[3]
+    shutil.copy(root / "dvc.yaml", tmp_path)
+    shutil.copy(TEMPLATE / "params.yaml", params)
+    wanted = {"flow.retries": 2, "train.augment.kind": "ada"}
+    apply_overrides(Checkout.at(tmp_path), wanted)
+    settings = load_settings(params)
+    assert (settings.flow.retries, settings.train.augment.kind) == (2, "ada")
+    apply_overrides(Checkout.at(tmp_path), {"tarin.steps": 5})
+    with pytest.raises(SettingsError, match=r"'tarin'. Did you mean 'train'"):
+        check_settings(Checkout.at(tmp_path), {**os.environ, "PYTHONPATH": str(root)})
+
+
 def test_a_mapping_may_be_overridden_with_a_word(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text("seconds: 1\ntune:\n  space:\n    model.slope: {type: uniform, low: 0.0, high: 0.4}\n")
@@ -255,6 +280,12 @@ def test_an_override_is_a_name_and_a_yaml_value():
     assert parse_override("track.uri=sqlite:///a=b") == ("track.uri", "sqlite:///a=b")
     with pytest.raises(SettingsError, match="Write NAME=VALUE"):
         parse_override("train.steps")
+    with pytest.raises(SettingsError, match=r"--set train.seed: .*read 010 as different numbers"):
+        parse_override("train.seed=010")
+    with pytest.raises(SettingsError, match=r"--set data.name: .*2024-06-01 as a date"):
+        parse_override("data.name=2024-06-01")
+    with pytest.raises(SettingsError, match=r"--set tune: 'steps' appears twice"):
+        parse_override("tune={steps: 1, steps: 2}")
 
 
 def test_a_worktree_tracks_to_the_checkouts_store(data_project, monkeypatch):
