@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gan_core.errors import TrackingError
 from gan_core.files import read_json
 from pipelines.flow.process import run_streaming
@@ -22,6 +20,7 @@ from pipelines.registry.contents import version_files
 from pipelines.registry.find import find_version
 from pipelines.runtime.checkout import DVC_LOCK, PREPARED, Checkout
 from pipelines.runtime.dvc_repo import open_project
+from pipelines.runtime.dvc_yaml import parse_as_dvc
 from pipelines.settings.flow import TrainAbove
 from pipelines.settings.params import read_params
 from pipelines.settings.tracking_uri import project_tracking_uri
@@ -118,7 +117,7 @@ def judge(diff: Mapping[str, Any], bounds: TrainAbove, version: str) -> Verdict:
 
 def other_changes(lock: str, checkout: Checkout) -> str:
     """The first input of tune or train, other than the data, that differs from the dvc.lock ``lock``; empty if none does."""
-    known = (yaml.safe_load(lock) or {}).get("stages") or {}
+    known = parse_as_dvc(lock, DVC_LOCK).get("stages") or {}
     with open_project(checkout) as repo:
         from dvc.dependency import ParamsDependency
         from dvc.exceptions import DvcException

@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from gan_core.errors import StageError, TrackingError
+from gan_core.errors import DamagedFileError, StageError, TrackingError
 from pipelines.flow.graph import read_plan
 from pipelines.flow.process import run_streaming
 from pipelines.flow.workspace import apply_overrides, find_commit, has_remote, run_dvc, worktree_workspace
@@ -21,8 +19,9 @@ from pipelines.registry.model_folder import pip_requirements
 from pipelines.registry.parent import Parent, find_parent
 from pipelines.registry.register import TRAIN_STEPS
 from pipelines.registry.trace import COMMIT, lock_settings, read_lock
-from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
+from pipelines.runtime.checkout import DVC_LOCK, VAR_VARIABLE, Checkout
 from pipelines.runtime.cluster import offer_cluster
+from pipelines.runtime.dvc_yaml import parse_as_dvc
 from pipelines.runtime.git import ANY_STATUS, run_git
 from pipelines.runtime.key import read_stage
 from pipelines.stages.parent import pin_parent
@@ -140,7 +139,7 @@ def reproduce(
                 if stage in (TUNE, TRAIN) and parent:
                     pin_parent(read_stage(stage, tree), replace(tree, var=var), parent)
                 _run(stage, tree, {**environment, **offered}, on_line)
-        made = yaml.safe_load(tree.dvc_lock.read_text(encoding="utf-8"))
+        made = parse_as_dvc(tree.dvc_lock.read_text(encoding="utf-8"), DVC_LOCK)
         notes += _other_code(lock, made, stages)
         here = _device(own, f"tags.`{STAGE_TAG}` = 'train'")
     if device and here and device != here:
@@ -204,10 +203,9 @@ def _committed_params(checkout: Checkout, commit: str) -> dict[str, Any]:
     """The params.yaml of a commit; empty if it has none."""
     text = run_git(checkout.root, "show", f"{commit}:./{checkout.params.name}", empty_on=ANY_STATUS)
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        what = " ".join(str(error).split())
-        raise StageError(f"{checkout.params.name} of commit {commit[:12]} is not valid YAML: {what}.") from error
+        values = parse_as_dvc(text, checkout.params.name)
+    except DamagedFileError as error:
+        raise StageError(f"{checkout.params.name} of commit {commit[:12]} cannot be read: {error.reason}.") from error
     return values if isinstance(values, dict) else {}
 
 

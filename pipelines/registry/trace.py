@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from gan_core.errors import CheckpointError, StageError, TrackingError
+from gan_core.errors import CheckpointError, DamagedFileError, StageError, TrackingError
 from gan_core.inference.provenance import read_provenance
 from pipelines.registry.contents import version_files
 from pipelines.registry.find import lookup_version
-from pipelines.runtime.checkout import RAW, Checkout
+from pipelines.runtime.checkout import DVC_LOCK, RAW, Checkout
+from pipelines.runtime.dvc_yaml import parse_as_dvc
 from pipelines.runtime.git import run_git
 from pipelines.tracking.store import connect, explain_server_errors, run_url
 
@@ -123,12 +122,12 @@ def read_lock(folder: Path) -> dict[str, Any]:
     Raises:
         TrackingError: it is not valid.
     """
-    path = folder / "dvc.lock"
+    path = folder / DVC_LOCK
     if not path.is_file():
         return {}
     try:
-        lock = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        lock = parse_as_dvc(path.read_text(encoding="utf-8"), DVC_LOCK)
+    except (DamagedFileError, UnicodeDecodeError) as error:
         raise TrackingError(f"The dvc.lock of the version is damaged ({error}). Register it again.") from error
     return lock if isinstance(lock, dict) and isinstance(lock.get("stages"), dict) else {}
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from gan_core.errors import DataError
 from gan_core.files import link_or_copy
-from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.checkout import DVC_LOCK, Checkout
 from pipelines.runtime.dvc_repo import explain_dvc_error, open_project
+from pipelines.runtime.dvc_yaml import parse_as_dvc
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -50,7 +49,7 @@ def fetch_cached(checkout: Checkout, digest: str, target: Path) -> None:
 
 def hash_in_lock(lock: str, stage: str, out: str) -> str | None:
     """DVC's hash of the out of a stage in the text of a dvc.lock; None if it has none."""
-    values: Any = yaml.safe_load(lock)
+    values = parse_as_dvc(lock, DVC_LOCK)
     if not isinstance(values, dict):
         return None
     outs = ((values.get("stages") or {}).get(stage) or {}).get("outs") or []

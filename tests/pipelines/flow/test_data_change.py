@@ -41,7 +41,7 @@ COPY = "import shutil; shutil.copytree('raw', 'data/prepared', dirs_exist_ok=Tru
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose stages have run on 20 pictures."""
-    params = {"model": {"width": 8}, "train": {"steps": 5, "lr": 2e-4}, "register": {"name": "digits"}}
+    params = {"model": {"width": 8}, "train": {"steps": 5, "lr": 5e-5}, "register": {"name": "digits"}}
     files = {
         "dvc.yaml": DVC_YAML,
         "params.yaml": yaml.safe_dump(params),
