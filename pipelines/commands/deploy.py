@@ -11,13 +11,14 @@ import click
 
 from gan_core.errors import SettingsError, StageError, did_you_mean
 from pipelines.commands.run import project_checkout
-from pipelines.flow.client_requests import ServedPipeline, resolve_request
+from pipelines.flow.client_requests import ServedPipeline, check_overrides, resolve_request
 from pipelines.flow.prefect_yaml import (
     CLONE,
     LOCAL,
     Options,
     changed_entry,
     check_own,
+    concurrency,
     new_entry,
     own_deployments,
     prefect_yaml,
@@ -129,7 +130,10 @@ def deploy(
     project = project or _project_name(checkout)
     entry = changed_entry(new_entry(name, project, options) if old is None else old, options)
     parameters = entry["parameters"]
-    resolve_request(ServedPipeline(revision=""), parameters.get("revision"), parameters.get("overrides") or {})
+    given = parameters.get("revision")
+    if given is not None and not isinstance(given, str):  # YAML reads a hash of digits only as a number
+        raise SettingsError(f"prefect.yaml, deployment '{name}': the revision {given} is not text. Put it in quotes.")
+    resolve_request(ServedPipeline(revision=None), given, parameters.get("overrides") or {})
     check_revision(checkout, _revision(entry), parameters.get("overrides") or {})
     with _prefect(checkout) as connection:
         from pipelines.flow.deployment import apply_deployment
@@ -146,7 +150,7 @@ def _say_next(entry: dict[str, Any], connection: Connection) -> None:
     schedules = (
         "; ".join(f"{one['cron']} ({one.get('timezone') or 'UTC'})" for one in entry["schedules"]) or "no schedule"
     )
-    limit = entry["concurrency_limit"]
+    limit = concurrency(entry)
     collision = "waits" if limit["collision_strategy"] == "ENQUEUE" else "is cancelled"
     pool = entry["work_pool"]["name"]
     click.echo(
@@ -194,7 +198,8 @@ def worker(pool: str | None, name: str | None, limit: int) -> None:
     checkout = project_checkout()
     if pool is None:
         _, entries = own_deployments(checkout)
-        pools = sorted({entry["work_pool"]["name"] for entry in entries.values()})
+        named = {(entry.get("work_pool") or {}).get("name") for entry in entries.values()}
+        pools = sorted(named - {None})
         if len(pools) > 1:
             raise SettingsError(
                 f"The deployments in prefect.yaml use several work pools. Choose one: --pool {'|'.join(pools)}."
@@ -238,7 +243,7 @@ def backfill(revisions: tuple[str, ...], name: str | None, sets: tuple[str, ...]
     """
     checkout = project_checkout()
     overrides = dict(parse_override(text) for text in sets)
-    resolve_request(ServedPipeline(revision=""), None, overrides)
+    check_overrides(ServedPipeline(revision=None), overrides)
     commits = list(dict.fromkeys(commit for words in revisions for commit in _commits(checkout, words)))
     with _prefect(checkout):
         from pipelines.flow.deployment import backfill as order

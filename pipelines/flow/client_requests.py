@@ -27,7 +27,8 @@ _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 class ServedPipeline:
     """The revision and the overrides that ``gantry serve`` fixes for its runs. A deployment on workers fixes neither."""
 
-    revision: str
+    revision: str | None
+    """None: each run names its own."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     origin: str | None = None
     """The repository of which a worker's host keeps a clone; None if the checkout is the user's own."""
@@ -39,14 +40,22 @@ def resolve_request(
     """The revision and the overrides of a run for which a client requested ``revision`` and ``overrides``.
 
     Raises:
-        StageError: the client may not request this revision.
+        StageError: the client may not request this revision, or names none where it must.
         SettingsError: the client may not override this setting, or not with this value.
     """
-    if revision is not None and revision != served.revision and not _REVISION.fullmatch(revision):
+    wanted = served.revision if revision is None else revision
+    # An empty one would mean the checkout itself, with its uncommitted changes.
+    if wanted is None or (wanted != served.revision and not _REVISION.fullmatch(wanted)):
         raise StageError(
             f"A run through the Prefect server cannot use the revision {revision!r}. Name a branch, a tag or a commit, with "
             "only letters, digits and _ . / @ { } ^ ~ + -."
         )
+    check_overrides(served, overrides)
+    return wanted, {**served.overrides, **overrides}
+
+
+def check_overrides(served: ServedPipeline, overrides: Mapping[str, Any]) -> None:
+    """Raise SettingsError if a client may not override one of these settings, or not with this value."""
     for name, value in overrides.items():
         if name in served.overrides and served.overrides[name] == value:
             continue
@@ -61,7 +70,6 @@ def resolve_request(
                 f"A run through the Prefect server cannot set '{name}' to {value!r}, only to numbers, true, false, null, and "
                 "words of letters, digits and _ . + -."
             )
-    return revision or served.revision, {**served.overrides, **overrides}
 
 
 def _is_plain(value: Any) -> bool:

@@ -39,6 +39,5 @@ def pipeline(
     origin = run_git(checkout.root, "remote", "get-url", ORIGIN, empty_on=ANY_STATUS)
     # A clone of pull.clone belongs to the deployments of this host; in any other checkout, origin is the user's own affair.
     cloned = bool(origin) and checkout.root.is_relative_to(clone_folder(origin).resolve())
-    # No revision equals this one, so that each requested revision is checked as a client's.
-    served = ServedPipeline(revision="", origin=origin if cloned else None)
+    served = ServedPipeline(revision=None, origin=origin if cloned else None)
     return run_flow(checkout, served, stages, revision, overrides)

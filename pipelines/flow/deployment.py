@@ -25,7 +25,7 @@ from gan_core.errors import SettingsError, StageError
 from pipelines.flow.automations import apply_automations, find_block, wanted_automations
 from pipelines.flow.deployed import pipeline
 from pipelines.flow.flow import FLOW_NAME
-from pipelines.flow.prefect_yaml import ENTRYPOINT
+from pipelines.flow.prefect_yaml import ENTRYPOINT, concurrency
 from pipelines.flow.schedule import check_schedule
 from pipelines.settings.flow import FlowSettings
 
@@ -109,7 +109,12 @@ class Backfill:
 
 
 def backfill(name: str, commits: Sequence[str], overrides: Mapping[str, Any]) -> list[Backfill]:
-    """Order one run of the deployment ``name`` for each commit that has none with these ``overrides``, in this order.
+    """Order one run of the deployment ``name`` for each commit that has none with the same settings, in this order.
+
+    Args:
+        name: of the deployment.
+        commits: hashes.
+        overrides: values by dotted name in params.yaml, on top of those of the deployment.
 
     Raises:
         StageError: there is no such deployment, or it would cancel runs that have to wait for each other.
@@ -129,7 +134,8 @@ def backfill(name: str, commits: Sequence[str], overrides: Mapping[str, Any]) ->
         there = _backfilled(client, deployment)
         orders = []
         for commit in commits:
-            settings = json.dumps(dict(overrides), sort_keys=True)
+            parameters = run_parameters(deployment.parameters, commit, overrides)
+            settings = json.dumps(parameters["overrides"], sort_keys=True)
             key = f"{BACKFILL}:{deployment.id}:{hashlib.sha256(f'{commit} {settings}'.encode()).hexdigest()}"
             run = there.get(key)
             new = run is None
@@ -137,13 +143,18 @@ def backfill(name: str, commits: Sequence[str], overrides: Mapping[str, Any]) ->
                 run = client.create_flow_run_from_deployment(
                     deployment.id,
                     name=f"{BACKFILL}-{commit[:12]}",
-                    parameters={**deployment.parameters, "revision": commit, "overrides": dict(overrides)},
+                    parameters=parameters,
                     tags=[BACKFILL],
                     idempotency_key=key,
                 )
             state = run.state_name or "Unknown"
             orders.append(Backfill(commit=commit, run=run.name, state=state, new=new))
         return orders
+
+
+def run_parameters(deployed: Mapping[str, Any], commit: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a run at ``commit``: those of its deployment, ``deployed``, with ``overrides`` on top of its own."""
+    return {**deployed, "revision": commit, "overrides": {**(deployed.get("overrides") or {}), **overrides}}
 
 
 def _backfilled(client: SyncPrefectClient, deployment: DeploymentResponse) -> dict[str, FlowRun]:
@@ -189,11 +200,9 @@ def _ensure_pool(client: SyncPrefectClient, name: str) -> list[str]:
 def _wanted(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The values of ``entry`` in the form in which :func:`_present` reads them from the server."""
     where = f"prefect.yaml, deployment '{entry['name']}'"
-    limit, pool = entry.get("concurrency_limit") or {}, entry.get("work_pool") or {}
-    if isinstance(limit, int):
-        limit = {"limit": limit}
+    limit, pool = concurrency(entry), entry.get("work_pool") or {}
     strategies = [strategy.value for strategy in ConcurrencyLimitStrategy]
-    if (strategy := limit.get("collision_strategy", "ENQUEUE")) not in strategies:
+    if (strategy := limit["collision_strategy"]) not in strategies:
         raise SettingsError(f"{where}: collision_strategy must be one of {', '.join(strategies)}, not {strategy!r}.")
     if not pool.get("name"):
         raise SettingsError(f"{where}: work_pool has no name.")
@@ -216,7 +225,7 @@ def _wanted(entry: Mapping[str, Any]) -> dict[str, Any]:
         "pull": entry.get("pull") or [],
         "work_pool_name": pool["name"],
         "job_variables": pool.get("job_variables") or {},
-        "limit": limit.get("limit", 1),
+        "limit": limit["limit"],
         "collision_strategy": strategy,
         "schedules": schedules,
         "form": parameter_schema(pipeline).model_dump_for_openapi(),

@@ -4,6 +4,7 @@ The file is the truth: ``gantry deploy`` applies what it says, and its options c
 that Gantry did not write, and comments, are kept.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from gan_core.errors import SettingsError, StageError
+from gan_core.files import atomic_write
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.environment import PREFECT_RETRIES
 
@@ -69,6 +71,10 @@ def read_deployments(checkout: Checkout) -> tuple[str, dict[str, dict[str, Any]]
     names = [entry["name"] for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"{path}: the deployment '{twice[0]}' appears twice. {remedy}")
+    for entry in entries:
+        for field in ("parameters", "work_pool"):
+            if entry.get("entrypoint") == ENTRYPOINT and not isinstance(entry.get(field) or {}, dict):
+                raise SettingsError(f"{path}: {field} of the deployment '{entry['name']}' must be a mapping. {remedy}")
     return str(values.get("name") or checkout.root.name), dict(zip(names, entries, strict=True))
 
 
@@ -121,6 +127,21 @@ def new_entry(name: str, project: str, options: Options) -> dict[str, Any]:
     }
 
 
+def concurrency(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """``limit`` and ``collision_strategy`` of a deployment. Prefect also permits the limit alone, or no limit: 1 here.
+
+    Raises:
+        SettingsError: it is neither a number nor a mapping.
+    """
+    given = entry.get("concurrency_limit") or {}
+    if not isinstance(given, int | Mapping):
+        raise SettingsError(
+            f"prefect.yaml, deployment '{entry.get('name')}': concurrency_limit must be a number, or a mapping with limit and "
+            f"collision_strategy, not {given!r}."
+        )
+    return {"limit": 1, "collision_strategy": "ENQUEUE", **({"limit": given} if isinstance(given, int) else given)}
+
+
 def changed_entry(entry: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """``entry`` with the fields that ``options`` names.
 
@@ -147,12 +168,9 @@ def changed_entry(entry: Mapping[str, Any], options: Options) -> dict[str, Any]:
             {CLONE: {**step[CLONE], "revision": options.revision}} if CLONE in step else step
             for step in changed.get("pull") or []
         ]
-    limit = dict(changed.get("concurrency_limit") or {"limit": 1, "collision_strategy": "ENQUEUE"})
-    if options.limit is not None:
-        limit["limit"] = options.limit
-    if options.collision is not None:
-        limit["collision_strategy"] = options.collision
-    changed["concurrency_limit"] = limit
+    asked = {"limit": options.limit, "collision_strategy": options.collision}
+    if asked := {name: value for name, value in asked.items() if value is not None}:
+        changed["concurrency_limit"] = concurrency(changed) | asked
     changed["schedules"] = _schedules(changed.get("schedules") or [], options)
     return changed
 
@@ -186,29 +204,36 @@ def write_entry(checkout: Checkout, project: str, name: str, entry: Mapping[str,
     _, entries = read_deployments(checkout)
     if entries.get(name) == (None if entry is None else dict(entry)):
         return False
-    path = prefect_yaml(checkout)
-    new = not path.is_file()
-    if new:
-        path.write_text(
-            "# Deployments of this project: edit them, then apply them with gantry deploy (or Prefect's own commands).\n"
-            f"name: {yaml.safe_dump(project).splitlines()[0]}\n",
-            encoding="utf-8",
-        )
-    with modify_yaml(str(path)) as values:
-        listed = values.setdefault("deployments", [])
-        place = next((number for number, old in enumerate(listed) if old["name"] == name), None)
-        if entry is None:
-            if place is not None:
-                del listed[place]
-        elif place is None:
-            listed.append(dict(entry))
+    path = prefect_yaml(checkout).resolve()
+    with atomic_write(path) as temporary:
+        if path.is_file():
+            shutil.copy(path, temporary)
         else:
-            for field in [field for field in listed[place] if field not in entry]:
-                del listed[place][field]
-            for field, value in entry.items():
-                if listed[place].get(field) != value:
-                    listed[place][field] = value
-        empty = not listed and set(values) <= {"name", "deployments"}
+            temporary.write_text(
+                "# Deployments of this project: edit them, then apply them with gantry deploy (or Prefect's own commands).\n"
+                f"name: {yaml.safe_dump(project).splitlines()[0]}\n",
+                encoding="utf-8",
+            )
+        with modify_yaml(str(temporary)) as values:
+            _put(values, name, entry)
+            empty = not values["deployments"] and set(values) <= {"name", "deployments"}
     if empty:
         path.unlink()
     return True
+
+
+def _put(values: Any, name: str, entry: Mapping[str, Any] | None) -> None:
+    """Set the deployment ``name`` among ``values``, those of the file, in place; remove it if ``entry`` is None."""
+    listed = values.setdefault("deployments", [])
+    place = next((number for number, old in enumerate(listed) if old["name"] == name), None)
+    if entry is None:
+        if place is not None:
+            del listed[place]
+    elif place is None:
+        listed.append(dict(entry))
+    else:
+        for field in [field for field in listed[place] if field not in entry]:
+            del listed[place][field]
+        for field, value in entry.items():
+            if listed[place].get(field) != value:
+                listed[place][field] = value

@@ -152,6 +152,17 @@ def test_a_worker_without_a_checkout_runs_it_and_pushes_the_results(prefect_api,
     assert (tmp_path / "remote" / "store" / "runs").is_dir(), "the run cache is on DVC's remote"
 
 
+def test_a_backfill_keeps_the_overrides_of_its_deployment():
+    from pipelines.flow.deployment import run_parameters
+
+    deployed = {"revision": "main", "stages": ["train"], "overrides": {"train.steps": 9, "train.seed": 1}}
+    assert run_parameters(deployed, "0d1e", {"train.seed": 2}) == {
+        "revision": "0d1e",
+        "stages": ["train"],
+        "overrides": {"train.steps": 9, "train.seed": 2},
+    }
+
+
 def test_published_data_and_an_event_from_outside_start_the_deployment(prefect_api, pushed, monkeypatch):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName

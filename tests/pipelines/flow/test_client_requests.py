@@ -7,6 +7,7 @@ from pipelines.flow.client_requests import OPEN_SECTIONS, ServedPipeline, resolv
 from pipelines.settings.schema import Settings
 
 SERVED = ServedPipeline(revision="origin/main", overrides={"track.uri": "http://tracking:5000", "train.steps": 5})
+DEPLOYED = ServedPipeline(revision=None)
 
 
 def test_a_request_without_parameters_runs_what_is_served():
@@ -28,8 +29,15 @@ def test_a_plain_revision_is_accepted(revision):
     ["--upload-pack=touch /tmp/x", "-h", "", "a b", "HEAD:dvc.yaml", "/etc", "x;y", "a\nb", "$(id)", ":/fix"],
 )
 def test_a_revision_that_is_not_a_plain_name_is_rejected(revision):
-    with pytest.raises(StageError, match="cannot use the revision"):
-        resolve_request(SERVED, revision, {})
+    for served in (SERVED, DEPLOYED):
+        with pytest.raises(StageError, match="cannot use the revision"):
+            resolve_request(served, revision, {})
+
+
+def test_a_run_of_a_deployment_must_name_its_revision():
+    assert resolve_request(DEPLOYED, "v1.0", {}) == ("v1.0", {})
+    with pytest.raises(StageError, match="cannot use the revision None"):
+        resolve_request(DEPLOYED, None, {})
 
 
 @pytest.mark.parametrize(

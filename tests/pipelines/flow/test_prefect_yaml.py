@@ -1,11 +1,15 @@
 """Reading and writing prefect.yaml."""
 
+import errno
+
 import pytest
 
 from gan_core.errors import SettingsError
 from pipelines.flow.prefect_yaml import (
+    ENTRYPOINT,
     Options,
     changed_entry,
+    concurrency,
     new_entry,
     own_deployments,
     read_deployments,
@@ -45,6 +49,34 @@ def test_an_option_changes_only_its_own_field():
 
 
 @pytest.mark.parametrize(
+    ("given", "limit", "strategy"), [(2, 2, "ENQUEUE"), ({"limit": 3}, 3, "ENQUEUE"), (None, 1, "ENQUEUE")]
+)
+def test_a_limit_written_by_hand_is_read_as_prefect_does_and_stays_as_it_is(given, limit, strategy):
+    entry = {**new_entry("nightly", "toy", Options()), "concurrency_limit": given}
+    assert concurrency(entry) == {"limit": limit, "collision_strategy": strategy}
+    assert changed_entry(entry, Options())["concurrency_limit"] == given
+    wanted = {"limit": limit, "collision_strategy": "CANCEL_NEW"}
+    assert changed_entry(entry, Options(collision="CANCEL_NEW"))["concurrency_limit"] == wanted
+    with pytest.raises(SettingsError, match="concurrency_limit must be a number"):
+        concurrency({"name": "nightly", "concurrency_limit": "two"})
+
+
+def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    checkout, path = Checkout.at(tmp_path), tmp_path / "prefect.yaml"
+    text = "# mine\nname: toy\ndeployments:\n- name: other\n  entrypoint: flows.py:other\n"
+    path.write_text(text)
+
+    def full(data, stream):
+        stream.write("# mi")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dvc.utils.serialize._yaml._dump", full)
+    with pytest.raises(OSError, match="No space"):
+        write_entry(checkout, "toy", "nightly", new_entry("nightly", "toy", Options()))
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("deployments: [", "not valid YAML"),
@@ -52,6 +84,10 @@ def test_an_option_changes_only_its_own_field():
         ("deployments: 3\n", "must be a list of mappings, each with a name"),
         ("deployments: [{entrypoint: a}]\n", "must be a list of mappings, each with a name"),
         ("deployments: [{name: a}, {name: a}]\n", "'a' appears twice"),
+        (
+            f"deployments: [{{name: a, entrypoint: {ENTRYPOINT}, work_pool: p}}]\n",
+            "work_pool of .*'a' must be a mapping",
+        ),
     ],
 )
 def test_a_damaged_file_is_an_error_that_names_it(tmp_path, text, message):
