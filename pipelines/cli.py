@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import os
 import signal
 import sys
 from typing import Any
@@ -120,6 +121,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # print names that the terminal's encoding cannot represent
     redact_output()
     try:
+        os.getcwd()  # raises if the current folder was removed, in which MKL would end the process later
         set_up_environment()
         ensure_account()
         gantry(prog_name="gantry")

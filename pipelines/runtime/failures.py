@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from gan_core.disk import describe_os_error, find_disk_error
@@ -58,6 +59,8 @@ def _explain(error: BaseException) -> str:
         return describe_os_error(refused)
     if isinstance(error, ConnectionError | TimeoutError) and (not isinstance(error, OSError) or error.filename is None):
         return f"A server did not answer ({_short(error)}). Check that it runs, and run this again. {_save_traceback(error)}"
+    if isinstance(error, FileNotFoundError) and _has_no_current_folder():
+        return "The current folder does not exist any more. Change to a folder that does, and run this again."
     if isinstance(error, OSError) and error.filename is not None and type(error).__module__ == "builtins":
         return describe_os_error(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -72,6 +75,14 @@ def _explain(error: BaseException) -> str:
         f"Unexpected error ({type(error).__name__}: {_short(error)}). This is a bug in Gantry: please report it. "
         f"{_save_traceback(error)}"
     )
+
+
+def _has_no_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _raised_by(error: BaseException) -> str:
@@ -93,8 +104,7 @@ def _save_traceback(error: BaseException) -> str:
     The newest :data:`MAX_LOGS` traceback files of this user are kept in the folder; older ones are removed.
     """
     text = redact_credentials("".join(traceback.format_exception(error)))
-    checkout = Checkout.at()
-    folder = checkout.var if checkout.params.is_file() else Path(tempfile.gettempdir())
+    folder = _log_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # mkstemp gives mode 0600: a traceback may quote data.
@@ -105,6 +115,15 @@ def _save_traceback(error: BaseException) -> str:
     except OSError as failed:
         return f"Its traceback cannot be written to {folder.resolve()} ({failed.strerror}):\n{text}"
     return f"Its traceback is in {Path(path).resolve()}."
+
+
+def _log_folder() -> Path:
+    """The folder for traceback files: ``var`` of the checkout at the current folder, else the system's temporary folder."""
+    with suppress(OSError):  # the current folder does not exist any more
+        checkout = Checkout.at()
+        if checkout.params.is_file():
+            return checkout.var
+    return Path(tempfile.gettempdir())
 
 
 def _remove_old(folder: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from gan_core.errors import DataError
 from pipelines import cli
+from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.failures import MAX_LOGS, explain_error
 from tests.pipelines.toy import CHECKOUT, environment
 
@@ -222,6 +223,20 @@ def test_an_error_is_attributed_to_the_library_that_raised_it(monkeypatch: pytes
     with pytest.raises(KeyError) as own:
         {}["x"]
     assert "bug in Gantry" in explain_error(own.value)
+
+
+def test_a_current_folder_that_was_removed_is_an_error_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError) as raised:
+        Checkout.at()
+    assert explain_error(raised.value).startswith("The current folder does not exist any more. Change to")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert str(tmp_path / "gantry-error-") in explain_error(ZeroDivisionError("x")), "another error has its traceback"
 
 
 def test_the_newest_tracebacks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
