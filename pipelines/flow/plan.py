@@ -47,7 +47,9 @@ def plan_stages(checkout: Checkout, targets: tuple[str, ...] = ()) -> list[Plann
             stage = stages[node.name]
             status: list[Any] = next(iter(stage.status(check_updates=False).values()), [])
             upstream = {makers[path] for path in _inputs(stage, checkout) if path in makers}
-            unsettled = [one.name for one in planned if one.name in upstream and one.action in ("runs", "may run")]
+            # The results that a stage restores are seldom those that are there now, by which DVC judges the stages after it.
+            changing = ("runs", "may run", "restored")
+            unsettled = [one.name for one in planned if one.name in upstream and one.action in changing]
             missing = [one.name for one in planned if one.name in upstream and one.action == "missing"]
             planned.append(_plan(node, status, unsettled, missing, checkout, stage))
             makers |= dict.fromkeys(node.outs, node.name)
