@@ -25,7 +25,7 @@ from pipelines.flow.prefect_yaml import (
     read_deployments,
     write_entry,
 )
-from pipelines.flow.pull import CHECKOUT_VARIABLE, ORIGIN
+from pipelines.flow.pull import CHECKOUT_VARIABLE, ORIGIN, repository_name
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import Connection, connect_prefect, explain_server_errors
 from pipelines.flow.workspace import check_revision, find_commit, parse_override, repository_prefix
@@ -304,4 +304,4 @@ def _pull_step(checkout: Checkout, revision: str) -> dict[str, Any]:
 
 def _project_name(checkout: Checkout) -> str:
     address = run_git(checkout.root, "remote", "get-url", ORIGIN, empty_on=ANY_STATUS)
-    return address.rstrip("/").rpartition("/")[2].removesuffix(".git") or checkout.root.name
+    return repository_name(address) or checkout.root.name

@@ -5,8 +5,10 @@ and resume the work in progress of a killed run. Prefect's own step ``git_clone`
 with the run, so that each run would pull all data again and begin its stages from the start.
 """
 
+import functools
 import hashlib
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -39,28 +41,31 @@ def clone(repository: str, revision: str, subfolder: str = ".") -> dict[str, Any
     """
     folder = clone_folder(repository)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder.with_suffix(".lock")):
+    # A worker may have a terminal, but nobody watches it: a question there would hold up the run, and the lock, without end.
+    git = functools.partial(run_git, may_ask=False)
+    with file_lock(folder.with_name(f"{folder.name}.lock")):
         try:
             if not (folder / ".git").exists():
-                run_git(folder.parent, "init", "--quiet", str(folder))
-            run_git(folder, "remote", "remove", ORIGIN, empty_on=ANY_STATUS)
-            run_git(folder, "remote", "add", ORIGIN, repository)
+                git(folder.parent, "init", "--quiet", str(folder))
+            git(folder, "remote", "remove", ORIGIN, empty_on=ANY_STATUS)
+            git(folder, "remote", "add", ORIGIN, repository)
             # HEAD is detached below, so that the branches here can be the repository's own branches.
             branches = "+refs/heads/*:refs/heads/*"
-            run_git(folder, "checkout", "--quiet", "--detach", empty_on=ANY_STATUS)
-            run_git(folder, "fetch", "--quiet", "--prune", "--force", "--tags", "--update-head-ok", ORIGIN, branches)
+            git(folder, "checkout", "--quiet", "--detach", empty_on=ANY_STATUS)
+            git(folder, "fetch", "--quiet", "--prune", "--force", "--tags", "--update-head-ok", ORIGIN, branches)
         except GitError as error:
             raise StageError(
-                f"Host {socket.gethostname()} cannot fetch {redact_credentials(repository)}: {error.reason} Check the address "
-                "in prefect.yaml, and that this host's user may read the repository (ssh key or git credential helper)."
+                f"Host {socket.gethostname()} cannot fetch {redact_credentials(repository)}: {error.reason.rstrip('.')}. Check "
+                "the address in prefect.yaml, and that this host's user may read the repository (ssh key or git credential "
+                "helper)."
             ) from error
-        known = run_git(
+        known = git(
             folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", empty_on=(1, 128)
         )
         if not known:
-            run_git(folder, "fetch", "--quiet", ORIGIN, "HEAD")
-            known = run_git(folder, "rev-parse", "FETCH_HEAD")
-        run_git(folder, "checkout", "--quiet", "--force", "--detach", known)
+            git(folder, "fetch", "--quiet", ORIGIN, "HEAD")
+            known = git(folder, "rev-parse", "FETCH_HEAD")
+        git(folder, "checkout", "--quiet", "--force", "--detach", known)
     project = folder / subfolder
     if not project.is_dir():
         raise StageError(
@@ -87,5 +92,10 @@ def local_checkout() -> dict[str, Any]:
 
 def clone_folder(repository: str) -> Path:
     """Where this host keeps its clone of ``repository``: a folder in the user's cache."""
-    name = repository.rstrip("/").rpartition("/")[2].removesuffix(".git") or "project"
+    name = repository_name(repository) or "project"
     return user_cache_dir() / "deployments" / f"{name}-{hashlib.sha256(repository.encode()).hexdigest()[:12]}"
+
+
+def repository_name(address: str) -> str:
+    """The last part of the address of a git repository; "" if it has none. It may follow a colon: ``git@host:toy.git``."""
+    return re.split("[/:]", address.rstrip("/"))[-1].removesuffix(".git")

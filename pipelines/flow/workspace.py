@@ -26,8 +26,9 @@ from gan_core.errors import DataError, SettingsError, StageError, did_you_mean
 from gan_core.locks import try_lock
 from pipelines.runtime.account import git_signature
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
+from pipelines.runtime.code import PACKAGES
 from pipelines.runtime.dvc_error import dvc_error
-from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, GitError, run_git
+from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, NEVER_ASK, GitError, run_git
 from pipelines.runtime.owned import claim_folder, find_abandoned
 from pipelines.runtime.project_files import check_project_files, missing_stages
 from pipelines.runtime.redaction import redact_credentials
@@ -89,6 +90,8 @@ def worktree_workspace(
     if origin is not None:
         check_fetched(checkout, revision, origin)
     with _worktree(checkout, revision, overrides, name, from_client=from_client) as (tree, environment):
+        if origin is not None:
+            environment |= NEVER_ASK  # nobody watches the terminal of a worker
         restore_data(tree, environment)
         yield Workspace(checkout=tree, environment=environment, experiment=name, origin=origin)
 
@@ -186,6 +189,11 @@ def _worktree(
                 f"Revision '{revision}' has no {tree.dvc_yaml.relative_to(top.resolve())}, so it is not a Gantry project."
             )
         LOG.info("Worktree of %s at %s.", commit[:12], tree.root)
+        if os.pathsep in str(tree.root) and any((tree.root / package).is_dir() for package in PACKAGES):
+            raise StageError(
+                f"{checkout.root} has a '{os.pathsep}' in its path, where Python ends an entry of PYTHONPATH: the stages would "
+                "run the installed code, not that of the commit. Rename the folder, or run it as it is: gantry run."
+            )
         environment = {
             **_environment(),
             **git_signature(lambda name: _git(checkout, "config", name, empty_on=ANY_STATUS)),

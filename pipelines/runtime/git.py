@@ -19,6 +19,8 @@ CALLER_VARIABLES = (
     "GIT_NAMESPACE",
 )
 """Variables that git sets for its hooks. They would make git use another repository."""
+NEVER_ASK = {"GIT_TERMINAL_PROMPT": "0"}
+"""Variables that keep git, and DVC's client of git, from asking for a password on the terminal."""
 ANY_STATUS = range(-64, 256)
 """For ``empty_on`` of :func:`run_git`: no exit status is an error."""
 
@@ -76,7 +78,11 @@ def current_commit(root: Path) -> Commit:
 
 
 def run_git(
-    root: Path, *arguments: str, empty_on: Container[int] = (), environment: Mapping[str, str] | None = None
+    root: Path,
+    *arguments: str,
+    empty_on: Container[int] = (),
+    environment: Mapping[str, str] | None = None,
+    may_ask: bool = True,
 ) -> str:
     """Run a git command in ``root`` and return its output without the line breaks at its end.
 
@@ -87,6 +93,7 @@ def run_git(
         arguments: the git command and its arguments.
         empty_on: exit statuses for which "" is returned instead of raising an error.
         environment: environment of git and of the repository's hooks. Default: that of this process.
+        may_ask: whether git and ssh may ask for a password or a host key on the terminal. If False, they fail instead.
 
     Raises:
         GitError: git is not installed, or the command fails. The message has the command, the folder and git's reason.
@@ -94,8 +101,19 @@ def run_git(
     given = os.environ if environment is None else environment
     # LC_ALL=C: callers look for English words in git's errors.
     own = {name: value for name, value in given.items() if name not in CALLER_VARIABLES} | {"LC_ALL": "C"}
+    stdin = None
+    if not may_ask:
+        own |= NEVER_ASK
+        stdin = subprocess.DEVNULL
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], env=own, capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            env=own,
+            stdin=stdin,
+            capture_output=True,
+            check=False,
+            start_new_session=not may_ask,  # without a terminal, which ssh would open by its name
+        )
     except OSError as error:
         raise GitError(arguments, root, f"git cannot be run: {error.strerror or error}") from error
     if done.returncode:

@@ -62,7 +62,9 @@ def test_a_plan_follows_a_project_from_the_first_run_to_the_next_change(project,
     found = {stage.name: stage for stage in plan_stages(Checkout.at(project))}
     assert found["second"].action == "restored"
     assert "DVC's run cache has its results" in found["second"].reason
-    assert found["third"].action == "may run", "its input is the one of two lines until the second stage restores the other"
+    assert found["third"].action == "may run", (
+        "its input is the one of two lines until the second stage restores the other"
+    )
     (project / "short").unlink()
     assert actions(project)["third"] == "may run", "its input is missing until the second stage restores it"
 

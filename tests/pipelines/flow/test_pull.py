@@ -1,6 +1,14 @@
 """The pull steps of a deployment, with a real git repository."""
 
 import logging
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -10,7 +18,7 @@ from pipelines.flow.pull import CHECKOUT_VARIABLE, clone, clone_folder, local_ch
 from pipelines.flow.workspace import check_fetched, find_commit, run_dvc, worktree_workspace
 from pipelines.runtime.checkout import Checkout
 from tests.pipelines.deployed import push_project
-from tests.pipelines.toy import run
+from tests.pipelines.toy import environment, run
 
 
 @pytest.fixture
@@ -65,6 +73,44 @@ def test_a_clone_of_a_revision_that_is_gone_shows_the_head_of_the_repository(rem
 def test_a_repository_that_cannot_be_read_is_an_error_that_names_the_host(tmp_path):
     with pytest.raises(StageError, match=r"Host .* cannot fetch file://.*nothing.*ssh key or git credential helper"):
         clone((tmp_path / "nothing").as_uri(), "main")
+
+
+def test_a_repository_that_asks_for_a_password_is_an_error_even_on_a_terminal(tmp_path):
+    class AskForPassword(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="toy"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), AskForPassword) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code = f"from pipelines.flow.pull import clone; clone('http://127.0.0.1:{server.server_port}/toy.git', 'main')"
+        child, terminal = pty.fork()
+        if child == 0:
+            os.execve(sys.executable, [sys.executable, "-c", code], environment(GANTRY_CACHE_DIR=str(tmp_path)))
+        said = b""
+        try:
+            while select.select([terminal], [], [], 30)[0]:
+                said += os.read(terminal, 4096)
+        except OSError:  # the child has ended
+            pass
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(terminal)
+            server.shutdown()
+    assert b"StageError: Host" in said, said
+    assert b"prompts disabled" in said
+
+
+def test_the_name_of_a_clone_is_that_of_the_repository():
+    """A colon in it would end the entry of PYTHONPATH by which stages find the code of their commit."""
+    for address in ("git@host:toy.git", "ssh://git@host/group/toy", "/srv/toy.git/", "https://host/toy.git"):
+        assert re.fullmatch(r"toy-[0-9a-f]{12}", clone_folder(address).name)
 
 
 def test_a_folder_that_the_repository_lacks_is_an_error(remote):

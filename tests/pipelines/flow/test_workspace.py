@@ -385,3 +385,14 @@ def test_stages_in_a_worktree_use_the_code_of_its_commit(data_project):
         command = [sys.executable, "-c", "import gan_core; print(gan_core.WHICH)"]
         said = subprocess.run(command, cwd="/", env=workspace.environment, capture_output=True, text=True, check=True)
     assert said.stdout == "of the commit\n"
+
+
+def test_a_path_from_which_the_code_of_a_commit_cannot_be_imported_is_an_error(data_project):
+    (data_project / "gan_core").mkdir()
+    (data_project / "gan_core" / "__init__.py").touch()
+    run_command("git", "add", "gan_core", cwd=data_project)
+    run_command("git", "commit", "-qm", "code", cwd=data_project)
+    moved = data_project.rename(data_project.with_name("10:30"))
+    with pytest.raises(StageError, match=r"10:30 has a ':' in its path.*Rename the folder"), _worktree(moved):
+        pass
+    assert not list((moved / "var" / "worktrees").iterdir())
