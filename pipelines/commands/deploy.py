@@ -199,7 +199,7 @@ def worker(pool: str | None, name: str | None, limit: int) -> None:
     if pool is None:
         _, entries = own_deployments(checkout)
         named = {(entry.get("work_pool") or {}).get("name") for entry in entries.values()}
-        pools = sorted(named - {None})
+        pools = sorted(str(one) for one in named if one)
         if len(pools) > 1:
             raise SettingsError(
                 f"The deployments in prefect.yaml use several work pools. Choose one: --pool {'|'.join(pools)}."

@@ -363,8 +363,9 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Parse and check settings; raises SettingsError that names the setting and, if unknown, the nearest valid name."""
     settings = _parse(values)
     tune = values.get("tune")
-    _check_space(settings, automatic=isinstance(tune, Mapping) and tune.get("space") == "auto")
-    return settings
+    automatic = isinstance(tune, Mapping) and tune.get("space") == "auto"
+    space = {name: _checked_range(name, limits, settings, automatic) for name, limits in settings.tune.space.items()}
+    return dataclasses.replace(settings, tune=dataclasses.replace(settings.tune, space=space))
 
 
 def _parse(values: Mapping[str, Any]) -> Settings:
@@ -391,33 +392,44 @@ def _parse(values: Mapping[str, Any]) -> Settings:
     return dataclasses.replace(settings, given=given)
 
 
-def _check_space(settings: Settings, *, automatic: bool) -> None:
-    """Raise SettingsError if ``tune.space`` holds invalid values, or settings that do not affect a trial."""
-    for name, limits in settings.tune.space.items():
+def _checked_range(name: str, limits: Range, settings: Settings, automatic: bool) -> Range:
+    """The range ``limits`` of the setting ``name``, whose choices have the type of the setting: YAML 1.1 reads 1e-4 as text.
+
+    Args:
+        name: dotted name.
+        limits: as in ``tune.space``.
+        settings: all of params.yaml.
+        automatic: whether the range comes from ``tune.space: auto``.
+
+    Raises:
+        SettingsError: it holds an invalid value, or the setting does not affect a trial.
+    """
+    try:
+        value = settings.value(name)
+    except SettingsError as error:
+        raise SettingsError(f"tune.space: {error}") from None
+    if isinstance(value, dict):
+        raise SettingsError(f"tune.space: '{name}' is a section. Search one of its settings: {', '.join(value)}.")
+    if name.partition(".")[0] not in ("model", "train") or name in NOT_SEARCHED:
+        raise SettingsError(
+            f"tune.space: '{name}' cannot be searched: all trials share it. Search another setting of model or train."
+        )
+    ends = []
+    for end in limits.ends():
         try:
-            value = settings.value(name)
+            ends.append(_parse(_replaced(settings.as_dict(), {name: end})).value(name))
         except SettingsError as error:
-            raise SettingsError(f"tune.space: {error}") from None
-        if isinstance(value, dict):
-            raise SettingsError(f"tune.space: '{name}' is a section. Search one of its settings: {', '.join(value)}.")
-        if name.partition(".")[0] not in ("model", "train") or name in NOT_SEARCHED:
-            raise SettingsError(
-                f"tune.space: '{name}' cannot be searched: all trials share it. Search another setting of model or train."
-            )
-        for end in limits.ends():
-            try:
-                _parse(_replaced(settings.as_dict(), {name: end}))
-            except SettingsError as error:
-                raise SettingsError(f"tune.space.{name}: {end} is not a valid value. {error}") from None
-        # The preset chooses later; its choices are checked then.
-        known = settings.model.preset == "none" or name in settings.given
-        if settings.tune.trials and known and not limits.contains(value):
-            remedy = "Widen the range or change the setting."
-            if automatic:
-                remedy = (
-                    f"Change the setting, or write your own ranges in place of auto ({limits.low} to {limits.high})."
-                )
-            raise SettingsError(f"tune.space: {name} is {value}, outside its search range. {remedy}")
+            raise SettingsError(f"tune.space.{name}: {end} is not a valid value. {error}") from None
+    if limits.type == "choice":
+        limits = dataclasses.replace(limits, values=tuple(ends))
+    # The preset chooses later; its choices are checked then.
+    known = settings.model.preset == "none" or name in settings.given
+    if settings.tune.trials and known and not limits.contains(value):
+        remedy = "Widen the range or change the setting."
+        if automatic:
+            remedy = f"Change the setting, or write your own ranges in place of auto ({limits.low} to {limits.high})."
+        raise SettingsError(f"tune.space: {name} is {value}, outside its search range. {remedy}")
+    return limits
 
 
 def _replaced(plain: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -153,6 +153,12 @@ def test_an_invalid_search_space_is_refused(tmp_path: Path, space: dict, message
         load_settings(changed(tmp_path, tune={"space": space}))
 
 
+def test_choices_have_the_type_of_their_setting(tmp_path: Path) -> None:
+    """YAML 1.1 reads 1e-4 as text."""
+    path = changed(tmp_path, tune={"space": {RATE: {"type": "choice", "values": ["1e-4", "4e-4"]}}})
+    assert load_settings(path).tune.space[RATE].values == (1e-4, 4e-4)
+
+
 def test_a_range_may_exclude_a_setting_if_no_search_runs_or_a_preset_chooses_it(tmp_path: Path) -> None:
     space = {"train.generator_lr": {"type": "log", "low": 1e-3, "high": 1e-2}}
     load_settings(changed(tmp_path, tune={"trials": 0, "space": space}))
