@@ -7,8 +7,10 @@ code of their revision.
 import os
 from typing import Any
 
+from pipelines.runtime.account import ensure_account
 from pipelines.runtime.environment import DEFAULTS
 
+ensure_account()  # DVC needs the name of the user; Prefect's worker may run as one without a name
 for _name, _value in DEFAULTS.items():  # before libraries that read them are imported
     os.environ.setdefault(_name, _value)
 

@@ -206,15 +206,19 @@ def _keep(checkout: Checkout, place: Path, environment: dict[str, str], ended: t
         if (asking := _asking(place)) == answered:
             continue
         LOG.info("Starting a Ray cluster for this run.")
-        status = _run_until(ended, checkout, place, environment)
+        try:
+            why = (
+                f"it ended with status {_run_until(ended, checkout, place, environment)}; its log is {checkout.ray_log}"
+            )
+        except OSError as error:  # its log cannot be written, or there are too many processes
+            why = str(error)
         (place / "address").unlink(missing_ok=True)  # no stage may connect to a cluster that is gone
         answered = _asking(place) or asking
         if not ended.is_set():
-            note = {"asking": answered, "why": f"it ended with status {status}; its log is {checkout.ray_log}"}
             try:
-                write_json(place / "failed", note)
+                write_json(place / "failed", {"asking": answered, "why": why})
             except OSError as error:
-                LOG.error("The Ray cluster died: %s. This cannot be written to %s: %s.", note["why"], place, error)
+                LOG.error("The Ray cluster died: %s. This cannot be written to %s: %s.", why, place, error)
 
 
 def _asking(place: Path) -> str | None:

@@ -21,8 +21,8 @@ from pipelines.settings.secrets import _QUERY, _USER
 
 HIDDEN = "***"
 _SECRET_NAME = re.compile(
-    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|ACCOUNT_?KEY|PRIVATE_?KEY|AUTH_STRING|CREDENTIAL"
-    r"|CONNECTION_STRING|(?:^|_)SAS(?:_|$)",
+    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|ACCOUNT_?KEY|STORAGE_?KEY|PRIVATE_?KEY|AUTH_STRING"
+    r"|CREDENTIAL|CONNECTION_STRING|(?:^|_)SAS(?:_|$)|_(?:PASS|PWD)$",
     re.IGNORECASE,
 )
 # Variables with such a name whose value is a switch, a name, a path or an address, not a secret.

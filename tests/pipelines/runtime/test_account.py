@@ -18,7 +18,10 @@ UNKNOWN = 54321
 
 def gantry(*words: str, place: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command as a user without a name; only ``variables`` and what Python needs are in its environment."""
-    program = "from pipelines.cli import main; main()"
+    return run_python("from pipelines.cli import main; main()", *words, place=place, **variables)
+
+
+def run_python(program: str, *words: str, place: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     return subprocess.run(
         [sys.executable, "-c", program, *words],
@@ -71,6 +74,11 @@ def test_without_a_home_directory_the_error_names_the_variable(place: Path) -> N
     assert done.returncode == 1
     assert f"User {UNKNOWN} of this machine has no home directory" in done.stderr
     assert "Set HOME" in done.stderr
+
+
+def test_a_worker_of_prefect_gives_dvc_a_user_name(place: Path) -> None:
+    program = "import pipelines.flow.deployed, getpass; print(getpass.getuser())"
+    assert run_python(program, place=place, HOME=str(place)).stdout == f"uid-{UNKNOWN}\n"
 
 
 def test_a_commit_is_signed_as_this_user_without_git_settings(monkeypatch: pytest.MonkeyPatch) -> None:

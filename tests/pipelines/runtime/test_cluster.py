@@ -56,6 +56,16 @@ def test_a_cluster_that_does_not_start_raises_an_error_with_its_log(tmp_path, mo
             module._offered()
 
 
+def test_a_cluster_whose_log_cannot_be_written_raises_an_error_at_once(tmp_path, monkeypatch):
+    log = tmp_path / "var" / "ray.log"
+    log.mkdir(parents=True)
+    with offer_cluster(Checkout.at(tmp_path), environment()) as extra:
+        monkeypatch.setenv("GANTRY_CLUSTER", extra["GANTRY_CLUSTER"])
+        monkeypatch.setattr(module, "START_SECONDS", 30.0)
+        with pytest.raises(StageError, match=r"did not start: .*Is a directory: '.*ray.log'"):
+            module._offered()
+
+
 STAND_IN_FOR_RAY = {
     "__init__": """
 import os, types

@@ -85,6 +85,9 @@ def test_a_text_without_secrets_is_not_changed(text: str) -> None:
         "PREFECT_API_KEY",
         "PGPASSWORD",
         "AZURE_STORAGE_CONNECTION_STRING",
+        "AZURE_STORAGE_KEY",
+        "MYSQL_PWD",
+        "DB_PASS",
     ],
 )
 def test_secrets_of_the_environment_are_removed_wherever_they_appear(name: str) -> None:
