@@ -26,7 +26,7 @@ from pipelines.runtime.checkout import BEST, CURVES, FID_CURVE, METRICS, NEIGHBO
 from pipelines.runtime.git import GitError, run_git
 from pipelines.settings.schema import Settings, parse_settings
 from pipelines.tracking.runlog import flatten, texts
-from pipelines.tracking.store import PARENT_TAG, connect, explain_server_errors, find_run
+from pipelines.tracking.store import PARENT_TAG, connect, explain_server_errors, find_run, is_refusal
 from pipelines.training.curves import last_step
 
 if TYPE_CHECKING:
@@ -147,7 +147,9 @@ def _of_run(name: str, run_id: str, uri: str, *, draw: bool = False) -> Side:
         client = connect(uri, create=False)
         try:
             run = _top(client, run_id)
-        except MlflowException:
+        except MlflowException as error:
+            if not is_refusal(error):
+                raise
             raise TrackingError(f"There is no run '{run_id}' in MLflow.") from None
         if run.info.lifecycle_stage == "deleted":
             raise TrackingError(

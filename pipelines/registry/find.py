@@ -132,7 +132,9 @@ def _is_deleted_run(client: "MlflowClient", run: str) -> bool:
 
     try:
         return bool(re.fullmatch(r"[0-9a-f]{32}", run)) and client.get_run(run).info.lifecycle_stage == "deleted"
-    except MlflowException:
+    except MlflowException as error:
+        if not is_refusal(error):
+            raise
         return False
 
 
@@ -179,7 +181,9 @@ def _of_run(client: "MlflowClient", run: str) -> "ModelVersion | None":
             return found[0]
         try:
             tags = client.get_run(run).data.tags
-        except MlflowException:
+        except MlflowException as error:
+            if not is_refusal(error):
+                raise
             return None
         if tags.get(STAGE_TAG) == TRIAL:
             raise TrackingError(

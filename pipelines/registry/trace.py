@@ -14,7 +14,7 @@ from pipelines.registry.find import lookup_version
 from pipelines.runtime.checkout import DVC_LOCK, RAW, Checkout
 from pipelines.runtime.dvc_yaml import parse_as_dvc
 from pipelines.runtime.git import run_git
-from pipelines.tracking.store import connect, explain_server_errors, run_url
+from pipelines.tracking.store import connect, explain_server_errors, is_refusal, run_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -172,7 +172,9 @@ def _version_trace(
     run, experiment = str(version.run_id or ""), ""
     try:
         experiment = client.get_run(run).info.experiment_id
-    except Exception:  # whatever the server says about a run that was deleted: the rest of the line is known
+    except Exception as error:
+        if not is_refusal(error):
+            raise
         notes.append(f"run {run or 'of the version'} is no longer in MLflow")
     model = client.get_registered_model(version.name)
     aliases = tuple(sorted(a for a, number in model.aliases.items() if str(number) == str(version.version)))
@@ -250,7 +252,9 @@ def _run_tags(client: "MlflowClient", run: str) -> dict[str, str]:
 
     try:
         tags = client.get_run(run).data.tags
-    except MlflowException:
+    except MlflowException as error:
+        if not is_refusal(error):
+            raise
         return {}
     return {name: value for name, value in sorted(tags.items()) if name.startswith("gantry.")}
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import textwrap
 import time
@@ -31,13 +32,18 @@ MLFLOW_PORT = 5000
 _HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 _REFUSALS = {
     "ALREADY_EXISTS",
-    "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
     "NOT_FOUND",
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
+# MLflow reports every error of SQLAlchemy but the operational ones as BAD_REQUEST: also a lost connection, a full pool, a
+# conflict with a request at the same time, or a damaged file. These messages alone are about the values themselves.
+_BAD_VALUE = re.compile(
+    r"DataError|\bStringDataRightTruncation|\bNumericValueOutOfRange|\bUntranslatableCharacter|\bCharacterNotInRepertoire"
+    r"|\bInvalidTextRepresentation|\(builtins\.(?:ValueError|TypeError|OverflowError)\)"
+)
 _DATABASES = ("postgresql", "mysql", "mssql")
 _CREATION_SECONDS = 60.0
 _TITLE, _CONTENTS = "tracking database", "the earlier runs and registered versions"
@@ -224,9 +230,13 @@ def is_refusal(error: BaseException) -> bool:
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
-        return getattr(error, "error_code", None) in _REFUSALS
+        code = getattr(error, "error_code", None)
+        return code in _REFUSALS or (code == "BAD_REQUEST" and bool(_BAD_VALUE.search(str(error))))
     # File uploads raise plain HTTP errors. Authentication, timeouts and rate limits may succeed on a retry.
-    status = getattr(getattr(error, "response", None), "status_code", 0)
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", 0)
+    if status == 404 and "error_code" not in str(getattr(response, "text", "")):
+        return False  # not of MLflow: a proxy in front of a server that restarts does not know the server
     return 400 <= status < 500 and status not in (401, 403, 407, 408, 425, 429)
 
 

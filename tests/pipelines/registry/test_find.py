@@ -52,6 +52,20 @@ def test_the_run_of_a_trial_is_refused(register, uri):
         digest(trial, uri)
 
 
+def test_a_server_that_fails_meanwhile_is_not_taken_for_one_without_the_run(register, uri, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+    def fail(self, run_id):
+        raise MlflowException("the database restarts", error_code=TEMPORARILY_UNAVAILABLE)
+
+    register()
+    monkeypatch.setattr(MlflowClient, "get_run", fail)
+    with pytest.raises(TrackingError, match="cannot be reached or failed: the database restarts"):
+        digest("0" * 32, uri)
+
+
 def test_a_name_alone_means_the_champion_if_there_is_one(register, uri, generator_dir, monkeypatch):
     register(fid=20.0)
     promote("digits", tracking_uri=uri)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -167,6 +167,20 @@ def test_rejected_entries_are_set_aside_and_the_rest_is_sent(tmp_path, uri, capl
     assert any("Changing param values" in reason for reason in reasons)
     assert any("bad?name" in str(line["what"]) for line in refused(log))
     assert "set aside" in caplog.text
+
+
+def test_a_conflict_in_the_database_is_no_refusal_and_the_event_is_sent_later(tmp_path, uri):
+    """As if another host had inserted the same dataset between MLflow's question for it and its answer."""
+    with RunLog(tmp_path / "logs", key="a", name="a") as log:
+        log.log_dataset("cats", "data/raw/cats", "d" * 32 + ".dir")
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+        database.execute("CREATE TRIGGER clash BEFORE INSERT ON datasets BEGIN SELECT RAISE(ABORT, 'clash'); END")
+        with pytest.raises(TrackingError, match="Cannot send the events"):
+            ship(tmp_path / "logs", uri)
+        database.execute("DROP TRIGGER clash")
+    ship(tmp_path / "logs", uri)
+    assert [found.dataset.name for found in run_of(uri, "a").inputs.dataset_inputs] == ["cats"]
+    assert not refused(log)
 
 
 def test_a_finished_run_can_be_resumed_and_finished_again(tmp_path, uri):

@@ -7,12 +7,22 @@ import subprocess
 import sys
 
 import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from gan_core.errors import SettingsError, TrackingError
 from pipelines.registry.promote import promote, rollback
 from pipelines.settings.tracking_uri import resolve_uri
 from pipelines.tracking import find_run
-from pipelines.tracking.store import _is_unfinished, connect, ensure_experiment, error_summary, explain_server_errors
+from pipelines.tracking.store import (
+    _is_unfinished,
+    connect,
+    ensure_experiment,
+    error_summary,
+    explain_server_errors,
+    is_refusal,
+)
 from tests.pipelines.toy import wait_for
 from tests.pipelines.tracking.database import copy_of
 
@@ -142,3 +152,35 @@ def test_a_failing_database_gives_one_error_without_a_traceback(database_templat
     with pytest.raises(TrackingError, match="no such function"), explain_server_errors(uri):
         client.create_experiment("new")
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("message", "refused"),
+    [
+        ("(psycopg2.errors.StringDataRightTruncation) value too long for type character varying(250)", True),
+        ("(pymysql.err.DataError) (1406, \"Data too long for column 'value' at row 1\")", True),
+        ("(builtins.ValueError) A string literal cannot contain NUL (0x00) characters.", True),
+        ("(psycopg2.InterfaceError) connection already closed", False),
+        ("QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00", False),
+        ('(psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint "dataset_pk"', False),
+        ("(sqlite3.DatabaseError) database disk image is malformed", False),
+    ],
+)
+def test_an_error_of_the_database_is_a_refusal_only_if_it_is_about_the_value(message, refused):
+    """MLflow gives all of these the same code."""
+    assert is_refusal(MlflowException(message, error_code=BAD_REQUEST)) is refused
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "refused"),
+    [
+        (404, "404 page not found", False),
+        (404, '{"error_code": "RESOURCE_DOES_NOT_EXIST"}', True),
+        (413, "", True),
+        (429, "", False),
+    ],
+)
+def test_a_proxy_that_does_not_know_the_server_at_the_moment_refuses_nothing(status, text, refused):
+    response = requests.Response()
+    response.status_code, response._content = status, text.encode()
+    assert is_refusal(requests.HTTPError("upload failed", response=response)) is refused
