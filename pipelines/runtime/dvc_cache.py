@@ -49,11 +49,20 @@ def fetch_cached(checkout: Checkout, digest: str, target: Path) -> None:
 
 def hash_in_lock(lock: str, stage: str, out: str) -> str | None:
     """DVC's hash of the out of a stage in the text of a dvc.lock; None if it has none."""
+    return _hash_in_lock(lock, stage, "outs", out)
+
+
+def hash_of_dependency(lock: str, stage: str, path: str) -> str | None:
+    """DVC's hash of a dependency of a stage, when the stage ran, in the text of a dvc.lock; None if it has none."""
+    return _hash_in_lock(lock, stage, "deps", path)
+
+
+def _hash_in_lock(lock: str, stage: str, which: str, path: str) -> str | None:
     values = parse_as_dvc(lock, DVC_LOCK)
     if not isinstance(values, dict):
         return None
-    outs = ((values.get("stages") or {}).get(stage) or {}).get("outs") or []
-    return next((str(found["md5"]) for found in outs if found.get("path") == out and found.get("md5")), None)
+    listed = ((values.get("stages") or {}).get(stage) or {}).get(which) or []
+    return next((str(found["md5"]) for found in listed if found.get("path") == path and found.get("md5")), None)
 
 
 def _listed(repo: "Repo", digest: str) -> dict[str, str] | None:

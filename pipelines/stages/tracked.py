@@ -8,6 +8,7 @@ from typing import Any
 
 from gan_core.data import DATASET_FILE
 from pipelines.runtime.checkout import RAW, Checkout
+from pipelines.runtime.dvc_cache import hash_of_dependency
 from pipelines.runtime.git import current_commit
 from pipelines.runtime.progress import say
 from pipelines.runtime.versions import version_tags
@@ -55,13 +56,21 @@ def stage_run(
 
 
 def dataset_inputs(checkout: Checkout) -> dict[str, str]:
-    """DVC's hash of the raw data of the prepared dataset, by the name of the data; empty before ingestion."""
+    """DVC's hash of the raw data that the prepared dataset was made from, by the name of the data; empty before ingestion.
+
+    It comes from dvc.lock, because the raw data may have changed since ingestion, for example while training ran. Only if
+    dvc.lock does not say it, it is the hash of the raw data as it is now.
+    """
     import yaml
 
     described = checkout.prepared / DATASET_FILE
     if not described.is_file():
         return {}
     name = json.loads(described.read_text(encoding="utf-8"))["name"]
+    if checkout.dvc_lock.is_file():
+        lock = checkout.dvc_lock.read_text(encoding="utf-8")
+        if digest := hash_of_dependency(lock, "ingest", f"{RAW}/{name}"):
+            return {name: digest}
     pointer = checkout.raw_pointer(name)
     if not pointer.is_file():
         return {}

@@ -111,6 +111,20 @@ def test_a_run_of_cached_stages_shows_settings_figures_cost_and_files(checkout: 
     assert Path(image).name.startswith("samples+step+0+"), "MLflow's charts open at step 0"
 
 
+def test_the_data_of_a_run_is_what_it_was_prepared_from_even_if_more_was_added_since(
+    checkout: Checkout, uri: str
+) -> None:
+    """As after ``gantry data add`` while training runs."""
+    write_json(checkout.prepared / "dataset.json", {"name": "cats", "digest": "p" * 64})
+    checkout.raw.mkdir(parents=True)
+    checkout.raw_pointer("cats").write_text(yaml.safe_dump({"outs": [{"md5": "new.dir", "path": "cats"}]}))
+    ingest = {"cmd": "true", "deps": [{"path": "data/raw/cats", "hash": "md5", "md5": "old.dir"}]}
+    checkout.dvc_lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": {"ingest": ingest}}))
+    trained(checkout)
+    record_results(checkout, load_settings(checkout.params), "second-run")
+    assert pipeline_run(checkout, uri).data.params["data.digest"] == "old.dir"
+
+
 def test_training_that_started_from_another_run_is_found(checkout: Checkout, uri: str) -> None:
     parent = Parent(name="cats/1", digest="d" * 64, images_seen=9600)
     trained(checkout, parent)
