@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import threading
+from typing import Any, cast
 
 import torch
 
@@ -64,6 +66,43 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     """A context manager that disables autocast on ``device``, for results that need more than the three digits of bf16."""
     # The meta device has shapes but no values; torch has no autocast for it.
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+class _TrueFp32:
+    """Context manager that turns off reduced-precision float32 in torch (by default, convolutions on a GPU use TF32).
+
+    The settings are global to the process, and several threads may be inside: the first thread to enter changes the settings,
+    the last one to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[str] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = [backend.fp32_precision for backend in self._backends()]
+                for backend in self._backends():
+                    backend.fp32_precision = "ieee"
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for backend, precision in zip(self._backends(), self._before, strict=True):
+                    backend.fp32_precision = precision
+
+    @staticmethod
+    def _backends() -> tuple[Any, ...]:
+        gpu, cpu = cast(Any, torch.backends.cudnn), cast(Any, torch.backends.mkldnn)
+        return gpu.conv, torch.backends.cuda.matmul, cpu.conv, cpu.matmul
+
+
+true_fp32 = _TrueFp32()
+"""Turns off TF32 within a block, for results that need all digits of float32."""
 
 
 def device_memory(device: torch.device) -> int | None:

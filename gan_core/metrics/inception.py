@@ -6,9 +6,8 @@ graph.
 """
 
 import logging
-import threading
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from gan_core.errors import SettingsError
 from gan_core.files import sha256_json
 from gan_core.metrics.protocol import FEATURES
 from gan_core.metrics.resize import resize_clean, resize_tf1
-from gan_core.precision import has_bf16
+from gan_core.precision import has_bf16, true_fp32
 
 log = logging.getLogger(__name__)
 
@@ -281,7 +280,7 @@ class Extractor:
         if images.shape[1] == 4:
             images = composite_on_white(images)
         # Scale before resizing: the result is exact in float32, and there are fewer values.
-        with _true_fp32:
+        with true_fp32:
             inputs = self._resized((images.float() - 128) / 128)
         return inputs.expand(-1, 3, -1, -1)
 
@@ -297,14 +296,14 @@ class Extractor:
             f"Float pictures must be (N, C, H, W) with 1 or 3 channels, got {tuple(images.shape)}.",
         )
         pixels = (images.to(self.device).float().clamp(-1, 1) + 1) * 127.5
-        with _true_fp32:
+        with true_fp32:
             return self._resized((pixels - 128) / 128).expand(-1, 3, -1, -1)
 
     @torch.inference_mode()
     def extract(self, inputs: Tensor) -> Tensor:
         """Features of the output of :meth:`prepare`: float32 (N, features) on the extractor's device."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        with _true_fp32:
+        with true_fp32:
             return self.network(inputs.to(self.device, dtype).contiguous(memory_format=torch.channels_last))
 
     def _resized(self, inputs: Tensor) -> Tensor:
@@ -362,42 +361,6 @@ def composite_on_white(images: Tensor) -> Tensor:
     """
     colour, alpha = images[:, :3].int(), images[:, 3:].int()
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
-
-
-class _TrueFp32:
-    """Context manager that turns off reduced-precision float32 in torch (by default, convolutions on a GPU use TF32).
-
-    The settings are global to the process, and several threads prepare pictures: the first thread to enter changes the
-    settings, the last one to leave restores them.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before: list[str] = []
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._before = [backend.fp32_precision for backend in self._backends()]
-                for backend in self._backends():
-                    backend.fp32_precision = "ieee"
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                for backend, precision in zip(self._backends(), self._before, strict=True):
-                    backend.fp32_precision = precision
-
-    @staticmethod
-    def _backends() -> tuple[Any, ...]:
-        gpu, cpu = cast(Any, torch.backends.cudnn), cast(Any, torch.backends.mkldnn)
-        return gpu.conv, torch.backends.cuda.matmul, cpu.conv, cpu.matmul
-
-
-_true_fp32 = _TrueFp32()
 
 
 def _named(*convolutions: Conv) -> nn.Sequential:

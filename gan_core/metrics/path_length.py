@@ -13,12 +13,14 @@ from torch import Tensor
 from gan_core.inference.path import Space
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.intervals import GROUPS, MIN_PICTURES, Estimate, jackknife_groups
+from gan_core.precision import true_fp32
 
 EPSILON = 1e-4
 """Length of a step as a share of the path, as in the paper."""
 TRIM = 0.01
 """Share of the shortest and of the longest steps that are left out, as in the paper's code."""
-DISTANCE = "squared distance of the features"
+MEASURE = f"squared distance of the features, step {EPSILON:g}, generator in fp32"
+"""How a length is measured, for the protocol."""
 
 
 @runtime_checkable
@@ -38,12 +40,14 @@ def path_lengths(
 ) -> np.ndarray:
     """Squared feature distance of each of ``count`` steps divided by the squared length of the step, float64 (count,).
 
-    Pictures keep their float values: rounding to 8 bits would hide a step. Memory is that of a batch.
+    Pictures keep their float values: rounding to 8 bits would hide a step. The generator runs without TF32, whose rounding is
+    coarser than a step and makes lengths many times too large. Memory is that of a batch.
     """
     size = max((batch_size or extractor.batch_size) // 2, 1)
     parts = []
     for first in range(0, count, size):
-        pictures = subject.path_step(min(size, count - first), seed, space=space, epsilon=EPSILON, first=first)
+        with true_fp32:
+            pictures = subject.path_step(min(size, count - first), seed, space=space, epsilon=EPSILON, first=first)
         near, far = extractor.extract(extractor.prepare_float(torch.cat(pictures))).double().chunk(2)
         parts.append(((far - near).square().sum(1) / EPSILON**2).cpu().numpy())
     return np.concatenate(parts)

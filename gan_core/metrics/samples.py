@@ -12,7 +12,7 @@ from gan_core.metrics.evaluate import Comparison
 from gan_core.metrics.features import real_features
 from gan_core.metrics.measurement import LabelledSubject, Measurement
 from gan_core.metrics.neighbours import nearest, neighbour_count
-from gan_core.metrics.path_length import DISTANCE, EPSILON, PathSubject, path_length_estimate, path_lengths
+from gan_core.metrics.path_length import MEASURE, PathSubject, path_length_estimate, path_lengths
 from gan_core.metrics.protocol import Figure, Protocol
 from gan_core.metrics.sources import DatasetSplit, random_subset
 
@@ -34,7 +34,7 @@ def sample_figures(measurement: Measurement) -> tuple[Figure, ...]:
 
 
 def _path_figures(measurement: Measurement, comparison: Comparison) -> list[Figure]:
-    """The perceptual path lengths in z and w, with jackknife intervals. Their protocol names the distance as the resize."""
+    """The perceptual path lengths in z and w, with jackknife intervals. Their protocol names the measure with the resize."""
     count, subject, omitted = measurement.path_samples, measurement.subject, measurement.findings.omitted
     figures = []
     spaces: dict[str, Space] = {"ppl_z": "z", "ppl_w": "w"}
@@ -45,6 +45,8 @@ def _path_figures(measurement: Measurement, comparison: Comparison) -> list[Figu
             omitted[name] = "pictures with an alpha channel have no float form for the feature network"
         elif space == "w" and not subject.takes_mixed_styles:
             omitted[name] = "the generator has no space w of styles"
+        elif measurement.extractor.precision == "bf16":
+            omitted[name] = "a step changes a picture by less than bf16 can represent; measure it in fp32"
         elif not count:
             omitted[name] = (
                 "it makes two more passes of the feature network a step; evaluate.path_samples: 1000 measures it"
@@ -67,7 +69,7 @@ def _path_figures(measurement: Measurement, comparison: Comparison) -> list[Figu
                     protocol=replace(
                         protocol,
                         metric=name,
-                        resize=f"{protocol.resize}, {DISTANCE}, step {EPSILON:g}",
+                        resize=f"{protocol.resize}, {MEASURE}",
                         real_count=0,
                         fake_count=count,
                         split="",

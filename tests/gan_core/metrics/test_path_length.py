@@ -1,6 +1,7 @@
 """The perceptual path length has the value of the formula where it is known, and the paths are those of the paper."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,21 @@ def test_length_of_a_known_path() -> None:
     lengths = path_lengths(Ramp(0.5), 40, Pixels(), space="z", seed=0)
     np.testing.assert_allclose(lengths, 64 * 0.25**2, rtol=2e-3)
     assert path_length_estimate(lengths).interval[1] < 4.01
+
+
+def test_the_generator_runs_without_tf32_whose_rounding_is_coarser_than_a_step() -> None:
+    """With activations rounded to the 10 bits of TF32, the lengths of a small StyleGAN2 become about 20 times as large."""
+    seen = []
+
+    class Watched(Ramp):
+        def path_step(self, n: int, seed: int, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(torch.backends.cudnn.conv.fp32_precision)
+            return super().path_step(n, seed, **how)
+
+    before = torch.backends.cudnn.conv.fp32_precision
+    path_lengths(Watched(0.5), 20, Pixels(), space="z", seed=0)
+    assert set(seen) == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == before != "ieee"
 
 
 def test_the_longest_and_shortest_steps_are_left_out_and_the_interval_covers_the_mean() -> None:

@@ -159,6 +159,16 @@ def test_a_generator_is_measured_against_its_truncation(tmp_path: Path, extracto
     assert f"Written: {plot}" in result.stderr
 
 
+def test_path_lengths_are_not_measured_in_bf16_which_cannot_represent_a_step(
+    tmp_path: Path, extractor: Counting
+) -> None:
+    extractor.precision = "bf16"
+    made, data = generator(tmp_path / "g"), write_prepared(tmp_path / "data", blobs(N))
+    found = json.loads(run(data, made, "--precision", "bf16", "--unpublished", "--path-samples", 20, "--json").stdout)
+    assert "less than bf16 can represent" in found["not_measured"]["ppl_z"]
+    assert "ppl_z" not in {figure["name"] for figure in found["figures"]}
+
+
 def test_two_truncations_have_two_protocols(tmp_path: Path, extractor: Counting) -> None:
     made, data = generator(tmp_path / "g"), write_folder(tmp_path / "data", blobs(N))
     figures = json.loads(run(data, made, "--truncation", "0.5,0.5000001,2.0", "--json").stdout)["figures"]
