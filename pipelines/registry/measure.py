@@ -5,6 +5,7 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import TrackingError
 from gan_core.inference.generator import load_generator
 from gan_core.metrics.assess import Assessment
+from gan_core.metrics.translated_data import check_translates
 from gan_core.precision import choose_device
 from pipelines.evaluation.measure import measure
 from pipelines.registry.find import generator_folder
@@ -17,7 +18,8 @@ def measure_version(name: str, version: str, *, checkout: Checkout, settings: Se
 
     Raises:
         TrackingError: there is no such version, or its pictures have another shape than the data.
-        DataError: there is no prepared dataset in ``checkout``.
+        DataError: there is no prepared dataset in ``checkout``, or the version translates between other domains, attributes or
+            kinds of pictures than the data has.
     """
     dataset = PreparedDataset(checkout.prepared, cache_dir=user_cache_dir() / "decoded")
     dataset = dataset.streamed_above(settings.train.decoded_gib)
@@ -30,4 +32,6 @@ def measure_version(name: str, version: str, *, checkout: Checkout, settings: Se
                 f"{made['height']}x{made['width']}x{made['channels']}, and the data has {here.height}x{here.width}x"
                 f"{here.channels}. Use the data that it was trained on."
             )
+        if generator.translates:  # its domains are numbers, which would name other domains of the data
+            check_translates(generator, here)
         return measure(generator, dataset, settings.evaluate)
