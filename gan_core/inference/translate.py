@@ -1,5 +1,6 @@
 """Translate all pictures of a folder, a zip file or a single file with an image-to-image generator."""
 
+import hashlib
 import itertools
 import os
 from collections import Counter, deque
@@ -38,6 +39,16 @@ class Task:
     out: Path
     index: int
     """Index of the picture, which determines its random numbers together with the seed."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A picture whose style the results take."""
+
+    pixels: torch.Tensor
+    """uint8 (C, height, width) in the generator's shape."""
+    digest: str
+    """SHA-256 of its file."""
 
 
 @dataclass
@@ -102,7 +113,7 @@ def translate_files(
     target: int | None,
     seed: int,
     batch: int,
-    reference: torch.Tensor | None = None,
+    reference: Reference | None = None,
 ) -> Outcome:
     """Translate pictures and write the results. If a picture fails, its reason is recorded and the others continue.
 
@@ -113,7 +124,7 @@ def translate_files(
         target: domain to translate to, or attribute to switch; None if there is only one direction.
         seed: seed of random numbers, for families that use them.
         batch: maximum number of pictures per batch.
-        reference: picture whose style the results take, uint8 (C, height, width) in the generator's shape.
+        reference: picture whose style the results take, in place of one that the seed draws.
 
     Raises:
         OSError: the disk is full or refuses writing.
@@ -133,7 +144,8 @@ def translate_files(
                 made = generator.translate(images, target, seed, first=held[0][0].index).numpy()
             else:
                 assert target is not None, "a generator that takes styles has several domains"
-                made = generator.translate_like(images, reference.expand(len(images), -1, -1, -1), target).numpy()
+                styles = reference.pixels.expand(len(images), -1, -1, -1)
+                made = generator.translate_like(images, styles, target).numpy()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -146,8 +158,9 @@ def translate_files(
             bar.update(1)
             return
         for (task, condition), picture in zip(held, made, strict=True):
+            drawn = {"seed": seed, "index": task.index} if reference is None else {"like": reference.digest}
             try:
-                chunk = provenance(generator.digest, seed=seed, index=task.index, target=target)
+                chunk = provenance(generator.digest, target=target, **drawn)
                 content = encode(with_alpha(picture, condition.alpha), task.out.suffix.lower(), chunk)
                 with atomic_write(task.out) as temporary:
                     temporary.write_bytes(content)
@@ -207,7 +220,7 @@ def _read_ahead(
                 future.cancel()
 
 
-def load_reference(like: Path, generator: Generator) -> torch.Tensor:
+def load_reference(like: Path, generator: Generator) -> Reference:
     """Read the style reference at ``like`` in the generator's shape.
 
     Raises:
@@ -215,9 +228,11 @@ def load_reference(like: Path, generator: Generator) -> torch.Tensor:
         DataError: the picture cannot be read.
     """
     try:
-        return torch.from_numpy(read_reference(render_if_svg(like.name, read_picture_file(like)), generator))
+        content = read_picture_file(like)
+        pixels = torch.from_numpy(read_reference(render_if_svg(like.name, content), generator))
     except (pictures.PictureError, OSError) as error:
         raise DataError(f"--like {like} cannot be read as a picture ({error}). Give a different picture.") from error
+    return Reference(pixels, hashlib.sha256(content).hexdigest())
 
 
 def check_inputs_kept(sources: Sequence[Path], tasks: Sequence[Task], like: Path | None) -> None:

@@ -70,7 +70,7 @@ def sample(
         generator = load_generator(folder, choose_device(device))
     chosen = label_index(generator, label)
     if mix:
-        chunk = provenance(generator.digest, seed=seed, count=count, label=chosen)
+        chunk = provenance(generator.digest, seed=seed, count=count, label=chosen, mix=True)
         save_sheet(out, generator.mix(count, seed, chosen), chunk=chunk)
         click.echo(f"Styles of {count} by {count} pictures of seed {seed}, mixed: {out}")
         return

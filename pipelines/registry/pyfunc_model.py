@@ -6,6 +6,7 @@ Nothing is pickled.
 
 import base64
 import binascii
+import hashlib
 import io
 import logging
 import math
@@ -167,7 +168,8 @@ class GeneratorModel(PythonModel):
                 made = self._translation_like(images, reference, chosen, number)
         except GantryError as error:
             raise _invalid(f"row {number}: {error}") from error
-        chunk = provenance(self.generator.digest, seed=seed, target=chosen)
+        drawn = {"seed": seed} if reference is None else {"like": hashlib.sha256(reference).hexdigest()}
+        chunk = provenance(self.generator.digest, target=chosen, **drawn)
         return encode(with_alpha(made[0].numpy(), condition.alpha), chunk=chunk, compress_level=_COMPRESS_LEVEL)
 
     def _translation_like(self, images: Any, reference: bytes, target: int | None, number: int) -> Any:

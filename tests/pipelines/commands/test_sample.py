@@ -10,6 +10,7 @@ from PIL import Image
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.inference.generator import load_generator, save_generator
+from gan_core.inference.provenance import read_provenance
 from gan_core.inference.sample import label_index
 from pipelines.commands.sample import sample
 from tests.pipelines.translators import export as export_translator
@@ -65,6 +66,17 @@ def test_a_walk_is_closed_and_passes_through_every_picture(plain: Path, tmp_path
     np.testing.assert_allclose(walk[::4].numpy().astype(int), pictures.numpy().astype(int), atol=1)
 
 
+def test_a_walk_through_transparent_pictures_is_composited_on_white(tmp_path: Path) -> None:
+    """Without compositing, the colours below transparent pixels would show."""
+    shape = ImageShape(channels=4, height=16, width=16)
+    save_generator(tmp_path / "g", family=build_family("dcgan", family_config("dcgan", {"width": 4}), shape))
+    run(tmp_path / "g", "--n", 2, "--frames", 2, "--out", tmp_path / "walk.gif")
+    (colour, alpha) = load_generator(tmp_path / "g").walk(2, 0, frames=2)[0].float().split([3, 1])
+    expected = (colour * alpha + 255 * (255 - alpha)) / 255
+    shown = np.asarray(Image.open(tmp_path / "walk.gif").convert("RGB"), float)[::4, ::4].transpose(2, 0, 1)
+    assert np.abs(shown - expected.numpy()).mean() < 8, "up to the 256 colours of a GIF"
+
+
 def test_a_label_is_a_name_or_a_number(classes: Path, tmp_path: Path) -> None:
     generator = load_generator(classes)
     assert [label_index(generator, text) for text in (None, "dog", "2")] == [None, 1, 2]
@@ -79,6 +91,7 @@ def test_a_label_is_a_name_or_a_number(classes: Path, tmp_path: Path) -> None:
     [
         (("--label", "cow"), r"--label cow: unknown class\. Choose one of cat \(0\), dog \(1\), owl"),
         (("--label", "3"), r"--label 3: unknown class\. Choose one of cat \(0\), dog"),
+        (("--label", "²"), "--label ²: unknown class"),
         (("--frames", 4), "--out must end in .gif"),
         (("--truncation", 0), "truncation: must be above 0"),
     ],
@@ -157,6 +170,7 @@ def test_a_table_of_mixed_styles_has_the_pictures_at_its_sides(styled: Path, tmp
     assert "Styles of 3 by 3 pictures" in run(styled, "--mix", "--n", 3, "--out", out).output
     assert Image.open(out).size == (4 * 66 + 2, 4 * 66 + 2)
     generator = load_generator(styled)
+    assert read_provenance(out) == {"generator": generator.digest, "seed": 0, "count": 3, "mix": True}
     table = generator.mix(3, 0)
     pictures = generator.sample(6, 0)
     assert (table[0] == 0).all()

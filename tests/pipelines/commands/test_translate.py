@@ -1,5 +1,6 @@
 """``gantry translate`` translates pictures of any format and size, each independently."""
 
+import hashlib
 import json
 import os
 import zipfile
@@ -16,6 +17,7 @@ from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.images.pictures import prepare
 from gan_core.inference import translate as module
 from gan_core.inference.generator import Generator, load_generator
+from gan_core.inference.provenance import read_provenance
 from pipelines.commands.translate import translate
 from tests.gan_core.images.test_archive_names import zip_of
 from tests.pipelines.commands.test_sample import export as export_noise
@@ -326,6 +328,11 @@ def test_the_style_picture_may_have_any_size(generator_of, tmp_path: Path) -> No
         made = generator.translate_like(torch.from_numpy(source), torch.from_numpy(style[None].copy()), 1)[0]
         np.testing.assert_allclose(shown(tmp_path / f"out0/{index}.png"), made.permute(1, 2, 0).numpy(), atol=1)
         assert (shown(tmp_path / f"out1/{index}.png") != shown(tmp_path / f"out0/{index}.png")).any()
+    assert read_provenance(tmp_path / "out0" / "0.png") == {
+        "generator": generator.digest,
+        "target": 1,
+        "like": hashlib.sha256((tmp_path / "like0.jpg").read_bytes()).hexdigest(),
+    }, "the picture, and not a seed, decides the style"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """A version that translates takes pictures as files, base64 or pixels, returns PNGs, and refuses bad input with HTTP 400."""
 
 import base64
+import hashlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,13 +96,17 @@ def test_the_style_is_taken_from_a_reference_as_file_or_base64(load, model_of) -
     """Without a reference, the seed determines the style."""
     model, rows = load("stargan2"), {"image": [FILE, FILE, FILE], "target": ["owl"] * 3}
     references = [png(7, height=30, width=40), png(8, height=16, width=16)]
-    answer = pictures(model.predict(pd.DataFrame({**rows, "reference": [*references, None]})))
+    given = model.predict(pd.DataFrame({**rows, "reference": [*references, None]}))
+    answer = pictures(given)
     style = prepare(references[0], size=(16, 16), channels=3, mode="crop")
     generator = load_generator(model_of("stargan2").parent / "generator")
     source, like = (torch.from_numpy(pixels[None].copy()) for pixels in (PIXELS.transpose(2, 0, 1), style))
     np.testing.assert_array_equal(answer[0], generator.translate_like(source, like, 2)[0].permute(1, 2, 0))
     np.testing.assert_array_equal(answer[2], generator.translate(source, 2)[0].permute(1, 2, 0))
     assert (answer[0] != answer[1]).any()
+    said = [json.loads(Image.open(io.BytesIO(content)).text["gantry"]) for content in given["png"]]
+    assert [one.get("seed") for one in said] == [None, None, 0]
+    assert [one.get("like") for one in said] == [*(hashlib.sha256(one).hexdigest() for one in references), None]
     text = [base64.b64encode(reference).decode() for reference in references]
     again = pictures(model.predict(pd.DataFrame({name: of[:2] for name, of in rows.items()} | {"reference": text})))
     np.testing.assert_array_equal(again, answer[:2])
