@@ -11,6 +11,7 @@ from gan_core.errors import SettingsError
 from gan_core.files import atomic_write, find_obstacle
 from gan_core.images.files import has_picture_suffix
 from gan_core.images.grid import contact_sheet, save_sheet
+from gan_core.images.pictures import as_picture, to_array
 from gan_core.inference.generator import Generator
 from gan_core.inference.provenance import provenance
 
@@ -61,7 +62,7 @@ def label_index(generator: Generator, label: str | None) -> int | None:
     names = [str(name) for name in generator.info.get("classes", [])]
     if label in names:
         return names.index(label)
-    if label.isdigit() and int(label) < len(names):
+    if label.isdecimal() and int(label) < len(names):
         return int(label)
     if not names:
         raise SettingsError(f"--label {label}: the generator is not class-conditional. Leave out the label.")
@@ -101,8 +102,12 @@ def _draw(generator: Generator, count: int, seed: int, label: int | None, trunca
 def save_walk(
     generator: Generator, out: Path, count: int, seed: int, label: int | None, truncation: float | None, frames: int
 ) -> None:
-    """Write a GIF that interpolates from each of ``count`` pictures to the next, and from the last to the first."""
+    """Write a GIF that interpolates from each of ``count`` pictures to the next, and from the last to the first.
+
+    Transparent pictures are composited on white: a GIF has no partial transparency.
+    """
     pictures = generator.walk(count, seed, label, truncation, frames=frames)
-    first, *rest = [contact_sheet(picture[None], gap=0).convert("RGB") for picture in pictures]
+    opaque = (torch.from_numpy(to_array(as_picture(picture.numpy(), 3))) for picture in pictures)
+    first, *rest = [contact_sheet(picture[None], gap=0) for picture in opaque]
     with atomic_write(out) as temporary:
         first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=FRAME_MS, loop=0)
