@@ -150,7 +150,8 @@ def diff(
     """Show how the data B differs from the data A.
 
     Each is a prepared folder (data/prepared), raw data (the name of a folder in data/raw, or any folder of pictures), a git
-    revision, or a registered version (NAME@champion: the data that it was trained on). Pictures are compared by their pixels.
+    revision, or a registered version (NAME@champion: the data that it was trained on). Pictures are compared by their pixels,
+    or by the names of their source files if their size or channels differ.
 
     The figures are FID, KID, and coverage: the share of B's pictures that A's cover. They are 0, 0 and 1 for the same data.
     """
@@ -167,7 +168,7 @@ def diff(
     uri = project_tracking_uri(checkout.root)
     with prepared_data(a, checkout, uri) as before, prepared_data(b, checkout, uri) as after:
         found, added = diff_datasets(before, after, (a, b))
-        if not no_figures and before.info.digest != after.info.digest:
+        if not no_figures and not found.same:
             extractor = load_inception(choose_device(device), "fp32", int(features))
             figures, omitted = measure_figures(
                 before, after, extractor=extractor, count=count, split=split, progress=not as_json

@@ -1,11 +1,12 @@
 """The difference between two prepared datasets: pictures by content, counts by split and class, and distances in features.
 
-Two pictures are the same if their prepared files are: ingestion gives equal pixels equal bytes. If the shape of the pictures
-differs, no file can be equal, and pictures are matched by their names.
+Two pictures are the same if their prepared pixels are. Equal files have equal pixels; only pictures without an equal file are
+decoded, because another zlib compresses the same pixels to other bytes. If the shape of the pictures differs, no pixels can be
+equal, and pictures are matched by the names of their source files.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,17 @@ class DataDiff:
     relabelled: int
     """Pictures in both that have another class or other attributes now."""
     matched_by: str
-    """``content``, or ``name`` if the shape of the pictures differs."""
+    """``content``, or ``name`` (of the source file) if the shape of the pictures differs."""
     figures: tuple[dict[str, Any], ...] = ()
     """FID, KID and coverage with their protocols."""
     omitted: dict[str, str] = field(default_factory=dict)
     """Figures that were not measured, with the reason."""
+
+    @property
+    def same(self) -> bool:
+        """Whether both are the same data: equal pixels, splits and labels, in the same order, and the same names of classes."""
+        renamed = any(counts.before != counts.after for counts in self.classes.values())
+        return self.before.digest == self.after.digest and not renamed
 
     @property
     def share(self) -> float:
@@ -92,7 +99,7 @@ class DataDiff:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "share": self.share}
+        return {**asdict(self), "share": self.share, "same": self.same}
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class _Rows:
     """All pictures of a dataset, one row each."""
 
     keys: np.ndarray
-    """uint64 (N,): digest of the content, or of the name."""
+    """uint64 (N,): digest of the content, or of the name of the source file."""
     splits: np.ndarray
     """int64 (N,): index of the split."""
     labels: np.ndarray
@@ -128,6 +135,8 @@ def diff_datasets(
     shapes = [(d.info.channels, d.info.height, d.info.width, d.info.condition_channels) for d in (before, after)]
     by_name = shapes[0] != shapes[1]
     old, new = (_rows(dataset, by_name=by_name) for dataset in (before, after))
+    if not by_name:
+        _match_pixels((before, after), old, new)
     added, removed = ~np.isin(new.keys, old.keys), ~np.isin(old.keys, new.keys)
     moved, relabelled = _changed(old, new)
     splits = {
@@ -221,18 +230,51 @@ def _rows(dataset: PreparedDataset, *, by_name: bool) -> _Rows:
 
 
 def _keys(dataset: PreparedDataset, split: str, *, by_name: bool) -> Iterator[int]:
-    """A 64-bit digest of each picture (with its condition), or of its name."""
-    columns = ["image", *(["condition"] if dataset.info.condition_channels else [])]
-    field_name = "path" if by_name else "bytes"
+    """A 64-bit digest of the file of each picture (and of its condition), or of the name of its source file."""
+    pictures = ["image", *(["condition"] if dataset.info.condition_channels else [])]
     for shard in dataset.shards(split):
         with explain_damage(shard):
+            columns = ["source"] if by_name else pictures
             for batch in open_shard(shard).iter_batches(columns=columns, batch_size=_BATCH):
-                parts = [batch.column(name).field(field_name).to_pylist() for name in columns]
-                for values in zip(*parts, strict=True):
-                    digest = hashlib.blake2b(digest_size=8)
-                    for value in values:
-                        digest.update(value.encode() if isinstance(value, str) else value)
-                    yield int.from_bytes(digest.digest(), "big")
+                parts = [batch.column(name) if by_name else batch.column(name).field("bytes") for name in columns]
+                for values in zip(*(part.to_pylist() for part in parts), strict=True):
+                    yield _digest(value.encode() if by_name else value for value in values)
+
+
+def _match_pixels(datasets: tuple[PreparedDataset, PreparedDataset], old: _Rows, new: _Rows) -> None:
+    """Give the pictures of ``new`` the keys of those of ``old`` with equal pixels. Pictures with equal files have them."""
+    others = [np.flatnonzero(~np.isin(one.keys, other.keys)) for one, other in ((old, new), (new, old))]
+    if not all(map(len, others)):
+        return
+    pixels = [
+        np.fromiter(_pixel_keys(dataset, rows, at), np.uint64)
+        for dataset, rows, at in zip(datasets, (old, new), others, strict=True)
+    ]
+    known, first = np.unique(pixels[0], return_index=True)
+    place = np.searchsorted(known, pixels[1]).clip(max=len(known) - 1)
+    same = known[place] == pixels[1]
+    new.keys[others[1][same]] = old.keys[others[0][first[place[same]]]]
+
+
+def _pixel_keys(dataset: PreparedDataset, rows: _Rows, at: np.ndarray) -> Iterator[int]:
+    """A 64-bit digest of the pixels of the pictures ``at`` (ascending rows of all splits), and of their conditions."""
+    streamed = dataset.streaming()
+    for number, split in enumerate(rows.split_names):
+        inside = at[rows.splits[at] == number] - np.searchsorted(rows.splits, number)
+        if not len(inside):
+            continue
+        columns = [column for column in (streamed.pixels(split), streamed.conditions(split)) if column is not None]
+        for start in range(0, len(inside), _BATCH):
+            chosen = inside[start : start + _BATCH]
+            for values in zip(*(column[chosen] for column in columns), strict=True):
+                yield _digest(value.data for value in values)
+
+
+def _digest(values: Iterable[bytes | memoryview]) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for value in values:
+        digest.update(value)
+    return int.from_bytes(digest.digest(), "big")
 
 
 def _in_split(rows: _Rows, name: str) -> np.ndarray:

@@ -12,10 +12,10 @@ _BETTER = {"coverage": "share of the new pictures that the old ones cover"}
 def diff_lines(diff: DataDiff) -> list[str]:
     """Lines of a table: what differs, counts, and figures."""
     lines = [f"before  {_side(diff.before)}", f"after   {_side(diff.after)}"]
-    if diff.before.digest == diff.after.digest:
+    if diff.same:
         return [*lines, "The data is the same."]
     if diff.matched_by == "name":
-        lines.append("The shape of the pictures differs, so pictures are matched by their names.")
+        lines.append("The shape of the pictures differs, so pictures are matched by the names of their source files.")
     lines += ["", *_table({"pictures": diff.pictures, **{f"split {name}": of for name, of in diff.splits.items()}})]
     if diff.classes:
         changed = {name: of for name, of in diff.classes.items() if of.added or of.removed or of.before != of.after}

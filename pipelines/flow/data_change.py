@@ -91,7 +91,7 @@ def judge_change(
 
 def judge(diff: Mapping[str, Any], bounds: TrainAbove, version: str) -> Verdict:
     """Whether a difference (:meth:`DataDiff.as_dict`) exceeds one of ``bounds``; ``version``: what it was compared with."""
-    if diff["before"]["digest"] == diff["after"]["digest"]:
+    if diff["same"]:
         return Verdict(train=False, reason=f"the data is that of {version}")
     figures = {figure["name"]: figure["value"] for figure in diff["figures"]}
     coverage = figures.get("coverage")

@@ -114,8 +114,7 @@ def test_another_change_than_that_of_the_data_is_named(checkout: Checkout) -> No
 
 def difference(**changes: Any) -> dict[str, Any]:
     figures = [{"name": "fid", "value": 1.5}, {"name": "kid", "value": 0.1}, {"name": "coverage", "value": 0.9}]
-    sides = {"before": {"digest": "a"}, "after": {"digest": "b"}}
-    return {**sides, "share": 0.1, "figures": figures, "omitted": {}, **changes}
+    return {"same": False, "share": 0.1, "figures": figures, "omitted": {}, **changes}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_one_exceeded_bound_is_enough(bounds: dict[str, float], train: bool, tol
 
 
 def test_the_same_data_is_no_change() -> None:
-    same = difference(after={"digest": "a"}, share=0.0)
+    same = difference(same=True, share=0.0)
     assert judge(same, TrainAbove(share=0.0), "digits/1") == Verdict(train=False, reason="the data is that of digits/1")
 
 
