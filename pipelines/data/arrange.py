@@ -249,7 +249,14 @@ def _pairs(root: Path, note: SourceNote, listing: Listing, found: _FoundPlaces, 
     keys = Texts.of(partners.key(place.split, place.name) for place in found if place is not None)
     codes = found.places.map(split_code).astype(np.int16)
     on = found.places.map(side_number)
-    ours, theirs = (_of_side(keys, np.flatnonzero(on == number)) for number in range(2))
+    ours, theirs = (np.flatnonzero(on == number) for number in range(2))
+    for positions in (ours, theirs):
+        if equal := partners.find_equal(keys.take(positions)):
+            names = sorted(entries.files[int(positions[at])] for at in equal)
+            raise DataError(
+                f"{root}: {' and '.join(names)} have the same name, in folders of the same split and side, so that their "
+                "partner is ambiguous. Rename one of them, or remove one of the folders."
+            )
     partner = partners.match(keys.take(ours), keys.take(theirs))
     paired = partner >= 0
     if not paired.any():
@@ -273,11 +280,6 @@ def _pairs(root: Path, note: SourceNote, listing: Listing, found: _FoundPlaces, 
         conditions=entries.files.take(conditions),
     )
     return replace(listing, entries=shuffle_by_hash(pairs), classes=(), rejects=rejects)
-
-
-def _of_side(keys: Texts, positions: np.ndarray) -> np.ndarray:
-    """The pictures ``positions`` of one side, without those whose key comes again."""
-    return positions[partners.last_of_each(keys.take(positions))]
 
 
 def _with_attributes(root: Path, note: SourceNote, wanted: Sequence[str]) -> SourceNote:

@@ -20,12 +20,12 @@ def shown(key: str) -> str:
     return key.replace(_BETWEEN, "/").removeprefix("/")
 
 
-def last_of_each(keys: Texts) -> np.ndarray:
-    """Positions of the last of equal keys, int64 (n,), ascending."""
+def find_equal(keys: Texts) -> tuple[int, int] | None:
+    """Positions of two equal keys; None if all keys differ."""
     codes = _codes(keys)
-    last = np.zeros(codes.max(initial=-1) + 1, dtype=np.int64)
-    last[codes] = np.arange(len(codes))
-    return np.sort(last)
+    order = np.argsort(codes, kind="stable")
+    equal = np.flatnonzero(codes[order[1:]] == codes[order[:-1]])
+    return (int(order[equal[0]]), int(order[equal[0] + 1])) if len(equal) else None
 
 
 def match(targets: Texts, conditions: Texts) -> np.ndarray:

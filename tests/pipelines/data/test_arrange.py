@@ -178,6 +178,10 @@ def test_pairs_are_the_same_bytes_for_any_number_of_workers(
         ),
         (("trainA/1.png", "trainB/1.png", "x.png"), r"x\.png is beside the folders of two domains \(trainA, trainB"),
         (("a/1.png", "b/2.png"), r"no file name in common \(for example a/1\.png and b/2\.png\)"),
+        (
+            ("train/a/1.png", "train/b/1.png", "trainval/b/1.png", "test/a/1.png", "test/b/1.png"),
+            r"train/b/1\.png and trainval/b/1\.png have the same name, .* partner is ambiguous",
+        ),
     ],
 )
 def test_an_error_describes_a_layout_without_pairs(tmp_path: Path, files: tuple[str, ...], message: str) -> None:

@@ -44,9 +44,10 @@ def test_pairs_are_those_of_a_loop_over_all_names() -> None:
     assert 5 < exact < sum(at >= 0 for at in expected) < len(targets) - 5
 
 
-def test_of_equal_keys_the_last_is_used() -> None:
-    assert partners.last_of_each(Texts.of(["a", "b", "a", "c", "b"])).tolist() == [2, 3, 4]
-    assert partners.last_of_each(Texts.of([])).tolist() == []
+def test_two_equal_keys_are_found() -> None:
+    assert partners.find_equal(Texts.of(["a", "b", "c", "b", "c"])) == (1, 3)
+    assert partners.find_equal(Texts.of(["a", "b"])) is None
+    assert partners.find_equal(Texts.of([])) is None
 
 
 def test_nothing_matches_an_empty_side() -> None:
