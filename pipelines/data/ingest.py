@@ -46,6 +46,11 @@ from pipelines.settings.ingest import DERIVED, IngestSettings
 log = logging.getLogger(__name__)
 
 REJECTS_FILE = "rejects.csv"
+_OWN_MODULES = (
+    *("arrange", "bucket", "choose", "convert", "exchange", "ingest", "mapping", "names", "pairs", "partners"),
+    *("raw_files", "rejects", "shards"),
+)
+"""Modules of this package that determine the result."""
 _BLOCK = 65536  # pictures whose digests are hashed at a time
 _CHUNK = 256  # pictures in one chunk; does not affect the result, so it is not a setting
 
@@ -129,21 +134,7 @@ def ingest(
 def code_version() -> str:
     """Digest of the code that determines the result of ingestion."""
     here = Path(__file__).parent
-    own = [
-        "arrange",
-        "bucket",
-        "choose",
-        "convert",
-        "exchange",
-        "ingest",
-        "mapping",
-        "names",
-        "pairs",
-        "raw_files",
-        "rejects",
-        "shards",
-    ]
-    files = {here / f"{name}.py" for name in own} | {*(here / "readers").glob("*.py")}
+    files = {here / f"{name}.py" for name in _OWN_MODULES} | {*(here / "readers").glob("*.py")}
     files |= {Path(ingest_settings.__file__), *Path(pictures.__file__).parent.glob("*.py")}
     digests = [sha256_file(path) for path in sorted(files, key=lambda path: path.as_posix())]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]

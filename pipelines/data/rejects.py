@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gan_core.errors import DataError
 from gan_core.files import write_text
-from pipelines.data.readers.base import Reject
+from pipelines.data.readers.base import Reject, printable_name
 
 log = logging.getLogger(__name__)
 
@@ -106,5 +106,6 @@ def rejects_table(rejects: Sequence[Reject]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason", "detail"])
-    writer.writerows([reject.source, reject.reason, reject.detail] for reject in rejects)
+    # A picture without a row in a label table may have a name that is not UTF-8; it gets no further than here.
+    writer.writerows([printable_name(reject.source), reject.reason, reject.detail] for reject in rejects)
     return text.getvalue()

@@ -291,7 +291,8 @@ def _label_column(path: Path, schema: pa.Schema, wanted: str | None) -> str | No
                 f"{path} has no column '{wanted}'; it has {', '.join(schema.names)}. Name one of them with --label-column."
             )
         return wanted
-    lowered = {name.lower(): name for name in schema.names}
+    # A list, as in multi-label data, is no class.
+    lowered = {field.name.lower(): field.name for field in schema if not pa.types.is_nested(field.type)}
     return next((lowered[name] for name in _LABEL_COLUMNS if name in lowered), None)
 
 

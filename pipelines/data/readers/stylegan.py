@@ -23,15 +23,17 @@ _LABELS = "dataset.json"
 
 
 def matches(root: Path) -> bool:
-    """Whether the folder holds a ``dataset.json`` with labels."""
+    """Whether the folder holds a ``dataset.json`` with labels. A damaged one matches, so that :func:`list_pictures` refuses it:
+    without it, StyleGAN's numbered folders would be read as classes."""
     path = content_root(root) / _LABELS
     if not path.is_file():
         return False
+    content = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        labelled = json.loads(content)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and "labels" in content
+        return b'"labels"' in content
+    return isinstance(labelled, dict) and "labels" in labelled
 
 
 def list_pictures(root: Path, note: SourceNote) -> Listing:
@@ -40,7 +42,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     prefix = "" if inner == root else inner.relative_to(root).as_posix() + "/"
     path = inner / _LABELS
     try:
-        labels: Any = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        labels: Any = json.loads(path.read_bytes())["labels"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is not a StyleGAN label file: {error}. Correct or remove it.") from error
     files = [file for file in walk_files(inner) if file != _LABELS]

@@ -1,8 +1,10 @@
 """Ingestion: equal input gives equal bytes, and everything that is not used is reported."""
 
+import ast
 import csv
 import hashlib
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -303,6 +305,17 @@ def test_the_splits_and_classes_are_logged_first(
     assert "x: not used: 1 file (1 .txt)" in caplog.text
 
 
+def test_a_reject_whose_name_is_not_utf_8_is_listed(tmp_path: Path) -> None:
+    raw = pets(tmp_path / "raw")
+    write(
+        raw / "labels.csv",
+        b"file,label\n" + b"".join(b"cat/%03d.png,a\ndog/%03d.png,b\n" % (i, i) for i in range(5)),
+    )
+    write(raw / os.fsdecode(b"\xe9.png"), png(99))
+    ingest(raw, tmp_path / "out", IngestSettings(max_reject_share=0.1), name="pets")
+    assert r"\xe9.png,no-label" in (tmp_path / "out" / "rejects.csv").read_text()
+
+
 def test_a_folder_without_usable_pictures_is_refused_for_any_limit(tmp_path: Path) -> None:
     write(tmp_path / "raw" / "readme.png", b"nothing here")
     with pytest.raises(DataError, match=r"no usable pictures: 1 not-an-image"):
@@ -401,6 +414,23 @@ def test_the_digest_depends_on_the_content(tmp_path: Path) -> None:
     assert ingest(raw, tmp_path / "out", IngestSettings(size=(8, 9), fit="stretch"), name="a").digest != digest
     picture(500).save(raw / "cat" / "000.png")
     assert ingest(raw, tmp_path / "out", SMALL, name="a").digest != digest
+
+
+def test_the_code_version_covers_each_module_that_determines_the_result() -> None:
+    package, others = (
+        Path(module.__file__).parent,
+        {"readers", "description"},
+    )  # readers are covered; the other describes
+    for name in module._OWN_MODULES:
+        imports = [
+            node
+            for node in ast.walk(ast.parse((package / f"{name}.py").read_text()))
+            if isinstance(node, ast.ImportFrom)
+        ]
+        for node in imports:
+            parts = (node.module or "").split(".")
+            names = {alias.name for alias in node.names} if parts == ["pipelines", "data"] else {*parts[2:3]}
+            assert parts[:2] != ["pipelines", "data"] or names <= {*module._OWN_MODULES, *others}
 
 
 def test_dataset_json_has_the_documented_keys(tmp_path: Path) -> None:

@@ -182,6 +182,19 @@ def test_invalid_stylegan_labels_are_refused(tmp_path: Path) -> None:
         listed(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b'{"labels": [["00000/img0.png", 2], ["00', b'{"labels": \xff}'])
+def test_a_damaged_stylegan_label_file_is_refused_and_its_folders_are_no_classes(
+    tmp_path: Path, content: bytes
+) -> None:
+    write(tmp_path / "00000/img0.png", png(0))
+    write(tmp_path / "00001/img1.png", png(1))
+    write(tmp_path / "dataset.json", content)
+    with pytest.raises(DataError, match=r"dataset\.json is not a StyleGAN label file"):
+        listed(tmp_path)
+    write(tmp_path / "dataset.json", b'\xef\xbb\xbf{"labels": [["00000/img0.png", 1], ["00001/img1.png", 0]]}')
+    assert listed(tmp_path) == {"00000/img0.png": ("1", ""), "00001/img1.png": ("0", "")}
+
+
 # Label tables
 
 
@@ -384,6 +397,16 @@ def test_hugging_face_parquet_with_class_names(tmp_path: Path) -> None:
     for row in (0, 3, 4, 1):
         content = reader.read(Entry("data/train-00000-of-00001.parquet", row))
         assert content == png(row)
+
+
+def test_a_list_of_labels_in_parquet_is_no_class_unless_it_is_named(tmp_path: Path) -> None:
+    table = pa.table({"image": [png(0), png(1)], "labels": [[0, 2], []]})
+    pq.write_table(table, tmp_path / "data.parquet")
+    listing = list_pictures(tmp_path, read_note(tmp_path))
+    assert (len(listing.entries), listing.classes) == (2, ())
+    assert listing.notes == ("columns that are not used: labels",)
+    with pytest.raises(DataError, match="must be text or a whole number, got"):
+        list_pictures(tmp_path, SourceNote(format="parquet", label_column="labels"))
 
 
 def test_parquet_with_plain_bytes_text_labels_and_nulls(tmp_path: Path) -> None:
