@@ -90,15 +90,15 @@ def enlarge(
         The content of ``dataset.json`` of the enlarged dataset.
 
     Raises:
-        DataError: see :func:`check_generator`.
+        DataError: see :func:`check_generator`; or ``dataset`` holds generated pictures already.
     """
     info = dataset.info
     check_generator(generator, info)
-    digest = hashlib.sha256(f"{info.digest}\n{generator.digest}\n{per_class} {seed} {truncation}".encode()).hexdigest()
+    _check_real(dataset)
+    # Of the pixels, too: a caller's cache of decoded pictures has the digest as its name, and another device rounds otherwise.
+    digest = hashlib.sha256(f"{info.digest}\n{generator.digest}\n{per_class} {seed} {truncation}\n".encode())
     added = per_class * len(info.classes)
     splits = {**info.splits, "train": info.splits["train"] + added}
-    # Keep the mean and standard deviation of the real pictures, so that inputs of networks are comparable.
-    described = replace(info, name=f"{info.name}+{per_class}", splits=splits, digest=digest)
     with atomic_write(out) as folder:
         folder.mkdir()
         for split in sorted(info.splits):
@@ -110,12 +110,24 @@ def enlarge(
                 _write(folder / shard_name(split, index, count), columns, _batches(shard))
             if fakes:
                 columns = _with_provenance(pq.read_schema(real[0]).empty_table()).schema
-                rows = _rows(generator, info, per_class, seed, truncation)
+                rows = _rows(generator, info, per_class, seed, truncation, digest)
                 for index in range(len(real), count):
                     tables = _tables(itertools.islice(rows, shard_pictures), columns)
                     _write(folder / shard_name(split, index, count), columns, tables)
+        # Keep the mean and standard deviation of the real pictures, so that inputs of networks are comparable.
+        described = replace(info, name=f"{info.name}+{per_class}", splits=splits, digest=digest.hexdigest())
         write_json(folder / DATASET_FILE, as_dict(described))
     return described
+
+
+def _check_real(dataset: PreparedDataset) -> None:
+    """Raise DataError if generated pictures are in the dataset already: they would count as real ones."""
+    for shard in dataset.shards("train"):
+        if not set(pq.read_schema(shard).names).isdisjoint(_PROVENANCE):
+            raise DataError(
+                f"{dataset.directory} was enlarged already: some of its pictures are generated. Enlarge the dataset that it "
+                "was made from, with a larger --per-class."
+            )
 
 
 def _batches(shard: Path) -> Iterator[pa.Table]:
@@ -165,8 +177,14 @@ def _with_provenance(table: pa.Table) -> pa.Table:
 
 
 def _rows(
-    generator: Generator, info: DatasetInfo, per_class: int, seed: int, truncation: float | None
+    generator: Generator,
+    info: DatasetInfo,
+    per_class: int,
+    seed: int,
+    truncation: float | None,
+    digest: "hashlib._Hash",
 ) -> Iterator[dict[str, object]]:
+    """Generate the pictures, class by class, and add their pixels to ``digest``."""
     number = info.splits["train"]
     with progress_bar("generate", per_class * len(info.classes), unit="picture") as bar:
         for label in range(len(info.classes)):
@@ -174,9 +192,11 @@ def _rows(
                 first = label * per_class + start
                 made = generator.sample(min(_CHUNK, per_class - start), seed, label, truncation, first=first)
                 for offset, picture in enumerate(made.numpy()):
+                    pixels = np.ascontiguousarray(picture)
+                    digest.update(pixels.data)
                     yield {
                         "image": {
-                            "bytes": encode_png(np.ascontiguousarray(picture)),
+                            "bytes": encode_png(pixels),
                             "path": f"train-{number:08d}.png",
                         },
                         "label": label,

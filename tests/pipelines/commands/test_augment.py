@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from gan_core.data import PreparedDataset
@@ -13,6 +14,7 @@ from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.inference.generator import load_generator, save_generator
 from pipelines.commands.augment import augment
+from pipelines.data.enlarge import enlarge
 from tests.datasets import blobs, write_prepared
 
 
@@ -175,6 +177,28 @@ def test_the_dvc_version_changes_only_with_the_arguments(data: Path, tmp_path: P
         )
         digests.append(PreparedDataset(tmp_path / name).info.digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_digest_depends_on_the_generated_pixels(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device may round them otherwise, and decoded pictures are cached by digest."""
+    made, digests = load_generator(generator(tmp_path / "generator")), set[str]()
+    for level in (1, 2):
+        monkeypatch.setattr(made, "sample", lambda n, *_, level=level, **__: torch.full((n, 1, 16, 16), level).byte())
+        info = enlarge(PreparedDataset(data), made, tmp_path / str(level), per_class=2, seed=0)
+        pixels = PreparedDataset(tmp_path / str(level), tmp_path / "cache").pixels()
+        assert (pixels[-4:] == level).all()
+        digests.add(info.digest)
+    assert len(digests) == 2
+
+
+def test_an_enlarged_dataset_is_not_enlarged_again(data: Path, tmp_path: Path) -> None:
+    model, options = generator(tmp_path / "generator"), ("--per-class", 1, "--steps", 1, "--runs", 1)
+    run(data, "--model", model, *options, "--out", tmp_path / "out")
+    with pytest.raises(DataError, match="out was enlarged already: some of its pictures are generated"):
+        run(tmp_path / "out", "--model", model, *options, "--out", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize(
