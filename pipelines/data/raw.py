@@ -363,6 +363,11 @@ def _download(url: str, scratch: Path, label: str) -> Path:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         if filesystem.isdir(path):
+            if url.lower().startswith(("http://", "https://")):
+                raise DataError(
+                    f"{url} is a web page, not a file. Give the address that the file itself is downloaded from, or download "
+                    "the file with a browser and give its path."
+                )
             local = scratch / "folder"
             callback = TqdmCallback(tqdm_kwargs={"desc": label, "unit": "file"})
             filesystem.get(path.rstrip("/") + "/", f"{local}/", recursive=True, callback=callback)
@@ -379,10 +384,16 @@ def _download(url: str, scratch: Path, label: str) -> Path:
             f"{url} needs the package {_package(url)}: {error}. Install it into Gantry's environment with "
             f"{sys.executable} -m pip install {_package(url)}, and run the command again."
         ) from error
-    except (OSError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # aiohttp's and botocore's are no OSErrors
         if refused := disk_error_at(error, scratch):
             raise refused from error
-        raise DataError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
+        why = " ".join(str(error).split()).rstrip(".")
+        raise DataError(
+            f"{url} cannot be read: {type(error).__name__}: {why}. Check the address and the credentials, and run the command "
+            "again."
+        ) from error
 
 
 def _package(url: str) -> str:

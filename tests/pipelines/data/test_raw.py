@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -194,6 +196,41 @@ def test_a_url_is_read_through_fsspec(tmp_path: Path, checkout: Path) -> None:
     with pytest.raises(DataError, match="nosuch"):
         add("gone", "nosuch://bucket/x.zip", checkout=Checkout.at(checkout))
     assert sorted(path.name for path in (checkout / "data/raw").iterdir()) == ["archive", "folder"]
+
+
+class _Web(BaseHTTPRequestHandler):
+    """Answers with the status in the path; or with a web page; or ends before the announced length."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        name = self.path.removeprefix("/")
+        self.send_response(int(name) if name.isdecimal() else 200)
+        self.send_header("Content-Type", "text/html" if name == "page" else "application/zip")
+        self.send_header("Content-Length", "9999" if name == "cut" else "29")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(b'<a href="share">Download</a>\n')
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [
+        ("403", "cannot be read: ClientResponseError: 403, .* Check the address and the credentials"),
+        ("cut", "cannot be read: ClientPayloadError: .* run the command again"),
+        ("page", "is a web page, not a file. Give the address that the file itself is downloaded from"),
+    ],
+)
+def test_what_is_wrong_with_a_download_is_said(checkout: Path, page: str, told: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Web) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(DataError, match=rf"^http://127\.0\.0\.1:\d+/{page} {told}"):
+            add("web", f"http://127.0.0.1:{server.server_port}/{page}", checkout=Checkout.at(checkout))
+        server.shutdown()
+    assert not (checkout / "data/raw/web").exists()
 
 
 def test_a_single_idx_file_is_added_with_its_labels_and_decompressed(tmp_path: Path, checkout: Path) -> None:
