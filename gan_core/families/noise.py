@@ -62,7 +62,7 @@ class NoiseFamily(Family):
 
     @classmethod
     def check_data(cls, info: DatasetInfo, config: Any) -> None:
-        """See :meth:`Family.check_data`. The domains of unpaired data are not classes: they are sampled separately."""
+        """See :meth:`Family.check_data`. The domains of unpaired data are not classes: a family learns from both alike."""
         super().check_data(info, config)
         if info.kind == "unpaired" and cls.is_conditional(config):
             raise SettingsError(

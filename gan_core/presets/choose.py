@@ -130,7 +130,7 @@ def choose(
         rounds = current.get("train.discriminator_steps", 1)
         for choice in LengthChoices(family=family, batch=batch, discriminator_steps=rounds).at(steps):
             take(choice.name, choice.value, choice.reason)
-    # The domains of unpaired data are sampled separately, so that noise families do not treat them as classes.
+    # The domains of unpaired data are not classes: a family that generates from noise learns from both alike.
     if FAMILIES[family].class_conditional == "optional" and shape.classes and info.kind != "unpaired":
         take("model.conditional", True, f"the pictures have {shape.classes} classes")
     for name, value, reason in recipe.derive(shape, batch, model()):

@@ -117,6 +117,7 @@ class StreamFeed(Batches):
         seed: int,
         device: torch.device,
         part: randomness.WorkerSlice,
+        unpaired: bool = False,
         mirror: bool = False,
         jitter: float = 0.0,
     ) -> None:
@@ -130,6 +131,8 @@ class StreamFeed(Batches):
             seed: seed of the order.
             device: device of the batches.
             part: this worker's rows of a batch.
+            unpaired: whether label 0 is domain A, which is returned as conditions in an independent order, and label 1
+                is domain B.
             mirror: see ``TrainConfig``; applied equally to the two pictures of a pair.
             jitter: see ``TrainConfig``; applied equally to the two pictures of a pair.
 
@@ -146,7 +149,6 @@ class StreamFeed(Batches):
             (channels, info.height, info.width) for channels in (info.channels, info.condition_channels) if channels
         ]
         self._labelled = "attributes" if info.attributes else "label" if info.classes else None
-        unpaired = info.kind == "unpaired"
         members = {"real": groups.members[1], "condition": groups.members[0]} if unpaired else {"real": groups.rows}
         if not len(groups.rows):
             raise DataError(NO_PICTURES)

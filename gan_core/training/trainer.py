@@ -16,6 +16,7 @@ from gan_core.augment.augmenter import Augmenter
 from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, Side, build_family
+from gan_core.families.translation import TranslationFamily
 from gan_core.precision import choose_device, choose_precision, is_out_of_memory
 from gan_core.schedule import cosine
 from gan_core.training.adam import Adam
@@ -205,6 +206,8 @@ class Trainer:
 
     def _build_feed(self) -> Feed | StreamFeed:
         dataset, config = self.dataset, self.config
+        # Pictures made from noise may be of either domain; they are compared with the pictures of both.
+        unpaired = dataset.info.kind == "unpaired" and self.family.can(TranslationFamily)
         common: dict[str, Any] = {
             "batch": config.batch,
             "seed": config.seed,
@@ -212,6 +215,7 @@ class Trainer:
             "part": self.world.part,
             "mirror": config.mirror,
             "jitter": config.jitter,
+            "unpaired": unpaired,
         }
         if dataset.streamed:
             # Only rank 0 reads the metadata of all shards.
@@ -223,7 +227,6 @@ class Trainer:
             pixels,
             dataset.labels("train"),
             conditions=conditions,
-            unpaired=dataset.info.kind == "unpaired",
             **common,
         )
 

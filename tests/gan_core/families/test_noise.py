@@ -148,7 +148,7 @@ def test_truncation_reduces_diversity(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_domains_of_unpaired_data_are_not_classes(name: str, tmp_path: Path) -> None:
-    """``auto`` trains families without classes on the second domain; the others raise before training."""
+    """``auto`` trains families without classes on both domains; the others raise before training."""
     folder = write_prepared(tmp_path / "data", blobs(16), np.arange(16) % 2, kind="unpaired")
     data = PreparedDataset(folder, tmp_path / "decoded")
     choices = choose(name, data.info, torch.device("cpu"), steps=2)
@@ -170,6 +170,16 @@ def test_domains_of_unpaired_data_are_not_classes(name: str, tmp_path: Path) -> 
     if name != "dcgan":
         with pytest.raises(SettingsError, match="is class-conditional"):
             train(dataclasses.replace(config, conditional=True))
+
+
+@pytest.mark.parametrize("feed", ["decoded", "stream"])
+def test_both_domains_of_unpaired_data_are_trained_on(feed: str, tmp_path: Path) -> None:
+    """As both are measured against."""
+    pixels = np.repeat(np.arange(16, dtype=np.uint8), 256).reshape(16, 1, 16, 16)
+    folder = write_prepared(tmp_path / "data", pixels, np.arange(16) % 2, kind="unpaired", row_group=4)
+    trainer = trainer_of("dcgan", PreparedDataset(folder, tmp_path / "decoded"), tmp_path / "run", feed=feed, batch=4)
+    shown = torch.cat([trainer._feed(step)[0] for step in range(4)])[:, 0, 0, 0]
+    assert sorted(((shown + 1) * 127.5).round().int().tolist()) == list(range(16))
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)

@@ -53,7 +53,7 @@ def feed(
     parts = 6 if data.info.kind == "unpaired" else 3
     memory = int(parts * windows * groups.size.max())
     options = {"batch": batch, "seed": 0, "device": CPU, "part": part or WorkerSlice(), **more}
-    return StreamFeed(data, groups, memory=memory, **options)
+    return StreamFeed(data, groups, memory=memory, unpaired=data.info.kind == "unpaired", **options)
 
 
 def test_each_epoch_shows_every_picture_once_in_an_order_of_its_own(tmp_path: Path) -> None:
