@@ -302,8 +302,12 @@ class Family(ABC):
         return batch.cached("detached fakes", make, light=True)
 
     def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
-        """Return the images by which a mode collapse is detected. Each pair is checked separately."""
-        return (DiversityPair(fakes=self.fakes(batch), reals=batch.real),)
+        """Return the images by which a mode collapse is detected. Each pair is checked separately.
+
+        They are those of the updates: a call of a network in training may change its statistics, and how often a run reports
+        must not change its results.
+        """
+        return (DiversityPair(fakes=self.detached_fakes(batch), reals=batch.real),)
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
         """Prepare averaged generators for sampling: recompute the statistics that training tracks besides weights.

@@ -27,7 +27,7 @@ from gan_core.families.biggan_layers import (
     SpectralEmbedding,
     SpectralLinear,
     UpBlock,
-    run_power_iterations,
+    solve_spectral_norms,
 )
 from gan_core.families.noise import NoiseFamily
 from gan_core.nn.batch_norm import BatchNorm2d
@@ -269,7 +269,10 @@ class BigGan(NoiseFamily):
         return generator.latent_weights()
 
     def update_statistics(self, networks: Mapping[str, nn.Module], *, batches: int = 16) -> None:
-        """Recompute the singular values of the averaged weights, and then the statistics of batch norm."""
+        """Recompute the singular values of the averaged weights, and then the statistics of batch norm.
+
+        Neither depends on earlier calls.
+        """
         for network in networks.values():
-            run_power_iterations(network)
+            solve_spectral_norms(network)
         super().update_statistics(networks, batches=batches)

@@ -37,6 +37,16 @@ class SpectralNorm(nn.Module):
             self.right.copy_(F.normalize(rows.T.mv(self.left), dim=0))
             self.left.copy_(F.normalize(rows.mv(self.right), dim=0))
 
+    @torch.no_grad()
+    def solve(self, rows: Tensor) -> None:
+        """Set the singular vectors to those of ``rows`` (outputs, inputs), whatever they were before."""
+        wide = rows.shape[0] <= rows.shape[1]
+        products = rows @ rows.T if wide else rows.T @ rows
+        # torch raises for numbers that are not finite. Pictures then show that a run has diverged, as in other families.
+        vector = torch.linalg.eigh(products.nan_to_num(0.0, 0.0, 0.0)).eigenvectors[:, -1]
+        self.left.copy_(vector if wide else F.normalize(rows.mv(vector), dim=0))
+        self.iterate(rows)
+
     def forward(self, weight: Tensor) -> Tensor:
         """Divide ``weight`` (outputs, ...) by its largest singular value."""
         with full_precision(weight.device):
@@ -48,11 +58,11 @@ class SpectralNorm(nn.Module):
 
 
 @torch.no_grad()
-def run_power_iterations(network: nn.Module, times: int = 64) -> None:
-    """Update all spectral norms in ``network`` after its weights were changed from outside, as by averaging."""
+def solve_spectral_norms(network: nn.Module) -> None:
+    """Compute all spectral norms in ``network`` anew, after its weights were changed from outside, as by averaging."""
     for module in network.modules():
         if isinstance(module, SpectralConv2d | SpectralLinear | SpectralEmbedding):
-            module.spectral.iterate(module.weight.flatten(1), times)
+            module.spectral.solve(module.weight.flatten(1))
 
 
 class SpectralConv2d(nn.Conv2d):

@@ -138,8 +138,8 @@ class NoiseFamily(Family):
 
     def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
         """See :meth:`Family.diversity_pairs`; class by class if the family is class-conditional."""
-        classes = batch.labels if self.conditional else None
-        return (DiversityPair(fakes=self.fakes(batch), reals=batch.real, fake_labels=classes, real_labels=classes),)
+        fakes, classes = self.detached_fakes(batch), batch.labels if self.conditional else None
+        return (DiversityPair(fakes=fakes, reals=batch.real, fake_labels=classes, real_labels=classes),)
 
     def discriminate_both(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the discriminator's outputs for real and for generated images, (N,) each."""

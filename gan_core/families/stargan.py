@@ -193,7 +193,7 @@ class StarGan(TranslationFamily):
 
     def diversity_pairs(self, batch: Batch) -> tuple[DiversityPair, ...]:
         """See :meth:`Family.diversity_pairs`; domain by domain."""
-        fakes, labels = self.fakes(batch), labels_of(batch)
+        fakes, labels = self.detached_fakes(batch), labels_of(batch)
         if labels.dim() > 1:
             return (DiversityPair(fakes=fakes, reals=batch.real),)
         return (

@@ -172,6 +172,18 @@ def test_domains_of_unpaired_data_are_not_classes(name: str, tmp_path: Path) -> 
             train(dataclasses.replace(config, conditional=True))
 
 
+@pytest.mark.parametrize("name", ["biggan", "dcgan"])
+def test_how_often_a_run_reports_does_not_change_its_networks(
+    name: str, labelled: PreparedDataset, tmp_path: Path
+) -> None:
+    """Even if what the updates have generated is not kept, in micro-batches: their networks have states."""
+    runs = [trainer_of(name, labelled, tmp_path / str(n), log_every=n, accumulate=2, steps=3) for n in (1, 3)]
+    for trainer in runs:
+        trainer.run()
+    often, once = ([*trainer.family.networks["generator"].state_dict().values()] for trainer in runs)
+    assert all(map(torch.equal, often, once))
+
+
 @pytest.mark.parametrize("feed", ["decoded", "stream"])
 def test_both_domains_of_unpaired_data_are_trained_on(feed: str, tmp_path: Path) -> None:
     """As both are measured against."""

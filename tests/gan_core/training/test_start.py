@@ -133,13 +133,17 @@ def test_the_moments_of_the_optimisers_are_taken_by_choice(build: Build, parent)
     assert all(torch.equal(now[name], earlier[name]) for name in moments)
 
 
-def test_what_a_later_run_needs_has_the_same_bytes_whatever_was_measured_before(build: Build, tmp_path: Path) -> None:
-    trainer = build("run", sample_every=4)
+@pytest.mark.parametrize("family", ["dcgan", "biggan", "stylegan2"])
+def test_what_a_later_run_needs_has_the_same_bytes_whatever_was_measured_before(
+    family: str, build: Build, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"family": family, "classes": ("a", "b") if family == "biggan" else (), "sample_every": 4}
+    trainer = build("run", **options)
     trainer.run()
     trainer.export_start(tmp_path / "a")
     trainer.generator.update_statistics(2)
     trainer.export_start(tmp_path / "b")
-    build("run", sample_every=4).export_start(tmp_path / "c")  # resumed at the last step
+    build("run", **options).export_start(tmp_path / "c")  # resumed at the last step
     assert len({(tmp_path / name / "start.json").read_bytes() for name in "abc"}) == 1
 
 
