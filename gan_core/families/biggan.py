@@ -19,7 +19,7 @@ from gan_core.augment.diffaugment import UNIFORMS, diffaugment
 from gan_core.batch import Batch
 from gan_core.config import check, check_at_least, check_below_one, check_choice
 from gan_core.errors import SettingsError
-from gan_core.families.base import ImageShape, Losses, Phase
+from gan_core.families.base import ImageShape, Losses, Phase, layers_in_order
 from gan_core.families.biggan_layers import (
     Attention,
     DownBlock,
@@ -261,6 +261,15 @@ class BigGan(NoiseFamily):
         """Orthogonal regularisation of the generator's weights (equation 3)."""
         penalty = orthogonal_penalty(self.networks["generator"])
         return Losses(self.config.orthogonal * penalty, {"penalty/orthogonal": penalty.detach()})
+
+    def discriminator_layers(self, name: str) -> list[list[nn.Parameter]]:
+        """See :meth:`Family.discriminator_layers`."""
+        network = self.networks[name]
+        assert isinstance(network, Discriminator)
+        modules = [*network.blocks, network.judge, network.classes]
+        if network.attention is not None:
+            modules.insert(network.attends + 1, network.attention)
+        return layers_in_order(modules)
 
     def latent_weights(self) -> Tensor:
         """See :meth:`NoiseFamily.latent_weights`: the first layer, and the norms that take chunks of z."""

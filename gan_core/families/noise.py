@@ -158,12 +158,16 @@ class NoiseFamily(Family):
         judged_real, judged_fake = self.discriminate_both(real, fake, batch.labels)
         loss = ADVERSARIAL_LOSSES[self.config.loss]
         total = loss.discriminator(judged_real, judged_fake)
-        # A relativistic loss has no threshold at 0: the discriminator is right if the real image of a pair scores higher.
-        margin = (judged_real - judged_fake).detach() if loss.paired_generator else None
+        judged_real, judged_fake = judged_real.detach(), judged_fake.detach()
+        if loss.paired_generator:  # the discriminator is right if the real image of a pair scores higher
+            judged_real, judged_fake = judged_real - judged_fake, judged_fake - judged_real
+        threshold: float | Tensor | None = loss.threshold
+        if threshold is None:
+            threshold = (judged_real.mean() + judged_fake.mean()) / 2
         terms = {
             "loss/discriminator": total.detach(),
-            "health/real_right": ((judged_real.detach() if margin is None else margin) > 0).float().mean(),
-            "health/fake_right": ((judged_fake.detach() if margin is None else -margin) < 0).float().mean(),
+            "health/real_right": (judged_real > threshold).float().mean(),
+            "health/fake_right": (judged_fake < threshold).float().mean(),
         }
         return Losses(total, terms)
 

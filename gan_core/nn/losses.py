@@ -74,13 +74,16 @@ class AdversarialLoss:
     """The generator's loss, from the discriminator's outputs for generated images; None for a relativistic loss."""
     paired_generator: Callable[[Tensor, Tensor], Tensor] | None = None
     """The generator's relativistic loss, from the discriminator's outputs for generated and for real images; else None."""
+    threshold: float | None = 0.0
+    """Output above which the discriminator takes an image for real: one output for a relativistic loss is the difference of a
+    pair. None if only differences of outputs have a meaning: then it is their mean."""
 
 
 ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {
     "non-saturating": AdversarialLoss(logistic_discriminator, non_saturating_generator),
     "minimax": AdversarialLoss(logistic_discriminator, minimax_generator),
     "hinge": AdversarialLoss(hinge_discriminator, wasserstein_generator),
-    "least-squares": AdversarialLoss(least_squares_discriminator, least_squares_generator),
-    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator),
+    "least-squares": AdversarialLoss(least_squares_discriminator, least_squares_generator, threshold=0.5),
+    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator, threshold=None),
     "relativistic": AdversarialLoss(relativistic_discriminator, paired_generator=relativistic_generator),
 }

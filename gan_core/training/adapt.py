@@ -28,6 +28,8 @@ class Adapted:
     tensors: dict[str, Tensor]
     changes: list[str]
     """What was adapted, for people; empty if all weights are as they were."""
+    new: frozenset[str]
+    """Names of the tensors that the earlier run does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ def adapt_networks(earlier: Networks, own: Mapping[str, Tensor], family: Family,
     job.resize()
     job.take_classes(classes)
     job.recolour()
-    return Adapted(job.finish(), job.changes)
+    return Adapted(job.finish(), job.changes, frozenset(job.new))
 
 
 class _Adaptation:
@@ -76,7 +78,7 @@ class _Adaptation:
         self.earlier, self.own, self.family = earlier, own, family
         self.tensors, self.shape = dict(earlier.tensors), earlier.shape
         self.changes: list[str] = []
-        self._fresh: set[str] = set()
+        self.new: set[str] = set()
         """Tensors that keep their own initialisation."""
         now = as_dict(family.config)
         self._differing = [
@@ -93,6 +95,8 @@ class _Adaptation:
                 raise self._refusal(
                     f"its data has {name} {getattr(self.shape, name)}, and this data {getattr(here, name)}"
                 )
+        if self.family.conditional and not self.shape.classes:
+            raise self._refusal("its data has no classes, and the networks of this run are class-conditional")
         for key, size in self._sketch(self.shape).items():
             if key not in self.tensors:
                 raise self._refusal(f"it has no {key}")
@@ -118,13 +122,13 @@ class _Adaptation:
             if fits:
                 found[key] = source
             elif self.family.grows and (source is None or edge):
-                self._fresh.add(key)
+                self.new.add(key)
             else:
                 raise self._refusal(
                     f"{what}, and {self.family.name} has other layers for that ({key}){self._width(levels)}"
                 )
         self.tensors = {key: tensor for key, tensor in found.items() if tensor is not None}
-        new = f", with {len(self._fresh)} new tensors" if self._fresh else ""
+        new = f", with {len(self.new)} new tensors" if self.new else ""
         self.changes.append(f"{what}{new}")
 
     def take_classes(self, after: tuple[str, ...]) -> None:
@@ -175,7 +179,7 @@ class _Adaptation:
     def finish(self) -> dict[str, Tensor]:
         """All tensors of the new run's networks."""
         for key, tensor in self.own.items():
-            if key in self._fresh:
+            if key in self.new:
                 self.tensors[key] = tensor
             elif key not in self.tensors or self.tensors[key].shape != tensor.shape:
                 there = [*self.tensors[key].shape] if key in self.tensors else "none"
@@ -190,22 +194,19 @@ class _Adaptation:
             for key, _ in module.named_parameters()
         }
         for key, axis in axes.items():
-            if key in self._fresh:
+            if key in self.new:
                 continue
             _, _, name = key.partition(".")
             if self.tensors[key].shape[axis] != count:
                 if name in parameters:
                     raise self._refusal(f"{what}, and {self.family.name} cannot adapt {key}")
-                self._fresh.add(key)  # a statistic, which is measured again
+                self.new.add(key)  # a statistic, which is measured again
                 continue
             self.tensors[key] = convert(self.tensors[key], axis, name.partition(".")[0])
 
     def _axes(self, other: ImageShape) -> _Axes:
         """The axis of each tensor whose length differs between networks for the pictures reached so far and for ``other``."""
-        try:
-            before, after = self._sketch(self.shape), self._sketch(other)
-        except SettingsError as error:
-            raise self._refusal(str(error).rstrip(".")) from None
+        before, after = self._sketch(self.shape), self._sketch(other)
         if before.keys() != after.keys():
             strange = min(before.keys() ^ after.keys())
             raise self._refusal(
@@ -222,7 +223,10 @@ class _Adaptation:
 
     def _sketch(self, shape: ImageShape) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors of the networks, and of the averaged ones, for pictures of ``shape``."""
-        networks = sketch_family(self.family.name, self.family.config, shape).networks
+        try:
+            networks = sketch_family(self.family.name, self.family.config, shape).networks
+        except SettingsError as error:
+            raise self._refusal(str(error).rstrip(".")) from None
         found = {
             f"network.{name}.{key}": tuple(tensor.shape)
             for name, network in networks.items()

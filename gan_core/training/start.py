@@ -191,7 +191,14 @@ _AGAIN = "Restore it (for an output of DVC: dvc checkout), or start from another
 
 
 def first_state(
-    start: Start, state: State, family: Family, augmenter: Augmenter, *, classes: tuple[str, ...], optimisers: bool
+    start: Start,
+    state: State,
+    family: Family,
+    augmenter: Augmenter,
+    *,
+    classes: tuple[str, ...],
+    optimisers: bool,
+    freeze: int = 0,
 ) -> dict[str, Tensor]:
     """The first state of a run that starts from ``start``, for :meth:`State.load`.
 
@@ -202,15 +209,17 @@ def first_state(
         augmenter: of the run.
         classes: names of the classes of the run's data.
         optimisers: whether to take the moments of the optimisers as well.
+        freeze: layers of each discriminator that keep the weights of that run.
 
     Raises:
-        SettingsError: the run cannot start from it: another family, or networks that cannot be adapted.
+        SettingsError: the run cannot start from it: another family, networks that cannot be adapted, or new layers to freeze.
         CheckpointError: a file is missing, damaged, or was not kept.
     """
     described, tensors = _read(start, optimisers)
     own = state.tensors()
     networks = {name: tensor for name, tensor in own.items() if name.startswith(_NETWORKS)}
     adapted = _adapt(start, described, tensors, networks, family, classes, optimisers)
+    _check_frozen(start, adapted, family, freeze)
     for line in adapted.changes:
         log.info("Starting from %s: %s.", start.name, line)
     first = {**own, **adapted.tensors}
@@ -237,7 +246,8 @@ def check_start(start: Start, family: Family, *, classes: tuple[str, ...], optim
         freeze: layers of each discriminator that keep the weights of that run.
 
     Raises:
-        SettingsError: the run cannot start from it: another family, networks that cannot be adapted, or no layer to train.
+        SettingsError: the run cannot start from it: another family, networks that cannot be adapted, no layer to train, or new
+            layers to freeze.
         CheckpointError: a file is missing, damaged, or was not kept.
     """
     described, file = _describe(start), _file_of(start)
@@ -246,10 +256,11 @@ def check_start(start: Start, family: Family, *, classes: tuple[str, ...], optim
         raise _incomplete(start, file)
     shapes = checkpoints.tensor_shapes(file).items()
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes if name.startswith(_NETWORKS)}
-    _adapt(start, described, tensors, _tensors_of(family), family, classes, optimisers)
+    adapted = _adapt(start, described, tensors, _tensors_of(family), family, classes, optimisers)
     if optimisers and file.name == WEIGHTS:
         _require_kept(start, described, (OPTIMISERS,))
     frozen_parameters(family, freeze)
+    _check_frozen(start, adapted, family, freeze)
 
 
 def frozen_parameters(family: Family, count: int) -> list[nn.Parameter]:
@@ -268,6 +279,23 @@ def frozen_parameters(family: Family, count: int) -> list[nn.Parameter]:
             )
         frozen += [parameter for layer in layers[:count] for parameter in layer]
     return frozen
+
+
+def _check_frozen(start: Start, adapted: Adapted, family: Family, count: int) -> None:
+    """Raise SettingsError if one of the first ``count`` layers of a discriminator is new: it would keep its random weights."""
+    for name in family.discriminators if count else ():
+        new = {
+            id(parameter)
+            for key, parameter in family.networks[name].named_parameters()
+            if f"network.{name}.{key}" in adapted.new
+        }
+        for place, layer in enumerate(family.discriminator_layers(name)[:count]):
+            if any(id(parameter) in new for parameter in layer):
+                raise SettingsError(
+                    f"train.freeze_discriminator: layer {place + 1} of the discriminator, counted from the picture, is new for "
+                    f"these pictures, so there are no weights of {start.name} that it could keep, got {count}. Set it to "
+                    f"{f'at most {place}' if place else '0'}."
+                )
 
 
 def _adapt(

@@ -260,6 +260,7 @@ class Trainer:
                 self.augmenter,
                 classes=tuple(info.classes),
                 optimisers=self.config.start_optimisers,
+                freeze=self.config.freeze_discriminator,
             )
         )
         state.load(self.world.broadcast_tensors(tensors if self.world.rank == 0 else None, self.device))

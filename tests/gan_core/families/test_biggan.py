@@ -105,6 +105,16 @@ def test_attention_is_at_64_pixels_of_both_networks_as_in_the_papers_tables(
     assert (generator.resolution, discriminator.attends) == (64, blocks[1])
 
 
+def test_layers_of_the_discriminator_are_counted_from_the_picture() -> None:
+    family = small("biggan", 32, attention=16)
+    network = family.networks["discriminator"]
+    layers = family.discriminator_layers("discriminator")
+    assert layers[0][0] is network.blocks[0].conv1.weight
+    assert any(parameter is network.attention.gate for parameter in layers[1])
+    assert layers[2][0] is network.blocks[1].conv1.weight
+    assert sum(map(len, layers)) == len(list(network.parameters()))
+
+
 def test_each_block_gets_its_own_chunk_of_z() -> None:
     """The last chunk changes nothing before the last block: the picture's coarse half stays."""
     family = small("biggan", 32, latent=16, attention=0)

@@ -42,6 +42,25 @@ def test_every_family_is_tested() -> None:
     assert sorted(SMALL) == sorted(NAMES)
 
 
+@pytest.mark.parametrize(
+    ("loss", "real", "fake", "right"),
+    [
+        ("hinge", [1.5, -0.5], [-1.0, 0.5], (0.5, 0.5)),
+        ("least-squares", [0.9, 0.2], [0.4, 0.3], (0.5, 1.0)),
+        ("wasserstein", [9.0, 6.0], [4.0, 5.0], (0.5, 1.0)),
+        ("relativistic", [-1.0, 2.0], [-2.0, 3.0], (0.5, 0.5)),
+    ],
+)
+def test_the_discriminator_is_right_by_the_threshold_of_its_loss(
+    loss: str, real: list[float], fake: list[float], right: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ADA takes its measure of overfitting from this share."""
+    family = small("stylegan2", loss=loss)
+    monkeypatch.setattr(family, "discriminate_both", lambda *_: (torch.tensor(real), torch.tensor(fake)))
+    scalars = family.discriminator_loss(some_batch(family, 2), 0).scalars
+    assert (scalars["health/real_right"].item(), scalars["health/fake_right"].item()) == right
+
+
 # -- one step --------------------------------------------------------------------------------------------------------
 
 

@@ -215,6 +215,19 @@ def test_all_layers_of_the_discriminator_cannot_be_frozen(build: Build, parent) 
         TrainConfig(freeze_discriminator=1)
 
 
+@pytest.mark.parametrize(("family", "kept"), [("stylegan2", 0), ("r3gan", 1)])
+def test_layers_that_the_earlier_run_does_not_have_cannot_be_frozen(
+    family: str, kept: int, build: Build, parent, tmp_path: Path
+) -> None:
+    """They would keep random weights. Those of larger pictures are the first ones."""
+    start = parent(family)
+    remedy = f"Set it to {'at most 1' if kept else '0'}"
+    with pytest.raises(SettingsError, match=rf"freeze_discriminator: layer {kept + 1} of .* is new .*{remedy}"):
+        build("child", family, size=32, start=start, freeze_discriminator=2)
+    if kept:
+        build("other", family, size=32, start=start, freeze_discriminator=kept)
+
+
 # -- exact resume -------------------------------------------------------------------------------------------------------------
 
 
@@ -359,6 +372,13 @@ def test_networks_that_do_not_fit_are_refused_with_the_setting(changed, error: s
     start = parent()
     with pytest.raises(SettingsError, match=f"cannot start from faces/3: .*{error}"):
         build("child", start=start, **changed)
+
+
+def test_classes_that_the_earlier_data_does_not_have_are_refused_by_the_setting(build: Build, parent) -> None:
+    start = parent("stylegan2")
+    said = r"faces/3: its data has no classes.* model.conditional \(False there, True here\)"
+    with pytest.raises(SettingsError, match=said):
+        build("child", "stylegan2", classes=("a", "b"), model={"conditional": True}, start=start)
 
 
 def test_classes_that_are_channels_of_the_picture_cannot_be_adapted(build: Build, parent) -> None:
