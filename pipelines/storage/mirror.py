@@ -6,7 +6,9 @@ Contents of files lie beside the journal by digest. What a reader sees is always
 least as far as the checkpoints beside them.
 """
 
+import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +25,7 @@ from pipelines.storage.objects import MissingObjectError, Storage, StorageError
 LOG = logging.getLogger(__name__)
 
 SYNC_SECONDS = 5.0
-_LONGEST = 4 << 20
+_LONGEST, _SMALL = 4 << 20, 4 << 20
 Accept = Callable[[str], bool]
 
 
@@ -324,9 +326,11 @@ class MirrorWriter(Mirror):
             stat = path.stat()
             if sent.get(name) == (stat.st_size, stat.st_mtime_ns):
                 return
-            digest = sha256_file(path)
+            # A small one may still be growing: its digest is that of what is sent.
+            content = path.read_bytes() if stat.st_size <= _SMALL else path
+            digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256_file(content)
             if files.get(name) != digest:
-                self._storage.write(self._blob(digest), path)
+                self._storage.write(self._blob(digest), content)
         except FileNotFoundError:
             return  # the trainer has removed it meanwhile
         if files.get(name) != digest:
@@ -341,8 +345,16 @@ class MirrorWriter(Mirror):
 
     def _names(self) -> list[str]:
         """Names of the files in the folder, but for temporary ones: names of those, or of their folders, begin with a dot."""
-        paths = (path.relative_to(self._folder) for path in self._folder.rglob("*") if path.is_file())
-        return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
+
+        def passed_over(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # a folder that the trainer has just removed
+                raise error
+
+        names = []
+        for parent, folders, files in os.walk(self._folder, onerror=passed_over):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            names += [Path(parent, name) for name in files if not name.startswith(".")]
+        return sorted(path.relative_to(self._folder).as_posix() for path in names)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

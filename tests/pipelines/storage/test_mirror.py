@@ -2,11 +2,12 @@
 
 import json
 import random
+import threading
 
 import pytest
 
 from gan_core.errors import StageError
-from gan_core.files import sha256_file
+from gan_core.files import atomic_write, sha256_file
 from pipelines.storage import mirror
 from pipelines.storage.journal import ReplacedError
 from pipelines.storage.mirror import Mirror, MirrorWriter
@@ -241,6 +242,7 @@ def test_a_segment_whose_answer_was_lost_does_not_end_its_writer(tmp_path, monke
 
 
 def test_a_file_that_the_trainer_removes_while_it_is_sent_is_left_out(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "_SMALL", 0)
     here, there = tmp_path / "worker", tmp_path / "driver"
     source = writer(storage, here)
     put(here, "checkpoints/1", b"1")
@@ -256,6 +258,45 @@ def test_a_file_that_the_trainer_removes_while_it_is_sent_is_left_out(storage, t
     source.sync()
     Mirror(storage, "work/key", there).pull()
     assert contents(there) == {"checkpoints/2": b"2"}
+
+
+def test_a_file_that_grows_while_it_is_sent_arrives_undamaged(storage, tmp_path, monkeypatch):
+    here, there = tmp_path / "worker", tmp_path / "driver"
+    source, follower = writer(storage, here), Mirror(storage, "work/key", there)
+    put(here, "events/artifacts/1.png", b"first half")
+    original = Storage.write
+
+    def write(self, name, content):
+        put(here, "events/artifacts/1.png", b"first half, second half")
+        original(self, name, content)
+
+    monkeypatch.setattr(Storage, "write", write)
+    source.sync()
+    follower.pull()
+    source.sync()
+    follower.pull()
+    assert contents(there) == contents(here)
+
+
+def test_the_trainer_may_add_and_remove_folders_during_a_sync(tmp_path):
+    here = tmp_path / "worker"
+    source = writer(Storage(f"file://{tmp_path}/storage"), here)
+    over = threading.Event()
+
+    def train():
+        while not over.is_set():
+            with atomic_write(here / "checkpoints" / "step-1") as temporary:
+                temporary.mkdir()
+                (temporary / "tensors").touch()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        for _ in range(2000):
+            source._names()
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("seed", range(20))
