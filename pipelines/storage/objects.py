@@ -21,7 +21,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, from_url
 
-from gan_core.disk import find_disk_error
+from gan_core.disk import describe_os_error, find_disk_error
 from gan_core.errors import GantryError
 from gan_core.files import atomic_write
 from pipelines.settings.storage import check_storage_uri
@@ -281,6 +281,9 @@ class Storage:
         if _NO_CREDENTIALS.search(text):
             return StorageError(f"{self._place()}: there are no credentials on this host. {remedy}")
         if self._scheme == "file":
+            if (refused := find_disk_error(error)) is not None:
+                refused.filename = unquote(urlsplit(self.uri).path)
+                return StorageError(f"{self._place()} cannot {what}: {describe_os_error(refused)}")
             return StorageError(f"{self._place()} cannot {what}: {_reason(error)}. {remedy}")
         return StorageError(
             f"{self._place()} cannot {what}, tried for {self.patience:.0f} s: {_reason(error)}. Check that it runs and that "

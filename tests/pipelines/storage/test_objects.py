@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import obstore
 import pyarrow.fs
 import pytest
+from obstore.exceptions import GenericError
 
 from pipelines.storage.objects import MissingObjectError, Storage, StorageError
 from tests.s3_server import SECRET
@@ -65,6 +66,15 @@ def test_one_of_many_writers_creates_an_object(storage):
 def test_the_check_tries_everything_and_leaves_nothing(storage):
     storage.check()
     assert not list(storage.entries())
+
+
+def test_a_full_disk_is_named_with_its_remedy(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise GenericError("Generic LocalFileSystem error: Unable to copy data to file: No space left (os error 28)")
+
+    monkeypatch.setattr("obstore.put", full)
+    with pytest.raises(StorageError, match=r"cannot write name: .*/storage: no space left on device .*Free some space"):
+        Storage(f"file://{tmp_path}/storage").write("name", b"1")
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path):
