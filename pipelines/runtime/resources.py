@@ -91,7 +91,8 @@ def allocate(
         hidden = " CUDA_VISIBLE_DEVICES= in the environment hides GPUs." if with_gpu else ""
         raise SettingsError(
             f"{setting}: {minimum} {what} need {needs} each, and {processes} of them fit into the cluster "
-            f"({'; '.join(map(str, nodes)) or 'no nodes'}). Lower it, or add machines.{hidden}"
+            f"({'; '.join(map(str, nodes)) or 'no nodes'}). Lower it, or add machines; those that an autoscaler could add "
+            f"do not count.{hidden}"
         )
     largest = max(node.cpus for node in nodes)
     cpus = next(cpus for cpus in range(largest, 0, -1) if _fitting(nodes, cpus, k if with_gpu else 0) >= processes)

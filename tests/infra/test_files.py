@@ -315,6 +315,10 @@ def test_the_ray_cluster_has_the_projects_version_a_token_and_spot_machines(over
     spot = next(group for group in ray["workerGroupSpecs"] if group["groupName"] == "gpu-spot")
     assert "spot" in json.dumps(spot["template"]["spec"]["nodeSelector"])
     assert spot["minReplicas"] == 0 < spot["maxReplicas"]
+    others = [group for group in ray["workerGroupSpecs"] if group is not spot]
+    assert any(group["minReplicas"] >= 1 for group in others), (
+        "a stage is planned with the workers that run when it starts"
+    )
     settings = next(one["data"] for one in resources(overlay) if one["metadata"]["name"] == "gantry-settings")
     assert settings["RAY_AUTH_MODE"] == "token"
     assert [settings[name] for name in METRICS_PORTS] == ["-1", "-1"]
