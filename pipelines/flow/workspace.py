@@ -474,7 +474,8 @@ def run_dvc(checkout: Checkout, environment: Mapping[str, str], *words: str) -> 
     """Run a short DVC command; returns its output.
 
     Raises:
-        StageError: the command failed. The message has the last lines of its output.
+        StageError: the command failed. The message has the last lines of its output, without secrets: Prefect keeps the message
+            of a task's error as it is.
     """
     command = [sys.executable, "-m", "dvc", *words]
     # surrogateescape keeps names of folders that cannot be decoded.
@@ -488,7 +489,8 @@ def run_dvc(checkout: Checkout, environment: Mapping[str, str], *words: str) -> 
         check=False,
     )
     if done.returncode:
-        raise StageError(f"dvc {' '.join(words)} failed in {checkout.root}: {dvc_error(done.stdout + done.stderr)}")
+        why = dvc_error(done.stdout + done.stderr)
+        raise StageError(redact_credentials(f"dvc {' '.join(words)} failed in {checkout.root}: {why}"))
     return done.stdout.strip()
 
 

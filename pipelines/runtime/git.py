@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.errors import StageError
+from pipelines.runtime.redaction import redact_credentials
 
 CALLER_VARIABLES = (
     "GIT_DIR",
@@ -26,13 +27,13 @@ ANY_STATUS = range(-64, 256)
 
 
 class GitError(StageError):
-    """A git command failed."""
+    """A git command failed. Its message has no secrets, because Prefect and MLflow keep it."""
 
     def __init__(self, arguments: Sequence[str], root: Path, reason: str) -> None:
         place = os.fsencode(root).decode("utf-8", "backslashreplace")
-        super().__init__(f"git {' '.join(arguments)} failed in {place}: {reason}")
-        self.reason = reason
+        self.reason = redact_credentials(reason)
         """git's own error message, in one line."""
+        super().__init__(redact_credentials(f"git {' '.join(arguments)} failed in {place}: {self.reason}"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,10 @@ _QUERY = re.compile(rf"((?:[?&;]|\b(?=password=|passwd=|pwd=)){_NAMED}=)[^&\s\"'
 
 
 def has_secret(uri: str) -> bool:
-    """Whether a URI holds a password or a token, before its host or in its query."""
+    """Whether a URI holds a password or a token, before its host or in its query.
+
+    A user without a password is one too in an address of a web server, where tokens are given that way.
+    """
     user = _USER.search(uri)
-    return bool(user and ":" in user.group()) or bool(_QUERY.search(uri))
+    secret = user and (":" in user.group() or uri[: user.start()].lower().endswith(("http://", "https://")))
+    return bool(secret) or bool(_QUERY.search(uri))

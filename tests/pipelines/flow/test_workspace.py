@@ -185,6 +185,15 @@ def test_a_revision_without_dvc_yaml_is_an_error(data_project):
     assert not list((data_project / "var" / "worktrees").iterdir())
 
 
+def test_the_error_of_a_command_has_no_password(flow_project):
+    address = "http://u:opensesame@127.0.0.1:9/x"
+    with pytest.raises(StageError, match="dvc push") as by_dvc:
+        run_dvc(Checkout.at(flow_project), environment(), "push", address)
+    with pytest.raises(StageError, match="git fetch") as by_git:
+        run_git(flow_project, "fetch", address)
+    assert "opensesame" not in f"{by_dvc.value} {by_git.value}"
+
+
 def test_a_stage_does_not_get_the_password_of_the_prefect_server(flow_project, monkeypatch):
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "gantry:secret")
     assert "gantry:secret" not in checkout_workspace(Checkout.at(flow_project)).environment.values()

@@ -134,7 +134,13 @@ def test_a_project_may_have_no_tracking_uri(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://me:secret@host", "postgresql://me:secret@db/m", "postgresql://db/m?password=secret"]
+    "uri",
+    [
+        "http://me:secret@host",
+        "https://token-secret@host/api",
+        "postgresql://me:secret@db/m",
+        "postgresql://db/m?password=secret",
+    ],
 )
 def test_a_password_in_params_yaml_is_refused_because_dvc_copies_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
@@ -148,3 +154,8 @@ def test_a_password_in_params_yaml_is_refused_because_dvc_copies_it(
         ) as error:
             project_tracking_uri(tmp_path)
         assert "secret" not in str(error.value)
+
+
+def test_a_user_of_a_database_is_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("track:\n  uri: postgresql://me@db/m\n")
+    assert project_tracking_uri(tmp_path) == "postgresql://me@db/m"
