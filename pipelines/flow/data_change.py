@@ -131,7 +131,7 @@ def other_changes(lock: str, checkout: Checkout) -> str:
             if stage.cmd != known[name].get("cmd"):
                 return f"the command of stage {name}"
             for dep in stage.deps:
-                place = Path(dep.fs_path).relative_to(checkout.root).as_posix()
+                place = checkout.place(dep.fs_path)
                 if place == PREPARED or place.startswith("outputs/"):
                     continue
                 try:

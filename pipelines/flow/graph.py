@@ -36,7 +36,6 @@ def read_plan(checkout: Checkout, targets: Sequence[str] = ()) -> list[Node]:
     from dvc.repo.reproduce import get_active_graph, plan_repro
     from dvc.stage import PipelineStage
 
-    root = checkout.root
     with open_project(checkout) as repo:
         try:
             known = repo.stage.load_all(path=str(checkout.dvc_yaml))
@@ -52,16 +51,22 @@ def read_plan(checkout: Checkout, targets: Sequence[str] = ()) -> list[Node]:
             raise StageError(f"{checkout.dvc_yaml}: {explain_dvc_error(error)}") from error
         return [
             Node(
-                name=node_name(stage, root),
+                name=node_name(stage, checkout),
                 is_stage=isinstance(stage, PipelineStage),
-                outs=tuple(Path(out.fs_path).relative_to(root).as_posix() for out in stage.outs),
+                outs=tuple(checkout.place(out.fs_path) for out in stage.outs),
             )
             for stage in plan
         ]
 
 
-def node_name(stage: Any, root: Path) -> str:
-    """The name of a stage of DVC, or the path of a data source relative to ``root``, the checkout."""
+def node_name(stage: Any, checkout: Checkout) -> str:
+    """The name of a stage of DVC, or the path of a data source, as ``dvc repro`` in ``checkout`` takes it.
+
+    A DVC project may have more than one dvc.yaml. A stage of another one is called ``sub/dvc.yaml:train``.
+    """
     from dvc.stage import PipelineStage
 
-    return stage.name if isinstance(stage, PipelineStage) else Path(stage.path).relative_to(root).as_posix()
+    place = checkout.place(stage.path)
+    if not isinstance(stage, PipelineStage):
+        return place
+    return stage.name if Path(stage.path) == checkout.dvc_yaml else f"{place}:{stage.name}"

@@ -42,7 +42,7 @@ def plan_stages(checkout: Checkout, targets: tuple[str, ...] = ()) -> list[Plann
     planned: list[PlannedStage] = []
     makers: dict[str, str] = {}
     with open_project(checkout) as repo, repo.lock:  # as dvc status: not while dvc repro runs
-        stages = {node_name(stage, checkout.root): stage for stage in repo.index.stages}
+        stages = {node_name(stage, checkout): stage for stage in repo.index.stages}
         for node in nodes:
             stage = stages[node.name]
             status: list[Any] = next(iter(stage.status(check_updates=False).values()), [])
@@ -57,8 +57,7 @@ def plan_stages(checkout: Checkout, targets: tuple[str, ...] = ()) -> list[Plann
 
 
 def _inputs(stage: Any, checkout: Checkout) -> list[str]:
-    root = f"{checkout.root}/"
-    return [str(dep.fs_path).removeprefix(root) for dep in stage.deps if dep.is_in_repo]
+    return [checkout.place(dep.fs_path) for dep in stage.deps if dep.is_in_repo]
 
 
 def _plan(

@@ -140,6 +140,10 @@ class Checkout:
         """The name and number of the registered version."""
         return self.root / REGISTERED
 
+    def place(self, path: Path | str) -> str:
+        """An absolute path relative to the root, as dvc.yaml has it: with slashes, and ``../`` for one outside the root."""
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
     def out(self, path: str) -> Path:
         """The absolute path of the out that dvc.yaml lists as ``path``."""
         return self.root / path

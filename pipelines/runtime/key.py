@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gan_core.errors import StageError, did_you_mean
@@ -124,7 +123,7 @@ def _read(repo: "Repo", name: str, checkout: Checkout) -> StageDefinition:
     dependencies: dict[str, str] = {}
     parameters: dict[str, dict[str, Any]] = {}
     for dep in stage.deps:
-        place = Path(dep.fs_path).relative_to(root).as_posix() if dep.is_in_repo else str(dep)
+        place = checkout.place(dep.fs_path) if dep.is_in_repo else str(dep)
         if not dep.exists:
             remedy = "Run the stage that makes it first."
             if place.startswith(f"{RAW}/"):
@@ -142,6 +141,6 @@ def _read(repo: "Repo", name: str, checkout: Checkout) -> StageDefinition:
         command=(stage.cmd,) if isinstance(stage.cmd, str) else tuple(stage.cmd),
         dependencies=dependencies,
         parameters=parameters,
-        outs=tuple(Path(out.fs_path).relative_to(root).as_posix() for out in stage.outs),
+        outs=tuple(checkout.place(out.fs_path) for out in stage.outs),
         replayable=not any(out.persist for out in stage.outs),
     )

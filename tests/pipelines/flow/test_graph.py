@@ -6,6 +6,7 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.flow.graph import read_plan
+from pipelines.flow.plan import plan_stages
 from pipelines.runtime.checkout import Checkout
 from tests.pipelines.toy import CHECKOUT, dvc, make_project
 
@@ -64,6 +65,31 @@ def test_a_data_source_is_not_a_stage(diamond):
 
 def test_outs_are_relative_to_the_checkout(diamond):
     assert {node.name: node.outs for node in read_plan(Checkout.at(diamond))}["join"] == ("d",)
+
+
+def test_stages_and_data_elsewhere_in_the_dvc_project_are_named_by_their_place(tmp_path, monkeypatch):
+    """The checkout is a subfolder of a DVC project, which also has a stage ``left``."""
+    above = "stages:\n  left:\n    cmd: cp raw made\n    deps: [raw]\n    outs: [made]\n"
+    here = "stages:\n  left:\n    cmd: cp ../made b\n    deps: [../made]\n    outs: [b]\n"
+    root = make_project(tmp_path / "whole", {"dvc.yaml": above, "part/dvc.yaml": here})
+    (root / "raw").write_text("1\n")
+    dvc("add", "-q", "raw", cwd=root)
+    nodes = read_plan(Checkout.at(root / "part"))
+    assert [(node.name, node.outs) for node in nodes] == [
+        ("../raw.dvc", ("../raw",)),
+        ("../dvc.yaml:left", ("../made",)),
+        ("left", ("b",)),
+    ]
+    for node in nodes:
+        dvc("repro", "-q", "--single-item", node.name, cwd=root / "part")
+    assert (root / "part" / "b").read_text() == "1\n"
+    (root / "part" / "b").unlink()
+    monkeypatch.chdir(root / "part")  # DVC finds earlier results from there only
+    assert {stage.name: stage.action for stage in plan_stages(Checkout.at(root / "part"))} == {
+        "../raw.dvc": "up to date",
+        "../dvc.yaml:left": "up to date",
+        "left": "restored",
+    }
 
 
 def test_an_unknown_stage_is_an_error_that_names_the_nearest(diamond, tmp_path):
