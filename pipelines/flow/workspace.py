@@ -219,12 +219,13 @@ def remove_abandoned(checkout: Checkout) -> None:
 
 
 def _remove(checkout: Checkout, holder: Path) -> None:
-    _git(checkout, "worktree", "remove", "--force", str(holder / "tree"), empty_on=ANY_STATUS)
+    # Twice --force: of a process that was killed while it made the worktree, git finds it locked.
+    words = ("worktree", "remove", "--force", "--force", str(holder / "tree"))
+    _git(checkout, *words, empty_on=ANY_STATUS)
     shutil.rmtree(holder, ignore_errors=True)
-    try:
-        _git(checkout, "worktree", "prune")
-    except StageError as error:  # must not change the outcome of the run
-        LOG.warning("git still lists the removed worktree %s: %s", holder / "tree", error)
+    # If git refused a damaged worktree, it forgets the one that is gone. Not by git worktree prune, which would also forget the
+    # user's own worktrees in places that cannot be reached now, such as outside this container.
+    _git(checkout, *words, empty_on=ANY_STATUS)
 
 
 def _environment() -> dict[str, str]:

@@ -218,6 +218,17 @@ def test_the_next_run_removes_the_worktree_of_a_killed_run(data_project):
     assert "worktrees" not in run_git(data_project, "worktree", "list")
 
 
+def test_other_worktrees_of_the_repository_stay_even_if_they_cannot_be_reached(data_project):
+    run_command("git", "worktree", "add", "-q", "-b", "mine", "../mine", cwd=data_project)
+    mine, away = data_project.with_name("mine"), data_project.with_name("away")
+    mine.rename(away)
+    with _worktree(data_project) as workspace:
+        (workspace.checkout.root / ".git").unlink()  # git itself does not remove it then
+    assert len(run_git(data_project, "worktree", "list").splitlines()) == 2
+    away.rename(mine)
+    assert run_git(mine, "branch", "--show-current") == "mine"
+
+
 def test_overrides_keep_comments_and_an_unknown_name_is_an_error(tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text("train:\n  steps: 900  # updates\n  lr: 2.0e-4\n")
