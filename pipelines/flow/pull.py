@@ -22,6 +22,8 @@ from pipelines.runtime.redaction import redact_credentials
 CHECKOUT_VARIABLE = "GANTRY_CHECKOUT"
 """The checkout of a worker on the same machine; ``gantry worker`` sets it."""
 ORIGIN = "origin"
+ORIGIN_HEAD = f"refs/remotes/{ORIGIN}/HEAD"
+"""Where a clone notes the HEAD of its repository."""
 
 
 def clone(repository: str, revision: str, subfolder: str = ".") -> dict[str, Any]:
@@ -47,8 +49,7 @@ def clone(repository: str, revision: str, subfolder: str = ".") -> dict[str, Any
         try:
             if not (folder / ".git").exists():
                 git(folder.parent, "init", "--quiet", str(folder))
-            git(folder, "remote", "remove", ORIGIN, empty_on=ANY_STATUS)
-            git(folder, "remote", "add", ORIGIN, repository)
+            git(folder, "config", f"remote.{ORIGIN}.url", repository)
             # HEAD is detached below, so that the branches here can be the repository's own branches.
             branches = "+refs/heads/*:refs/heads/*"
             git(folder, "checkout", "--quiet", "--detach", empty_on=ANY_STATUS)
@@ -59,12 +60,16 @@ def clone(repository: str, revision: str, subfolder: str = ".") -> dict[str, Any
                 "the address in prefect.yaml, and that this host's user may read the repository (ssh key or git credential "
                 "helper)."
             ) from error
-        known = git(
-            folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", empty_on=(1, 128)
-        )
+        # It fails if HEAD of the repository is a branch that nobody has pushed.
+        git(folder, "fetch", "--quiet", ORIGIN, f"+HEAD:{ORIGIN_HEAD}", empty_on=ANY_STATUS)
+        wanted = f"{at_origin(revision)}^{{commit}}"
+        known = git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", wanted, empty_on=(1, 128))
+        known = known or git(folder, "rev-parse", "--verify", "--quiet", ORIGIN_HEAD, empty_on=(1, 128))
         if not known:
-            git(folder, "fetch", "--quiet", ORIGIN, "HEAD")
-            known = git(folder, "rev-parse", "FETCH_HEAD")
+            raise StageError(
+                f"{redact_credentials(repository)} has no revision '{revision}', and its HEAD is no branch that was pushed. "
+                f"Push it (git push origin {revision}), or deploy another one: gantry deploy --revision REV."
+            )
         git(folder, "checkout", "--quiet", "--force", "--detach", known)
     project = folder / subfolder
     if not project.is_dir():
@@ -88,6 +93,11 @@ def local_checkout() -> dict[str, Any]:
             "--clone."
         )
     return {"directory": place}
+
+
+def at_origin(revision: str) -> str:
+    """``revision`` for use in a clone. HEAD means that of the repository: the clone's own is what the last run asked for."""
+    return re.sub(r"^HEAD(?![\w./-])", ORIGIN_HEAD, revision)
 
 
 def clone_folder(repository: str) -> Path:

@@ -24,6 +24,7 @@ import yaml
 
 from gan_core.errors import DataError, SettingsError, StageError, did_you_mean
 from gan_core.locks import try_lock
+from pipelines.flow.pull import at_origin
 from pipelines.runtime.account import git_signature
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.code import PACKAGES
@@ -81,13 +82,14 @@ def worktree_workspace(
         overrides: values by dotted name in params.yaml.
         name: name of the worktree and of the experiment.
         from_client: whether a client of the Prefect server chose the revision; see :func:`find_commit`.
-        origin: the repository of which ``checkout`` is a worker's clone.
+        origin: the repository of which ``checkout`` is a worker's clone. HEAD is then that of the repository.
 
     Raises:
         StageError: there is no such revision, or its data is neither in the cache nor on a remote.
         SettingsError: an override names no setting or has an invalid value.
     """
     if origin is not None:
+        revision = at_origin(revision)
         check_fetched(checkout, revision, origin)
     with _worktree(checkout, revision, overrides, name, from_client=from_client) as (tree, environment):
         if origin is not None:

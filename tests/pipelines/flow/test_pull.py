@@ -14,7 +14,7 @@ import pytest
 
 from gan_core.errors import StageError
 from pipelines.flow.flow import record
-from pipelines.flow.pull import CHECKOUT_VARIABLE, clone, clone_folder, local_checkout
+from pipelines.flow.pull import CHECKOUT_VARIABLE, at_origin, clone, clone_folder, local_checkout
 from pipelines.flow.workspace import check_fetched, find_commit, run_dvc, worktree_workspace
 from pipelines.runtime.checkout import Checkout
 from tests.pipelines.deployed import push_project
@@ -68,6 +68,27 @@ def test_a_rewritten_branch_replaces_that_of_the_clone(remote):
 def test_a_clone_of_a_revision_that_is_gone_shows_the_head_of_the_repository(remote):
     clone(remote.as_uri(), "gone")
     assert (clone_folder(remote.as_uri()) / "sub" / "text").read_text() == "one"
+
+
+def test_head_is_that_of_the_repository_at_each_run(remote):
+    address = remote.as_uri()
+    first = run("git", "rev-parse", "HEAD", cwd=remote).stdout.strip()
+    clone(address, "HEAD")
+    second = _commit(remote, "two")
+    checkout = Checkout.at(clone(address, "HEAD")["directory"])
+    assert (checkout.root / "sub" / "text").read_text() == "two"
+    run("git", "branch", "other", first, cwd=remote)
+    clone(address, "other")  # another deployment of the same repository
+    assert find_commit(checkout, at_origin("HEAD"), from_client=True) == second
+    assert find_commit(checkout, at_origin("HEAD~1"), from_client=True) == first
+    assert at_origin("HEAD-of-mine") == "HEAD-of-mine"
+
+
+def test_a_revision_that_is_gone_from_a_repository_without_a_head_is_an_error(remote):
+    run("git", "symbolic-ref", "HEAD", "refs/heads/unborn", cwd=remote)
+    clone(remote.as_uri(), "main")
+    with pytest.raises(StageError, match=r"has no revision 'gone'.*git push origin gone"):
+        clone(remote.as_uri(), "gone")
 
 
 def test_a_repository_that_cannot_be_read_is_an_error_that_names_the_host(tmp_path):
