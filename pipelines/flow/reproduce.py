@@ -18,7 +18,7 @@ from pipelines.registry.find import find_version
 from pipelines.registry.model_folder import pip_requirements
 from pipelines.registry.parent import Parent, find_parent
 from pipelines.registry.register import TRAIN_STEPS
-from pipelines.registry.trace import COMMIT, lock_settings, read_lock
+from pipelines.registry.trace import COMMIT, REGISTER, lock_settings, read_lock
 from pipelines.runtime.checkout import DVC_LOCK, VAR_VARIABLE, Checkout
 from pipelines.runtime.cluster import offer_cluster
 from pipelines.runtime.dvc_yaml import parse_as_dvc
@@ -29,7 +29,7 @@ from pipelines.tracking.runlog import STAGE_TAG
 from pipelines.tracking.store import connect, explain_server_errors
 from pipelines.training.run_tags import DEVICE, PARENT, PARENT_DIGEST
 
-REGISTER, TRAIN, TUNE = "register", "train", "tune"
+TRAIN, TUNE = "train", "tune"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def reproduce(
             packages = set((folder / "requirements.txt").read_text(encoding="utf-8").split())
         settings, parent = lock_settings(lock), _parent_of(name, version.tags, checkout, tracking_uri)
         steps = _steps_of(name, version.tags, settings)
-        device = _device(tracking_uri, f"tags.`mlflow.parentRunId` = '{version.run_id}'")
+        device = _trained_on(tracking_uri, version.run_id)
     recorded = version.tags.get(COMMIT, "unknown")
     commit = recorded.partition("+")[0]
     if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
@@ -141,7 +141,7 @@ def reproduce(
                 _run(stage, tree, {**environment, **offered}, on_line)
         made = parse_as_dvc(tree.dvc_lock.read_text(encoding="utf-8"), DVC_LOCK)
         notes += _other_code(lock, made, stages)
-        here = _device(own, f"tags.`{STAGE_TAG}` = 'train'")
+        here = _device(own, f"tags.`{STAGE_TAG}` = '{TRAIN}'")
     if device and here and device != here:
         notes.append(f"the version was trained on {device}, this run on {here}: equal bytes are not to be expected")
     results = [
@@ -277,11 +277,18 @@ def _run(stage: str, tree: Checkout, environment: Mapping[str, str], on_line: Ca
         raise StageError(f"Stage {stage} failed in the worktree of the version: {' '.join(lines[-5:])}")
 
 
+def _trained_on(tracking_uri: str, run_id: str | None) -> str:
+    """The device that trained the version of a pipeline run; empty if it is not recorded.
+
+    The run itself has it, also if its train stage was cached. Earlier versions of Gantry recorded it in the stage's run only.
+    """
+    own = _device(tracking_uri, f"attributes.run_id = '{run_id}'")
+    return own or _device(tracking_uri, f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`{STAGE_TAG}` = '{TRAIN}'")
+
+
 def _device(tracking_uri: str, query: str) -> str:
-    """The device of the train run that a filter finds; empty if it is not recorded."""
+    """The device by which a run that the filter finds is tagged; empty if there is none."""
     client = connect(tracking_uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    for found in client.search_runs(experiments, query, max_results=100):
-        if found.data.tags.get(STAGE_TAG) == "train" and DEVICE in found.data.tags:
-            return found.data.tags[DEVICE]
-    return ""
+    found = client.search_runs(experiments, query, max_results=100)
+    return next((run.data.tags[DEVICE] for run in found if DEVICE in run.data.tags), "")

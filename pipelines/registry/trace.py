@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 COMMIT = "gantry.git_commit"
 GENERATOR = "gantry.generator"
+REGISTER = "register"
+"""Name of the stage that registers a version."""
 _MAX_VERSIONS = 1000
 
 
@@ -108,11 +110,16 @@ def trace(thing: str, *, tracking_uri: str, checkout: Checkout) -> Trace:
 
 
 def lock_settings(lock: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a dvc.lock records, merged over its stages: the settings the results were made with."""
+    """The settings that a version's dvc.lock records, merged over its stages: the settings the results were made with.
+
+    Those of the stage ``register`` are left out: DVC writes them after the stage, so that a version has those of the
+    registration before its own.
+    """
     merged: dict[str, Any] = {}
-    for stage in lock.get("stages", {}).values():
-        for values in stage.get("params", {}).values():
-            merged.update(values)
+    for name, stage in lock.get("stages", {}).items():
+        if name != REGISTER:
+            for values in stage.get("params", {}).values():
+                merged.update(values)
     return merged
 
 

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from gan_core.errors import TrackingError
 from pipelines.flow import reproduce as reproducing
-from pipelines.flow.reproduce import _overrides, _parent_of, _steps_of
+from pipelines.flow.reproduce import _overrides, _parent_of, _steps_of, _trained_on
 from pipelines.flow.workspace import run_dvc, worktree_workspace
 from pipelines.registry.parent import Parent
 from pipelines.runtime.checkout import Checkout
@@ -64,6 +65,17 @@ def test_a_storage_is_left_out_and_an_empty_section_is_none() -> None:
     recorded = {"train": {"batch": 8}}
     assert _overrides(recorded, {"storage": None, "train": {"batch": 4}}) == {"train.batch": 8}
     assert _overrides(recorded, {"storage": {"uri": "s3://a"}, "train": {"batch": 8}}) == {"storage.uri": ""}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_device_that_trained_a_version_is_known_also_if_its_training_was_cached(uri: str, cached: bool) -> None:
+    """The run of a cached stage belongs to an earlier run of the pipeline."""
+    client = MlflowClient(uri)
+    pipeline = client.create_run("0", tags={"gantry.device": "TPU"} if cached else {}).info.run_id
+    if not cached:
+        stage = {"mlflow.parentRunId": pipeline, "gantry.stage": "train", "gantry.device": "TPU"}
+        client.create_run("0", tags=stage)
+    assert _trained_on(uri, pipeline) == "TPU"
 
 
 # -- the whole of it, with stages of one line --------------------------------------------------------------------------

@@ -27,6 +27,7 @@ LOCK = {
             "params": {"params.yaml": {"data": {"name": "digits"}}},
         },
         "train": {"params": {"params.yaml": {"train": {"steps": 60}}}},
+        "register": {"params": {"params.yaml": {"register": {"data_licence": "of the version before"}}}},
     },
 }
 
