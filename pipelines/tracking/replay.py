@@ -158,14 +158,20 @@ class Replayer:
         """
         cursor = Cursor.load(folder, self._destination)
         if cursor.offset == 0 and (folder / CURSOR).is_file():
-            _LOG.info("%s was partly sent to another destination; sending all of it to %s.", folder, self._destination)
+            _LOG.warning(
+                "%s was partly sent to another destination; sending all of it to %s, but for the files that were sent already.",
+                *(folder, self._destination),
+            )
         if cursor.destination != self._destination:
             return cursor
         if cursor.run_id and (cursor.count_pending(folder) or (self._verify_runs and cursor.run_id not in self._seen)):
             self._seen.add(cursor.run_id)
             stage = self._lifecycle(cursor.run_id)
             if stage is None:
-                _LOG.warning("%s: the server no longer has run %s; sending the whole log.", folder, cursor.run_id)
+                _LOG.warning(
+                    "%s: the server no longer has run %s; sending the whole log, but for the files that were sent already.",
+                    *(folder, cursor.run_id),
+                )
                 cursor = Cursor(destination=self._destination)
             elif stage == "deleted" and cursor.count_pending(folder):
                 self._drop(folder, cursor)
