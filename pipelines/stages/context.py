@@ -137,7 +137,7 @@ def _run(name: str, body: Body, checkout: Checkout, storage_uri: Callable[[], st
                 results = {out: context.work / result for out, result in body(context).items()}
             results = _without_unlisted(context, results)
             _check_results(context, results)
-            _check_inputs(context)
+            check_inputs(context)
             mark_finished(context.work, results)
         for out, result in results.items():
             publish(result, checkout.out(out))
@@ -182,7 +182,7 @@ def _check_results(context: StageContext, results: Mapping[str, Path]) -> None:
             raise StageError(f"Stage '{context.name}' did not write {result}, which becomes its out {out}.")
 
 
-def _check_inputs(context: StageContext) -> None:
+def check_inputs(context: StageContext) -> None:
     """Raise StageError if an input of the stage is not what it was when the stage began.
 
     DVC hashes the inputs after the command has ended, and would record the results as those of the changed inputs.

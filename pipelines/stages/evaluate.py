@@ -21,7 +21,7 @@ from pipelines.runtime.checkout import METRICS, NEIGHBOURS, SAMPLES, SHARES
 from pipelines.runtime.cluster import ray_cluster
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
-from pipelines.stages.context import StageContext
+from pipelines.stages.context import StageContext, check_inputs
 from pipelines.stages.results import record_results
 from pipelines.stages.tracked import stage_run
 
@@ -39,6 +39,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     dataset = dataset.streamed_above(settings.train.decoded_gib)
 
     def record() -> None:
+        check_inputs(context)
         record_results(
             context.checkout, settings, context.pipeline_run, metrics=metrics, samples=sheet, neighbours=neighbours
         )

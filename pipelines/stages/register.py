@@ -13,11 +13,12 @@ from pipelines.registry.example import example_picture
 from pipelines.registry.inputs import check_curves, objective_of, read_measured
 from pipelines.registry.parent import START_FILE
 from pipelines.registry.register import TRAIN_MINUTES, TRAIN_STEPS, register_generator
-from pipelines.runtime.checkout import CURVES, FID_CURVE, REGISTERED, START_DESCRIPTION
+from pipelines.runtime.checkout import CURVES, DVC_LOCK, FID_CURVE, REGISTERED, START_DESCRIPTION
+from pipelines.runtime.dvc_yaml import parse_as_dvc
 from pipelines.runtime.git import current_commit
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
-from pipelines.stages.context import StageContext
+from pipelines.stages.context import StageContext, check_inputs
 from pipelines.stages.results import record_results
 from pipelines.stages.tracked import stage_run
 from pipelines.tracking import find_run, sync
@@ -41,9 +42,38 @@ def length_tags(settings: Settings, curves: Path) -> dict[str, str]:
     return {TRAIN_MINUTES: f"{settings.train.minutes:g}", TRAIN_STEPS: str(steps)}
 
 
+def check_lock(context: StageContext) -> None:
+    """Check that dvc.lock, which the version gets as its lineage, is about the files that are registered.
+
+    It is not if a stage ran without DVC, which keeps dvc.lock. A file that dvc.lock does not name is accepted.
+
+    Raises:
+        StageError: it records another content of a file; names the file.
+    """
+    path = context.checkout.dvc_lock
+    if not path.is_file():
+        return
+    recorded: dict[str, set[str]] = {}
+    for stage in (parse_as_dvc(path.read_text(encoding="utf-8"), DVC_LOCK).get("stages") or {}).values():
+        for out in stage.get("outs") or ():
+            if "md5" in out:
+                recorded.setdefault(out["path"], set()).add(str(out["md5"]))
+    others = sorted(
+        place
+        for place, digest in context.definition.dependencies.items()
+        if digest not in recorded.get(place, {digest})
+    )
+    if others:
+        raise StageError(
+            f"{path} records another content of {', '.join(others)}: the version would name data and settings that did not "
+            "make it. Run the stages through DVC (gantry run, or dvc repro)."
+        )
+
+
 def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Register the generator of the train stage with the figures of the evaluate stage; returns the stage's outs."""
     checkout, result = context.checkout, context.work / "registered.json"
+    check_lock(context)
     measured = read_measured(checkout.metrics)
     check_curves(checkout.out(CURVES), checkout.out(FID_CURVE))
     description = load_generator(checkout.generator).info
@@ -59,6 +89,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
             experiment=settings.track.experiment,
             retry_command="gantry run (nothing is registered yet; the earlier stages do not run again)",
         )
+        check_inputs(context)
         pipeline = find_run(settings.track.uri, settings.track.experiment, context.pipeline_run)
         registered = register_generator(
             generator_dir=checkout.generator,

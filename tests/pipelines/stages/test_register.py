@@ -8,8 +8,8 @@ import yaml
 
 from gan_core.errors import StageError
 from pipelines.runtime.checkout import Checkout
-from pipelines.stages.context import run_stage
-from pipelines.stages.register import length_tags
+from pipelines.stages.context import open_stage, run_stage
+from pipelines.stages.register import check_lock, length_tags
 from tests.pipelines.settings_example import small_settings
 from tests.pipelines.toy import CHECKOUT, dvc, make_project
 
@@ -86,6 +86,18 @@ def set_(project: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def test_a_version_does_not_get_the_dvc_lock_of_other_results(project):
+    """As after ``gantry stage evaluate`` by hand, of which DVC knows nothing."""
+    with open_stage("register", Checkout.at(project)) as context:
+        check_lock(context)
+    (project / "outputs/evaluate/metrics.json").write_text("{}")
+    with (
+        open_stage("register", Checkout.at(project)) as context,
+        pytest.raises(StageError, match=r"dvc\.lock records another content of outputs/evaluate/metrics\.json: "),
+    ):
+        check_lock(context)
 
 
 def test_nothing_runs_without_a_change(project):
