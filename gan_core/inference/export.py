@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -77,7 +78,8 @@ def export_generator(
     with torch.no_grad(), _quiet(), atomic_write(out) as temporary:
         pictures = (_write_onnx if format == "onnx" else _write_torch)(graph, temporary, described)
         apply_umask(temporary)
-        difference = max(_difference(graph, pictures, n) for n in _CHECKED)
+        differences = [_difference(graph, pictures, n) for n in _CHECKED]
+        difference = max(differences, key=lambda one: (math.isnan(one), one))  # max alone may lose a NaN
         if not difference <= TOLERANCE:
             raise SettingsError(
                 f"The pictures of the exported file differ from the generator's by {difference:.2g}, more than {TOLERANCE:g}. "

@@ -20,6 +20,8 @@ MAX_PAIRS = 32
 """Number of closest pairs to show."""
 MIN_PICTURES = 20
 """Minimum number of pictures on each side: below it, 5 % is less than one picture."""
+HELD_OUT, EACH_OTHER = "held-out pictures", "training pictures, each against the others"
+"""What the distances of generated pictures are compared with."""
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -35,7 +37,7 @@ class Copying:
     p_value: float
     """Fisher's exact test, one-sided: how likely so large a share is if generated pictures are no nearer than the reference."""
     reference: str
-    """``held-out pictures``, or ``training pictures, each against the others``."""
+    """:data:`HELD_OUT` or :data:`EACH_OTHER`."""
     reference_count: int
     training_count: int
     """Number of training pictures that were compared."""
@@ -99,7 +101,7 @@ def copying(
         estimate=Estimate(value=near[0] / n, jackknife=jackknife, lower_bound=0.0, upper_bound=1.0, pictures=n),
         expected=near[1] / m,
         p_value=fisher_p_value(near[0], n, near[1], m),
-        reference="held-out pictures" if held_out else "training pictures, each against the others",
+        reference=HELD_OUT if held_out else EACH_OTHER,
         reference_count=m,
         training_count=training_count,
         training_total=training_total,

@@ -141,6 +141,7 @@ def _as_csv(found: "Assessment") -> str:
 
 
 def _print(sources: Sources, found: "Assessment") -> None:
+    from gan_core.metrics.copying import HELD_OUT
     from gan_core.metrics.protocol import baseline_name
     from pipelines.evaluation.measure import describe_copying, figure_title
     from pipelines.runtime.progress import format_figure
@@ -162,7 +163,9 @@ def _print(sources: Sources, found: "Assessment") -> None:
     click.echo(f"\nPictures: measured : real. Protocol of the FID: {found.objective.protocol.stamp}")
     if found.findings.copying is not None:
         fake = "" if sources.generator else sources.fake.name
-        click.echo(describe_copying(found.findings.copying, sources.real.name, fake))
+        # Beside held-out real pictures, the training pictures of the data are searched.
+        searched = "" if found.findings.copying.reference == HELD_OUT else sources.real.name
+        click.echo(describe_copying(found.findings.copying, searched, fake))
     _print_omitted(found)
 
 

@@ -1,6 +1,7 @@
 """An exported file gives the generator's pictures without Gantry's code, for any number of pictures."""
 
 import json
+import math
 import zipfile
 from pathlib import Path
 
@@ -139,6 +140,16 @@ def test_a_file_whose_pictures_differ_is_not_written(tmp_path: Path, monkeypatch
         export_generator(generator, out, format="torch")
     assert out.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.pt2", "generator"]
+
+
+def test_a_file_that_gives_nan_for_some_numbers_of_pictures_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_difference", lambda graph, pictures, n: 0.0 if n == 1 else math.nan)
+    monkeypatch.setattr(module, "_write_torch", lambda graph, path, described: path.touch())
+    with pytest.raises(SettingsError, match="differ from the generator's by nan"):
+        export_generator(generator_of("dcgan", tmp_path / "generator"), tmp_path / "file.pt2", format="torch")
+    assert not (tmp_path / "file.pt2").exists()
 
 
 def test_without_the_packages_onnx_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,19 @@ def test_path_lengths_are_not_measured_in_bf16_which_cannot_represent_a_step(
     assert "ppl_z" not in {figure["name"] for figure in found["figures"]}
 
 
+def test_copies_are_searched_among_the_training_pictures_beside_a_held_out_split(
+    tmp_path: Path, extractor: Counting
+) -> None:
+    made, data = generator(tmp_path / "g"), write_prepared(tmp_path / "data", blobs(N + 5))
+    described = json.loads((data / "dataset.json").read_text())
+    write_prepared(data, blobs(N, seed=1), split="test")
+    (data / "dataset.json").write_text(json.dumps(described | {"splits": {"train": N + 5, "test": N}}))
+    told = run(data, made, "--split", "test").stdout
+    assert f"{N} of {N + 5} training pictures were searched" in told
+    assert "the nearest 5% of the held-out pictures" in told
+    assert f"{N + 5} of {N + 5} pictures of test train were searched" in run(data, made).stdout
+
+
 def test_two_truncations_have_two_protocols(tmp_path: Path, extractor: Counting) -> None:
     made, data = generator(tmp_path / "g"), write_folder(tmp_path / "data", blobs(N))
     figures = json.loads(run(data, made, "--truncation", "0.5,0.5000001,2.0", "--json").stdout)["figures"]
