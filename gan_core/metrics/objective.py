@@ -7,9 +7,10 @@ from gan_core.errors import SettingsError
 from gan_core.metrics.protocol import Figure
 
 FID = "fid"
+PATH_LENGTHS = ("ppl_z", "ppl_w")
 OBJECTIVES = (
     *(FID, "kid", "fid_infinity", "precision", "recall", "density", "coverage", "inception_score", "memorisation"),
-    *("class_agreement", "class_training", "ppl_z", "ppl_w", "l1", "psnr", "ssim", "cycle", "accuracy"),
+    *("class_agreement", "class_training", *PATH_LENGTHS, "l1", "psnr", "ssim", "cycle", "accuracy"),
 )
 """Figures that can be the objective. Which of them are measured depends on the family and the data."""
 _MEAN = "mean of "

@@ -1,13 +1,16 @@
 """The averaged generator of a run in training: what is drawn and measured."""
 
+import copy
+
 import torch
 from torch import Tensor
 
 from gan_core.data import PreparedDataset
 from gan_core.families import Family, require
-from gan_core.families.noise import NoiseFamily
+from gan_core.families.noise import NoiseFamily, StyleBasedFamily
 from gan_core.families.translation import TranslationFamily
 from gan_core.images.tensors import from_uint8, to_uint8
+from gan_core.inference.path import Space, path_step
 from gan_core.training.ema import AveragedNetworks
 from gan_core.training.feed import preview_batch
 
@@ -48,6 +51,27 @@ class AveragedGenerator:
             count = min(size, n - start)
             parts.append(to_uint8(family.sample(count, seed, first=first + start, networks=self.networks)))
         return torch.cat(parts)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it is class-conditional."""
+        return self._family.conditional
+
+    def labels(self, n: int, seed: int) -> Tensor | None:
+        """Classes of the pictures that ``sample(n, seed)`` makes, int64 (n,); None if it is not class-conditional."""
+        return require(self._family, NoiseFamily).draw(n, seed)[1]
+
+    @property
+    def takes_mixed_styles(self) -> bool:
+        """Whether it generates from styles (a space w)."""
+        return self._family.can(StyleBasedFamily)
+
+    @torch.inference_mode()
+    def path_step(self, n: int, seed: int, *, space: Space, epsilon: float, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Pairs of pictures a small step apart in the latent space. See :func:`gan_core.inference.path.path_step`."""
+        family = copy.copy(self._family)
+        family.networks = {**family.networks, **self.networks}
+        return path_step(family, n, seed, space=space, epsilon=epsilon, first=first)
 
     @torch.inference_mode()
     def translate(self, images: Tensor, target: int | None = None, seed: int = 0, *, first: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.families.translation import TranslationFamily
 from gan_core.metrics.domain_translation import check_domains
 from gan_core.metrics.features import check_real_count
-from gan_core.metrics.objective import OBJECTIVES
+from gan_core.metrics.objective import OBJECTIVES, PATH_LENGTHS
 from gan_core.metrics.protocol import FEATURES
 from gan_core.presets.choose import Choice, LengthChoices, choose
 from gan_core.presets.recipes import RECIPES
@@ -183,6 +183,10 @@ class EvaluateSettings:
             self.objective in OBJECTIVES,
             f"objective: there is no figure '{self.objective}'.{did_you_mean(self.objective, OBJECTIVES)} "
             f"Valid: {', '.join(OBJECTIVES)}.",
+        )
+        check(
+            self.objective not in PATH_LENGTHS or self.path_samples > 0,
+            f"objective: {self.objective} is measured only if evaluate.path_samples is above 0. Set it to 1000, for example.",
         )
 
     def split_for(self, splits: Collection[str], *, translates: bool) -> str:

@@ -22,7 +22,7 @@ from gan_core.locks import file_lock
 from gan_core.metrics.assess import assess
 from gan_core.metrics.evaluate import real_moments
 from gan_core.metrics.inception import load_inception
-from gan_core.metrics.objective import FID, find_objective, loss
+from gan_core.metrics.objective import FID, PATH_LENGTHS, find_objective, loss
 from gan_core.precision import choose_device, has_bf16
 from gan_core.training.start import Start, open_start
 from gan_core.training.stream import streaming_reason
@@ -56,11 +56,12 @@ class TrialJob:
 
 
 def trial_extractor(settings: Settings, device: str | torch.device = "auto") -> Any:
-    """The feature network of the objective, in bf16 if the device supports it. Published figures always use fp32."""
+    """The feature network of the objective, in bf16 if the device supports it and the objective is no path length, which needs
+    fp32. Published figures always use fp32.
+    """
     device = choose_device(str(device))
-    return load_inception(
-        device=device, precision="bf16" if has_bf16(device) else "fp32", features=settings.tune.features
-    )
+    coarse = has_bf16(device) and settings.evaluate.objective not in PATH_LENGTHS
+    return load_inception(device=device, precision="bf16" if coarse else "fp32", features=settings.tune.features)
 
 
 def compares_with_real(settings: Settings, dataset: PreparedDataset) -> bool:
@@ -156,8 +157,9 @@ class Trial(tune.Trainable):
                 generator_digest=f"trial {self.trial_id} step {until}",
                 cache_dir=self._files.statistics,
                 full=name != FID,
+                path_samples=self._settings.evaluate.path_samples if name in PATH_LENGTHS else 0,
             )
-            objective = find_objective(measured.figures, name)
+            objective = find_objective(measured.figures, name, measured.findings.omitted)
             figures = {FID: measured.objective.value, name: objective.value}
             value, lost = objective.value, loss(objective)
         except TrainingDivergedError as error:

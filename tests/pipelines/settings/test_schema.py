@@ -77,6 +77,10 @@ def test_the_projects_own_settings_are_valid() -> None:
             {"evaluate": {"objective": "recal"}},
             r"evaluate.objective: there is no figure 'recal'. Did you mean 'recall'\?",
         ),
+        (
+            {"evaluate": {"objective": "ppl_w"}},
+            r"evaluate.objective: ppl_w is measured only if evaluate.path_samples is",
+        ),
         ({"evaluate": {"split": "a/b"}}, r"evaluate.split: must be auto or a split .*, got 'a/b'"),
         ({"register": {"name": ""}}, r"register.name: '' is not a valid name"),
         ({"register": {"name": "a/b"}}, r"register.name: 'a/b' is not a valid name"),

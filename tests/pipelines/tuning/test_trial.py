@@ -82,15 +82,20 @@ def test_a_trial_starts_from_the_run_that_training_starts_from_and_a_lost_one_go
     lost.cleanup()
 
 
-def started(tmp_path: Path, monkeypatch, variant: str, objective: str = "fid") -> tuple[Trial, Settings, Path]:
+def started(
+    tmp_path: Path, monkeypatch, variant: str, objective: str = "fid", path_samples: int = 0
+) -> tuple[Trial, Settings, Path]:
     """A trial of two steps, its settings, and its data."""
     plain = small_settings().as_dict()
-    plain["ingest"]["kind"] = {"pix2pix": "paired", "cyclegan": "unpaired"}[variant]
-    plain["model"] = {"family": variant, **SMALL[variant]}
+    if variant != "dcgan":
+        plain["ingest"]["kind"] = {"pix2pix": "paired", "cyclegan": "unpaired"}[variant]
+        plain["model"] = {"family": variant, **SMALL[variant]}
     plain["tune"] |= {"steps": 2, "report_every": 2, "samples": 8, "features": 64, "space": "auto"}
-    plain["evaluate"]["objective"] = objective
+    plain["evaluate"] |= {"objective": objective, "path_samples": path_samples}
     settings = parse_settings(plain)
-    data = write_data(variant, tmp_path / "data")
+    data = (
+        write_prepared(tmp_path / "data", blobs(32)) if variant == "dcgan" else write_data(variant, tmp_path / "data")
+    )
     place = TrialsOnDisk(
         work=str(tmp_path),
         data=str(data),
@@ -139,6 +144,18 @@ def test_an_objective_of_which_more_is_better_is_maximised(tmp_path: Path, monke
     assert read_facts(trial._log.folder).metrics == {"psnr": result[VALUE], "fid": result["fid"], "kimg": kimg}
     steps = [event["image"][1] for event, _ in read_events(trial._log.folder) if event and "image" in event]
     assert steps == [0, 2], "MLflow's chart view opens at step 0"
+    trial.cleanup()
+
+
+@pytest.mark.weights
+def test_a_path_length_as_objective_is_measured_in_fp32(tmp_path: Path, monkeypatch) -> None:
+    """Elsewhere the features of a search are bf16, in which a step of a path is lost."""
+    monkeypatch.setattr("pipelines.tuning.trial.has_bf16", lambda device: True)
+    trial, settings, _ = started(tmp_path, monkeypatch, "dcgan", objective="ppl_z", path_samples=4)
+    assert trial_extractor(small_settings(tune__features=64)).precision == "bf16"
+    assert trial_extractor(settings).precision == "fp32"
+    result = trial.step()
+    assert result[LOSS] == result[VALUE] > 0
     trial.cleanup()
 
 
