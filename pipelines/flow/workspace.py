@@ -254,8 +254,16 @@ def share_cache(checkout: Checkout, tree: Checkout) -> None:
 
     If the file system allows it, data is linked into the worktree and not copied, because it is only read.
     """
-    from dvc.config import Config
+    from configobj import ConfigObj
+    from dvc.config import Config, _pack_named
     from dvc.repo import Repo
+
+    class Utf8Config(Config):
+        """DVC reads its configuration as UTF-8 but writes it as ASCII, and paths may have other letters."""
+
+        def _save_config(self, level: str, conf_dict: dict[str, Any]) -> None:
+            with open(self.files[level], "wb") as file:
+                ConfigObj(_pack_named(conf_dict), encoding="utf-8").write(file)
 
     with Repo(str(checkout.root)) as repo:
         # DVC makes relative paths absolute when it reads them. When it saves them below, they are relative to the worktree.
@@ -264,7 +272,7 @@ def share_cache(checkout: Checkout, tree: Checkout) -> None:
         cache: dict[str, Any] = {"dir": str(Path(repo.cache.local_cache_dir).resolve())}
         if "type" not in repo.config["cache"]:
             cache["type"] = ["reflink", "hardlink", "copy"]
-    with Config(str(tree.root / ".dvc")).edit("local") as local:
+    with Utf8Config(str(tree.root / ".dvc")).edit("local") as local:
         local.update({section: values for section, values in own.items() if values})
         local["remote"] = remotes
         local["cache"] = {**own["cache"], **cache}

@@ -75,6 +75,16 @@ def test_a_worktree_runs_a_commit_and_is_removed(data_project):
     assert (data_project / "params.yaml").read_text() == "never: committed\n"
 
 
+def test_the_path_of_a_checkout_may_have_any_letters(data_project, tmp_path):
+    project = data_project.rename(tmp_path / "J\u00f6rgs \u4e2d 'and' \"more\"")
+    with _worktree(project) as workspace:
+        run_dvc(workspace.checkout, workspace.environment, "repro", "-q")
+        run_dvc(workspace.checkout, workspace.environment, "exp", "save", "-n", "night")
+        run_dvc(workspace.checkout, workspace.environment, "push", "-q")
+    assert (project / "store").is_dir()
+    assert "night" in dvc_command("exp", "list", "--name-only", cwd=project).stdout
+
+
 def test_two_worktrees_at_once_are_separate_and_share_the_cache(data_project):
     with (
         _worktree(data_project, "one") as one,
