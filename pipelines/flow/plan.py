@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from gan_core.errors import StageError
 from pipelines.flow.graph import Node, node_name, read_plan
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.dvc_repo import open_project
-from pipelines.runtime.key import read_stage
+from pipelines.runtime.key import describe_missing, read_stage
 from pipelines.runtime.work_directory import finished_results
 from pipelines.stages.parent import recorded_inputs
 from pipelines.training.fit import newest_checkpoint_step
@@ -46,18 +47,30 @@ def plan_stages(checkout: Checkout, targets: tuple[str, ...] = ()) -> list[Plann
         for node in nodes:
             stage = stages[node.name]
             status: list[Any] = next(iter(stage.status(check_updates=False).values()), [])
-            upstream = {makers[path] for path in _inputs(stage, checkout) if path in makers}
+            makers_of = {path: _makers(path, makers) for path in _inputs(stage, checkout)}
+            upstream = set().union(*makers_of.values())
+            absent = [path for path, names in makers_of.items() if not names and not checkout.out(path).exists()]
             # The results that a stage restores are seldom those that are there now, by which DVC judges the stages after it.
             changing = ("runs", "may run", "restored")
             unsettled = [one.name for one in planned if one.name in upstream and one.action in changing]
             missing = [one.name for one in planned if one.name in upstream and one.action == "missing"]
-            planned.append(_plan(node, status, unsettled, missing, checkout, stage))
+            if node.is_stage and absent:
+                reason = describe_missing(node.name, absent[0])
+                planned.append(PlannedStage(name=node.name, action="missing", reason=reason))
+            else:
+                planned.append(_plan(node, status, unsettled, missing, checkout, stage))
             makers |= dict.fromkeys(node.outs, node.name)
     return planned
 
 
 def _inputs(stage: Any, checkout: Checkout) -> list[str]:
     return [checkout.place(dep.fs_path) for dep in stage.deps if dep.is_in_repo]
+
+
+def _makers(path: str, makers: Mapping[str, str]) -> set[str]:
+    """The stages that make ``path``, what contains it, or what it contains; ``makers``: the stage by out."""
+    above = {path, *map(str, Path(path).parents)}
+    return {name for out, name in makers.items() if out in above or out.startswith(f"{path}/")}
 
 
 def _plan(

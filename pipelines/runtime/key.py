@@ -102,6 +102,14 @@ def read_stages(names: Sequence[str], checkout: Checkout) -> dict[str, StageDefi
     return found
 
 
+def describe_missing(stage: str, place: str) -> str:
+    """An error about an input of ``stage`` that does not exist, with the remedy."""
+    remedy = "Run the stage that makes it first."
+    if place.startswith(f"{RAW}/"):
+        remedy = "Add it (gantry data add or gantry data fetch), or change data.name in params.yaml."
+    return f"Stage '{stage}' needs {place}, which does not exist. {remedy}"
+
+
 def _read(repo: "Repo", name: str, checkout: Checkout) -> StageDefinition:
     # Imported here: DVC takes a second to import.
     from dvc.dependency import ParamsDependency
@@ -125,10 +133,7 @@ def _read(repo: "Repo", name: str, checkout: Checkout) -> StageDefinition:
     for dep in stage.deps:
         place = checkout.place(dep.fs_path) if dep.is_in_repo else str(dep)
         if not dep.exists:
-            remedy = "Run the stage that makes it first."
-            if place.startswith(f"{RAW}/"):
-                remedy = "Add it (gantry data add or gantry data fetch), or change data.name in params.yaml."
-            raise StageError(f"Stage '{name}' needs {place}, which does not exist. {remedy}")
+            raise StageError(describe_missing(name, place))
         try:
             if isinstance(dep, ParamsDependency):
                 parameters.setdefault(place, {}).update(dep.get_hash().value)

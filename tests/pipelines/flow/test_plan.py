@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+import yaml
 
 from gan_core.errors import StageError
 from pipelines.flow.plan import PlannedStage, plan_stages
@@ -74,6 +75,29 @@ def test_a_plan_follows_a_project_from_the_first_run_to_the_next_change(project,
         name="raw.dvc", action="missing", reason="it is not on this machine: dvc pull, or gantry data add"
     )
     assert found["first"].reason == "needs raw.dvc"
+
+
+def test_data_that_is_not_there_is_missing_whatever_runs_before(tmp_path) -> None:
+    """As in a new project, where the stage ``code`` always runs."""
+    stages = {
+        "code": {"cmd": "mkdir -p made && date > made/digest", "always_changed": True, "outs": ["made"]},
+        "ingest": {"cmd": "cp data/raw/x y", "deps": ["data/raw/x", "made/digest"], "outs": ["y"]},
+        "train": {"cmd": "cp y z", "deps": ["y"], "outs": ["z"]},
+    }
+    root = make_project(tmp_path / "new", {"dvc.yaml": yaml.safe_dump({"stages": stages})})
+    found = {stage.name: stage for stage in plan_stages(Checkout.at(root))}
+    assert {name: stage.action for name, stage in found.items()} == {
+        "code": "runs",
+        "ingest": "missing",
+        "train": "missing",
+    }
+    assert found["ingest"].reason.startswith(
+        "Stage 'ingest' needs data/raw/x, which does not exist. Add it (gantry data"
+    )
+    (root / "data" / "raw").mkdir(parents=True)
+    (root / "data" / "raw" / "x").touch()
+    found = {stage.name: stage for stage in plan_stages(Checkout.at(root))}
+    assert found["ingest"].reason.startswith("after code"), "by a file in the folder that the stage makes"
 
 
 def test_an_unknown_stage_is_an_error(project) -> None:
