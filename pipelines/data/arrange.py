@@ -13,7 +13,7 @@ from gan_core.errors import DataError
 from pipelines.data import partners, readers
 from pipelines.data.names import check_class_names
 from pipelines.data.readers import table
-from pipelines.data.readers.base import Entries, Listing, Reject, SourceNote
+from pipelines.data.readers.base import Entries, Listing, Reject, SourceNote, split_column
 from pipelines.data.readers.entries import Texts
 from pipelines.data.readers.folder import folders_without_pictures, shuffle_by_hash
 from pipelines.data.readers.layout import Places, read_layout, split_and_domain
@@ -209,7 +209,7 @@ def _check_folders(root: Path, listing: Listing) -> None:
 
 def _without_labels(root: Path, note: SourceNote) -> SourceNote:
     """``note`` without its label table, so that the pictures are read by their folders."""
-    if note.format == "table" and "split" in table.column_names(labels := table.label_table(root, note)):
+    if note.format == "table" and split_column(table.column_names(labels := table.label_table(root, note))):
         log.warning("Pairs come from folders; the column 'split' of %s is ignored.", labels)
     return replace(note, format="folder") if note.format in ("table", "stylegan") else note
 

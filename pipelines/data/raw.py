@@ -430,6 +430,11 @@ def _copy_labels(folder: Path, source: str, labels: str) -> str:
     """Return the path of the label table within ``folder``; copy the table there if ``source`` does not contain it."""
     within, given = folder / labels, Path(labels).expanduser()
     if within.is_file() and within.resolve().is_relative_to(folder.resolve()):
+        if given.is_file() and not filecmp.cmp(given, within, shallow=False):
+            raise DataError(
+                f"--labels {labels} may be a file in {Path.cwd()} or the one in the source, and they differ. Rename the first, "
+                "or run the command in another folder."
+            )
         return within.relative_to(folder).as_posix()
     if not given.is_file():
         raise DataError(f"Label table {labels} not found, neither in {Path.cwd()} nor in the source. Correct --labels.")

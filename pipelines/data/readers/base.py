@@ -1,6 +1,7 @@
 """Types and helpers of all readers: entries (one for each picture), listings, rejects and the source note."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -110,6 +111,11 @@ class FileReader:
 def canonical_split(name: str) -> str | None:
     """``train``, ``test`` or ``validation`` for their usual names (``val``, ``dev``, ...); None for any other name."""
     return _SPLIT_NAMES.get(name.lower())
+
+
+def split_column(columns: Sequence[str]) -> str | None:
+    """The column of splits: ``split``, or a name that differs from it in upper case only; None if there is none."""
+    return "split" if "split" in columns else next((name for name in columns if name.lower() == "split"), None)
 
 
 def content_root(root: Path) -> Path:

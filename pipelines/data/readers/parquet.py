@@ -10,7 +10,16 @@ import pyarrow as pa
 from gan_core.errors import DataError
 from gan_core.images.files import MAX_FILE_BYTES
 from gan_core.images.pictures import PictureError
-from pipelines.data.readers.base import Entries, Entry, Listing, Reject, SourceNote, canonical_split, walk_files
+from pipelines.data.readers.base import (
+    Entries,
+    Entry,
+    Listing,
+    Reject,
+    SourceNote,
+    canonical_split,
+    split_column,
+    walk_files,
+)
 from pipelines.data.readers.labels import HIDDEN_DETAIL, hidden_labels, label_positions
 from pipelines.data.readers.layout import file_splits
 from pipelines.data.readers.parquet_columns import (
@@ -112,12 +121,13 @@ def _read(root: Path, file: str, head: Head, note: SourceNote, by_name: str) -> 
     schema, rows = head
     image = image_column(root / file, schema, note.image_column)
     label = _label_column(root / file, schema, note.label_column)
-    columns = [name for name in (label, "split") if name and name in schema.names]
+    split_name = split_column(schema.names)
+    columns = [name for name in (label, split_name) if name]
     values = dict(zip(columns, read_columns(root / file, columns) if columns else [], strict=True))
     labels = [_label(root / file, row, value) for row, value in enumerate(values.get(label or "", []))]
     splits = []
-    if "split" in columns:
-        for row, value in enumerate(values["split"]):
+    if split_name:
+        for row, value in enumerate(values[split_name]):
             split = canonical_split(str(value))
             if split is None:
                 raise DataError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gan_core.errors import DataError
 from gan_core.images.files import has_picture_suffix
-from pipelines.data.readers.base import Reject, canonical_split, partition, walk_files
+from pipelines.data.readers.base import Reject, canonical_split, partition, split_column, walk_files
 from pipelines.data.readers.layout import find_split, read_layout
 from pipelines.data.readers.tabular import TABLES, column_names, read_rows
 
@@ -73,19 +73,21 @@ def match_rows(root: Path, sources: Sequence[TableSource]) -> MatchedRows:
     result = MatchedRows([source.table.name for source in sources])
     said_split = bool(sources)
     for source in sources:
-        has_split = "split" in column_names(source.table)
-        said_split = said_split and (has_split or bool(source.split))
+        split_name = split_column(column_names(source.table))
+        said_split = said_split and bool(split_name or source.split)
         scope = source.split or _scope(source, set(folder_split.values()))
         find = _finder([file for file in files if not scope or folder_split.get(file, "") in ("", scope)])
         inside = source.table.parent.relative_to(root).as_posix()
         prefix = "" if inside == "." else inside + "/"
-        for name, *row in read_rows(source.table, [source.image, *source.columns, *(["split"] if has_split else [])]):
+        for name, *row in read_rows(
+            source.table, [source.image, *source.columns, *([split_name] if split_name else [])]
+        ):
             key = name.replace("\\", "/").removeprefix("./")
             file = find(prefix + key) or find(key)
             if file is None:
                 result.rejects.append(Reject(prefix + key, "missing", f"named in {source.table.name}"))
                 continue
-            split = _split(source.table, row[-1]) if has_split else source.split
+            split = _split(source.table, row[-1]) if split_name else source.split
             own = folder_split.get(file, "")
             if split and own not in ("", "train", split):
                 raise DataError(

@@ -18,6 +18,7 @@ from pipelines.data.readers.base import (
     SourceNote,
     content_root,
     is_clutter,
+    split_column,
 )
 from pipelines.data.readers.folder import shuffle_by_hash
 from pipelines.data.readers.labels import (
@@ -90,7 +91,7 @@ def _attribute_columns(table: Path, wanted: Sequence[str]) -> tuple[str, list[st
     """The column of file names and the columns of attributes (of ``wanted``, if any exist); none without file names."""
     columns = column_names(table)
     image = _guess(columns, _IMAGE_COLUMNS)
-    others = [name for name in columns if name and name not in (image, "split")]
+    others = [name for name in columns if name and name not in (image, split_column(columns))]
     return image or "", [name for name in others if name in wanted] or others if image else []
 
 
@@ -255,7 +256,7 @@ def _labelled(matched: MatchedRows, note: SourceNote) -> tuple[list[Entry], list
 
 
 def _unused(source: TableSource, columns: Sequence[str]) -> list[str]:
-    others = [name for name in columns if name and name not in (source.image, *source.columns, "split")]
+    others = [name for name in columns if name and name not in (source.image, *source.columns, split_column(columns))]
     return [f"{source.table.name} has columns that are not used: {', '.join(others[:8])}"] if others else []
 
 
@@ -284,7 +285,7 @@ def list_attributes(root: Path, note: SourceNote, wanted: Sequence[str] = ()) ->
     table = label_table(root, note)
     columns = column_names(table)
     image = _column(table, columns, note.image_column, _IMAGE_COLUMNS, "--image-column")
-    known = [name for name in columns if name and name not in (image, "split")]
+    known = [name for name in columns if name and name not in (image, split_column(columns))]
     for name in wanted:
         if name not in known:
             raise DataError(

@@ -259,6 +259,11 @@ def test_parquet_files_of_one_split_or_none_are_one_data_set(tmp_path: Path) -> 
     assert found(tmp_path / "one") == {"": {"0": 1, "1": 1}}
 
 
+def test_the_column_of_splits_of_parquet_may_be_in_upper_case(tmp_path: Path) -> None:
+    parquet(tmp_path / "data.parquet", [0, 1, 1], Split=["Train", "Train", "Test"])
+    assert found(tmp_path) == {"train": {"0": 1, "1": 1}, "test": {"1": 1}}
+
+
 def test_a_split_column_divides_train_files_and_must_not_contradict_other_files(tmp_path: Path) -> None:
     parquet(tmp_path / "train-0.parquet", [0, 1, 1], split=["train", "train", "dev"])
     parquet(tmp_path / "test-0.parquet", [0], first=5, split=["test"])
@@ -312,6 +317,7 @@ def test_unused_columns_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("big", [["x" * 2**26], {"a": {"b": "x" * 2**26}}])
 def test_a_list_or_struct_of_megabytes_is_refused_as_a_label(tmp_path: Path, big: object) -> None:
     parquet(tmp_path / "pictures" / "x.parquet", [None, big])
+    write_note(tmp_path / "pictures", SourceNote(format="parquet", label_column="label"))
     pq.write_table(pa.table({"file": ["a.png", "b.png"], "label": [None, big]}), tmp_path / "t.parquet")
     for reading in (lambda: read(tmp_path / "pictures"), lambda: read_rows(tmp_path / "t.parquet", ["label"])):
         with pytest.raises(
@@ -410,9 +416,12 @@ def test_stylegans_labels_keep_the_splits_of_their_folders(tmp_path: Path) -> No
             read(tmp_path)
 
 
-def test_deeply_nested_json_is_not_a_label_file(tmp_path: Path) -> None:
+def test_deeply_nested_json_is_a_damaged_label_file_or_none(tmp_path: Path) -> None:
     pictures(tmp_path, ["a.png"])
     write(tmp_path / "dataset.json", b'{"labels": ' + b"[" * 100_000)
+    with pytest.raises(DataError, match=r"dataset\.json is not a StyleGAN label file: maximum recursion depth"):
+        read(tmp_path)
+    write(tmp_path / "dataset.json", b'{"tree": ' + b"[" * 100_000)
     assert found(tmp_path) == {"": {"": 1}}
 
 

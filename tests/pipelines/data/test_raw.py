@@ -305,6 +305,10 @@ def test_a_label_table_within_the_source_may_be_given_by_its_own_path(
     write(tmp_path / "labels.csv", b"path,label\nimages/a.png,other\n")
     with pytest.raises(DataError, match=r"already holds a file labels\.csv that differs from .*Rename"):
         add("other", str(packed), checkout=Checkout.at(checkout), labels=str(tmp_path / "labels.csv"))
+    with pytest.raises(
+        DataError, match=r"--labels labels\.csv may be a file in .* or the one in the source, and they differ"
+    ):
+        add("other", "own", checkout=Checkout.at(checkout), labels="labels.csv")
 
 
 def test_a_table_of_attributes_can_be_added_with_the_pictures(tmp_path: Path, checkout: Path) -> None:

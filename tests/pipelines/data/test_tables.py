@@ -275,6 +275,25 @@ def test_a_split_column_may_divide_the_train_folder_but_not_move_test_pictures(t
         read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_the_column_of_splits_may_be_in_upper_case_as_the_others_may(tmp_path: Path, name: str) -> None:
+    pictures(tmp_path, "1.png", "2.png")
+    rows = [("1.png", "cat", "Train"), ("2.png", "dog", "Test")]
+    as_json = "".join(json.dumps(dict(zip(("File", "Label", "Split"), row, strict=True))) + "\n" for row in rows)
+    as_csv = "File,Label,Split\n" + "".join(",".join(row) + "\n" for row in rows)
+    table(tmp_path, as_json if name.endswith("jsonl") else as_csv, name)
+    assert found(tmp_path) == {"1.png": ("cat", "train"), "2.png": ("dog", "test")}
+    assert not any("not used" in note for note in read(tmp_path).notes)
+
+
+def test_attributes_leave_out_the_column_of_splits(tmp_path: Path) -> None:
+    pictures(tmp_path, "1.png", "2.png")
+    table(tmp_path, "file,Smiling,Split\n1.png,1,train\n2.png,0,test\n")
+    listing = read(tmp_path, "domains")
+    assert listing.attributes == ("Smiling",)
+    assert {entry.file: entry.split for entry in listing.entries} == {"1.png": "train", "2.png": "test"}
+
+
 def test_a_row_in_the_table_of_a_split_matches_no_picture_of_another_split(tmp_path: Path) -> None:
     pictures(tmp_path, "train/1.png", "train/2.png", "test/3.png")
     table(tmp_path, "id,label\n1,cat\n2,dog\n3,cat\n", "train.csv")
