@@ -20,6 +20,15 @@ BASELINES = {
 """What the baseline of a figure measures. Of all other figures, it measures the untranslated source pictures."""
 
 
+NEUTRAL = ("colourfulness", "colourfulness_of_real", "accuracy_of_real", "class_agreement_of_real")
+"""Figures that describe pictures, or the classifier of another figure: neither higher nor lower is better."""
+
+
+def better_is(figure: str, higher_is_better: bool) -> str:
+    """Which values of the figure named ``figure`` are better: ``higher``, ``lower`` or ``neither``."""
+    return "neither" if figure in NEUTRAL else "higher" if higher_is_better else "lower"
+
+
 def baseline_name(figure: str) -> str:
     """What the baseline of the figure named ``figure`` measures."""
     return BASELINES.get(figure, "untranslated source")
@@ -104,6 +113,7 @@ class Figure:
     """The same metric for the unchanged input of a translation, or what :data:`BASELINES` says; None if there is none. A
     useful generator is better than this."""
     higher_is_better: bool = False
+    """See :func:`better_is`: some figures only describe."""
     jackknife: tuple[float, ...] = ()
     """The value without each group of pictures, for :func:`gan_core.metrics.difference.paired_difference`. Empty if the
     interval has another source, or there is none."""

@@ -69,7 +69,8 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _row(title: str, cells: list[str]) -> None:
-    click.echo(f"{title:30} " + " ".join(f"{cell[:_WIDTH]:{_WIDTH}}" for cell in cells).rstrip())
+    # Never cut: the end of a number may be its exponent, and the end of a setting the difference.
+    click.echo(f"{title:30} " + " ".join(f"{cell:{_WIDTH}}" for cell in cells).rstrip())
 
 
 def _figure(cell: dict[str, Any] | None) -> str:

@@ -121,7 +121,7 @@ def _as_dict(a: str, b: str, found: "Assessment", unreadable: dict[str, dict[str
 
 
 def _as_csv(found: "Assessment") -> str:
-    from gan_core.metrics.protocol import baseline_name
+    from gan_core.metrics.protocol import baseline_name, better_is
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -133,7 +133,7 @@ def _as_csv(found: "Assessment") -> str:
             [
                 *(figure.name, protocol.direction, *("" if value is None else repr(value) for value in values)),
                 "" if figure.baseline is None else baseline_name(figure.name),
-                "higher" if figure.higher_is_better else "lower",
+                better_is(figure.name, figure.higher_is_better),
                 *(protocol.real_count, protocol.fake_count, protocol.digest, protocol.stamp),
             ]
         )
@@ -142,7 +142,7 @@ def _as_csv(found: "Assessment") -> str:
 
 def _print(sources: Sources, found: "Assessment") -> None:
     from gan_core.metrics.copying import HELD_OUT
-    from gan_core.metrics.protocol import baseline_name
+    from gan_core.metrics.protocol import baseline_name, better_is
     from pipelines.evaluation.measure import describe_copying, figure_title
     from pipelines.runtime.progress import format_figure
 
@@ -155,7 +155,7 @@ def _print(sources: Sources, found: "Assessment") -> None:
         if figure.baseline is not None:
             trivial = f"{format_figure(figure.baseline)} ({baseline_name(figure.name)})"
         counts = f"{figure.protocol.fake_count} : {figure.protocol.real_count}"
-        better = "higher" if figure.higher_is_better else "lower"
+        better = better_is(figure.name, figure.higher_is_better)
         rows.append((figure_title(figure), format_figure(figure.value), interval, better, trivial, counts))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

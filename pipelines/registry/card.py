@@ -10,6 +10,7 @@ from urllib.parse import quote
 from gan_core.families import FAMILIES
 from gan_core.inference.conditions import domain_names
 from gan_core.inference.generator import Generator
+from gan_core.metrics.protocol import better_is
 from pipelines.registry.ledger import Move
 from pipelines.registry.markdown import code_span, escape_markdown
 from pipelines.runtime.progress import format_figure
@@ -249,7 +250,7 @@ def _interval(figure: Mapping[str, Any]) -> str:
 
 
 def _better(figure: Mapping[str, Any]) -> str:
-    return "higher" if figure.get("higher_is_better") else "lower"
+    return better_is(figure["name"], bool(figure.get("higher_is_better")))
 
 
 def _figures(figures: Sequence[Mapping[str, Any]], objective: Mapping[str, Any]) -> str:

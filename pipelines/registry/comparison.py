@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from gan_core.metrics.difference import beyond_noise, paired_difference
-from gan_core.metrics.protocol import Figure
+from gan_core.metrics.protocol import NEUTRAL, Figure
 from pipelines.registry.compared import Side
 
 BETTER, WORSE, NOISE, UNKNOWN, EQUAL = "better", "worse", "within noise", "no interval", "equal"
+DIFFERENT = "different"
+"""Of a figure that only describes."""
 
 
 def compare(sides: Sequence[Side]) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def judge(figure: Figure, other: Figure) -> tuple[str, str]:
     if figure.value == other.value:
         return EQUAL, "the same value"
     better = BETTER if (figure.value > other.value) == figure.higher_is_better else WORSE
+    better = DIFFERENT if figure.name in NEUTRAL else better
     apart = beyond_noise(figure, other)
     if apart is None:
         return UNKNOWN, f"{better}, but without intervals nobody knows whether by chance"

@@ -16,7 +16,8 @@ from PIL import Image
 from gan_core.errors import StageError, TrackingError
 from gan_core.files import write_json
 from gan_core.metrics.assess import Assessment
-from gan_core.metrics.protocol import Figure
+from gan_core.metrics.protocol import Figure, better_is
+from pipelines.commands.compare import _print as print_comparison
 from pipelines.commands.compare import compare
 from pipelines.evaluation.measure import metrics_json
 from pipelines.registry.compared import Side
@@ -50,6 +51,26 @@ def test_a_difference_is_real_only_beyond_the_noise() -> None:
         "no interval",
         "better, but without intervals nobody knows whether by chance",
     )
+
+
+def test_a_figure_that_only_describes_is_neither_better_nor_worse() -> None:
+    """More colour is not better, and less is not either."""
+    one, other = (dataclasses.replace(figure(*ends), name="colourfulness") for ends in ((8, 7, 9), (12, 11, 13)))
+    assert judge(one, other) == ("different", "the 95 % intervals do not overlap")
+    assert better_is("colourfulness", False) == "neither"
+
+
+def test_numbers_and_settings_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its exponent, the upper end would be 100,000 times as large."""
+    place = "/photographs/of/a/folder/with/a/long/name"
+    sides = [
+        Side(name=name, kind="run", params={"data.url": f"{place}/{name}"}, figures={"kid": figure(-6e-5, *ends)})
+        for name, ends in (("a", (-0.00023456, 1.2345e-5)), ("b", (-0.00023457, 1.2346e-5)))
+    ]
+    print_comparison(compare_sides(sides))
+    shown = capsys.readouterr().out
+    assert "-6e-05 [-0.00023456, 1.2345e-05]" in shown
+    assert f"{place}/a {place}/b" in shown
 
 
 def test_the_paired_interval_counts_where_there_is_one() -> None:
