@@ -206,13 +206,18 @@ class Generator:
         if not 0 < crossover < layers:
             raise SettingsError(f"crossover: must be 1 to {layers - 1} for {layers} layers, got {crossover}.")
         columns, rows = styles[:n], styles[n:]
+        size = family.pictures_at_once(device)
+
+        def make(mixed: Tensor) -> Tensor:
+            return torch.cat([to_uint8(family.from_styles(part)).cpu() for part in mixed.split(size)])
+
         shape = self.info["shape"]
-        corner = torch.full((1, shape["channels"], shape["height"], shape["width"]), -1.0, device=device)
-        table = [corner, family.from_styles(columns)]
+        corner = torch.zeros((1, shape["channels"], shape["height"], shape["width"]), dtype=torch.uint8)
+        table = [corner, make(columns)]
         for row in rows:
             mixed = torch.cat([columns[:, :crossover], row[None, crossover:].expand(n, -1, -1)], dim=1)
-            table += [family.from_styles(row[None]), family.from_styles(mixed)]
-        return to_uint8(torch.cat(table)).cpu()
+            table += [make(row[None]), make(mixed)]
+        return torch.cat(table)
 
     @property
     def takes_mixed_styles(self) -> bool:

@@ -19,7 +19,7 @@ def path_step(
     """Pictures at t and at t + ``epsilon`` on the paths between two latents each, with t uniform in [0, 1).
 
     In z, the path is spherical for a normal prior (Shoemake 1985) and straight for a uniform one. In w, it is straight, between
-    the styles of the two latents. Both ends have the same class.
+    the styles of the two latents. Both ends have the same class. Large pictures are generated few at a time.
 
     Args:
         family: generates from noise; for ``w``, from styles.
@@ -36,6 +36,19 @@ def path_step(
         SettingsError: the family does not generate from noise, or for ``w`` has no styles.
     """
     noise = require(family, NoiseFamily)
+    size = noise.pictures_at_once(next(noise.networks["generator"].parameters()).device)
+    parts = [
+        _path_step(noise, min(size, n - done), seed, space=space, epsilon=epsilon, first=first + done)
+        for done in range(0, n, size)
+    ]
+    near, far = (torch.cat(pictures) for pictures in zip(*parts, strict=True))
+    return near, far
+
+
+def _path_step(
+    noise: NoiseFamily, n: int, seed: int, *, space: Space, epsilon: float, first: int
+) -> tuple[Tensor, Tensor]:
+    """:func:`path_step` for as many pictures as fit into memory."""
     generator = noise.networks["generator"]
     device = next(generator.parameters()).device
     start, labels = noise.draw(n, seed, first=first, device=device)
@@ -43,7 +56,7 @@ def path_step(
     where = randomness.sampling_uniform(first, n, 1, randomness.derive_seed(seed, "path position") % 2**31).to(device)
     steps = (where, where + epsilon)
     if space == "w":
-        styles = require(family, StyleBasedFamily)
+        styles = require(noise, StyleBasedFamily)
         ends = styles.to_styles(start, labels), styles.to_styles(end, labels)
         near, far = (styles.from_styles(_straight(*ends, step[:, :, None])) for step in steps)
         return near, far

@@ -36,6 +36,8 @@ def test_every_way_to_generate_splits_large_pictures(name: str, monkeypatch: pyt
             generator.sample(5, 0),
             generator.walk(2, 0, frames=3),
             127.5 * family.preview(None, family.networks)[0],
+            *(127.5 * images for images in generator.path_step(5, 0, space="z", epsilon=1e-4)),
+            *([generator.mix(3, 0)] if name == "stylegan2" else []),
             *together,
         ]
 
