@@ -32,6 +32,7 @@ from pipelines.stages.tracked import dataset_inputs
 from pipelines.tracking import RunLog, Shipper
 from pipelines.tracking.facts import WALL, RunFacts, find_facts
 from pipelines.tracking.runlog import flatten, texts
+from pipelines.tracking.tree import destination_name
 from pipelines.training.cost import DEVICE_SECONDS, KIMG, MEMORY, RATE
 from pipelines.training.curves import last_step
 from pipelines.training.run_tags import DEVICE, WORKERS
@@ -105,7 +106,9 @@ def record_results(
     made_with = current_commit(checkout.root).tags | version_tags() | machine
     made_with |= {name: train.tags[name] for name in made_with if name in train.tags}
     protocol = {"gantry.protocol": figures[0].protocol.stamp} if figures else {}
-    with RunLog(checkout.events, key=pipeline_run, name=f"{settings.data.name} {pipeline_run}") as log:
+    destination = destination_name(settings.track.uri, settings.track.experiment)
+    name = f"{settings.data.name} {pipeline_run}"
+    with RunLog(checkout.events, key=pipeline_run, name=name, destination=destination) as log:
         log.log_params(params)
         log.log_metrics({**figure_metrics(figures), **cost}, _step(checkout))
         curves = (checkout.out(CURVES), checkout.out(FID_CURVE))

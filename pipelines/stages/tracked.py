@@ -17,6 +17,7 @@ from pipelines.stages.context import StageContext
 from pipelines.tracking.facts import WALL, working_seconds
 from pipelines.tracking.runlog import STAGE_TAG, RunLog
 from pipelines.tracking.shipper import Shipper
+from pipelines.tracking.tree import destination_name
 
 
 @contextmanager
@@ -36,14 +37,22 @@ def stage_run(
         if commit.warning:
             say(context.name, commit.warning)
         tags = {**commit.tags, "gantry.data": settings.data.name}
+        destination = destination_name(settings.track.uri, settings.track.experiment)
         with (
-            RunLog(directory, key=context.pipeline_run, name=f"{settings.data.name} {started}", tags=tags) as pipeline,
+            RunLog(
+                directory,
+                key=context.pipeline_run,
+                name=f"{settings.data.name} {started}",
+                tags=tags,
+                destination=destination,
+            ) as pipeline,
             RunLog(
                 directory,
                 key=context.key,
                 name=context.name,
                 parent_key=context.pipeline_run,
                 tags={**tags, **version_tags(), STAGE_TAG: context.name, "gantry.stage_key": context.key},
+                destination=destination,
             ) as run,
         ):
             pipeline.log_params({"data": settings.data.name, "model.family": settings.model.family})

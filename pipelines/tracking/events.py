@@ -100,10 +100,11 @@ def _is_unfinished(descriptor: int) -> bool:
     return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 
 
-def read_events(folder: Path, offset: int = 0) -> Iterator[tuple[Event | None, int]]:
+def read_events(folder: Path, offset: int = 0, *, containing: bytes = b"") -> Iterator[tuple[Event | None, int]]:
     """Yield the events of a log from byte ``offset`` on, each with the offset of its end.
 
-    A line that is not a valid event, left by a killed writer, gives None. A last line without its end is not yielded.
+    A line that is not a valid event, left by a killed writer, gives None. So does one without the bytes ``containing``, which
+    is not parsed. A last line without its end is not yielded.
     """
     with open(folder / EVENTS, "rb") as file:
         file.seek(offset)
@@ -111,7 +112,7 @@ def read_events(folder: Path, offset: int = 0) -> Iterator[tuple[Event | None, i
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            yield _parse(line, folder), offset
+            yield _parse(line, folder) if containing in line else None, offset
 
 
 def count_events(folder: Path, offset: int = 0) -> int:

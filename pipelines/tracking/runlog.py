@@ -44,6 +44,7 @@ class RunLog:
         name: str,
         parent_key: str | None = None,
         tags: Mapping[str, Any] | None = None,
+        destination: str | None = None,
     ) -> None:
         """Open the log of the run ``key`` under ``directory``, which is created if missing.
 
@@ -53,6 +54,8 @@ class RunLog:
             name: display name.
             parent_key: key of the parent run.
             tags: tags of the run.
+            destination: where this process sends the log and those of the run's children, by
+                :func:`pipelines.tracking.tree.destination_name`; None if another process sends it.
 
         Raises:
             TrackingError: a key is not valid.
@@ -74,6 +77,7 @@ class RunLog:
             parent=parent_key,
             tags=texts(tags or {}),
             process=process_identity(),
+            **({"destination": destination} if destination else {}),
         )
 
     def log_params(self, values: Mapping[str, Any]) -> None:

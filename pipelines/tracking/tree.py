@@ -3,16 +3,18 @@
 import logging
 import os
 import shutil
+import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gan_core.disk import describe_os_error, disk_error_at
 from gan_core.locks import file_lock, locked
+from pipelines.runtime.guard import is_process_alive
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, resolve_uri
-from pipelines.tracking.events import EVENTS, REFUSED, find_logs, read_events
+from pipelines.tracking.events import EVENTS, REFUSED, find_logs, log_folder, read_events
 from pipelines.tracking.replay import Cursor, Replayer
 from pipelines.tracking.store import connect, ensure_experiment, error_summary, find_run_id, is_refusal
 
@@ -53,6 +55,11 @@ def prune_logs(directory: Path | str, days: float = RETENTION_DAYS) -> list[Path
     return removed
 
 
+def destination_name(tracking_uri: str, experiment: str) -> str:
+    """Name of a destination in logs and cursors. It does not depend on the secrets in the environment of this process."""
+    return f"{redact_credentials(resolve_uri(tracking_uri), {})} {experiment}"
+
+
 class LogTree:
     """All logs under a directory, for one destination. Not thread-safe, but safe beside other processes."""
 
@@ -60,12 +67,12 @@ class LogTree:
         self._directory = Path(directory)
         self._uri = resolve_uri(tracking_uri)
         self._experiment = experiment
-        # Independent of the secrets in the environment of this process.
-        self.destination = f"{redact_credentials(self._uri, {})} {experiment}"
+        self.destination = destination_name(tracking_uri, experiment)
         """Name of the destination in the cursors of the logs."""
         self._replayer: Replayer | None = None
         self._was_connected = False
         self._opened: dict[Path, int] = {}
+        self._senders: dict[Path, _Senders] = {}
         self._done: dict[Path, int] = {}
         self._run_ids: dict[str, str] = {}
         self._asked: dict[str, float] = {}
@@ -77,7 +84,9 @@ class LogTree:
     def send(self) -> SendResult:
         """Send all pending events, unless another process is already sending them."""
         folders = [
-            folder for folder in find_logs(self._directory) if _size(folder) not in (None, self._done.get(folder))
+            folder
+            for folder in find_logs(self._directory)
+            if _size(folder) not in (None, self._done.get(folder)) and not self._is_sent_elsewhere(folder)
         ]
         if not folders:
             return SendResult(waiting=0)
@@ -177,11 +186,54 @@ class LogTree:
             self._opened[folder] = first["time"]
         return self._opened[folder]
 
+    def _is_sent_elsewhere(self, folder: Path) -> bool:
+        """Whether a living process sends the log, or that of its parent, to another destination.
+
+        Otherwise two runs with different tracking servers would each send the other's logs, too, and share the files.
+        """
+        senders = self._find_senders(folder)
+        found = list(senders.processes.items())
+        if senders.parent and (parent := log_folder(self._directory, senders.parent)) != folder:
+            found += self._find_senders(parent).processes.items()
+        return any(to != self.destination and _is_alive_here(process) for process, to in found)
+
+    def _find_senders(self, folder: Path) -> "_Senders":
+        """Who sends a log, by the events that are there until now."""
+        senders = self._senders.setdefault(folder, _Senders())
+        if senders.offset > (_size(folder) or 0):  # the log was removed, and perhaps begun again
+            senders = self._senders[folder] = _Senders()
+        with suppress(FileNotFoundError):
+            for event, after in read_events(folder, senders.offset, containing=b'"open"'):
+                senders.offset = after
+                if event and event["kind"] == "open":
+                    senders.parent = event.get("parent") or senders.parent
+                    if event.get("process") and event.get("destination"):
+                        senders.processes[event["process"]] = event["destination"]
+        return senders
+
     def _waiting(self, folder: Path) -> int:
         with suppress(FileNotFoundError):
+            if self._is_sent_elsewhere(folder):
+                return 0
             cursor = Cursor.load(folder, self.destination)
             return cursor.count_pending(folder) if cursor.destination == self.destination else 0
         return 0
+
+
+@dataclass
+class _Senders:
+    """Who sends a log, as far as it was read."""
+
+    offset: int = 0
+    parent: str | None = None
+    """Key of the run that the log's run is nested in."""
+    processes: dict[str, str] = field(default_factory=dict)
+    """Destination of each process that has opened the log to send it."""
+
+
+def _is_alive_here(process: str) -> bool:
+    """Whether a process runs on this host. Of other hosts it cannot be told, so that their logs are sent."""
+    return process.rsplit(":", 2)[0] == socket.gethostname() and is_process_alive(process)
 
 
 def _size(folder: Path) -> int | None:

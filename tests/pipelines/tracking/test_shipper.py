@@ -27,6 +27,7 @@ from pipelines.tracking import RunLog, Shipper, abandoned, find_run, sync, tree
 from pipelines.tracking.events import ARTIFACTS, CURSOR, EVENTS, REFUSED, find_logs
 from pipelines.tracking.store import connect, explain_server_errors
 from pipelines.tracking.tree import prune_logs
+from tests.pipelines.tracking.database import copy_of
 from tests.small_disk import run_on_small_disk
 
 EXPERIMENT = "tests"
@@ -234,6 +235,27 @@ def test_a_run_finished_at_another_destination_is_not_sent_again(tmp_path, uri, 
     other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
     assert ship(tmp_path / "track", other) == 0
     assert find_run(other, EXPERIMENT, "a") is None
+
+
+def test_a_log_that_a_living_process_sends_elsewhere_is_left_to_it(tmp_path, uri, database_template):
+    """Two runs share the folder: one of the checkout, and one of a schedule whose commit names another server."""
+    (tmp_path / "other").mkdir()
+    other = copy_of(database_template, tmp_path / "other")
+    destination = tree.destination_name(other, EXPERIMENT)
+    log = RunLog(tmp_path / "track", key="a", name="x", destination=destination)
+    (tmp_path / "file").write_text("x")
+    log.log_artifact(tmp_path / "file")
+    trial = RunLog(tmp_path / "track", key="a-trial", name="trial", parent_key="a")
+    assert ship(tmp_path / "track", uri) == 0
+    assert ship(tmp_path / "track", other) == 3
+    assert [file.path for file in MlflowClient(other).list_artifacts(run_of(other, "a").info.run_id)] == ["file"]
+    # After its process was killed, whoever comes next sends what is left.
+    for opened in (log, trial):
+        path = opened.folder / EVENTS
+        path.write_text(path.read_text().replace(f":{os.getpid()}:", ":999999:"))
+    log.log_metrics({"m": 1}, step=1)
+    ship(tmp_path / "track", uri)
+    assert history(uri, "a", "m") == [(1, 1.0)]
 
 
 def test_only_old_logs_that_were_sent_completely_are_removed(tmp_path, uri):
