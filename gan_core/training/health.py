@@ -8,17 +8,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from gan_core.families import DiversityPair
+from gan_core.nn import collectives
 
 
 @torch.no_grad()
 def spread(images: Tensor, classes: Tensor | None = None) -> Tensor:
     """Root mean square distance of images (N, C, H, W) to their mean image, a scalar; 0 if all images are equal.
 
-    With ``classes``, int64 (N,), distances are to the mean image of the same class.
+    The images are those of all workers, which all call this with as many: each may have only one. With ``classes``,
+    int64 (N,), they are those of this worker, and distances are to the mean image of the same class.
     """
     rows = images.float().flatten(1)
     if classes is None:
-        return (rows - rows.mean(dim=0)).square().mean().sqrt()
+        mean = collectives.mean_over_workers(rows.mean(dim=0))
+        return collectives.mean_over_workers((rows - mean).square().mean()).sqrt()
     # Matrix products instead of index_add, whose order of summation on a GPU is not fixed.
     member = functional.one_hot(classes).float()
     means = member.T @ rows / member.sum(dim=0).clamp_min(1)[:, None]
@@ -29,15 +32,17 @@ def spread(images: Tensor, classes: Tensor | None = None) -> Tensor:
 def diversity(pairs: Iterable[DiversityPair]) -> Tensor:
     """The spread of generated images divided by that of real images, the minimum over ``pairs``; a scalar.
 
-    If a batch has at least two images per class, spread is measured within classes, so that a generator with one picture
+    If a worker has at least two images per class, spread is measured within classes, so that a generator with one picture
     per class counts as collapsed.
     """
     ratios = []
     for pair in pairs:
+        # Also if it is not used: all workers take part, and another one may have too few images of a class.
+        ratio = spread(pair.fakes) / spread(pair.reals).clamp_min(1e-8)
         of, of_real = pair.fake_labels, pair.real_labels
-        if of_real is not None and len(of_real) < 2 * len(of_real.unique()):
-            of = of_real = None
-        ratios.append(spread(pair.fakes, of) / spread(pair.reals, of_real).clamp_min(1e-8))
+        if of is not None and of_real is not None and len(of_real) >= 2 * len(of_real.unique()):
+            ratio = spread(pair.fakes, of) / spread(pair.reals, of_real).clamp_min(1e-8)
+        ratios.append(ratio)
     return torch.stack(ratios).amin()
 
 

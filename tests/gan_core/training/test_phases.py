@@ -21,14 +21,14 @@ class Lazy(Toy):
     def __init__(self, config, shape) -> None:
         super().__init__(config, shape)
         self.buffers["asked"] = torch.zeros(())
-        self.detached_fakes: list[tuple[int, torch.Tensor]] = []
+        self.judged: list[tuple[int, torch.Tensor]] = []
 
     def phases(self) -> tuple[Phase, ...]:
         discriminator, generator = super().phases()
         return (discriminator, Phase(name="decay", side="discriminator", loss=self.decay, every=2), generator)
 
     def discriminator_loss(self, batch: Batch, step: int) -> Losses:
-        self.detached_fakes.append((step, batch.real))
+        self.judged.append((step, batch.real))
         return super().discriminator_loss(batch, step)
 
     def decay(self, batch: Batch, step: int) -> Losses:
@@ -66,8 +66,8 @@ def test_several_discriminator_updates_per_step_use_different_images(
 ) -> None:
     trainer = make(blob_data, tmp_path, discriminator_steps=3)
     trainer.run(2)
-    assert [step for step, _ in trainer.family.detached_fakes] == [0, 0, 0, 1, 1, 1]
-    assert len({images.sum().item() for _, images in trainer.family.detached_fakes}) > 3
+    assert [step for step, _ in trainer.family.judged] == [0, 0, 0, 1, 1, 1]
+    assert len({images.sum().item() for _, images in trainer.family.judged}) > 3
     assert trainer.images_seen == 2 * 3 * 16
 
 

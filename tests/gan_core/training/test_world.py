@@ -12,10 +12,11 @@ from torch import nn
 from gan_core.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
-from gan_core.families import FAMILIES
+from gan_core.families import FAMILIES, DiversityPair
 from gan_core.training import length as lengths
 from gan_core.training import quality
 from gan_core.training.config import TrainConfig
+from gan_core.training.health import diversity, spread
 from gan_core.training.length import LENGTH, decide_length
 from gan_core.training.trainer import Trainer
 from gan_core.training.world import World
@@ -72,6 +73,13 @@ def _worker(rank: int, folder: str, data: str) -> None:
     world.average_gradients(layer.parameters())
     assert layer.weight.grad.tolist() == [[2.0, 2.0]]  # missing on one worker: counts as zero there
     assert layer.bias.grad.tolist() == [0.0]
+
+    # One image each, as with as many workers as images in a batch: that is no mode collapse.
+    mine = torch.full((1, 1, 2, 2), 2.0 * rank)
+    assert spread(mine).item() == pytest.approx(1)
+    assert diversity([DiversityPair(fakes=mine, reals=mine)]).item() == pytest.approx(1)
+    single = torch.zeros(1, dtype=torch.int64)
+    assert diversity([DiversityPair(fakes=mine, reals=mine, fake_labels=single, real_labels=single)]) == 1
 
     assert world.on_rank_zero(lambda: "done") == ("done" if rank == 0 else None)
     kinds = {
