@@ -236,6 +236,11 @@ def _start_server(checkout: Checkout, settings: Mapping[str, str], port: int | N
     home = Path(settings["PREFECT_HOME"])
     log, database = home / "server.log", home / "prefect.db"
     if not any(os.environ.get(name) for name in _DATABASE_VARIABLES):
+        if "?" in str(database):  # it would lie outside the folder that only the owner can open
+            raise StageError(
+                f"The path of Prefect's database, {database}, must not contain '?': Prefect cuts the path there. Rename the "
+                "folder, or set PREFECT_HOME to a folder elsewhere."
+            )
         check_database(
             database,
             title="Prefect database",

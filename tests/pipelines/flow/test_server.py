@@ -282,6 +282,16 @@ def test_runs_older_than_the_retention_are_removed_with_logs_and_artifacts(tmp_p
     assert done.stdout.splitlines() == [f"10 {RETENTION_DAYS - 1}"] * 3
 
 
+def test_a_path_at_which_prefect_would_cut_its_database_is_an_error(tmp_path, monkeypatch):
+    for name in ("PREFECT_API_URL", "PREFECT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(StageError, match=r"what\?/var/prefect/prefect.db, must not"),
+        connect_prefect(Checkout.at(tmp_path / "what?")),
+    ):
+        pass
+
+
 def test_a_disk_too_full_for_the_database_is_an_error_before_a_server_starts(tmp_path):
     """And after an internal error of the server, which does not name the cause."""
     disk, script = tmp_path / "disk", tmp_path / "script.py"
