@@ -18,6 +18,7 @@ def test_a_valid_schedule_is_accepted(cron: str, timezone: str | None) -> None:
         ("nonsense", None, r"--cron 'nonsense' must have five fields. .* daily at 3:00"),
         ("0 3 * * * *", None, r"must have five fields"),
         ("61 3 * * *", None, r"--cron '61 3 \* \* \*' is not a valid schedule: bad minute"),
+        ("0 3 * * 5L", None, r"--cron '0 3 \* \* 5L': Prefect does not know 5L"),
         ("0 0 30 2 *", None, r"is not a valid schedule: bad day-of-month"),
         (
             "0 3 * * *",
