@@ -6,6 +6,7 @@ resumes; results in the shared cache; the record of the run as a DVC experiment.
 """
 
 import datetime
+import functools
 import logging
 import os
 import re
@@ -258,11 +259,14 @@ def share_cache(checkout: Checkout, tree: Checkout) -> None:
     from dvc.config import Config, _pack_named
     from dvc.repo import Repo
 
-    class Utf8Config(Config):
-        """DVC reads its configuration as UTF-8 but writes it as ASCII, and paths may have other letters."""
+    class _LocalConfig(Config):
+        """DVC reads its configuration as UTF-8 but writes it as ASCII, and paths may have other letters.
+
+        It also lets every user read it, and the local one may hold credentials.
+        """
 
         def _save_config(self, level: str, conf_dict: dict[str, Any]) -> None:
-            with open(self.files[level], "wb") as file:
+            with open(self.files[level], "wb", opener=functools.partial(os.open, mode=0o600)) as file:
                 ConfigObj(_pack_named(conf_dict), encoding="utf-8").write(file)
 
     with Repo(str(checkout.root)) as repo:
@@ -272,7 +276,7 @@ def share_cache(checkout: Checkout, tree: Checkout) -> None:
         cache: dict[str, Any] = {"dir": str(Path(repo.cache.local_cache_dir).resolve())}
         if "type" not in repo.config["cache"]:
             cache["type"] = ["reflink", "hardlink", "copy"]
-    with Utf8Config(str(tree.root / ".dvc")).edit("local") as local:
+    with _LocalConfig(str(tree.root / ".dvc")).edit("local") as local:
         local.update({section: values for section, values in own.items() if values})
         local["remote"] = remotes
         local["cache"] = {**own["cache"], **cache}

@@ -63,6 +63,7 @@ def test_a_worktree_runs_a_commit_and_is_removed(data_project):
         assert "seconds_b: 0.5" in (root / "params.yaml").read_text()
         assert "fail: none" in (root / "params.yaml").read_text()
         assert workspace.environment["GANTRY_VAR"] == str(data_project / "var")
+        assert (root / ".dvc" / "config.local").stat().st_mode & 0o077 == 0, "it may hold credentials of remotes"
         assert workspace.environment["PYTHONPATH"].split(os.pathsep)[0] == str(root)
         run_dvc(workspace.checkout, workspace.environment, "repro", "-q")
         run_dvc(workspace.checkout, workspace.environment, "exp", "save", "-n", "night")
