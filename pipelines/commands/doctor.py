@@ -140,11 +140,13 @@ def _refused(address: str) -> str | None:
     """Why nothing accepts connections at the address of a Ray cluster; None if something does."""
     if address == "auto":
         return None
-    host = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
     try:
+        host = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
         socket.create_connection((host.hostname or "", host.port or 10001), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
         return str(error.strerror or error)
+    except ValueError as error:
+        return f"it is not HOST:PORT ({error})"
     return None
 
 

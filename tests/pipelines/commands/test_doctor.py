@@ -89,3 +89,7 @@ def test_little_free_disk_space_is_a_problem(examine: Examine, monkeypatch: pyte
     assert status == 1
     assert found["disk"]["status"] == "problem"
     assert "free on" in found["disk"]["found"]
+
+
+def test_an_address_of_ray_that_is_none_is_a_problem_and_no_bug() -> None:
+    assert str(module._refused("head:abc")).startswith("it is not HOST:PORT (")
