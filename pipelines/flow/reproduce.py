@@ -141,6 +141,11 @@ def reproduce(
                 _run(stage, tree, {**environment, **offered}, on_line)
         made = parse_as_dvc(tree.dvc_lock.read_text(encoding="utf-8"), DVC_LOCK)
         notes += _other_code(lock, made, stages)
+        pinned = set() if steps is None else {"train.steps", "train.minutes"}
+        if other := sorted(_other_settings(lock, made, stages) - pinned):
+            notes.append(
+                f"settings that the run had left out, and its commit has, differ from those recorded: {', '.join(other)}"
+            )
         here = _device(own, f"tags.`{STAGE_TAG}` = '{TRAIN}'")
     if device and here and device != here:
         notes.append(f"the version was trained on {device}, this run on {here}: equal bytes are not to be expected")
@@ -262,6 +267,24 @@ def _other_code(lock: Mapping[str, Any], made: Mapping[str, Any], stages: list[s
         if other := sorted(path for path in old if old[path] != new.get(path)):
             return [f"inputs of stage {stage} differ from those recorded with the version: {', '.join(other)}"]
     return []
+
+
+def _other_settings(lock: Mapping[str, Any], made: Mapping[str, Any], stages: list[str]) -> set[str]:
+    """The settings of these stages, by dotted name, that ``made`` has otherwise than ``lock``, the recorded one.
+
+    What was left out of params.yaml without a commit cannot be left out again by an override.
+    """
+    found = set()
+    for stage in stages:
+        old, new = (lock_settings({"stages": {stage: side["stages"].get(stage, {})}}) for side in (lock, made))
+        for section in old.keys() | new.keys():
+            one, other = old.get(section), new.get(section)
+            if isinstance(one, dict) and isinstance(other, dict):
+                names = (name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+                found |= {f"{section}.{name}" for name in names}
+            elif one != other:
+                found.add(section)
+    return found
 
 
 def _run(stage: str, tree: Checkout, environment: Mapping[str, str], on_line: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from gan_core.errors import TrackingError
 from pipelines.flow import reproduce as reproducing
-from pipelines.flow.reproduce import _overrides, _parent_of, _steps_of, _trained_on
+from pipelines.flow.reproduce import _other_settings, _overrides, _parent_of, _steps_of, _trained_on
 from pipelines.flow.workspace import run_dvc, worktree_workspace
 from pipelines.registry.parent import Parent
 from pipelines.runtime.checkout import Checkout
@@ -107,6 +107,16 @@ STAGES = {
     },
 }
 """The search has another result each time. Training depends on the data, the search and a setting."""
+
+
+def test_a_setting_that_the_run_had_left_out_without_a_commit_is_named() -> None:
+    """The commit has it, and an override cannot take it away."""
+
+    def lock(**train: float) -> dict:
+        return {"stages": {"train": {"params": {"params.yaml": {"train": train, "model": {"width": 8}}}}}}
+
+    assert _other_settings(lock(steps=5), lock(steps=5, seed=3), ["train"]) == {"train.seed"}
+    assert _other_settings(lock(steps=5), lock(steps=5), ["train"]) == set()
 
 
 @pytest.fixture
