@@ -87,8 +87,9 @@ def _start(pid: int) -> str:
     if sys.platform != "linux":
         return str(round(psutil.Process(pid).create_time()))
     try:
-        # Field 22. The program's name, in parentheses, may contain anything, so fields are counted from its end.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        # Field 22. The program's name, in parentheses, may contain anything, so fields are counted from its end. It is cut
+        # after 15 bytes, perhaps within a letter.
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
     except (FileNotFoundError, ProcessLookupError):
         raise psutil.NoSuchProcess(pid) from None
 

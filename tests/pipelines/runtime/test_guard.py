@@ -17,7 +17,7 @@ from pipelines.runtime.guard import (
     is_running,
     process_identity,
 )
-from tests.pipelines.toy import running, start, wait_for
+from tests.pipelines.toy import environment, running, start, wait_for
 
 # A stage-like process: under a guard, with a child, a grandchild that detached itself, and a stubborn one.
 WORK = """
@@ -137,6 +137,17 @@ def test_an_identity_ends_with_its_process_and_survives_a_change_of_the_clock(mo
     process.stdin.close()
     assert not is_process_alive(name)
     assert is_process_alive("another.host:1:1"), "a process of another host cannot be looked at from here"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the name of a process is in /proc")
+def test_a_process_whose_name_is_cut_within_a_letter_has_an_identity(tmp_path):
+    script = tmp_path / "train\u4e2d\u4e2d\u4e2d\u4e2d.py"  # the system keeps 15 bytes
+    script.write_text(
+        f"#!{sys.executable}\nfrom pipelines.runtime.guard import process_identity\nprint(process_identity())\n"
+    )
+    script.chmod(0o755)
+    done = subprocess.run([script], env=environment(), capture_output=True, text=True, check=False)
+    assert done.stdout.count(":") == 2, done.stderr
 
 
 def test_whether_a_process_of_another_boot_or_machine_runs_is_not_known() -> None:
