@@ -46,6 +46,16 @@ def test_a_version_is_measured_as_the_evaluate_stage_does(register, generator_di
     assert figure.protocol == expected.protocol
 
 
+def test_a_folder_with_the_name_of_the_version_is_not_measured_in_its_place(register, uri, tmp_path, monkeypatch):
+    version = register().version
+    other = export(tmp_path / "digits" / version, "stargan")
+    write_prepared(tmp_path / "data" / "prepared", blobs(8, size=32))
+    monkeypatch.chdir(tmp_path)
+    assert (other / "generator.json").is_file()
+    with pytest.raises(TrackingError, match="it makes pictures of 16x16x1, and the data has 32x32x1"):
+        measure_version("digits", version, checkout=Checkout.at(tmp_path), settings=settings(uri))
+
+
 def test_a_version_with_another_picture_shape_is_refused(register, uri, tmp_path):
     write_prepared(tmp_path / "data" / "prepared", blobs(8, size=32))
     with pytest.raises(TrackingError, match="prepared: it makes pictures of 16x16x1, and the data has 32x32x1"):
