@@ -15,6 +15,7 @@ import yaml
 from gan_core.errors import SettingsError, StageError
 from gan_core.files import atomic_write
 from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.dvc_yaml import edit_yaml, quote_ambiguous
 from pipelines.runtime.environment import PREFECT_RETRIES
 
 ENTRYPOINT = "pipelines.flow.deployed.pipeline"
@@ -199,8 +200,6 @@ def write_entry(checkout: Checkout, project: str, name: str, entry: Mapping[str,
 
     Other entries and comments are kept. A file that would hold nothing but the name of the project is removed.
     """
-    from dvc.utils.serialize import modify_yaml
-
     _, entries = read_deployments(checkout)
     if entries.get(name) == (None if entry is None else dict(entry)):
         return False
@@ -214,7 +213,7 @@ def write_entry(checkout: Checkout, project: str, name: str, entry: Mapping[str,
                 f"name: {yaml.safe_dump(project).splitlines()[0]}\n",
                 encoding="utf-8",
             )
-        with modify_yaml(str(temporary)) as values:
+        with edit_yaml(temporary) as values:
             _put(values, name, entry)
             empty = not values["deployments"] and set(values) <= {"name", "deployments"}
     if empty:
@@ -230,10 +229,10 @@ def _put(values: Any, name: str, entry: Mapping[str, Any] | None) -> None:
         if place is not None:
             del listed[place]
     elif place is None:
-        listed.append(dict(entry))
+        listed.append(quote_ambiguous(dict(entry)))
     else:
         for field in [field for field in listed[place] if field not in entry]:
             del listed[place][field]
         for field, value in entry.items():
             if listed[place].get(field) != value:
-                listed[place][field] = value
+                listed[place][field] = quote_ambiguous(value)

@@ -30,6 +30,7 @@ from pipelines.runtime.account import git_signature
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.code import PACKAGES
 from pipelines.runtime.dvc_error import dvc_error
+from pipelines.runtime.dvc_yaml import edit_yaml, quote_ambiguous
 from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, NEVER_ASK, GitError, run_git
 from pipelines.runtime.owned import claim_folder, find_abandoned
 from pipelines.runtime.project_files import check_project_files, missing_stages
@@ -294,14 +295,12 @@ def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
     """
     if not overrides:
         return
-    from dvc.utils.serialize import modify_yaml
-
     params = checkout.params
     if not params.is_file():
         raise SettingsError(f"Cannot set {', '.join(overrides)}: there is no {params.name}.")
     read_params(params)
     own = _has_own_settings(checkout)
-    with modify_yaml(str(params)) as values:
+    with edit_yaml(params) as values:
         for name, value in overrides.items():
             place: Any = values
             *sections, last = name.split(".")
@@ -318,7 +317,7 @@ def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
                 raise SettingsError(
                     f"'{name}' is a section of {params.name}. Set one of its settings: {', '.join(place[last])}."
                 )
-            place[last] = value
+            place[last] = quote_ambiguous(value)
             other = _ALTERNATIVES.get(name)
             if other and value is not None and f"{sections[0]}.{other}" not in overrides:
                 place.pop(other, None)

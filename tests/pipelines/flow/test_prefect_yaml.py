@@ -32,6 +32,15 @@ def test_entries_and_comments_of_others_are_kept(tmp_path):
     assert list(read_deployments(checkout)[1]) == ["other"]
 
 
+def test_texts_that_yaml_reads_as_something_else_are_in_quotes(tmp_path):
+    checkout = Checkout.at(tmp_path)
+    entry = new_entry("nightly", "toy", Options()) | {"description": "no", "tags": ["on", "gantry"]}
+    entry["parameters"] = {"revision": "1234567", "stages": [], "overrides": {"train.precision": "off"}}
+    write_entry(checkout, "toy", "nightly", entry)
+    assert read_deployments(checkout)[1]["nightly"] == entry
+    assert not write_entry(checkout, "toy", "nightly", entry)
+
+
 def test_an_option_changes_only_its_own_field():
     entry = changed_entry(new_entry("nightly", "toy", Options()), Options(cron="0 3 * * *"))
     assert entry["schedules"] == [{"cron": "0 3 * * *", "timezone": "UTC", "active": True}]
@@ -66,11 +75,11 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     text = "# mine\nname: toy\ndeployments:\n- name: other\n  entrypoint: flows.py:other\n"
     path.write_text(text)
 
-    def full(data, stream):
+    def full(self, data, stream):
         stream.write("# mi")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dvc.utils.serialize._yaml._dump", full)
+    monkeypatch.setattr("ruamel.yaml.YAML.dump", full)
     with pytest.raises(OSError, match="No space"):
         write_entry(checkout, "toy", "nightly", new_entry("nightly", "toy", Options()))
     assert path.read_text() == text

@@ -27,6 +27,7 @@ from pipelines.flow.workspace import (
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.code import TEMPLATE
 from pipelines.runtime.git import run_git
+from pipelines.settings.params import read_params
 from pipelines.settings.schema import load_settings
 from pipelines.settings.tracking_uri import URI_VARIABLES
 from tests.pipelines.toy import CHECKOUT, environment, start
@@ -255,6 +256,13 @@ def test_overrides_keep_comments_and_an_unknown_name_is_an_error(tmp_path):
         with pytest.raises(SettingsError, match=message):
             apply_overrides(Checkout.at(tmp_path), {name: 1})
     assert "steps: 10" in params.read_text()
+
+
+def test_overrides_keep_quotes_and_add_those_that_a_text_needs(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("register:\n  name: '12:30'\n  intended_use: \"no\"\n  data_licence: x\n")
+    apply_overrides(Checkout.at(tmp_path), dict([parse_override('register.data_licence="on"')]))
+    assert read_params(params) == {"register": {"name": "12:30", "intended_use": "no", "data_licence": "on"}}
 
 
 def test_a_setting_missing_in_params_yaml_may_be_overridden(tmp_path: Path) -> None:
