@@ -53,7 +53,7 @@ def _path_step(
     device = next(generator.parameters()).device
     start, labels = noise.draw(n, seed, first=first, device=device)
     end, _ = noise.draw(n, randomness.derive_seed(seed, "path end") % 2**31, first=first, device=device)
-    where = randomness.sampling_uniform(first, n, 1, randomness.derive_seed(seed, "path position") % 2**31).to(device)
+    where = randomness.sampling_uniform(first, n, 1, randomness.derive_seed(seed, "path position") % 2**31)
     steps = (where, where + epsilon)
     if space == "w":
         styles = require(noise, StyleBasedFamily)
@@ -65,16 +65,19 @@ def _path_step(
     return near, far
 
 
+# Paths are computed in float64, because a step is a ten-thousandth of one, and on the CPU, because mps has no float64.
+
+
 def _straight(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    # In float64: the step is a ten-thousandth of the path.
-    return torch.lerp(start.double(), end.double(), share.expand_as(start)).float()
+    """Along the straight line."""
+    return torch.lerp(start.cpu().double(), end.cpu().double(), share.expand_as(start)).float().to(start.device)
 
 
 def _spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     """Along the great circle of the directions, with the lengths interpolated linearly."""
-    a, b = start.double(), end.double()
+    a, b = start.cpu().double(), end.cpu().double()
     lengths = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     a, b = a / lengths[0].clamp_min(1e-12), b / lengths[1].clamp_min(1e-12)
     angle = torch.acos((a * b).sum(1, keepdim=True).clamp(-1 + 1e-9, 1 - 1e-9))
     direction = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
-    return (direction * torch.lerp(*lengths, share)).float()
+    return (direction * torch.lerp(*lengths, share)).float().to(start.device)

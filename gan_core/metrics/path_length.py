@@ -48,8 +48,8 @@ def path_lengths(
     for first in range(0, count, size):
         with true_fp32:
             pictures = subject.path_step(min(size, count - first), seed, space=space, epsilon=EPSILON, first=first)
-        near, far = extractor.extract(extractor.prepare_float(torch.cat(pictures))).double().chunk(2)
-        parts.append(((far - near).square().sum(1) / EPSILON**2).cpu().numpy())
+        near, far = extractor.extract(extractor.prepare_float(torch.cat(pictures))).cpu().double().chunk(2)
+        parts.append(((far - near).square().sum(1) / EPSILON**2).numpy())
     return np.concatenate(parts)
 
 
