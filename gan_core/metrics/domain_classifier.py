@@ -1,12 +1,13 @@
 """A small classifier of domains or attributes, trained on the real train split."""
 
+import hashlib
 import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from gan_core.cache import user_cache_dir
@@ -51,13 +52,16 @@ class DomainClassifier:
         path = (Path(cache_dir) if cache_dir else user_cache_dir() / "classifiers") / f"{wanted[:32]}.safetensors"
         size = info.height // self._factor, info.width // self._factor
         self._network = Classifier(info.channels, size, len(names))
-        if not (path.is_file() and self._load(path)):
+        digest = self._load(path) if path.is_file() else ""
+        if not digest:
             log.info("Training a small classifier of %s on dataset %s.", ", ".join(names), info.name)
             self._network = self._train(dataset, len(names))
             with atomic_write(path) as temporary:
                 save_file({name: value.contiguous() for name, value in self._network.state_dict().items()}, temporary)
                 apply_umask(temporary)
-        self.digest = sha256_file(path)
+                # Not of ``path``, which another process may replace with its own.
+                digest = sha256_file(temporary)
+        self.digest = digest
         """SHA-256 of the weights file; weights depend on the device and the version of torch that trained them."""
         self._network.to(device).eval()
 
@@ -68,13 +72,15 @@ class DomainClassifier:
         scores = self._network(reduced.float() / 127.5 - 1)
         return (scores[:, domain] > 0 if self.multi_label else scores.argmax(1) == domain).cpu()
 
-    def _load(self, path: Path) -> bool:
+    def _load(self, path: Path) -> str:
+        """Load the weights at ``path``; their SHA-256, or empty if they cannot be used."""
         try:
-            self._network.load_state_dict(load_file(path))
+            content = path.read_bytes()
+            self._network.load_state_dict(load(content))
         except Exception as error:  # safetensors has exceptions of its own, torch raises RuntimeError
             log.warning("Training the classifier again: the cached file %s cannot be used (%s).", path, error)
-            return False
-        return True
+            return ""
+        return hashlib.sha256(content).hexdigest()
 
     def _train(self, dataset: PreparedDataset, classes: int) -> Classifier:
         labels, pixels = dataset.labels("train"), dataset.pixels("train")

@@ -1,6 +1,8 @@
 """The domain classifier is trained on the train split, once, and then read from the cache."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,23 @@ def test_the_classifier_recognises_domains_and_is_trained_once(
     path.write_bytes(path.read_bytes()[:100])
     assert DomainClassifier(dataset, device=CPU, cache_dir=tmp_path / "c").predicts(pixels, 1).any()
     assert "Training the classifier again" in caplog.text
+
+
+def test_the_digest_is_that_of_the_weights_in_use_if_another_process_replaces_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, _ = dataset_at(tmp_path / "d", np.arange(40) % 2)
+    expected = DomainClassifier(dataset, device=CPU, cache_dir=tmp_path / "c").digest
+    write = domain_classifier.atomic_write
+
+    @contextmanager
+    def replaced(path: Path) -> Iterator[Path]:
+        with write(path) as temporary:
+            yield temporary
+        path.write_bytes(b"of another process")
+
+    monkeypatch.setattr(domain_classifier, "atomic_write", replaced)
+    assert DomainClassifier(dataset, device=CPU, cache_dir=tmp_path / "e").digest == expected
 
 
 def test_attributes_are_predicted_independently_also_for_large_pictures(tmp_path: Path) -> None:
