@@ -187,6 +187,12 @@ def _direction(figure: Figure) -> str:
     return "higher" if figure.higher_is_better else "lower"
 
 
+def _digits(value: float | None) -> str:
+    """A figure with four decimals, or four digits below 0.1: two KIDs often differ in the fifth decimal only."""
+    assert value is not None, "it was compared"
+    return f"{value:.4f}" if abs(value) >= 0.1 or value == 0 else f"{value:.4g}"
+
+
 def _objective(challenger: Measured, champion: Measured | None, gates: PromoteSettings, gap: _Gap | None) -> Verdict:
     verdict = _maker("better objective", "promote.better_objective", gates.better_objective)
     if not gates.better_objective:
@@ -196,8 +202,8 @@ def _objective(challenger: Measured, champion: Measured | None, gates: PromoteSe
     new, old = challenger.objective, champion.objective if champion else None
     assert new is not None
     if old is None or champion is None:
-        return verdict(State.NOT_APPLICABLE, f"{new.name} {new.value:.4f}, {NO_CHAMPION}")
-    found = f"{new.name} {new.value:.4f} against {old.value:.4f} ({_direction(new)} is better)"
+        return verdict(State.NOT_APPLICABLE, f"{new.name} {_digits(new.value)}, {NO_CHAMPION}")
+    found = f"{new.name} {_digits(new.value)} against {_digits(old.value)} ({_direction(new)} is better)"
     if _is_better(new, old):
         return verdict(State.PASSED, found)
     failure = f"is not better than the champion, version {champion.version}: {found}"
@@ -206,18 +212,19 @@ def _objective(challenger: Measured, champion: Measured | None, gates: PromoteSe
 
 def _compare_objectives(new: Figure, old: Figure, how: str) -> tuple[str, bool | None]:
     """Both figures in words, and whether the difference is within the noise (None if that is unknown)."""
-    found = f"{new.name} {new.value:.4f} against {old.value:.4f} under the same protocol{how}"
+    found = f"{new.name} {_digits(new.value)} against {_digits(old.value)} under the same protocol{how}"
     word = _direction(new)
     apart = beyond_noise(new, old)
     if apart is None:
         return found, None
     verdict = f"{found}, {word} by more than the noise" if apart else f"{found}; {word}, but within the noise"
     if difference := paired_difference(new, old):
-        ends = f"difference {difference.value:.4f}, 95 % interval {difference.low:.4f} to {difference.high:.4f}"
+        value, low, high = map(_digits, (difference.value, difference.low, difference.high))
+        ends = f"difference {value}, 95 % interval {low} to {high}"
         return f"{verdict} ({ends}, paired on the same real pictures)", not apart
     if apart:
         return verdict, False
-    ends = " and ".join(f"{low:.4f} to {high:.4f}" for low, high in ((new.low, new.high), (old.low, old.high)))
+    ends = " and ".join(f"{_digits(one.low)} to {_digits(one.high)}" for one in (new, old))
     return f"{verdict}: the 95 % intervals {ends} overlap", True
 
 

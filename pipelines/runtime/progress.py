@@ -27,5 +27,9 @@ def format_duration(seconds: float) -> str:
 
 
 def format_figure(value: float) -> str:
-    """Format a figure with two decimals, or four below 1: ``23.46``, ``0.0123``."""
+    """Format a figure with two decimals, or four below 1: ``23.46``, ``0.0123``. Smaller ones, of a KID, keep two digits:
+    ``0.00046``, ``4.6e-05``.
+    """
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.2g}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"

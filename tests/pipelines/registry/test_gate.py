@@ -71,6 +71,15 @@ def test_a_higher_objective_is_better_if_it_is_such_a_figure() -> None:
     assert states == [State.FAILED, State.PASSED]
 
 
+def test_kids_that_differ_in_a_late_decimal_are_shown_with_it() -> None:
+    new, old = (
+        dataclasses.replace(fid(value, low=value / 2, high=value * 2), name="kid") for value in (5.211e-5, 5.234e-5)
+    )
+    shown = verdict("better objective", version(new), version(old, "1"))
+    assert (shown.state, shown.found) == (State.PASSED, "kid 5.211e-05 against 5.234e-05 (lower is better)")
+    assert "2.606e-05 to 0.0001042 and" in judge(version(new), version(old, "1"), ALL).found
+
+
 @pytest.mark.parametrize("gate", ["better objective", "recall", "coverage", "not copying", "no collapse"])
 def test_a_gate_without_its_figure_blocks_and_says_how_to_measure_it(gate) -> None:
     lacking = version(None, rollbacks=None)
