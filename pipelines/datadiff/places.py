@@ -9,7 +9,7 @@ from gan_core.data import DATASET_FILE, PreparedDataset
 from gan_core.errors import DataError, GantryError, TrackingError
 from pipelines.data.ingest import ingest
 from pipelines.registry.contents import version_files
-from pipelines.registry.find import find_version
+from pipelines.registry.find import REGISTERED, find_version
 from pipelines.runtime.checkout import DVC_LOCK, PREPARED, Checkout
 from pipelines.runtime.dvc_cache import fetch_cached, hash_in_lock
 from pipelines.runtime.git import GitError, run_git
@@ -28,7 +28,8 @@ def prepared_data(named: str, checkout: Checkout, tracking_uri: str | None) -> I
     """Yield the prepared data that ``named`` means. Raw data is prepared in a temporary folder as ``ingest`` says.
 
     Args:
-        named: a prepared folder, raw data, a registered version (the data it was trained on) or a git revision.
+        named: a prepared folder, raw data, a git revision, or a registered version (the data it was trained on), the first that
+            exists. With :data:`~pipelines.registry.find.REGISTERED` before it, a registered version.
         checkout: the checkout.
         tracking_uri: MLflow server or database; None without registered versions.
 
@@ -41,12 +42,14 @@ def prepared_data(named: str, checkout: Checkout, tracking_uri: str | None) -> I
 
 
 def _folder(named: str, checkout: Checkout, tracking_uri: str | None, target: Path) -> Path:
-    for place in (Path(named), checkout.root / named):
+    folders = () if named.startswith(REGISTERED) else (Path(named), checkout.root / named)
+    for place in folders:
         if (place / DATASET_FILE).is_file() and next(place.glob("*.parquet"), None) is not None:
             return place
         if place.is_dir() and (place / PREPARED / DATASET_FILE).is_file():
             return place / PREPARED  # another checkout
-    for raw in (checkout.raw_data(named), Path(named)):
+    # NAME/3 is a version of NAME, not the folder of the class 3 in the raw data NAME.
+    for raw in (*([] if "/" in named else [checkout.raw_data(named)]), *folders[:1]):
         if named and raw.is_dir():
             say("data", f"preparing {raw}")
             ingest(raw, target, load_settings(checkout.params).ingest, name=raw.name)
@@ -58,16 +61,17 @@ def _folder(named: str, checkout: Checkout, tracking_uri: str | None, target: Pa
     try:
         fetch_cached(checkout, digest, target)
     except DataError as error:
+        again = f", or prepare it again: gantry run ingest --revision {named}" if what.startswith("revision ") else ""
         raise DataError(
             f"The prepared data of {what} is not in DVC's cache here, nor can it be fetched ({error}). Push it where it is "
-            f"(dvc push), or prepare it again: gantry run ingest --revision {named}."
+            f"(dvc push){again}."
         ) from error
     return target
 
 
 def _lock(named: str, checkout: Checkout, tracking_uri: str | None) -> tuple[str, str]:
     """The text of the dvc.lock of a registered version or a revision, and what it is."""
-    if "@" not in named or named.startswith("@"):
+    if not named.startswith(REGISTERED) and ("@" not in named or named.startswith("@")):
         try:
             prefix = run_git(checkout.root, "rev-parse", "--show-prefix")
             run_git(checkout.root, "rev-parse", "--verify", "--quiet", f"{named}^{{commit}}")

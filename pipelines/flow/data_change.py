@@ -17,7 +17,7 @@ from gan_core.files import read_json
 from pipelines.flow.process import run_streaming
 from pipelines.flow.workspace import Workspace
 from pipelines.registry.contents import version_files
-from pipelines.registry.find import find_version
+from pipelines.registry.find import REGISTERED, find_version
 from pipelines.runtime.checkout import DVC_LOCK, PREPARED, Checkout
 from pipelines.runtime.dvc_repo import open_project
 from pipelines.runtime.dvc_yaml import parse_as_dvc
@@ -77,7 +77,7 @@ def judge_change(
         if bounds.fid is None and bounds.uncovered is None:
             options.append("--no-figures")
         status = run_streaming(
-            [sys.executable, "-c", _COMMAND, "data", "diff", version, PREPARED, *options],
+            [sys.executable, "-c", _COMMAND, "data", "diff", f"{REGISTERED}{version}", PREPARED, *options],
             cwd=checkout.root,
             environment=workspace.environment,
             on_line=keep,

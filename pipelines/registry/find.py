@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+REGISTERED = "models:/"
+"""Before the name of a registered model or version, as MLflow writes it: no folder, run or revision is meant."""
+
 
 @dataclass(frozen=True)
 class FoundModel:
@@ -74,7 +77,7 @@ def find_model(model: str, *, tracking_uri: str | None) -> Iterator[FoundModel]:
             )
         yield FoundModel(place, None)
         return
-    named = Path(model.removeprefix("models:/"))
+    named = Path(model.removeprefix(REGISTERED))
     if len(named.parts) > 2 or named.is_absolute() or model.startswith("."):  # NAME/VERSION has two parts
         raise TrackingError(
             f"There is no folder '{model}'. Train first (gantry run), or name a registered model: NAME, NAME/VERSION, "
@@ -99,7 +102,7 @@ def find_version(model: str, tracking_uri: str) -> "ModelVersion":
         TrackingError: there is none; the message says where it was searched for.
     """
     client = connect(tracking_uri, create=False)
-    version = lookup_version(client, model.removeprefix("models:/"))
+    version = lookup_version(client, model.removeprefix(REGISTERED))
     if version is None and _is_deleted_run(client, model):
         raise TrackingError(
             f"The run {model} was deleted in MLflow, and no version was registered from it. Name another run, or a registered "

@@ -72,7 +72,8 @@ def test_a_registered_version_means_the_data_that_it_was_trained_on(
     tmp_path: Path,
 ) -> None:
     register(card={"dvc.lock": checkout.dvc_lock})
-    for name in ("digits@challenger", "digits/1"):
+    (checkout.raw_data("digits") / "1").mkdir(parents=True)  # the folder of a class
+    for name in ("digits@challenger", "digits/1", "models:/digits/1"):
         with prepared_data(name, checkout, uri) as found:
             assert found.info.digest == digests(12, tmp_path / name.replace("/", "-"))
     register(fid=1.0, stage_key="b")

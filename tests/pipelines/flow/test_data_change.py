@@ -79,6 +79,7 @@ def test_the_data_is_compared_with_that_of_the_champion(
     assert first == Verdict(train=True, reason="digits has no version yet, so there is no data to compare with")
     register(card={"dvc.lock": checkout.dvc_lock})
     grow(checkout, 24)
+    write_prepared(checkout.root / "digits" / "1", blobs(30)[20:])  # a folder with the name of the version
     some = verdict(checkout, uri, share=0.2)
     assert not some.train
     assert some.reason == "the change of the data since digits/1 is within the bounds: share 0.2 (bound 0.2)"
