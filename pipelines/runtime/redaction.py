@@ -168,8 +168,13 @@ def _passwords(value: str) -> frozenset[str]:
 
 
 def _forms(secret: str) -> frozenset[str]:
-    """A secret as it is, percent-encoded, and percent-decoded."""
-    return frozenset({secret, urllib.parse.unquote(secret), urllib.parse.quote(secret, safe="")})
+    """A secret as it is, percent-encoded, and percent-decoded; of one with several lines, as a private key, each long line.
+
+    The output of a stage is redacted line by line.
+    """
+    lines = {line.strip() for line in secret.splitlines()} if "\n" in secret else set()
+    long = {line for line in lines if len(line) >= _WHOLE_WORD and not line.startswith("-----")}
+    return frozenset({secret, urllib.parse.unquote(secret), urllib.parse.quote(secret, safe=""), *long})
 
 
 @functools.lru_cache(maxsize=32)

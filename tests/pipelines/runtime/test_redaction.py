@@ -94,6 +94,14 @@ def test_secrets_of_the_environment_are_removed_wherever_they_appear(name: str) 
     assert redact_credentials(f"refused: {SECRET}.", {name: SECRET}) == "refused: ***."
 
 
+def test_a_secret_of_several_lines_is_removed_line_by_line() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\nc2hvcnQ0bGluZXM5OTk=\n-----END KEY-----\n"
+    for text in (key, repr(key), *key.splitlines()):
+        clean = redact_credentials(text, {"DEPLOY_PRIVATE_KEY": key})
+        assert "MIIEvQ" not in clean
+        assert "c2hvcn" not in clean
+
+
 def test_a_password_of_an_address_in_the_environment_is_removed_in_every_form() -> None:
     known = {"GANTRY_TRACKING_URI": "http://me:p%40ss%2Fword@host"}
     header = base64.b64encode(b"me:p@ss/word").decode()
