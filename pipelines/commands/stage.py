@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.code import CODE_STAGE, write_digests
+from pipelines.runtime.code import CODE_STAGE, check_own_code, write_digests
 from pipelines.runtime.key import StageDefinition
 from pipelines.settings.params import read_params
 from pipelines.stages.context import StageContext, run_stage
@@ -32,6 +32,7 @@ def stage(name: str) -> None:
         write_digests(Path.cwd())
         return
     checkout = Checkout.at()
+    check_own_code(checkout.root)
     run_stage(name, _body, checkout, storage_uri=lambda: _storage_uri(checkout), inputs=_inputs)
 
 

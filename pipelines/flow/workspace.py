@@ -28,7 +28,7 @@ from gan_core.locks import try_lock
 from pipelines.flow.pull import at_origin
 from pipelines.runtime.account import git_signature
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
-from pipelines.runtime.code import PACKAGES
+from pipelines.runtime.code import PACKAGES, check_own_code
 from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.dvc_yaml import edit_yaml, quote_ambiguous
 from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, NEVER_ASK, GitError, run_git
@@ -345,12 +345,13 @@ def check_checkout(checkout: Checkout, stages: Sequence[str]) -> None:
 
     Raises:
         SettingsError: params.yaml is invalid.
-        StageError: one of ``stages`` is not in dvc.yaml.
+        StageError: one of ``stages`` is not in dvc.yaml, or the stages would run another copy of the code than the checkout's.
         DataError: the raw data does not exist.
         TrackingError: the tracking database is damaged. (A run would find out only when it registers, after its training.)
     """
     from pipelines.flow.graph import read_plan
 
+    check_own_code(checkout.root)
     check_settings(checkout, _environment())
     if uri := project_tracking_uri(checkout.root):
         check_store(uri)

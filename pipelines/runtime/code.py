@@ -6,6 +6,7 @@ it: its stage ``code`` writes a digest of the code for each stage, and the stage
 
 import hashlib
 import importlib.util
+import os
 import platform
 import socket
 from pathlib import Path
@@ -58,6 +59,20 @@ def check_versions(stage: str, wanted: str) -> None:
     if (here := code_versions(stage)) != wanted:
         raise StageError(
             f"Host {socket.gethostname()} has {here}, and the driver has {wanted}. Install the same versions on every host."
+        )
+
+
+def check_own_code(root: Path) -> None:
+    """Raise StageError if the folder ``root`` has Gantry's code, but this process runs another copy of it.
+
+    The dvc.yaml there depends on the code there: results of the other code would be recorded as results of this code.
+    """
+    own = root / "pipelines" / "runtime" / Path(__file__).name
+    if own.is_file() and not os.path.samefile(own, __file__):
+        raise StageError(
+            f"{root} has Gantry's code, but this command runs that of {PACKAGE_ROOT}: DVC would record its results as those of "
+            f"the code in {root}. Use the environment of this folder (make .venv/.ready, then .venv/bin/gantry), or set "
+            "PYTHONPATH to this folder."
         )
 
 

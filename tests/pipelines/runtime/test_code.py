@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from gan_core.errors import StageError
 from pipelines.runtime import code
-from pipelines.runtime.code import DIGEST_FOLDER, TEMPLATE, code_digest, stage_code_paths, write_digests
+from pipelines.runtime.code import (
+    DIGEST_FOLDER,
+    TEMPLATE,
+    check_own_code,
+    code_digest,
+    stage_code_paths,
+    write_digests,
+)
 from tests.pipelines.toy import CHECKOUT
 
 
@@ -74,3 +82,15 @@ def test_the_digest_is_the_same_where_each_package_has_a_folder_of_its_own(tmp_p
         check=True,
     )
     assert found.stdout.strip() == code_digest(stage_code_paths()["train"])
+
+
+def test_a_folder_with_another_copy_of_the_code_is_an_error(tmp_path: Path) -> None:
+    """As a second clone or git worktree in which the command of the first one is called."""
+    check_own_code(CHECKOUT)
+    check_own_code(tmp_path)  # a project of gantry init has no code
+    linked = tmp_path / "linked"
+    linked.symlink_to(CHECKOUT)
+    check_own_code(linked)
+    shutil.copytree(CHECKOUT / "pipelines" / "runtime", tmp_path / "pipelines" / "runtime")
+    with pytest.raises(StageError, match=rf"{tmp_path} has Gantry's code, but this command runs that of {CHECKOUT}"):
+        check_own_code(tmp_path)
