@@ -250,13 +250,17 @@ def report_skipped(sources: Sources) -> dict[str, dict[str, str]]:
 
 
 def _place(named: str, registered: ExitStack) -> Path:
-    """The file or folder ``named``; else the folder of the registered generator ``named``, while ``registered`` is open."""
+    """The file or folder ``named``, or the generator in its subfolder ``generator``; else the folder of the registered
+    generator ``named``, while ``registered`` is open.
+    """
+    from gan_core.inference.generator import DESCRIPTION
     from pipelines.registry.find import generator_folder
     from pipelines.settings.tracking_uri import project_tracking_uri
 
     path = Path(named)
     if path.exists() and named:
-        return path
+        inner = path / "generator"  # as gantry sample takes it
+        return inner if (inner / DESCRIPTION).is_file() and not (path / DESCRIPTION).is_file() else path
     try:
         return registered.enter_context(generator_folder(named, tracking_uri=project_tracking_uri(Path.cwd())))
     except TrackingError as error:

@@ -182,6 +182,16 @@ def test_copies_are_searched_among_the_training_pictures_beside_a_held_out_split
     assert f"{N + 5} of {N + 5} pictures of test train were searched" in run(data, made).stdout
 
 
+def test_a_folder_with_a_generator_in_it_is_that_generator_and_not_the_pictures_beside_it(
+    tmp_path: Path, extractor: Counting
+) -> None:
+    made, data = generator(tmp_path / "train" / "generator"), write_prepared(tmp_path / "data", blobs(N))
+    write_folder(tmp_path / "train" / "grids", blobs(N, seed=1))
+    found = [json.loads(run(data, place, "--json", command=fid).stdout) for place in (made, tmp_path / "train")]
+    assert found[0]["value"] == found[1]["value"]
+    assert found[0]["generator_digest"] == found[1]["generator_digest"]
+
+
 def test_two_truncations_have_two_protocols(tmp_path: Path, extractor: Counting) -> None:
     made, data = generator(tmp_path / "g"), write_folder(tmp_path / "data", blobs(N))
     figures = json.loads(run(data, made, "--truncation", "0.5,0.5000001,2.0", "--json").stdout)["figures"]
