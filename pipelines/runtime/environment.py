@@ -34,6 +34,8 @@ DEFAULTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # How often Ray Train looks whether a node is about to be taken away.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
+    # Tune would end a search at Ctrl-C as if its trials were done, and the best until then would win.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Gantry prints the progress of a search instead of Tune's tables. Tune warns of each snapshot that it takes often.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

@@ -1,5 +1,6 @@
 """A search starts with the values in params.yaml, runs one process per trial, and resumes without losing a trial."""
 
+import importlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from gan_core.data import PreparedDataset
 from gan_core.files import read_json, write_json
 from gan_core.training.start import open_start
 from gan_core.training.trainer import Trainer
+from pipelines.runtime.environment import DEFAULTS
 from pipelines.tracking.facts import read_facts
 from pipelines.tuning.search import initial_values, rank
 from tests.datasets import blobs, write_prepared
@@ -42,6 +44,19 @@ def test_the_best_trial_trained_longest_of_those_that_did_not_diverge() -> None:
         ]
     )
     assert list(rank(trials, "loss", 1e6)["trial"]) == ["best", "second", "third", "diverged"]
+
+
+def test_ctrl_c_ends_the_stage_and_not_only_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune's handler ends its loop: all trials then count as done, and a search of a minute would win over one of a day."""
+    for name, value in DEFAULTS.items():
+        monkeypatch.setenv(name, value)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        importlib.import_module("ray.tune.tune")._setup_signal_catching()
+        assert signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 DRIVER = """
