@@ -81,7 +81,7 @@ def prepare_for(
     try:
         info = ingest(raw, prepared, chosen, name=pictures.name)
     except DataError as error:
-        # The list of the pictures, and the folder of an unpacked archive, go with the scratch folder.
+        # The list of the pictures, and the folder of an unpacked archive, are removed with the scratch folder.
         why = error.why if isinstance(error, UnusableError) else str(error)
         reason = why.replace(str(raw.resolve()), str(pictures))
         raise DataError(

@@ -40,15 +40,16 @@ def max_decoder_failures(total: int, share: float) -> int:
 
 
 class UnusableError(DataError):
-    """No picture can be used, or too many cannot. ``why`` says so without the place of the list."""
+    """No picture can be used, or too many cannot. ``why`` says so with examples, for a caller that removes the list."""
 
     why = ""
 
     @classmethod
-    def listed(cls, why: str, place: Path, remedy: str) -> "UnusableError":
-        """The error ``why``, whose pictures are listed at ``place``."""
+    def listed(cls, why: str, pictures: Sequence[Reject], place: Path, remedy: str) -> "UnusableError":
+        """The error ``why``, about ``pictures``, which are listed at ``place``."""
         error = cls(f"{why} {place} lists them. {remedy}")
-        error.why = why
+        examples = [f"{printable_name(one.source)} ({(one.detail or one.reason).rstrip('.')})" for one in pictures[:5]]
+        error.why = f"{why} For example: {'; '.join(examples)}."
         return error
 
 
@@ -74,8 +75,11 @@ def check_rejects(rejects: Sequence[Reject], total: int, limits: RejectLimits, o
     doubled = [reject for reject in rejects if reject.reason == DUPLICATE]
     damaged = [reject for reject in rejects if reject.reason != DUPLICATE]
     flaws = [
-        f"{len(found)} of {total} pictures ({len(found) / total:.2%}) {what}, above {setting} ({most:.2%}): "
-        f"{_reasons(found)}."
+        (
+            found,
+            f"{len(found)} of {total} pictures ({len(found) / total:.2%}) {what}, above {setting} ({most:.2%}): "
+            f"{_reasons(found)}.",
+        )
         for found, most, what, setting in (
             (damaged, limits.unusable, "are unusable", "ingest.max_reject_share"),
             (doubled, limits.duplicates, "are duplicates", "ingest.max_duplicate_share"),
@@ -91,10 +95,12 @@ def check_rejects(rejects: Sequence[Reject], total: int, limits: RejectLimits, o
         return
     write_text(list_path, rejects_table(everything))
     if len(rejects) == total:
-        why, remedy = f"{raw} has no usable pictures: {_reasons(rejects)}.", "Repair the files, or add others."
+        found, why = rejects, f"{raw} has no usable pictures: {_reasons(rejects)}."
+        remedy = "Repair the files, or add others."
     else:
-        why, remedy = f"{raw}: {flaws[0]}", "Repair or remove them, or raise the limit in params.yaml."
-    raise UnusableError.listed(why, list_path, remedy)
+        found, flaw = flaws[0]
+        why, remedy = f"{raw}: {flaw}", "Repair or remove them, or raise the limit in params.yaml."
+    raise UnusableError.listed(why, found, list_path, remedy)
 
 
 def _reasons(rejects: Sequence[Reject]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from gan_core.data import DATASET_FILE, PreparedDataset
 from gan_core.errors import DataError, GantryError, TrackingError
 from pipelines.data.ingest import ingest
+from pipelines.data.rejects import UnusableError
 from pipelines.registry.contents import version_files
 from pipelines.registry.find import REGISTERED, find_version
 from pipelines.runtime.checkout import DVC_LOCK, PREPARED, Checkout
@@ -52,7 +53,10 @@ def _folder(named: str, checkout: Checkout, tracking_uri: str | None, target: Pa
     for raw in (*([] if "/" in named else [checkout.raw_data(named)]), *folders[:1]):
         if named and raw.is_dir():
             say("data", f"preparing {raw}")
-            ingest(raw, target, load_settings(checkout.params).ingest, name=raw.name)
+            try:
+                ingest(raw, target, load_settings(checkout.params).ingest, name=raw.name)
+            except UnusableError as error:  # the list of the pictures is removed with the temporary folder
+                raise DataError(f"{error.why} Repair or remove them, or raise the limit in params.yaml.") from error
             return target
     lock, what = _lock(named, checkout, tracking_uri)
     digest = hash_in_lock(lock, "ingest", PREPARED)

@@ -90,6 +90,17 @@ def test_raw_data_is_prepared_with_the_settings_of_the_project(checkout: Checkou
         assert (found.info.height, found.info.splits) == (32, {"train": 6})
 
 
+def test_unusable_pictures_are_named_because_their_list_is_temporary(checkout: Checkout, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/1.png").write_bytes(b"no picture")
+    Image.fromarray(blobs(1)[0, 0]).save(tmp_path / "raw/2.png")
+    with pytest.raises(
+        DataError, match=r"1 of 2 pictures \(50\.00%\) are unusable.*For example: 1\.png \(no known"
+    ) as caught:
+        prepared_data(str(tmp_path / "raw"), checkout, None).__enter__()
+    assert "rejects.csv" not in str(caught.value)
+
+
 def test_unknown_or_missing_data_is_named_with_the_forms(checkout: Checkout, uri: str) -> None:
     with pytest.raises(DataError, match=r"There is no data 'nothing'\. Give a prepared folder"):
         prepared_data("nothing", checkout, None).__enter__()
