@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gan_core.errors import TrackingError
 from gan_core.files import read_json, remove_stale, write_json
 from gan_core.locks import locked
 from pipelines.runtime.account import user_name
@@ -174,12 +175,13 @@ class Replayer:
                 )
                 cursor = Cursor(destination=self._destination)
             elif stage == "deleted" and cursor.count_pending(folder):
+                self._check_experiment(str(cursor.run_id))
                 self._drop(folder, cursor)
         batch = _Batch()
         end = cursor.offset
         for event, after in read_events(folder, cursor.offset):
             if event is not None and event["kind"] in ("metrics", "params", "tags"):
-                more = self._guarded(folder, event, partial(_Batch.of, event)) or _Batch()
+                more = self._guarded(folder, cursor, event, partial(_Batch.of, event)) or _Batch()
                 if not batch.fits(more):
                     self._flush(folder, cursor, batch, end)
                     batch = _Batch()
@@ -187,7 +189,7 @@ class Replayer:
             elif event is not None:
                 self._flush(folder, cursor, batch, end)
                 batch = _Batch()
-                self._guarded(folder, event, partial(self._perform, folder, cursor, event, parent))
+                self._guarded(folder, cursor, event, partial(self._perform, folder, cursor, event, parent))
                 self._advance(folder, cursor, after)
             end = after
         self._flush(folder, cursor, batch, end)
@@ -205,6 +207,16 @@ class Replayer:
                 raise
             return None
 
+    def _check_experiment(self, run_id: str) -> None:
+        """Raise TrackingError if the experiment of a run was deleted, with all its runs: it can be restored."""
+        experiment = self._client.get_experiment(self._client.get_run(run_id).info.experiment_id)
+        if experiment.lifecycle_stage != "active":
+            raise TrackingError(f"The MLflow experiment '{experiment.name}' was deleted.")
+
+    def _is_active(self, cursor: Cursor) -> bool:
+        """Whether a refusal can be about the event. Otherwise the run was deleted meanwhile, which the next pass finds."""
+        return cursor.run_id is None or self._lifecycle(cursor.run_id) == "active"
+
     def _drop(self, folder: Path, cursor: Cursor) -> None:
         """Skip the remaining events of a run that a person deleted."""
         end = max((after for _, after in read_events(folder, cursor.offset)), default=cursor.offset)
@@ -212,16 +224,17 @@ class Replayer:
         self._refuse(folder, f"run {cursor.run_id} was deleted on the server", what)
         self._advance(folder, cursor, end)
 
-    def _guarded(self, folder: Path, event: Event, action: Callable[[], T]) -> T | None:
+    def _guarded(self, folder: Path, cursor: Cursor, event: Event, action: Callable[[], T]) -> T | None:
         """Run ``action``; set the event aside if it is malformed or the server rejects it.
 
-        A rejected ``open`` event is raised and retried, because nothing else can be sent without its run.
+        A rejected ``open`` event is raised and retried, because nothing else can be sent without its run. So is an event of a
+        run that was deleted meanwhile.
         """
         try:
             return action()
         except Exception as error:
             malformed = isinstance(error, (KeyError, TypeError, ValueError)) and not isinstance(error, OSError)
-            if not malformed and (not is_refusal(error) or event["kind"] == "open"):
+            if not malformed and (not is_refusal(error) or event["kind"] == "open" or not self._is_active(cursor)):
                 raise
             self._refuse(folder, f"not a valid event: {error!r}" if malformed else error_summary(error), event)
         return None
@@ -232,38 +245,38 @@ class Replayer:
             if cursor.run_id is None:
                 self._refuse(folder, "the log does not start with an open event", asdict(batch))
             else:
-                self._send(folder, cursor.run_id, batch)
+                self._send(folder, cursor, batch)
         if end > cursor.offset:
             self._advance(folder, cursor, end)
 
-    def _send(self, folder: Path, run_id: str, batch: _Batch) -> None:
+    def _send(self, folder: Path, cursor: Cursor, batch: _Batch) -> None:
         params, tags = list(batch.params.items()), list(batch.tags.items())
         while batch.metrics or params or tags:
             entries: list[tuple[str, Any]] = [("metric", entry) for entry in batch.metrics[:_METRICS]]
             entries += [("param", entry) for entry in params[:_TEXTS]] + [("tag", entry) for entry in tags[:_TEXTS]]
             batch.metrics, params, tags = batch.metrics[_METRICS:], params[_TEXTS:], tags[_TEXTS:]
-            self._send_entries(folder, run_id, entries)
+            self._send_entries(folder, cursor, entries)
 
-    def _send_entries(self, folder: Path, run_id: str, entries: list[tuple[str, Any]]) -> None:
+    def _send_entries(self, folder: Path, cursor: Cursor, entries: list[tuple[str, Any]]) -> None:
         """Send entries in one call; if it is rejected, bisect to find the bad entry and set it aside."""
         from mlflow.entities import Metric, Param, RunTag
 
         try:
             self._client.log_batch(
-                run_id,
+                str(cursor.run_id),
                 metrics=[Metric(*entry) for kind, entry in entries if kind == "metric"],
                 params=[Param(*entry) for kind, entry in entries if kind == "param"],
                 tags=[RunTag(*entry) for kind, entry in entries if kind == "tag"],
             )
         except Exception as error:
-            if not is_refusal(error):
+            if not is_refusal(error) or not self._is_active(cursor):
                 raise
             if len(entries) == 1:
                 self._refuse(folder, error_summary(error), entries[0])
             else:
                 half = len(entries) // 2
-                self._send_entries(folder, run_id, entries[:half])
-                self._send_entries(folder, run_id, entries[half:])
+                self._send_entries(folder, cursor, entries[:half])
+                self._send_entries(folder, cursor, entries[half:])
 
     def _perform(self, folder: Path, cursor: Cursor, event: Event, parent: Callable[[str], str | None]) -> None:
         if event["kind"] == "open":
@@ -295,7 +308,7 @@ class Replayer:
             cursor.run_id = run.info.run_id
         else:
             self._client.update_run(cursor.run_id, status="RUNNING")
-        self._send(folder, cursor.run_id, _Batch(tags=dict(event["tags"])))
+        self._send(folder, cursor, _Batch(tags=dict(event["tags"])))
         # A run that is resumed by another pipeline run becomes its child.
         self._nest(folder, cursor, parent)
         cursor.status = "RUNNING"

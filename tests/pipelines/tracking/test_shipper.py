@@ -307,6 +307,29 @@ def test_a_deleted_experiment_is_named_and_no_event_is_lost(tmp_path, uri):
     assert refused(log) == []
 
 
+@pytest.mark.parametrize("moment", ["get_run", "log_batch"])
+def test_no_event_is_lost_if_the_experiment_is_deleted_after_it_was_looked_for(tmp_path, uri, monkeypatch, moment):
+    """Each pass looks once for the experiment, and then for the run of each log."""
+    log = RunLog(tmp_path / "track", key="a", name="x")
+    ship(tmp_path / "track", uri)
+    log.log_metrics({"m": 1.0}, step=1)
+    client = MlflowClient(uri)
+    experiment, call = client.get_experiment_by_name(EXPERIMENT).experiment_id, getattr(MlflowClient, moment)
+
+    def delete_first(self, *given, **more):
+        client.delete_experiment(experiment)
+        monkeypatch.setattr(MlflowClient, moment, call)
+        return call(self, *given, **more)
+
+    monkeypatch.setattr(MlflowClient, moment, delete_first)
+    with pytest.raises(TrackingError, match="deleted"):
+        ship(tmp_path / "track", uri)
+    client.restore_experiment(experiment)
+    ship(tmp_path / "track", uri)
+    assert history(uri, "a", "m") == [(1, 1.0)]
+    assert refused(log) == []
+
+
 def test_no_event_is_lost_if_the_experiment_is_deleted_during_sending(tmp_path, uri):
     client = MlflowClient(uri)
     with Shipper(tmp_path / "track", tracking_uri=uri, experiment=EXPERIMENT, poll_seconds=0.05) as shipper:
