@@ -215,7 +215,12 @@ class SharedStorage:
 def pulling(pull: Callable[[], None], whom: str) -> Iterator[None]:
     """Call ``pull`` every few seconds in a thread, and at the end of the block.
 
-    While the storage is away, that is only logged: what is in the storage waits there. ``whom``: whom it brings news from.
+    While the storage is away, or the disk here is full, that is only logged: what is in the storage waits there. At the end of
+    the block it is an error.
+
+    Args:
+        pull: to call.
+        whom: whom it brings news from.
     """
     over = threading.Event()
 
@@ -223,7 +228,7 @@ def pulling(pull: Callable[[], None], whom: str) -> Iterator[None]:
         while not over.wait(_PULL_SECONDS):
             try:
                 pull()
-            except StorageError as error:
+            except (StorageError, OSError) as error:
                 LOG.warning("No news from %s: %s", whom, error)
 
     thread = threading.Thread(target=work, name="mirror", daemon=True)
@@ -233,7 +238,7 @@ def pulling(pull: Callable[[], None], whom: str) -> Iterator[None]:
     except BaseException:
         over.set()
         thread.join()
-        with contextlib.suppress(StorageError):  # the reason may be that the storage is away
+        with contextlib.suppress(StorageError, OSError):  # the reason may be that the storage is away
             pull()
         raise
     finally:

@@ -1,8 +1,10 @@
 """With a storage, workers keep nothing on their host but caches, and what a failed one wrote is not lost."""
 
 import dataclasses
+import errno
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from pipelines.storage.journal import ReplacedError
 from pipelines.storage.objects import StorageError
+from pipelines.training import places
 from pipelines.training.places import CHECKPOINTS, CURVES, shared_storage
 from pipelines.training.worker import save_failure
 from tests.datasets import blobs, write_prepared
@@ -68,6 +71,24 @@ def test_a_storage_that_is_away_for_a_while_does_not_end_the_run(place, workers)
     with pytest.raises(StorageError), save_failure(place, workers):
         raise StorageError("the storage does not answer")
     assert place.failure() is None
+
+
+def test_news_go_on_after_the_disk_was_full(monkeypatch, caplog):
+    monkeypatch.setattr(places, "_PULL_SECONDS", 0.01)
+    pulls = 0
+
+    def pull():
+        nonlocal pulls
+        pulls += 1
+        if pulls == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", "/work/curves.jsonl")
+
+    deadline = time.monotonic() + 20
+    with places.pulling(pull, "the workers"):
+        while pulls < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert pulls >= 3
+    assert "No news from the workers" in caplog.text
 
 
 def test_an_error_of_a_worker_is_kept_with_its_host(place):
