@@ -157,7 +157,8 @@ class Trial(tune.Trainable):
                 generator_digest=f"trial {self.trial_id} step {until}",
                 cache_dir=self._files.statistics,
                 full=name != FID,
-                path_samples=self._settings.evaluate.path_samples if name in PATH_LENGTHS else 0,
+                # Not evaluate.path_samples, which is no setting of the search: a change must not leave its result out of date.
+                path_samples=tuned.samples if name in PATH_LENGTHS else 0,
             )
             objective = find_objective(measured.figures, name, measured.findings.omitted)
             figures = {FID: measured.objective.value, name: objective.value}

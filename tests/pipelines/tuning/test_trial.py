@@ -9,6 +9,7 @@ import torch
 from ray import tune
 
 from gan_core.data import PreparedDataset
+from gan_core.metrics import samples
 from gan_core.metrics.assess import assess
 from gan_core.training.start import open_start
 from gan_core.training.trainer import Trainer
@@ -149,13 +150,20 @@ def test_an_objective_of_which_more_is_better_is_maximised(tmp_path: Path, monke
 
 @pytest.mark.weights
 def test_a_path_length_as_objective_is_measured_in_fp32(tmp_path: Path, monkeypatch) -> None:
-    """Elsewhere the features of a search are bf16, in which a step of a path is lost."""
+    """Elsewhere the features of a search are bf16, in which a step of a path is lost.
+
+    The number of steps is tune.samples: the stage does not depend on evaluate.path_samples.
+    """
     monkeypatch.setattr("pipelines.tuning.trial.has_bf16", lambda device: True)
+    counts = []
+    measure = samples.path_lengths
+    monkeypatch.setattr(samples, "path_lengths", lambda *of, **how: counts.append(of[1]) or measure(*of, **how))
     trial, settings, _ = started(tmp_path, monkeypatch, "dcgan", objective="ppl_z", path_samples=4)
     assert trial_extractor(small_settings(tune__features=64)).precision == "bf16"
     assert trial_extractor(settings).precision == "fp32"
     result = trial.step()
     assert result[LOSS] == result[VALUE] > 0
+    assert counts == [settings.tune.samples]
     trial.cleanup()
 
 
