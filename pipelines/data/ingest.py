@@ -21,7 +21,8 @@ from gan_core.data import DATASET_FILE, FORMAT, DatasetInfo
 from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
 from gan_core.files import atomic_write, sha256_file, write_json, write_text
-from gan_core.images import pictures
+from gan_core.images import pictures, svg
+from gan_core.images.files import is_svg
 from pipelines.data import arrange, readers
 from pipelines.data.choose import ConvertedPictures, attribute_values, choose, warn_of_shared
 from pipelines.data.convert import ChunkSpec, convert
@@ -97,6 +98,12 @@ def ingest(
     )
     for line in describe(kind, listing):
         log.info("%s: %s", name, line)
+    if max(settings.size) > svg.LONGER_SIDE and any(map(is_svg, listing.entries.files)):
+        log.warning(
+            "%s: drawings (SVG) are rendered with %d pixels on the longer side and then enlarged to %dx%d, so that they lack "
+            "detail. Convert them to PNG of that size first, or lower ingest.size.",
+            *(raw, svg.LONGER_SIDE, *settings.size),
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.parts-*"):
         shutil.rmtree(left)  # left by a killed run

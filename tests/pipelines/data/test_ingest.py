@@ -22,6 +22,7 @@ from gan_core.config import build
 from gan_core.data import DatasetInfo, PreparedDataset
 from gan_core.errors import DataError, SettingsError
 from gan_core.files import read_json
+from gan_core.images.svg import LONGER_SIDE
 from pipelines.data import ingest as module
 from pipelines.data.ingest import ingest
 from pipelines.data.mapping import map_sequentially, map_with_ray
@@ -303,6 +304,20 @@ def test_the_splits_and_classes_are_logged_first(
     assert "x: train: 6 pictures; 2 classes: cat 3, dog 3\n" in caplog.text
     assert "x: test: 1 picture; 2 classes: cat 1, dog 0\n" in caplog.text
     assert "x: not used: 1 file (1 .txt)" in caplog.text
+
+
+def test_drawings_that_are_rendered_smaller_than_they_are_prepared_cause_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        drawing = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle r="{number + 3}"/></svg>'
+        write(tmp_path / "raw" / f"{number}.svg", drawing.encode())
+    for side, expected in ((LONGER_SIDE, False), (LONGER_SIDE + 8, True)):
+        caplog.clear()
+        ingest(tmp_path / "raw", tmp_path / "out", IngestSettings(size=(side, side)), name="drawings")
+        assert (
+            "drawings (SVG) are rendered with 256 pixels on the longer side and then enlarged" in caplog.text
+        ) == expected
 
 
 def test_a_reject_whose_name_is_not_utf_8_is_listed(tmp_path: Path) -> None:
