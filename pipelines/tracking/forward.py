@@ -9,7 +9,7 @@ import logging
 import os
 from pathlib import Path
 
-from gan_core.files import link_or_copy
+from gan_core.files import atomic_write, link_or_copy
 from gan_core.locks import locked
 from pipelines.tracking.events import EVENTS, append_event, end_last_line, read_events
 
@@ -68,5 +68,5 @@ class Forwarder:
         for path in files:
             copy = target / path.relative_to(source) if source.is_dir() else target
             if path.is_file() and not copy.exists():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                link_or_copy(path, copy)
+                with atomic_write(copy) as temporary:  # a copy that a kill cut short would be taken for the file
+                    link_or_copy(path, temporary)

@@ -1,6 +1,10 @@
 """Events that a worker recorded on another host reach the run's log once, whatever is interrupted."""
 
+import errno
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +72,26 @@ def test_an_artifact_comes_with_its_event(worker, target, tmp_path):
     stored = [event["stored"] for event, _ in read_events(target) if event["kind"] == "artifact"]
     assert (target / stored[0]).read_bytes() == b"picture"
     assert (target / stored[1] / "a").read_bytes() == b"1"
+
+
+def test_an_artifact_whose_copy_was_cut_short_is_copied_again(worker, target, tmp_path, monkeypatch):
+    def unable(source, copy):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    def killed(source, copy):
+        Path(copy).write_bytes(b"pic")
+        raise KeyboardInterrupt
+
+    (tmp_path / "grid.png").write_bytes(b"picture")
+    worker.log_artifact(tmp_path / "grid.png", "grids")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "link", unable)
+        broken.setattr(shutil, "copy2", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Forwarder(worker.folder, target).forward()
+    Forwarder(worker.folder, target).forward()
+    (stored,) = [event["stored"] for event, _ in read_events(target) if event["kind"] == "artifact"]
+    assert (target / stored).read_bytes() == b"picture"
 
 
 def test_a_damaged_line_is_skipped_and_said(worker, target, caplog):
