@@ -331,10 +331,16 @@ def _require_entries(listing: Listing, root: Path) -> Listing:
 
 
 def _without_annotations(listing: Listing) -> Listing:
-    """The listing without labels and attributes."""
-    old = listing.entries
+    """The listing without labels and attributes, with the pictures that were rejected because they have none."""
+    old, rejects = listing.entries, listing.rejects
+    if bare := listing.without_label:
+        if bare[0].row >= 0:
+            old = Entries.of(sorted([*old, *bare], key=lambda entry: (entry.file, entry.row)))
+        else:
+            old = shuffle_by_hash(Entries.of([*old, *bare]))
+        rejects = [reject for reject in rejects if reject.reason != "no-label"]
     entries = old.relabelled(None, old.split_codes, old.split_names)
-    return replace(listing, entries=entries, classes=(), attributes=())
+    return replace(listing, entries=entries, classes=(), attributes=(), rejects=rejects, without_label=[])
 
 
 def _describe_found(listing: Listing, places: _FoundPlaces) -> str:

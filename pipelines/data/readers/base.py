@@ -72,6 +72,8 @@ class Listing:
     rejects: list[Reject] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     """Files that are not pictures, and that no table lists as one. They are not used."""
+    without_label: list[Entry] = field(default_factory=list)
+    """The pictures of the rejects with the reason ``no-label``. Data without labels uses them."""
     attributes: tuple[str, ...] = ()
     """Names of the attributes, of which a picture may have several. A source with attributes has no classes."""
     ambiguity: str = ""

@@ -107,13 +107,21 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
             f"{root}: {unlabelled[0]} has no column of labels, but {labelled[0].file} has one. Name it with --label-column."
         )
     if labelled:
-        entries, rejects, names = _entries(root, rows, classes, text=any(part.text for part in labelled))
+        entries, bare, names = _entries(root, rows, classes, text=any(part.text for part in labelled))
     else:
-        entries, rejects, names = [Entry(row.file, row.row, split=row.split) for row in rows], [], ()
+        entries, bare, names = [Entry(row.file, row.row, split=row.split) for row in rows], [], ()
     unused = sorted({name for part in found for name in part.unused})
     notes = (f"columns that are not used: {', '.join(unused[:8])}",) if unused else ()
     others = [file for file in walk_files(root) if file not in set(paths)]
-    return Listing(Entries.of(entries), names, rejects, others, ambiguity=ambiguity, notes=notes)
+    return Listing(
+        Entries.of(entries),
+        names,
+        [Reject(entry.source, "no-label", detail) for entry, detail in bare],
+        others,
+        without_label=[entry for entry, _ in bare],
+        ambiguity=ambiguity,
+        notes=notes,
+    )
 
 
 def _read(root: Path, file: str, head: Head, note: SourceNote, by_name: str) -> _File:
@@ -161,8 +169,8 @@ def _label(path: Path, row: int, value: object) -> str | None:
 
 def _entries(
     root: Path, rows: list[_Row], classes: tuple[str, ...], *, text: bool
-) -> tuple[list[Entry], list[Reject], tuple[str, ...]]:
-    """The entries, without labels in a split that has none, the rejects and the classes."""
+) -> tuple[list[Entry], list[tuple[Entry, str]], tuple[str, ...]]:
+    """The entries, without labels in a split that has none; those that lack a label, with the reason; and the classes."""
     given: dict[str, set[str | None]] = {}
     for row in rows:
         given.setdefault(row.split, set()).add(row.label)
@@ -172,18 +180,19 @@ def _entries(
     hidden = {split for split, labels in given.items() if split not in ("", "train") and labels <= none}
     labelled = [row for row in rows if row.split not in hidden and row.label not in none]
     position, names = _positions(root, labelled, classes, text=text)
-    entries, rejects = [], []
+    entries, unlabelled = [], []
     for row in rows:
+        bare = Entry(row.file, row.row, split=row.split)
         if row.split in hidden:
-            entries.append(Entry(row.file, row.row, split=row.split))
+            entries.append(bare)
         elif not row.label:
             detail = "nothing in the label column" if row.label == "" else "null in the label column"
-            rejects.append(Reject(f"{row.file}#{row.row}", "no-label", detail))
+            unlabelled.append((bare, detail))
         elif row.label in none:
-            rejects.append(Reject(f"{row.file}#{row.row}", "no-label", HIDDEN_DETAIL))
+            unlabelled.append((bare, HIDDEN_DETAIL))
         else:
             entries.append(Entry(row.file, row.row, position[row.label], row.split))
-    return entries, rejects, names
+    return entries, unlabelled, names
 
 
 def image_column(path: Path, schema: pa.Schema, wanted: str | None = None) -> str:

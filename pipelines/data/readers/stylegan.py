@@ -87,6 +87,7 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
         classes,
         rejects,
         [prefix + file for file in others],
+        without_label=[Entry(prefix + file, split=splits[file]) for file in unnamed],
         ambiguity=layout.ambiguity,
     )
 

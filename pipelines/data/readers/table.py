@@ -196,20 +196,26 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
         source.columns = (_column(source.table, columns, note.label_column, _LABEL_COLUMNS, "--label-column"),)
         notes += _unused(source, columns)
     matched = match_rows(root, sources)
-    entries, rejects, classes = _labelled(matched, note)
-    rejects = sorted([*matched.rejects, *rejects], key=lambda reject: reject.source)
+    entries, unlabelled, classes = _labelled(matched, note)
+    rejects = sorted([*matched.rejects, *(reject for _, reject in unlabelled)], key=lambda reject: reject.source)
     return Listing(
         shuffle_by_hash(Entries.of(entries)),
         classes,
         rejects,
         matched.others,
+        without_label=[entry for entry, _ in unlabelled],
         ambiguity=matched.ambiguity,
         notes=(*notes, *matched.notes),
     )
 
 
-def _labelled(matched: MatchedRows, note: SourceNote) -> tuple[list[Entry], list[Reject], tuple[str, ...]]:
-    """The entries with their labels, the rejects and the classes. Splits whose labels are all hidden have no labels."""
+def _labelled(
+    matched: MatchedRows, note: SourceNote
+) -> tuple[list[Entry], list[tuple[Entry, Reject]], tuple[str, ...]]:
+    """The entries with their labels, the pictures without a label and their rejects, and the classes.
+
+    Splits whose labels are all hidden have no labels.
+    """
     rows = {file: (value, row) for file, row in matched.rows.items() for value in row.values}
     if any(value.lower() == "nan" for value, _ in rows.values()) and are_numbers(
         value for value, _ in rows.values() if value.lower() not in ("", "nan")
@@ -225,21 +231,25 @@ def _labelled(matched: MatchedRows, note: SourceNote) -> tuple[list[Entry], list
         for split in {*splits, *(split for _, split in matched.without_row)} - {"train", ""}
         if splits.get(split, set()) <= none
     }
-    entries, rejects, values = [], [], {}
+    entries, unlabelled, values = [], [], {}
+
+    def reject(file: str, split: str, detail: str) -> None:
+        unlabelled.append((Entry(file, split=split), Reject(file, "no-label", detail)))
+
     for file, (value, row) in rows.items():
         if row.split in hidden:
             entries.append(Entry(file, split=row.split))
         elif not value:
-            rejects.append(Reject(file, "no-label", f"no label in {row.table.name}"))
+            reject(file, row.split, f"no label in {row.table.name}")
         elif normalize_number(value) in none:
-            rejects.append(Reject(file, "no-label", HIDDEN_DETAIL))
+            reject(file, row.split, HIDDEN_DETAIL)
         else:
             values[file] = value
     for file, split in matched.without_row:
         if split in hidden:
             entries.append(Entry(file, split=split))
         else:
-            rejects.append(Reject(file, "no-label", f"no label in {', '.join(matched.tables)}"))
+            reject(file, split, f"no label in {', '.join(matched.tables)}")
     if note.classes:
         numbers = {str(number): number for number in range(len(note.classes))}
         for file, value in values.items():
@@ -252,7 +262,7 @@ def _labelled(matched: MatchedRows, note: SourceNote) -> tuple[list[Entry], list
     else:
         position, classes = label_positions(values.values(), numbers=True)
     entries += [Entry(file, label=position[value], split=rows[file][1].split) for file, value in values.items()]
-    return entries, rejects, classes
+    return entries, unlabelled, classes
 
 
 def _unused(source: TableSource, columns: Sequence[str]) -> list[str]:
@@ -302,16 +312,18 @@ def list_attributes(root: Path, note: SourceNote, wanted: Sequence[str] = ()) ->
             raise DataError(_no_attribute(table, file, names[strange], row.values[strange]))
         entries.append(Entry(file, split=row.split, attributes=bytes(value for value in held if value is not None)))
     given = {row.split for row in matched.rows.values()}
-    rejects = list(matched.rejects)
+    rejects, unlabelled = list(matched.rejects), []
     for file, split in matched.without_row:
         if split in given or split in ("", "train"):
             rejects.append(Reject(file, "no-label", f"no label in {table.name}"))
+            unlabelled.append(Entry(file, split=split))
         else:
             entries.append(Entry(file, split=split))
     return Listing(
         shuffle_by_hash(Entries.of(entries)),
         rejects=sorted(rejects, key=lambda reject: reject.source),
         ignored=matched.others,
+        without_label=unlabelled,
         attributes=names,
         ambiguity=matched.ambiguity,
         notes=tuple(matched.notes),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from pipelines.data.arrange import arrange
 from pipelines.data.description import describe
 from pipelines.data.readers import detect, list_pictures, read_note, write_note
 from pipelines.data.readers.base import Listing, SourceNote
+from pipelines.data.readers.folder import shuffle_by_hash
 from pipelines.data.readers.labels import attribute_value, label_positions
 from pipelines.data.readers.table import why_unused
 from tests.pipelines.data.samples import png, write
@@ -273,6 +275,36 @@ def test_a_split_column_may_divide_the_train_folder_but_not_move_test_pictures(t
     table(tmp_path, "file,label,split\ntrain/1.png,cat,train\ntrain/2.png,dog,train\ntest/1.png,dog,train\n")
     with pytest.raises(DataError, match=r"puts test/1\.png into the train split, but its folder says test"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "stylegan", "attributes"])
+def test_data_without_labels_uses_the_pictures_that_have_none(tmp_path: Path, kind: str) -> None:
+    if kind == "parquet":
+        image, label = [png(number) for number in range(4)], pa.array([0, None, 1, -1])
+        pq.write_table(
+            pa.table({"image": image, "label": label, "split": ["train"] * 3 + ["test"]}), tmp_path / "x.parquet"
+        )
+        names = [f"x.parquet#{number}" for number in range(4)]
+        rejected = {"x.parquet#1"}  # the test split has no labels at all
+    else:
+        names = ["1.png", "2.png", "3.png", "4.png"]
+        pictures(tmp_path, *names)
+        rejected = {"3.png", "4.png"}
+        content = {
+            "csv": "file,label\n1.png,a\n2.png,b\n3.png,\n",
+            "stylegan": '{"labels": [["1.png", 0], ["2.png", 1]]}',
+            "attributes": "file,Smiling\n1.png,1\n2.png,0\n",
+        }[kind]
+        table(tmp_path, content, "dataset.json" if kind == "stylegan" else "labels.csv")
+    if kind == "attributes":
+        write_note(tmp_path, SourceNote(format="table", labels="labels.csv"))
+    listing = read(tmp_path)
+    assert {reject.source for reject in listing.rejects if reject.reason == "no-label"} == rejected
+    bare = read(tmp_path, "unlabelled")
+    assert sorted(bare.entries.sources(np.arange(len(bare.entries)))) == names
+    assert (bare.rejects, set(bare.entries.labels.tolist())) == ([], {-1})
+    whole = [entry.file for entry in bare.entries]
+    assert whole == [entry.file for entry in (bare.entries if kind == "parquet" else shuffle_by_hash(bare.entries))]
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
