@@ -267,6 +267,7 @@ def share_cache(checkout: Checkout, tree: Checkout) -> None:
         """
 
         def _save_config(self, level: str, conf_dict: dict[str, Any]) -> None:
+            Path(self.files[level]).parent.mkdir(parents=True, exist_ok=True)
             with open(self.files[level], "wb", opener=functools.partial(os.open, mode=0o600)) as file:
                 ConfigObj(_pack_named(conf_dict), encoding="utf-8").write(file)
 
