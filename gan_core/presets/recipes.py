@@ -141,6 +141,8 @@ def _stylegan2_r1(shape: ImageShape, batch: int, model: Settings) -> list[Derive
 STYLEGAN2 = Recipe(
     model=_STYLEGAN2,
     train={"generator_lr": 2.5e-3, "discriminator_lr": 2.5e-3, "beta1": 0.0, "beta2": 0.99},
+    # ADA's for CIFAR-10. At other sizes it follows the batch, as in ADA's "auto" configuration.
+    train_by_resolution={32: {"ema_half_life_kimg": 500.0}},
     model_on_cpu={"channel_base": 2048, "channel_max": 64, "latent": 128, "style": 128},
     derive=_stylegan2_r1,
     augmentation="ada",

@@ -93,6 +93,7 @@ PAPERS = [
     ("r3gan", 32, "train.final_beta2", 0.99),
     ("r3gan", 32, "train.augment.strength", 0.55),
     ("r3gan", 64, "train.augment.strength", 0.3),
+    ("stylegan2", 32, "train.ema_half_life_kimg", 500.0),
     ("r3gan", 32, "train.ema_half_life_kimg", 5000.0),
     ("r3gan", 64, "train.ema_half_life_kimg", 500.0),
     ("pix2pix", 256, "model.l1", 100.0),  # Isola et al. 2017, section 3.3
