@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
@@ -22,7 +23,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     NoopDecision,
     ScalingPolicy,
 )
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from gan_core.errors import GantryError
 from pipelines.storage.journal import ReplacedError
@@ -32,6 +33,8 @@ LOG = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 2.0
 _WAIT_SECONDS = 0.5
+_PATIENCE_SECONDS = 10.0
+"""How long there may be no room for the workers before it is said: a moment without is usual when a group starts."""
 _NODE_ID = "ray.io/node-id"
 """Label that Ray gives each node."""
 _COORDINATOR = "AutoscalingCoordinator"
@@ -72,14 +75,32 @@ class Group:
 
     def __init__(self) -> None:
         self._nodes: set[str] = set()
+        self._waits_since: float | None = None
+        self._says_so = False
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         # Ray pickles the two policies apart, and they must share this in the controller's process.
         return _group_of_this_process, ()
 
     def remember(self, nodes: Iterable[str]) -> None:
-        """Note where the workers run, or may run."""
+        """Note where the workers may run."""
         self._nodes = set(nodes)
+
+    def wait(self) -> None:
+        """Note that there is no room for the workers; say so once if it lasts. Ray itself tries again without a word."""
+        now = time.monotonic()
+        self._waits_since = self._waits_since or now
+        if not self._says_so and now - self._waits_since >= _PATIENCE_SECONDS:
+            self._says_so = True
+            LOG.warning(
+                "The cluster has no room for the workers now. Training waits until a host joins or other work ends (see "
+                "ray status), and goes on from its last checkpoint."
+            )
+
+    def run(self, nodes: Iterable[str]) -> None:
+        """Note where the workers run."""
+        self._waits_since, self._says_so = None, False
+        self.remember(nodes)
 
     def lost(self) -> set[str]:
         """Ids of those nodes that are gone, or are going."""
@@ -100,6 +121,10 @@ class FailuresOfWorkers(DefaultFailurePolicy):
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Decide whether the workers are started again."""
+        if isinstance(training_failed_error, ControllerError) and isinstance(
+            training_failed_error.controller_failure, WorkerGroupStartupTimeoutError
+        ):
+            self._group.wait()
         if isinstance(training_failed_error, WorkerGroupError):
             if any(map(_is_final, training_failed_error.worker_failures.values())):
                 return FailureDecision.RAISE
@@ -131,7 +156,7 @@ class UsableNodes(ScalingPolicy):
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
         """Note where the workers run; the rest is Ray's."""
-        self._group.remember(worker.metadata.node_id for worker in worker_group_state.workers)
+        self._group.run(worker.metadata.node_id for worker in worker_group_state.workers)
         return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)  # type: ignore[safe-super]
 
 
@@ -156,6 +181,7 @@ class ElasticOnUsableNodes(UsableNodes, ElasticScalingPolicy):
         """Start as many workers as there is room for, or wait."""
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, NoopDecision):
+            self._group.wait()
             time.sleep(_WAIT_SECONDS)  # Ray's controller asks again at once
         return decision
 

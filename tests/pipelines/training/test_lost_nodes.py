@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train import ControllerError, FailureConfig, ScalingConfig, WorkerGroupError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision
 
@@ -98,6 +98,19 @@ def test_a_node_that_was_lost_before_the_workers_started_excuses_no_crash(have, 
     assert where == {"ray.io/node-id": "!in(c)"}, "Ray still takes this node for alive"
     failures = FailuresOfWorkers(FailureConfig(max_failures=0), group)
     assert failures.make_decision(CRASH) is FailureDecision.RAISE
+
+
+def test_a_group_that_finds_no_room_for_long_says_so_once_each_time(monkeypatch, caplog):
+    group, now = Group(), iter([0.0, 15.0, 30.0, 100.0, 115.0])
+    monkeypatch.setattr(lost_nodes.time, "monotonic", lambda: next(now))
+    policy, no_room = FailuresOfWorkers(FailureConfig(), group), ControllerError(WorkerGroupStartupTimeoutError(2))
+    assert [policy.make_decision(no_room) for _ in range(3)] == [FailureDecision.RETRY] * 3
+    assert caplog.text.count("no room for the workers") == 1
+    group.run({"b"})
+    policy.make_decision(no_room)
+    assert caplog.text.count("no room for the workers") == 1, "a moment without room is usual"
+    policy.make_decision(no_room)
+    assert caplog.text.count("no room for the workers") == 2
 
 
 def test_workers_start_anywhere_if_all_nodes_answer(have, listening):
