@@ -70,8 +70,8 @@ def evaluate(
 ) -> None:
     """Print every figure of B against A: FID, KID, precision, recall, density, coverage, copies, and more.
 
-    A and B are what gantry fid takes: folders of pictures, zips, prepared datasets, exported generators, or names of registered
-    ones. A is the real side, unless A is a generator: then B is. The pictures of each side go through the feature network once.
+    A and B are what gantry fid takes: folders of pictures, zips, prepared datasets, or generators, named as for gantry sample.
+    A is the real side, unless A is a generator: then B is. The pictures of each side go through the feature network once.
 
     A generator that translates (pix2pix, cyclegan, stargan, ...) is measured on prepared data, or on a folder or archive in a
     layout of gantry data add: pairs, trainA and trainB, or a folder for each domain. Its sources are translated, in every

@@ -14,8 +14,8 @@ from pipelines.commands.sources import MeasureOptions, measure_options, open_sou
 def fid(a: str, b: str, as_json: bool, **options: Any) -> None:
     """Print the Fréchet Inception distance between A and B.
 
-    Each is a folder of pictures (of any size, in any subfolders), a zip of pictures, a prepared dataset, an exported generator,
-    or the name of a registered one (NAME, NAME/VERSION, NAME@ALIAS). A is the real side, unless A is a generator: then B is.
+    Each is a folder of pictures (of any size, in any subfolders), a zip of pictures, a prepared dataset, or a generator, named
+    as for gantry sample. A is the real side, unless A is a generator: then B is.
 
     For a generator that translates, the other side is prepared data, or a folder or archive in one of its layouts; the FID is
     that of its translations, or the mean over their directions. See gantry evaluate.

@@ -123,21 +123,20 @@ def open_sources(a: str, b: str, options: MeasureOptions) -> Sources:
         SettingsError: bf16 without --unpublished, two generators of which one translates, or an option that neither source has
             a use for.
         TrackingError: one of them is neither a file or folder nor a registered generator.
+        CheckpointError: a folder of checkpoints has none from which a generator can be loaded.
         DataError: one of them has no pictures, or pictures that the generator cannot translate.
     """
     if options.precision == "bf16" and not options.unpublished:
         raise SettingsError("--precision bf16 is not for published figures. To use it anyway, add --unpublished.")
     # Imported here: --help need not wait for torch.
-    from gan_core.inference.generator import DESCRIPTION, load_generator
+    from gan_core.inference.generator import load_generator
     from gan_core.metrics.inception import load_inception
     from gan_core.precision import choose_device
 
     where = choose_device(options.device)
     with ExitStack() as registered:
         places = [_place(one, registered) for one in (a, b)]
-        generators = [
-            load_generator(place, str(where)) if (place / DESCRIPTION).is_file() else None for place in places
-        ]
+        generators = [load_generator(place, str(where)) if _is_generator(place) else None for place in places]
     precision: Literal["fp32", "bf16"] = "bf16" if options.precision == "bf16" else "fp32"
     make_extractor = partial(load_inception, where, precision, int(options.features), options.resize)
     if any(generator is not None and generator.translates for generator in generators):
@@ -277,6 +276,18 @@ def _source(path: Path, generator: "Generator | None", options: MeasureOptions) 
     if _is_prepared(path):
         return DatasetSplit(PreparedDataset(path), options.split or "train")
     return PictureFolder(path, options.encoding)
+
+
+def _is_generator(path: Path) -> bool:
+    """Whether ``path`` is an exported generator, a checkpoint or a folder of checkpoints, as ``gantry sample`` takes them."""
+    from gan_core.checkpoint import STATE, list_checkpoints
+    from gan_core.inference.generator import DESCRIPTION
+
+    if _is_prepared(path) or not path.is_dir():
+        return False
+    if (path / DESCRIPTION).is_file() or (path / STATE).is_file():
+        return True
+    return any((found / STATE).is_file() for found in list_checkpoints(path))
 
 
 def _is_prepared(path: Path) -> bool:

@@ -47,10 +47,9 @@ def translate(
 ) -> None:
     """Translate the pictures of IN with an image-to-image generator.
 
-    MODEL is a registered model (NAME, NAME/VERSION, NAME@ALIAS), the id of an MLflow run, or the folder of an exported
-    generator. IN is a picture, a folder with any subfolders, or a zip. Pictures may have any size, and results have the same
-    size. OUT is a folder in which each result is a PNG with the name and subfolder of its picture; for a single picture, OUT
-    may also be a .png, .jpg or .webp.
+    Name MODEL as for gantry sample. IN is a picture, a folder with any subfolders, or a zip. Pictures may have any size, and
+    results have the same size. OUT is a folder in which each result is a PNG with the name and subfolder of its picture; for a
+    single picture, OUT may also be a .png, .jpg or .webp.
 
     Results are upright and keep transparency. Only the first frame of an animation is translated. The picture of --like is
     cropped and resized to the training size. Input pictures are never overwritten, other files only with --replace.

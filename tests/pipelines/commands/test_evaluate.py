@@ -10,11 +10,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.torch import load_file
 
+from gan_core.checkpoint import save_checkpoint
 from gan_core.config import build
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.inference.generator import save_generator
+from gan_core.files import read_json
+from gan_core.inference.generator import DESCRIPTION, WEIGHTS, save_generator
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.neighbours import NAMES
 from gan_core.metrics.protocol import Protocol
@@ -189,6 +192,19 @@ def test_a_folder_with_a_generator_in_it_is_that_generator_and_not_the_pictures_
     write_folder(tmp_path / "train" / "grids", blobs(N, seed=1))
     found = [json.loads(run(data, place, "--json", command=fid).stdout) for place in (made, tmp_path / "train")]
     assert found[0]["value"] == found[1]["value"]
+    assert found[0]["generator_digest"] == found[1]["generator_digest"]
+
+
+def test_a_folder_of_checkpoints_is_their_generator_and_not_the_grids_beside_them(
+    tmp_path: Path, extractor: Counting
+) -> None:
+    made, data = generator(tmp_path / "g"), write_prepared(tmp_path / "data", blobs(N))
+    weights = {f"averaged.{name}": tensor for name, tensor in load_file(made / WEIGHTS).items()}
+    stopped = tmp_path / "stopped"
+    written = save_checkpoint(stopped / "checkpoints", 20, weights, {"generator": read_json(made / DESCRIPTION)})
+    write_folder(stopped / "grids", blobs(N, seed=1))
+    found = [json.loads(run(data, place, "--json", command=fid).stdout) for place in (stopped, written)]
+    assert found[0]["generator_digest"]
     assert found[0]["generator_digest"] == found[1]["generator_digest"]
 
 
