@@ -16,7 +16,8 @@ class AugmentConfig:
     strength: float | None = None
     """ada: fixed strength in [0, 1]; null: adapted to ``target``, starting from a value that depends on the dataset's size."""
     target: float = 0.6
-    """ada: target of the overfitting measure r_t, the mean sign of the discriminator's output for real images, in [0, 1)."""
+    """ada: target of the overfitting measure r_t in [0, 1): the share of real images that the discriminator takes for real,
+    minus the share that it takes for generated."""
     speed_kimg: float = 500.0
     """ada: thousands of real images over which the strength can rise from 0 to 1."""
 

@@ -40,7 +40,8 @@ class Augmenter(nn.Module):
     strength: Tensor
     """Probability of each of ADA's transformations, a float32 scalar."""
     sign: Tensor
-    """Sum of the mean signs of the discriminator's outputs for real images since the last adjustment, a float32 scalar."""
+    """Sum of r_t (the mean sign of outputs for real images, above the loss's threshold) since the last adjustment, a float32
+    scalar."""
 
     def __init__(self, config: AugmentConfig, pictures: int, *, fused: bool = False) -> None:
         """Create the augmentation, with the initial strength.

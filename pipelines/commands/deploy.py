@@ -46,7 +46,10 @@ _NAME = click.option(
 @click.option("--no-schedule", is_flag=True, help="No schedule: runs start by hand, on changed data, or by backfill.")
 @click.option("--timezone", default=None, help="Time zone of the schedule, such as Europe/Berlin. Default: UTC.")
 @click.option(
-    "--revision", metavar="REV", default=None, help="Branch, tag or commit to run. Default: the current branch."
+    "--revision",
+    metavar="REV",
+    default=None,
+    help="Branch, tag or commit to run. Default: the current branch; HEAD with --local or without a branch.",
 )
 @click.option("--pool", default=None, help="Prefect work pool; made if it is missing. Default: gantry.")
 @click.option(
@@ -59,7 +62,11 @@ _NAME = click.option(
     help="What a run does that is due while others are in progress: wait (enqueue, the default), or not run (cancel-new).",
 )
 @click.option(
-    "--set", "sets", multiple=True, metavar="NAME=VALUE", help="Override a setting of params.yaml for the runs."
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Override a setting of model, train, tune or evaluate for the runs.",
 )
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag of the deployment and its runs.")
 @click.option("--description", default=None, help="Description in Prefect's page.")
@@ -234,7 +241,11 @@ def worker(pool: str | None, name: str | None, limit: int) -> None:
 @click.argument("revisions", nargs=-1, required=True, metavar="REV|REV..REV...")
 @_NAME
 @click.option(
-    "--set", "sets", multiple=True, metavar="NAME=VALUE", help="Override a setting of params.yaml for these runs."
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Override a setting of model, train, tune or evaluate for these runs.",
 )
 def backfill(revisions: tuple[str, ...], name: str | None, sets: tuple[str, ...]) -> None:
     """Run a deployment once for each of these revisions, oldest first. A..B means the commits after A up to B.

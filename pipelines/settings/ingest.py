@@ -54,7 +54,8 @@ class IngestSettings:
     test_share: float = 0.0
     """Share of pictures held out as the test split, chosen by a hash of their content. Ignored if the source has splits."""
     max_reject_share: float = 0.01
-    """Largest share of unusable pictures (unreadable, unlabelled, without a partner). Above it, ingestion fails."""
+    """Largest share of unusable pictures (unreadable, without a partner, without a label in labelled data). Above it, ingestion
+    fails."""
     max_duplicate_share: float = 1.0
     """Largest share of duplicates, which are removed and reported. Above it, ingestion fails."""
     shard_pictures: int = 8192
