@@ -49,7 +49,8 @@ def _path_figures(measurement: Measurement, comparison: Comparison) -> list[Figu
             omitted[name] = "a step changes a picture by less than bf16 can represent; measure it in fp32"
         elif not count:
             omitted[name] = (
-                "it makes two more passes of the feature network a step; evaluate.path_samples: 1000 measures it"
+                "it makes two more passes of the feature network a step; evaluate.path_samples: 1000 (gantry evaluate: "
+                "--path-samples 1000) measures it"
             )
         else:
             lengths = path_lengths(

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="The file.  [default: generator.onnx or generator.pt2]",
 )
-@click.option("--target", help="Domain to translate to, for a generator with a network for each direction (cyclegan).")
+@click.option(
+    "--target",
+    help="Domain to translate to, for a generator with a network for each direction (cyclegan). Default: the second domain.",
+)
 @click.option("--replace", is_flag=True, help="Overwrite an existing file.")
 def export(model: str, form: "Format", out: Path | None, target: str | None, replace: bool) -> None:
     """Write a generator as one file that needs no code of Gantry.

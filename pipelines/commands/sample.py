@@ -41,8 +41,8 @@ def sample(
     """Generate pictures.
 
     MODEL is a registered model (NAME, NAME/VERSION, NAME@ALIAS), the id of an MLflow run, or the folder of an exported
-    generator or of checkpoints. The same seed gives the same pictures on every machine. If OUT ends in .png, it is a contact
-    sheet; if in .gif, a walk through the latent space from picture to picture; otherwise a folder of single PNGs.
+    generator or of checkpoints. The same seed gives the same pictures on every machine, up to rounding. If OUT ends in .png, it
+    is a contact sheet; if in .gif, a walk through the latent space from picture to picture; otherwise a folder of single PNGs.
     """
     # Imported here: --help need not wait for torch.
     from gan_core.images.grid import save_sheet
