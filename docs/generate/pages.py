@@ -99,6 +99,15 @@ def decisions() -> list[str]:
 
 families()
 settings()
-write("reference/SUMMARY.md", "".join(["- [Commands](commands.md)\n- [Settings](settings.md)\n- Python API\n", *api()]))
+write(
+    "reference/SUMMARY.md",
+    "".join(
+        [
+            "- [Commands](commands.md)\n- [Settings](settings.md)\n- [Files and environment variables](files.md)\n",
+            "- Python API\n",
+            *api(),
+        ]
+    ),
+)
 write("decisions/SUMMARY.md", "".join(decisions()))
 project()
