@@ -10,7 +10,10 @@ import click
 @click.argument("model")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--target", help="Domain or attribute to translate to, by name or number, if there are several.")
+@click.option(
+    "--target",
+    help="Domain or attribute to translate to, by name or number, if there are several. Default for cyclegan: the second.",
+)
 @click.option(
     "--like",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
