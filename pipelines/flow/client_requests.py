@@ -61,9 +61,11 @@ def check_overrides(served: ServedPipeline, overrides: Mapping[str, Any]) -> Non
             continue
         section = name.partition(".")[0]
         if section not in OPEN_SECTIONS:
+            # Only gantry serve can fix other settings, and it always fixes a revision.
+            or_fix = "" if served.revision is None else ", or set it when you start the schedule (gantry serve --set)"
             raise SettingsError(
                 f"A run through the Prefect server cannot set '{name}', only settings of {', '.join(OPEN_SECTIONS)}. "
-                "Commit it, or set it when you start the schedule (gantry serve --set)."
+                f"Commit it{or_fix}."
             )
         if not (_WORD.fullmatch(name) and _is_plain(value)):
             raise SettingsError(

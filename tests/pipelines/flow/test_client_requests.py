@@ -54,8 +54,12 @@ def test_a_run_of_a_deployment_must_name_its_revision():
     ],
 )
 def test_settings_of_other_sections_are_rejected(name):
-    with pytest.raises(SettingsError, match="cannot set"):
+    with pytest.raises(
+        SettingsError, match=r"cannot set .* or set it when you start the schedule \(gantry serve --set\)\."
+    ):
         resolve_request(SERVED, None, {name: "x"})
+    with pytest.raises(SettingsError, match=r"cannot set .* Commit it\.$"):
+        resolve_request(DEPLOYED, "main", {name: "x"})
 
 
 @pytest.mark.parametrize(
