@@ -114,7 +114,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--out",
         required=True,
         type=Path,
-        help="output folder for checkpoints, picture grids, metrics and the generator",
+        help="output folder for checkpoints, picture grids, metrics, the generator, and the start of later runs",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument(
