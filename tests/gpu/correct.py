@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gan_core import randomness
 from gan_core.augment import AugmentConfig
 from gan_core.augment.augmenter import Augmenter
 from gan_core.batch import Batch
@@ -145,6 +146,17 @@ def exact_fp32() -> Iterator[None]:
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
+
+
+@contextlib.contextmanager
+def drawn_on_processor() -> Iterator[None]:
+    """Random numbers come from the processor, whose generator gives others than that of a card for the same seed."""
+
+    def moved(draw: randomness.Draw) -> Tensor:
+        return dataclasses.replace(draw, device=torch.device("cpu")).make().to(draw.device)
+
+    with randomness.drawn_by(moved):
+        yield
 
 
 def items(options: Options) -> list[Item]:
@@ -324,6 +336,9 @@ def _waiting(bench: Bench) -> Iterator[Row]:
         run_steps(trainer, 6)  # constants are made, graphs are recorded
         if settings.get("compile") == "step":
             run_until_captured(trainer)
+            if trainer._captured is None:
+                yield holds(name, False, "no waiting", note="steps are not captured; the log says why")
+                continue
         torch.cuda.set_sync_debug_mode("error")
         try:
             run_steps(trainer, 12)
@@ -378,7 +393,8 @@ def _augmentation(options: Options) -> Iterator[Row]:
                 if kind == "diffaugment":
                     continue
                 augmenter._exact = False
-            made[name] = augmenter(batch.real, batch, "real").cpu()
+            with drawn_on_processor():
+                made[name] = augmenter(batch.real, batch, "real").cpu()
         said = f"{kind} in compiled runs against eager"
         yield at_most(said, _relative(made["fused"], made["eager"]), 1e-3) if "fused" in made else needs_cuda(said)
         said = f"{kind} on the card against the processor"

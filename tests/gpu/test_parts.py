@@ -7,13 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gan_core import randomness
 from gan_core.errors import DataError, SettingsError
 from gan_core.files import read_json, sha256_file
+from gan_core.randomness import WorkerSlice
 from tests.bench.trainers import auto_trainer, made_up_data
 from tests.gpu import __main__ as command
 from tests.gpu import correct, pack, quality
@@ -175,6 +178,25 @@ def test_the_parts_need_no_more_than_torch_numpy_pillow_pyarrow_and_safetensors(
     for part in ("correct", "train-dcgan", "translate-pix2pix"):
         record = Record(tmp_path / "out" / part / "rows.json")
         assert not failed(record), table(record)
+
+
+def test_a_card_and_a_processor_augment_by_the_same_numbers() -> None:
+    # The meta device stands in for a card: it has no generator of its own.
+    with correct.drawn_on_processor():
+        drawn = randomness.uniform((2, 3), WorkerSlice(), torch.device("meta"), "key")
+    assert (drawn.device.type, drawn.shape) == ("meta", (2, 3))
+    with correct.drawn_on_processor():
+        same = randomness.uniform((2, 3), WorkerSlice(), torch.device("cpu"), "key")
+    assert torch.equal(same, randomness.uniform((2, 3), WorkerSlice(), torch.device("cpu"), "key"))
+
+
+def test_a_step_that_could_not_be_captured_is_not_one_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    for name in ("run_steps", "run_until_captured"):
+        monkeypatch.setattr(correct, name, lambda *_: None)
+    bench = SimpleNamespace(device=torch.device("cuda"), trainer=lambda *_, **settings: SimpleNamespace(_captured=None))
+    states = {row.name.split()[1]: row.state for row in correct._waiting(bench)}  # type: ignore[arg-type]
+    assert states == {"eager": "ok", "compiled": "ok", "captured": "miss"}
 
 
 # -- the pack --------------------------------------------------------------------------------------------------------
