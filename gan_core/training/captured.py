@@ -81,7 +81,7 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._device, self._stream = device, torch.cuda.Stream(device)
         self.start_over()
 
     def start_over(self) -> None:
@@ -90,10 +90,11 @@ class CudaGraphs:
 
     def warm_up(self, work: Callable[[], Any]) -> Any:
         """Do ``work``."""
-        self._stream.wait_stream(torch.cuda.current_stream())
+        current = torch.cuda.current_stream(self._device)  # without a device, that of the first GPU
+        self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             result = work()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        current.wait_stream(self._stream)
         return result
 
     def capture(self, work: Callable[[], Any]) -> tuple[Replayable, Any]:

@@ -4,6 +4,7 @@ The stand-in (tests/recorded.py) repeats the operations of a step on the same me
 mean that no step reads memory that has been replaced, or repeats a number that should have changed.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from gan_core.families.dcgan import Dcgan
 from gan_core.families.stylegan2 import StyleGan2
 from gan_core.training import feed as feeds
 from gan_core.training.adam import Adam
-from gan_core.training.captured import refusal
+from gan_core.training.captured import CudaGraphs, refusal
 from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from gan_core.training.world import World
@@ -284,3 +285,22 @@ def test_the_setting_is_checked() -> None:
     assert build(TrainConfig, {"compile": "step"}).compile == "step"
     with pytest.raises(SettingsError, match=r"compile: 'steps' is not true or false or 'step'"):
         build(TrainConfig, {"compile": "steps"})
+
+
+def test_steps_on_another_gpu_than_the_first_wait_for_the_stream_of_that_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: "Stream") -> None:
+            done.append(f"{self.name} waits for {other.name}")
+
+    second = torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(f"own of {device}"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: Stream(f"current of {device or 'cuda:0'}"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    CudaGraphs(second).warm_up(lambda: done.append("work"))
+    assert done == ["own of cuda:1 waits for current of cuda:1", "work", "current of cuda:1 waits for own of cuda:1"]
