@@ -24,7 +24,7 @@ from gan_core.data import PreparedDataset
 from gan_core.disk import describe_os_error
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import FAMILIES, family_config
-from gan_core.files import read_json, write_json, write_text
+from gan_core.files import explain_os_errors, read_json, write_json, write_text
 from gan_core.images.grid import save_sheet
 from gan_core.locks import folder_lock
 from gan_core.metrics.protocol import Figure
@@ -52,7 +52,8 @@ class Console(Observer):
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Append a line to ``metrics.jsonl``, and update the bar."""
-        with open(self._out / "metrics.jsonl", "a", encoding="utf-8") as file:
+        path = self._out / "metrics.jsonl"
+        with explain_os_errors(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(

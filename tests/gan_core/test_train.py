@@ -199,6 +199,18 @@ def test_a_resumed_console_removes_later_rows_and_an_incomplete_line(tmp_path: P
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(rows[:10])
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_disk_that_is_full_when_metrics_are_logged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    console = train.Console(tmp_path, 20)
+    with pytest.raises(
+        OSError, match="No space left on device"
+    ) as caught:  # with a path, it ends the program in one line
+        console.metrics({}, 1)
+    console.close()
+    assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+
+
 def test_an_error_ends_the_program_with_one_line_and_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gan_core.train", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
