@@ -111,7 +111,8 @@ def describe_os_error(error: OSError) -> str:
         if str(error.filename).startswith(os.path.join(tempfile.gettempdir(), "gantry-")):
             remedy = remedy.replace("choose another folder", "set TMPDIR to another folder")
         return f"{text}. {remedy}"
-    text = f"{error.filename}: {(error.strerror or str(error)).lower()}."
+    why = error.strerror or str(error)  # it may name a path, whose case matters
+    text = f"{error.filename}: {why[:1].lower()}{why[1:]}."
     return f"{text} Change its permissions, or choose another folder." if isinstance(error, PermissionError) else text
 
 

@@ -13,6 +13,20 @@ from pathlib import Path
 _POLL_SECONDS = 0.5
 
 
+def _flock(descriptor: int, operation: int) -> None:
+    """Ask the system; an error, except that another one holds the lock, names the file and what to do."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        path = f"descriptor {descriptor}"
+        with suppress(OSError):  # only Linux knows the path of an open file
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+        why = f"it cannot be locked ({error.strerror}). Use a folder on a file system that supports locks (flock)"
+        raise OSError(error.errno, why, path) from error
+
+
 def try_lock(descriptor: int) -> bool:
     """Try to lock an open file or folder until it is closed. Returns False at once if another descriptor holds the lock.
 
@@ -20,7 +34,7 @@ def try_lock(descriptor: int) -> bool:
         OSError: the file system does not support locks.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -32,7 +46,7 @@ def lock(descriptor: int) -> None:
     Raises:
         OSError: the file system does not support locks.
     """
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    _flock(descriptor, fcntl.LOCK_EX)
 
 
 def share(descriptor: int) -> None:
@@ -41,7 +55,7 @@ def share(descriptor: int) -> None:
     Several openings may share a lock; :func:`try_lock` and :func:`lock` succeed only while none does. The change from one kind
     of lock to the other is not atomic.
     """
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    _flock(descriptor, fcntl.LOCK_SH)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gan_core import disk
+from gan_core.disk import describe_os_error
 from gan_core.errors import DataError
 from gan_core.files import atomic_write, explain_os_errors
 from tests.small_disk import run_on_small_disk
@@ -135,3 +136,11 @@ def test_a_server_error_is_not_a_disk_error_of_this_machine(words: str) -> None:
     local = disk.find_disk_error(RuntimeError("http://host was read\nwrite failed: File too large"))
     assert local is not None
     assert local.errno == errno.EFBIG
+
+
+def test_a_path_within_a_reason_keeps_its_case() -> None:
+    error = OSError(0, "[Errno 13] Permission denied: '/data/Faces/A.png'", "/out")
+    assert describe_os_error(error) == "/out: [Errno 13] Permission denied: '/data/Faces/A.png'."
+    assert (
+        describe_os_error(FileNotFoundError(2, "No such file or directory", "/A")) == "/A: no such file or directory."
+    )

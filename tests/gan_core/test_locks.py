@@ -1,6 +1,7 @@
 """A lock belongs to one opening at a time; nobody but gan_core.locks asks the system for one."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gan_core.disk import describe_os_error
 from gan_core.locks import file_lock, folder_lock, locked, try_lock
 
 PACKAGES = Path(__file__).parents[2]
@@ -66,6 +68,19 @@ def test_a_lock_is_waited_for_and_released_when_its_process_is_killed(tmp_path: 
         holder.kill()
         with file_lock(tmp_path / "file") as ours:
             assert ours
+
+
+def test_a_file_system_without_locks_is_an_error_that_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:  # as Lustre does, unless it is mounted with flock
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OSError, match="cannot be locked") as caught, folder_lock(tmp_path):
+        pass
+    said = describe_os_error(caught.value)
+    assert said.startswith(f"{tmp_path}: it cannot be locked (Function not implemented). Use a folder on a file system")
 
 
 def test_only_one_module_asks_the_system_for_locks() -> None:
