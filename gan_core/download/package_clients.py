@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -132,25 +132,24 @@ def _run(command: Sequence[str], folder: Path, on_progress: ProgressCallback, en
 
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, on_progress: ProgressCallback, name: str) -> None:
-    seen, changed = 0, time.monotonic()
+    seen, changed = [0], time.monotonic()
     while process.poll() is None:
-        # Use the largest file, because clients write the package both to a cache and to the folder.
-        size = _largest(folder)
-        if size != seen:
-            seen, changed = size, time.monotonic()
-            on_progress(size)
+        # Any file that grows shows that the client is at work: apt-get fetches many lists, the largest of which may come first.
+        sizes = _sizes(folder)
+        if sizes != seen:
+            seen, changed = sizes, time.monotonic()
+            on_progress(max(sizes, default=0))
         elif time.monotonic() - changed > STALL_SECONDS:
             raise ClientError(f"{name} was stopped after downloading nothing for {STALL_SECONDS} s")
         time.sleep(_POLL_SECONDS)
-    on_progress(_largest(folder))
+    on_progress(max(_sizes(folder), default=0))
 
 
-def _largest(folder: Path) -> int:
-    largest = 0
+def _sizes(folder: Path) -> list[int]:
+    """Sizes of all files in ``folder``. The largest is the package: clients write it both to a cache and to the folder."""
+    sizes = []
     for directory, _, names in os.walk(folder):
         for name in names:
-            try:
-                largest = max(largest, os.stat(os.path.join(directory, name)).st_size)
-            except FileNotFoundError:
-                continue  # a temporary file that the client has just deleted
-    return largest
+            with suppress(FileNotFoundError):  # a temporary file that the client has just deleted
+                sizes.append(os.stat(os.path.join(directory, name)).st_size)
+    return sorted(sizes)

@@ -20,8 +20,8 @@ _INCEPTION_ADDRESSES = (
 
 def weights_dir() -> Path:
     """The folder for weights: ``GANTRY_WEIGHTS_DIR``, or ``weights`` in the user's cache folder."""
-    if "GANTRY_WEIGHTS_DIR" in os.environ:
-        return Path(os.environ["GANTRY_WEIGHTS_DIR"])
+    if given := os.environ.get("GANTRY_WEIGHTS_DIR"):
+        return Path(given)
     return user_cache_dir() / "weights"
 
 

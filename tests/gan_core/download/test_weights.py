@@ -14,6 +14,8 @@ from gan_core.files import sha256_file
 def test_the_weights_folder_follows_the_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANTRY_WEIGHTS_DIR", str(tmp_path / "mine"))
     assert weights.weights_dir() == tmp_path / "mine"
+    monkeypatch.setenv("GANTRY_WEIGHTS_DIR", "")  # as a template of a container's environment leaves it
+    assert weights.weights_dir() == user_cache_dir() / "weights"
     monkeypatch.delenv("GANTRY_WEIGHTS_DIR")
     assert weights.weights_dir() == user_cache_dir() / "weights"
 
