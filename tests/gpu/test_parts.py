@@ -309,6 +309,25 @@ def test_a_run_goes_on_only_as_what_it_was_begun(tmp_path: Path, small_pack: Pat
         settings(4.0)
 
 
+def test_a_target_with_a_time_is_met_only_within_it() -> None:
+    early, late = {"fid": 5.9, "minutes": 50.0}, {"fid": 5.0, "minutes": 90.0}
+    assert quality.judge("r3gan", 4.0, 170.0, [early, late]) == ("ok", "; first below 6 after 50 minutes")
+    assert quality.judge("r3gan", 4.0, 170.0, [late]) == ("miss", "; first below 6 after 90 minutes")
+    assert quality.judge("r3gan", 6.5, 50.0, [early]) == ("miss", "")
+    assert quality.judge("biggan", 11.0, 10_000.0, [])[0] == "ok"
+    assert quality.judge("cyclegan", 11.0, 10.0, []) == ("figure", "")
+
+
+def test_the_time_of_a_call_that_is_ended_counts_up_to_its_last_checkpoint(tmp_path: Path) -> None:
+    spent = tmp_path / "seconds.json"
+    ended = quality.Notebook(tmp_path, spent)
+    ended._began -= 100
+    ended.checkpoint(None, 10)
+    following = quality.Notebook(tmp_path, spent)
+    following.checkpoint(None, 20)
+    assert 100 < read_json(spent) < 160
+
+
 def test_all_parts_get_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["all", "--list", "--only", "dcgan*"]) == 0
     lines = capsys.readouterr().out.split("\n")
