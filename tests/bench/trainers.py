@@ -59,6 +59,8 @@ def auto_trainer(
     ``model`` and ``settings`` override settings of the family and of the run.
     """
     given = {f"model.{key}": value for key, value in (model or {}).items()}
+    if "compile" in settings:  # a compiled step needs other memory, by which the micro-batches are chosen
+        given["train.compile"] = settings["compile"]
     workers = world.size if world else 1
     chosen = {
         choice.name: choice.value

@@ -197,6 +197,9 @@ def _settings(
     if not kept.is_file():
         kimg = options.kimg or KIMG.get(name, float(RECIPES[name].kimg))
         given = {f"model.{key}": value for key, value in TINY[name].items()} if options.small else {}
+        given["train.compile"] = (
+            device.type == "cuda"
+        )  # a compiled step needs other memory, by which the micro-batches are chosen
         count = 1000
         for _ in range(2):  # schedules depend on the number of steps, and that on the batch
             choices = choose(name, data.info, device, count, given=given)
@@ -213,7 +216,6 @@ def _settings(
         train |= {
             **measured,
             "steps": count,
-            "compile": device.type == "cuda",
             "log_every": 1 if options.small else min(100, every),
             "sample_every": count if options.small else max(1, count // 10),
             "checkpoint_every": every,

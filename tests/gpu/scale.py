@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from gan_core.data import PreparedDataset
 from gan_core.precision import choose_device
 from gan_core.training.world import World
 from tests.bench.trainers import auto_trainer, made_up_data, run_steps, seconds_of
@@ -62,7 +63,7 @@ def _case(name: str, size: int, options: Options) -> Iterator[Row]:
 def _together(name: str, size: int, count: int, options: Options) -> dict:
     """What ``count`` processes measure that train together."""
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        made_up_data(name, Path(folder), size, 64 if options.small else 1024).pixels("train")  # decoded once
+        made_up_data(name, Path(folder), size, 64 if options.small else 1024).pixels("train")  # decoded once, for all
         mp.spawn(_worker, (count, name, size, folder, options.small), nprocs=count)
         return json.loads((Path(folder) / "found.json").read_text(encoding="utf-8"))
 
@@ -83,7 +84,7 @@ def _worker(rank: int, count: int, name: str, size: int, folder: str, small: boo
         timeout=timedelta(minutes=3),
     )
     try:
-        data = made_up_data(name, Path(folder) / f"rank-{rank}", size, 64 if small else 1024)
+        data = PreparedDataset(Path(folder) / f"data{size}", Path(folder) / "decoded")
         batch = 4 if small else BATCH[name]
         trainer = auto_trainer(
             name,

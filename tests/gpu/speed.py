@@ -68,8 +68,14 @@ PUBLISHED = {
     ("stylegan2", 128): "147 (StyleGAN2-ADA, one A100)",
     ("stylegan2", 256): "80 (StyleGAN2-ADA, one A100)",
 }
-PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 1.555e12)}
-"""Operations per second in bf16 and bytes per second that the maker states, by a part of the card's name: of the SXM forms."""
+PEAKS = {
+    "NVIDIA H200": (989e12, 4.8e12),
+    "NVIDIA H100 80GB HBM3": (989e12, 3.35e12),
+    "NVIDIA A100-SXM4-80GB": (312e12, 2.039e12),
+    "NVIDIA A100-SXM4-40GB": (312e12, 1.555e12),
+}
+"""Operations per second in bf16 and bytes per second that the maker states, by the card's whole name. The same chip is slower
+on PCIe, with less memory, or as a part of a card (MIG); nothing is said of those."""
 LONGEST = 10
 """Kernels listed for each family."""
 CYCLE = 16
@@ -153,8 +159,7 @@ def _shares(
 def _stated(device: torch.device) -> tuple[float, float] | None:
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peaks for part, peaks in PEAKS.items() if part in name), None)
+    return PEAKS.get(torch.cuda.get_device_name(device))
 
 
 def count_step(trainer: Trainer) -> tuple[float, float]:
@@ -339,10 +344,10 @@ def _against_the_loop(
             device,
             blocks=blocks,
         )
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except (SettingsError, RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error.__cause__ or error):  # as above
             raise
-        return Row(name=said, state="left out", note="the loop needs more memory than there is")
+        return Row(name=said, state="left out", note="the loop needs more memory than there is beside ours")
     ratio = taken["plain"] / taken["ours"]
     rates = f"{1000 * taken['ours'] / steps:.1f} against {1000 * taken['plain'] / steps:.1f} ms a step"
     if device.type == "cuda":

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from gan_core import randomness
 from gan_core.errors import DataError, SettingsError
 from gan_core.files import read_json, sha256_file
+from gan_core.presets.choose import Choice, choose
 from gan_core.randomness import WorkerSlice
 from tests.bench.trainers import auto_trainer, made_up_data
 from tests.gpu import __main__ as command
-from tests.gpu import correct, pack, quality
+from tests.gpu import correct, pack, quality, speed
 from tests.gpu.report import LARGEST_FILE, Record, Row, at_least, at_most, failed, summary, table, too_large
 from tests.gpu.speed import count_step
 from tests.gpu.tiny import SIDE, TINY
-from tests.gpu.worker import RUNNING, Options, items_of, measure
+from tests.gpu.worker import RUNNING, Options, code_files, items_of, measure
 
 
 @pytest.fixture(autouse=True)
@@ -307,6 +310,49 @@ def test_a_run_goes_on_only_as_what_it_was_begun(tmp_path: Path, small_pack: Pat
     assert settings(3.0) == settings(None) == begun
     with pytest.raises(SettingsError, match="was begun with 3. Leave --kimg out"):
         settings(4.0)
+
+
+def test_rows_are_of_all_code_that_the_parts_import() -> None:
+    files, used = set(code_files()), set()
+    new = {path for path in files if path.parent.name == "gpu" and path.name != Path(__file__).name}
+    while new:
+        used |= new
+        names = {
+            name for path in new for name in re.findall(r"^from (tests\.[\w.]+) import", path.read_text(), re.MULTILINE)
+        }
+        new = {command.ROOT / Path(*name.split(".")).with_suffix(".py") for name in names} - used
+        new = {path for path in new if path.is_file()}
+    assert command.ROOT / "tests" / "datasets.py" in used
+    assert used <= files
+
+
+def test_only_cards_are_compared_with_what_their_maker_states_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stated(name: str) -> tuple[float, float] | None:
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+        return speed._stated(torch.device("cuda"))
+
+    assert stated("NVIDIA H100 80GB HBM3") == (989e12, 3.35e12)
+    assert stated("NVIDIA A100-SXM4-80GB") == (312e12, 2.039e12)
+    assert [stated(f"NVIDIA {name}") for name in ("H100 PCIe", "GH200 480GB", "H100 80GB HBM3 MIG 1g.10gb")] == [
+        None
+    ] * 3
+
+
+def test_micro_batches_are_chosen_for_a_compiled_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[object] = []
+
+    def noted(*arguments: Any, given: dict[str, object], **more: Any) -> list[Choice]:
+        known.append(given["train.compile"])
+        return choose(*arguments, given=given, **more)
+
+    monkeypatch.setattr("tests.bench.trainers.choose", noted)
+    monkeypatch.setattr(quality, "choose", noted)
+    data = made_up_data("dcgan", tmp_path, SIDE, 16)
+    device = torch.device("cpu")
+    auto_trainer("dcgan", data, tmp_path / "run", device, batch=4, model=TINY["dcgan"], compile=False)
+    plan = options(tmp_path, tmp_path, "train", "dcgan")
+    assert not quality._settings("dcgan", data, device, plan, tmp_path / "work")[1].compile
+    assert known == [False] * 3
 
 
 def test_a_target_with_a_time_is_met_only_within_it() -> None:

@@ -77,11 +77,16 @@ def items_of(options: Options) -> list[Item]:
     return [item for item in items if fnmatch.fnmatch(item.name, options.only)]
 
 
-def code_key(options: Options) -> str:
-    """Digest of the code and of the form, small or whole: rows of another one are not kept."""
+def code_files() -> list[Path]:
+    """The files whose code the rows come from."""
     folders = ("gan_core", "tests/bench", "tests/gpu")
     files = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    return sha256_json([options.small, {str(path.relative_to(ROOT)): sha256_file(path) for path in files}])
+    return [*files, *(ROOT / "tests" / name for name in ("datasets.py", "recorded.py"))]
+
+
+def code_key(options: Options) -> str:
+    """Digest of the code and of the form, small or whole: rows of another one are not kept."""
+    return sha256_json([options.small, {str(path.relative_to(ROOT)): sha256_file(path) for path in code_files()}])
 
 
 def measure(options: Options) -> None:
