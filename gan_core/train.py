@@ -1,7 +1,7 @@
 """Train a family on a prepared dataset on one device: ``python -m gan_core.train --data DIR --family dcgan --out DIR``.
 
-Needs only PyTorch, the readers of the data, PyYAML and tqdm. Started again with the same arguments, for example after a crash, it
-resumes training.
+Needs only PyTorch, the readers of the data, PyYAML and tqdm. Started again with the same arguments, for example after a crash,
+it resumes training.
 """
 
 import argparse

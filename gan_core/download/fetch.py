@@ -128,7 +128,8 @@ def fetch(target: Path, *, sha256: str, addresses: Sequence[Address], label: str
 
     Raises:
         FetchError: all addresses failed; lists the failures.
-        OSError: writing fails, for instance because the disk of ``target`` or of the temporary folder is full.
+        OSError: writing fails, for instance because the folder of ``target`` is not writable, or its disk or that of the
+            temporary folder is full.
     """
     return fetch_many([FileRequest(target=target, sha256=sha256, addresses=addresses)], label=label)[0]
 
@@ -180,6 +181,10 @@ def _fetch_one(file: FileRequest, session: "_Session") -> None:
             if refused := find_disk_error(error):  # the disk would also refuse the file from the next address
                 refused.filename = refused.filename or str(session.scratch)
                 raise refused from error
+            if isinstance(error, OSError) and error.filename == str(
+                target
+            ):  # so would the folder, which nobody can write to
+                raise
             failures.append(f"{address}: {error}")
             # The same failure has already been logged for an earlier file of this call.
             level = logging.DEBUG if isinstance(error, _KnownFailureError) else logging.WARNING

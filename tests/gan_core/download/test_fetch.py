@@ -248,6 +248,17 @@ def test_a_debian_package_is_downloaded_by_apt_without_changing_the_system(
     assert [path.name for path in (state / "lists").iterdir()] == ["partial"]
 
 
+def test_a_folder_that_cannot_be_written_to_is_not_taken_for_a_failure_of_the_addresses(
+    tmp_path: Path, site: Site
+) -> None:
+    (tmp_path / "file").touch()  # root may write to every folder, but not to a file as if it were one
+    target = tmp_path / "file" / "content.bin"
+    with pytest.raises(FileExistsError) as caught:
+        fetch(target, sha256=SHA256, addresses=[site.url("content.bin")], label="test")
+    assert caught.value.filename == str(target)
+    assert site.requested == []
+
+
 def test_an_interrupted_fetch_leaves_nothing_behind(tmp_path: Path, site: Site) -> None:
     target = tmp_path / "out" / "content.bin"
     script = (
