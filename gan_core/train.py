@@ -76,7 +76,9 @@ class Console(Observer):
 
     def resume(self, step: int) -> None:
         """Start at ``step``: remove later rows from ``metrics.jsonl``, which a killed run logged after its last checkpoint."""
-        self._bar.update(step - self._bar.n)
+        # Not update: the steps of earlier calls would count as done in no time, in the rate and in the time that is left.
+        self._bar.initial = self._bar.n = self._bar.last_print_n = step
+        self._bar.refresh()
         file = self._out / "metrics.jsonl"
         if file.is_file():
             # A last line without its end is incomplete, because the run was killed.

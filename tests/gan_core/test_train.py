@@ -199,6 +199,19 @@ def test_a_resumed_console_removes_later_rows_and_an_incomplete_line(tmp_path: P
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(rows[:10])
 
 
+def test_the_rate_of_a_resumed_run_leaves_out_the_steps_of_earlier_calls(tmp_path: Path) -> None:
+    console = train.Console(tmp_path, 1000)
+    console._bar.mininterval = 0.0
+    console.resume(900)
+    for step in (901, 902):
+        time.sleep(0.05)
+        console.checkpoint(None, step)
+    shown = console._bar.format_dict
+    console.close()
+    assert (shown["n"], shown["initial"]) == (902, 900)
+    assert shown["rate"] < 20  # of one step in 0.05 s
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_disk_that_is_full_when_metrics_are_logged_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
