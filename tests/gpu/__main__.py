@@ -113,7 +113,11 @@ def run_all(options: argparse.Namespace) -> int:
     worst = 0
     for call in calls:
         print(f"== {' '.join(call)}", flush=True)
-        worst = max(worst, main([*call, *shared]))
+        try:
+            worst = max(worst, main([*call, *shared]))
+        except GantryError as error:  # the other parts may run
+            print(f"error: {error}", file=sys.stderr)
+            worst = 1
     return worst
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gan_core import randomness
-from gan_core.errors import DataError, SettingsError
+from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.files import read_json, sha256_file
 from gan_core.presets.choose import Choice, choose
 from gan_core.randomness import WorkerSlice
@@ -372,6 +372,23 @@ def test_the_time_of_a_call_that_is_ended_counts_up_to_its_last_checkpoint(tmp_p
     following = quality.Notebook(tmp_path, spent)
     following.checkpoint(None, 20)
     assert 100 < read_json(spent) < 160
+
+
+def test_a_part_that_cannot_run_does_not_end_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[str] = []
+
+    def part(arguments: list[str]) -> int:
+        called.append(arguments[0])
+        if arguments[0] == "speed":
+            raise GantryError("The process that measures ended with status 1.")
+        return 0
+
+    monkeypatch.setattr(command, "main", part)
+    assert command.run_all(command.parse(["all"])) == 1
+    assert set(called) == {"correct", "speed", "scale", "train", "translate"}
+    assert capsys.readouterr().err == "error: The process that measures ended with status 1.\n"
 
 
 def test_all_parts_get_the_options(capsys: pytest.CaptureFixture[str]) -> None:
