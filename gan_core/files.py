@@ -25,6 +25,8 @@ only 143 bytes (eCryptfs)."""
 _STALE_SECONDS = 60.0
 _SQLITE_SIDES = ("journal", "wal", "shm")
 """Suffixes of the files NAME-SUFFIX that SQLite keeps beside a database while it writes."""
+_CURRENT_FOLDER, _RENAME_EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux (man 2 rename)."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -33,8 +35,9 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     """Write a file or a folder atomically: a reader sees the old content or the new one, never a part.
 
     Yields a temporary path beside ``path``, at which the block creates a file or a folder. It is renamed to ``path`` at the end
-    of the block, or removed if the block raises. An existing folder at ``path`` is replaced only by a folder. Temporary folders
-    of killed processes for the same path are removed.
+    of the block, or removed if the block raises. An existing folder at ``path`` is replaced only by a folder; where the system
+    cannot exchange two folders (macOS, NFS), there is none for an instant. Temporary folders of killed processes for the same
+    path are removed.
 
     Raises:
         OSError: nothing can be written beside ``path``. A disk error, such as a full disk, names ``path``.
@@ -56,8 +59,11 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():
             if not temporary.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "a file cannot replace a folder", str(path))
-            os.replace(path, holder / "previous")
-        os.replace(temporary, path)
+            if not _exchange(temporary, path):
+                os.replace(path, holder / "previous")
+                os.replace(temporary, path)
+        else:
+            os.replace(temporary, path)
         remove_stale(path)
     except OSError as error:  # as above, name the path that the caller knows
         if isinstance(error.filename, str) and error.filename.startswith(str(temporary)):
@@ -66,6 +72,16 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     finally:
         shutil.rmtree(holder, ignore_errors=True)
         os.close(held_open)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step. Returns False, and changes nothing, if the system or the file system cannot."""
+    import ctypes  # here, because few commands replace a folder
+
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    return renameat2 is not None and not renameat2(
+        _CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _RENAME_EXCHANGE
+    )
 
 
 def _holder_prefix(path: Path) -> str:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,35 @@ def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
             (temporary / name).write_text(name)
     assert names(target) == ["second"]
     assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot exchange two folders")
+def test_a_folder_is_there_at_every_moment_while_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, rename = tmp_path / "best", os.replace
+
+    def checked(source: Path, to: Path) -> None:
+        rename(source, to)
+        assert target.is_dir(), "a process that is killed now leaves none"
+
+    monkeypatch.setattr(os, "replace", checked)
+    for content in ("old", "new"):
+        with files.atomic_write(target) as temporary:
+            temporary.mkdir()
+            (temporary / "file").write_text(content)
+    assert (target / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_folder_is_replaced_where_two_cannot_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan_core.files._exchange", lambda one, other: False)
+    for content in ("old", "new"):
+        with files.atomic_write(tmp_path / "best") as temporary:
+            temporary.mkdir()
+            (temporary / "file").write_text(content)
+    assert (tmp_path / "best" / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
