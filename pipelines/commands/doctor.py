@@ -295,12 +295,16 @@ def _disk() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     import psutil
 
-    memory = psutil.virtual_memory()
+    from gan_core.precision import available_memory
+
+    free, total = available_memory(), psutil.virtual_memory().total
+    little = free < 4 * 2**30
+    remedy = "Close other programs, or raise the memory limit of the container: Ray and training need about 4 GiB."
     yield Finding(
         check="memory",
-        status="note" if memory.available < 4 * 2**30 else "ok",
-        found=f"{format_bytes(memory.available)} of {format_bytes(memory.total)} available; {os.cpu_count()} processors",
-        remedy="Close other programs: Ray and training need about 4 GiB." if memory.available < 4 * 2**30 else "",
+        status="note" if little else "ok",
+        found=f"{format_bytes(free)} of {format_bytes(total)} available; {os.cpu_count()} processors",
+        remedy=remedy if little else "",
     )
 
 
