@@ -18,6 +18,8 @@ from gan_core.precision import available_memory
 
 log = logging.getLogger(__name__)
 
+_PIECE = 1 << 28
+"""Bytes that are copied to a device at a time."""
 LABELS = "labels"
 """Name of the labels in what a feed prepares."""
 NO_PICTURES = "The train split has no pictures. Add pictures, and ingest the dataset again."
@@ -189,7 +191,7 @@ class Feed(Batches):
         arrays = {id(array): array for array in self._sets.values()}  # the two domains are one array
         size = sum(array.nbytes for array in arrays.values())
         fits = size <= free * share
-        resident = {key: torch.from_numpy(np.array(array)).to(device) for key, array in arrays.items() if fits}
+        resident = {key: _copied(array, device) for key, array in arrays.items() if fits}
         self._resident = {name: resident[id(array)] for name, array in self._sets.items() if fits}
         self._labels = None if labels is None else torch.from_numpy(labels).to(device if fits else "cpu")
         if device.type == "cuda" and not fits:
@@ -230,6 +232,15 @@ class Feed(Batches):
     def _read(self, step: int) -> dict[str, Tensor]:
         read = {name: torch.from_numpy(self._sets[name][rows.numpy()]) for name, rows in self._rows(step).items()}
         return {name: images.pin_memory() if self._device.type == "cuda" else images for name, images in read.items()}
+
+
+def _copied(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy ``array`` (N, ...) to ``device``, a piece at a time: the host may have less memory left than the device."""
+    whole = torch.empty(array.shape, dtype=torch.uint8, device=device)
+    rows = max(1, _PIECE * len(array) // max(array.nbytes, 1))
+    for start in range(0, len(array), rows):
+        whole[start : start + rows] = torch.from_numpy(np.array(array[start : start + rows]))
+    return whole
 
 
 def random_shift(images: Tensor, share: float, offsets: Tensor) -> Tensor:

@@ -127,6 +127,19 @@ def test_a_data_set_too_large_for_memory_is_read_from_disk_with_the_same_batches
             assert torch.equal(a, b)
 
 
+def test_data_is_copied_to_its_device_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, copied, copy = feed()(0)[0], [], np.array
+
+    def counted(part: np.ndarray) -> np.ndarray:
+        copied.append(part.nbytes)
+        return copy(part)
+
+    monkeypatch.setattr("gan_core.training.feed._PIECE", 100)  # pictures have 16 bytes
+    monkeypatch.setattr("gan_core.training.feed.np.array", counted)
+    assert torch.equal(feed()(0)[0], whole)
+    assert copied == [96, 96, 96, 32]
+
+
 def test_a_condition_has_the_same_jitter_and_mirroring_as_its_image() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
     served = feed_of(pixels, conditions=255 - pixels, mirror=True, jitter=0.25)
