@@ -7,6 +7,7 @@ the same weights, pictures and random numbers.
 import contextlib
 import dataclasses
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -213,17 +214,32 @@ def _gradients(bench: Bench) -> Iterator[Row]:
         if bench.device.type != "cuda":
             yield from (needs_cuda(name) for name in names)
             return
+        before = skipped_graphs()
         compiled = bench.trainer("compiled", compile=True)
         for name, calls in zip(names, (1, 3), strict=True):  # graphs are recorded in the second call
             for _ in range(calls):
                 found = gradients(compiled)
             error, each = relative(found, expected)
-            yield at_most(name, error, TRACED, note=each)
+            yield at_most(name, error, TRACED, note=each + _without_graphs(before))
+        before = skipped_graphs()
         both = bench.trainer("both", compile=True, precision="bf16")
         for _ in range(3):
             found = gradients(both)
         error, each = relative(found, expected)
-        yield at_most("replayed CUDA graphs in bf16 against eager fp32", error, tolerance, note=each)
+        note = each + _without_graphs(before)
+        yield at_most("replayed CUDA graphs in bf16 against eager fp32", error, tolerance, note=note)
+
+
+def skipped_graphs() -> int:
+    """How often torch has run something compiled without a CUDA graph."""
+    compiler = sys.modules.get("torch._dynamo.utils")  # not there before the first compilation
+    return int(compiler.counters["inductor"]["cudagraph_skips"]) if compiler else 0
+
+
+def _without_graphs(before: int) -> str:
+    """What was not replayed since there were ``before`` skipped graphs, for a note."""
+    skipped = skipped_graphs() - before
+    return f"; {skipped} of torch's graphs were not CUDA graphs; TORCH_LOGS=cudagraphs says why" if skipped else ""
 
 
 def _penalties(bench: Bench) -> Iterator[Row]:

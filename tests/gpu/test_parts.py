@@ -193,6 +193,24 @@ def test_a_card_and_a_processor_augment_by_the_same_numbers() -> None:
     assert torch.equal(same, randomness.uniform((2, 3), WorkerSlice(), torch.device("cpu"), "key"))
 
 
+def test_compiled_calls_that_are_no_cuda_graphs_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = {"inductor": {"cudagraph_skips": 5}}
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", SimpleNamespace(counters=counters))  # type: ignore[arg-type]
+
+    def gradients(trainer: dict[str, object]) -> dict[str, torch.Tensor]:
+        counters["inductor"]["cudagraph_skips"] += bool(trainer.get("compile"))
+        return {"discriminator": torch.ones(1)}
+
+    monkeypatch.setattr(correct, "gradients", gradients)
+    bench = SimpleNamespace(
+        name="dcgan", small=True, device=torch.device("cuda"), trainer=lambda *_, **settings: settings
+    )
+    notes = {row.name: row.note for row in correct._gradients(bench)}  # type: ignore[arg-type]
+    assert "CUDA graphs;" not in notes["bf16 against fp32"]
+    assert "; 4 of torch's graphs were not CUDA graphs" in notes["replayed CUDA graphs against eager"]
+    assert "; 3 of torch's graphs" in notes["replayed CUDA graphs in bf16 against eager fp32"]
+
+
 def test_a_step_that_could_not_be_captured_is_not_one_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
     for name in ("run_steps", "run_until_captured"):
