@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gan_core.errors import TrackingError
@@ -47,6 +48,27 @@ def current_ledger(client: "MlflowClient", name: str) -> Ledger:
     model = get_registered_model(client, name)
     champion = model.aliases.get(CHAMPION)
     return read_ledger(model.tags, str(champion) if champion else None)
+
+
+def explain_last(client: "MlflowClient", name: str, ledger: Ledger) -> Ledger:
+    """``ledger`` with the version of its last entry in :attr:`Ledger.deleted`, if that is why the alias does not name it."""
+    last = ledger.chain[-1].move if ledger.chain else None
+    if last is None or last.version is None or last.version == ledger.champion:
+        return ledger
+    if has_version(client, name, last.version):
+        return ledger
+    return replace(ledger, deleted=frozenset({last.version}))
+
+
+def has_version(client: "MlflowClient", name: str, number: str) -> bool:
+    """Whether the registry has this version; False if it was deleted."""
+    try:
+        client.get_model_version(name, number)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        return False
+    return True
 
 
 def move_champion(client: "MlflowClient", name: str, decide: Callable[[Ledger], Move | None]) -> Move | None:
@@ -89,6 +111,8 @@ def _wait_for_pending(client: "MlflowClient", name: str) -> Ledger:
     deadline, logged = time.monotonic() + PENDING_TIMEOUT, False
     while True:
         ledger = current_ledger(client, name)
+        if ledger.pending and not logged:  # asked once, not ten times a second
+            ledger = explain_last(client, name, ledger)
         begun = ledger.pending
         if begun is None:
             return ledger
@@ -96,7 +120,7 @@ def _wait_for_pending(client: "MlflowClient", name: str) -> Ledger:
             f"{entry_label(begun)}: {begun.kind} {begun.previous or 'none'} -> {begun.version or 'none'}, by {begun.by}"
         )
         if time.monotonic() >= deadline or time.time() * 1000 - written_at_ms(begun.id) > _MAX_PENDING_AGE_MS:
-            _LOG.warning("%s was interrupted; it is void now.", escape_nonprintable(what))
+            _LOG.warning("%s was interrupted, or undone outside gantry; it is void now.", escape_nonprintable(what))
             return ledger
         if not logged:
             _LOG.warning("Waiting up to %g s for a move in progress: %s.", PENDING_TIMEOUT, escape_nonprintable(what))

@@ -74,12 +74,14 @@ class Outcome(StrEnum):
     """Status of an entry."""
 
     MADE = "made"
-    INTERRUPTED = "interrupted"
-    """Not carried out; a later entry records this."""
+    INTERRUPTED = "interrupted, or undone outside gantry before the next move"
+    """The alias did not name its champion when the next entry was written, which records this."""
     UNDONE = "interrupted, or undone outside gantry"
     """The next entry started from a different champion."""
-    PENDING = "in progress or interrupted"
-    """The last entry; the alias still names the previous champion."""
+    PENDING = "in progress, interrupted, or undone outside gantry"
+    """The last entry; the alias names the previous champion."""
+    DELETED = "made or interrupted; its version was deleted later"
+    """The last entry; the alias, which MLflow deletes with the version, does not name its champion."""
     MOVED = "the champion was moved later, outside gantry"
     """The last entry; the alias names neither its champion nor the previous one."""
     LATE = "made late, after it counted as interrupted"
@@ -119,6 +121,8 @@ class Ledger:
     unreadable: tuple[UnreadableEntry, ...]
     champion: str | None
     """The version that the alias names now; None for no champion."""
+    deleted: frozenset[str] = frozenset()
+    """Versions that are known to be deleted."""
 
     @cached_property
     def chain(self) -> list[Entry]:
@@ -182,6 +186,8 @@ class Ledger:
             found[last.id] = Outcome.MOVED
             if self.champion == last.version:
                 found[last.id] = Outcome.MADE
+            elif last.version in self.deleted:
+                found[last.id] = Outcome.DELETED
             elif self.champion == last.previous:
                 found[last.id] = Outcome.PENDING
             elif late := [entry.move.id for entry in self.entries if self._is_late(entry.move, void)]:
@@ -194,7 +200,8 @@ class Ledger:
 
     @property
     def pending(self) -> Move | None:
-        """The last entry if the alias has not moved yet: its process is still running, or was killed."""
+        """The last entry if the alias names the previous champion: its process is still running, or was killed, or someone has
+        moved the alias back."""
         return next((move for move in self.moves() if self.outcomes[move.id] is Outcome.PENDING), None)
 
     def moves(self) -> list[Move]:

@@ -10,7 +10,14 @@ from gan_core.errors import GantryError, TrackingError
 from gan_core.inference.manifest import MANIFEST, check_manifest
 from gan_core.metrics.assess import Assessment
 from pipelines.registry.card import describe_gates
-from pipelines.registry.champion import CHAMPION, current_ledger, get_registered_model, move_champion
+from pipelines.registry.champion import (
+    CHAMPION,
+    current_ledger,
+    explain_last,
+    get_registered_model,
+    has_version,
+    move_champion,
+)
 from pipelines.registry.contents import (
     CHALLENGER,
     MANIFEST_TAG,
@@ -35,6 +42,8 @@ __all__ = ["CHAMPION", "check_gates", "load_ledger", "promote", "rollback", "ver
 Measure = Callable[[str], Assessment]
 """Measures the version with a given number on the current data."""
 _Result = TypeVar("_Result")
+_FIRST, _NO_CHAMPION = "the first champion", "there was no champion"
+"""Reasons of a promotion without a champion to compare with."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -144,7 +153,7 @@ def _promote(
                 version=str(challenger.version),
                 reason=reason
                 or found.found
-                or ("the first champion" if ledger.champion is None else "passed the gates"),
+                or ("passed the gates" if ledger.champion else _NO_CHAMPION if ledger.entries else _FIRST),
                 forced=force,
                 found="" if force else found.found,
                 within_noise=None if force else found.within_noise,
@@ -213,6 +222,11 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
                     'champion is unknown. Choose a version: gantry promote --version V --force --reason "why".'
                 )
             if undone.previous is not None:
+                if not has_version(client, name, undone.previous):
+                    raise TrackingError(
+                        f"The champion of '{name}' before version {ledger.champion} was version {undone.previous}, which was "
+                        'deleted. Choose another version: gantry promote --version V --force --reason "why".'
+                    )
                 with version_files(_version(client, name, undone.previous), tracking_uri):
                     pass  # raises if a file does not match the registration
             return ledger.next_move(
@@ -230,7 +244,8 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
 def load_ledger(name: str, *, tracking_uri: str) -> Ledger:
     """The ledger of ``name``: every move of the champion; raises TrackingError if there is no such model."""
     with explain_server_errors(tracking_uri):
-        return current_ledger(connect(tracking_uri, create=False), name)
+        client = connect(tracking_uri, create=False)
+        return explain_last(client, name, current_ledger(client, name))
 
 
 def verify_ledger(name: str, *, tracking_uri: str, expected: str | None = None) -> Report:
@@ -246,7 +261,7 @@ def verify_ledger(name: str, *, tracking_uri: str, expected: str | None = None) 
     """
     with explain_server_errors(tracking_uri):
         client = connect(tracking_uri, create=False)
-        ledger = current_ledger(client, name)
+        ledger = explain_last(client, name, current_ledger(client, name))
         evidence = {number: _evidence(client, name, number, tracking_uri) for number in promoted_versions(ledger)}
     return verify(ledger, evidence, expected=expected)
 

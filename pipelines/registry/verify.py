@@ -135,8 +135,13 @@ def _alias(ledger: Ledger) -> list[str]:
     last = valid[-1]
     if ledger.outcomes[last.id] is Outcome.PENDING:
         return [
-            f"{entry_label(last)} was not carried out: the champion is still {champion}, not {_version(last.version)}. Run "
-            f"gantry {last.kind} again"
+            f"{entry_label(last)} was not carried out, or was undone outside gantry: the champion is {champion}, not "
+            f"{_version(last.version)}. Run gantry {last.kind} again"
+        ]
+    if ledger.outcomes[last.id] is Outcome.DELETED:
+        return [
+            f"The champion is {champion}: {_version(last.version)}, which the last entry, {entry_label(last)}, names, was "
+            "deleted. Promote another one: gantry promote --version V"
         ]
     if ledger.outcomes[last.id] is Outcome.REPLACED:
         late = next(move for move in ledger.moves() if ledger.outcomes[move.id] is Outcome.LATE)

@@ -134,6 +134,30 @@ def test_rollback_ignores_an_interrupted_promotion(register, client, uri, kill):
     assert rollback("digits", tracking_uri=uri).version == "1"
 
 
+def test_a_deleted_champion_is_not_shown_as_interrupted(register, client, uri, monkeypatch):
+    monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
+    for fid in (30.0, 20.0):
+        register(fid, stage_key=f"key-{fid}")
+    promote("digits", tracking_uri=uri, version="1")
+    client.delete_model_version("digits", "1")
+    assert "its version was deleted later" in CliRunner().invoke(cli.ledger, ["digits"]).output
+    (broken,) = verify_ledger("digits", tracking_uri=uri).breaks
+    assert broken.startswith("The champion is none: version 1, which the last entry, Entry 1 (")
+    move = promote("digits", tracking_uri=uri)
+    assert (move.voids, move.reason) == ((), "there was no champion")
+    assert verify_ledger("digits", tracking_uri=uri).breaks == ()
+
+
+def test_a_rollback_to_a_deleted_version_says_what_to_do(register, client, uri):
+    for fid in (30.0, 20.0):
+        register(fid)
+        promote("digits", tracking_uri=uri)
+    client.delete_model_version("digits", "1")
+    with pytest.raises(TrackingError, match=r"before version 2 was version 1, which was deleted.*--force --reason"):
+        rollback("digits", tracking_uri=uri)
+    assert champion(client) == "2"
+
+
 def test_the_command_lists_an_interrupted_promotion_and_the_actual_champion(register, uri, kill, monkeypatch):
     monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
     register(30.0)
@@ -143,11 +167,12 @@ def test_the_command_lists_an_interrupted_promotion_and_the_actual_champion(regi
     assert at > 1
     line, now = CliRunner().invoke(cli.ledger, ["digits"]).output.splitlines()
     assert "none -> 1" in line
-    assert "in progress or interrupted" in line
+    assert "in progress, interrupted, or undone outside gantry" in line
     assert now == "Champion now: none."
     result = CliRunner().invoke(cli.ledger, ["digits", "--verify"])
     assert isinstance(result.exception, TrackingError)
-    assert "was not carried out: the champion is still none, not version 1. Run gantry promote again" in result.output
+    assert "was not carried out, or was undone outside gantry: the champion is none, not version 1" in result.output
+    assert "Run gantry promote again" in result.output
 
 
 def test_promote_waits_for_a_move_in_progress_in_another_process(register, client, uri, monkeypatch):

@@ -96,6 +96,21 @@ def test_the_alias_tells_whether_the_last_move_is_pending_made_or_superseded(ear
     assert outcomes(registry.ledger())[-1] is Outcome.MOVED
 
 
+@pytest.mark.parametrize("earlier", [None, "1"], ids=["the first champion", "a later one"])
+def test_a_move_whose_version_was_deleted_is_neither_in_progress_nor_void(earlier: str | None) -> None:
+    registry = Registry()
+    if earlier:
+        registry.move(version=earlier)
+    registry.move(version="2")
+    registry.champion = None  # by MLflow, with the version
+    ledger = dataclasses.replace(registry.ledger(), deleted=frozenset("2"))
+    assert outcomes(ledger)[-1] is Outcome.DELETED
+    assert ledger.pending is None
+    registry.write(ledger.next_move("promote", version="3", reason=""))
+    registry.champion = "3"
+    assert outcomes(registry.ledger())[-2:] == [Outcome.UNDONE, Outcome.MADE]
+
+
 def test_the_next_entry_voids_a_pending_one() -> None:
     registry = Registry()
     registry.move(version="1")
