@@ -1,6 +1,7 @@
 """Model cards and version descriptions: figures with their protocol, lineage, settings, and how to use the model."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from gan_core.inference.conditions import domain_names
 from gan_core.inference.generator import Generator
 from gan_core.metrics.protocol import better_is
 from pipelines.registry.ledger import Move
-from pipelines.registry.markdown import code_span, escape_markdown
+from pipelines.registry.markdown import MAX_PROSE_LENGTH, code_span, escape_markdown
 from pipelines.runtime.progress import format_figure
 
 MAX_DESCRIPTION = 5000
@@ -20,6 +21,8 @@ MAX_DESCRIPTION = 5000
 _ROOM_FOR_GATES = 1500
 _FIGURES_SHOWN = 12
 _GATES = "## Gates"
+_SECTION = re.compile(rf"\n\n{_GATES}\n\nPromoted [^\n]*(\n\n- [^\n]*(\n- [^\n]*)*)?")
+"""The part of a description that :func:`describe_gates` writes."""
 _CAPTIONS = {
     "neighbours.png": "The generated pictures that are closest to a training picture, each beside it.",
 }
@@ -31,7 +34,7 @@ pictures = model.predict(pandas.DataFrame({{"n": [16], "seed": [0]}}))
 open("first.png", "wb").write(pictures["png"][0])
 ```
 
-Or start a server with `mlflow models serve -m models:/{name}@champion --env-manager local` and send requests over HTTP
+Or start a server with `mlflow models serve -m {uri} --env-manager local` and send requests over HTTP
 (`ADDRESS` is the address that the server prints; the response contains the PNGs as base64):
 
 ```sh
@@ -52,7 +55,7 @@ open("translated.png", "wb").write(translated["png"][0])
 {given}Pictures of any size are accepted, and the result has the same size. In place of `image`, a row may have `pixels`:
 nested lists of rows, pixels and 1, 3 or 4 channel values from 0 to 255.
 
-Or start a server with `mlflow models serve -m models:/{name}@champion --env-manager local` and send requests over HTTP
+Or start a server with `mlflow models serve -m {uri} --env-manager local` and send requests over HTTP
 (`ADDRESS` is the address that the server prints; requests and responses contain pictures as base64):
 
 ```sh
@@ -101,16 +104,18 @@ def model_card(
         _table("protocol 1", figure["protocol"]),
         *_other_protocols(figures, figure),
         "## Intended use and limits",
-        escape_markdown(notes.get("intended_use") or "Not stated (register.intended_use)."),
+        escape_markdown(notes.get("intended_use") or "Not stated (register.intended_use).", most=MAX_PROSE_LENGTH),
         _limits(generator),
         "## Data",
         f"Dataset {code_span(tags.get('gantry.data', 'unknown'))}, prepared data {code_span(info.get('dataset', 'unknown'))}.",
-        f"Licence: {escape_markdown(notes.get('data_licence') or 'not stated (register.data_licence)')}",
+        f"Licence: {escape_markdown(notes.get('data_licence') or 'not stated (register.data_licence)', most=MAX_PROSE_LENGTH)}",
         "## Lineage",
         _table("source", {key.removeprefix("gantry."): value for key, value in tags.items()}),
         "## Settings",
         _table("setting", info["config"]),
         "## Use",
+        f"The examples use the champion. For this version, write {code_span(f'{name}/N')} with its number in place of "
+        f"{code_span(f'{name}@champion')}.",
         _translation_usage(name, generator) if generator.translates else _sampling_usage(name, generator),
     ]
     return "\n\n".join(parts)
@@ -178,17 +183,18 @@ def _short_parts(
         f"Use: {escape_markdown(notes.get('intended_use') or 'not stated')}. {_limits(generator)}",
         f"Data: {code_span(tags.get('gantry.data', 'unknown'))}, licence: "
         f"{escape_markdown(notes.get('data_licence') or 'not stated')}.",
-        f"Try it: {code_span(_command(name, generator))}",
+        # Not NAME@champion, which is another version. The number is not known before the version has this description.
+        f"Try it, with the number of this version for N: {code_span(_command(shlex.quote(f'{name}/N'), generator))}",
         _table("source", source),
     ]
 
 
-def _command(name: str, generator: Generator) -> str:
-    """A command that uses the generator."""
+def _command(model: str, generator: Generator) -> str:
+    """A command that uses the generator; ``model``: its name for the shell."""
     if generator.translates:
         target = example_target(generator)
-        return f"gantry translate {name}@champion IN OUT" + (f" --target {shlex.quote(target)}" if target else "")
-    return f"gantry sample {name}@champion --n 16 --seed 0 --out sheet.png"
+        return f"gantry translate {model} IN OUT" + (f" --target {shlex.quote(target)}" if target else "")
+    return f"gantry sample {model} --n 16 --seed 0 --out sheet.png"
 
 
 def _fitting(parts: Sequence[str], room: int) -> list[str]:
@@ -203,11 +209,14 @@ def _fitting(parts: Sequence[str], room: int) -> list[str]:
 
 
 def describe_gates(description: str, move: Move) -> str:
-    """The description of a version with the verdicts of its promotion, in place of those of an earlier one."""
-    verdicts = "\n".join(f"- {escape_markdown(verdict)}" for verdict in move.gates)
+    """The description of a version with the verdicts of its promotion, in place of those of an earlier one.
+
+    What someone has written below the earlier verdicts stays, above the new ones.
+    """
+    verdicts = "\n".join(f"- {escape_markdown(verdict, most=MAX_PROSE_LENGTH)}" for verdict in move.gates)
     forced = ", forced" if move.forced else ""
     section = f"{_GATES}\n\nPromoted {escape_markdown(move.at)} by {escape_markdown(move.by)}{forced}.\n\n{verdicts}"
-    before = description.partition(f"\n\n{_GATES}\n\n")[0]
+    before = _SECTION.sub("", description).rstrip()
     return f"{before[: MAX_DESCRIPTION - len(section) - 2]}\n\n{section}"
 
 
@@ -330,15 +339,19 @@ def _sampling_usage(name: str, generator: Generator) -> str:
             f'To sample one class, add its number or name as `label`: `{{"n": 4, "seed": 0, "label": 0}}`. Classes: {known}. '
             "Without `label`, classes are drawn with their frequencies in the training data.\n\n"
         )
-    return _DRAW.format(name=name, classes=classes)
+    return _DRAW.format(name=name, uri=_served(name), classes=classes)
+
+
+def _served(name: str) -> str:
+    """The URI of the champion for the shell: names may have spaces."""
+    return shlex.quote(f"models:/{name}@champion")
 
 
 def _translation_usage(name: str, generator: Generator) -> str:
-    target = example_target(generator)
+    target, uri = example_target(generator), _served(name)
+    command = f"gantry translate {shlex.quote(f'{name}@champion')} IN OUT"
     if target is None:
-        return _TRANSLATE.format(
-            name=name, given="", python="", json="", folders=code_span(f"gantry translate {name}@champion IN OUT")
-        )
+        return _TRANSLATE.format(name=name, uri=uri, given="", python="", json="", folders=code_span(command))
     given = f"`target` is one of {', '.join(map(code_span, domain_names(generator)))}, by name or number. "
     if generator.takes_styles:
         given += (
@@ -348,8 +361,8 @@ def _translation_usage(name: str, generator: Generator) -> str:
     quoted = json.dumps(target)
     python, sent = f', "target": [{quoted}]', f', "target": {quoted}'.replace("'", "'\\''")
     option = f" --target {shlex.quote(target)}" + (" [--like PICTURE]" if generator.takes_styles else "")
-    folders = code_span(f"gantry translate {name}@champion IN OUT{option}")
-    return _TRANSLATE.format(name=name, given=given, python=python, json=sent, folders=folders)
+    folders = code_span(command + option)
+    return _TRANSLATE.format(name=name, uri=uri, given=given, python=python, json=sent, folders=folders)
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:

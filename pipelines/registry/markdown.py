@@ -7,14 +7,16 @@ import re
 
 MAX_NAME_LENGTH = 200
 """In characters; longer names are truncated."""
+MAX_PROSE_LENGTH = 10_000
+"""The same for what people or Gantry itself wrote."""
 _ANYWHERE = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _AT_START = re.compile(r"^([#+\-=>:]|\d+(?=[.)]))")
 
 
-def escape_markdown(text: object) -> str:
-    """``text`` as one line of Markdown without any markup, safe inside and outside a table."""
-    line = _one_line(text)
+def escape_markdown(text: object, *, most: int = MAX_NAME_LENGTH) -> str:
+    """``text`` as one line of Markdown without any markup, safe inside and outside a table, cut after ``most`` characters."""
+    line = _one_line(text, most)
     line = _ANYWHERE.sub(lambda found: "\\" + found[0], line)
     line = _ENTITY.sub("&amp;", line).replace("<", "&lt;")
     start = _AT_START.match(line)
@@ -26,7 +28,7 @@ def escape_markdown(text: object) -> str:
 
 def code_span(text: object, *, in_table: bool = False) -> str:
     """``text`` as a code span; empty if ``text`` is empty."""
-    line = _one_line(text)
+    line = _one_line(text, MAX_NAME_LENGTH)
     if in_table:
         line = line.replace("|", "\\|")
     if not line:
@@ -40,7 +42,7 @@ def link_target(url: object) -> str | None:
     return url if isinstance(url, str) and re.fullmatch(r"https?://[^\s()<>\[\]\"'`\\]+", url) else None
 
 
-def _one_line(text: object) -> str:
+def _one_line(text: object, most: int) -> str:
     shown = "".join(c if c.isprintable() or c.isspace() else c.encode("unicode_escape").decode() for c in str(text))
     line = " ".join(shown.split())
-    return line if len(line) <= MAX_NAME_LENGTH else f"{line[:MAX_NAME_LENGTH]}..."
+    return line if len(line) <= most else f"{line[:most]}..."

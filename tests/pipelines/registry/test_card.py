@@ -162,3 +162,25 @@ def test_the_description_shows_the_verdicts_of_the_last_promotion_within_the_lim
     assert describe_gates(again, move) == again
     assert again.startswith("fid 3\n\nProtocol\n\n## Gates")
     assert again.endswith("- recall (x: 1): passed")
+    long = dataclasses.replace(move, gates=(f"noise: {'x' * 300} overlap", "recall: passed"))
+    assert describe_gates("fid 3", long).endswith("x overlap\n- recall: passed")
+    noted = describe_gates(f"{again}\n\nShown to *Ann*.", long)
+    assert noted.startswith("fid 3\n\nProtocol\n\nShown to *Ann*.\n\n## Gates")
+    assert noted.count("## Gates") == 1
+
+
+def test_the_card_has_the_whole_of_what_a_person_wrote(drawing: Generator) -> None:
+    figure = Figure(name="fid", value=20.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
+    notes = {"intended_use": f"{'To teach. ' * 50}Not to deceive.", "data_licence": f"{'CC-BY. ' * 60}Name Ann."}
+    card = model_card(name="pets", generator=drawing, figure=figure, figures=[], tags={}, files=[], notes=notes)
+    assert "Not to deceive." in card
+    assert "Name Ann." in card
+
+
+def test_a_version_is_not_tried_out_by_the_name_of_the_champion(drawing: Generator) -> None:
+    """It is a challenger when it gets its description, and the champion is another version."""
+    figure = Figure(name="fid", value=20.0, protocol=PROTOCOL, generator_digest="f" * 64).as_dict()
+    told = {"name": "my pets", "generator": drawing, "figure": figure, "figures": [], "tags": {}, "files": []}
+    assert "`gantry sample 'my pets/N' --n 16" in version_description(**told, model_id="m-1")
+    assert "write `my pets/N` with its number" in model_card(**told)
+    assert "mlflow models serve -m 'models:/my pets@champion' --env-manager" in model_card(**told)

@@ -88,6 +88,7 @@ def test_line_breaks_and_control_characters_are_replaced(name: str) -> None:
 
 def test_a_long_name_is_truncated() -> None:
     assert len(escape_markdown("x" * 10**7)) == MAX_NAME_LENGTH + 3
+    assert escape_markdown("x" * 300, most=300) == "x" * 300
 
 
 def test_an_empty_name_renders_as_nothing() -> None:
