@@ -117,6 +117,8 @@ def ledger(name: str | None, verify: bool, expect: str | None, gates: bool, as_j
         _verify(name, registry.verify_ledger(name, tracking_uri=settings.track.uri, expected=expect), as_json)
         return
     found = registry.load_ledger(name, tracking_uri=settings.track.uri)
+    for bad in found.unreadable:
+        click.secho(escape_nonprintable(f"The tag {TAG_PREFIX}{bad.id} is not a valid entry: {bad.why}."), err=True)
     if as_json:
         moves = [{**asdict(move), "outcome": str(found.outcomes[move.id])} for move in found.moves()]
         click.echo(json.dumps(moves, indent=2))
@@ -130,8 +132,6 @@ def ledger(name: str | None, verify: bool, expect: str | None, gates: bool, as_j
         click.echo(escape_nonprintable(f"{move.at}  {move.kind:8}  {what:14}  {move.by}{notes}: {move.reason}"))
         for verdict in move.gates if gates else ():
             click.echo(escape_nonprintable(f"    {verdict}"))
-    for bad in found.unreadable:
-        click.secho(escape_nonprintable(f"The tag {TAG_PREFIX}{bad.id} is not a valid entry: {bad.why}."), err=True)
     click.echo(f"Champion now: {f'version {found.champion}' if found.champion else 'none'}.")
 
 
@@ -160,11 +160,15 @@ def _verify(name: str, report: Report, as_json: bool) -> None:
 
 def _print_verdicts(found: "Comparison", as_json: bool) -> None:
     """Print the verdicts as a table, and whether the version would be promoted."""
-    new, old = found.challenger, found.champion
+    new, old = found.challenger, found.challenger if found.is_champion else found.champion
     if as_json:
         verdicts = [verdict.as_dict() for verdict in found.verdicts]
         sides = {"name": new.name, "version": new.version, "champion": old.version if old else None}
-        click.echo(json.dumps({**sides, "promotes": not found.blocking, "gates": verdicts}, indent=2))
+        promotes = not found.is_champion and not found.blocking
+        click.echo(json.dumps({**sides, "promotes": promotes, "gates": verdicts}, indent=2))
+        return
+    if found.is_champion:
+        click.echo(f"{new.name}: version {new.version} is already the champion; gantry promote would change nothing.")
         return
     click.echo(f"{new.name}: version {new.version} against {f'the champion, version {old.version}' if old else 'none'}")
     rows = [("gate", "bound", "verdict", "found"), *((v.gate, v.bound, str(v.state), v.found) for v in found.verdicts)]

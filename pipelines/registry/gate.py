@@ -75,6 +75,8 @@ class Comparison:
     """Both objectives, and whether the difference exceeds the noise; empty if they were not compared."""
     within_noise: bool | None = None
     """Whether the difference is within the noise; None if it is unknown, or nothing was compared."""
+    is_champion: bool = False
+    """Whether the version is the champion already, so that there is nothing to compare it with."""
 
     @property
     def blocking(self) -> list[Verdict]:
@@ -98,7 +100,7 @@ def judge(challenger: Measured, champion: Measured | None, gates: PromoteSetting
     new, old = challenger.objective, champion.objective if champion else None
     found, within = "", None
     if gap is None and new and old and champion:
-        found, within = _compare_objectives(new, old, ", the champion measured again" if champion.again else "")
+        found, within = _compare_objectives(new, old, _measured_again(challenger, champion))
     verdicts = [
         _objective(challenger, champion, gates, gap),
         _noise(challenger, champion, gates, gap, found, within),
@@ -208,6 +210,12 @@ def _objective(challenger: Measured, champion: Measured | None, gates: PromoteSe
         return verdict(State.PASSED, found)
     failure = f"is not better than the champion, version {champion.version}: {found}"
     return verdict(State.FAILED, found, failure=failure)
+
+
+def _measured_again(challenger: Measured, champion: Measured) -> str:
+    """Which figures are not those that the versions have in their files; with a comma before it, or empty."""
+    again = [name for name, side in (("the version", challenger), ("the champion", champion)) if side.again]
+    return f", {' and '.join(again)} measured again" if again else ""
 
 
 def _compare_objectives(new: Figure, old: Figure, how: str) -> tuple[str, bool | None]:

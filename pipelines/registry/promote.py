@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -98,7 +99,8 @@ def check_gates(
     gates: PromoteSettings = OBJECTIVE_ONLY,
     measure: Measure | None = None,
 ) -> Comparison:
-    """The verdicts of all gates on a version, without promoting it. For the arguments and errors see :func:`promote`."""
+    """The verdicts of all gates on a version, without promoting it; none on the champion itself. For the arguments and errors
+    see :func:`promote`."""
 
     def attempt(remeasured: Mapping[str, Assessment]) -> Comparison:
         with explain_server_errors(tracking_uri):
@@ -106,6 +108,8 @@ def check_gates(
             ledger = current_ledger(client, name)
             challenger = _version(client, name, version)
             found = _compare(client, name, challenger, ledger.champion, tracking_uri, gates, remeasured)
+        if ledger.champion == str(challenger.version):
+            return replace(found, is_champion=True, verdicts=())
         if measure is not None:
             lacking = [v.measure for v in found.blocking if v.measure and v.measure not in remeasured]
             if lacking:

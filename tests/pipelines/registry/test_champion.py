@@ -310,6 +310,9 @@ def test_the_command_verifies_and_prints_the_head(register, client, uri, monkeyp
     broken, now = result.output.splitlines()
     assert "is not a valid entry" in broken
     assert now == "Champion now: version 1."
+    result = CliRunner().invoke(cli.ledger, ["digits", "--json"])
+    assert result.stdout == "[]\n"
+    assert "is not a valid entry" in result.stderr
 
 
 def test_a_multi_line_reason_is_listed_in_one_line(register, uri, monkeypatch):

@@ -218,6 +218,23 @@ def test_a_dry_run_shows_every_gate_and_promotes_nothing(register, uri, monkeypa
     assert "    no collapse (promote.max_rollbacks: off): off" in listed
 
 
+def test_a_dry_run_of_the_champion_does_not_say_that_it_would_be_promoted(register, uri, monkeypatch) -> None:
+    monkeypatch.setenv("GANTRY_TRACKING_URI", uri)
+    register(30.0)
+    promote("digits", tracking_uri=uri)
+    result = CliRunner().invoke(cli.promote, ["digits", "--dry-run"])
+    assert result.output == "digits: version 1 is already the champion; gantry promote would change nothing.\n"
+    result = json.loads(CliRunner().invoke(cli.promote, ["digits", "--dry-run", "--json"]).output)
+    assert (result["promotes"], result["champion"]) == (False, "1")
+
+
+def test_the_comparison_names_the_figures_that_were_measured_again() -> None:
+    new, old = dataclasses.replace(version(fid(20.0)), again=True), version(fid(30.0), "1")
+    assert "under the same protocol, the version measured again" in judge(new, old, OBJECTIVE_ONLY).found
+    both = judge(new, dataclasses.replace(old, again=True), OBJECTIVE_ONLY).found
+    assert "the version and the champion measured again" in both
+
+
 def test_the_command_measures_what_the_gates_lack(register, uri) -> None:
     """First the challenger, which lacks a figure; then the champion, whose protocol now differs."""
     from gan_core.metrics.assess import Assessment
