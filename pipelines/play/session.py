@@ -28,7 +28,7 @@ MAX_PIXELS = 2**22
 """Largest width times height of a picture to translate. Larger ones take minutes on a CPU: ``gantry translate`` does them."""
 DIRECTIONS = 8
 _KEPT = 8
-"""Pictures and projections that are kept; the oldest is dropped first."""
+"""Pictures and projections that are kept; the one that was not used for longest is dropped first."""
 _LARGEST_MOVE = 20.0
 _CLOSE_SECONDS = 10.0
 
@@ -269,15 +269,15 @@ class Session:
         """Translate a picture: a PNG whose text chunk says how. ``values``: those of a :class:`TranslateRequest`."""
         request = build(TranslateRequest, values)
         picture = self._picture(request.picture, "translate")
-        images = torch.from_numpy(picture.pixels[None])
+        images, like = torch.from_numpy(picture.pixels[None]), None
         if request.reference is None:
             made = self._alone(self.generator.translate, images, request.target, request.seed)
         else:
             if request.target is None:
                 raise SettingsError("target: missing. Choose a domain.")
-            style = torch.from_numpy(self._picture(request.reference, "reference").pixels[None])
+            reference = self._picture(request.reference, "reference")
+            like, style = reference.digest, torch.from_numpy(reference.pixels[None])
             made = self._alone(self.generator.translate_like, images, style, request.target)
-        like = None if request.reference is None else self._picture(request.reference, "reference").digest
         chunk = provenance(
             self.generator.digest,
             seed=request.seed if like is None else None,
@@ -312,16 +312,21 @@ class Session:
                 kept.popitem(last=False)
         return number
 
-    def _picture(self, number: int, use: Use | None) -> Picture:
+    def _used(self, kept: OrderedDict[int, T], number: int) -> T | None:
+        """What is kept under ``number``, which now is the last to be dropped; None if it is not there."""
         with self._store:
-            found = self._pictures.get(number)
+            if number in kept:
+                kept.move_to_end(number)
+            return kept.get(number)
+
+    def _picture(self, number: int, use: Use | None) -> Picture:
+        found = self._used(self._pictures, number)
         if found is None or use not in (None, found.use):
             raise DataError("The picture is no longer here. Choose the file again.")
         return found
 
     def _projection(self, number: int) -> Projection:
-        with self._store:
-            found = self._projections.get(number)
+        found = self._used(self._projections, number)
         if found is None:
             raise DataError("The projection is no longer here. Choose the file again.")
         return found

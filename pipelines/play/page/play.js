@@ -148,8 +148,9 @@ async function refresh() {
   busy = true;
   while (wanted) {
     wanted = false;
+    const made = { caption: caption(), file: fileName() }; // of this request: the state may change before the answer
     try {
-      show(await (await (model.noise ? send("api/sample", sampleRequest()) : send("api/translate", translateRequest()))).blob());
+      show(await (await (model.noise ? send("api/sample", sampleRequest()) : send("api/translate", translateRequest()))).blob(), made);
       say("");
     } catch (error) {
       say(error.message);
@@ -170,16 +171,16 @@ function translateRequest() {
   return { picture: state.picture, target: state.target, seed: state.seed, reference: state.reference };
 }
 
-function show(blob) {
+function show(blob, made) {
   const picture = find("picture");
   const before = picture.src;
   picture.src = URL.createObjectURL(blob);
   if (before) URL.revokeObjectURL(before);
   const link = find("download");
   link.href = picture.src;
-  link.download = fileName();
+  link.download = made.file;
   link.setAttribute("aria-disabled", "false");
-  find("caption").textContent = caption();
+  find("caption").textContent = made.caption;
   document.body.dataset.pictures = Number(document.body.dataset.pictures || 0) + 1;
 }
 
@@ -294,6 +295,7 @@ function mixingCard(noise) {
 
 function projectionCard(noise) {
   let newest = 0;
+  let starting = false;
   const bar = make("progress", { id: "progress", max: noise.steps, value: 0, hidden: true });
   const told = make("p", {
     className: "hint", id: "projection",
@@ -311,11 +313,18 @@ function projectionCard(noise) {
     },
   });
   const zone = dropZone("project", "Drop a picture here, or click to choose one", async (file) => {
-    const mine = (newest += 1);
     const { picture } = await upload(file, "project");
     const label = state.label;
-    const { projection } = await (await send("api/projections", { picture, label, steps: noise.steps })).json();
+    let projection;
+    starting = true; // the server cancels the search in progress before it answers
+    try {
+      ({ projection } = await (await send("api/projections", { picture, label, steps: noise.steps })).json());
+    } finally {
+      starting = false;
+    }
+    const mine = (newest += 1); // not before: a file that is refused leaves the search in progress
     await showGiven(picture);
+    if (mine !== newest) return;
     bar.hidden = leave.hidden = false;
     bar.value = 0;
     follow(projection, mine, label);
@@ -326,7 +335,7 @@ function projectionCard(noise) {
         const now = await (await ask(`api/projections/${projection}`)).json();
         if (mine !== newest) return;
         bar.value = now.done;
-        if (now.state === "failed") throw new Error(now.error);
+        if (now.state === "failed" && !starting) throw new Error(now.error);
         if (now.state === "done") {
           bar.hidden = true;
           told.textContent = `${now.distance.toFixed(1)} grey levels from your picture; the search started at ` +
@@ -343,6 +352,7 @@ function projectionCard(noise) {
         await new Promise((resolve) => setTimeout(resolve, 250));
       }
     } catch (error) {
+      if (mine !== newest) return;
       bar.hidden = true;
       say(error.message);
     }
@@ -401,6 +411,8 @@ async function showGiven(number) {
 
 async function start() {
   window.addEventListener("hashchange", () => location.reload());
+  // A picture that is dropped beside a zone must not replace the page.
+  for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
   try {
     model = await (await ask("api/model")).json();
   } catch (error) {

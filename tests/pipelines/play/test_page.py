@@ -116,6 +116,24 @@ def test_moving_a_slider_changes_the_picture(address: str, tmp_path: Path) -> No
         change(tab, "seed", 6, "change")
         assert not ask(tab, "document.getElementById('label').disabled")
 
+        # A picture is shown with its own seed, also if another one is wanted by then.
+        before = ask(tab, SHOWN)
+        ask(
+            tab,
+            "captions = []; new MutationObserver(() => captions.push(document.getElementById('caption').textContent))"
+            ".observe(document.getElementById('caption'), {childList: true});"
+            "for (const of of [7, 8]) { seed.value = of; seed.dispatchEvent(new Event('change')); }",
+        )
+        wait_for(tab, f"{SHOWN} > {before} + 1")
+        assert ask(tab, "captions") == ["seed 7", "seed 8"]
+        # A file that is refused leaves the projection in progress.
+        (tmp_path / "no.png").write_bytes(b"no picture")
+        tab.call("DOM.setFileInputFiles", files=[str(tmp_path / "mine.png")], nodeId=node["nodeId"])
+        wait_for(tab, "!document.getElementById('progress').hidden")
+        tab.call("DOM.setFileInputFiles", files=[str(tmp_path / "no.png")], nodeId=node["nodeId"])
+        wait_for(tab, "document.getElementById('project').nextSibling.textContent.startsWith('Drop')")  # it was refused
+        wait_for(tab, "document.getElementById('caption').textContent.startsWith('your picture, projected')")
+
         tab.open(address.partition("#")[0], wait=0)  # without the token
         wait_for(tab, "document.getElementById('message')?.textContent.includes('token is missing')")
 

@@ -294,6 +294,15 @@ def test_files_that_are_no_pictures_or_too_large_are_refused(open_page: Open, mo
     assert "no longer here" in page.post("/api/translate", json={"picture": 99}).json()["error"]
 
 
+def test_the_picture_in_use_is_kept_while_others_come_and_go(open_page: Open) -> None:
+    page = open_page("stargan2")
+    given = upload(page, png(), "translate")["picture"]
+    for _ in range(12):
+        values = {"picture": given, "target": 1, "reference": upload(page, png(), "reference")["picture"]}
+        answer = page.post("/api/translate", json=values)
+        assert answer.status_code == 200, answer.text
+
+
 def test_translation_without_what_it_needs_is_refused(open_page: Open) -> None:
     page = open_page("stargan2")
     number = upload(page, png(), "translate")["picture"]
