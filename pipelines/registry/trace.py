@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-COMMIT = "gantry.git_commit"
+COMMIT, TRAIN_COMMIT = "gantry.git_commit", "gantry.train_commit"
+"""Tags of a version: the commit that it was registered at, and that of its training if it is another one."""
 GENERATOR = "gantry.generator"
 REGISTER = "register"
 """Name of the stage that registers a version."""
@@ -92,9 +93,9 @@ def trace(thing: str, *, tracking_uri: str, checkout: Checkout) -> Trace:
                 )
             return _trace(thing, "picture", found, client, tracking_uri, checkout, picture=picture)
         if commit := _commit(thing, checkout):
-            found = [v for v in _tagged(client, f"tags.`{COMMIT}` LIKE '{commit}%'")]
+            found = _tagged(client, *(f"tags.`{tag}` LIKE '{commit}%'" for tag in (COMMIT, TRAIN_COMMIT)))
             if not found:
-                raise TrackingError(f"No version was registered from commit {commit}. Its runs are in MLflow.")
+                raise TrackingError(f"No version was trained or registered at commit {commit}. Its runs are in MLflow.")
             return _trace(thing, "commit", found, client, tracking_uri, checkout)
         version = lookup_version(client, thing.removeprefix("models:/"))
         if version is not None:
@@ -247,10 +248,11 @@ def _subject(commit: str, checkout: Checkout) -> str:
         return ""
 
 
-def _tagged(client: "MlflowClient", query: str) -> list["ModelVersion"]:
-    """The versions that a filter finds, newest first."""
-    found = list(client.search_model_versions(query, max_results=_MAX_VERSIONS))
-    return sorted(found, key=lambda version: -int(version.creation_timestamp or 0))
+def _tagged(client: "MlflowClient", *queries: str) -> list["ModelVersion"]:
+    """The versions that any of the filters finds, newest first."""
+    found = [version for query in queries for version in client.search_model_versions(query, max_results=_MAX_VERSIONS)]
+    once = {(version.name, version.version): version for version in found}
+    return sorted(once.values(), key=lambda version: -int(version.creation_timestamp or 0))
 
 
 def _run_tags(client: "MlflowClient", run: str) -> dict[str, str]:

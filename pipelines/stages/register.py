@@ -1,6 +1,7 @@
 """The register stage: register the measured generator in MLflow with the alias ``challenger``."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from pipelines.registry.example import example_picture
 from pipelines.registry.inputs import check_curves, objective_of, read_measured
 from pipelines.registry.parent import START_FILE
 from pipelines.registry.register import TRAIN_MINUTES, TRAIN_STEPS, register_generator
+from pipelines.registry.trace import COMMIT, TRAIN_COMMIT
 from pipelines.runtime.checkout import CURVES, DVC_LOCK, FID_CURVE, REGISTERED, START_DESCRIPTION
 from pipelines.runtime.dvc_yaml import parse_as_dvc
-from pipelines.runtime.git import current_commit
+from pipelines.runtime.git import Commit, current_commit
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
 from pipelines.stages.context import StageContext, check_inputs
@@ -40,6 +42,26 @@ def length_tags(settings: Settings, curves: Path) -> dict[str, str]:
             f"could not be made again. Restore it: dvc checkout {curves}, or dvc pull {curves}."
         )
     return {TRAIN_MINUTES: f"{settings.train.minutes:g}", TRAIN_STEPS: str(steps)}
+
+
+def commit_tags(here: Commit, made_with: Mapping[str, str]) -> dict[str, str]:
+    """Tags that name the commit of the checkout and, if it is another one, that of the training; the latter is said, too.
+
+    Only the training of a commit without changes is not told apart from the same commit with changes: a stage before the
+    registration changes dvc.lock.
+
+    Args:
+        here: the commit of the checkout.
+        made_with: tags of the run that trained the generator.
+    """
+    trained = made_with.get(COMMIT, here.name)
+    if trained in (here.name, here.name.removesuffix("+changes")):
+        return here.tags
+    say(
+        "register",
+        f"the generator was trained at commit {trained} and is registered at {here.name}; it has both as tags",
+    )
+    return {**here.tags, TRAIN_COMMIT: trained}
 
 
 def check_lock(context: StageContext) -> None:
@@ -82,7 +104,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         if lock.is_file():
             run.log_artifact(lock)
         # The version links to the run of the pipeline, which must be on the server first, with all that it is compared by.
-        record_results(checkout, settings, context.pipeline_run)
+        made_with = record_results(checkout, settings, context.pipeline_run)
         sync(
             checkout.events,
             tracking_uri=settings.track.uri,
@@ -107,7 +129,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
                 "gantry.data": settings.data.name,
                 **parent_tags(description.get("parent")),
                 **length_tags(settings, checkout.out(CURVES)),
-                **current_commit(checkout.root).tags,
+                **commit_tags(current_commit(checkout.root), made_with),
                 "gantry.dvc_lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "none",
             },
             notes={

@@ -73,7 +73,7 @@ def record_results(
     metrics: Path | None = None,
     samples: Path | None = None,
     neighbours: Path | None = None,
-) -> None:
+) -> dict[str, str]:
     """Record in the run of the pipeline what two runs are compared by.
 
     That is: the settings as resolved, the data, all figures, the cost, sheets and curves, dvc.lock, the versions and a
@@ -86,6 +86,9 @@ def record_results(
         metrics: file with the figures; None for that of the checkout.
         samples: the contact sheet; None for that of the checkout.
         neighbours: the sheet of the closest pairs; None for that of the checkout.
+
+    Returns:
+        The tags that say by which commit, versions and device the generator was trained, if that is known; else, those of here.
     """
     metrics, samples = metrics or checkout.metrics, samples or checkout.samples
     neighbours = neighbours or checkout.neighbours
@@ -120,6 +123,7 @@ def record_results(
             if sheet.is_file():
                 log.log_image(sheet, key, 0)
         log.set_tags({**made_with, **protocol, NOTE: describe_run(params, figures, cost, made_with)})
+    return made_with
 
 
 def describe_run(

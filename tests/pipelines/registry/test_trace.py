@@ -89,6 +89,12 @@ def test_versions_runs_and_commits_give_the_same_line(registered, uri, checkout,
     assert [line.version for line in found.versions] == ["digits/1"]
 
 
+def test_a_commit_finds_the_versions_that_were_trained_at_it(register, uri, checkout, commit):
+    tags = {"gantry.stage_key": "k", "gantry.git_commit": "b" * 40, "gantry.train_commit": f"{commit}+changes"}
+    register(tags=tags)
+    assert [line.version for line in trace(commit, tracking_uri=uri, checkout=checkout).versions] == ["digits/1"]
+
+
 def test_a_sheet_says_which_generator_made_it(generator_dir, tmp_path):
     save_contact_sheet(load_generator(generator_dir), tmp_path / "sheet.png", 4, 3, None, None)
     assert read_provenance(tmp_path / "sheet.png") == {

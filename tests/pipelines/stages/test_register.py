@@ -8,8 +8,9 @@ import yaml
 
 from gan_core.errors import StageError
 from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.git import Commit
 from pipelines.stages.context import open_stage, run_stage
-from pipelines.stages.register import check_lock, length_tags
+from pipelines.stages.register import check_lock, commit_tags, length_tags
 from tests.pipelines.settings_example import small_settings
 from tests.pipelines.toy import CHECKOUT, dvc, make_project
 
@@ -70,6 +71,18 @@ def test_a_version_says_how_many_steps_its_minutes_were(tmp_path: Path) -> None:
     curves.unlink()
     with pytest.raises(StageError, match=r"curves\.csv is missing .*Restore it: dvc checkout .*curves\.csv"):
         length_tags(small_settings(train__minutes=15), curves)
+
+
+def test_a_version_names_the_commit_of_its_training_if_that_is_another_one(capsys: pytest.CaptureFixture) -> None:
+    here = Commit(name="b" * 40)
+    assert commit_tags(here, {}) == commit_tags(here, here.tags) == here.tags
+    changed = Commit(name=f"{here.name}+changes")
+    assert commit_tags(changed, here.tags) == changed.tags, "the run itself changes dvc.lock"
+    assert "trained" not in capsys.readouterr().out
+    assert commit_tags(here, changed.tags) == {**here.tags, "gantry.train_commit": changed.name}
+    earlier = Commit(name=f"{'a' * 40}+changes")
+    assert commit_tags(here, earlier.tags) == {**here.tags, "gantry.train_commit": earlier.name}
+    assert f"trained at commit {earlier.name} and is registered at {here.name}" in capsys.readouterr().out
 
 
 def ran(project: Path) -> set[str]:
