@@ -78,6 +78,8 @@ def download_files(version: "ModelVersion", tracking_uri: str, place: Path) -> P
         raise TrackingError(f"{gone}: {error}.") from error
     if not found.is_dir():
         raise TrackingError(f"{gone}: {version.source} is not a folder.")
+    if not any(found.iterdir()):  # MLflow finds nothing to download from a store or server, and does not say so
+        raise TrackingError(f"{gone}: there is no file at {version.source}.")
     return found
 
 

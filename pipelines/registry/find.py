@@ -165,6 +165,10 @@ def lookup_version(client: "MlflowClient", model: str) -> "ModelVersion | None":
     version = version or aliases.get(CHAMPION) or aliases.get(CHALLENGER) or ""
     versions = client.search_model_versions(f"name = {quoted}", order_by=["version_number DESC"])
     chosen = [v for v in versions if not version or str(v.version) == version]
+    if not versions:
+        raise TrackingError(
+            f"The registered model '{name}' has no version yet. Run the pipeline (gantry run), or name another model."
+        )
     if not chosen:
         raise TrackingError(f"'{name}' has no version {version}; it has {', '.join(str(v.version) for v in versions)}.")
     return chosen[0]

@@ -22,6 +22,8 @@ from pipelines.tracking.store import explain_server_errors
 START_FILE = DESCRIPTION
 """File of a version with the description of what a later run needs."""
 _NULL = "name another run, or set train.start_from to null"
+_NOT_YET = ("has no alias", "has no version", "There is no generator", "does not exist")
+"""Parts of the messages about what the first run of a project does not find: it makes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,9 @@ def find_parent(start_from: str, checkout: Checkout, tracking_uri: str) -> Paren
             with version_files(version, tracking_uri) as files:
                 return _read_version(files, f"{version.name}/{version.version}")
     except TrackingError as error:
-        first = " For the first version, set train.start_from to null." if "has no alias" in str(error) else ""
+        first = (
+            " For the first version, set train.start_from to null." if any(of in str(error) for of in _NOT_YET) else ""
+        )
         raise TrackingError(f"train.start_from: {error}{first}") from error
 
 

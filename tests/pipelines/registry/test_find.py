@@ -137,3 +137,28 @@ def test_a_name_with_a_quote_is_found(register, generator_dir, uri):
     client.create_registered_model("o'hara")
     client.create_model_version("o'hara", client.get_model_version("digits", version).source)
     assert digest("o'hara", uri) == load_generator(generator_dir).digest
+
+
+def test_a_registered_model_without_versions_is_named(uri):
+    """As after a registration that was killed."""
+    from mlflow import MlflowClient
+
+    MlflowClient(uri, uri).create_registered_model("empty")
+    with (
+        pytest.raises(TrackingError, match="The registered model 'empty' has no version yet"),
+        find_model("empty", tracking_uri=uri),
+    ):
+        pass
+
+
+def test_files_that_a_store_has_no_longer_are_gone_and_not_changed(register, uri, monkeypatch):
+    """MLflow gives an empty folder for a place of a store or server where nothing is."""
+    import mlflow
+
+    register()
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", lambda dst_path, **more: dst_path)
+    with (
+        pytest.raises(TrackingError, match="The files of version 1 of 'digits' are gone: there is no file at"),
+        find_model("digits", tracking_uri=uri),
+    ):
+        pass

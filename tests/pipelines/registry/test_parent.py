@@ -135,10 +135,17 @@ def test_versions_that_cannot_be_started_from_say_why(
         TrackingError, match=r"no alias 'champion'.* For the first version, set train.start_from to null"
     ):
         find_parent("digits@champion", checkout, uri)
-    with pytest.raises(TrackingError, match="There is no generator 'faces'"):
+    with pytest.raises(TrackingError, match=r"There is no generator 'faces'.* For the first version, set"):
         find_parent("faces", checkout, uri)
     with pytest.raises(CheckpointError, match=r"there is no folder .*elsewhere"):
         find_parent("./elsewhere", checkout, uri)
+
+
+def test_the_first_run_of_a_project_is_told_to_start_from_random_weights(tmp_path: Path) -> None:
+    """The pipeline itself fails with this error, so 'run the pipeline first' alone would lead nowhere."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with pytest.raises(TrackingError, match=r"does not exist\..* For the first version, set train\.start_from to null"):
+        find_parent("faces@champion", Checkout.at(tmp_path), uri)
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_named(version: Registered, checkout: Checkout, uri: str) -> None:
