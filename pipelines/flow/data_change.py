@@ -17,7 +17,7 @@ from gan_core.files import read_json
 from pipelines.flow.process import run_streaming
 from pipelines.flow.workspace import Workspace
 from pipelines.registry.contents import version_files
-from pipelines.registry.find import REGISTERED, find_version
+from pipelines.registry.find import NOT_YET, REGISTERED, find_version
 from pipelines.runtime.checkout import DVC_LOCK, PREPARED, Checkout
 from pipelines.runtime.dvc_repo import open_project
 from pipelines.runtime.dvc_yaml import parse_as_dvc
@@ -157,7 +157,7 @@ def _reference(name: str, uri: str) -> tuple[str, str] | None:
                 lock = files / DVC_LOCK
                 text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
     except TrackingError as error:
-        if "There is no generator" in str(error):
+        if any(of in str(error) for of in NOT_YET):
             return None
         raise
     return f"{version.name}/{version.version}", text

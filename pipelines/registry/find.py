@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 REGISTERED = "models:/"
 """Before the name of a registered model or version, as MLflow writes it: no folder, run or revision is meant."""
+NOT_YET = ("has no alias", "has no version yet", "There is no generator", "does not exist. Run the pipeline first")
+"""Parts of the errors about what the first run of a project does not find, because it makes it."""
 
 
 @dataclass(frozen=True)

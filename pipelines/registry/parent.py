@@ -14,7 +14,7 @@ from gan_core.errors import CheckpointError, DataError, StageError, TrackingErro
 from gan_core.files import atomic_write, read_json, sha256_file
 from gan_core.training.start import DESCRIPTION, Start, check_files, open_start
 from pipelines.registry.contents import version_files
-from pipelines.registry.find import find_version
+from pipelines.registry.find import NOT_YET, find_version
 from pipelines.runtime.checkout import START, Checkout
 from pipelines.runtime.dvc_cache import fetch_cached, hash_in_lock
 from pipelines.tracking.store import explain_server_errors
@@ -22,8 +22,6 @@ from pipelines.tracking.store import explain_server_errors
 START_FILE = DESCRIPTION
 """File of a version with the description of what a later run needs."""
 _NULL = "name another run, or set train.start_from to null"
-_NOT_YET = ("has no alias", "has no version", "There is no generator", "does not exist")
-"""Parts of the messages about what the first run of a project does not find: it makes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ def find_parent(start_from: str, checkout: Checkout, tracking_uri: str) -> Paren
                 return _read_version(files, f"{version.name}/{version.version}")
     except TrackingError as error:
         first = (
-            " For the first version, set train.start_from to null." if any(of in str(error) for of in _NOT_YET) else ""
+            " For the first version, set train.start_from to null." if any(of in str(error) for of in NOT_YET) else ""
         )
         raise TrackingError(f"train.start_from: {error}{first}") from error
 

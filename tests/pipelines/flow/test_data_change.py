@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from gan_core.errors import SettingsError
 from pipelines.flow.data_change import Verdict, judge, judge_change, other_changes
@@ -83,6 +84,13 @@ def test_the_data_is_compared_with_that_of_the_champion(
     some = verdict(checkout, uri, share=0.2)
     assert not some.train
     assert some.reason == "the change of the data since digits/1 is within the bounds: share 0.2 (bound 0.2)"
+
+
+def test_a_run_trains_if_the_first_registration_was_killed(checkout: Checkout, uri: str, tmp_path: Path) -> None:
+    """It leaves a registered model without versions, or not even a database."""
+    MlflowClient(uri, uri).create_registered_model("digits")
+    for place in (uri, f"sqlite:///{tmp_path / 'none.db'}"):
+        assert verdict(checkout, place, share=0.2).reason.startswith("digits has no version yet")
 
 
 def test_a_run_trains_if_the_data_cannot_be_compared(
