@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def trace(thing: str, files: bool, as_json: bool) -> None:
     """Show where THING comes from: version, run, settings, data, raw files and commit.
 
-    THING is a PNG that gantry sample, gantry translate or a served model made, a version (NAME/VERSION or NAME@ALIAS), the id
+    THING is a PNG that gantry sample, translate or play or a served model made, a version (NAME/VERSION or NAME@ALIAS), the id
     of an MLflow run, or a commit.
     """
     # Imported here: --help need not wait for torch.
@@ -47,6 +47,7 @@ def _lines(found: "Trace", files: bool) -> list[str]:
             f"  generator  {one.generator}",
             f"  run  {one.run}{f'  {one.run_url}' if one.run_url else ''}",
             f"  commit  {one.commit}{f'  {one.commit_subject}' if one.commit_subject else ''}",
+            *([f"  trained at commit  {trained}"] if (trained := one.lineage.get("gantry.train_commit")) else []),
             f"  dvc.lock  sha256 {one.lineage.get('gantry.dvc_lock', 'none')}",
             f"  prepared data  {one.dataset}",
         ]

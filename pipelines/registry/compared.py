@@ -183,7 +183,11 @@ def _top(client: Any, run_id: str) -> "Run":
 
 
 def _commit(name: str, checkout: Checkout) -> str:
-    """The commit of a revision or of a DVC experiment; empty if there is none."""
+    """The commit of a revision or of a DVC experiment; empty if there is none.
+
+    Raises:
+        TrackingError: several experiments have that name.
+    """
     try:
         found = run_git(
             checkout.root,
@@ -199,8 +203,13 @@ def _commit(name: str, checkout: Checkout) -> str:
         listed = run_git(checkout.root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
     except GitError:  # not a git repository
         return ""
-    named = [line.split(" ")[0] for line in listed.splitlines() if line.rpartition("/")[2] == name]
-    return named[0] if named else ""
+    named = [line.split(" ") for line in listed.splitlines() if line.rpartition("/")[2] == name]
+    if len({commit for commit, _ in named}) > 1:  # one on each of several commits
+        known = ", ".join(f"{commit[:12]} ({reference})" for commit, reference in named[:5])
+        raise TrackingError(
+            f"{len(named)} DVC experiments have the name '{name}'. Give the commit of one of them: {known}."
+        )
+    return named[0][0] if named else ""
 
 
 def _of_revision(name: str, commit: str, checkout: Checkout) -> Side:

@@ -66,7 +66,14 @@ class GeneratorModel(PythonModel):
                 error_code=INTERNAL_ERROR,
             ) from error
 
-        check_manifest(Path(context.artifacts["generator"]).parents[1])
+        folder = Path(context.artifacts["generator"]).parents[1]
+        check_manifest(folder)
+        if other := _other_code(folder):
+            _LOG.warning(
+                "This process imported gan_core from %s before, which is used in place of this version's own copy and differs "
+                "from it. For the pictures of this version, load it in a separate process, or before the other.",
+                other,
+            )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.generator = load_generator(context.artifacts["generator"], device)
         # The server calls from many threads. The limits bound the memory of one request, so answer one at a time.
@@ -280,6 +287,18 @@ class GeneratorModel(PythonModel):
             known = f"labels are {listed}" if classes else "it is not class-conditional, so omit the column label"
             raise _invalid(f"row {number}: the generator has no label {str(value)[:40]}; {known}.")
         return label
+
+
+def _other_code(folder: Path) -> Path | None:
+    """The folder of the imported ``gan_core`` if it differs from the copy in the model's folder; None if it does not."""
+    import gan_core
+
+    own, used = folder / "code" / "gan_core", Path(str(gan_core.__file__)).parent
+    for file in own.rglob("*.py"):
+        other = used / file.relative_to(own)
+        if not other.is_file() or other.read_bytes() != file.read_bytes():
+            return used
+    return None
 
 
 @dataclass(eq=False)

@@ -1,6 +1,7 @@
 """Requests for samples that arrive together share a batch, and labels are given by name or number."""
 
 import io
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from PIL import Image
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.inference import together
 from gan_core.inference.generator import load_generator, save_generator
+from gan_core.inference.manifest import write_manifest
 from gan_core.metrics.protocol import Figure
 from pipelines.registry.model_folder import write_model
 from tests.pipelines.registry.conftest import PROTOCOL
@@ -110,3 +112,17 @@ def test_a_failure_in_a_batch_reaches_every_request_and_the_next_is_answered(
         with pytest.raises(MlflowException, match="The model failed on this request"):
             model.predict(pd.DataFrame({"n": [1]}))
     assert len(model.predict(pd.DataFrame({"n": [1]}))) == 1
+
+
+def test_a_version_that_gets_the_code_of_another_says_so(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MLflow puts a version's code on the path, where Python does not look for what it has imported already."""
+    mlflow.pyfunc.load_model(str(folder))
+    assert "gan_core" not in caplog.text
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    with (other / "code" / "gan_core" / "batch.py").open("a") as file:
+        file.write("# of another version\n")
+    write_manifest(other)
+    mlflow.pyfunc.load_model(str(other))
+    assert "is used in place of this version's own copy and differs from it" in caplog.text

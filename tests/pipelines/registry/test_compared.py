@@ -187,6 +187,11 @@ def test_a_revision_is_compared_with_what_it_committed(
             what.startswith("outputs/train/curves.csv (not in this revision, which has no dvc.lock")
             for what in found["compared"][1]["missing"]
         )
+    run("git", "commit", "--allow-empty", "-qm", "later", cwd=checkout.root)
+    run("git", "update-ref", "refs/exps/12/3456/brave-tern", "HEAD", cwd=checkout.root)
+    refused = told("first", "brave-tern").exception
+    assert isinstance(refused, TrackingError)
+    assert "2 DVC experiments have the name 'brave-tern'. Give the commit of one" in str(refused)
 
 
 def test_a_registered_version_is_compared(logged, register, checkout: Checkout) -> None:
