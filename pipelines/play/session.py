@@ -269,7 +269,8 @@ class Session:
         """Translate a picture: a PNG whose text chunk says how. ``values``: those of a :class:`TranslateRequest`."""
         request = build(TranslateRequest, values)
         picture = self._picture(request.picture, "translate")
-        images, like = torch.from_numpy(picture.pixels[None]), None
+        images = torch.from_numpy(picture.pixels[None])
+        like: str | None = None
         if request.reference is None:
             made = self._alone(self.generator.translate, images, request.target, request.seed)
         else:

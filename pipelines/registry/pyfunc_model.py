@@ -388,9 +388,7 @@ def _integer(row: dict[str, Any], name: str, number: int) -> int | None:
         return None
     value = _whole(row[name])
     if value is None or abs(value) >= 2**63:
-        raise _invalid(
-            f"row {number}: {name} is {str(row[name])[:40]}; it must be a whole number from -(2^63 - 1) to 2^63 - 1."
-        )
+        raise _invalid(f"row {number}: {name} is {str(row[name])[:40]}; it must be a whole number from 0 to 2^63 - 1.")
     return value
 
 
