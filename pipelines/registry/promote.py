@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gan_core.errors import GantryError, TrackingError
+from gan_core.files import sha256_file
 from gan_core.inference.manifest import MANIFEST, check_manifest
 from gan_core.metrics.assess import Assessment
 from pipelines.registry.card import describe_gates
@@ -22,6 +23,7 @@ from pipelines.registry.champion import (
 from pipelines.registry.contents import (
     CHALLENGER,
     MANIFEST_TAG,
+    METRICS,
     download_files,
     find_tag_mismatch,
     read_figure,
@@ -279,11 +281,14 @@ def _evidence(client: "MlflowClient", name: str, number: str, tracking_uri: str)
             raise
         return Evidence(metrics=None, gone=True)
     with tempfile.TemporaryDirectory(prefix="gantry-version-") as temporary:
+        digest = None
         try:
             folder = download_files(version, tracking_uri, Path(temporary))
+            if (folder / METRICS).is_file():  # before it is read: the figures may be as they were, and the weights not
+                digest = sha256_file(folder / METRICS)
             figure, digest = read_figure(folder, version)
         except GantryError as error:
-            return Evidence(metrics=None, why=str(error).rstrip("."))
+            return Evidence(metrics=digest, why=str(error).rstrip("."))
         try:
             if MANIFEST_TAG in version.tags or (folder / MANIFEST).is_file():
                 check_manifest(folder, version.tags.get(MANIFEST_TAG))

@@ -283,6 +283,7 @@ def test_verify_detects_replaced_weights(register, client, uri):
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     (found,) = verify_ledger("digits", tracking_uri=uri).breaks
     assert "generator.safetensors is missing or damaged" in found
+    assert "not those it was promoted by" not in found, "metrics.json is as it was"
     seal(client, "1")
     assert len(verify_ledger("digits", tracking_uri=uri).breaks) == 1
 
