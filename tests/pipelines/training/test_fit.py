@@ -261,9 +261,11 @@ def test_a_dead_controller_gives_one_error_that_says_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Simulates the error that a real kill raises; after a real kill, Ray would hold its resources until the driver ends."""
-    import ray.train.torch
+    import ray
 
-    monkeypatch.setattr(ray.train.torch, "TorchTrainer", _Dead)
+    from pipelines.training import local_trainer
+
+    monkeypatch.setattr(local_trainer, "LocalTrainer", _Dead)
     nodes = [{"Alive": True, "NodeManagerHostname": "here", "Resources": {"CPU": 2.0}}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: types.SimpleNamespace(gcs_address="127.0.0.1:1"))
