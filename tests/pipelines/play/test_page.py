@@ -125,7 +125,7 @@ def test_moving_a_slider_changes_the_picture(address: str, tmp_path: Path) -> No
             "for (const of of [7, 8]) { seed.value = of; seed.dispatchEvent(new Event('change')); }",
         )
         wait_for(tab, f"{SHOWN} > {before} + 1")
-        assert ask(tab, "captions") == ["seed 7", "seed 8"]
+        assert ask(tab, "captions") == ["seed 7 · class shirt", "seed 8 · class shirt"]
         # A file that is refused leaves the projection in progress.
         (tmp_path / "no.png").write_bytes(b"no picture")
         tab.call("DOM.setFileInputFiles", files=[str(tmp_path / "mine.png")], nodeId=node["nodeId"])
