@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
@@ -202,7 +203,9 @@ def _files(place: Path) -> list[Path]:
 def _stage(name: str) -> None:
     from pipelines.commands.stage import stage
 
-    stage([name], standalone_mode=False)
+    # The checkout is a clone of the code that this process has imported.
+    with patch("pipelines.commands.stage.check_own_code"):
+        stage([name], standalone_mode=False)
 
 
 class _Process:
