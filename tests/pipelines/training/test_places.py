@@ -81,7 +81,7 @@ def test_news_go_on_after_the_disk_was_full(monkeypatch, caplog):
         nonlocal pulls
         pulls += 1
         if pulls == 1:
-            raise OSError(errno.ENOSPC, "No space left on device", "/work/curves.jsonl")
+            raise OSError(errno.ENOSPC, "No space left on device", "curves.jsonl")
 
     deadline = time.monotonic() + 20
     with places.pulling(pull, "the workers"):
