@@ -181,9 +181,8 @@ def _fetch_one(file: FileRequest, session: "_Session") -> None:
             if refused := find_disk_error(error):  # the disk would also refuse the file from the next address
                 refused.filename = refused.filename or str(session.scratch)
                 raise refused from error
-            if isinstance(error, OSError) and error.filename == str(
-                target
-            ):  # so would the folder, which nobody can write to
+            # So would a folder that cannot be written to.
+            if isinstance(error, OSError) and error.filename == str(target):
                 raise
             failures.append(f"{address}: {error}")
             # The same failure has already been logged for an earlier file of this call.
