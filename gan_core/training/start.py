@@ -293,7 +293,7 @@ def _check_frozen(start: Start, adapted: Adapted, family: Family, count: int) ->
             if any(id(parameter) in new for parameter in layer):
                 raise SettingsError(
                     f"train.freeze_discriminator: layer {place + 1} of the discriminator, counted from the picture, is new for "
-                    f"these pictures, so there are no weights of {start.name} that it could keep, got {count}. Set it to "
+                    f"these pictures and has no weights of {start.name} to keep, so {count} layers cannot be frozen. Set it to "
                     f"{f'at most {place}' if place else '0'}."
                 )
 
