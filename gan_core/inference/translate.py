@@ -22,7 +22,7 @@ from gan_core.images.files import PictureFiles, has_picture_suffix, is_svg, read
 from gan_core.inference.conditions import Condition, encode, read_condition, read_reference, with_alpha
 from gan_core.inference.generator import Generator
 from gan_core.inference.provenance import provenance
-from gan_core.precision import is_out_of_memory
+from gan_core.memory import is_out_of_memory
 
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes that OUT may have for a single picture."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gan_core.memory import is_out_of_memory
 from gan_core.nn import collectives
-from gan_core.precision import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

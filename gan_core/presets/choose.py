@@ -8,7 +8,8 @@ import torch
 
 from gan_core.data import DatasetInfo
 from gan_core.families import FAMILIES, ImageShape
-from gan_core.precision import device_memory, has_bf16
+from gan_core.memory import device_memory
+from gan_core.precision import has_bf16
 from gan_core.presets.cost import peak_memory
 from gan_core.presets.recipes import RECIPES, nearest_resolution
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from gan_core import randomness
 from gan_core.batch import Schedule, scheduled_by
 from gan_core.families import Batch
-from gan_core.precision import is_out_of_memory
+from gan_core.memory import is_out_of_memory
 from gan_core.training.feed import Batches
 from gan_core.training.metrics_window import MetricsWindow
 from gan_core.training.world import World

@@ -13,8 +13,8 @@ from gan_core.data import Pictures, PreparedDataset
 from gan_core.errors import DataError
 from gan_core.families import Batch
 from gan_core.images.tensors import from_uint8
+from gan_core.memory import available_memory
 from gan_core.nn.padding import reflection_pad
-from gan_core.precision import available_memory
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, Side, build_family
 from gan_core.families.translation import TranslationFamily
-from gan_core.precision import choose_device, choose_precision, is_out_of_memory
+from gan_core.memory import is_out_of_memory
+from gan_core.precision import choose_device, choose_precision
 from gan_core.schedule import cosine
 from gan_core.training.adam import Adam
 from gan_core.training.backends import compile_options, cudnn_kernels

@@ -295,7 +295,7 @@ def _disk() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     import psutil
 
-    from gan_core.precision import available_memory
+    from gan_core.memory import available_memory
 
     free, total = available_memory(), psutil.virtual_memory().total
     little = free < 4 * 2**30

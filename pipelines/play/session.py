@@ -19,7 +19,7 @@ from gan_core.inference.conditions import encode, read_condition, read_reference
 from gan_core.inference.edit import Edit, Editor
 from gan_core.inference.generator import Generator
 from gan_core.inference.provenance import provenance
-from gan_core.precision import is_out_of_memory
+from gan_core.memory import is_out_of_memory
 from pipelines.play.controls import STEPS, describe
 
 MAX_UPLOAD = 32 * 2**20

@@ -1,7 +1,6 @@
 """The device and the precision follow the machine, and the choice is logged."""
 
 import logging
-from pathlib import Path
 
 import pytest
 import torch
@@ -47,33 +46,3 @@ def test_a_cpu_has_bf16_only_with_instructions_for_it() -> None:
     except OSError:
         pytest.skip("no /proc/cpuinfo here")
     assert precision.has_bf16(CPU) == bool({"avx512_bf16", "amx_tile"} & set(flags))
-
-
-@pytest.mark.parametrize(
-    ("line", "group", "names"),
-    [
-        ("0::/pods/one", "pods/one", ("memory.max", "memory.current", "inactive_file")),
-        ("0::/", "", ("memory.max", "memory.current", "inactive_file")),
-        (
-            "4:memory:/docker/of-the-host",
-            "memory",
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ),
-    ],
-)
-def test_the_available_memory_of_a_container_is_what_its_limit_leaves(
-    line: str, group: str, names: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "own").write_text(f"9:pids:/\n{line}\n")
-    monkeypatch.setattr(precision, "_OWN_CGROUPS", tmp_path / "own")
-    monkeypatch.setattr(precision, "_CGROUPS", tmp_path)
-    without = precision.available_memory()
-    assert without > 5_000_000
-    folder = tmp_path / group
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / names[1]).write_text("4000000\n")
-    (folder / "memory.stat").write_text(f"anon 1\n{names[2]} 1000000\n")
-    (folder / names[0]).write_text("max\n")
-    assert precision.available_memory() > 5_000_000
-    (folder / names[0]).write_text("5000000\n")
-    assert precision.available_memory() == 2_000_000

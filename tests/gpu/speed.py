@@ -26,9 +26,10 @@ from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES
 from gan_core.families.noise import NoiseFamily
 from gan_core.files import write_json
+from gan_core.memory import is_out_of_memory
 from gan_core.metrics.evaluate import fid_of_samples
 from gan_core.metrics.inception import load_inception
-from gan_core.precision import choose_device, has_bf16, is_out_of_memory
+from gan_core.precision import choose_device, has_bf16
 from gan_core.training.trainer import Trainer
 from tests.bench.straightforward import NoiseLoop
 from tests.bench.trainers import (

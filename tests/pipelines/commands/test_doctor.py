@@ -96,7 +96,7 @@ def test_an_address_of_ray_that_is_none_is_a_problem_and_no_bug() -> None:
 
 
 def test_memory_that_the_limit_of_a_container_leaves_is_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan_core.precision._cgroup_memory", lambda: [2 << 30])
+    monkeypatch.setattr("gan_core.memory._cgroup_memory", lambda: [2 << 30])
     (found,) = module._memory()
     assert (found.status, found.found[:7]) == ("note", "2.0 GiB")
     assert "raise the memory limit of the container" in found.remedy
