@@ -10,14 +10,15 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from gan_core.errors import CheckpointError
 from gan_core.files import apply_umask, atomic_write, read_json, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,13 @@ class Checkpoint:
 
     path: Path
     step: int
-    tensors: dict[str, Tensor]
+    tensors: "dict[str, Tensor]"
     state: dict[str, Any]
 
 
-def save_checkpoint(directory: Path | str, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    directory: Path | str, step: int, tensors: "Mapping[str, Tensor]", state: Mapping[str, Any]
+) -> Path:
     """Write a checkpoint to ``directory/step-XXXXXXXX``, replacing a folder of that name, and return its path.
 
     Args:
@@ -43,6 +46,8 @@ def save_checkpoint(directory: Path | str, step: int, tensors: Mapping[str, Tens
         tensors: tensors by name, on any device.
         state: values that JSON can store.
     """
+    from safetensors.torch import save_file  # imports torch, which programs that only list checkpoints do not need
+
     path = Path(directory) / f"step-{step:08d}"
     with atomic_write(path) as temporary:
         temporary.mkdir()
@@ -102,8 +107,10 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"{path.name} is not a valid safetensors file ({error})") from error
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> "dict[str, Tensor]":
     """Read the tensors of a safetensors file; raises CheckpointError if it is not one."""
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -16,18 +16,16 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from gan_core import checkpoint as checkpoints
 from gan_core.config import as_dict, build
-from gan_core.errors import CheckpointError, DamagedFileError, SettingsError
+from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family, family_config, require, sketch_family
 from gan_core.families.noise import NoiseFamily, StyleBasedFamily
 from gan_core.families.translation import ReferenceGuidedFamily, TranslationFamily
-from gan_core.files import apply_umask, atomic_write, read_json, sha256_file, sha256_json, write_json
+from gan_core.files import apply_umask, atomic_write, sha256_file, write_json
 from gan_core.images.tensors import from_uint8, to_uint8
+from gan_core.inference.description import AGAIN, DESCRIPTION, WEIGHTS, identity, invalid_value, read_description
 from gan_core.inference.path import Space, path_step
 from gan_core.inference.projection import Each, LatentProjection, Projection, project, project_latent
 
-DESCRIPTION, WEIGHTS = "generator.json", "generator.safetensors"
-_AGAIN = "export or download the generator again"
-_LARGEST_DESCRIPTION = 64 << 20
 _MOST_TENSORS = 10_000
 """Maximum number of parameter tensors in a family; the largest has hundreds."""
 _PIXELS = 2**20
@@ -366,53 +364,18 @@ def _averaged(found: checkpoints.Checkpoint, device: torch.device) -> Generator:
     family = _rebuilt(info, tensors, where).to(device)
     # Checkpoints have no batch-norm statistics for the averaged weights.
     family.update_statistics(family.networks)
-    return Generator(family, info, _digest(info, sha256_file(found.path / checkpoints.TENSORS)))
-
-
-def generator_digest(directory: Path | str) -> str:
-    """:attr:`Generator.digest` of an exported generator, without loading it.
-
-    Raises:
-        CheckpointError: the folder has no exported generator, or its weights do not match the description.
-    """
-    info, weights = _described(Path(directory))
-    return _digest(info, weights)
+    return Generator(family, info, identity(info, sha256_file(found.path / checkpoints.TENSORS)))
 
 
 def _exported(directory: Path, device: torch.device) -> Generator:
-    info, digest = _described(directory)
+    info, digest = read_description(directory)
     weights = directory / WEIGHTS
     try:
         tensors = checkpoints.read_tensors(weights)
     except CheckpointError as error:
-        raise CheckpointError(f"{weights}: {error}; {_AGAIN}.") from error
+        raise CheckpointError(f"{weights}: {error}; {AGAIN}.") from error
     family = _rebuilt(info, tensors, directory / DESCRIPTION).to(device)
-    return Generator(family, info, _digest(info, digest))
-
-
-def _described(directory: Path) -> tuple[dict[str, Any], str]:
-    """The description of an exported generator, and the SHA-256 of its weights after comparing it with the description."""
-    described, weights = directory / DESCRIPTION, directory / WEIGHTS
-    try:
-        if described.stat().st_size > _LARGEST_DESCRIPTION:
-            raise ValueError(f"it is larger than {_LARGEST_DESCRIPTION >> 20} MiB")
-        info = read_json(described)
-    except ValueError as error:
-        reason = error.reason if isinstance(error, DamagedFileError) else error
-        raise CheckpointError(f"{described} is damaged ({reason}); {_AGAIN}.") from error
-    if not isinstance(info, dict):
-        raise CheckpointError(f"{described} is damaged (it is not a JSON object); {_AGAIN}.")
-    digest = sha256_file(weights) if weights.is_file() else None
-    if digest is None or digest != info.get("weights_sha256"):
-        raise CheckpointError(
-            f"{weights} is missing or damaged, or {DESCRIPTION} belongs to different weights; {_AGAIN}."
-        )
-    return info, digest
-
-
-def _digest(info: dict[str, Any], weights: str) -> str:
-    made_by = {key: info[key] for key in ("family", "config", "shape", "class_shares", "generators") if key in info}
-    return sha256_json({**made_by, "weights_sha256": weights})
+    return Generator(family, info, identity(info, digest))
 
 
 def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> Family:
@@ -427,9 +390,9 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
         CheckpointError: the description is damaged, does not match the weights, or the weights are not finite.
         SettingsError: the description names a family or a setting that this version does not know.
     """
-    wrong = _invalid_value(info)
+    wrong = invalid_value(info)
     if wrong:
-        raise CheckpointError(f"{where} is damaged ({wrong}); {_AGAIN}.")
+        raise CheckpointError(f"{where} is damaged ({wrong}); {AGAIN}.")
     try:
         try:
             shape = build(ImageShape, info["shape"], where="shape")
@@ -459,41 +422,14 @@ def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> F
         raise SettingsError(f"{where}: {error}") from error
     except Exception as error:  # invalid values can make a family's networks raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise CheckpointError(f"{where} does not match its weights ({reason}); {_AGAIN}.") from error
+        raise CheckpointError(f"{where} does not match its weights ({reason}); {AGAIN}.") from error
     broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
     if broken:
         raise CheckpointError(
             f"The weights that {where} describes contain NaN or infinity ({broken}). Training diverged, or the file was "
-            f"changed; {_AGAIN}."
+            f"changed; {AGAIN}."
         )
     return family
-
-
-def _invalid_value(info: Mapping[str, Any]) -> str | None:
-    """Describe the first value of a description that is missing or has the wrong type; None if there is none."""
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "family": str,
-        "config": dict,
-        "shape": dict,
-        "dataset": str,
-        "step": int,
-    }
-    for name, kind in kinds.items():
-        if name in ("family", "config", "shape") and name not in info:
-            return f"it has no {name}"
-        if name in info and (not isinstance(info[name], kind) or isinstance(info[name], bool)):
-            return f"{name} is {_cut(info[name])}"
-    for name in ("classes", "attributes", "class_shares", "generators"):
-        of = (int, float) if name == "class_shares" else (str, int)
-        values = info.get(name, [])
-        if not isinstance(values, list) or not all(isinstance(value, of) for value in values):
-            return f"{name} is {_cut(values)}, not a list of {'numbers' if name == 'class_shares' else 'names'}"
-    return None
-
-
-def _cut(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _check_tensors(family: Family, tensors: Mapping[str, Tensor]) -> None:

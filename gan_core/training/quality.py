@@ -13,7 +13,7 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.errors import CheckpointError
 from gan_core.files import atomic_write, read_json, write_json
-from gan_core.inference.generator import DESCRIPTION, generator_digest
+from gan_core.inference.description import DESCRIPTION, generator_digest
 from gan_core.metrics.assess import assess
 from gan_core.metrics.domain_translation import check_domains
 from gan_core.metrics.inception import load_inception

@@ -2,11 +2,13 @@
 
 import asyncio
 import atexit
+import importlib
 import logging
 import os
 import time
 import webbrowser
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,8 +80,10 @@ def run_pipeline(checkout: Checkout, stages: list[str], revision: str | None, ov
             # A run of a revision is checked in its worktree, by the code of the revision.
             check_checkout(checkout, stages)
             stack.enter_context(exclusive_run(checkout))
-        connection = stack.enter_context(connect_prefect(checkout))
-        # Imported here: Prefect takes seconds to import, and a command that fails earlier need not wait for it.
+        # Prefect takes seconds to import, and so does its server to start. A command that fails earlier waits for neither.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            beside.submit(importlib.import_module, "pipelines.flow.flow")
+            connection = stack.enter_context(connect_prefect(checkout))
         from pipelines.flow.flow import PipelineError, mark_crashed, pipeline_flow
 
         LOGGER.removeHandler(handler)

@@ -252,7 +252,7 @@ def _place(named: str, registered: ExitStack) -> Path:
     """The file or folder ``named``, or the generator in its subfolder ``generator``; else the folder of the registered
     generator ``named``, while ``registered`` is open.
     """
-    from gan_core.inference.generator import DESCRIPTION
+    from gan_core.inference.description import DESCRIPTION
     from pipelines.registry.find import generator_folder
     from pipelines.settings.tracking_uri import project_tracking_uri
 
@@ -281,7 +281,7 @@ def _source(path: Path, generator: "Generator | None", options: MeasureOptions) 
 def _is_generator(path: Path) -> bool:
     """Whether ``path`` is an exported generator, a checkpoint or a folder of checkpoints, as ``gantry sample`` takes them."""
     from gan_core.checkpoint import STATE, list_checkpoints
-    from gan_core.inference.generator import DESCRIPTION
+    from gan_core.inference.description import DESCRIPTION
 
     if _is_prepared(path) or not path.is_dir():
         return False

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -353,14 +354,21 @@ def check_checkout(checkout: Checkout, stages: Sequence[str]) -> None:
     from pipelines.flow.graph import read_plan
 
     check_own_code(checkout.root)
-    check_settings(checkout, _environment())
-    if uri := project_tracking_uri(checkout.root):
-        check_store(uri)
-    check_stages(checkout)
-    if stages:
-        read_plan(checkout, stages)
-    if _has_own_settings(checkout):
-        check_raw_data(checkout)
+    # Checking the settings takes seconds, in an interpreter of its own.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        settings = beside.submit(check_settings, checkout, _environment())
+        try:
+            if uri := project_tracking_uri(checkout.root):
+                check_store(uri)
+            check_stages(checkout)
+            if stages:
+                read_plan(checkout, stages)
+            if _has_own_settings(checkout):
+                check_raw_data(checkout)
+        except Exception:
+            settings.result()  # an error of the settings may be the cause of this one, so it takes precedence
+            raise
+        settings.result()
 
 
 def check_raw_data(checkout: Checkout) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gan_core.config import as_dict, build
 from gan_core.errors import CheckpointError, SettingsError, TrackingError
 from gan_core.files import read_json, sha256_file
-from gan_core.inference.generator import DESCRIPTION, generator_digest
+from gan_core.inference.description import DESCRIPTION, generator_digest
 from gan_core.inference.manifest import MANIFEST, check_manifest
 from gan_core.metrics.protocol import Figure
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gan_core.checkpoint import STATE, list_checkpoints
 from gan_core.errors import TrackingError
-from gan_core.inference.generator import DESCRIPTION
+from gan_core.inference.description import DESCRIPTION
 from pipelines.registry.champion import CHAMPION
 from pipelines.registry.contents import CHALLENGER, find_generator, version_files
 from pipelines.runtime.checkout import Checkout

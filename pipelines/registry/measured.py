@@ -11,7 +11,7 @@ from gan_core.errors import CheckpointError, GantryError, SettingsError, Trackin
 from gan_core.families import FAMILIES
 from gan_core.families.translation import TranslationFamily
 from gan_core.files import read_json
-from gan_core.inference.generator import DESCRIPTION
+from gan_core.inference.description import DESCRIPTION
 from gan_core.metrics.assess import Assessment
 from gan_core.metrics.protocol import Figure
 from pipelines.registry.contents import METRICS, find_generator, read_figure, version_files

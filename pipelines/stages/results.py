@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gan_core.data import DATASET_FILE, PreparedDataset
 from gan_core.files import read_json
-from gan_core.inference.generator import DESCRIPTION
+from gan_core.inference.description import DESCRIPTION
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
 from pipelines.evaluation.measure import figure_metrics, figure_title

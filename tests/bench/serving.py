@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.inference.generator import generator_digest, load_generator, save_generator
+from gan_core.inference.description import generator_digest
+from gan_core.inference.generator import load_generator, save_generator
 from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
 from pipelines.registry.model_folder import write_model

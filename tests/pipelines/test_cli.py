@@ -67,6 +67,13 @@ finally:
     assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
 
 
+def test_the_process_of_a_flow_imports_no_torch():
+    """It waits for stages for hours. Torch would cost it seconds at each start, and memory that the stages need."""
+    code = "import sys, pipelines.flow.flow; print(sorted({'torch', 'mlflow', 'ray', 'pandas'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_listed_command_exists(name: str) -> None:
     command = cli.gantry.get_command(None, name)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from gan_core.errors import CheckpointError, SettingsError
 from gan_core.inference.conditions import target_index
-from gan_core.inference.generator import generator_digest, load_generator, save_generator
+from gan_core.inference.description import generator_digest
+from gan_core.inference.generator import load_generator, save_generator
 from gan_core.inference.public_layouts import Imported, import_networks
 from gan_core.training.start import open_start, save_imported_start
 from tests.gan_core.families.translations import trainer_of, write_data

@@ -17,7 +17,8 @@ from gan_core.config import build
 from gan_core.errors import GantryError, SettingsError
 from gan_core.families import ImageShape, build_family, family_config
 from gan_core.files import read_json
-from gan_core.inference.generator import DESCRIPTION, WEIGHTS, save_generator
+from gan_core.inference.description import DESCRIPTION, WEIGHTS
+from gan_core.inference.generator import save_generator
 from gan_core.metrics.inception import Extractor
 from gan_core.metrics.neighbours import NAMES
 from gan_core.metrics.protocol import Protocol

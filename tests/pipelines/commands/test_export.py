@@ -7,8 +7,9 @@ from click.testing import CliRunner, Result
 
 import gan_core
 from gan_core.errors import SettingsError
+from gan_core.inference.description import generator_digest
 from gan_core.inference.export import read_metadata
-from gan_core.inference.generator import generator_digest, save_generator
+from gan_core.inference.generator import save_generator
 from pipelines.commands.export import export
 from tests.gan_core.families.conftest import small
 

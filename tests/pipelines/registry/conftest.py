@@ -9,7 +9,8 @@ import pytest
 from mlflow import MlflowClient
 
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.inference.generator import generator_digest, save_generator
+from gan_core.inference.description import generator_digest
+from gan_core.inference.generator import save_generator
 from gan_core.inference.manifest import write_manifest
 from gan_core.metrics.protocol import Figure, Protocol
 from pipelines.registry.register import Registered, register_generator

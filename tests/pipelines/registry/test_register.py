@@ -22,7 +22,8 @@ from PIL import Image
 
 from gan_core.errors import CheckpointError, SettingsError, TrackingError
 from gan_core.families import ImageShape, build_family, family_config
-from gan_core.inference.generator import generator_digest, load_generator, save_generator
+from gan_core.inference.description import generator_digest
+from gan_core.inference.generator import load_generator, save_generator
 from gan_core.inference.manifest import write_manifest
 from gan_core.metrics.protocol import Figure
 from pipelines.registry import attempts

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from gan_core.errors import DataError, TrackingError
-from gan_core.inference.generator import generator_digest, load_generator
+from gan_core.inference.description import generator_digest
+from gan_core.inference.generator import load_generator
 from gan_core.inference.provenance import provenance, read_provenance
 from gan_core.inference.sample import save_contact_sheet, save_pictures
 from pipelines.commands.trace import trace as command
