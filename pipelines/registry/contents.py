@@ -76,6 +76,11 @@ def download_files(version: "ModelVersion", tracking_uri: str, place: Path) -> P
         )
     except FileNotFoundError as error:
         raise TrackingError(f"{gone}: {error}.") from error
+    except Exception as error:
+        # Of a folder on this machine that does not exist, MLflow says that downloads failed.
+        if getattr(error, "error_code", None) not in ("NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"):
+            raise
+        raise TrackingError(f"{gone}: there is no file at {version.source}.") from error
     if not found.is_dir():
         raise TrackingError(f"{gone}: {version.source} is not a folder.")
     if not any(found.iterdir()):  # MLflow finds nothing to download from a store or server, and does not say so

@@ -374,6 +374,21 @@ def test_a_champion_with_changed_files_can_be_replaced_by_force(register, client
     assert promote("digits", tracking_uri=uri, force=True, reason="it was changed").version == "2"
 
 
+def test_a_champion_whose_files_are_gone_can_be_replaced_by_force(register, client, uri):
+    register(30.0)
+    promote("digits", tracking_uri=uri)
+    register(25.0)
+    shutil.rmtree(artifacts(client, "1").parent)
+    gone = "The files of version 1 of 'digits' are gone: there is no file at"
+    with pytest.raises(TrackingError, match=gone):
+        promote("digits", tracking_uri=uri)
+    assert gone in verify_ledger("digits", tracking_uri=uri).breaks[0]
+    assert promote("digits", tracking_uri=uri, force=True, reason="its files were deleted").previous == "1"
+    with pytest.raises(TrackingError, match=gone):
+        rollback("digits", tracking_uri=uri)
+    assert champion(client) == "2"
+
+
 def test_rollback_to_a_version_with_changed_files_is_refused(register, client, uri):
     for fid in (30.0, 20.0):
         register(fid)
