@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,7 +27,8 @@ from pipelines.flow.workspace import check_checkout, check_revision, exclusive_r
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import STOP_SIGNALS, enter_guard
 from pipelines.runtime.redaction import redact_credentials
-from pipelines.settings.tracking_uri import project_tracking_uri
+from pipelines.settings.tracking_uri import SQLITE, project_tracking_uri
+from pipelines.tracking.moved import correct_places
 from pipelines.tracking.store import MLFLOW_PORT, check_store
 
 if TYPE_CHECKING:
@@ -275,6 +277,8 @@ def _mlflow_page(checkout: Checkout, port: int | None, stack: ExitStack) -> Page
     if uri.startswith(("http://", "https://")):
         return Page(title="MLflow", address=redact_credentials(uri), own=False)
     check_store(uri)
+    if uri.startswith(SQLITE):
+        correct_places(Path(uri.removeprefix(SQLITE)))
     environment = {
         **os.environ,
         # Not as an argument: a database URI may hold a password, and every user of the machine can read arguments.

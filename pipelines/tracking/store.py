@@ -19,6 +19,7 @@ from gan_core.files import atomic_write, remove_stale
 from gan_core.locks import file_lock
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, URI_VARIABLES, resolve_uri
+from pipelines.tracking.moved import FILES, correct_places
 from pipelines.tracking.sqlite_file import check_database, damage_message, is_damage
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def connect(uri: str, *, create: bool = True) -> "MlflowClient":
     """A client of the tracking server or database at ``uri``. A missing database is created if ``create``.
 
     A SQLite file is opened under a lock beside it, because processes that create its tables at the same time would
-    collide. Another database is asked for a connection; an MLflow server is not contacted.
+    collide. If it was moved or copied with its files, the places of the files in it are corrected. Another database is asked
+    for a connection; an MLflow server is not contacted.
 
     Raises:
         TrackingError: the database is damaged, or it does not exist and ``create`` is False.
@@ -89,6 +91,7 @@ def connect(uri: str, *, create: bool = True) -> "MlflowClient":
         client = MlflowClient(uri, uri)
         # The registry has a separate store over the same file; opening it creates its tables.
         client.search_registered_models(max_results=1)
+        correct_places(database)
     return client
 
 
@@ -137,7 +140,7 @@ def _make_database(database: Path) -> None:
     _LOG.info("Creating the tracking database %s.", database)
     with atomic_write(database) as temporary:
         # MLflow puts this location in quotes into an SQL statement; a URI contains no quotes.
-        store = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / "mlartifacts").absolute().as_uri())
+        store = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / FILES).absolute().as_uri())
         store.engine.dispose()
 
 
@@ -288,7 +291,7 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
     uri = resolve_uri(uri)
     if not uri.startswith(SQLITE):
         return None
-    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / experiment).as_uri()
+    return (Path(uri.removeprefix(SQLITE)).parent / FILES / experiment).as_uri()
 
 
 @contextmanager
