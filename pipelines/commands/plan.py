@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,25 +11,22 @@ import click
 
 if TYPE_CHECKING:
     from pipelines.flow.forecast import Forecast
+    from pipelines.flow.plan import PlannedStage
 
-_WORDS = {
-    "runs": "runs",
-    "restored": "restored",
-    "may run": "may run",
-    "up to date": "up to date",
-    "missing": "MISSING",
-}
+_WIDTH = 100
+"""Columns of the output."""
 
 
 @click.command()
 @click.argument("stages", nargs=-1, metavar="[STAGE]...")
+@click.option("--verbose", is_flag=True, help="List all changes since each stage last ran, one a line.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(stages: tuple[str, ...], as_json: bool) -> None:
+def plan(stages: tuple[str, ...], verbose: bool, as_json: bool) -> None:
     """Say what gantry run would do now, without running anything.
 
     Lists the stages that will run and why; and for training the workers and where they fit, memory and disk on each of their
     hosts, the expected time, and the data that has to travel to the storage. Asks the cluster at RAY_ADDRESS for its nodes if
-    that is set, else takes this machine. Changes nothing but DVC's cache of file hashes.
+    that is set, else takes this machine. Writes nothing but DVC's cache of file hashes and .gantry/code.
 
     Exit status 1 if the run would fail: data is missing, or the workers fit nowhere.
     """
@@ -51,12 +49,36 @@ def plan(stages: tuple[str, ...], as_json: bool) -> None:
         sys.exit(1 if fails else 0)
     width = max((len(stage.name) for stage in planned), default=0)
     for stage in planned:
-        click.echo(f"{stage.name:<{width}}  {_WORDS[stage.action]:<10}  {stage.reason}".rstrip())
+        action = stage.action.upper() if stage.action == "missing" else stage.action
+        line = f"{stage.name:<{width}}  {action:<10}  "
+        if verbose:
+            click.echo("\n".join([f"{line}{stage.reason}".rstrip(), *(f"  {change}" for change in stage.changes)]))
+        else:
+            click.echo(f"{line}{_why(stage, _WIDTH - len(line))}".rstrip())
+    for stage in planned:
+        if stage.remedy:
+            click.echo(f"\n{_wrap(stage.remedy)}")
     if training:
         click.echo()
     for name, text in training.items():
-        click.echo(f"{name:<9} {text}")
+        click.echo(_wrap(f"{name:<9} {text}", indent=10))
     sys.exit(1 if fails else 0)
+
+
+def _why(stage: "PlannedStage", room: int) -> str:
+    """Why a stage runs: its reason, and as many of its changes as ``room`` characters hold."""
+    before = f"{stage.reason}; " if stage.reason else ""
+    for shown in range(len(stage.changes), 0, -1):
+        left = len(stage.changes) - shown
+        text = before + ", ".join(stage.changes[:shown]) + (f" and {left} more" if left else "")
+        if len(text) <= room:
+            return text
+    return f"{before}{len(stage.changes)} change(s)" if stage.changes else stage.reason
+
+
+def _wrap(text: str, indent: int = 0) -> str:
+    # The words stay whole: some are paths and addresses, to be copied.
+    return textwrap.fill(text, _WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _plan_training(checkout: Any, settings: Any, changes: bool) -> dict[str, str]:
@@ -82,7 +104,7 @@ def _plan_training(checkout: Any, settings: Any, changes: bool) -> dict[str, str
         for node in nodes
         if (min(node.cpus // share.cpus, node.gpus) if share.gpus else node.cpus // share.cpus)
     ]
-    told["workers"] = f"{share.processes}, {each} each, on {', '.join(fitting)}"
+    told["workers"] = f"{share.processes} with {each} each, on {', '.join(fitting)}"
     device = choose_device("auto" if share.gpus else "cpu")
     try:
         dataset = _dataset(checkout, settings)

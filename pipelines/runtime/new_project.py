@@ -67,14 +67,16 @@ def _start_repository(root: Path) -> bool:
         inside = False
         run_git(root, "init", "--quiet")
     at_top = not inside or not run_git(root, "rev-parse", "--show-prefix")
+    # Not --quiet, with which DVC does not say why it fails.
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "init", "--quiet", *([] if at_top else ["--subdir"])],
+        [sys.executable, "-m", "dvc", "init", *([] if at_top else ["--subdir"])],
         cwd=root,
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        raise StageError(f"DVC cannot start in {root}: {' '.join(done.stderr.split())}")
+        reason = " ".join(done.stderr.split()).removeprefix("ERROR: failed to initiate DVC - ")
+        raise StageError(f"DVC cannot start in {root}: {reason}")
     if inside:
         return False
     signature = git_signature(lambda name: run_git(root, "config", name, empty_on=ANY_STATUS))

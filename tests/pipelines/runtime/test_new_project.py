@@ -46,6 +46,14 @@ def test_a_folder_that_is_not_empty_is_not_changed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_that_git_ignores_is_refused_with_the_reason(tmp_path: Path) -> None:
+    run("git", "init", "--quiet", cwd=tmp_path)
+    (tmp_path / ".gitignore").write_text("/var/\n")
+    with pytest.raises(StageError, match=r"project/\.dvc is ignored .* \.gitignore"):
+        make_project(tmp_path / "var" / "project")
+    assert not (tmp_path / "var" / "project").exists()
+
+
 def test_nothing_remains_if_dvc_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(root: Path) -> bool:
         raise StageError(f"DVC cannot start in {root}: no")
