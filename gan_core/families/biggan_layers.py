@@ -27,7 +27,7 @@ class SpectralNorm(nn.Module):
         rows = weight.detach().flatten(1)
         self.register_buffer("left", torch.randn(rows.shape[0]))
         self.register_buffer("right", torch.zeros(rows.shape[1]))
-        if not rows.is_meta:  # networks on the meta device are never run
+        if type(rows) is Tensor and not rows.is_meta:  # fake tensors and those on the meta device have no values
             self.iterate(rows, 15)
 
     @torch.no_grad()

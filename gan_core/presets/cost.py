@@ -11,21 +11,22 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import flop_registry
 
 from gan_core import randomness
-from gan_core.families import FAMILIES, Batch, Family, ImageShape, Phase, build_family, family_config, require
-from gan_core.families.noise import NoiseFamily
+from gan_core.families import Batch, Family, ImageShape, Phase, build_family, family_config
 
 _FLOAT = 4
 """Bytes of a float32."""
+_IMAGES = 64
+"""Images of a step whose operations are counted: those on the weights alone, as of orthogonal regularisation, are shared by a
+batch."""
 
 
 def training_flops(name: str, shape: ImageShape, model: Mapping[str, Any], discriminator_steps: int = 1) -> float:
-    """Estimate the floating-point operations of training per real image.
+    """Estimate the floating-point operations of training per real image: of the updates of both sides, with their penalties.
 
-    A backward pass counts as two forward passes. For a noise family this gives three forward passes of the generator and eight
-    of the discriminator, with one update of each. For a translation family the operations of both updates are counted.
+    Matrix products and convolutions are counted.
 
     Args:
         name: name of the family.
@@ -33,13 +34,8 @@ def training_flops(name: str, shape: ImageShape, model: Mapping[str, Any], discr
         model: the family's settings.
         discriminator_steps: updates of the discriminator per step.
     """
-    if not FAMILIES[name].can(NoiseFamily):
-        passes = _operations_per_step(name, shape, model)
-        return passes["discriminator"] + passes["generator"] / discriminator_steps
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        family = require(build_family(name, family_config(name, model), shape), NoiseFamily)
-        passes = {side: _operations(family, side, counter) for side in ("generator", "discriminator")}
-    return 3 * passes["generator"] / discriminator_steps + (6 + 2 / discriminator_steps) * passes["discriminator"]
+    passes = _operations_per_step(name, shape, model)
+    return passes["discriminator"] + passes["generator"] / discriminator_steps
 
 
 def peak_memory(
@@ -92,25 +88,14 @@ def peak_memory(
     return adversarial + penalties + _FLOAT * (3 * of_generators + 2 * of_discriminators)
 
 
-def _operations(family: NoiseFamily, side: str, counter: FlopCounterMode) -> float:
-    """Floating-point operations of a forward pass per image."""
-    before, n, shape = counter.get_total_flops(), 4, family.shape
-    labels = torch.zeros(n, dtype=torch.int64) if family.conditional else None
-    with torch.no_grad():
-        if side == "generator":
-            family.generate_sample(family.networks[side], torch.zeros(n, family.config.latent), labels, None)
-        else:
-            family.discriminate(
-                family.networks[side], torch.zeros(n, shape.channels, shape.height, shape.width), labels
-            )
-    return (counter.get_total_flops() - before) / n
-
-
 def _operations_per_step(name: str, shape: ImageShape, model: Mapping[str, Any]) -> dict[str, float]:
-    """Floating-point operations of the updates of each side per real image, counted without computing."""
+    """Floating-point operations of the updates of each side per real image, counted without computing.
+
+    The images are generated in the discriminator's update, which the generator's continues.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to load
 
-    n, passes, before = 2, {"discriminator": 0.0, "generator": 0.0}, 0.0
+    n, passes, before = _IMAGES, {"discriminator": 0.0, "generator": 0.0}, 0.0
     with FakeTensorMode(), _Operations() as counter:
 
         def count(phase: Phase) -> None:
@@ -169,9 +154,20 @@ class _Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         count = flop_registry.get(func._overloadpacket)
-        if count is not None:
+        if func._overloadpacket is torch.ops.aten.convolution_backward:
+            self.total += _convolution_backward(*args, **kwargs)
+        elif count is not None:
             self.total += count(*args, **kwargs, out_val=result)
         return result
+
+
+def _convolution_backward(gradient: Tensor, input: Tensor, weight: Tensor, *others: Any) -> int:
+    """Floating-point operations of the gradients of a convolution: for each, those of the convolution.
+
+    torch 2.13 counts the weight gradient of g groups g times.
+    """
+    transposed, wanted = others[4], others[7]
+    return 2 * (input if transposed else gradient).numel() * weight[0].numel() * sum(wanted[:2])
 
 
 class _Memory(TorchDispatchMode):

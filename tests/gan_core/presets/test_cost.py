@@ -14,11 +14,46 @@ from gan_core.presets.recipes import RECIPES
 
 
 def test_the_operations_of_the_papers_dcgan_counted_by_hand() -> None:
-    """At 32 pixels and width 128, by hand: 2 operations a product; three passes of G, eight of D."""
+    """At 32 pixels and width 128, by hand: 2 operations a product; three passes of G, eight of D.
+
+    With several updates of the discriminator, each has images of its own: a pass of G and six of D.
+    """
     shape = ImageShape(channels=3, height=32, width=32)
     up = 2 * 16 * (512 * 256 * 4 * 4 + 256 * 128 * 8 * 8 + 128 * 3 * 16 * 16) + 2 * 100 * 512 * 16
     down = 2 * 16 * (3 * 128 * 16 * 16 + 128 * 256 * 8 * 8 + 256 * 512 * 4 * 4) + 2 * 512 * 16
     assert training_flops("dcgan", shape, {}) == pytest.approx(3 * up + 8 * down, rel=0.01)
+    several = up + 6 * down + (2 * up + 2 * down) / 4
+    assert training_flops("dcgan", shape, {}, discriminator_steps=4) == pytest.approx(several, rel=0.01)
+
+
+def test_the_operations_of_r3gan_with_its_penalties() -> None:
+    """Of G three passes, of D nine, one of them for the real image of each pair; R1 and R2 take four more each.
+
+    A penalty takes a pass forwards, one back to the image, and twice as many to differentiate that by the weights, whether
+    they are in groups or not.
+    """
+    shape, model = ImageShape(channels=3, height=32, width=32), {"width": 32, "width_max": 64, "blocks": 1}
+    with torch.device("meta"):
+        family = build_family("r3gan", family_config("r3gan", model), shape)
+        inputs = {"generator": torch.zeros(1, 64), "discriminator": torch.zeros(1, 3, 32, 32)}
+    forward = {}
+    for name, network in family.networks.items():
+        with FlopCounterMode(display=False) as counter:
+            network(inputs[name])
+        forward[name] = counter.get_total_flops()
+    without = 3 * forward["generator"] + 9 * forward["discriminator"]
+    penalties = 8 * forward["discriminator"]
+    plain = {**model, "gamma": 0.0, "final_gamma": 0.0}
+    assert training_flops("r3gan", shape, plain) == pytest.approx(without, rel=0.02)
+    assert training_flops("r3gan", shape, model) == pytest.approx(without + penalties, rel=0.02)
+    lazy = training_flops("r3gan", shape, {**model, "penalty_every": 8})
+    assert lazy == pytest.approx(without + penalties / 8, rel=0.02)
+
+
+def test_regularisation_of_the_weights_is_shared_by_a_batch() -> None:
+    shape = ImageShape(channels=3, height=32, width=32, classes=4)
+    plain, regular = (training_flops("biggan", shape, {"width": 24, "orthogonal": weight}) for weight in (0.0, 1e-4))
+    assert plain < regular < 1.1 * plain
 
 
 def test_the_estimate_is_for_the_networks_that_auto_chooses_for_the_device() -> None:
