@@ -86,8 +86,8 @@ class BigGanConfig:
     gradient_penalty_every: int = 1
     """Steps between updates by the gradient penalty; 1: it is part of each update of the discriminator."""
     consistency: float = 0.0
-    """Weight of the consistency of the discriminator's outputs for images and for the same images augmented, real and generated
-    (Zhao et al. 2021 use 10)."""
+    """Weight of the consistency of the discriminator's outputs for images and for the same images augmented, for real and for
+    generated ones each (Zhao et al. 2021 use 10)."""
     consistency_every: int = 1
     """Steps between updates by consistency; 1: it is part of each update of the discriminator."""
 
@@ -254,7 +254,9 @@ class BigGan(NoiseFamily):
         plain, jittered = self.discriminate_both(
             images, augmented, None if batch.labels is None else batch.labels.repeat(2)
         )
-        penalty = consistency_penalty(plain, jittered)
+        # The mean over real images and that over generated ones are added (Zhao et al. 2021, algorithm 1).
+        of_real, of_fake = map(consistency_penalty, plain.chunk(2), jittered.chunk(2))
+        penalty = of_real + of_fake
         return Losses(self.config.consistency * penalty, {"penalty/consistency": penalty.detach()})
 
     def orthogonal_loss(self, batch: Batch, step: int) -> Losses:

@@ -76,7 +76,7 @@ def orthogonal_penalty(network: nn.Module) -> Tensor:
 def consistency_penalty(plain: Tensor, augmented: Tensor) -> Tensor:
     """Mean squared difference of the discriminator's outputs for images and for the same images augmented.
 
-    Zhang et al. 2020, "Consistency Regularization for GANs", equation 2. The balanced form (Zhao et al. 2021) applies it to
-    real and to generated images.
+    Zhang et al. 2020, "Consistency Regularization for GANs", equation 2. The balanced form (Zhao et al. 2021) adds
+    that of real and that of generated images.
     """
     return (plain - augmented).square().mean()

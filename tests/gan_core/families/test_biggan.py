@@ -149,6 +149,16 @@ def test_consistency_compares_images_with_the_same_images_augmented() -> None:
     assert all(parameter.grad is None for parameter in family.networks["generator"].parameters())
 
 
+def test_the_consistencies_of_real_and_of_generated_images_are_added(monkeypatch) -> None:
+    """Zhao et al. 2021, algorithm 1, with the weight for each."""
+    family = small("biggan", consistency=10.0)
+    data = some_batch(family)
+    real, fake = torch.full((len(data.real),), 2.0), torch.full((len(data.real),), 3.0)
+    outputs = torch.cat([real, fake]), torch.zeros(2 * len(data.real))
+    monkeypatch.setattr(family, "discriminate_both", lambda *_: outputs)
+    assert family.consistency_loss(data, 0).total == 10 * (2.0**2 + 3.0**2)
+
+
 def test_the_wasserstein_loss_has_its_gradient_penalty() -> None:
     """Gulrajani et al. 2017, equation 3, at points between real and generated images."""
     family = small("biggan", loss="wasserstein", gradient_penalty=10.0)
