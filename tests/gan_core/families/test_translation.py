@@ -131,7 +131,14 @@ def test_bf16_gives_about_the_losses_of_fp32(variant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "settings"), [("pix2pix", {"depth": 3}), ("cyclegan", {"identity": 0.0}), ("stargan", {})]
+    ("variant", "settings"),
+    [
+        ("pix2pix", {"depth": 3}),
+        ("cyclegan", {"identity": 0.0}),
+        ("contrastive", {"identity": 0.0}),
+        ("stargan", {}),
+        ("stargan2", {}),
+    ],
 )
 def test_compiled_networks_have_the_gradients_of_plain_ones(variant: str, settings: dict[str, float]) -> None:
     """With a compiler that only traces, so that gradients are those of the traced graph."""
