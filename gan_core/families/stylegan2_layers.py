@@ -134,10 +134,12 @@ class ModulatedConv2d(nn.Module):
 def append_minibatch_deviation(maps: Tensor, size: int = GROUP) -> Tensor:
     """Append to ``maps`` (N, C, H, W) the mean standard deviation of each image's group (Karras et al. 2018, section 3).
 
-    A group consists of consecutive images, so that groups do not depend on the number of workers: ``size`` images, or the
-    largest smaller number that divides N.
+    A group consists of ``size`` consecutive images, so that groups do not depend on the number of workers. If N is no multiple
+    of ``size``, it has the largest smaller number of images that divides N or, if that is 1, the smallest larger one: an image
+    alone has no deviation.
     """
-    size = max(count for count in range(1, size + 1) if len(maps) % count == 0)
+    divisors = [count for count in range(2, len(maps) + 1) if len(maps) % count == 0]
+    size = max((count for count in divisors if count <= size), default=min(divisors, default=1))
     groups = maps.float().reshape(-1, size, *maps.shape[1:])
     deviation = (groups.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
     column = deviation.to(maps.dtype).repeat_interleave(size)[:, None, None, None]

@@ -107,6 +107,15 @@ def test_the_deviation_map_distinguishes_equal_and_different_images() -> None:
     assert append_minibatch_deviation(torch.randn(6, 2, 4, 4)).shape == (6, 3, 4, 4)
 
 
+@pytest.mark.parametrize(("n", "group"), [(2, 2), (5, 5), (6, 3), (7, 7), (8, 4), (9, 3), (10, 2), (25, 5)])
+def test_no_image_is_a_group_of_its_own(n: int, group: int) -> None:
+    """It would have no deviation, and the discriminator could not see that images are alike."""
+    maps = torch.randn(n, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    column = append_minibatch_deviation(maps)[:, 2, 0, 0]
+    expected = [(part.var(dim=0, correction=0) + 1e-8).sqrt().mean() for part in maps.split(group)]
+    torch.testing.assert_close(column, torch.stack(expected).repeat_interleave(group))
+
+
 @pytest.mark.parametrize(("n", "together"), [(8, True), (6, False), (2, False)])
 def test_real_and_generated_images_are_judged_in_one_pass_if_no_group_has_both(n: int, together: bool) -> None:
     family = small("stylegan2")
