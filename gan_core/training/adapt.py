@@ -51,8 +51,8 @@ def adapt_networks(earlier: Networks, own: Mapping[str, Tensor], family: Family,
     """Adapt the networks of an earlier run to those of ``family``.
 
     Rows of classes are found by the names of the classes; a new class begins as the mean of the known ones. Grey becomes
-    colour, and colour grey, so that grey pictures look the same and are judged as before. Layers that only larger pictures
-    have keep their own initialisation.
+    colour, and colour grey, so that grey pictures look the same and are judged as before; with spectral norm they look alike
+    only, and the changes say so. Layers that only larger pictures have keep their own initialisation.
 
     Args:
         earlier: networks of the earlier run, of the same family.
@@ -174,7 +174,9 @@ class _Adaptation:
 
         self._apply(axes, before, convert, what)
         self.shape = replace(self.shape, channels=after)
-        self.changes.append(what)
+        # Layers divided by their largest singular value cannot take up the factor that the number of channels brings.
+        spectral = any(key.endswith(".spectral.left") for key in self.tensors)
+        self.changes.append(f"{what}, with other contrast and judgements (spectral norm)" if spectral else what)
 
     def finish(self) -> dict[str, Tensor]:
         """All tensors of the new run's networks."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 import signal
 import subprocess
@@ -313,6 +314,22 @@ def test_grey_becomes_colour_with_the_same_pictures_and_judgements(family: str, 
     images = torch.rand(6, 1, 16, 16) * 2 - 1
     judges = [trainer.family.networks["discriminator"].eval() for trainer in (before, child)]
     torch.testing.assert_close(judges[1](images.expand(-1, 3, -1, -1)), judges[0](images), rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_norm_changes_the_contrast_of_pictures_that_become_colour_and_says_so(
+    build: Build, parent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three equal channels have a singular value of sqrt(3), by which the layer before the picture is divided."""
+    start = parent("biggan", classes=("cat", "dog"))
+    before = measured(build("parent", "biggan", classes=("cat", "dog")))
+    with caplog.at_level(logging.INFO):
+        child = measured(build("child", "biggan", channels=3, start=start, classes=("cat", "dog")))
+    assert "become pictures of 3, with other contrast and judgements (spectral norm)" in caplog.text
+    grey, colour = (trainer.generator.sample(8, 0) for trainer in (before, child))
+    assert torch.equal(colour, colour[:, :1].expand(-1, 3, -1, -1))
+    logits = [torch.atanh((pictures[:, :1].double() / 127.5 - 1).clamp(-0.99, 0.99)) for pictures in (grey, colour)]
+    middle = logits[0].abs() < 1  # far from the ends of the 8-bit scale
+    assert (logits[0] - 3**0.5 * logits[1])[middle].abs().max() < 0.05
 
 
 def test_colour_becomes_grey_with_the_mean_of_the_channels(build: Build, parent) -> None:
