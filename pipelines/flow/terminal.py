@@ -49,7 +49,7 @@ class TerminalHandler(logging.Handler):
                 text = line.removeprefix(f"[{stage}] ") if stage else line
                 if not _INTERNAL.match(text):
                     self._show(stage, text, record.levelno)
-        except Exception:
+        except Exception:  # as the handlers of logging do: a message that cannot be printed must not fail the flow
             self.handleError(record)
 
     def close(self) -> None:

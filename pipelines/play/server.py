@@ -141,17 +141,17 @@ class _Protected:
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
+        if why := refusal_reason(headers, scope["method"]):
+            await JSONResponse({"error": why}, 403)(scope, receive, send_with_headers)
+            return
+        if scope["path"].startswith("/api/") and not self._knows(headers):
+            told = "The token is missing or wrong. Open the address that gantry play printed."
+            await JSONResponse({"error": told}, 401)(scope, receive, send_with_headers)
+            return
         try:
-            if why := refusal_reason(headers, scope["method"]):
-                answer: ASGIApp = JSONResponse({"error": why}, 403)
-            elif scope["path"].startswith("/api/") and not self._knows(headers):
-                told = "The token is missing or wrong. Open the address that gantry play printed."
-                answer = JSONResponse({"error": told}, 401)
-            else:
-                answer = self._app
-            await answer(scope, receive, send_with_headers)
-        except Exception:
-            LOG.exception("A request failed.")  # _failed has answered it
+            await self._app(scope, receive, send_with_headers)
+        except Exception:  # Starlette raises any error again once _failed has answered the request
+            LOG.exception("A request failed.")
 
     def _knows(self, headers: list[tuple[str, str]]) -> bool:
         given = [value for name, value in headers if name == "authorization"]

@@ -129,3 +129,11 @@ def test_a_long_stage_name_is_separated_from_its_message(plain: io.StringIO) -> 
 def test_a_warning_that_begins_like_progress_is_shown(screen: Screen) -> None:
     log(TerminalHandler(screen), "3/4 workers are left", level=logging.WARNING)
     assert screen.seen()[0].endswith("train     warning: 3/4 workers are left")
+
+
+def test_a_message_that_cannot_be_printed_does_not_fail_the_flow(capsys: pytest.CaptureFixture[str]) -> None:
+    closed = io.StringIO()
+    handler = TerminalHandler(closed)
+    closed.close()
+    log(handler, "resuming at step 300")
+    assert "Logging error" in capsys.readouterr().err, "logging reports it"

@@ -326,7 +326,9 @@ def test_a_class_conditional_projection_needs_the_class(open_page: Open) -> None
         assert told in page.post("/api/projections", json={"picture": number, **request}).json()["error"]
 
 
-def test_an_unexpected_error_is_not_shown_on_the_page(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_shown_in_the_terminal_and_not_on_the_page(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*_: object) -> bytes:
         raise ZeroDivisionError("a secret")
 
@@ -334,3 +336,4 @@ def test_an_unexpected_error_is_not_shown_on_the_page(open_page: Open, monkeypat
     answer = open_page("dcgan").post("/api/sample", json={})
     assert answer.status_code == 500
     assert answer.json() == {"error": "The server failed on this request. The terminal has the reason."}
+    assert "ZeroDivisionError: a secret" in caplog.text
