@@ -1,38 +1,31 @@
 """Add raw data: public datasets by name and a user's own pictures, each in a folder under ``data/raw`` tracked by DVC."""
 
-import filecmp
-import gzip
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from gan_core.config import build
-from gan_core.disk import disk_error_at
-from gan_core.download.fetch import FileRequest, fetch_many, progress_bar
+from gan_core.download.fetch import FileRequest, fetch_many
 from gan_core.errors import DataError
 from gan_core.files import atomic_write, sha256_file
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
-from pipelines.data.bucket import is_bucket, list_objects
+from pipelines.data.bucket import is_bucket
 from pipelines.data.description import describe
 from pipelines.data.names import check_dataset_name
 from pipelines.data.public import PublicDataset
 from pipelines.data.readers.base import Listing, SourceNote, summarize_suffixes, walk_files
-from pipelines.data.readers.bucket import write_objects
 from pipelines.data.readers.idx import matches as holds_idx
 from pipelines.data.sources import public_dataset
 from pipelines.data.translation_sources import write_tar
-from pipelines.data.unpack_limits import Budget
+from pipelines.data.user_source import copy_labels, copy_source, list_bucket, unpack_idx
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.project_files import check_project_files
@@ -143,13 +136,13 @@ def add(
             origins[f"{folder}/{Path(place).name}"] = place  # the copy of a single file keeps its name
         try:
             if is_bucket(source) and not copy:
-                note = _list_bucket(source, folder, labels, image_column, label_column)
+                note = list_bucket(source, folder, labels, image_column, label_column)
             else:
-                _copy_source(source, folder, name, limits, encoding)
-                _unpack_idx(folder, limits)
+                copy_source(source, folder, name, limits, encoding)
+                unpack_idx(folder, limits)
                 inside = None
                 if labels is not None:
-                    inside = _copy_labels(folder, source, labels)
+                    inside = copy_labels(folder, source, labels)
                     if inside != labels:
                         origins[f"{folder}/{inside}"] = labels
                 note = _note(folder, inside, image_column, label_column)
@@ -290,170 +283,6 @@ def unpack_limits(checkout: Checkout) -> UnpackLimits:
     return build(UnpackLimits, given, where="data")
 
 
-def _list_bucket(
-    source: str, folder: Path, labels: str | None, image_column: str | None, label_column: str | None
-) -> SourceNote:
-    """Write the list of the objects of a bucket into the new folder ``folder``."""
-    if labels or image_column or label_column:
-        raise DataError(
-            f"{source}: label tables are not read from or for a bucket. Arrange the objects by class (CLASS/NAME.png), or copy "
-            "the pictures with --copy."
-        )
-    uri = source.rstrip("/")
-    folder.mkdir()
-    write_objects(folder, list_objects(uri))
-    return SourceNote(format="bucket", bucket=uri)
-
-
-def _copy_source(source: str, folder: Path, label: str, limits: UnpackLimits, encoding: str | None) -> None:
-    """Copy the content of ``source`` into the new folder ``folder``, and unpack or download it as needed."""
-    if "://" not in source:
-        _copy_local(Path(source).expanduser(), folder, label, limits, encoding)
-        return
-    # Use the checkout, not /tmp: it has room for data, and unpacking stays on one disk.
-    with tempfile.TemporaryDirectory(prefix="download-", dir=folder.parent) as scratch:
-        local = _download(source, Path(scratch), label)
-        try:
-            _copy_local(local, folder, label, limits, encoding)
-        except DataError as error:
-            raise DataError(str(error).replace(str(local), source)) from error
-
-
-def _copy_local(source: Path, folder: Path, label: str, limits: UnpackLimits, encoding: str | None) -> None:
-    if source.is_dir():
-        archives.copy_tree(source, folder, label)
-        return
-    if not source.is_file():
-        raise DataError(
-            f"{source} does not exist (relative paths start at {Path.cwd()}). Give a folder of pictures, an archive, or a URL "
-            "such as https://HOST/PICTURES.zip."
-        )
-    looks_like_archive = archives.looks_like_archive(source)
-    if archives.is_archive(source):
-        archives.unpack(source, folder, label, limits=limits, encoding=encoding)
-        return
-    if looks_like_archive:
-        raise DataError(f"{source} is a broken archive, perhaps truncated. Download it again.")
-    folder.mkdir()
-    siblings = [source]
-    if "images" in source.name and "idx" in source.name:
-        beside = source.with_name(re.sub(r"idx[34]", "idx1", source.name.replace("images", "labels")))
-        siblings += [beside] if beside.is_file() else []
-    elif source.suffix.lower() != ".parquet":
-        raise DataError(
-            f"{source} is not a folder, zip, tar, IDX or Parquet file. Give a folder of pictures, or an archive of one."
-        )
-    for file in siblings:
-        try:
-            shutil.copyfile(file, folder / file.name)
-        except OSError as error:
-            if refused := disk_error_at(error, folder):
-                raise refused from error
-            raise DataError(
-                f"{file} cannot be copied: {error.strerror}. Resolve this and run the command again."
-            ) from error
-
-
-def _download(url: str, scratch: Path, label: str) -> Path:
-    """Download a file or folder from an fsspec URL; raises DataError with the message of the file system."""
-    import fsspec
-    from fsspec.callbacks import TqdmCallback
-
-    bar: Any = progress_bar
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        if filesystem.isdir(path):
-            if url.lower().startswith(("http://", "https://")):
-                raise DataError(
-                    f"{url} is a web page, not a file. Give the address that the file itself is downloaded from, or download "
-                    "the file with a browser and give its path."
-                )
-            local = scratch / "folder"
-            callback = TqdmCallback(tqdm_kwargs={"desc": label, "unit": "file"})
-            filesystem.get(path.rstrip("/") + "/", f"{local}/", recursive=True, callback=callback)
-            return local
-        local = scratch / (Path(path.split("?")[0]).name or "file")
-        size = filesystem.size(path)
-        with filesystem.open(path, "rb") as stream, open(local, "wb") as file, bar(label, size) as shown:
-            while block := stream.read(1 << 20):
-                file.write(block)
-                shown.update(len(block))
-        return local
-    except ImportError as error:
-        raise DataError(
-            f"{url} needs the package {_package(url)}: {error}. Install it into Gantry's environment with "
-            f"{sys.executable} -m pip install {_package(url)}, and run the command again."
-        ) from error
-    except DataError:
-        raise
-    except Exception as error:  # aiohttp's and botocore's are no OSErrors
-        if refused := disk_error_at(error, scratch):
-            raise refused from error
-        why = " ".join(str(error).split()).rstrip(".")
-        raise DataError(
-            f"{url} cannot be read: {type(error).__name__}: {why}. Check the address and the credentials, and run the command "
-            "again."
-        ) from error
-
-
-def _package(url: str) -> str:
-    """The Python package that fsspec needs for this URL."""
-    from fsspec.registry import known_implementations
-
-    package = known_implementations.get(url.split("://", 1)[0], {"class": "PACKAGE"})["class"].split(".")[0]
-    # Classes of fsspec itself need another package; fsspec's own message names it.
-    return "PACKAGE" if package == "fsspec" else package
-
-
-def _unpack_idx(folder: Path, limits: UnpackLimits) -> None:
-    """Decompress gzipped IDX files within the limits: rows are read by their position, which gzip does not allow."""
-    for file in [name for name in walk_files(folder) if re.search(r"idx[134]([-._]ubyte)?\.gz$", name)]:
-        packed = folder / file
-        target = packed.with_suffix("")
-        beside = sha256_file(target) if target.is_file() else None  # torchvision keeps both files
-        try:
-            with gzip.open(packed, "rb") as stream, open(target, "wb") as plain:
-                budget = Budget(packed, limits)
-                while block := stream.read(1 << 20):
-                    budget.add(len(block))
-                    plain.write(block)
-        except (OSError, EOFError, zlib.error) as error:
-            if refused := disk_error_at(error, folder):
-                raise refused from error
-            raise DataError(f"{packed} cannot be decompressed: {error}. Download it again.") from error
-        if beside not in (None, sha256_file(target)):
-            raise DataError(f"{packed} and {target.name} in the same folder differ in content. Remove one of them.")
-        packed.unlink()
-
-
-def _copy_labels(folder: Path, source: str, labels: str) -> str:
-    """Return the path of the label table within ``folder``; copy the table there if ``source`` does not contain it."""
-    within, given = folder / labels, Path(labels).expanduser()
-    if within.is_file() and within.resolve().is_relative_to(folder.resolve()):
-        if given.is_file() and not filecmp.cmp(given, within, shallow=False):
-            raise DataError(
-                f"--labels {labels} may be a file in {Path.cwd()} or the one in the source, and they differ. Rename the first, "
-                "or run the command in another folder."
-            )
-        return within.relative_to(folder).as_posix()
-    if not given.is_file():
-        raise DataError(f"Label table {labels} not found, neither in {Path.cwd()} nor in the source. Correct --labels.")
-    inside = _path_within(source, given) or given.name
-    if not (folder / inside).exists():
-        inside = given.name
-        try:
-            shutil.copyfile(given, folder / inside)
-        except OSError as error:
-            if refused := disk_error_at(error, folder):
-                raise refused from error
-            raise DataError(
-                f"{labels} cannot be copied: {error.strerror}. Resolve this and run the command again."
-            ) from error
-    elif not filecmp.cmp(given, folder / inside, shallow=False):
-        raise DataError(f"The source already holds a file {inside} that differs from {given}. Rename the label table.")
-    return inside
-
-
 def _note(folder: Path, table: str | None, image_column: str | None, label_column: str | None) -> SourceNote:
     """The source note of ``folder``. ``table``: path of the label table within it, from --labels."""
     if table is not None:
@@ -469,9 +298,3 @@ def _note(folder: Path, table: str | None, image_column: str | None, label_colum
         inside = found.relative_to(folder).as_posix()
         return SourceNote(format="table", labels=inside, image_column=image_column, label_column=label_column)
     return SourceNote(format=detected, image_column=image_column, label_column=label_column)
-
-
-def _path_within(source: str, file: Path) -> str | None:
-    """The path of ``file`` within the folder ``source``; None if it is elsewhere."""
-    folder, file = Path(source).expanduser().resolve(), file.resolve()
-    return file.relative_to(folder).as_posix() if folder.is_dir() and file.is_relative_to(folder) else None
