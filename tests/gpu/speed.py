@@ -9,6 +9,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from gan_core.batch import Batch
+from gan_core.data import PreparedDataset
 from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES
 from gan_core.families.noise import NoiseFamily
@@ -83,13 +85,40 @@ CYCLE = 16
 """Steps after which every lazy regulariser has run equally often."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A family at one size, with the trainer that is measured and what another trainer of it needs."""
+
+    name: str
+    trainer: Trainer
+    data: PreparedDataset
+    folder: Path
+    """For the files of trainers."""
+    settings: dict[str, Any]
+    small: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return self.trainer.device
+
+    @property
+    def cuda(self) -> bool:
+        """Whether that is a card."""
+        return self.device.type == "cuda"
+
+    def other_trainer(self, folder: str, **settings: Any) -> Trainer:
+        """Another trainer of the case, with its own folder and with further settings."""
+        return auto_trainer(self.name, self.data, self.folder / folder, self.device, **{**self.settings, **settings})
+
+
 def items(options: Options) -> list[Item]:
     """Each family at each size, and the time of a FID."""
     cuda = choose_device().type == "cuda"
     found = [
         Item(name=f"{name} {size}", rows=partial(_family, name, size, options), seconds=150.0 if cuda else 5.0)
         for name, sizes in SIZES.items()
-        for size in ((SIDE,) if options.small else sizes)[: 1 if options.small else None]
+        for size in ((SIDE,) if options.small else sizes)
     ]
     return [*found, Item(name="fid-50k", rows=partial(_fid, options), seconds=90.0 if cuda else 1.0)]
 
@@ -107,6 +136,7 @@ def _family(name: str, size: int, options: Options) -> Iterator[Row]:
             settings["model"] = TINY[name]
         forget_memory(device)
         ours = auto_trainer(name, data, place / "ours", device, compile=cuda, **settings)
+        case = Case(name=name, trainer=ours, data=data, folder=place, settings=settings, small=options.small)
         run_steps(ours, 10 if cuda else 1)  # compiles, records graphs, chooses kernels
         memory = most_memory(device)
         # Blocks of about three seconds, of whole cycles.
@@ -122,8 +152,8 @@ def _family(name: str, size: int, options: Options) -> Iterator[Row]:
         wanted = WANTED.get((name, size))
         yield at_least("images/s", rate, wanted, **said) if wanted and cuda else figure("images/s", rate, **said)
         yield figure("peak memory", memory / 2**30, "GiB", note="of the card" if cuda else "of the process")
-        yield from _shares(name, data, place, device, seconds, settings)
-        yield from _profiled(ours, seconds, options.folder / f"{name}-{size}.json", options.small)
+        yield from _shares(case, seconds)
+        yield from _profiled(ours, seconds, options.folder / f"{name}-{size}.json")
         rounds = ours.config.discriminator_steps
         feed = seconds_of(partial(read_batches, ours, 20), device) / 20 * rounds
         yield (
@@ -131,15 +161,14 @@ def _family(name: str, size: int, options: Options) -> Iterator[Row]:
             if cuda
             else figure("share of a step that data takes", 100 * feed / seconds, "%")
         )
-        yield from _captured(ours, name, data, place, device, steps, options.small, settings)
-        yield _against_the_loop(name, ours, data, place, device, steps, options.small, settings)
+        yield from _captured(case, steps)
+        yield _against_the_loop(case, steps)
 
 
-def _shares(
-    name: str, data: Any, place: Path, device: torch.device, seconds: float, settings: dict[str, Any]
-) -> Iterator[Row]:
-    """The share of the device's arithmetic and of its bandwidth."""
-    counted = auto_trainer(name, data, place / "counted", device, compile=False, **settings)
+def _shares(case: Case, seconds: float) -> Iterator[Row]:
+    """The share of the device's arithmetic and of its bandwidth, for a step of ``seconds``."""
+    device = case.device
+    counted = case.other_trainer("counted", compile=False)
     operations, moved = count_step(counted)
     del counted
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
@@ -214,7 +243,7 @@ def copy_rate(device: torch.device) -> float:
     return 2 * count / min(seconds_of(lambda: target.copy_(source), device) for _ in range(5))
 
 
-def _profiled(trainer: Trainer, seconds: float, path: Path, small: bool) -> Iterator[Row]:
+def _profiled(trainer: Trainer, seconds: float, path: Path) -> Iterator[Row]:
     """Kernels and launches of a step, time of the device and of the host, and the longest kernels."""
     device = trainer.device
     cuda = device.type == "cuda"
@@ -274,31 +303,21 @@ def _host_seconds(trainer: Trainer, steps: int) -> float:
     return taken / steps
 
 
-def _captured(
-    ours: Trainer,
-    name: str,
-    data: Any,
-    place: Path,
-    device: torch.device,
-    steps: int,
-    small: bool,
-    settings: dict[str, Any],
-) -> Iterator[Row]:
-    """Whole steps as graphs (``compile: step``), against graphs of single calls, block by block."""
-    said, cuda = "images/s of captured steps", device.type == "cuda"
-    if not (cuda or small):
+def _captured(case: Case, steps: int) -> Iterator[Row]:
+    """Whole steps as graphs (``compile: step``), against graphs of single calls, block by block of ``steps``."""
+    said, cuda = "images/s of captured steps", case.cuda
+    if not (cuda or case.small):
         yield needs_cuda(said)
         return
     try:
         with contextlib.nullcontext() if cuda else recorded_graphs():
             # Without a burn-in, in which steps with a changing beta2 are not captured.
-            how = {**settings, "compile": "step", "burn_in_kimg": 0.0}
-            whole = auto_trainer(name, data, place / "whole", device, **how)
+            whole = case.other_trainer("whole", compile="step", burn_in_kimg=0.0)
             run_until_captured(whole)
             taken = race(
-                {"whole": partial(run_steps, whole, steps), "ours": partial(run_steps, ours, steps)},
-                device,
-                blocks=1 if small else 4,
+                {"whole": partial(run_steps, whole, steps), "ours": partial(run_steps, case.trainer, steps)},
+                case.device,
+                blocks=1 if case.small else 4,
             )
     except (SettingsError, RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error.__cause__ or error):  # a trainer's own error names the settings to change
@@ -317,32 +336,25 @@ def _captured(
     yield figure(said, shown / taken["whole"], note=note, details={"ratio": ratio})
 
 
-def _against_the_loop(
-    name: str,
-    ours: Trainer,
-    data: Any,
-    place: Path,
-    device: torch.device,
-    steps: int,
-    small: bool,
-    settings: dict[str, Any],
-) -> Row:
-    """A step against one of the straightforward loop, block by block in the same process."""
-    said = "against the straightforward loop in eager fp32"
-    if name == "stargan2":
+def _against_the_loop(case: Case, steps: int) -> Row:
+    """A step against one of the straightforward loop, block by block in the same process.
+
+    ``steps`` are those of a block in which only ours runs; these are shorter, because the loop is slow.
+    """
+    said, ours = "against the straightforward loop in eager fp32", case.trainer
+    if case.name == "stargan2":
         return Row(name=said, state="left out", note="no straightforward loop of StarGAN v2 has been written")
     lazy = any(phase.every > 1 for phase in ours.family.phases())
-    steps, blocks = (CYCLE, 2) if lazy and not small else (max(steps // 8, 1), 1 if small else 4)
+    steps, blocks = (CYCLE, 2) if lazy and not case.small else (max(steps // 8, 1), 1 if case.small else 4)
     try:
         plain: NoiseLoop | Straightforward
-        if FAMILIES[name].can(NoiseFamily):
-            fp32 = {**settings, "precision": "fp32", "compile": False, "accumulate": 1}
-            plain = NoiseLoop(auto_trainer(name, data, place / "plain", device, **fp32))
+        if ours.family.can(NoiseFamily):
+            plain = NoiseLoop(case.other_trainer("plain", precision="fp32", compile=False, accumulate=1))
         else:
             plain = Straightforward(ours)
         taken = race(
             {"ours": lambda: run_steps(ours, steps), "plain": lambda: plain.run(steps)},
-            device,
+            case.device,
             blocks=blocks,
         )
     except (SettingsError, RuntimeError, MemoryError) as error:
@@ -351,7 +363,7 @@ def _against_the_loop(
         return Row(name=said, state="left out", note="the loop needs more memory than there is beside ours")
     ratio = taken["plain"] / taken["ours"]
     rates = f"{1000 * taken['ours'] / steps:.1f} against {1000 * taken['plain'] / steps:.1f} ms a step"
-    if device.type == "cuda":
+    if case.cuda:
         return at_least(said, ratio, 2.0, "x", note=rates)
     return figure(said, ratio, "x", note=rates + "; python -m tests.bench measures processors")
 
