@@ -125,7 +125,7 @@ def test_it_learns_two_domains_of_16(tmp_path: Path) -> None:
     """
     pictures, _, labels = two_colours()
     data = write_prepared(tmp_path / "data", pictures, labels, kind="domains")
-    often = {"steps": 240, "batch": 8, "log_every": 240, "checkpoint_every": 240, "decay_from": 0.8}
+    often = {"steps": 240, "batch": 4, "log_every": 240, "checkpoint_every": 240, "decay_from": 0.8}
     rates = {"generator_lr": 2e-3, "discriminator_lr": 5e-4, "beta1": 0.0, "beta2": 0.99}
     model = {"width": 16, "width_max": 32, "hidden": 32, "diversity": 0.1, "cycle": 2.0}
     trainer = trainer_of("stargan2", data, tmp_path, model=model, **often, **rates)
