@@ -70,12 +70,13 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
     tmp_path: Path, ray_cluster: str, weights_file: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a storage, driver and workers exchange everything through it, as on several hosts. There, the steps are those that
-    fit into a time budget, and the worker that replaces the killed one does not measure again."""
+    fit into a time budget, and the worker that replaces the killed one does not measure again. There, too, a damaged generator
+    is exported again, from the checkpoints in the storage."""
     if place == "storage":
         monkeypatch.setenv("GANTRY_STORAGE_URI", f"file://{tmp_path}/storage")
     data = write_prepared(tmp_path / "data", blobs(64))
     every = {"log_every": 10, "checkpoint_every": 20, "fid_every": 100_000, "fid_samples": 8}
-    length = {"train__steps": 240} if place == "disk" else {"train__minutes": 0.3}
+    length = {"train__steps": 240} if place == "disk" else {"train__minutes": 0.2}
     settings = small_settings(
         **length, train__start_from="parent", **{f"train__{name}": value for name, value in every.items()}
     )
@@ -127,6 +128,8 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
     said = {event["values"].get("train.steps") for event, _ in read_events(log) if event["kind"] == "params"}
     assert said == ({str(steps)} if decided else set())
 
+    if place == "disk":
+        return
     # A generator that was damaged by a write is exported again without training again.
     assert is_exported(work)
     with (work / GENERATOR / weights).open("r+b") as damaged:
