@@ -225,7 +225,10 @@ def test_a_local_worker_runs_in_the_checkout_and_a_block_is_told_of_a_failed_run
             file.write("flow: {notify: webhook/pager}\n")
         _deploy("--name", "here", "--pool", "here", "--no-schedule")
         deployment = client.read_deployment_by_name("pipeline/here")
-        worker = start(sys.executable, "-c", "from pipelines.cli import main; main()", "worker", cwd=flow_project)
+        command = (sys.executable, "-c", "from pipelines.cli import main; main()", "worker")
+        worker = start(
+            *command, cwd=flow_project, PREFECT_WORKER_QUERY_SECONDS="1", PREFECT_WORKER_PREFETCH_SECONDS="1"
+        )
         try:
             run = client.create_flow_run_from_deployment(deployment.id)
             gone = client.create_flow_run_from_deployment(deployment.id, parameters={"revision": "gone"})

@@ -101,6 +101,28 @@ def test_a_scheduled_run_skips_what_follows_if_the_data_has_changed_too_little(
             wait_for(lambda: logged in _logs(client, run_id), 30, "the log's arrival at the server")
 
 
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"revision": "--upload-pack=touch ran"}, "cannot use the revision"),
+        ({"overrides": {"track.uri": "http://evil.example"}}, "cannot set 'track.uri'"),
+    ],
+    ids=["revision", "overrides"],
+)
+def test_a_run_that_asks_for_what_a_client_may_not_choose_fails_before_it_does_anything(
+    prefect_api, flow_project, asked, why
+):
+    from pipelines.flow.client_requests import ServedPipeline
+    from pipelines.flow.flow import pipeline_flow
+
+    before = {path.name for path in flow_project.iterdir()}
+    state = pipeline_flow(Checkout.at(flow_project), ServedPipeline(revision="HEAD"))(return_state=True, **asked)
+    assert state.is_failed()
+    assert why in state.message
+    assert {path.name for path in flow_project.iterdir()} - before <= {"var"}
+    assert not list((flow_project / "var").glob("worktrees/*"))
+
+
 def test_a_failing_stage_is_retried_and_ends_the_flow_with_its_error(prefect_api, flow_project, caplog):
     from pipelines.flow.flow import PipelineError
 
