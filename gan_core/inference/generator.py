@@ -1,10 +1,6 @@
 """Save and load exported generators: folders with ``generator.json`` and ``generator.safetensors``, without pickle."""
 
-import itertools
 import math
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,22 +8,20 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from gan_core import checkpoint as checkpoints
-from gan_core.config import as_dict, build
+from gan_core.config import as_dict
 from gan_core.errors import CheckpointError, SettingsError
-from gan_core.families import FAMILIES, Batch, Family, ImageShape, build_family, family_config, require, sketch_family
+from gan_core.families import Batch, Family, require
 from gan_core.families.noise import NoiseFamily, StyleBasedFamily
 from gan_core.families.translation import ReferenceGuidedFamily, TranslationFamily
 from gan_core.files import apply_umask, atomic_write, sha256_file, write_json
 from gan_core.images.tensors import from_uint8, to_uint8
-from gan_core.inference.description import AGAIN, DESCRIPTION, WEIGHTS, identity, invalid_value, read_description
+from gan_core.inference.description import AGAIN, DESCRIPTION, WEIGHTS, identity, read_description
 from gan_core.inference.path import Space, path_step
 from gan_core.inference.projection import Each, LatentProjection, Projection, project, project_latent
+from gan_core.inference.rebuild import rebuild
 
-_MOST_TENSORS = 10_000
-"""Maximum number of parameter tensors in a family; the largest has hundreds."""
 _PIXELS = 2**20
 """Number of pixels to translate at once: 64 pictures of 128x128, or one of 1024x1024."""
 
@@ -361,7 +355,7 @@ def _averaged(found: checkpoints.Checkpoint, device: torch.device) -> Generator:
     info = {**described, "step": found.step}
     prefix = "averaged."
     tensors = {name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)}
-    family = _rebuilt(info, tensors, where).to(device)
+    family = rebuild(info, tensors, where).to(device)
     # Checkpoints have no batch-norm statistics for the averaged weights.
     family.update_statistics(family.networks)
     return Generator(family, info, identity(info, sha256_file(found.path / checkpoints.TENSORS)))
@@ -374,92 +368,5 @@ def _exported(directory: Path, device: torch.device) -> Generator:
         tensors = checkpoints.read_tensors(weights)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}; {AGAIN}.") from error
-    family = _rebuilt(info, tensors, directory / DESCRIPTION).to(device)
+    family = rebuild(info, tensors, directory / DESCRIPTION).to(device)
     return Generator(family, info, identity(info, digest))
-
-
-def _rebuilt(info: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> Family:
-    """Rebuild the generators of the family that ``info`` describes, with weights from ``tensors``, in evaluation mode.
-
-    Args:
-        info: the description.
-        tensors: the weights.
-        where: the file of the description, for messages.
-
-    Raises:
-        CheckpointError: the description is damaged, does not match the weights, or the weights are not finite.
-        SettingsError: the description names a family or a setting that this version does not know.
-    """
-    wrong = invalid_value(info)
-    if wrong:
-        raise CheckpointError(f"{where} is damaged ({wrong}); {AGAIN}.")
-    try:
-        try:
-            shape = build(ImageShape, info["shape"], where="shape")
-        except SettingsError as error:
-            raise ValueError(str(error)) from error
-        kind = FAMILIES.get(info["family"])
-        written = {**(kind.older_settings(info["config"]) if kind else {}), **info["config"]}
-        config = family_config(info["family"], written, where="config")
-        # Build it without memory first and compare shapes, because a small file can describe terabytes.
-        with _limited_parameters():
-            sketch = sketch_family(info["family"], config, shape)
-            if "generators" in info:
-                sketch.keep_generators(tuple(info["generators"]))
-            _check_tensors(sketch, tensors)
-        shares = [float(share) for share in info.get("class_shares", ())]
-        if shares and len(shares) != shape.classes:
-            raise ValueError(f"{len(shares)} class_shares for {shape.classes} classes")
-        family = build_family(info["family"], config, shape, class_shares=shares)
-        if "generators" in info:
-            family.keep_generators(tuple(info["generators"]))
-        family.networks = {name: family.networks[name] for name in family.generators}
-        for name, network in family.networks.items():
-            prefix = f"{name}."
-            network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-            network.eval()
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from error
-    except Exception as error:  # invalid values can make a family's networks raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise CheckpointError(f"{where} does not match its weights ({reason}); {AGAIN}.") from error
-    broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
-    if broken:
-        raise CheckpointError(
-            f"The weights that {where} describes contain NaN or infinity ({broken}). Training diverged, or the file was "
-            f"changed; {AGAIN}."
-        )
-    return family
-
-
-def _check_tensors(family: Family, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if ``tensors`` do not match the generators of ``family``; names the first that differs."""
-    for network in family.generators:
-        own = {f"{network}.{key}": tensor for key, tensor in family.networks[network].state_dict().items()}
-        for name, tensor in own.items():
-            if name not in tensors:
-                raise ValueError(f"{name} is missing from the weights")
-            if tensors[name].shape != tensor.shape:
-                raise ValueError(
-                    f"{name} has shape {[*tensors[name].shape]} in the weights, but is described as {[*tensor.shape]}"
-                )
-            if tensors[name].is_floating_point() != tensor.is_floating_point():
-                raise ValueError(
-                    f"{name} has type {tensors[name].dtype} in the weights, but is described as {tensor.dtype}"
-                )
-
-
-@contextmanager
-def _limited_parameters() -> Iterator[None]:
-    """Raise ValueError if the block creates too many parameters: a depth of a billion exhausts memory by names alone."""
-    count, here = itertools.count(1), threading.get_ident()
-
-    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        if threading.get_ident() == here and next(count) > _MOST_TENSORS:
-            raise ValueError(f"it describes more than {_MOST_TENSORS} tensors")
-
-    hook = register_module_parameter_registration_hook(counted)
-    try:
-        yield
-    finally:
-        hook.remove()
