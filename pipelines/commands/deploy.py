@@ -12,6 +12,7 @@ import click
 from gan_core.errors import SettingsError, StageError, did_you_mean
 from pipelines.commands.run import project_checkout
 from pipelines.flow.client_requests import ServedPipeline, check_overrides, resolve_request
+from pipelines.flow.overrides import parse_override
 from pipelines.flow.prefect_yaml import (
     CLONE,
     LOCAL,
@@ -28,7 +29,7 @@ from pipelines.flow.prefect_yaml import (
 from pipelines.flow.pull import CHECKOUT_VARIABLE, ORIGIN, repository_name
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import Connection, connect_prefect, explain_server_errors
-from pipelines.flow.workspace import check_revision, find_commit, parse_override, repository_prefix
+from pipelines.flow.workspace import check_revision, find_commit, repository_prefix
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.git import ANY_STATUS, run_git
 from pipelines.runtime.guard import enter_guard

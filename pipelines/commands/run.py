@@ -19,11 +19,12 @@ import click
 from gan_core.errors import GantryError, StageError
 from pipelines.flow.client_requests import ServedPipeline
 from pipelines.flow.outcome import result_summary
+from pipelines.flow.overrides import parse_override
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, check_database_space, connect_prefect, explain_server_errors, is_gone
 from pipelines.flow.terminal import TerminalHandler, terminal_log
 from pipelines.flow.web import USER, listen, run_server, sign_in_page
-from pipelines.flow.workspace import check_checkout, check_revision, exclusive_run, parse_override, remove_abandoned
+from pipelines.flow.workspace import check_checkout, check_revision, exclusive_run, remove_abandoned
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import STOP_SIGNALS, enter_guard
 from pipelines.runtime.redaction import redact_credentials

@@ -11,8 +11,9 @@ from typing import Any
 
 from gan_core.errors import DamagedFileError, StageError, TrackingError
 from pipelines.flow.graph import read_plan
+from pipelines.flow.overrides import apply_overrides
 from pipelines.flow.process import run_streaming
-from pipelines.flow.workspace import apply_overrides, find_commit, has_remote, run_dvc, worktree_workspace
+from pipelines.flow.workspace import find_commit, has_remote, run_dvc, worktree_workspace
 from pipelines.registry.contents import version_files
 from pipelines.registry.find import find_version
 from pipelines.registry.model_folder import pip_requirements

@@ -22,29 +22,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from gan_core.errors import DataError, SettingsError, StageError, did_you_mean
+from gan_core.errors import DataError, StageError
 from gan_core.locks import try_lock
+from pipelines.flow.overrides import apply_overrides, check_settings, has_own_settings
 from pipelines.flow.pull import at_origin
 from pipelines.runtime.account import git_signature
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.code import PACKAGES, check_own_code
 from pipelines.runtime.dvc_error import dvc_error
-from pipelines.runtime.dvc_yaml import edit_yaml, quote_ambiguous
 from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, NEVER_ASK, GitError, run_git
 from pipelines.runtime.owned import claim_folder, find_abandoned
 from pipelines.runtime.project_files import check_project_files, missing_stages
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.flow import load_flow_settings
-from pipelines.settings.params import parse_value, read_params
+from pipelines.settings.params import read_params
 from pipelines.settings.tracking_uri import project_tracking_uri
 from pipelines.tracking.store import check_store
 
 LOG = logging.getLogger(__name__)
 
-_ALTERNATIVES = {"train.steps": "minutes", "train.minutes": "steps"}
-"""For a setting by dotted name, the one of its section that it replaces."""
 PREFECT_SECRETS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_KEY")
 
 
@@ -285,63 +281,6 @@ def share_cache(checkout: Checkout, tree: Checkout) -> None:
         local["cache"] = {**own["cache"], **cache}
 
 
-def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
-    """Set values by dotted name in params.yaml; comments and order are kept.
-
-    ``train.steps`` and ``train.minutes`` exclude each other: the one that is set here removes the other one from the file.
-
-    Raises:
-        SettingsError: a name is not in the file or names a whole section. In a project of Gantry's own stages, a setting that
-            params.yaml leaves out, with its section or without, is allowed too, because :func:`check_settings` checks it
-            afterwards.
-    """
-    if not overrides:
-        return
-    params = checkout.params
-    if not params.is_file():
-        raise SettingsError(f"Cannot set {', '.join(overrides)}: there is no {params.name}.")
-    read_params(params)
-    own = _has_own_settings(checkout)
-    with edit_yaml(params) as values:
-        for name, value in overrides.items():
-            place: Any = values
-            *sections, last = name.split(".")
-            for section in sections:
-                if own and place.get(section) is None:
-                    place[section] = {}
-                if not isinstance(place.get(section), dict):
-                    raise SettingsError(f"There is no setting '{name}' in {params.name}.{did_you_mean(section, place)}")
-                place = place[section]
-            if last not in place and not (sections and own):
-                raise SettingsError(f"There is no setting '{name}' in {params.name}.{did_you_mean(last, place)}")
-            # Within a section, a value may be a mapping or a word (tune.space: auto). check_settings checks that.
-            if not sections and isinstance(place.get(last), dict) and not isinstance(value, dict):
-                raise SettingsError(
-                    f"'{name}' is a section of {params.name}. Set one of its settings: {', '.join(place[last])}."
-                )
-            place[last] = quote_ambiguous(value)
-            other = _ALTERNATIVES.get(name)
-            if other and value is not None and f"{sections[0]}.{other}" not in overrides:
-                place.pop(other, None)
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """Parse ``train.steps=100`` into ("train.steps", 100). The value is YAML, read as in params.yaml.
-
-    Raises:
-        SettingsError: there is no ``=``, or the value is not valid YAML or cannot be a setting.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise SettingsError(f"--set '{text}' is not an assignment. Write NAME=VALUE, such as train.steps=100.")
-    try:
-        return name.strip(), parse_value(value)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {name}: the value is not valid YAML: {value}") from error
-    except SettingsError as error:
-        raise SettingsError(f"--set {name}: {error}") from None
-
-
 def check_checkout(checkout: Checkout, stages: Sequence[str]) -> None:
     """Check all that can be checked before a run of the checkout starts: settings, raw data, names of stages, tracking store.
 
@@ -363,7 +302,7 @@ def check_checkout(checkout: Checkout, stages: Sequence[str]) -> None:
             check_stages(checkout)
             if stages:
                 read_plan(checkout, stages)
-            if _has_own_settings(checkout):
+            if has_own_settings(checkout):
                 check_raw_data(checkout)
         except Exception:
             settings.result()  # an error of the settings may be the cause of this one, so it takes precedence
@@ -429,29 +368,6 @@ def check_stages(checkout: Checkout) -> None:
             checkout.dvc_yaml,
             ", ".join(missing),
         )
-
-
-def check_settings(checkout: Checkout, environment: Mapping[str, str]) -> None:
-    """Check params.yaml with the code of ``checkout``, which may be of another commit, in a separate interpreter.
-
-    Does nothing in a project that uses Gantry's flow only for its own stages, whose parameters Gantry does not know.
-    """
-    if not _has_own_settings(checkout):
-        return
-    command = [sys.executable, "-m", "pipelines.settings"]
-    done = subprocess.run(
-        command, cwd=checkout.root, env=dict(environment), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        trouble = done.stderr.strip().splitlines() or ["params.yaml is invalid."]
-        raise SettingsError(done.stdout.strip() or trouble[-1])
-
-
-def _has_own_settings(checkout: Checkout) -> bool:
-    """Whether params.yaml holds Gantry's settings, that is, whether dvc.yaml has any of Gantry's stages."""
-    stages = checkout.dvc_yaml
-    text = stages.read_text(encoding="utf-8", errors="replace") if stages.is_file() else ""
-    return re.search(r"^ +cmd: gantry stage ", text, re.MULTILINE) is not None
 
 
 def restore_data(checkout: Checkout, environment: Mapping[str, str]) -> None:
