@@ -37,7 +37,8 @@ from pipelines.flow.output import StageOutput, output_file
 from pipelines.flow.process import ProcessStoppedError, ProcessTimeoutError, run_streaming
 from pipelines.flow.pull import ORIGIN
 from pipelines.flow.workspace import Workspace, checkout_workspace, has_remote, run_dvc, worktree_workspace
-from pipelines.runtime.checkout import Checkout
+from pipelines.registry.registration import lost_registration
+from pipelines.runtime.checkout import REGISTERED, Checkout
 from pipelines.runtime.cluster import offer_cluster
 from pipelines.runtime.redaction import redact_credentials, redact_logs
 from pipelines.settings.flow import FlowSettings, TrainAbove, load_flow_settings
@@ -327,17 +328,23 @@ def run_node(
     output = StageOutput(pass_on, attempts.path)
     # On a worker's clone, another host may have run the stage: --pull takes its result from DVC's remote.
     pull = ["--pull"] if workspace.origin is not None and has_remote(workspace.checkout) else []
-    command = [sys.executable, "-m", "dvc", "repro", *pull, "--single-item", node.name]
-    status: int | None = None
-    try:
-        status = run_streaming(
-            command,
+
+    def repro(*options: str) -> int:
+        return run_streaming(
+            [sys.executable, "-m", "dvc", "repro", *options, "--single-item", node.name],
             cwd=workspace.checkout.root,
             environment=workspace.environment,
             on_line=on_line,
             stop=stop,
             timeout_s=timeout_s,
         )
+
+    status: int | None = None
+    try:
+        status = repro(*pull)
+        if skipped and not status and REGISTERED in node.outs and (lost := _lost_registration(workspace)):
+            logger.warning("%s. Registering it again.", lost)
+            skipped, status = False, repro("--force")
     except ProcessStoppedError:
         return Cancelled(message="The stage was cancelled and its processes were ended.")
     except ProcessTimeoutError as error:
@@ -348,6 +355,15 @@ def run_node(
         return failed("Failed", f"failed (status {status}).", output.error())
     publish_artifacts(workspace.checkout, node.outs)
     return Completed(name="Cached" if skipped else "Ran")
+
+
+def _lost_registration(workspace: Workspace) -> str:
+    """See :func:`lost_registration`. A registry that cannot be reached is only warned of: the results are in place."""
+    try:
+        return lost_registration(workspace.checkout)
+    except GantryError as error:
+        get_run_logger().warning("It is not known whether the registered version still exists. %s", error)
+        return ""
 
 
 def needs_results(results: Sequence[StageResult]) -> bool:

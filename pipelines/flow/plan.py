@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gan_core.errors import StageError
+from gan_core.errors import GantryError, StageError
 from pipelines.flow.graph import Node, node_name, read_plan
-from pipelines.runtime.checkout import PARAMS, Checkout
+from pipelines.registry.registration import lost_registration
+from pipelines.runtime.checkout import PARAMS, REGISTERED, Checkout
 from pipelines.runtime.code import DIGEST_FOLDER, write_digests
 from pipelines.runtime.dvc_repo import open_project
 from pipelines.runtime.key import describe_missing, read_stage
@@ -128,8 +129,20 @@ def _plan(
             changes=changes,
         )
     if not status:
-        return PlannedStage(name=node.name, action="up to date", reason="")
+        return _up_to_date(node, checkout)
     return _with_earlier_work(node.name, "", changes, checkout, stage)
+
+
+def _up_to_date(node: Node, checkout: Checkout) -> PlannedStage:
+    """A stage without changes. The one that registers runs all the same if the registry has lost its version."""
+    try:
+        lost = lost_registration(checkout) if REGISTERED in node.outs else ""
+    except GantryError as error:
+        reason, why = "it is not known whether its version still exists", (str(error),)
+        return PlannedStage(name=node.name, action="up to date", reason=reason, changes=why)
+    if lost:
+        return PlannedStage(name=node.name, action="runs", reason="its version is gone", changes=(lost,))
+    return PlannedStage(name=node.name, action="up to date", reason="")
 
 
 def _with_earlier_work(

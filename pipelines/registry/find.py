@@ -118,18 +118,17 @@ def find_version(model: str, tracking_uri: str) -> "ModelVersion":
     return version
 
 
-def is_registered(name: str, version: str, *, tracking_uri: str) -> bool:
-    """Whether the registry at ``tracking_uri`` has this version; raises TrackingError if it cannot be reached."""
+def get_version(name: str, number: str, *, tracking_uri: str) -> "ModelVersion | None":
+    """A version by its number, or None if the registry does not have it; raises TrackingError if it cannot be reached."""
     from mlflow.exceptions import MlflowException
 
     with explain_server_errors(tracking_uri):
         try:
-            connect(tracking_uri, create=False).get_model_version(name, version)
+            return connect(tracking_uri, create=False).get_model_version(name, number)
         except MlflowException as error:
             if not is_refusal(error):
                 raise
-            return False
-    return True
+            return None
 
 
 def _is_deleted_run(client: "MlflowClient", run: str) -> bool:

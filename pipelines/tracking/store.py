@@ -79,7 +79,7 @@ def connect(uri: str, *, create: bool = True) -> "MlflowClient":
             _check_connection(uri)
         return MlflowClient(uri, uri)
     database = Path(uri.removeprefix(SQLITE))
-    if not create and not _exists(uri):
+    if not create and database_is_missing(uri):
         raise TrackingError(
             f"The tracking database {database} does not exist. Run the pipeline first (gantry run), or check {uri_setting()}."
         )
@@ -180,7 +180,7 @@ def find_run(tracking_uri: str, experiment: str, key: str) -> RunRef | None:
         TrackingError: the server cannot be reached.
     """
     with explain_server_errors(tracking_uri):
-        if not _exists(tracking_uri):
+        if database_is_missing(tracking_uri):
             return None
         client = connect(tracking_uri)
         found = client.get_experiment_by_name(experiment)
@@ -281,10 +281,10 @@ def _settings() -> None:
             logger.setLevel(least)
 
 
-def _exists(uri: str) -> bool:
-    """Whether ``uri`` is a server, or a database that exists."""
+def database_is_missing(uri: str) -> bool:
+    """Whether ``uri`` is a SQLite file that does not exist."""
     uri = resolve_uri(uri)
-    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_file()
+    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file()
 
 
 def _artifact_location(uri: str, experiment: str) -> str | None:

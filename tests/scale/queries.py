@@ -10,7 +10,7 @@ import sqlalchemy
 
 from gan_core.disk import format_bytes
 from pipelines.registry.champion import current_ledger
-from pipelines.registry.find import is_registered
+from pipelines.registry.find import get_version
 from pipelines.tracking.store import KEY_TAG, connect, ensure_experiment, find_run_id
 
 RUNS, VERSIONS, METRICS = 10_000, 1_000, 20
@@ -68,7 +68,7 @@ def query_seconds() -> dict[str, float]:
         queries: dict[str, Callable[[], object]] = {
             "run by its key": lambda: find_run_id(client, experiment, f"key-{RUNS // 2}"),
             "run by a key that does not exist": lambda: find_run_id(client, experiment, "none"),
-            "whether a version is registered": lambda: is_registered("scale", str(VERSIONS), tracking_uri=uri),
+            "whether a version is registered": lambda: get_version("scale", str(VERSIONS), tracking_uri=uri),
             "ledger of a model (gate)": lambda: current_ledger(client, "scale"),
             "newest version of a model": lambda: client.search_model_versions(
                 "name = 'scale'", order_by=["version_number DESC"], max_results=1

@@ -1,5 +1,6 @@
 """Real flow runs of a toy pipeline on a real Prefect server."""
 
+import json
 import signal
 import sys
 import threading
@@ -10,7 +11,7 @@ import pytest
 
 from pipelines.flow import process
 from pipelines.runtime.checkout import Checkout
-from tests.pipelines.toy import dvc, run, running, start, wait_for
+from tests.pipelines.toy import dvc, make_project, run, running, start, wait_for
 
 pytestmark = pytest.mark.prefect
 
@@ -70,6 +71,22 @@ def test_stages_run_once_in_dvcs_order_and_are_cached_after_that(prefect_api, fl
     assert [(result.stage, result.state) for result in state.result()] == [("first", "Cached"), ("second", "Cached")]
     state = _run(flow_project, stages=["first"])
     assert [result.stage for result in state.result()] == ["first"]
+
+
+def test_a_version_that_the_registry_has_lost_is_registered_again(prefect_api, tmp_path, monkeypatch):
+    """DVC alone would never do it: the inputs are as they were."""
+    monkeypatch.delenv("GANTRY_TRACKING_URI", raising=False)
+    version = {"name": "digits", "version": "1", "run_url": "http://127.0.0.1:5000/#/experiments/1/runs/abc"}
+    out = {"outputs/register/registered.json": {"cache": False, "persist": True}}
+    command = f"mkdir -p outputs/register && cp version.json {next(iter(out))} && echo done >> times"
+    files = {
+        "version.json": json.dumps(version),
+        "params.yaml": "track: {uri: 'sqlite:///var/mlflow.db'}\n",
+        "dvc.yaml": json.dumps({"stages": {"register": {"cmd": command, "deps": ["version.json"], "outs": [out]}}}),
+    }
+    root = make_project(tmp_path / "project", files)
+    assert [result.state for _ in range(2) for result in _run(root).result()] == ["Ran", "Ran"]
+    assert (root / "times").read_text() == "done\n" * 2
 
 
 @pytest.mark.parametrize("train", [True, False])
