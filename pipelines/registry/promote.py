@@ -220,6 +220,11 @@ def rollback(name: str, *, tracking_uri: str, reason: str | None = None) -> Move
 
         def decide(ledger: Ledger) -> Move:
             if ledger.champion is None:
+                if deleted := explain_last(client, name, ledger).deleted:
+                    raise TrackingError(
+                        f"The champion of '{name}', version {', '.join(deleted)}, was deleted, so it cannot be rolled back. "
+                        "Choose another version: gantry promote --version V."
+                    )
                 raise TrackingError(f"'{name}' has no champion to roll back.")
             undone = ledger.promotion_to_undo()
             if undone is None:

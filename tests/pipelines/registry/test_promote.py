@@ -289,6 +289,17 @@ def test_repeated_rollback_undoes_all_promotions(register, client, uri):
     ]
 
 
+def test_a_deleted_champion_is_named_by_rollback(register, client, uri):
+    for fid in (30.0, 20.0):
+        register(fid)
+        promote("digits", tracking_uri=uri)
+    client.delete_model_version("digits", "2")
+    with pytest.raises(TrackingError, match=r"version 2, was deleted.*gantry promote --version V"):
+        rollback("digits", tracking_uri=uri)
+    promote("digits", tracking_uri=uri, version="1")
+    assert champion(client) == "1"
+
+
 def test_a_version_can_be_promoted_and_rolled_back_again(register, client, uri):
     for fid in (30.0, 20.0):
         register(fid)
