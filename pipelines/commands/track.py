@@ -24,14 +24,22 @@ def track() -> None:
 
 @track.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def sync(as_json: bool) -> None:
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Send also what was sent before, all but files: after a backup of the tracking database was restored.",
+)
+def sync(as_json: bool, again: bool) -> None:
     """Send all waiting events in var/track (or $GANTRY_VAR/track) to the tracking server."""
     # Imported here: --help need not wait for torch.
     from pipelines.settings.schema import load_settings
 
     settings, logs = load_settings().track, Checkout.at().events
     end_abandoned(logs)
-    waiting = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment).count_pending()
+    tree = LogTree(logs, tracking_uri=settings.uri, experiment=settings.experiment)
+    if again:
+        tree.forget_sent()
+    waiting = tree.count_pending()
     with tqdm(total=waiting, unit=" events", disable=as_json or not waiting) as bar:
         sent = send(
             logs,

@@ -14,7 +14,7 @@ from gan_core.locks import file_lock, locked
 from pipelines.runtime.guard import is_process_alive
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, resolve_uri
-from pipelines.tracking.events import EVENTS, REFUSED, find_logs, log_folder, read_events
+from pipelines.tracking.events import CURSOR, EVENTS, REFUSED, find_logs, log_folder, read_events
 from pipelines.tracking.replay import Cursor, Replayer
 from pipelines.tracking.store import connect, ensure_experiment, error_summary, find_run_id, is_refusal
 
@@ -80,6 +80,20 @@ class LogTree:
     def count_pending(self) -> int:
         """Number of events on disk that are still to be sent."""
         return sum(self._waiting(folder) for folder in find_logs(self._directory))
+
+    def forget_sent(self) -> None:
+        """Forget what was sent, so that everything is sent again, once no other process sends anything.
+
+        That is harmless: what the server has overwrites itself. Files are not sent again, because their copies were removed.
+        """
+        if not self._directory.is_dir():
+            return
+        with file_lock(self._directory / LOCK):
+            for folder in find_logs(self._directory):
+                cursor = Cursor.read(folder)
+                if cursor is not None and cursor.destination == self.destination:
+                    for name in (REFUSED, CURSOR):  # the server refuses the same events again
+                        (folder / name).unlink(missing_ok=True)
 
     def send(self) -> SendResult:
         """Send all pending events, unless another process is already sending them."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from mlflow import MlflowClient
 
 from gan_core.errors import TrackingError
 from pipelines.commands.track import track
@@ -43,6 +44,23 @@ def test_status_lists_waiting_events_and_sync_sends_them(checkout, uri):
     assert row["run_id"] == find_run(uri, "gantry", "a").run_id
     assert "Nothing to send" in CliRunner().invoke(track, ["sync"], catch_exceptions=False).output
     assert "train" in CliRunner().invoke(track, ["status"], catch_exceptions=False).output
+
+
+def test_what_a_restored_backup_of_the_database_lacks_is_sent_again(checkout, uri):
+    database, sync = Path(uri.removeprefix("sqlite:///")), ["sync"]
+    CliRunner().invoke(track, sync, catch_exceptions=False)
+    backup = database.read_bytes()
+    with RunLog(Path("var/track"), key="b", name="evaluate") as log:
+        log.log_metrics({"fid": 12.5}, step=1)
+    CliRunner().invoke(track, sync, catch_exceptions=False)
+    database.write_bytes(backup)
+
+    assert "Nothing to send" in CliRunner().invoke(track, sync, catch_exceptions=False).output
+    assert "6 events sent" in CliRunner().invoke(track, [*sync, "--again"], catch_exceptions=False).output
+    client = MlflowClient(uri)
+    for key, metric in (("a", "m"), ("b", "fid")):
+        assert len(client.get_metric_history(find_run(uri, "gantry", key).run_id, metric)) == 1
+    assert [row["refused"] for row in status()] == [1, 0]
 
 
 def test_sync_reports_an_unreachable_server(checkout, monkeypatch):
