@@ -110,14 +110,7 @@ def copy_labels(folder: Path, source: str, labels: str) -> str:
     inside = _path_within(source, given) or given.name
     if not (folder / inside).exists():
         inside = given.name
-        try:
-            shutil.copyfile(given, folder / inside)
-        except OSError as error:
-            if refused := disk_error_at(error, folder):
-                raise refused from error
-            raise DataError(
-                f"{labels} cannot be copied: {error.strerror}. Resolve this and run the command again."
-            ) from error
+        _copy_file(given, folder / inside)
     elif not filecmp.cmp(given, folder / inside, shallow=False):
         raise DataError(f"The source already holds a file {inside} that differs from {given}. Rename the label table.")
     return inside
@@ -148,14 +141,19 @@ def _copy_local(source: Path, folder: Path, label: str, limits: UnpackLimits, en
             f"{source} is not a folder, zip, tar, IDX or Parquet file. Give a folder of pictures, or an archive of one."
         )
     for file in siblings:
-        try:
-            shutil.copyfile(file, folder / file.name)
-        except OSError as error:
-            if refused := disk_error_at(error, folder):
-                raise refused from error
-            raise DataError(
-                f"{file} cannot be copied: {error.strerror}. Resolve this and run the command again."
-            ) from error
+        _copy_file(file, folder / file.name)
+
+
+def _copy_file(file: Path, to: Path) -> None:
+    """Copy a file of the user; an error names the file, or the disk if it is full."""
+    try:
+        shutil.copyfile(file, to)
+    except OSError as error:
+        if refused := disk_error_at(error, to.parent):
+            raise refused from error
+        raise DataError(
+            f"{file} cannot be copied: {error.strerror}. Resolve this and run the command again."
+        ) from error
 
 
 def _download(url: str, scratch: Path, label: str) -> Path:

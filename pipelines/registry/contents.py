@@ -60,7 +60,7 @@ def version_files(version: "ModelVersion", tracking_uri: str) -> Iterator[Path]:
 
 
 def download_files(version: "ModelVersion", tracking_uri: str, place: Path) -> Path:
-    """Download a version's files to ``place``, unless they are local; returns their folder.
+    """Copy a version's files to ``place``, from this machine or a server; returns their folder.
 
     Raises:
         TrackingError: the files are gone.
@@ -76,9 +76,9 @@ def download_files(version: "ModelVersion", tracking_uri: str, place: Path) -> P
         )
     except FileNotFoundError as error:
         raise TrackingError(f"{gone}: {error}.") from error
-    except Exception as error:
+    except mlflow.exceptions.MlflowException as error:
         # Of a folder on this machine that does not exist, MLflow says that downloads failed.
-        if getattr(error, "error_code", None) not in ("NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"):
+        if error.error_code not in ("NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"):
             raise
         raise TrackingError(f"{gone}: there is no file at {version.source}.") from error
     if not found.is_dir():

@@ -82,9 +82,9 @@ class LogTree:
         return sum(self._waiting(folder) for folder in find_logs(self._directory))
 
     def forget_sent(self) -> None:
-        """Forget what was sent, so that everything is sent again, once no other process sends anything.
+        """Forget what was sent, so that everything is sent again. Waits while another process sends.
 
-        That is harmless: what the server has overwrites itself. Files are not sent again, because their copies were removed.
+        What the server has overwrites itself. Files are not sent again, because their copies were removed.
         """
         if not self._directory.is_dir():
             return
