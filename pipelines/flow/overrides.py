@@ -35,7 +35,8 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
-    """Set values by dotted name in params.yaml; comments and order are kept.
+    """Set values by dotted name in params.yaml; comments and order are kept. (With YAML aliases, they are written out, and the
+    comments of nested settings are lost.)
 
     ``train.steps`` and ``train.minutes`` exclude each other: the one that is set here removes the other one from the file.
 
@@ -51,7 +52,10 @@ def apply_overrides(checkout: Checkout, overrides: Mapping[str, Any]) -> None:
         raise SettingsError(f"Cannot set {', '.join(overrides)}: there is no {params.name}.")
     read_params(params)
     own = has_own_settings(checkout)
+    aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(params.read_text(encoding="utf-8-sig")))
     with edit_yaml(params) as values:
+        if aliased:  # a value set below must not change the other places that share its section
+            values.update({name: quote_ambiguous(section) for name, section in values.items()})
         for name, value in overrides.items():
             place: Any = values
             *sections, last = name.split(".")

@@ -71,6 +71,21 @@ def test_a_mapping_may_be_overridden_with_a_word(tmp_path: Path) -> None:
     assert yaml.safe_load(params.read_text()) == {"seconds": 2, "tune": {"space": "auto"}}
 
 
+def test_an_override_changes_no_other_setting_that_shares_its_section(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text(
+        "train: &fast\n  steps: 9  # updates\n  lr: &rate 2.0e-4\n  optimizer: {betas: [0.0, 0.9], name: 'no'}\n"
+        "tune: *fast\nother:\n  <<: *fast\n  warmup: *rate\n  minutes: 3\n"
+    )
+    before = read_params(params)
+    changes = {"tune.steps": 1, "other.optimizer.name": "adam", "train.lr": 1.0, "other.minutes": 5}
+    apply_overrides(Checkout.at(tmp_path), changes)
+    before["tune"] = {**before["tune"], "steps": 1}
+    before["other"] = {**before["other"], "optimizer": {"betas": [0.0, 0.9], "name": "adam"}, "minutes": 5}
+    before["train"] = {**before["train"], "lr": 1.0}
+    assert read_params(params) == before
+
+
 def test_a_time_budget_and_a_number_of_steps_replace_each_other(tmp_path: Path) -> None:
     params, root = tmp_path / "params.yaml", Path(__file__).parents[3]
     shutil.copy(root / "dvc.yaml", tmp_path)
