@@ -4,10 +4,10 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from gan_core.config import build
 from gan_core.download.fetch import FileRequest, fetch_many
 from gan_core.errors import DataError
 from gan_core.files import atomic_write, sha256_file
+from gan_core.locks import file_lock
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
 from pipelines.data.bucket import is_bucket
@@ -27,6 +28,7 @@ from pipelines.data.sources import public_dataset
 from pipelines.data.translation_sources import write_tar
 from pipelines.data.user_source import copy_labels, copy_source, list_bucket, unpack_idx
 from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.dvc_command import describe_lock, dvc_command
 from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.project_files import check_project_files
 from pipelines.settings.data import UnpackLimits
@@ -63,28 +65,29 @@ def fetch_public(name: str, *, checkout: Checkout, replace: bool = False) -> Raw
     complete, unchanged folder is kept. Its bytes do not depend on the address that the files come from.
 
     Raises:
-        DataError: the dataset is unknown, or the folder holds other data and ``replace`` is false.
+        DataError: the dataset is unknown, the folder holds other data and ``replace`` is false, or another process writes it.
         FetchError: a file cannot be downloaded from any of its addresses.
         StageError: a project file that DVC reads is damaged. Nothing is downloaded then.
     """
     dataset = public_dataset(name)
     check_project_files(checkout)
-    target = checkout.raw_data(dataset.folder_name)
-    if target.exists() and not _is_intact(target, dataset):
-        _refuse_unless(replace, target)
-    if not target.exists() or not _is_intact(target, dataset):
-        with atomic_write(target) as folder:
-            folder.mkdir()
-            wanted = [
-                FileRequest(target=folder / file.name, sha256=file.sha256, addresses=file.addresses)
-                for file in dataset.files
-            ]
-            fetch_many(wanted, label=name)
-            if dataset.packed:
-                _unpack_all(folder, dataset)
-            readers.write_note(folder, _public_note(dataset))
-    note = readers.read_note(target)
-    return _summary(target, note, *arrange(target, note), tracked=track(target, checkout))
+    with _only_writer(dataset.folder_name, checkout):
+        target = checkout.raw_data(dataset.folder_name)
+        if target.exists() and not _is_intact(target, dataset):
+            _refuse_unless(replace, target)
+        if not target.exists() or not _is_intact(target, dataset):
+            with atomic_write(target) as folder:
+                folder.mkdir()
+                wanted = [
+                    FileRequest(target=folder / file.name, sha256=file.sha256, addresses=file.addresses)
+                    for file in dataset.files
+                ]
+                fetch_many(wanted, label=name)
+                if dataset.packed:
+                    _unpack_all(folder, dataset)
+                readers.write_note(folder, _public_note(dataset))
+        note = readers.read_note(target)
+        return _summary(target, note, *arrange(target, note), tracked=track(target, checkout))
 
 
 def add(
@@ -117,50 +120,71 @@ def add(
 
     Raises:
         DataError: the source does not exist, cannot be read or is not safe to unpack; it, or one of its folders, holds no
-            picture; the name is taken; or DVC refuses the folder, which is then removed if it is new.
+            picture; the name is taken, also by another process that is adding data; or DVC refuses the folder, which is then
+            removed if it is new.
         StageError: a project file that DVC reads is damaged. Nothing is copied then.
     """
     check_dataset_name(name)
     check_project_files(checkout)
     _check_source(source, checkout)
-    limits = unpack_limits(checkout)
-    target = checkout.raw_data(name)
-    new = not target.exists()
-    if not new:
-        _refuse_unless(replace, target)
-    with atomic_write(target) as folder:
-        place = source.rstrip("/") or source
-        # Errors name the user's files: the copy that they were found in is removed.
-        origins = {str(folder): place}
-        if not Path(source).expanduser().is_dir():
-            origins[f"{folder}/{Path(place).name}"] = place  # the copy of a single file keeps its name
+    with _only_writer(name, checkout):
+        limits = unpack_limits(checkout)
+        target = checkout.raw_data(name)
+        new = not target.exists()
+        if not new:
+            _refuse_unless(replace, target)
+        with atomic_write(target) as folder:
+            place = source.rstrip("/") or source
+            # Errors name the user's files: the copy that they were found in is removed.
+            origins = {str(folder): place}
+            if not Path(source).expanduser().is_dir():
+                origins[f"{folder}/{Path(place).name}"] = place  # the copy of a single file keeps its name
+            try:
+                if is_bucket(source) and not copy:
+                    note = list_bucket(source, folder, labels, image_column, label_column)
+                else:
+                    copy_source(source, folder, name, limits, encoding)
+                    unpack_idx(folder, limits)
+                    inside = None
+                    if labels is not None:
+                        inside = copy_labels(folder, source, labels)
+                        if inside != labels:
+                            origins[f"{folder}/{inside}"] = labels
+                    note = _note(folder, inside, image_column, label_column)
+                readers.write_note(folder, note)
+                kind, listing = arrange(folder, note)
+                _check_pictures(folder, note, listing, source)
+            except DataError as error:
+                message = str(error)
+                for place in sorted(origins, key=len, reverse=True):
+                    message = message.replace(place, origins[place])
+                raise DataError(message) from error
         try:
-            if is_bucket(source) and not copy:
-                note = list_bucket(source, folder, labels, image_column, label_column)
-            else:
-                copy_source(source, folder, name, limits, encoding)
-                unpack_idx(folder, limits)
-                inside = None
-                if labels is not None:
-                    inside = copy_labels(folder, source, labels)
-                    if inside != labels:
-                        origins[f"{folder}/{inside}"] = labels
-                note = _note(folder, inside, image_column, label_column)
-            readers.write_note(folder, note)
-            kind, listing = arrange(folder, note)
-            _check_pictures(folder, note, listing, source)
-        except DataError as error:
-            message = str(error)
-            for place in sorted(origins, key=len, reverse=True):
-                message = message.replace(place, origins[place])
-            raise DataError(message) from error
-    try:
-        tracked = track(target, checkout)
-    except DataError:
-        if new:  # otherwise the next attempt fails because the name is taken
-            shutil.rmtree(target)
-        raise
-    return _summary(target, note, kind, listing, tracked=tracked)
+            tracked = track(target, checkout)
+        except DataError:
+            if new:  # otherwise the next attempt fails because the name is taken
+                shutil.rmtree(target)
+            raise
+        return _summary(target, note, kind, listing, tracked=tracked)
+
+
+@contextmanager
+def _only_writer(name: str, checkout: Checkout) -> Iterator[None]:
+    """Hold the lock on the raw dataset ``name`` for the length of the block.
+
+    Of two commands that copy data of one name at once, the second would replace that of the first, or remove it if DVC fails.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    path = checkout.raw_lock(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(path, timeout=0) as ours:
+        if not ours:
+            raise DataError(
+                f"Another process is adding the data {checkout.raw_data(name)}. Wait for it to end, or choose another name."
+            )
+        yield
 
 
 def track(path: Path, checkout: Checkout) -> bool:
@@ -173,7 +197,9 @@ def track(path: Path, checkout: Checkout) -> bool:
     if not any((parent / ".dvc").is_dir() for parent in (root, *root.parents)):
         log.warning("%s is not versioned: %s is not in a DVC repository. Create one with: dvc init", path, root)
         return False
-    command = [sys.executable, "-m", "dvc", "add", os.path.relpath(path, root)]
+    if waiting := describe_lock(root):
+        log.warning(waiting)
+    command = dvc_command("add", os.path.relpath(path, root))
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,7 +1,6 @@
 """Make a registered version again: its commit, data and settings in a worktree, with nothing taken from earlier work."""
 
 import re
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from pipelines.registry.register import TRAIN_STEPS
 from pipelines.registry.trace import COMMIT, REGISTER, lock_settings, read_lock
 from pipelines.runtime.checkout import DVC_LOCK, VAR_VARIABLE, Checkout
 from pipelines.runtime.cluster import offer_cluster
+from pipelines.runtime.dvc_command import dvc_command
 from pipelines.runtime.dvc_yaml import parse_as_dvc
 from pipelines.runtime.git import ANY_STATUS, run_git
 from pipelines.runtime.key import read_stage
@@ -296,7 +296,7 @@ def _run(stage: str, tree: Checkout, environment: Mapping[str, str], on_line: Ca
         lines.append(line)
         on_line(line)
 
-    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage]
+    command = dvc_command("repro", "--force", "--single-item", stage)
     if run_streaming(command, cwd=tree.root, environment=environment, on_line=keep):
         raise StageError(f"Stage {stage} failed in the worktree of the version: {' '.join(lines[-5:])}")
 

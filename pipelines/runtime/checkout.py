@@ -96,6 +96,10 @@ class Checkout:
         """The .dvc file of the raw dataset ``name``."""
         return self.raw / f"{name}.dvc"
 
+    def raw_lock(self, name: str) -> Path:
+        """The lock of the process that writes the raw dataset ``name``."""
+        return self.var / "data" / f"{name}.lock"
+
     @property
     def prepared(self) -> Path:
         """The prepared dataset."""

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -26,12 +27,14 @@ from PIL import Image
 from gan_core.disk import NotEnoughSpaceError, describe_os_error
 from gan_core.download.fetch import Derived
 from gan_core.errors import DataError, FetchError, SettingsError
+from gan_core.locks import try_lock
 from pipelines.commands.data import data
 from pipelines.data.raw import add, fetch_public
 from pipelines.data.readers import list_pictures, open_reader, read_note
 from pipelines.data.readers.base import SourceNote
 from pipelines.data.readers.idx import read_idx, write_idx
 from pipelines.data.sources import PUBLIC_DATASETS, public_dataset
+from pipelines.data.user_source import copy_source
 from pipelines.runtime.checkout import Checkout
 from tests.gan_core.images.test_archive_names import zip_of
 from tests.pipelines.data.samples import pets, png, without_privileges, write
@@ -415,6 +418,35 @@ def test_data_that_dvc_refuses_is_removed(tmp_path: Path, dvc_checkout: Path) ->
     assert not (dvc_checkout / "data/raw/mine").exists()
     (dvc_checkout / "below/dvc.yaml").unlink()
     assert add("mine", source, checkout=Checkout.at(dvc_checkout)).tracked
+
+
+def test_adding_data_waits_for_another_dvc_command(
+    tmp_path: Path, dvc_checkout: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (dvc_checkout / ".dvc/tmp").mkdir(exist_ok=True)
+    with (dvc_checkout / ".dvc/tmp/lock").open("w") as held:
+        held.write(" 4321\n")
+        held.flush()
+        assert try_lock(held.fileno())
+        threading.Timer(7.0, held.close).start()  # DVC itself starts in one or two seconds, and gives up after three
+        assert add("mine", str(pets(tmp_path / "pets", each=1)), checkout=Checkout.at(dvc_checkout)).tracked
+    assert f"Waiting for another DVC command in {dvc_checkout} (process 4321)." in caplog.text
+
+
+def test_two_commands_do_not_add_the_same_name_at_once(
+    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, here = str(pets(tmp_path / "pets")), Checkout.at(checkout)
+
+    def copy_while_another_adds(*of_first: Any) -> None:
+        monkeypatch.undo()
+        with pytest.raises(DataError, match="Another process is adding the data .*mine"):
+            add("mine", source, checkout=here)
+        assert add("others", source, checkout=here).pictures == 10
+        copy_source(*of_first)
+
+    monkeypatch.setattr("pipelines.data.raw.copy_source", copy_while_another_adds)
+    assert add("mine", source, checkout=here).pictures == 10
 
 
 @pytest.mark.parametrize("pack", [None, zipped, tarred], ids=["folder", "zip", "tar.gz"])
