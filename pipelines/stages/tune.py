@@ -19,9 +19,10 @@ from pipelines.stages.auto import resolve_auto
 from pipelines.stages.context import StageContext
 from pipelines.stages.parent import fetched_parent
 from pipelines.stages.tracked import stage_run
+from pipelines.training.places import check_kept, note_kept
 from pipelines.training.run_tags import parent_tags
 from pipelines.tuning.parent import check_space
-from pipelines.tuning.places import TrialsInStorage, TrialsOnDisk, trials_in_storage
+from pipelines.tuning.places import MIRRORS, STATE, TrialsInStorage, TrialsOnDisk, trials_in_storage
 from pipelines.tuning.plot import plot_search
 
 
@@ -49,6 +50,8 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
     settings = resolve_auto("tune", settings, data)
     dataset = PreparedDataset(data)
     settings.check_data(dataset)
+    uri = settings.storage.resolve_uri()
+    check_kept("tune", context.work, uri, on_disk=STATE, brought=MIRRORS)
     start = _start(context, settings)
     if start and start.folder:  # otherwise its files are in the storage, and an earlier driver has checked
         check_space(settings, dataset.info, start)
@@ -58,6 +61,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
         run.set_tags(parent_tags(record))
         events = run.folder.parent.resolve()
         with _place(context, settings, events, start) as place:
+            note_kept(context.work, uri)
             from pipelines.tuning.trial import TrialJob
 
             job = TrialJob(

@@ -26,11 +26,14 @@ from pipelines.settings.schema import Settings
 from pipelines.tracking.events import log_folder
 from pipelines.training.places import (
     CHECKPOINTS,
+    CURVES,
     GENERATOR,
     RAY_FOLDER,
     START,
     SharedDisk,
     SharedStorage,
+    check_kept,
+    note_kept,
     shared_storage,
 )
 from pipelines.training.progress import Progress
@@ -72,11 +75,13 @@ def fit(
 
     Raises:
         SettingsError: the family does not support the data, or the cluster has too few resources for the workers.
-        StageError: workers were lost more often than ``train.max_failures``.
+        StageError: workers were lost more often than ``train.max_failures``; or an interrupted run keeps its work elsewhere.
         GantryError: any error of the trainer itself.
     """
     settings.check_data(PreparedDataset(data))
-    if uri := settings.storage.resolve_uri():
+    uri = settings.storage.resolve_uri()
+    check_kept("train", work, uri, on_disk=CHECKPOINTS, brought=CURVES)
+    if uri:
         shared = shared_storage(
             uri,
             work,
@@ -98,6 +103,7 @@ def fit(
             start=str(start_folder.resolve()) if start_folder else "",
         )
         disk.forget_failure()
+        note_kept(work, uri)
         _say_feed(PreparedDataset(data), settings)
         _fit(work, settings, disk, run_key, run_name, start, later)
         failure = disk.failure()

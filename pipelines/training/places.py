@@ -41,6 +41,8 @@ GROUPS = "groups.jsonl"
 """A line for each group of workers that has started on a cluster: where, and what took how long."""
 RAY_FOLDER = "ray"
 _FAILURE = "failure.json"
+_KEPT = "kept.json"
+"""Note in a work directory of where the work in progress is kept."""
 _PULL_SECONDS = 3.0
 
 
@@ -247,6 +249,38 @@ def pulling(pull: Callable[[], None], whom: str) -> Iterator[None]:
     pull()
 
 
+def check_kept(stage: str, work: Path, uri: str, *, on_disk: str, brought: str) -> None:
+    """Raise StageError if an interrupted run of a stage keeps its work elsewhere: this one would begin anew.
+
+    Args:
+        stage: the stage.
+        work: its work directory on this host.
+        uri: of the storage in which this run keeps its work; empty for ``work`` itself.
+        on_disk: name of what a run without a storage keeps in ``work``.
+        brought: name of what a run with a storage brings there.
+    """
+    note, here = work / _KEPT, (work / on_disk).exists()
+    if not here and not (work / brought).exists():
+        return
+    # Earlier versions of Gantry have left no note. Where theirs was kept is not known if it was in a storage.
+    known = str(read_json(note)["storage"]) if note.is_file() else "" if here else uri
+    if known == uri:
+        return
+    setting = (
+        f"set storage.uri or GANTRY_STORAGE_URI to {known}" if known else "unset storage.uri and GANTRY_STORAGE_URI"
+    )
+    raise StageError(
+        f"An interrupted run of stage '{stage}' keeps its work in {known or work}, and this one would begin anew in "
+        f"{uri or work}. To go on with it, {setting}. To begin anew, remove {work}."
+    )
+
+
+def note_kept(work: Path, uri: str) -> None:
+    """Note where a run that begins keeps its work, for :func:`check_kept`."""
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(work / _KEPT, {"storage": uri})
+
+
 @contextmanager
 def stage_lease(storage: Storage, stage: str, key: str) -> Iterator[tuple[str, Lease]]:
     """Hold the lease on the work of a stage for the length of the block; yields the name of the work, and the lease.
@@ -290,6 +324,7 @@ def shared_storage(
     """
     storage = Storage(uri)
     with stage_lease(storage, "train", work.name) as (name, held):
+        note_kept(work, uri)
         inputs = publish_inputs(
             storage,
             data,

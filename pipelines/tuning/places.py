@@ -23,6 +23,8 @@ from pipelines.tracking.events import log_folder
 from pipelines.tracking.forward import Forwarder
 from pipelines.training.places import EVENTS, pulling, stage_lease, start_name
 
+STATE, MIRRORS = "search.zip", "mirrors"
+"""In the work directory: the saved state of a search on one disk; what the trials of one with a storage have recorded."""
 _SOONEST_SECONDS, _LATEST_SECONDS = 3.0, 60.0
 
 

@@ -17,7 +17,7 @@ from pipelines.runtime.progress import say
 from pipelines.runtime.resources import allocate, cluster_nodes
 from pipelines.settings.schema import Settings
 from pipelines.storage.objects import Storage
-from pipelines.tuning.places import TrialFollower, TrialsInStorage
+from pipelines.tuning.places import MIRRORS, STATE, TrialFollower, TrialsInStorage
 from pipelines.tuning.space import search_space
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
         place: StatePlace = StateInStorage(storage, f"{shared.name}/state", shared.epoch)
     else:
         filesystem, folder = LocalFileSystem(), str(work.resolve())
-        place = StateOnDisk(work / "search.zip")
+        place = StateOnDisk(work / STATE)
     state = SearchState(place, f"{folder}/{_TUNE}", filesystem)
     iterations = math.ceil(tuned.steps / tuned.report_every)  # the last one may be shorter
     scheduler = SavedASHA(state, max_t=iterations, grace_period=1, reduction_factor=tuned.reduction)
@@ -115,7 +115,7 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
         scheduler.load_rungs(rungs)
     resuming = tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)  # type: ignore[arg-type]
     # Not tune.Tuner: a restored one takes ASHA and Optuna from a pickle of the first driver.
-    with TrialFollower(shared, work / "mirrors", events, job.run_key).running() if shared else nullcontext():
+    with TrialFollower(shared, work / MIRRORS, events, job.run_key).running() if shared else nullcontext():
         analysis = tune.run(
             trainable,
             config=space,

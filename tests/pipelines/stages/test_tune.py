@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gan_core.data import PreparedDataset
-from gan_core.errors import SettingsError
+from gan_core.errors import SettingsError, StageError
 from gan_core.training.trainer import Trainer
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.key import StageDefinition
@@ -71,3 +71,23 @@ def test_a_search_of_what_the_run_to_start_from_fixes_ends_before_its_first_tria
     with pytest.raises(SettingsError, match="'model.width' cannot be searched if trials start from start"):
         tune.run(context, settings)
     assert [path.name for path in context.work.iterdir()] == ["parent"], "no trial has begun"
+
+
+def test_a_search_does_not_begin_anew_because_its_state_is_elsewhere(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "data" / "prepared", blobs(32))
+    work = tmp_path / "work" / "key"
+    work.mkdir(parents=True)
+    (work / "search.zip").touch()
+    definition = StageDefinition(
+        name="tune", command=(), dependencies={}, parameters={}, outs=("outputs/tune",), replayable=True
+    )
+    context = StageContext(
+        name="tune",
+        key="key",
+        work=work,
+        checkout=Checkout.at(tmp_path, {}),
+        pipeline_run="run",
+        definition=definition,
+    )
+    with pytest.raises(StageError, match=f"interrupted run of stage 'tune' keeps its work in {work}, "):
+        tune.run(context, small_settings(storage__uri=f"file://{tmp_path}/storage"))

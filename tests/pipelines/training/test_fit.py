@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -25,7 +26,15 @@ from pipelines.settings.schema import Settings
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves
 from pipelines.training.fit import _why_died, fit, is_exported, newest_checkpoint_step
-from pipelines.training.places import CURVES, GENERATOR, START, SharedDisk
+from pipelines.training.places import (
+    CHECKPOINTS,
+    CURVES,
+    GENERATOR,
+    START,
+    SharedDisk,
+    check_kept,
+    shared_storage,
+)
 from pipelines.training.run_tags import DEVICE, PICTURES, WORKERS
 from pipelines.training.worker import save_failure
 from tests.datasets import blobs, write_prepared
@@ -172,6 +181,27 @@ def test_data_that_the_family_does_not_support_is_refused_before_ray_starts(tmp_
     data = write_prepared(tmp_path / "data", blobs(16, size=12))
     with pytest.raises(SettingsError, match=r"ingest.size"):
         fit(tmp_path / "work", data, small_settings(), run_key="key", run_name="train", track=None)
+
+
+def test_a_run_does_not_begin_anew_because_its_checkpoints_are_elsewhere(tmp_path: Path) -> None:
+    data, work = write_prepared(tmp_path / "data", blobs(16)), tmp_path / "work" / "key"
+    one, other = (f"file://{tmp_path}/{name}" for name in ("one", "other"))
+
+    def refused(uri: str, message: str) -> None:
+        with pytest.raises(StageError, match=message):
+            fit(work, data, small_settings(storage__uri=uri), run_key="key", run_name="train", track=None)
+
+    save_checkpoint(work / CHECKPOINTS, 10, {"x": torch.zeros(1)}, {})
+    refused(one, f"keeps its work in {work}, and .* anew in {one}. To go on with it, unset storage.uri and GANTRY_STOR")
+    shutil.rmtree(work)
+    with shared_storage(one, work, data, cache_gib=1, events=None) as place, place.on_worker(0) as files:
+        (files.work / CURVES).write_text('{"step": 5}\n')
+    for uri in (other, ""):
+        refused(uri, f"keeps its work in {one}, .* set storage.uri or GANTRY_STORAGE_URI to {one}. .* remove {work}")
+    assert not (tmp_path / "other").exists()
+    check_kept("train", work, one, on_disk=CHECKPOINTS, brought=CURVES)
+    (work / CURVES).unlink()  # nothing was made there
+    check_kept("train", work, other, on_disk=CHECKPOINTS, brought=CURVES)
 
 
 def test_a_run_resumes_from_the_newest_complete_checkpoint(tmp_path: Path) -> None:
