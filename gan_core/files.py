@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import shutil
+import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gan_core.disk import disk_error_at, find_disk_error
 from gan_core.errors import DamagedFileError
@@ -39,11 +41,17 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     cannot exchange two folders (macOS, NFS), there is none for an instant. Temporary folders of killed processes for the same
     path are removed.
 
+    A pipe or a device, such as ``/dev/stdout``, is not replaced: the file is written into it at the end of the block.
+
     Raises:
         OSError: nothing can be written beside ``path``. A disk error, such as a full disk, names ``path``.
         IsADirectoryError: ``path`` is a folder and the block did not create a folder; ``path`` does not change.
     """
     path = Path(path)
+    if _is_stream(path):
+        with _written_into(path) as temporary:
+            yield temporary
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         holder = Path(tempfile.mkdtemp(prefix=_holder_prefix(path), dir=path.parent))
@@ -72,6 +80,45 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     finally:
         shutil.rmtree(holder, ignore_errors=True)
         os.close(held_open)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether ``path`` is a pipe or a device, or a name of the system for one, such as ``/dev/stdout`` and ``/dev/fd/63``.
+
+    The system's names are links, which lead to a regular file if the output is redirected to one.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    if stat.S_ISDIR(mode):
+        return False
+    return not stat.S_ISREG(mode) or (path.is_symlink() and os.path.abspath(path).startswith(("/dev/", "/proc/")))
+
+
+@contextmanager
+def _written_into(stream: Path) -> Iterator[Path]:
+    """Yield a path in the temporary folder, and write the file that the block creates there into a pipe or a device."""
+    with tempfile.TemporaryDirectory(prefix="gantry-stream-") as folder:
+        temporary = Path(folder) / stream.name
+        yield temporary
+        if temporary.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a folder cannot replace a pipe or a device", str(stream))
+        with explain_os_errors(stream), open(temporary, "rb") as source, _open_stream(stream) as target:
+            shutil.copyfileobj(source, target)
+
+
+def _open_stream(stream: Path) -> BinaryIO:
+    """Open a pipe or a device for writing; what this process prints to it, before and after, stays in order and whole.
+
+    Output that is redirected to a file has one position, which another opening of the file would not share.
+    """
+    for output in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or not a file
+            output.flush()
+            if os.path.samestat(os.stat(stream), os.fstat(output.fileno())):
+                return open(os.dup(output.fileno()), "wb")
+    return open(stream, "ab")
 
 
 def _exchange(one: Path, other: Path) -> bool:

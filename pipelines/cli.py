@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pipelines.runtime.account import ensure_account
-from pipelines.runtime.environment import set_up_environment
+from pipelines.runtime.environment import open_standard_streams, set_up_environment
 from pipelines.runtime.failures import explain_error
 from pipelines.runtime.redaction import redact_output
 
@@ -116,6 +116,7 @@ def gantry() -> None:
 
 def main() -> None:
     """Run the command line. Any error becomes one line on stderr; for the exit status see :data:`EXIT_STATUSES`."""
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # print names that the terminal's encoding cannot represent

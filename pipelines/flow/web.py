@@ -30,7 +30,7 @@ from gan_core.errors import StageError
 from gan_core.files import atomic_write
 from gan_core.locks import lock
 from pipelines.flow.auth_middleware import AUTH_VARIABLE, PROOF_PATH, SIGN_IN_PATH, proof
-from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.guard import guarded_command
 from pipelines.runtime.redaction import register_secret
 
@@ -57,6 +57,7 @@ def checkout_auth(checkout: Checkout) -> str:
 
     Raises:
         OSError: the file can be neither read nor written.
+        StageError: the file system keeps no permissions, so that others can read the file.
     """
     path = checkout.auth
     folder = os.open(private_folder(path.parent), os.O_RDONLY)
@@ -70,6 +71,13 @@ def checkout_auth(checkout: Checkout) -> str:
         with atomic_write(path) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_text(f"{made}\n", encoding="ascii")
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:  # the next call would make another password
+            path.unlink()
+            raise StageError(
+                f"The password of this checkout's servers cannot be kept in {path.parent}: the file system there has no "
+                f"permissions, so that others could read it. Set {VAR_VARIABLE} to a folder on one that has, such as "
+                "~/gantry-var."
+            )
         return _register_secret(made)
     finally:
         os.close(folder)

@@ -179,11 +179,10 @@ def _worktree(
     commit = find_commit(checkout, revision, from_client=from_client)
     remove_abandoned(checkout)
     holder = checkout.worktrees / name
-    claim_folder(holder)
     top = holder / "tree"
     # The checkout may be a subfolder of a larger repository. Its worktree shares var, which has the work in progress.
     tree = Checkout(root=(top / repository_prefix(checkout)).resolve(), var=checkout.var)
-    try:
+    with claim_folder(holder, functools.partial(_remove, checkout)):
         # Without hooks: that of dvc install would check out data before the worktree has a cache, and its failure is git's.
         _git(checkout, "-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--detach", str(top), commit)
         if not tree.dvc_yaml.is_file():
@@ -209,8 +208,6 @@ def _worktree(
             environment["GANTRY_TRACKING_URI"] = tracking
         check_settings(tree, environment)
         yield tree, environment
-    finally:
-        _remove(checkout, holder)
 
 
 def remove_abandoned(checkout: Checkout) -> None:

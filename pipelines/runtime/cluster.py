@@ -192,11 +192,8 @@ def _place(folder: Path) -> Iterator[Path]:
     for old in find_abandoned(folder):
         shutil.rmtree(old, ignore_errors=True)
     place = folder / f"offer-{uuid.uuid4().hex[:12]}"
-    claim_folder(place)
-    try:
+    with claim_folder(place):
         yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _keep(checkout: Checkout, place: Path, environment: dict[str, str], ended: threading.Event) -> None:

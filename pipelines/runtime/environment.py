@@ -4,6 +4,7 @@ Ray, Prefect, MLflow, DVC and matplotlib read these settings only from the envir
 """
 
 import os
+import sys
 from contextlib import suppress
 
 from gan_core.cache import user_cache_dir
@@ -55,3 +56,16 @@ def set_up_environment() -> None:
     for name, value in (DEFAULTS | folders).items():
         os.environ.setdefault(name, value)
     os.environ.update(proxy_exclusions(os.environ))
+
+
+def open_standard_streams() -> None:
+    """Open ``/dev/null`` in place of a standard stream that is closed, as by ``gantry serve >&- 2>&-``.
+
+    Otherwise the next file or socket would get its number, and the output of child processes.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number, this one
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115

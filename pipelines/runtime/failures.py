@@ -1,5 +1,6 @@
 """Turn the error that ends a command into one line; the traceback of an unexpected error goes to a file."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -37,6 +38,22 @@ _CLIENTS = {
 }
 """What failed, by the package that defines the class of the error or, for Python's own classes, that raises it."""
 
+_UNNAMED = (
+    "no space left on device, somewhere that this command writes: the file that its output goes to, the project, or the "
+    "temporary folder. Free some space there, or choose another folder."
+)
+_FULL = 1 << 20
+"""Free bytes of a disk that is as good as full."""
+_LIMITS = {
+    errno.EMFILE: "Too many open files. Raise the limit of this shell (ulimit -n 4096), and run this again.",
+    errno.ENFILE: "Too many open files on this machine. Close other programs, and run this again.",
+    errno.EAGAIN: (
+        "The system starts no more processes or threads for this user or container. Close other programs or raise the limit "
+        "(ulimit -u, or the container's limit of processes), and run this again."
+    ),
+    errno.ENOMEM: "The system has no memory left for this. Close other programs, and run this again.",
+}
+"""Limits of the system that a command may reach, and what to do."""
 MAX_LOGS = 20
 """Number of traceback files that are kept in one folder."""
 _LOG = "gantry-error-"
@@ -55,8 +72,10 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, GantryError):
         return str(error)
     if refused := find_disk_error(error):
-        refused.filename = refused.filename or tempfile.gettempdir()
-        return describe_os_error(refused)
+        refused.filename = refused.filename or _place_of(refused)
+        return describe_os_error(refused) if refused.filename else _UNNAMED
+    if limit := _exhausted(error):
+        return f"{limit} {_save_traceback(error)}"
     if isinstance(error, ConnectionError | TimeoutError) and (not isinstance(error, OSError) or error.filename is None):
         return f"A server did not answer ({_short(error)}). Check that it runs, and run this again. {_save_traceback(error)}"
     if isinstance(error, FileNotFoundError) and _has_no_current_folder():
@@ -75,6 +94,33 @@ def _explain(error: BaseException) -> str:
         f"Unexpected error ({type(error).__name__}: {_short(error)}). This is a bug in Gantry: please report it. "
         f"{_save_traceback(error)}"
     )
+
+
+def _exhausted(error: BaseException) -> str | None:
+    """Which limit of the system ``error`` reports, and how to raise it; None for any other error."""
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return _LIMITS[errno.EAGAIN]
+    # Not a write to a pipe that would have to wait, whose error has the same number and words of its own.
+    if not isinstance(error, OSError) or error.errno not in _LIMITS or error.strerror != os.strerror(error.errno):
+        return None
+    limit = _LIMITS[error.errno]
+    return f"{error.filename}: {limit[:1].lower()}{limit[1:]}" if error.filename else limit
+
+
+def _place_of(error: OSError) -> str | None:
+    """The place of a disk error that names none, such as that of standard output; None if it cannot be told.
+
+    Of a full disk: the first of the usual places that is on one.
+    """
+    if error.errno != errno.ENOSPC:
+        return tempfile.gettempdir()
+    outputs = [os.path.realpath(f"/proc/self/fd/{number}") for number in (1, 2)]
+    for place in (*filter(os.path.isfile, outputs), tempfile.gettempdir(), os.path.abspath(os.curdir)):
+        with suppress(OSError):
+            usage = os.statvfs(place)
+            if usage.f_bavail * usage.f_frsize < _FULL or (usage.f_files and not usage.f_favail):
+                return place
+    return None
 
 
 def _has_no_current_folder() -> bool:

@@ -47,7 +47,10 @@ def process_identity(pid: int | None = None) -> str:
 
 
 def is_process_alive(identity: str) -> bool:
-    """Whether the process with this :func:`process_identity` still runs. One on another host is taken to be alive."""
+    """Whether the process with this :func:`process_identity` still runs.
+
+    One on another host is taken to be alive, and so is one that the system hides because it is another user's (hidepid).
+    """
     host, pid, start = identity.rsplit(":", 2)
     if host != socket.gethostname():
         return True
@@ -55,6 +58,8 @@ def is_process_alive(identity: str) -> bool:
         return _start(int(pid)) == start and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:
+        return True
 
 
 def global_identity() -> str:
@@ -76,22 +81,50 @@ def is_running(identity: str) -> bool | None:
 def _boot() -> str:
     """Names this boot of the machine and this namespace of process ids."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+        return f"{read_boot()}-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:  # another system: hosts are told apart by their names
         return socket.gethostname()
 
 
+def read_boot() -> str:
+    """Names this boot of the machine, the same for all of its containers.
+
+    Raises:
+        OSError: the system does not name it. Only Linux does.
+    """
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 def _start(pid: int) -> str:
-    """The start time of a process, in a form that does not change when the clock is set."""
+    """The start time of a process, in a form that does not change when the clock is set.
+
+    Raises:
+        psutil.NoSuchProcess: there is no such process.
+        psutil.AccessDenied: the system hides it.
+    """
     if sys.platform != "linux":
         return str(round(psutil.Process(pid).create_time()))
     try:
         # Field 22. The program's name, in parentheses, may contain anything, so fields are counted from its end. It is cut
         # after 15 bytes, perhaps within a letter.
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+    except PermissionError:  # /proc is mounted with hidepid=1
+        raise psutil.AccessDenied(pid) from None
     except (FileNotFoundError, ProcessLookupError):
+        if _is_hidden(pid):
+            raise psutil.AccessDenied(pid) from None
         raise psutil.NoSuchProcess(pid) from None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether a process that has no folder in /proc exists: with hidepid=2, those of other users have none."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return False  # one of this user, which has ended meanwhile
 
 
 def dvc_ancestor() -> psutil.Process | None:
@@ -120,7 +153,7 @@ def ancestors_to_watch() -> list[psutil.Process]:
         above = next((index for index, process in enumerate(ancestors) if not _is_shell(process)), -1)
         chain = ancestors[: above + 1]
     # Process 1 of a container or a machine never ends before the others.
-    return [process for process in chain if process.pid != 1]
+    return [process for process in chain if process.pid != 1 and _is_visible(process)]
 
 
 def _ancestors() -> list[psutil.Process]:
@@ -128,6 +161,17 @@ def _ancestors() -> list[psutil.Process]:
         return psutil.Process().parents()
     except psutil.NoSuchProcess:
         return []
+
+
+def _is_visible(process: psutil.Process) -> bool:
+    """Whether this process can see when ``process`` ends. With hidepid=1, sudo's own process, of root, cannot be watched."""
+    try:
+        process.status()
+    except psutil.AccessDenied:
+        return False
+    except psutil.NoSuchProcess:  # it has just ended
+        return True
+    return True
 
 
 def _is_shell(process: psutil.Process) -> bool:
@@ -143,6 +187,8 @@ def _alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:  # another user's, such as a child that sudo started
+        return True
 
 
 def enter_guard(watched: Sequence[psutil.Process] | None = None, *, grace: float = 6.0) -> None:
@@ -200,7 +246,7 @@ def end_descendants(*, first: int | None = None, grace: float = 0.0) -> None:
     for stop, seconds, times in ((signal.SIGTERM, 2.0, 1), (signal.SIGKILL, 0.3, 20)):
         for _ in range(times):
             for process in _below():
-                with contextlib.suppress(psutil.NoSuchProcess):
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     process.send_signal(stop)
             if _wait_for_none(seconds):
                 return

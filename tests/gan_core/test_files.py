@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -236,3 +237,27 @@ def test_sha256_file_is_the_sum_of_the_content(tmp_path: Path) -> None:
 def test_sha256_json_does_not_depend_on_the_order_of_keys_but_on_values() -> None:
     assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json({"b": 2, "a": 1})
     assert files.sha256_json({"a": 1}) != files.sha256_json({"a": 2})
+
+
+def test_a_pipe_or_a_device_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        files.write_text(tmp_path / "pipe", "through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(NotADirectoryError, match=r"a folder cannot replace a pipe or a device: .*pipe"):  # noqa: SIM117
+        with files.atomic_write(tmp_path / "pipe") as temporary:
+            temporary.mkdir()
+    files.write_text("/dev/null", "into nothing")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="the system has no /dev/stdout")
+def test_what_is_written_to_standard_output_stays_in_order_with_what_is_printed(tmp_path: Path) -> None:
+    program = "from gan_core.files import write_text; print('1'); write_text('/dev/stdout', '2\\n'); print('3')"
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run([sys.executable, "-c", program], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "1\n2\n3\n"

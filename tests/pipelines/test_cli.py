@@ -22,6 +22,7 @@ from pipelines import cli
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.failures import MAX_LOGS, explain_error
 from tests.pipelines.toy import CHECKOUT, environment
+from tests.small_disk import gantry, run_on_small_disk
 
 
 def test_an_error_of_the_system_is_one_line_that_names_the_file(
@@ -99,7 +100,19 @@ def _errors() -> dict[str, tuple[BaseException, str]]:
             OSError(errno.ENOSPC, "No space left on device", "/x/y"),
             r"/x/y: no space left .* Free some space",
         ),
-        "full disk, unnamed": (OSError(errno.ENOSPC, "No space left on device"), r"no space left on device"),
+        "full disk, unnamed": (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"no space left on device, somewhere that this command writes: .*output goes to.* Free some space",
+        ),
+        "open files": (
+            OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/x/y"),
+            rf"/x/y: too many open files. Raise the limit of this shell \(ulimit -n 4096\).* {log}",
+        ),
+        "processes": (
+            BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)),
+            rf"The system starts no more processes .*ulimit -u.* {log}",
+        ),
+        "threads": (RuntimeError("can't start new thread"), rf"The system starts no more processes .* {log}"),
         "quota": (OSError(errno.EDQUOT, "Disk quota exceeded", "/x/y"), r"/x/y: disk quota exceeded"),
         "read-only": (
             OSError(errno.EROFS, "Read-only file system", "/x/y"),
@@ -187,6 +200,17 @@ def test_any_error_of_any_command_is_one_line(
         assert len(printed.err.strip().splitlines()) == 1, (kind, printed.err)
         assert not printed.out, kind
         assert "opensesame" not in printed.err
+
+
+def test_output_to_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    command = [*gantry("settings")]
+    ended = run_on_small_disk(
+        ["sh", "-c", '"$@" > "$DISK/output" || exit', "sh", *command],
+        tmp_path / "disk",
+        before='{ cat /dev/zero > "$DISK/other" 2> /dev/null; true; }',
+    )
+    assert ended.status == 1
+    assert re.search(r"disk/output: no space left on device \(0 bytes of 64.0 KiB free", ended.output), ended.output
 
 
 def test_a_closed_pipe_ends_a_command_silently(tmp_path: Path) -> None:

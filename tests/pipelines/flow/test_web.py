@@ -86,6 +86,13 @@ def test_a_password_that_others_could_read_is_replaced(tmp_path):
     assert mode(Checkout.at(tmp_path).auth) == 0o600
 
 
+def test_a_file_system_without_permissions_is_an_error_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(stat, "S_IMODE", lambda mode: 0o777)  # as on a Windows disk in WSL, or a network disk (SMB)
+    with pytest.raises(StageError, match=r"cannot be kept in .*/var/prefect: .* no permissions.*Set GANTRY_VAR to"):
+        checkout_auth(Checkout.at(tmp_path))
+    assert not Checkout.at(tmp_path).auth.exists()
+
+
 def test_the_password_is_removed_from_output(tmp_path):
     password = checkout_auth(Checkout.at(tmp_path)).partition(":")[2]
     assert password not in redact_credentials(f"asked with {password}")

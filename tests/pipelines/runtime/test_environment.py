@@ -1,12 +1,15 @@
 """What every command sets before it imports a library: only what the user has not set, and no proxy for loopback."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.runtime.environment import DEFAULTS, set_up_environment
+from tests.pipelines.toy import environment
 
 
 @pytest.fixture
@@ -52,3 +55,16 @@ def test_a_user_without_a_home_and_a_folder_that_is_gone_are_for_the_command_to_
     bare.rmdir()
     set_up_environment()
     assert not {"MPLCONFIGDIR", "PREFECT_HOME"} & {*os.environ}
+
+
+def test_closed_standard_streams_lead_to_nothing_and_not_into_the_next_file(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, sys; from pipelines.runtime.environment import open_standard_streams\n"
+        "open_standard_streams(); file = open(sys.argv[1], 'w')\n"
+        "print('printed', flush=True); print('error', file=sys.stderr)\n"
+        "subprocess.run([sys.executable, '-c', 'print(1)'], check=True)\n"
+        "file.write(f'read: {sys.stdin.read()!r}')"
+    )
+    command = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program, str(tmp_path / "next")]
+    subprocess.run(command, env=environment(), check=True)
+    assert (tmp_path / "next").read_text() == "read: ''"

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipelines.runtime import guard
 from pipelines.runtime.guard import (
     global_identity,
     guarded_command,
@@ -137,6 +138,34 @@ def test_an_identity_ends_with_its_process_and_survives_a_change_of_the_clock(mo
     process.stdin.close()
     assert not is_process_alive(name)
     assert is_process_alive("another.host:1:1"), "a process of another host cannot be looked at from here"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the option hidepid is one of Linux's /proc")
+def test_a_process_that_the_system_hides_counts_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = process_identity().rsplit(":", 2)[0]
+    assert not is_process_alive(f"{host}:{2**22 + 1}:1")
+
+    def not_permitted(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", not_permitted)  # it is another user's, and has no folder in /proc (hidepid=2)
+    assert is_process_alive(f"{host}:{2**22 + 1}:1")
+    monkeypatch.setattr(Path, "read_bytes", not_permitted)  # it has one, which cannot be read (hidepid=1)
+    assert is_process_alive(f"{host}:{os.getpid()}:1")
+
+
+def test_an_ancestor_that_cannot_be_seen_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    parent = psutil.Process()
+    monkeypatch.setattr(guard, "_ancestors", lambda: [parent])
+    monkeypatch.setattr(guard, "_is_shell", lambda process: False)
+    assert guard.ancestors_to_watch() == [parent]
+
+    def denied() -> str:
+        raise psutil.AccessDenied(parent.pid)
+
+    monkeypatch.setattr(parent, "status", denied)  # that of sudo, with hidepid=1
+    assert guard.ancestors_to_watch() == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the name of a process is in /proc")
