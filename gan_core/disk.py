@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gan_core.errors import GantryError
+from gan_core.cache import user_cache_dir
+from gan_core.errors import GantryError, SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,14 +108,23 @@ def describe_os_error(error: OSError) -> str:
             if isinstance(error, NotEnoughSpaceError):
                 more = f"{format_bytes(error.missing)} more are needed"
             text += f" ({free_space(error.filename)}, {more})"
-        remedy = _REMEDIES[error.errno]
-        # A temporary folder, which the user did not choose.
-        if str(error.filename).startswith(os.path.join(tempfile.gettempdir(), "gantry-")):
-            remedy = remedy.replace("choose another folder", "set TMPDIR to another folder")
-        return f"{text}. {remedy}"
+        return f"{text}. {_name_variable(_REMEDIES[error.errno], error.filename)}"
     why = error.strerror or str(error)  # it may name a path, whose case matters
     text = f"{error.filename}: {why[:1].lower()}{why[1:]}."
-    return f"{text} Change its permissions, or choose another folder." if isinstance(error, PermissionError) else text
+    if not isinstance(error, PermissionError):
+        return text
+    return f"{text} {_name_variable('Change its permissions, or choose another folder.', error.filename)}"
+
+
+def _name_variable(remedy: str, path: Any) -> str:
+    """``remedy``, with the variable by which to choose another folder for ``path``, if the user did not choose this one."""
+    place, variable = os.path.abspath(os.fsdecode(path)) if isinstance(path, str | bytes) else "", ""
+    if place.startswith(os.path.join(tempfile.gettempdir(), "gantry-")):
+        variable = "TMPDIR"
+    with suppress(SettingsError):  # this user has no cache
+        if Path(place).is_relative_to(user_cache_dir().absolute()):
+            variable = "GANTRY_CACHE_DIR"
+    return remedy.replace("choose another folder", f"set {variable} to another folder") if variable else remedy
 
 
 def create_npy(path: Path | str, shape: tuple[int, ...], dtype: "type[np.generic]") -> "np.memmap":

@@ -38,8 +38,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
     Yields a temporary path beside ``path``, at which the block creates a file or a folder. It is renamed to ``path`` at the end
     of the block, or removed if the block raises. An existing folder at ``path`` is replaced only by a folder; where the system
-    cannot exchange two folders (macOS, NFS), there is none for an instant. Temporary folders of killed processes for the same
-    path are removed.
+    cannot exchange two folders (macOS, NFS), there is none for an instant, and one of a container's image, which cannot be
+    moved, is removed first. Temporary folders of killed processes for the same path are removed.
 
     A pipe or a device, such as ``/dev/stdout``, is not replaced: the file is written into it at the end of the block.
 
@@ -67,9 +67,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():
             if not temporary.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "a file cannot replace a folder", str(path))
-            if not _exchange(temporary, path):
-                os.replace(path, holder / "previous")
-                os.replace(temporary, path)
+            _replace_folder(temporary, path, holder / "previous")
         else:
             os.replace(temporary, path)
         remove_stale(path)
@@ -119,6 +117,23 @@ def _open_stream(stream: Path) -> BinaryIO:
             if os.path.samestat(os.stat(stream), os.fstat(output.fileno())):
                 return open(os.dup(output.fileno()), "wb")
     return open(stream, "ab")
+
+
+def _replace_folder(new: Path, path: Path, previous: Path) -> None:
+    """Move the folder ``new`` to ``path``, where there is a folder, which may be moved to ``previous``. On error, it stays."""
+    if _exchange(new, path):
+        return
+    try:
+        os.replace(path, previous)
+        os.replace(new, path)
+    except BaseException as error:
+        if not os.path.lexists(path):
+            os.replace(previous, path)
+        if not isinstance(error, OSError) or error.errno != errno.EXDEV:
+            raise
+        # In a container, path is a folder of the image: it can be removed, but not moved (overlayfs without redirect_dir).
+        shutil.rmtree(path)
+        os.replace(new, path)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from gan_core.cache import user_cache_dir
+from gan_core.errors import StageError
 from gan_core.files import atomic_write, read_json, write_json
 from gan_core.locks import try_lock
 from pipelines.runtime.guard import is_process_alive, process_identity, read_boot
@@ -31,10 +32,13 @@ def claim_folder(folder: Path, remove: Callable[[Path], object] = _remove_folder
     Folder and note appear at once.
 
     Raises:
-        FileExistsError: it exists already.
+        StageError: it exists already. The process of a run that Prefect took for lost, perhaps because the machine slept, may
+            go on when another one takes the run up.
     """
     if folder.exists():
-        raise FileExistsError(f"{folder} exists already")
+        raise StageError(
+            f"{folder} is in use by {_describe_owner(folder)}. Wait for it, or end it, and run this again."
+        )
     with ExitStack() as lock:
         with atomic_write(folder) as temporary:
             write_json(temporary / _OWNER, process_identity())
@@ -45,6 +49,13 @@ def claim_folder(folder: Path, remove: Callable[[Path], object] = _remove_folder
         finally:
             lock.close()  # first: NFS keeps a folder with an open file
             remove(folder)
+
+
+def _describe_owner(folder: Path) -> str:
+    with suppress(OSError, ValueError, AttributeError):
+        host, process, _ = read_json(folder / _OWNER).rsplit(":", 2)
+        return f"process {process} on {host}, which may still run"
+    return "another process"
 
 
 def _hold(path: Path) -> int | None:

@@ -144,3 +144,15 @@ def test_a_path_within_a_reason_keeps_its_case() -> None:
     assert (
         describe_os_error(FileNotFoundError(2, "No such file or directory", "/A")) == "/A: no such file or directory."
     )
+
+
+def test_an_error_in_the_cache_names_the_variable_that_moves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANTRY_CACHE_DIR", str(tmp_path))
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "decoded" / "a.npy"))
+    assert describe_os_error(full).endswith("Free some space there, or set GANTRY_CACHE_DIR to another folder.")
+    denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "weights"))
+    assert describe_os_error(denied).endswith("Change its permissions, or set GANTRY_CACHE_DIR to another folder.")
+    elsewhere = PermissionError(errno.EACCES, "Permission denied", str(tmp_path.parent / "other"))
+    assert describe_os_error(elsewhere).endswith("Change its permissions, or choose another folder.")

@@ -162,6 +162,42 @@ def test_a_folder_is_replaced_where_two_cannot_be_exchanged(tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
+def test_a_folder_stays_if_another_one_cannot_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.replace
+
+    def failing(source: Path, to: Path) -> None:
+        if Path(source).name == "best" and to == tmp_path / "best":  # the new one, not the old one that is moved back
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, to)
+
+    monkeypatch.setattr("gan_core.files._exchange", lambda one, other: False)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "file").write_text("old")
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="Input/output error"), files.atomic_write(tmp_path / "best") as temporary:
+        temporary.mkdir()
+    assert (tmp_path / "best" / "file").read_text() == "old"
+    assert names(tmp_path) == ["best"]
+
+
+def test_a_folder_of_a_containers_image_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.replace
+
+    def overlay(source: Path, to: Path) -> None:
+        if Path(source) == tmp_path / "best":  # such a folder can be removed, but not moved
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, to)
+
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "file").write_text("of the image")
+    monkeypatch.setattr("gan_core.files._exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "replace", overlay)
+    with files.atomic_write(tmp_path / "best") as temporary:
+        temporary.mkdir()
+    assert names(tmp_path) == ["best"]
+    assert names(tmp_path / "best") == []
+
+
 def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
     target = tmp_path / "keep.png"
     target.mkdir()

@@ -1,5 +1,6 @@
 """Folders that belong to a process: a folder and its owner note appear at once."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gan_core.errors import StageError
 from gan_core.files import write_json
 from pipelines.runtime import owned
 from pipelines.runtime.guard import process_identity
@@ -27,7 +29,8 @@ def test_folders_of_a_running_process_are_not_abandoned(tmp_path: Path) -> None:
 def test_a_folder_can_be_claimed_only_once(tmp_path: Path) -> None:
     with claim_folder(tmp_path / "mine"):
         (tmp_path / "mine" / "file").touch()
-        with pytest.raises(FileExistsError, match="mine"), claim_folder(tmp_path / "mine"):
+        used = rf"/mine is in use by process {os.getpid()} on .*, which may still run\. Wait for it"
+        with pytest.raises(StageError, match=used), claim_folder(tmp_path / "mine"):
             pass
         assert (tmp_path / "mine" / "file").exists()
 
