@@ -17,12 +17,13 @@ import sys
 import uuid
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gan_core.errors import DataError, StageError
+from gan_core.files import write_text
 from gan_core.locks import try_lock
 from pipelines.flow.overrides import apply_overrides, check_settings, has_own_settings
 from pipelines.flow.pull import at_origin
@@ -42,6 +43,8 @@ from pipelines.tracking.store import check_store
 
 LOG = logging.getLogger(__name__)
 
+_STATE = "dvc-state"
+"""File beside a worktree with the path of DVC's own files for it."""
 PREFECT_SECRETS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_KEY")
 
 
@@ -203,6 +206,7 @@ def _worktree(
             "PYTHONPATH": os.pathsep.join(filter(None, [str(tree.root), os.environ.get("PYTHONPATH")])),
         }
         share_cache(checkout, tree)
+        _note_state(holder, tree)
         apply_overrides(tree, overrides)
         if tracking := project_tracking_uri(tree.root, base=checkout.root):
             environment["GANTRY_TRACKING_URI"] = tracking
@@ -221,10 +225,24 @@ def _remove(checkout: Checkout, holder: Path) -> None:
     # Twice --force: of a process that was killed while it made the worktree, git finds it locked.
     words = ("worktree", "remove", "--force", "--force", str(holder / "tree"))
     _git(checkout, *words, empty_on=ANY_STATUS)
+    with suppress(OSError):  # the process was killed before it had noted it
+        shutil.rmtree((holder / _STATE).read_text(encoding="utf-8"), ignore_errors=True)
     shutil.rmtree(holder, ignore_errors=True)
     # If git refused a damaged worktree, it forgets the one that is gone. Not by git worktree prune, which would also forget the
     # user's own worktrees in places that cannot be reached now, such as outside this container.
     _git(checkout, *words, empty_on=ANY_STATUS)
+
+
+def _note_state(holder: Path, tree: Checkout) -> None:
+    """Note the folder outside of the project where DVC keeps hashes of the files of ``tree``, so that :func:`_remove` finds it.
+
+    DVC has one for each path that ever was a project (in /var/tmp), and never removes it. No other worktree can use it again.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with suppress(DvcException), Repo(str(tree.root)) as repo:  # a damaged project, which is reported later
+        write_text(holder / _STATE, repo.site_cache_dir)
 
 
 def _environment() -> dict[str, str]:

@@ -43,6 +43,9 @@ DEFAULTS = {
 }
 """Variables that are set to these values unless the user has set them."""
 
+DVC_PLACE = "/var/tmp"
+"""Where DVC keeps hashes of the files of each project on Linux."""
+
 
 def set_up_environment() -> None:
     """Set :data:`DEFAULTS` for this process and its children, and exclude loopback from proxies."""
@@ -50,6 +53,8 @@ def set_up_environment() -> None:
     with suppress(SettingsError):  # no home directory, which ensure_account reports
         # By default, matplotlib writes its list of fonts to two folders in the home directory.
         folders["MPLCONFIGDIR"] = str(user_cache_dir() / "matplotlib")
+        if sys.platform == "linux" and not os.access(DVC_PLACE, os.W_OK):  # a container with a read-only root
+            folders["DVC_SITE_CACHE_DIR"] = str(user_cache_dir() / "dvc")
     with suppress(OSError):  # the current folder does not exist any more, which the command reports
         # Prefect creates its home folder on import. This leaves the user's own folder and profiles alone.
         folders["PREFECT_HOME"] = str(Checkout.at().prefect)

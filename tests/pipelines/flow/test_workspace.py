@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from gan_core.errors import DataError, SettingsError, StageError
 from pipelines.flow.overrides import check_settings
@@ -64,7 +65,11 @@ def test_a_worktree_runs_a_commit_and_is_removed(data_project):
         run_dvc(workspace.checkout, workspace.environment, "exp", "save", "-n", "night")
         # To the same place as from the checkout, though its address is relative.
         run_dvc(workspace.checkout, workspace.environment, "push", "-q")
+        with Repo(str(root)) as repo:
+            state = Path(repo.site_cache_dir)
+        assert state.is_dir()
     assert not root.exists()
+    assert not state.exists(), "DVC keeps it in /var/tmp, for each worktree that ever was"
     assert "worktrees" not in run_git(data_project, "worktree", "list")
     assert (data_project / "store").is_dir()
     assert "night" in dvc_command("exp", "list", "--name-only", cwd=data_project).stdout

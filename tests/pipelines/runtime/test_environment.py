@@ -32,6 +32,17 @@ def test_no_library_reports_home_and_their_folders_are_the_projects_or_the_cache
     assert os.environ["MPLCONFIGDIR"] == "/cache/matplotlib"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="DVC has another place on other systems")
+def test_dvc_has_a_place_for_its_files_where_its_own_cannot_be_written(bare, monkeypatch):
+    monkeypatch.setenv("GANTRY_CACHE_DIR", "/cache")
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
+    set_up_environment()
+    assert "DVC_SITE_CACHE_DIR" not in os.environ
+    monkeypatch.setattr("pipelines.runtime.environment.DVC_PLACE", str(bare / "no folder"))
+    set_up_environment()
+    assert os.environ["DVC_SITE_CACHE_DIR"] == "/cache/dvc"
+
+
 def test_what_the_user_has_set_stays(bare):
     wishes = {"DO_NOT_TRACK": "0", "PREFECT_HOME": "/my/prefect", "MPLCONFIGDIR": "/my/fonts"}
     os.environ.update(wishes)
