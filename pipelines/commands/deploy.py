@@ -29,6 +29,7 @@ from pipelines.flow.prefect_yaml import (
 from pipelines.flow.pull import CHECKOUT_VARIABLE, ORIGIN, repository_name
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import Connection, connect_prefect, explain_server_errors
+from pipelines.flow.serving import only_server
 from pipelines.flow.workspace import check_revision, find_commit, repository_prefix
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.git import ANY_STATUS, run_git
@@ -143,10 +144,11 @@ def deploy(
         raise SettingsError(f"prefect.yaml, deployment '{name}': the revision {given} is not text. Put it in quotes.")
     resolve_request(ServedPipeline(revision=None), given, parameters.get("overrides") or {})
     check_revision(checkout, _revision(entry), parameters.get("overrides") or {})
-    with _prefect(checkout) as connection:
+    # Its runs would go to the process that serves it, and not to the workers.
+    with only_server(checkout, name), _prefect(checkout) as connection:
         from pipelines.flow.deployment import apply_deployment
 
-        changes = apply_deployment(entry, load_flow_settings(checkout.params))
+        changes = apply_deployment(entry, load_flow_settings(checkout.params), new=old is None)
         if write_entry(checkout, project, name, entry):
             changes = [f"{prefect_yaml(checkout).name}: {'changed' if old else 'written'}; commit it", *changes]
         for line in changes or ["Nothing changed."]:

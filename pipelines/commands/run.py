@@ -22,6 +22,7 @@ from pipelines.flow.outcome import result_summary
 from pipelines.flow.overrides import parse_override
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, check_database_space, connect_prefect, explain_server_errors, is_gone
+from pipelines.flow.serving import check_served_name, only_server, served_description
 from pipelines.flow.terminal import TerminalHandler, terminal_log
 from pipelines.flow.web import USER, listen, run_server, sign_in_page
 from pipelines.flow.workspace import check_checkout, check_revision, exclusive_run, remove_abandoned
@@ -148,6 +149,7 @@ def serve(
     enter_guard(grace=30.0)
     handler = _log_to_terminal()
     with ExitStack() as stack:
+        stack.enter_context(only_server(checkout, name))
         connection = stack.enter_context(connect_prefect(checkout, port=port, long_lived=True))
         stack.enter_context(connection.clients())
         from prefect.flows import EntrypointType
@@ -158,6 +160,7 @@ def serve(
 
         LOGGER.removeHandler(handler)
         stack.enter_context(explain_server_errors(connection))
+        check_served_name(checkout, name)
         mark_crashed(checkout)
         remove_abandoned(checkout)
         runner = Runner(name=name, limit=limit, pause_on_shutdown=True)
@@ -169,6 +172,7 @@ def serve(
             name=name,
             schedule=Cron(cron, timezone=timezone),
             parameters={"revision": revision, "overrides": overrides},
+            description=served_description(checkout),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         pages = connection.url.removesuffix("/api") + (" (gantry ui --open signs in)" if connection.auth else "")

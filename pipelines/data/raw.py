@@ -15,7 +15,6 @@ from gan_core.config import build
 from gan_core.download.fetch import FileRequest, fetch_many
 from gan_core.errors import DataError
 from gan_core.files import atomic_write, sha256_file
-from gan_core.locks import file_lock
 from pipelines.data import archives, readers
 from pipelines.data.arrange import arrange
 from pipelines.data.bucket import is_bucket
@@ -30,6 +29,7 @@ from pipelines.data.user_source import copy_labels, copy_source, list_bucket, un
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.dvc_command import describe_lock, dvc_command
 from pipelines.runtime.dvc_error import dvc_error
+from pipelines.runtime.process_lock import process_lock
 from pipelines.runtime.project_files import check_project_files
 from pipelines.settings.data import UnpackLimits
 from pipelines.settings.params import read_params
@@ -177,12 +177,11 @@ def _only_writer(name: str, checkout: Checkout) -> Iterator[None]:
     Raises:
         DataError: another process holds it.
     """
-    path = checkout.raw_lock(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(path, timeout=0) as ours:
-        if not ours:
+    with process_lock(checkout.raw_lock(name)) as holder:
+        if holder:
             raise DataError(
-                f"Another process is adding the data {checkout.raw_data(name)}. Wait for it to end, or choose another name."
+                f"Another command is adding the data {checkout.raw_data(name)} ({holder}). Wait for it to end, or choose "
+                "another name."
             )
         yield
 

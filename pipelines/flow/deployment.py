@@ -25,7 +25,7 @@ from gan_core.errors import SettingsError, StageError
 from pipelines.flow.automations import apply_automations, find_block, wanted_automations
 from pipelines.flow.deployed import pipeline
 from pipelines.flow.flow import FLOW_NAME
-from pipelines.flow.prefect_yaml import ENTRYPOINT, concurrency
+from pipelines.flow.prefect_yaml import CLONE, ENTRYPOINT, concurrency
 from pipelines.flow.schedule import check_schedule
 from pipelines.settings.flow import FlowSettings
 
@@ -33,22 +33,28 @@ POOL_TYPE = "process"
 BACKFILL = "backfill"
 
 
-def apply_deployment(entry: Mapping[str, Any], settings: FlowSettings) -> list[str]:
+def apply_deployment(entry: Mapping[str, Any], settings: FlowSettings, *, new: bool = False) -> list[str]:
     """Make the server's deployment, work pool and automations those of ``entry``; returns a line for each change.
 
     Args:
         entry: a deployment of prefect.yaml.
         settings: the section flow of params.yaml.
+        new: whether prefect.yaml has no deployment of this name yet.
 
     Raises:
         SettingsError: a value of ``entry`` is invalid, or the server has no notification block of that name.
-        StageError: the work pool exists, but its workers do not run processes.
+        StageError: the work pool exists, but its workers do not run processes; or ``entry`` is new, and the server has a
+            deployment of this name that runs another project.
     """
     wanted = _wanted(entry)
     with get_client(sync_client=True) as client:
         block = find_block(client, settings.notify) if settings.notify else None
-        changes = _ensure_pool(client, wanted["work_pool_name"])
         old = _find(client, entry["name"])
+        if new and old is not None:
+            _check_project(entry["name"], old, wanted)
+        changes = _ensure_pool(client, wanted["work_pool_name"])
+        # One that gantry serve has left is paused, because that process has ended.
+        served = old is not None and old.work_pool_name is None
         changed = {} if old is None else _differences(_present(old), wanted)
         if old is None or changed:
             flow = client.create_flow_from_name(FLOW_NAME)
@@ -64,6 +70,7 @@ def apply_deployment(entry: Mapping[str, Any], settings: FlowSettings) -> list[s
                 pull_steps=wanted["pull"],
                 work_pool_name=wanted["work_pool_name"],
                 job_variables=wanted["job_variables"],
+                paused=False if served else None,  # None: as it is
                 concurrency_limit=wanted["limit"],
                 concurrency_options=ConcurrencyOptions(
                     collision_strategy=ConcurrencyLimitStrategy(wanted["collision_strategy"])
@@ -81,6 +88,10 @@ def apply_deployment(entry: Mapping[str, Any], settings: FlowSettings) -> list[s
         else:
             deployment = old.id
         title = f"{FLOW_NAME}/{entry['name']}"
+        if old is not None and old.paused and not served:
+            changes.append(
+                f"{title} is paused on the server: no scheduled run starts until it is resumed in Prefect's page"
+            )
         automations = wanted_automations(deployment, title, entry.get("triggers") or [], block)
         return changes + apply_automations(client, deployment, title, automations)
 
@@ -179,6 +190,24 @@ def _find(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
         return client.read_deployment_by_name(f"{FLOW_NAME}/{name}")
     except ObjectNotFound:
         return None
+
+
+def _check_project(name: str, old: DeploymentResponse, wanted: Mapping[str, Any]) -> None:
+    """Raise StageError if the workers of ``old`` clone another project than those of ``wanted`` do."""
+    theirs, ours = _cloned(old.pull_steps or []), _cloned(wanted["pull"])
+    if old.work_pool_name is not None and theirs != ours:
+        other = "/".join(filter(None, theirs)) if theirs else "the checkout of a worker"
+        raise StageError(
+            f"The Prefect server already has a deployment {FLOW_NAME}/{name}, which runs another project ({other}). Choose "
+            f"another name: gantry deploy --name NAME. If it is this project, remove it first: gantry deploy --remove --name "
+            f"{name}."
+        )
+
+
+def _cloned(pull: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """The repository that pull steps clone, and the project's folder in it; None if workers use a checkout of their own."""
+    steps = [step[CLONE] for step in pull if CLONE in step]
+    return (steps[0].get("repository", ""), steps[0].get("subfolder", "")) if steps else None
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str) -> list[str]:

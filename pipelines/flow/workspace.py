@@ -5,7 +5,6 @@ elsewhere: work in progress and event logs in the main checkout's ``var`` (GANTR
 resumes; results in the shared cache; the record of the run as a DVC experiment.
 """
 
-import datetime
 import functools
 import logging
 import os
@@ -24,7 +23,6 @@ from typing import Any
 
 from gan_core.errors import DataError, StageError
 from gan_core.files import write_text
-from gan_core.locks import try_lock
 from pipelines.flow.overrides import apply_overrides, check_settings, has_own_settings
 from pipelines.flow.pull import at_origin
 from pipelines.runtime.account import git_signature
@@ -34,6 +32,7 @@ from pipelines.runtime.dvc_command import describe_lock, dvc_command
 from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, NEVER_ASK, GitError, run_git
 from pipelines.runtime.owned import claim_folder, find_abandoned
+from pipelines.runtime.process_lock import process_lock
 from pipelines.runtime.project_files import check_project_files, missing_stages
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.flow import load_flow_settings
@@ -351,18 +350,12 @@ def exclusive_run(checkout: Checkout) -> Iterator[None]:
     Raises:
         StageError: another run holds the lock. The message has its process id.
     """
-    path = checkout.run_lock
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        if not try_lock(file.fileno()):
-            file.seek(0)
+    with process_lock(checkout.run_lock) as holder:
+        if holder:
             raise StageError(
-                f"Another run is in progress in {checkout.root} ({file.read().strip() or 'unknown process'}). Wait for it, or "
-                "end it. To run a commit at the same time: gantry run --revision HEAD."
+                f"Another run is in progress in {checkout.root} ({holder}). Wait for it, or end it. To run a commit at the "
+                "same time: gantry run --revision HEAD."
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()}, since {datetime.datetime.now():%Y-%m-%d %H:%M}")
-        file.flush()
         yield
 
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from gan_core.errors import SettingsError, StageError
 from pipelines.commands.deploy import backfill, deploy
 from pipelines.flow.data_event import check_publishable, publish_data
+from pipelines.flow.serving import check_served_name, only_server
 from pipelines.runtime.checkout import Checkout
 from tests.pipelines.deployed import prefect_worker, push_project
 from tests.pipelines.toy import dvc, start, wait_for
@@ -91,6 +92,42 @@ def test_a_deployment_is_applied_once_and_says_what_changed(prefect_api, pushed,
     assert not (pushed / "prefect.yaml").exists()
     with pytest.raises(StageError, match="There is no deployment 'nightly'"):
         _deploy("--remove")
+
+
+def test_a_deployment_changes_hands_only_if_nobody_else_runs_it(prefect_api, flow_project, monkeypatch):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    monkeypatch.chdir(flow_project)
+    checkout, words = Checkout.at(flow_project), ("--name", "hands", "--cron", "0 3 * * *", "--local")
+    with get_client(sync_client=True) as client:
+        # As gantry serve leaves it when it ends.
+        flow = client.create_flow_from_name("pipeline")
+        nightly = [DeploymentScheduleCreate(schedule=CronSchedule(cron="0 3 * * *"), active=True)]
+        served = client.create_deployment(flow_id=flow, name="hands", schedules=nightly)
+        client.pause_deployment(served)
+        check_served_name(checkout, "hands")
+        with (
+            only_server(checkout, "hands"),
+            pytest.raises(StageError, match=r"already runs .*pipeline/hands .*process \d"),
+        ):
+            _deploy(*words)
+        _deploy(*words)
+        assert not client.read_deployment(served).paused, "no scheduled run would start"
+        with pytest.raises(StageError, match="belongs to the workers of pool gantry .* --remove --name hands"):
+            check_served_name(checkout, "hands")
+
+        client.pause_deployment(served)
+        assert "pipeline/hands is paused on the server" in _deploy("--name", "hands")
+        assert client.read_deployment(served).paused, "as somebody has left it on purpose"
+
+    (flow_project / "prefect.yaml").unlink()  # as in another project
+    run_command("git", "remote", "add", "origin", "https://git.example/another.git", cwd=flow_project)
+    with pytest.raises(
+        StageError, match=r"a deployment pipeline/hands, which runs another project \(the checkout of a wor"
+    ):
+        _deploy("--name", "hands", "--cron", "0 3 * * *", "--clone", "--revision", "main")
 
 
 def test_a_deployment_of_another_flow_is_not_overwritten(flow_project, monkeypatch):

@@ -440,7 +440,7 @@ def test_two_commands_do_not_add_the_same_name_at_once(
 
     def copy_while_another_adds(*of_first: Any) -> None:
         monkeypatch.undo()
-        with pytest.raises(DataError, match="Another process is adding the data .*mine"):
+        with pytest.raises(DataError, match=r"Another command is adding the data .*mine \(process \d+, since "):
             add("mine", source, checkout=here)
         assert add("others", source, checkout=here).pictures == 10
         copy_source(*of_first)
