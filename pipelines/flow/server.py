@@ -4,8 +4,10 @@ This module imports Prefect only when a client is needed, because the import tak
 """
 
 import contextlib
+import importlib.metadata
 import logging
 import os
+import shlex
 import socket
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -28,7 +30,7 @@ from pipelines.flow.web import (
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.environment import DEFAULTS, PREFECT_RETRIES
 from pipelines.runtime.guard import is_process_alive, process_identity
-from pipelines.tracking.sqlite_file import check_database
+from pipelines.tracking.sqlite_file import check_database, known_schemas, read_schema
 
 LOG = logging.getLogger(__name__)
 
@@ -246,6 +248,7 @@ def _start_server(checkout: Checkout, settings: Mapping[str, str], port: int | N
             title="Prefect database",
             contents="the history of flow runs (results, tracking and schedules are elsewhere)",
         )
+        _check_version(database)
     require_free_space(home, SPARE_SPACE if database.is_file() else NEW_DATABASE_SPACE)
     listening = listen(PORT if port is None else port, only=port is not None)
     address = address_of(listening)
@@ -269,3 +272,18 @@ def _start_server(checkout: Checkout, settings: Mapping[str, str], port: int | N
             with contextlib.suppress(FileNotFoundError):
                 if read_json(place) == note:  # another server may have written its own meanwhile
                     place.unlink()
+
+
+def _check_version(database: Path) -> None:
+    """Raise StageError if a later Prefect than the installed one has upgraded ``database``: its server would not start.
+
+    A server upgrades the database of an earlier one when it starts.
+    """
+    found, (known, _) = read_schema(database), known_schemas("prefect", "server/database/_migrations/versions/sqlite")
+    if found and known and found not in known:
+        place = shlex.quote(str(database))
+        raise StageError(
+            f"The Prefect database {database} was upgraded by a later Prefect than the one installed here "
+            f"({importlib.metadata.version('prefect')}). Install that one again. Or move the database away (mv {place} "
+            f"{place}.later); a new one is then created, without the history of flow runs."
+        )

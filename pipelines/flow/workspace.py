@@ -38,7 +38,7 @@ from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.flow import load_flow_settings
 from pipelines.settings.params import read_params
 from pipelines.settings.tracking_uri import project_tracking_uri
-from pipelines.tracking.store import check_store
+from pipelines.tracking.store import check_schema, check_store
 
 LOG = logging.getLogger(__name__)
 
@@ -303,7 +303,8 @@ def check_checkout(checkout: Checkout, stages: Sequence[str]) -> None:
         SettingsError: params.yaml is invalid.
         StageError: one of ``stages`` is not in dvc.yaml, or the stages would run another copy of the code than the checkout's.
         DataError: the raw data does not exist.
-        TrackingError: the tracking database is damaged. (A run would find out only when it registers, after its training.)
+        TrackingError: the tracking database is damaged, or not one of the installed MLflow. (A run would find out only when it
+            registers, after its training.)
     """
     from pipelines.flow.graph import read_plan
 
@@ -314,6 +315,7 @@ def check_checkout(checkout: Checkout, stages: Sequence[str]) -> None:
         try:
             if uri := project_tracking_uri(checkout.root):
                 check_store(uri)
+                check_schema(uri)
             check_stages(checkout)
             if stages:
                 read_plan(checkout, stages)

@@ -152,7 +152,7 @@ def sync(
     while waiting:
         last = tree.send()
         if last.error:
-            remedy = "Then" if last.disk else f"Check {uri_setting()} and that the server is running, then"
+            remedy = "Then" if last.remedied else f"Check {uri_setting()} and that the server is running, then"
             raise TrackingError(
                 f"Cannot send the events in {directory} to the tracking server {redact_credentials(tracking_uri)} "
                 f"({last.error}). {remedy} run: {retry_command}"

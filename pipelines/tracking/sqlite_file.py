@@ -1,7 +1,10 @@
 """Check the SQLite files of MLflow and Prefect for damage, and explain how to recover."""
 
 import contextlib
+import importlib.util
+import re
 import sqlite3
+from functools import cache
 from pathlib import Path
 
 from gan_core.errors import TrackingError
@@ -9,6 +12,11 @@ from gan_core.errors import TrackingError
 _HEADER = b"SQLite format 3\x00"
 _DAMAGE = ("disk image is malformed", "not a database", "database corruption", "malformed database schema")
 """Parts of SQLite's messages about damaged files; other errors (locked, disk full) have other remedies."""
+
+
+_REVISION = re.compile(r"^revision\b[^=\n]*=\s*[\"'](\w+)", re.MULTILINE)
+_DOWN = re.compile(r"^down_revision\b[^=\n]*=\s*(.*)", re.MULTILINE)
+"""Assignments in a file of Alembic, which both use to change the schema from version to version."""
 
 
 def check_database(path: Path, *, title: str, contents: str) -> None:
@@ -41,6 +49,34 @@ def check_database(path: Path, *, title: str, contents: str) -> None:
         except sqlite3.DatabaseError as error:
             if is_damage(error):
                 raise TrackingError(damage_message(path, str(error), title=title, contents=contents)) from error
+
+
+def read_schema(path: Path) -> str | None:
+    """Alembic's name of the schema of a SQLite file; None if it has none (yet), or cannot be read."""
+    if not path.is_file():
+        return None
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+        try:
+            found = opened.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.DatabaseError:  # its owner has not finished it, or reports what is wrong
+            return None
+    return str(found[0]) if found else None
+
+
+@cache
+def known_schemas(package: str, folder: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the schemas that an installed package knows, and of the newest of these.
+
+    They are read from the files in ``folder`` of the package, because importing it takes seconds. Both are empty if the package
+    keeps them elsewhere.
+    """
+    spec = importlib.util.find_spec(package)
+    places = (spec and spec.submodule_search_locations) or ()
+    files = [path for place in places for path in sorted(Path(place, folder).glob("*.py"))]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
+    known = {found[1] for text in texts if (found := _REVISION.search(text))}
+    older = {name for text in texts if (found := _DOWN.search(text)) for name in re.findall(r"\w+", found[1])}
+    return frozenset(known), frozenset(known - older)
 
 
 def is_damage(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from gan_core.locks import file_lock
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, URI_VARIABLES, resolve_uri
 from pipelines.tracking.moved import FILES, correct_places
+from pipelines.tracking.schema import explain_schema, has_another_schema
 from pipelines.tracking.sqlite_file import check_database, damage_message, is_damage
 
 if TYPE_CHECKING:
@@ -99,6 +100,16 @@ def check_store(uri: str) -> None:
     """Raise TrackingError if ``uri`` is a damaged SQLite file. Checks nothing else, and does not import MLflow."""
     if (uri := resolve_uri(uri)).startswith(SQLITE) and (file := uri.removeprefix(SQLITE)) not in ("", ":memory:"):
         check_database(Path(file), title=_TITLE, contents=_CONTENTS)
+
+
+def check_schema(uri: str) -> None:
+    """Raise TrackingError if ``uri`` is a SQLite file of another version of MLflow than the installed one, which refuses it.
+
+    Imports MLflow only if the file has another schema: MLflow upgrades some of them by itself.
+    """
+    if (place := resolve_uri(uri)).startswith(SQLITE) and has_another_schema(Path(place.removeprefix(SQLITE))):
+        with explain_server_errors(uri):
+            connect(uri, create=False)
 
 
 def _check_connection(uri: str) -> None:
@@ -221,6 +232,8 @@ def explain_server_errors(uri: str) -> Iterator[None]:
         if place.startswith(SQLITE) and is_damage(error):
             file = Path(place.removeprefix(SQLITE))
             raise TrackingError(damage_message(file, error_summary(error), title=_TITLE, contents=_CONTENTS)) from error
+        if why := explain_schema(error, place):
+            raise TrackingError(f"{why}.") from error
         what = "refused the request" if is_refusal(error) else "cannot be reached or failed"
         remedy = "" if is_refusal(error) else f" Check {uri_setting()} and that the server is running."
         raise TrackingError(

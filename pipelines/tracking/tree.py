@@ -16,6 +16,7 @@ from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, resolve_uri
 from pipelines.tracking.events import CURSOR, EVENTS, REFUSED, find_logs, log_folder, read_events
 from pipelines.tracking.replay import Cursor, Replayer
+from pipelines.tracking.schema import explain_schema
 from pipelines.tracking.store import connect, ensure_experiment, error_summary, find_run_id, is_refusal
 
 LOCK = ".shipper.lock"
@@ -32,8 +33,8 @@ class SendResult:
     """Number of events that are still to be sent, as far as this pass knows."""
     error: str | None = None
     """Why an event could not be sent; None if there was no error."""
-    disk: bool = False
-    """Whether the error is a full or failing disk of a local database; ``error`` then includes the remedy."""
+    remedied: bool = False
+    """Whether ``error`` includes the remedy, as that of a full disk or of a database of another version of MLflow does."""
 
 
 def prune_logs(directory: Path | str, days: float = RETENTION_DAYS) -> list[Path]:
@@ -110,7 +111,9 @@ class LogTree:
         if trouble is None:
             return SendResult(waiting=waiting)
         if self._uri.startswith(SQLITE) and (refused := disk_error_at(trouble, self._uri.removeprefix(SQLITE))):
-            return SendResult(waiting=waiting, error=describe_os_error(refused).rstrip("."), disk=True)
+            return SendResult(waiting=waiting, error=describe_os_error(refused).rstrip("."), remedied=True)
+        if why := explain_schema(trouble, self._uri):
+            return SendResult(waiting=waiting, error=why, remedied=True)
         return SendResult(waiting=waiting, error=error_summary(trouble))
 
     def _send_each(self, folders: list[Path]) -> Exception | None:

@@ -1,8 +1,10 @@
 """Which Prefect server a command uses, and its environment."""
 
 import base64
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -25,6 +27,7 @@ from pipelines.flow.server import (
 from pipelines.flow.web import address_of, checkout_auth, listen
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import process_identity
+from pipelines.tracking.sqlite_file import known_schemas
 from tests.pipelines.flow.test_web import answering as answering_with
 from tests.small_disk import run_on_small_disk
 
@@ -128,6 +131,22 @@ def test_another_server_on_the_port_is_not_used_as_the_checkouts(tmp_path, stran
     with pytest.raises(StageError, match=message), connect_prefect(Checkout.at(tmp_path), port=port, long_lived=True):
         pass
     assert not (tmp_path / "var" / "prefect" / "server.json").exists()
+
+
+def test_a_database_of_a_later_prefect_is_reported_before_its_server_starts(tmp_path):
+    database = tmp_path / "var/prefect/prefect.db"
+    database.parent.mkdir(parents=True)
+    known, newest = known_schemas("prefect", "server/database/_migrations/versions/sqlite")
+    assert len(known) > 100
+    assert len(newest) == 1
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        opened.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        opened.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
+        opened.commit()
+    message = rf"{database} was upgraded by a later Prefect than the one installed .*mv {database} {database}.later"
+    with pytest.raises(StageError, match=message), connect_prefect(Checkout.at(tmp_path)):
+        pass
+    assert not (tmp_path / "var/prefect/server.log").exists()
 
 
 def test_a_server_that_rejects_fails_or_is_away_raises_one_error():
