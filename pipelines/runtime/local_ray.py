@@ -4,10 +4,12 @@ With its default settings, Ray listens on all interfaces (even with ``_node_ip_a
 that everyone can read, opens its folder of logs and sockets to every user, and serves metrics without a token.
 """
 
+import errno
 import os
 import secrets
 import shutil
 import signal
+import socket
 import stat
 import sys
 import tempfile
@@ -107,14 +109,29 @@ def _reload_ray_settings() -> None:
 def session_folder(wanted: Path) -> str:
     """Make a folder in ``wanted`` for Ray's logs and sockets that only the owner can enter; remove old sessions from it.
 
-    If the path is too long for a socket, the folder is in the system's temporary folder instead.
+    If the path is too long for a socket, or its file system has none (a Windows disk in WSL, SMB), the folder is in the
+    system's temporary folder instead.
 
     Raises:
         StageError: the folder belongs to another user, or is not a folder.
     """
     temporary = [Path(parent) / f"gantry-ray-{os.getuid()}" for parent in (tempfile.gettempdir(), "/tmp")]
-    fitting = (place for place in (wanted, *temporary) if len(os.fsencode(place)) + _LONGEST_BELOW <= _LONGEST_SOCKET)
-    folder = next(fitting, temporary[-1])
+    fitting = [place for place in (wanted, *temporary) if len(os.fsencode(place)) + _LONGEST_BELOW <= _LONGEST_SOCKET]
+    folder = temporary[-1]
+    for folder in fitting or temporary[-1:]:
+        _make_private(folder)
+        if _takes_sockets(folder):
+            break
+    # Earlier versions of Gantry kept the sessions in the folder itself.
+    for place in (folder, folder / _BELOW):
+        sessions = sorted(path for path in place.glob("session_2*") if path.is_dir() and not path.is_symlink())
+        for session in sessions[:-_KEPT_SESSIONS]:
+            _remove_session(session)
+    return str(folder / _BELOW)
+
+
+def _make_private(folder: Path) -> None:
+    """Make ``folder``, which only its owner can enter; raises StageError if it is another user's, or no folder."""
     with suppress(FileExistsError):  # a file or a link: the next lines raise
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = folder.lstat()
@@ -125,12 +142,18 @@ def session_folder(wanted: Path) -> str:
             "use a project with a shorter path."
         )
     folder.chmod(0o700)
-    # Earlier versions of Gantry kept the sessions in the folder itself.
-    for place in (folder, folder / _BELOW):
-        sessions = sorted(path for path in place.glob("session_2*") if path.is_dir() and not path.is_symlink())
-        for session in sessions[:-_KEPT_SESSIONS]:
-            _remove_session(session)
-    return str(folder / _BELOW)
+
+
+def _takes_sockets(folder: Path) -> bool:
+    """Whether the file system of ``folder`` has Unix sockets."""
+    place = folder / f"{os.getpid()}.probe"
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.bind(str(place))
+        except OSError as error:
+            return error.errno not in (errno.EOPNOTSUPP, errno.EPERM)
+    place.unlink()
+    return True
 
 
 def _remove_session(session: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gan_core.errors import DataError
+from pipelines.data import archives
 from pipelines.data.archives import copy_tree, is_archive, looks_like_archive, unpack
 from pipelines.settings.data import UnpackLimits
 from tests.pipelines.data.samples import pets, png, without_privileges, write
@@ -153,6 +154,28 @@ def test_members_with_conflicting_paths_are_refused(tmp_path: Path, names: list[
     for archive in archives:
         with pytest.raises(DataError, match=f"{archive}:? ?{message}"):
             unpack(archive, tmp_path / "out", "x")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("Cat/1.png", "cat/2.png"), "Cat and cat are"),
+        (("a/IMG_1.PNG", "a/img_1.png"), "a/IMG_1.PNG and a/img_1.png are"),
+        (("caf\u00e9.png", "cafe\u0301.png"), "are"),
+    ],
+)
+def test_names_that_the_disk_does_not_tell_apart_are_refused(
+    tmp_path: Path, names: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zipped(tmp_path / "z.zip", *names)
+    unpack(archive, tmp_path / "linux", "x")
+    assert files(tmp_path / "linux") == sorted(names)
+    monkeypatch.setattr(archives, "_tells_apart", lambda folder, one, other: False)  # as on macOS and Windows
+    with pytest.raises(DataError, match=rf"/z.zip: .*{told} one name on the disk of this project"):
+        unpack(archive, tmp_path / "mac", "x")
+    with pytest.raises(DataError, match=f"{told} one name"):
+        copy_tree(tmp_path / "linux", tmp_path / "mac", "x")
+    assert files(tmp_path / "mac") == []
 
 
 def test_hidden_files_of_operating_systems_may_appear_twice(tmp_path: Path) -> None:

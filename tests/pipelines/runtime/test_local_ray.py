@@ -1,5 +1,6 @@
 """A Ray cluster that only its owner can reach: its folder, its variables, and the watch over its processes."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -38,6 +39,19 @@ def test_a_path_too_long_for_a_socket_is_replaced_by_a_private_folder(tmp_path, 
     assert session_folder(tmp_path / ("long" * 20)) == str(private / "s")
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert not list(tmp_path.glob("long*"))
+
+
+def test_a_folder_without_sockets_is_replaced_by_a_private_one(tmp_path, room, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "t"))
+
+    class WindowsDisk(module.socket.socket):
+        def bind(self, address):
+            if address.startswith(str(tmp_path / "project")):
+                raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(module.socket, "socket", WindowsDisk)
+    monkeypatch.setattr(module.Path, "unlink", lambda path: None)
+    assert session_folder(tmp_path / "project") == str(tmp_path / "t" / f"gantry-ray-{os.getuid()}" / "s")
 
 
 def test_a_folder_of_another_user_is_rejected(tmp_path, room, monkeypatch):
