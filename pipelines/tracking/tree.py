@@ -48,11 +48,15 @@ def prune_logs(directory: Path | str, days: float = RETENTION_DAYS) -> list[Path
         if cursor is None or (folder / REFUSED).exists():
             continue
         shipped = cursor.status != "RUNNING" and cursor.nested_in == cursor.parent_key
+        gone = folder.with_name(f".{folder.name}.sent")
         with suppress(FileNotFoundError), open(folder / EVENTS, "rb") as file, locked(file.fileno()):
             state = os.fstat(file.fileno())
             if shipped and state.st_size == cursor.offset and time.time() - state.st_mtime > days * 86400:
-                shutil.rmtree(folder)
+                shutil.rmtree(gone, ignore_errors=True)
+                folder.rename(gone)
                 removed.append(folder)
+        # Not before the file is closed: NFS keeps a folder with an open file. What a killed process leaves is a log as before.
+        shutil.rmtree(gone, ignore_errors=True)
     return removed
 
 

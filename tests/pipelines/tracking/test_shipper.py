@@ -25,6 +25,7 @@ from gan_core.errors import TrackingError
 from gan_core.files import read_json, write_json
 from pipelines.tracking import RunLog, Shipper, abandoned, find_run, sync, tree
 from pipelines.tracking.events import ARTIFACTS, CURSOR, EVENTS, REFUSED, find_logs
+from pipelines.tracking.replay import Cursor
 from pipelines.tracking.store import connect, explain_server_errors
 from pipelines.tracking.tree import prune_logs
 from tests.pipelines.tracking.database import copy_of
@@ -368,6 +369,24 @@ def test_a_server_that_comes_back_empty_gets_the_whole_run(tmp_path, uri, databa
     assert refused(log) == []
     assert history(uri, "a", "m") == [(1, 1.0), (2, 2.0)]
     assert history(uri, "done", "m") == [(0, 0.0)], "a run that had ended, and had nothing more to say"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list open files")
+def test_a_log_that_is_removed_has_no_open_file_with_which_nfs_keeps_its_folder(tmp_path, monkeypatch):
+    with RunLog(tmp_path / "track", key="a", name="x") as log:
+        pass
+    sent = (log.folder / EVENTS).stat().st_size
+    Cursor(destination="x", offset=sent, run_id="1", key="a", status="FINISHED").save(log.folder)
+    remove = shutil.rmtree
+
+    def as_nfs(folder, **options):
+        opened = {os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").iterdir()}
+        assert not any(Path(path).is_relative_to(folder) for path in opened)
+        remove(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", as_nfs)
+    assert prune_logs(tmp_path / "track", days=0) == [log.folder]
+    assert list((tmp_path / "track").iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"destination": '], ids=["empty", "list", "cut"])
