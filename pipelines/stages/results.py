@@ -7,9 +7,11 @@ GANTRY_PIPELINE_RUN names. The flow calls it if its last stages were cached.
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gan_core.data import DATASET_FILE, PreparedDataset
+from gan_core.errors import StageError
 from gan_core.files import read_json
 from gan_core.inference.description import DESCRIPTION
 from gan_core.metrics.protocol import Figure
@@ -17,7 +19,8 @@ from gan_core.precision import choose_device
 from pipelines.evaluation.measure import figure_metrics, figure_title
 from pipelines.registry.inputs import read_figures
 from pipelines.registry.markdown import code_span, escape_markdown
-from pipelines.runtime.checkout import CURVES, FID_CURVE, Checkout
+from pipelines.runtime.checkout import CURVES, DVC_LOCK, DVC_YAML, FID_CURVE, Checkout
+from pipelines.runtime.dvc_yaml import parse_as_dvc
 from pipelines.runtime.failures import explain_error
 from pipelines.runtime.git import current_commit
 from pipelines.runtime.key import read_stages
@@ -41,6 +44,8 @@ NOTE = "mlflow.note.content"
 """Tag of a run: its description, which MLflow shows as Markdown."""
 COSTLY = ("ingest", "tune", "train", "evaluate")
 """The stages whose time is the cost of a generator."""
+CHECKED = ("ingest", "train", "evaluate")
+"""The stages whose settings are recorded with the results. Those of the search are not: its result is part of training's."""
 _RESOLVED = ("model.", "train.")
 _FEW = 12
 _NULL = "null"
@@ -63,6 +68,29 @@ def data_params(checkout: Checkout, settings: Settings) -> dict[str, str]:
     described = checkout.prepared / DATASET_FILE
     prepared = {"data.prepared_digest": str(read_json(described).get("digest"))} if described.is_file() else {}
     return {"data": settings.data.name, **raw, **prepared}
+
+
+def check_settings(checkout: Checkout, stages: Sequence[str]) -> None:
+    """Check that the settings of ``stages``, which have run, are those of params.yaml: a run is recorded with these.
+
+    They are not if params.yaml was edited meanwhile, for example for the next run: a stage only depends on its own settings.
+    A stage that dvc.lock does not have is accepted, and so is a frozen one.
+
+    Raises:
+        StageError: params.yaml has other settings than a stage ran with; names them.
+    """
+    if not checkout.dvc_lock.is_file():
+        return
+    ran = parse_as_dvc(checkout.dvc_lock.read_text(encoding="utf-8"), DVC_LOCK).get("stages") or {}
+    defined = parse_as_dvc(checkout.dvc_yaml.read_text(encoding="utf-8"), DVC_YAML).get("stages") or {}
+    for name, now in read_stages(stages, checkout).items():
+        if name not in ran or defined[name].get("frozen"):
+            continue
+        if changed := now.differences(replace(now, parameters=ran[name].get("params") or {})):
+            raise StageError(
+                f"The settings of stage '{name}' were changed after it had run: {', '.join(changed)}. Its results would be "
+                "recorded with settings that did not make them. Undo the change, or run the stage with it: gantry run."
+            )
 
 
 def record_results(
@@ -203,6 +231,7 @@ def main() -> None:
     checkout = Checkout.at()
     try:
         settings = load_settings(checkout.params)
+        check_settings(checkout, CHECKED)
         with Shipper(checkout.events, tracking_uri=settings.track.uri, experiment=settings.track.experiment):
             record_results(checkout, settings, pipeline_run_key())
     except Exception as error:
