@@ -2,6 +2,9 @@
 
 import importlib.metadata
 
+TORCH = "gantry.torch_version"
+"""Tag of a run: the version of torch. One that was interrupted may have several."""
+
 
 def versions() -> str:
     """The versions of Gantry, torch, Ray, MLflow, Prefect and DVC, in one line."""
@@ -15,6 +18,6 @@ def version_tags() -> dict[str, str]:
 
     return {
         "gantry.gantry_version": importlib.metadata.version("gantry-gan"),
-        "gantry.torch_version": torch.__version__,
+        TORCH: torch.__version__,
         "gantry.cuda_version": torch.version.cuda or "none",
     }

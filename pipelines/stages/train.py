@@ -64,6 +64,8 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         curves, fid = context.work / "curves.csv", context.work / "fid.csv"
         write_curves(context.work / places.CURVES, curves, fid)
         run.log_artifact(curves)
+        if several := places.torch_tags(context.work):
+            run.set_tags(several)
         workers = int(read_facts(run.folder).tags.get(WORKERS, settings.train.workers[1]))
         run.log_metrics(training_cost(context.work / places.CURVES, workers), last_step(curves))
     generator, grids = context.work / places.GENERATOR, context.work / places.GRIDS

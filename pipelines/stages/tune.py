@@ -51,7 +51,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
     dataset = PreparedDataset(data)
     settings.check_data(dataset)
     uri = settings.storage.resolve_uri()
-    check_kept("tune", context.work, uri, on_disk=STATE, brought=MIRRORS)
+    versions = check_kept("tune", context.work, uri, on_disk=STATE, brought=MIRRORS)
     start = _start(context, settings)
     if start and start.folder:  # otherwise its files are in the storage, and an earlier driver has checked
         check_space(settings, dataset.info, start)
@@ -61,7 +61,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
         run.set_tags(parent_tags(record))
         events = run.folder.parent.resolve()
         with _place(context, settings, events, start) as place:
-            note_kept(context.work, uri)
+            note_kept(context.work, uri, versions)
             from pipelines.tuning.trial import TrialJob
 
             job = TrialJob(

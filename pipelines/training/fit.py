@@ -80,7 +80,7 @@ def fit(
     """
     settings.check_data(PreparedDataset(data))
     uri = settings.storage.resolve_uri()
-    check_kept("train", work, uri, on_disk=CHECKPOINTS, brought=CURVES)
+    versions = check_kept("train", work, uri, on_disk=CHECKPOINTS, brought=CURVES)
     if uri:
         shared = shared_storage(
             uri,
@@ -92,6 +92,7 @@ def fit(
             start=start_folder,
         )
         with shared as place:
+            note_kept(work, uri, versions)
             _say_feed(PreparedDataset(data, shards=FolderShards(data) if place.inputs.streams else None), settings)
             _fit(work, settings, place, run_key, run_name, start, later)
             failure = place.failure()
@@ -103,7 +104,7 @@ def fit(
             start=str(start_folder.resolve()) if start_folder else "",
         )
         disk.forget_failure()
-        note_kept(work, uri)
+        note_kept(work, uri, versions)
         _say_feed(PreparedDataset(data), settings)
         _fit(work, settings, disk, run_key, run_name, start, later)
         failure = disk.failure()

@@ -8,7 +8,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from gan_core.training.length import LENGTH
 from pipelines.runtime.drivers import driver_lease
 from pipelines.runtime.owned import scratch_folder
 from pipelines.runtime.progress import say, say_waiting
+from pipelines.runtime.versions import TORCH, version_tags
 from pipelines.storage.folders import fetch_folder, publish_folder
 from pipelines.storage.inputs import Inputs, publish_inputs
 from pipelines.storage.lease import Lease
@@ -249,8 +250,10 @@ def pulling(pull: Callable[[], None], whom: str) -> Iterator[None]:
     pull()
 
 
-def check_kept(stage: str, work: Path, uri: str, *, on_disk: str, brought: str) -> None:
-    """Raise StageError if an interrupted run of a stage keeps its work elsewhere: this one would begin anew.
+def check_kept(stage: str, work: Path, uri: str, *, on_disk: str, brought: str) -> list[str]:
+    """Check that this run goes on where an interrupted run of the stage keeps its work, if there is one.
+
+    Says so if that one had another version of torch, whose rounding may differ.
 
     Args:
         stage: the stage.
@@ -258,14 +261,27 @@ def check_kept(stage: str, work: Path, uri: str, *, on_disk: str, brought: str) 
         uri: of the storage in which this run keeps its work; empty for ``work`` itself.
         on_disk: name of what a run without a storage keeps in ``work``.
         brought: name of what a run with a storage brings there.
+
+    Returns:
+        The versions of torch with which the work was made so far, for :func:`note_kept`.
+
+    Raises:
+        StageError: it is kept elsewhere: this run would begin anew.
     """
     note, here = work / _KEPT, (work / on_disk).exists()
     if not here and not (work / brought).exists():
-        return
+        return []
     # Earlier versions of Gantry have left no note. Where theirs was kept is not known if it was in a storage.
-    known = str(read_json(note)["storage"]) if note.is_file() else "" if here else uri
+    noted = read_json(note) if note.is_file() else {"storage": "" if here else uri, "torch": []}
+    known, versions = str(noted["storage"]), list(noted.get("torch", []))
     if known == uri:
-        return
+        if versions and versions[-1] != _torch_version():
+            say(
+                stage,
+                f"the interrupted run had torch {versions[-1]}, and this one goes on with torch {_torch_version()}: its result "
+                "is not that of one of them alone",
+            )
+        return versions
     setting = (
         f"set storage.uri or GANTRY_STORAGE_URI to {known}" if known else "unset storage.uri and GANTRY_STORAGE_URI"
     )
@@ -275,10 +291,22 @@ def check_kept(stage: str, work: Path, uri: str, *, on_disk: str, brought: str) 
     )
 
 
-def note_kept(work: Path, uri: str) -> None:
-    """Note where a run that begins keeps its work, for :func:`check_kept`."""
+def note_kept(work: Path, uri: str, versions: Sequence[str]) -> None:
+    """Note where a run that begins keeps its work, and with which torch it goes on after ``versions``."""
     work.mkdir(parents=True, exist_ok=True)
-    write_json(work / _KEPT, {"storage": uri})
+    now = _torch_version()
+    write_json(work / _KEPT, {"storage": uri, "torch": [*versions, *([now] if now not in versions[-1:] else [])]})
+
+
+def torch_tags(work: Path) -> dict[str, str]:
+    """A tag with all versions of torch with which the work in ``work`` was made; empty if it was one."""
+    note = work / _KEPT
+    versions = read_json(note).get("torch", []) if note.is_file() else []
+    return {TORCH: ", then ".join(versions)} if len(versions) > 1 else {}
+
+
+def _torch_version() -> str:
+    return version_tags()[TORCH]
 
 
 @contextmanager
@@ -324,7 +352,6 @@ def shared_storage(
     """
     storage = Storage(uri)
     with stage_lease(storage, "train", work.name) as (name, held):
-        note_kept(work, uri)
         inputs = publish_inputs(
             storage,
             data,

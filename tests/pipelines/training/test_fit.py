@@ -33,7 +33,9 @@ from pipelines.training.places import (
     START,
     SharedDisk,
     check_kept,
+    note_kept,
     shared_storage,
+    torch_tags,
 )
 from pipelines.training.run_tags import DEVICE, PICTURES, WORKERS
 from pipelines.training.worker import save_failure
@@ -195,6 +197,7 @@ def test_a_run_does_not_begin_anew_because_its_checkpoints_are_elsewhere(tmp_pat
     refused(one, f"keeps its work in {work}, and .* anew in {one}. To go on with it, unset storage.uri and GANTRY_STOR")
     shutil.rmtree(work)
     with shared_storage(one, work, data, cache_gib=1, events=None) as place, place.on_worker(0) as files:
+        note_kept(work, one, [])
         (files.work / CURVES).write_text('{"step": 5}\n')
     for uri in (other, ""):
         refused(uri, f"keeps its work in {one}, .* set storage.uri or GANTRY_STORAGE_URI to {one}. .* remove {work}")
@@ -202,6 +205,21 @@ def test_a_run_does_not_begin_anew_because_its_checkpoints_are_elsewhere(tmp_pat
     check_kept("train", work, one, on_disk=CHECKPOINTS, brought=CURVES)
     (work / CURVES).unlink()  # nothing was made there
     check_kept("train", work, other, on_disk=CHECKPOINTS, brought=CURVES)
+
+
+def test_a_run_that_goes_on_with_another_torch_says_so_and_is_tagged(tmp_path: Path, monkeypatch, capsys) -> None:
+    def begin(version: str) -> dict[str, str]:
+        monkeypatch.setattr(torch, "__version__", version)
+        note_kept(tmp_path, "", check_kept("train", tmp_path, "", on_disk=CHECKPOINTS, brought=CURVES))
+        return torch_tags(tmp_path)
+
+    assert begin("1.0") == begin("2.0") == {}, "nothing had been made with the first one"
+    (tmp_path / CURVES).touch()
+    assert begin("2.0") == {}
+    assert capsys.readouterr().out == ""
+    assert begin("3.0") == {"gantry.torch_version": "2.0, then 3.0"}
+    assert "had torch 2.0, and this one goes on with torch 3.0" in capsys.readouterr().out
+    assert begin("3.0") == {"gantry.torch_version": "2.0, then 3.0"}
 
 
 def test_a_run_resumes_from_the_newest_complete_checkpoint(tmp_path: Path) -> None:
