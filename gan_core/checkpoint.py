@@ -5,6 +5,7 @@ interrupted copy, or does not have the expected content. A damaged checkpoint is
 one is used.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,13 +16,27 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from gan_core.errors import CheckpointError
-from gan_core.files import apply_umask, atomic_write, read_json, sha256_file, write_json
+from gan_core.files import atomic_write, explain_os_errors, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+_SHORT_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+}
+"""Names of types in safetensors files, in the order that the format gives them."""
+_DTYPES = tuple(_SHORT_DTYPES)
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 
 
@@ -46,13 +61,10 @@ def save_checkpoint(
         tensors: tensors by name, on any device.
         state: values that JSON can store.
     """
-    from safetensors.torch import save_file  # imports torch, which programs that only list checkpoints do not need
-
     path = Path(directory) / f"step-{step:08d}"
     with atomic_write(path) as temporary:
         temporary.mkdir()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
-        apply_umask(temporary / TENSORS)
+        write_tensors(temporary / TENSORS, tensors)
         write_json(temporary / STATE, {**state, "step": step})
         write_json(temporary / MANIFEST, {name: sha256_file(temporary / name) for name in (STATE, TENSORS)})
     return path
@@ -115,6 +127,48 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
         return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path.name} is not a valid safetensors file ({error})") from error
+
+
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
+    """Write a safetensors file with the bytes that safetensors' own ``save_file`` writes.
+
+    That function ignores an error when the file is closed. On NFS and other network disks, a full disk or quota is reported
+    only then: the file would be truncated without a word.
+
+    Args:
+        path: of the file; not written atomically.
+        tensors: tensors by name, on any device.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import torch  # here, because programs that only list checkpoints do not need it
+
+    def rank(name: str) -> tuple[int, str]:
+        return -_DTYPES.index(_dtype(tensors[name])), name
+
+    header: dict[str, Any] = {}
+    end = 0
+    for name in sorted(tensors, key=rank):  # the largest types first, so that all are aligned
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _SHORT_DTYPES[_dtype(tensor)],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with explain_os_errors(path), open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in header:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            if len(flat):
+                file.write(flat.view(torch.uint8).numpy().data)
+
+
+def _dtype(tensor: "Tensor") -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

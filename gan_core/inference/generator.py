@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gan_core import checkpoint as checkpoints
@@ -15,7 +14,7 @@ from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import Batch, Family, require
 from gan_core.families.noise import NoiseFamily, StyleBasedFamily
 from gan_core.families.translation import ReferenceGuidedFamily, TranslationFamily
-from gan_core.files import apply_umask, atomic_write, sha256_file, write_json
+from gan_core.files import atomic_write, sha256_file, write_json
 from gan_core.images.tensors import from_uint8, to_uint8
 from gan_core.inference.description import AGAIN, DESCRIPTION, WEIGHTS, identity, read_description
 from gan_core.inference.path import Space, path_step
@@ -313,8 +312,7 @@ def save_generator(
     info = describe_generator(family, extra)
     with atomic_write(directory) as temporary:
         temporary.mkdir()
-        save_file(tensors, temporary / WEIGHTS)
-        apply_umask(temporary / WEIGHTS)
+        checkpoints.write_tensors(temporary / WEIGHTS, tensors)
         write_json(temporary / DESCRIPTION, {**info, "weights_sha256": sha256_file(temporary / WEIGHTS)})
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 
 from gan_core.cache import user_cache_dir
+from gan_core.checkpoint import write_tensors
 from gan_core.data import PreparedDataset
 from gan_core.errors import DataError
-from gan_core.files import apply_umask, atomic_write, sha256_file, sha256_json
+from gan_core.files import atomic_write, sha256_file, sha256_json
 from gan_core.metrics.classifier import Classifier, train_classifier
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,7 @@ class DomainClassifier:
             log.info("Training a small classifier of %s on dataset %s.", ", ".join(names), info.name)
             self._network = self._train(dataset, len(names))
             with atomic_write(path) as temporary:
-                save_file({name: value.contiguous() for name, value in self._network.state_dict().items()}, temporary)
-                apply_umask(temporary)
+                write_tensors(temporary, self._network.state_dict())
                 # Not of ``path``, which another process may replace with its own.
                 digest = sha256_file(temporary)
         self.digest = digest

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gan_core import checkpoint as checkpoints
@@ -20,7 +19,7 @@ from gan_core.augment.augmenter import Augmenter
 from gan_core.config import as_dict, build
 from gan_core.errors import CheckpointError, SettingsError
 from gan_core.families import Family, ImageShape
-from gan_core.files import apply_umask, atomic_write, read_json, sha256_file, write_json
+from gan_core.files import atomic_write, read_json, sha256_file, write_json
 from gan_core.inference.generator import describe_generator
 from gan_core.training.adapt import Adapted, Networks, adapt_networks
 from gan_core.training.state import State
@@ -97,8 +96,7 @@ def _write(directory: Path | str, files: Mapping[str, dict[str, Tensor]], descri
     with atomic_write(directory) as temporary:
         temporary.mkdir()
         for name, tensors in files.items():
-            save_file(tensors, temporary / name)
-            apply_umask(temporary / name)
+            checkpoints.write_tensors(temporary / name, tensors)
         sums = {name: sha256_file(temporary / name) for name in files}
         write_json(temporary / DESCRIPTION, {**description, "files": sums})
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from gan_core.errors import DataError, SettingsError
-from gan_core.files import apply_umask, atomic_write, find_obstacle, same_file
+from gan_core.files import atomic_write, find_obstacle, same_file
 
 
 @click.command()
@@ -25,9 +25,9 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
     """
     # Imported here: --help need not wait for torch.
     import torch
-    from safetensors.torch import save_file
     from tqdm import tqdm
 
+    from gan_core.checkpoint import write_tensors
     from gan_core.images.grid import save_sheet
     from gan_core.images.pictures import PictureError
     from gan_core.images.sandbox import prepare
@@ -56,8 +56,7 @@ def project(model: str, picture: Path, steps: int, label: str | None, out: Path,
 
         found = generator.project(target, steps=steps, label=index, each=show)
     with atomic_write(table) as temporary:
-        save_file({"styles": found.styles.contiguous()}, temporary)
-        apply_umask(temporary)
+        write_tensors(temporary, {"styles": found.styles})
         # Inside the block, so that a full disk leaves both files as they were.
         save_sheet(out, torch.stack([target, found.picture]))
     click.echo(
