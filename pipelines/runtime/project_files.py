@@ -52,7 +52,10 @@ def check_project_files(checkout: Checkout) -> None:
 
 
 def _check_config(root: Path) -> None:
-    """Raise StageError if a configuration file of DVC cannot be read. DVC's own error does not name the file."""
+    """Raise StageError if a configuration file of DVC cannot be read, or DVC cannot use the path of its cache.
+
+    DVC's own error names neither.
+    """
     # Imported here: DVC takes a second to import.
     from configobj import ConfigObjError
     from dvc.config import Config, ConfigError
@@ -69,13 +72,20 @@ def _check_config(root: Path) -> None:
             blamed = [file]
             Config.load_file(str(file))
         blamed = files  # each can be read, but together they may be invalid
-        Config(str(folder))
+        cache = Config(str(folder))["cache"].get("dir") or folder / "cache"
     except (ConfigError, ConfigObjError, Invalid) as error:
         what = str(error).removeprefix("config file error: ").splitlines()[0].rstrip(".")
         restore = ", or restore .dvc/config with git checkout .dvc/config" if own in blamed else ""
         raise StageError(
             f"{' or '.join(map(str, blamed))}: DVC cannot read this configuration: {what}. Correct it{restore}."
         ) from error
+    if "{" in str(cache) or "}" in str(
+        cache
+    ):  # DVC takes them for the place of a value in its text, and ends with "'name'"
+        raise StageError(
+            f"The path of DVC's cache, {cache}, has a brace, with which DVC cannot store anything. Rename the folder, or use a "
+            "cache elsewhere: dvc cache dir --local FOLDER."
+        )
 
 
 def missing_stages(checkout: Checkout) -> tuple[str, ...]:

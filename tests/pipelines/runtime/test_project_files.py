@@ -162,3 +162,13 @@ def test_data_is_not_added_to_a_damaged_project(checkout, tmp_path):
         with pytest.raises(StageError, match=r"dvc.lock, line 1"):
             bring()
     assert [path.name for path in (checkout / "data/raw").iterdir()] == ["fashion-mnist.dvc"]
+
+
+def test_a_cache_whose_path_dvc_cannot_use_is_named_with_the_remedy(tmp_path):
+    checkout = Checkout.at(tmp_path / "{project}")
+    (checkout.root / ".dvc").mkdir(parents=True)
+    (checkout.root / ".dvc" / "config").touch()
+    with pytest.raises(StageError, match=r"/\{project\}/\.dvc/cache, has a brace.*dvc cache dir --local FOLDER"):
+        check_project_files(checkout)
+    (checkout.root / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {tmp_path}/cache\n")
+    check_project_files(checkout)
