@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from gan_core.array_file import map_array, write_array
@@ -27,7 +26,6 @@ from gan_core.shards import (
     binary_column,
     explain_damage,
     list_row_groups,
-    open_shard,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -91,6 +89,9 @@ class PreparedDataset:
             DataError: there is no prepared dataset, its description is damaged, or it has another format.
         """
         self.directory = Path(directory)
+        # Before the description is read: if both are replaced in between, the shards are refused.
+        self.source: ShardSource = shards or FolderShards(self.directory)
+        """Where the shards are read from."""
         path = self.directory / DATASET_FILE
         if not path.is_file():
             raise DataError(
@@ -109,8 +110,6 @@ class PreparedDataset:
             why = str(error).rstrip(".")
             raise DataError(f"{path} is not a dataset description: {why}. Run the ingest stage again.") from error
         self._cache_dir = Path(cache_dir) if cache_dir else user_cache_dir() / "decoded"
-        self.source: ShardSource = shards or FolderShards(self.directory)
-        """Where the shards are read from."""
         self.remote = shards is not None
         """Whether the shards are not in :attr:`directory`."""
         self.streamed = self.remote
@@ -203,7 +202,7 @@ class PreparedDataset:
         dataset is streamed, they are decoded whenever rows are taken.
 
         Raises:
-            DataError: a shard is damaged, or its pictures do not match ``dataset.json``.
+            DataError: a shard is damaged or was replaced, or its pictures do not match ``dataset.json``.
         """
         return self._decoded(split, "image", self.info.channels, f"{self.info.digest[:32]}-{split}.npy")
 
@@ -221,10 +220,11 @@ class PreparedDataset:
         if self.streamed:
             return StreamedPictures(self.source, self.row_groups(split), column, shape)
         path = self._cache_dir / name
-        shards, held = self.shards(split), 0
-        for shard in shards:  # checked even if the pictures are cached, because labels are always read from the shards
-            with explain_damage(shard):
-                held += pq.read_metadata(shard).num_rows
+        self.shards(split)
+        names, held = self.source.names(split), 0
+        for shard in names:  # checked even if the pictures are cached, because labels are always read from the shards
+            with explain_damage(self.source.place(shard)), self.source.open(shard) as file:
+                held += file.metadata.num_rows
         self._check_count(split, held)
         try:
             return map_array(path, shape, np.uint8)
@@ -234,10 +234,11 @@ class PreparedDataset:
             _LOG.warning("Decoding the pictures again, because their cache cannot be used: %s", error)
         with write_array(path, shape, np.uint8) as array:
             row = 0
-            for shard in shards:
-                for content in _contents(shard, column):
-                    with explain_damage(shard):
-                        array[row] = decode_prepared(content, shape[1:], shard)
+            for shard in names:
+                place = self.source.place(shard)
+                for content in _contents(self.source, shard, column):
+                    with explain_damage(place):
+                        array[row] = decode_prepared(content, shape[1:], place)
                     row += 1
         return map_array(path, shape, np.uint8)
 
@@ -302,11 +303,11 @@ Pictures = np.ndarray | StreamedPictures
 """Pictures of a split, uint8 (N, C, H, W), in memory, mapped from a file or streamed."""
 
 
-def _contents(shard: Path, column: str) -> Iterator[bytes]:
+def _contents(source: ShardSource, shard: str, column: str) -> Iterator[bytes]:
     """Yield the PNGs in a column of a shard."""
-    with explain_damage(shard):
+    with explain_damage(source.place(shard)), source.open(shard) as file:
         # Few at a time, because pictures may be large. The pages are mapped, not read.
-        for batch in open_shard(shard).iter_batches(columns=[column], batch_size=64):
+        for batch in file.iter_batches(columns=[column], batch_size=64):
             yield from batch.column(column).field("bytes").to_pylist()
 
 

@@ -17,6 +17,10 @@ from gan_core.errors import DataError
 
 _READERS = 8
 _PICTURES = ("image.bytes", "condition.bytes")
+_REPLACED = (
+    "{} was changed while it was in use, for example by another run or by dvc checkout. Let that command end, then run this "
+    "one again."
+)
 
 
 class ShardSource(Protocol):
@@ -52,10 +56,15 @@ def open_shard(source: Path | io.RawIOBase, metadata: pq.FileMetaData | None = N
 
 
 class FolderShards:
-    """The shards in a local folder."""
+    """The shards in a local folder, as they are now.
+
+    Another command may replace them while they are in use. Pictures of two datasets would then be mixed, and cached as those of
+    the first.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._known = {path.name: _version(path) for path in directory.glob("*-of-*.parquet")}
 
     def names(self, split: str) -> list[str]:
         """See :class:`ShardSource`."""
@@ -67,8 +76,13 @@ class FolderShards:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[pq.ParquetFile]:
-        """See :class:`ShardSource`."""
-        with open_shard(self._directory / name) as file:
+        """See :class:`ShardSource`; raises DataError if the shard is no longer the same file."""
+        path = self._directory / name
+        if name not in self._known or not path.is_file():
+            raise DataError(_REPLACED.format(path))
+        with open_shard(path) as file:
+            if _version(path) != self._known[name]:
+                raise DataError(_REPLACED.format(path))
             yield file
 
     @contextlib.contextmanager
@@ -76,6 +90,11 @@ class FolderShards:
         """See :class:`ShardSource`."""
         with self.open(name) as file:
             yield file.read_row_group(number, columns=list(columns))
+
+
+def _version(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,6 +147,23 @@ def test_a_damaged_or_missing_shard_is_detected_although_its_pictures_are_cached
         PreparedDataset(directory, tmp_path / "cache").pixels()
 
 
+@pytest.mark.parametrize("read", ["pixels", "labels", "streamed"])
+def test_data_that_is_replaced_while_it_is_in_use_is_refused_and_not_cached_as_the_first(
+    tmp_path: Path, read: str
+) -> None:
+    """As by dvc checkout, or a run of the stage ingest, in another terminal."""
+    first, labels = blobs(8), np.arange(8) % 2
+    data = write_prepared(tmp_path / "data", first, labels)
+    shutil.copytree(data, tmp_path / "kept")
+    dataset = PreparedDataset(data, tmp_path / "cache")
+    shutil.rmtree(data)
+    write_prepared(data, 255 - first, 1 - labels)
+    with pytest.raises(DataError, match=r"train-.*parquet was changed while it was in use"):
+        dataset.streaming().pixels()[:] if read == "streamed" else getattr(dataset, read)()
+    again = PreparedDataset(tmp_path / "kept", tmp_path / "cache")
+    np.testing.assert_array_equal(again.pixels(), first)
+
+
 def test_a_damaged_cache_is_written_again(tmp_path: Path) -> None:
     pixels = blobs(4)
     directory = write_prepared(tmp_path / "data", pixels)
