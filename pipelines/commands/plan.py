@@ -171,15 +171,13 @@ def _nodes(checkout: Any) -> list[Any]:
     import torch
 
     from pipelines.runtime.cluster import ray_cluster
-    from pipelines.runtime.resources import Node, cluster_nodes
+    from pipelines.runtime.resources import Node, cluster_nodes, usable_cpus
 
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
         with ray_cluster(checkout, log_to_driver=False, send_code=False):
             return cluster_nodes()
-    from ray._private.utils import get_num_cpus
-
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [Node(name=socket.gethostname(), cpus=int(get_num_cpus()), gpus=gpus)]
+    return [Node(name=socket.gethostname(), cpus=usable_cpus(), gpus=gpus)]
 
 
 def _travels(checkout: Any, settings: Any, found: "Forecast", hosts: int) -> str:

@@ -38,6 +38,7 @@ from pipelines.runtime.local_ray import (
 )
 from pipelines.runtime.owned import claim_folder, find_abandoned
 from pipelines.runtime.redaction import redact_output
+from pipelines.runtime.resources import usable_cpus
 
 LOG = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def ray_cluster(
 
     Args:
         checkout: a local cluster keeps its logs in its :attr:`Checkout.ray`.
-        num_cpus: CPUs of a local cluster. Default: all.
+        num_cpus: CPUs of a local cluster. Default: all that this process may use.
         log_to_driver: whether this process prints the output of the workers.
         send_code: whether the workers of the cluster in RAY_ADDRESS get this code; not needed to ask about its nodes.
 
@@ -291,7 +292,7 @@ def _start_local(folder: str, num_cpus: int | None, log_to_driver: bool) -> None
         try:
             ray.init(
                 address="local",
-                num_cpus=num_cpus,
+                num_cpus=num_cpus or usable_cpus(),
                 log_to_driver=log_to_driver,
                 logging_level=logging.WARNING,
                 _node_ip_address=LOOPBACK,

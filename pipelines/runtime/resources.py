@@ -3,6 +3,7 @@
 Ray waits without end, and without a message, for a process that fits no node: here that is an error before anything starts.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,20 @@ def cluster_nodes() -> list[Node]:
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     return [_node(node["NodeManagerHostname"], node.get("Resources", {})) for node in alive]
+
+
+def usable_cpus() -> int:
+    """CPU cores of this machine that this process may use.
+
+    Ray knows the quota of a container, but not the cores that Slurm, ``taskset`` or a cpuset leave to a process: it would count
+    all of the machine, and a worker would start a thread for each.
+    """
+    from ray._private.utils import get_num_cpus
+
+    counted = int(get_num_cpus())
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        counted = min(counted, len(os.sched_getaffinity(0)))
+    return max(1, counted)
 
 
 def _node(name: str, resources: dict[str, Any]) -> Node:

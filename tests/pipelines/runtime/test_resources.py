@@ -1,9 +1,12 @@
 """A process fits a single node, gets as many cores as the others leave, and is refused at once if it fits nowhere."""
 
+import os
+
 import pytest
 
 from gan_core.errors import SettingsError
-from pipelines.runtime.resources import Allocation, Node, allocate
+from pipelines.runtime import cluster
+from pipelines.runtime.resources import Allocation, Node, allocate, usable_cpus
 
 
 def nodes(*sizes):
@@ -100,3 +103,18 @@ def test_a_share_of_a_gpu_is_refused_where_there_is_none():
 def test_what_fits_nowhere_is_refused_with_the_nodes(cluster, message):
     with pytest.raises(SettingsError, match=message):
         allocate(cluster, 3, 3, setting="train.num_workers", what="workers")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity of processes")
+def test_a_local_cluster_has_the_cores_that_the_process_may_use(tmp_path, monkeypatch):
+    import ray
+
+    started = []
+    monkeypatch.setattr(ray, "init", lambda **options: started.append(options["num_cpus"]))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})  # as under Slurm, of a machine with more
+    assert usable_cpus() == 1
+    cluster._start_local(str(tmp_path), None, False)
+    cluster._start_local(str(tmp_path), 2, False)
+    assert started == [1, 2]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(10_000)})
+    assert 1 <= usable_cpus() <= (os.cpu_count() or 1)
