@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from gan_core.cache import user_cache_dir
 from gan_core.errors import SettingsError
-from pipelines.runtime.checkout import Checkout
+from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.proxies import proxy_exclusions
 
 PREFECT_RETRIES = {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500", "PREFECT_CLIENT_MAX_RETRIES": "7"}
@@ -43,12 +43,18 @@ DEFAULTS = {
 }
 """Variables that are set to these values unless the user has set them."""
 
+FOLDERS = (VAR_VARIABLE, "GANTRY_CACHE_DIR", "GANTRY_WEIGHTS_DIR")
+"""Variables with which a user chooses a folder of Gantry's. A relative path is relative to where the command was started."""
 DVC_PLACE = "/var/tmp"
 """Where DVC keeps hashes of the files of each project on Linux."""
 
 
 def set_up_environment() -> None:
-    """Set :data:`DEFAULTS` for this process and its children, and exclude loopback from proxies."""
+    """Set :data:`DEFAULTS` for this process and its children, make :data:`FOLDERS` absolute, exclude loopback from proxies."""
+    with suppress(OSError):  # the current folder does not exist any more, which the command reports
+        for name in FOLDERS:  # stages, worktrees and Ray's workers have other current folders
+            if given := os.environ.get(name):
+                os.environ[name] = os.path.abspath(given)
     folders = {}
     with suppress(SettingsError):  # no home directory, which ensure_account reports
         # By default, matplotlib writes its list of fonts to two folders in the home directory.

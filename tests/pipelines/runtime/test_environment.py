@@ -32,6 +32,16 @@ def test_no_library_reports_home_and_their_folders_are_the_projects_or_the_cache
     assert os.environ["MPLCONFIGDIR"] == "/cache/matplotlib"
 
 
+def test_relative_folders_of_gantry_are_those_of_the_command_in_all_its_processes(bare, monkeypatch):
+    for name in ("GANTRY_CACHE_DIR", "GANTRY_WEIGHTS_DIR", "GANTRY_VAR"):
+        monkeypatch.setenv(name, "mine")
+    set_up_environment()
+    assert (
+        os.environ["GANTRY_CACHE_DIR"] == os.environ["GANTRY_VAR"] == os.environ["GANTRY_WEIGHTS_DIR"] == f"{bare}/mine"
+    )
+    assert os.environ["PREFECT_HOME"] == f"{bare}/mine/prefect"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="DVC has another place on other systems")
 def test_dvc_has_a_place_for_its_files_where_its_own_cannot_be_written(bare, monkeypatch):
     monkeypatch.setenv("GANTRY_CACHE_DIR", "/cache")
