@@ -20,6 +20,7 @@ from pipelines.training import places
 from pipelines.training.cost import training_cost
 from pipelines.training.curves import last_step, write_curves
 from pipelines.training.fit import fit, is_exported
+from pipelines.training.kept import torch_tags
 from pipelines.training.run_tags import WORKERS, parent_tags
 
 
@@ -64,7 +65,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
         curves, fid = context.work / "curves.csv", context.work / "fid.csv"
         write_curves(context.work / places.CURVES, curves, fid)
         run.log_artifact(curves)
-        if several := places.torch_tags(context.work):
+        if several := torch_tags(context.work):
             run.set_tags(several)
         workers = int(read_facts(run.folder).tags.get(WORKERS, settings.train.workers[1]))
         run.log_metrics(training_cost(context.work / places.CURVES, workers), last_step(curves))

@@ -19,7 +19,7 @@ from pipelines.stages.auto import resolve_auto
 from pipelines.stages.context import StageContext
 from pipelines.stages.parent import fetched_parent
 from pipelines.stages.tracked import stage_run
-from pipelines.training.places import check_kept, note_kept
+from pipelines.training.kept import check_kept, note_kept
 from pipelines.training.run_tags import parent_tags
 from pipelines.tuning.parent import check_space
 from pipelines.tuning.places import MIRRORS, STATE, TrialsInStorage, TrialsOnDisk, trials_in_storage

@@ -11,11 +11,23 @@ from pathlib import Path
 
 from gan_core.files import atomic_write, link_or_copy
 from gan_core.locks import locked
-from pipelines.tracking.events import EVENTS, append_event, end_last_line, read_events
+from pipelines.tracking.events import EVENTS, append_event, end_last_line, now_ms, read_events
 
 LOG = logging.getLogger(__name__)
 
 _POSITION = "worker_position"
+
+
+def begin_again(target: Path) -> None:
+    """Note in the log folder ``target`` that the worker's log was lost, and that the next one is brought from its start."""
+    if (target / EVENTS).is_file():
+        descriptor = os.open(target / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            with locked(descriptor):
+                end_last_line(descriptor)
+                append_event(descriptor, {"kind": "tags", "time": now_ms(), "values": {}, _POSITION: 0})
+        finally:
+            os.close(descriptor)
 
 
 class Forwarder:
@@ -55,8 +67,8 @@ class Forwarder:
 
     def _find_position(self) -> int:
         if self._position is None:
-            found = (event for event, _ in read_events(self._target) if event)
-            self._position = max((int(event.get(_POSITION, 0)) for event in found), default=0)
+            found = [event[_POSITION] for event, _ in read_events(self._target) if event and _POSITION in event]
+            self._position = int(found[-1]) if found else 0
         return self._position
 
     def _bring(self, stored: str | None) -> None:

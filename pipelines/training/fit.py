@@ -24,6 +24,7 @@ from pipelines.runtime.progress import say
 from pipelines.runtime.resources import allocate, cluster_nodes
 from pipelines.settings.schema import Settings
 from pipelines.tracking.events import log_folder
+from pipelines.training.kept import check_kept, note_kept
 from pipelines.training.places import (
     CHECKPOINTS,
     CURVES,
@@ -32,8 +33,6 @@ from pipelines.training.places import (
     START,
     SharedDisk,
     SharedStorage,
-    check_kept,
-    note_kept,
     shared_storage,
 )
 from pipelines.training.progress import Progress

@@ -8,7 +8,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,6 @@ from gan_core.training.length import LENGTH
 from pipelines.runtime.drivers import driver_lease
 from pipelines.runtime.owned import scratch_folder
 from pipelines.runtime.progress import say, say_waiting
-from pipelines.runtime.versions import TORCH, version_tags
 from pipelines.storage.folders import fetch_folder, publish_folder
 from pipelines.storage.inputs import Inputs, publish_inputs
 from pipelines.storage.lease import Lease
@@ -33,6 +32,7 @@ from pipelines.storage.objects import MissingObjectError, Storage, StorageError
 from pipelines.storage.shards import StorageShards
 from pipelines.storage.work import work_name
 from pipelines.tracking.forward import Forwarder
+from pipelines.training.kept import forget_brought
 
 LOG = logging.getLogger(__name__)
 
@@ -42,8 +42,6 @@ GROUPS = "groups.jsonl"
 """A line for each group of workers that has started on a cluster: where, and what took how long."""
 RAY_FOLDER = "ray"
 _FAILURE = "failure.json"
-_KEPT = "kept.json"
-"""Note in a work directory of where the work in progress is kept."""
 _PULL_SECONDS = 3.0
 
 
@@ -250,65 +248,6 @@ def pulling(pull: Callable[[], None], whom: str) -> Iterator[None]:
     pull()
 
 
-def check_kept(stage: str, work: Path, uri: str, *, on_disk: str, brought: str) -> list[str]:
-    """Check that this run goes on where an interrupted run of the stage keeps its work, if there is one.
-
-    Says so if that one had another version of torch, whose rounding may differ.
-
-    Args:
-        stage: the stage.
-        work: its work directory on this host.
-        uri: of the storage in which this run keeps its work; empty for ``work`` itself.
-        on_disk: name of what a run without a storage keeps in ``work``.
-        brought: name of what a run with a storage brings there.
-
-    Returns:
-        The versions of torch with which the work was made so far, for :func:`note_kept`.
-
-    Raises:
-        StageError: it is kept elsewhere: this run would begin anew.
-    """
-    note, here = work / _KEPT, (work / on_disk).exists()
-    if not here and not (work / brought).exists():
-        return []
-    # Earlier versions of Gantry have left no note. Where theirs was kept is not known if it was in a storage.
-    noted = read_json(note) if note.is_file() else {"storage": "" if here else uri, "torch": []}
-    known, versions = str(noted["storage"]), list(noted.get("torch", []))
-    if known == uri:
-        if versions and versions[-1] != _torch_version():
-            say(
-                stage,
-                f"the interrupted run had torch {versions[-1]}, and this one goes on with torch {_torch_version()}: its result "
-                "is not that of one of them alone",
-            )
-        return versions
-    setting = (
-        f"set storage.uri or GANTRY_STORAGE_URI to {known}" if known else "unset storage.uri and GANTRY_STORAGE_URI"
-    )
-    raise StageError(
-        f"An interrupted run of stage '{stage}' keeps its work in {known or work}, and this one would begin anew in "
-        f"{uri or work}. To go on with it, {setting}. To begin anew, remove {work}."
-    )
-
-
-def note_kept(work: Path, uri: str, versions: Sequence[str]) -> None:
-    """Note where a run that begins keeps its work, and with which torch it goes on after ``versions``."""
-    work.mkdir(parents=True, exist_ok=True)
-    now = _torch_version()
-    write_json(work / _KEPT, {"storage": uri, "torch": [*versions, *([now] if now not in versions[-1:] else [])]})
-
-
-def torch_tags(work: Path) -> dict[str, str]:
-    """A tag with all versions of torch with which the work in ``work`` was made; empty if it was one."""
-    note = work / _KEPT
-    versions = read_json(note).get("torch", []) if note.is_file() else []
-    return {TORCH: ", then ".join(versions)} if len(versions) > 1 else {}
-
-
-def _torch_version() -> str:
-    return version_tags()[TORCH]
-
-
 @contextmanager
 def stage_lease(storage: Storage, stage: str, key: str) -> Iterator[tuple[str, Lease]]:
     """Hold the lease on the work of a stage for the length of the block; yields the name of the work, and the lease.
@@ -370,6 +309,8 @@ def shared_storage(
             tracked=events is not None,
             starts=start is not None,
         )
+        if not any(True for _ in storage.entries(f"{name}/journal")):
+            forget_brought(work, (CURVES, GROUPS, GRIDS, GENERATOR, START, EVENTS, LENGTH), events)
         with place.on_driver(work, events):
             yield place
 

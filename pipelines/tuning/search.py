@@ -110,6 +110,8 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
     iterations = math.ceil(tuned.steps / tuned.report_every)  # the last one may be shorter
     scheduler = SavedASHA(state, max_t=iterations, grace_period=1, reduction_factor=tuned.reduction)
     rungs = state.restore()
+    if rungs is None and shared and (work / MIRRORS).exists():
+        say("tune", "the storage no longer has the state of an interrupted search: it begins anew")
     if rungs is not None:
         log.info("Resuming the search in %s/%s.", folder, _TUNE)
         scheduler.load_rungs(rungs)

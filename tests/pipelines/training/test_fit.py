@@ -26,16 +26,14 @@ from pipelines.settings.schema import Settings
 from pipelines.tracking.events import find_logs, read_events
 from pipelines.training.curves import FID, read_curves
 from pipelines.training.fit import _why_died, fit, is_exported, newest_checkpoint_step
+from pipelines.training.kept import check_kept, note_kept, torch_tags
 from pipelines.training.places import (
     CHECKPOINTS,
     CURVES,
     GENERATOR,
     START,
     SharedDisk,
-    check_kept,
-    note_kept,
     shared_storage,
-    torch_tags,
 )
 from pipelines.training.run_tags import DEVICE, PICTURES, WORKERS
 from pipelines.training.worker import save_failure

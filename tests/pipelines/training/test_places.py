@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from gan_core.training.config import TrainConfig
 from gan_core.training.trainer import Trainer
 from pipelines.storage.journal import ReplacedError
 from pipelines.storage.objects import StorageError
+from pipelines.tracking import RunLog
+from pipelines.tracking.events import read_events
 from pipelines.training import places
 from pipelines.training.places import CHECKPOINTS, CURVES, shared_storage
 from pipelines.training.worker import save_failure
@@ -132,6 +135,25 @@ def test_data_larger_than_the_cache_is_streamed_from_the_storage(tmp_path):
         cached = [path.stat().st_size for path in (user_cache_dir() / "row-groups").iterdir()]
         assert 0 < sum(cached) <= limit
     assert not (user_cache_dir() / "prepared").exists()
+
+
+def test_work_that_the_storage_has_lost_is_made_and_recorded_anew(tmp_path, capsys):
+    """As after ``gantry storage --prune``: the driver still has what it brought from there."""
+    data, work, events = write_prepared(tmp_path / "data", blobs(8)), tmp_path / "work" / "key", tmp_path / "log"
+    work.mkdir(parents=True)
+    for row in (1, 2):
+        with (
+            shared_storage(f"file://{tmp_path}/storage", work, data, cache_gib=1, events=events) as place,
+            place.on_worker(0) as files,
+        ):
+            (files.work / CURVES).write_text(f'{{"step": {row}}}\n')
+            with RunLog(files.events, key=events.name, name="n") as log:
+                log.log_metrics({"a": row}, row)
+        assert (work / CURVES).read_text() == f'{{"step": {row}}}\n'
+        assert ("begins anew" in capsys.readouterr().out) is (row == 2)
+        shutil.rmtree(tmp_path / "storage" / "work")
+    recorded = [event["values"]["a"] for event, _ in read_events(events) if event and event["kind"] == "metrics"]
+    assert recorded == [1, 2]
 
 
 def test_ray_keeps_its_state_through_our_own_client_which_knows_all_addresses(place, monkeypatch):
