@@ -141,7 +141,7 @@ def _lock(path: Path) -> int | None:
     """An open file descriptor that holds the lock, or None if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if not try_lock(descriptor):
                 os.close(descriptor)

@@ -48,7 +48,7 @@ class Forwarder:
         if not path.is_file():
             return 0
         self._target.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._target / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self._target / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         count = 0
         try:
             with locked(descriptor):

@@ -65,7 +65,7 @@ class RunLog:
         if parent_key is not None:
             log_folder(directory, parent_key)  # checks the key
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.folder / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = os.open(self.folder / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._mutex = threading.Lock()
         with locked(self._file), explain_os_errors(self.folder / EVENTS):
             end_last_line(self._file)

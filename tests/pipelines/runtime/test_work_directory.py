@@ -14,6 +14,7 @@ from gan_core.errors import StageError
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.guard import process_identity
 from pipelines.runtime.work_directory import finished_results, mark_finished, prune_finished, publish, work_directory
+from pipelines.tracking import RunLog
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +161,17 @@ def test_work_in_a_worktree_is_kept_in_the_main_checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("GANTRY_VAR", str(tmp_path / "main" / "var"))
     with work_directory("train", "k1", Checkout.at(tmp_path / "worktree")) as work:
         assert work.is_relative_to(tmp_path / "main")
+
+
+def test_a_group_that_shares_a_checkout_can_lock_its_work_directories(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with (
+            work_directory("train", "key", Checkout.at(tmp_path)),
+            RunLog(tmp_path / "track", key="a", name="x") as log,
+        ):
+            pass
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "var" / "work" / "train" / "key.lock", log.folder / "events.jsonl"):
+        assert file.stat().st_mode & 0o777 == 0o664
