@@ -163,7 +163,7 @@ def test_work_in_a_worktree_is_kept_in_the_main_checkout(tmp_path, monkeypatch):
         assert work.is_relative_to(tmp_path / "main")
 
 
-def test_a_group_that_shares_a_checkout_can_lock_its_work_directories(tmp_path):
+def test_locks_and_event_logs_have_the_modes_of_the_umask(tmp_path):
     before = os.umask(0o002)
     try:
         with (
