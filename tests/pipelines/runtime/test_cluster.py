@@ -76,6 +76,7 @@ get_runtime_context = lambda: types.SimpleNamespace(gcs_address=f"127.0.0.1:{os.
 """,
     "_private/__init__": "",
     "_private/ray_constants": "ENABLE_RAY_CLUSTER = True",
+    "_private/utils": "get_num_cpus = lambda: 1",
     "_raylet": """
 import types
 Config = types.SimpleNamespace(initialize=lambda text: None)
