@@ -22,7 +22,7 @@ from pipelines.flow.outcome import result_summary
 from pipelines.flow.overrides import parse_override
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, check_database_space, connect_prefect, explain_server_errors, is_gone
-from pipelines.flow.serving import check_served_name, only_server, served_description
+from pipelines.flow.serving import check_served_name, drop_outdated_runs, only_server, served_description
 from pipelines.flow.terminal import TerminalHandler, terminal_log
 from pipelines.flow.web import USER, listen, run_server, sign_in_page
 from pipelines.flow.workspace import check_checkout, check_revision, exclusive_run, remove_abandoned
@@ -166,15 +166,17 @@ def serve(
         runner = Runner(name=name, limit=limit, pause_on_shutdown=True)
         # The default is in the system's temporary folder, where it belongs to the first user who serves anything.
         runner._tmp_dir = checkout.prefect / "runner" / str(os.getpid())
-        runner.add_flow(
+        parameters = {"revision": revision, "overrides": overrides}
+        deployment: Any = runner.add_flow(
             # Runner starts this flow object, which holds its checkout, not what the server says about the code's location.
             pipeline_flow(checkout, ServedPipeline(revision=revision, overrides=overrides)),
             name=name,
             schedule=Cron(cron, timezone=timezone),
-            parameters={"revision": revision, "overrides": overrides},
+            parameters=parameters,
             description=served_description(checkout),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
+        drop_outdated_runs(deployment, parameters)
         pages = connection.url.removesuffix("/api") + (" (gantry ui --open signs in)" if connection.auth else "")
         click.echo(f"Deployment pipeline/{name}: {cron}. Prefect: {pages}. Ctrl-C ends it.")
         # A server that the environment names may come back. A server of this checkout does not.

@@ -6,8 +6,10 @@ pauses it for all.
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
 
 from gan_core.errors import StageError
 from gan_core.files import sha256_json
@@ -71,4 +73,40 @@ def check_served_name(checkout: Checkout, name: str) -> None:
             "that are meant for the other: choose another name (--name NAME).",
             title,
             said.removeprefix(_SERVED).rstrip("."),
+        )
+
+
+def drop_outdated_runs(deployment: UUID, parameters: Mapping[str, Any]) -> None:
+    """Delete runs that the schedule ordered with other parameters, and that came due while nothing served the deployment.
+
+    The server replaces runs that are due later, when a deployment is made again, but keeps these: they would run now, with the
+    revision and the overrides of the earlier ``gantry serve``. Runs that somebody has ordered are kept.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        waiting = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+            ),
+            sort=FlowRunSort.ID_DESC,
+            limit=200,
+        )
+        outdated = [run for run in waiting if run.auto_scheduled and not run.run_count and run.parameters != parameters]
+        for run in outdated:
+            client.delete_flow_run(run.id)
+    if outdated:
+        LOG.warning(
+            "%d run(s) that came due while nothing served the deployment are dropped: they had an earlier revision or --set.",
+            len(outdated),
         )

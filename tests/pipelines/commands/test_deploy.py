@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from gan_core.errors import SettingsError, StageError
 from pipelines.commands.deploy import backfill, deploy
 from pipelines.flow.data_event import check_publishable, publish_data
-from pipelines.flow.serving import check_served_name, only_server
+from pipelines.flow.serving import check_served_name, drop_outdated_runs, only_server
 from pipelines.runtime.checkout import Checkout
 from tests.pipelines.deployed import prefect_worker, push_project
 from tests.pipelines.toy import dvc, start, wait_for
@@ -108,6 +108,9 @@ def test_a_deployment_changes_hands_only_if_nobody_else_runs_it(prefect_api, flo
         served = client.create_deployment(flow_id=flow, name="hands", schedules=nightly)
         client.pause_deployment(served)
         check_served_name(checkout, "hands")
+        ordered = client.create_flow_run_from_deployment(served, parameters={"revision": "main"})
+        drop_outdated_runs(served, {"revision": "HEAD"})
+        assert client.read_flow_run(ordered.id).state.is_scheduled(), "somebody has ordered it"
         with (
             only_server(checkout, "hands"),
             pytest.raises(StageError, match=r"already runs .*pipeline/hands .*process \d"),

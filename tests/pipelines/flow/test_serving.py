@@ -1,11 +1,15 @@
 """One process of a checkout serves a deployment."""
 
 import os
+import uuid
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from gan_core.errors import StageError
-from pipelines.flow.serving import only_server, served_description
+from pipelines.flow.serving import drop_outdated_runs, only_server, served_description
 from pipelines.runtime.checkout import Checkout
 
 
@@ -19,3 +23,24 @@ def test_one_process_serves_a_deployment(tmp_path):
             pass
     with only_server(checkout, "nightly"):
         assert str(tmp_path) in served_description(checkout)
+
+
+def test_runs_that_an_earlier_gantry_serve_has_left_do_not_run_with_its_settings(monkeypatch, caplog):
+    """A stand-in for the server, whose scheduler would take minutes to leave such runs."""
+
+    def waiting(name: str, steps: int, **more: Any) -> SimpleNamespace:
+        parameters = {"revision": "HEAD", "overrides": {"train.steps": steps}}
+        return SimpleNamespace(**{"id": name, "auto_scheduled": True, "run_count": 0, "parameters": parameters, **more})
+
+    runs = [
+        waiting("outdated", 100),
+        waiting("missed", 200),
+        waiting("ordered", 100, auto_scheduled=False),
+        waiting("taken up again", 100, run_count=1),
+    ]
+    deleted: list[str] = []
+    client = SimpleNamespace(read_flow_runs=lambda **_: runs, delete_flow_run=deleted.append)
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda **_: nullcontext(client))
+    drop_outdated_runs(uuid.uuid4(), {"revision": "HEAD", "overrides": {"train.steps": 200}})
+    assert deleted == ["outdated"]
+    assert "1 run(s) that came due while nothing served the deployment are dropped" in caplog.text
