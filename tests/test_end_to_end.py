@@ -23,6 +23,7 @@ from PIL import Image
 from gan_core.files import read_json
 from pipelines.tracking.images import parse_image_name
 from tests.checkout import clean_environment, clone, commit, run
+from tests.pipelines.toy import command_line
 
 PARAMS = {
     "data": {"name": "digits"},
@@ -218,7 +219,7 @@ def test_a_killed_dvc_repro_leaves_no_process_and_resumes(
                 break
             time.sleep(0.1)
         family = psutil.Process(repro.pid).children(recursive=True)
-        assert any("RayTrainWorker" in " ".join(process.cmdline()) for process in family)
+        assert any("RayTrainWorker" in command_line(process) for process in family)
         os.kill(repro.pid, signal.SIGKILL)
         repro.wait()
         _, alive = psutil.wait_procs(family, timeout=45)

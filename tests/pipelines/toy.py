@@ -91,6 +91,14 @@ def listeners(pids: Iterable[int]) -> list[tuple[str, int]]:
     return found
 
 
+def command_line(process: psutil.Process) -> str:
+    """The words of a process's command; empty if it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def running(pid: int) -> bool:
     """Whether a process runs. A zombie does not."""
     try:

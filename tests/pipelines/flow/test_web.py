@@ -20,7 +20,7 @@ from pipelines.flow.auth_middleware import PROOF_PATH, proof
 from pipelines.flow.web import USER, address_of, checkout_auth, identify_server, listen, run_server, sign_in_page
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.redaction import redact_credentials
-from tests.pipelines.toy import wait_for
+from tests.pipelines.toy import command_line, wait_for
 
 
 @contextmanager
@@ -232,7 +232,7 @@ def test_a_killed_server_is_restarted_a_few_times(tmp_path, monkeypatch, caplog)
         served = [
             one
             for one in psutil.Process().children(recursive=True)
-            if "pipelines.flow.auth_middleware" in one.cmdline()
+            if "pipelines.flow.auth_middleware" in command_line(one)
         ]
         for process in served:
             process.kill()

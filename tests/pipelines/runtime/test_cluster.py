@@ -20,7 +20,7 @@ from pipelines.runtime import cluster as module
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import offer_cluster
 from pipelines.runtime.guard import process_identity
-from tests.pipelines.toy import CHECKOUT, environment, listeners, start, wait_for
+from tests.pipelines.toy import CHECKOUT, command_line, environment, listeners, start, wait_for
 
 
 def test_no_cluster_starts_without_a_request(tmp_path):
@@ -225,7 +225,7 @@ def test_stages_share_a_private_cluster_that_ends_with_a_killed_owner(tmp_path):
 
 def _above_the_sessions(processes: list[psutil.Process]) -> Path:
     """The folder above the one that Ray keeps its sessions in."""
-    words = " ".join(word for one in processes for word in one.cmdline())
+    words = " ".join(command_line(one) for one in processes)
     return Path(re.search(r"(/[^ =]*)/s/session_2", words).group(1))
 
 

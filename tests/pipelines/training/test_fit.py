@@ -39,7 +39,7 @@ from pipelines.training.run_tags import DEVICE, PICTURES, WORKERS
 from pipelines.training.worker import save_failure
 from tests.datasets import blobs, write_prepared
 from tests.pipelines.settings_example import small_settings
-from tests.pipelines.toy import listeners, wait_for
+from tests.pipelines.toy import command_line, listeners, wait_for
 
 
 class Killer(threading.Thread):
@@ -55,10 +55,9 @@ class Killer(threading.Thread):
         while time.monotonic() < deadline and len(read_curves(self._curves)) < self._rows:
             time.sleep(0.05)
         for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # others end meanwhile
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    os.kill(process.pid, signal.SIGKILL)
-                    self.killed.append(process.pid)
+            if "RayTrainWorker" in command_line(process):
+                os.kill(process.pid, signal.SIGKILL)
+                self.killed.append(process.pid)
 
 
 def _train_parent(place: Path, data: Path, settings: Settings) -> Start:
