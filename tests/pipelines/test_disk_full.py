@@ -25,6 +25,11 @@ def refused(ended: Ended, place: Path, *, left: tuple[str, ...] = ()) -> None:
     assert ended.left == left
 
 
+def lock(dataset: str) -> tuple[str, ...]:
+    """The lock of commands that add raw data, and its folders."""
+    return "var", "var/data", f"var/data/{dataset}.lock"
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of twelve pictures of noise, 64 by 64."""
@@ -57,14 +62,16 @@ def test_data_that_does_not_fit_is_an_error_with_the_missing_space_and_the_folde
 ) -> None:
     place = tmp_path / "disk"
     ended = run_on_small_disk(gantry("data", "add", "mine", pictures), place, size="20k", cwd=place)
-    refused(ended, place / "data" / "raw" / "mine", left=("data", "data/raw"))
+    refused(ended, place / "data" / "raw" / "mine", left=("data", "data/raw", *lock("mine")))
     assert "KiB more are needed" in ended.output
 
 
 def test_a_public_dataset_that_does_not_fit_is_an_error_with_the_folder(tmp_path: Path) -> None:
     place = tmp_path / "disk"
     ended = run_on_small_disk(gantry("data", "fetch", "digits"), place, size="20k", cwd=place)
-    refused(ended, place / "data" / "raw" / "digits" / "train-images-idx3-ubyte", left=("data", "data/raw"))
+    refused(
+        ended, place / "data" / "raw" / "digits" / "train-images-idx3-ubyte", left=("data", "data/raw", *lock("digits"))
+    )
 
 
 def test_a_projection_writes_both_files_or_neither(tmp_path: Path, pictures: Path) -> None:
