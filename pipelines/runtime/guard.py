@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -327,15 +328,29 @@ def _end_without(guard: int, grace: float) -> None:
 
 
 def _stop_once() -> None:
-    """Make the first signal of :data:`STOP_SIGNALS` raise SystemExit in the main thread, so that ``finally`` blocks run."""
-    stopping = False
+    """Make the first signal of :data:`STOP_SIGNALS` raise SystemExit in the main thread, so that ``finally`` blocks run.
+
+    If it arrives while Python runs a finalizer or a callback, which passes no exception on, it is sent again.
+    """
+    received, report = 0, sys.unraisablehook
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        if not stopping:
-            stopping = True
+        nonlocal received
+        if not received:
+            received = number
             raise SystemExit(128 + number)
 
+    def send_again(ignored: Any) -> None:
+        nonlocal received
+        if not received or not isinstance(ignored.exc_value, SystemExit):
+            report(ignored)
+            return
+        # A little later: sent from here, it would be ignored again.
+        again = threading.Timer(0.05, os.kill, (os.getpid(), received))
+        again.daemon, received = True, 0
+        again.start()
+
+    sys.unraisablehook = send_again
     for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)

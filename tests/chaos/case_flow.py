@@ -18,7 +18,7 @@ from tests.chaos.place import STAGES, Command, Place, kill, orphans
 LOCAL = {"GANTRY_CHAOS_LOCAL": "1"}
 VICTIMS = {
     "run": "gantry run",
-    "repro": "dvc repro",
+    "repro": "dvc --wait-for-lock repro",
     "stage": "gantry stage",
     "guard": "pipelines.runtime.guard",
     "prefect": "pipelines.flow.auth_middleware prefect",

@@ -97,6 +97,27 @@ def test_a_signal_to_the_guard_ends_everything_with_its_exit_status(family, tmp_
     assert (tmp_path / "tidied").exists()
 
 
+def test_a_signal_during_a_finalizer_ends_the_work_all_the_same(tmp_path):
+    """Python ignores an exception there, and would print it."""
+    script = (
+        "import os, signal, time\n"
+        "from pipelines.runtime.guard import enter_guard\n"
+        "class Left:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        for _ in range(1000): pass\n"
+        "enter_guard(grace=60.0)\n"
+        "try:\n"
+        "    Left()\n"
+        "    time.sleep(60)\n"
+        "finally:\n"
+        "    print('tidied', flush=True)\n"
+    )
+    work = start(sys.executable, "-c", script, cwd=tmp_path)
+    output, _ = work.communicate(timeout=30)
+    assert (output.strip(), work.returncode) == ("tidied", 128 + signal.SIGTERM)
+
+
 def test_remaining_descendants_end_with_the_work(family):
     parent, pids = family(seconds=0)
     assert parent.wait(10) == 0
