@@ -330,7 +330,7 @@ def _end_without(guard: int, grace: float) -> None:
 def _stop_once() -> None:
     """Make the first signal of :data:`STOP_SIGNALS` raise SystemExit in the main thread, so that ``finally`` blocks run.
 
-    If it arrives while Python runs a finalizer or a callback, which passes no exception on, it is sent again.
+    If it arrives while Python runs a finaliser or a callback, which passes no exception on, it is sent again.
     """
     received, report = 0, sys.unraisablehook
 

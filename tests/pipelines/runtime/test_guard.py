@@ -97,7 +97,7 @@ def test_a_signal_to_the_guard_ends_everything_with_its_exit_status(family, tmp_
     assert (tmp_path / "tidied").exists()
 
 
-def test_a_signal_during_a_finalizer_ends_the_work_all_the_same(tmp_path):
+def test_a_signal_during_a_finaliser_ends_the_work_all_the_same(tmp_path):
     """Python ignores an exception there, and would print it."""
     script = (
         "import os, signal, time\n"
