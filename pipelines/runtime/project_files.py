@@ -79,9 +79,8 @@ def _check_config(root: Path) -> None:
         raise StageError(
             f"{' or '.join(map(str, blamed))}: DVC cannot read this configuration: {what}. Correct it{restore}."
         ) from error
-    if "{" in str(cache) or "}" in str(
-        cache
-    ):  # DVC takes them for the place of a value in its text, and ends with "'name'"
+    # DVC takes a brace for the place of a value in its text, and ends with "'name'".
+    if set("{}") & set(str(cache)):
         raise StageError(
             f"The path of DVC's cache, {cache}, has a brace, with which DVC cannot store anything. Rename the folder, or use a "
             "cache elsewhere: dvc cache dir --local FOLDER."

@@ -22,7 +22,7 @@ from pipelines.runtime.cluster import ray_cluster
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
 from pipelines.stages.context import StageContext, check_inputs
-from pipelines.stages.results import CHECKED, check_settings, record_results
+from pipelines.stages.results import CHECKED, check_recorded_settings, record_results
 from pipelines.stages.tracked import stage_run
 
 MAX_PRINTED_FIGURES = 12
@@ -33,7 +33,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Measure the generator, always in fp32, here or on a cluster with a storage; returns the stage's outs."""
     metrics, sheet = context.work / "metrics.json", context.work / "samples.png"
     neighbours, shares = context.work / "neighbours.png", context.work / "shares.csv"
-    check_settings(context.checkout, [stage for stage in CHECKED if stage != context.name])
+    check_recorded_settings(context.checkout, [stage for stage in CHECKED if stage != context.name])
     chosen = settings.evaluate
     generator = load_generator(context.checkout.generator, choose_device())
     dataset = PreparedDataset(context.checkout.prepared, cache_dir=user_cache_dir() / "decoded")

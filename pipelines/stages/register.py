@@ -21,7 +21,7 @@ from pipelines.runtime.git import Commit, current_commit
 from pipelines.runtime.progress import say
 from pipelines.settings.schema import Settings
 from pipelines.stages.context import StageContext, check_inputs
-from pipelines.stages.results import CHECKED, check_settings, record_results
+from pipelines.stages.results import CHECKED, check_recorded_settings, record_results
 from pipelines.stages.tracked import stage_run
 from pipelines.tracking import find_run, sync
 from pipelines.training.curves import last_step
@@ -96,7 +96,7 @@ def run(context: StageContext, settings: Settings) -> dict[str, Path]:
     """Register the generator of the train stage with the figures of the evaluate stage; returns the stage's outs."""
     checkout, result = context.checkout, context.work / "registered.json"
     check_lock(context)
-    check_settings(checkout, CHECKED)
+    check_recorded_settings(checkout, CHECKED)
     measured = read_measured(checkout.metrics)
     check_curves(checkout.out(CURVES), checkout.out(FID_CURVE))
     description = load_generator(checkout.generator).info

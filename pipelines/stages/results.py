@@ -70,7 +70,7 @@ def data_params(checkout: Checkout, settings: Settings) -> dict[str, str]:
     return {"data": settings.data.name, **raw, **prepared}
 
 
-def check_settings(checkout: Checkout, stages: Sequence[str]) -> None:
+def check_recorded_settings(checkout: Checkout, stages: Sequence[str]) -> None:
     """Check that the settings of ``stages``, which have run, are those of params.yaml: a run is recorded with these.
 
     They are not if params.yaml was edited meanwhile, for example for the next run: a stage only depends on its own settings.
@@ -231,7 +231,7 @@ def main() -> None:
     checkout = Checkout.at()
     try:
         settings = load_settings(checkout.params)
-        check_settings(checkout, CHECKED)
+        check_recorded_settings(checkout, CHECKED)
         with Shipper(checkout.events, tracking_uri=settings.track.uri, experiment=settings.track.experiment):
             record_results(checkout, settings, pipeline_run_key())
     except Exception as error:

@@ -12,8 +12,6 @@ from gan_core.errors import TrackingError
 _HEADER = b"SQLite format 3\x00"
 _DAMAGE = ("disk image is malformed", "not a database", "database corruption", "malformed database schema")
 """Parts of SQLite's messages about damaged files; other errors (locked, disk full) have other remedies."""
-
-
 _REVISION = re.compile(r"^revision\b[^=\n]*=\s*[\"'](\w+)", re.MULTILINE)
 _DOWN = re.compile(r"^down_revision\b[^=\n]*=\s*(.*)", re.MULTILINE)
 """Assignments in a file of Alembic, which both use to change the schema from version to version."""

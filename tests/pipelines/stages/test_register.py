@@ -11,7 +11,7 @@ from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.git import Commit
 from pipelines.stages.context import open_stage, run_stage
 from pipelines.stages.register import check_lock, commit_tags, length_tags
-from pipelines.stages.results import CHECKED, check_settings
+from pipelines.stages.results import CHECKED, check_recorded_settings
 from tests.pipelines.settings_example import small_settings
 from tests.pipelines.toy import CHECKOUT, dvc, make_project
 
@@ -118,16 +118,16 @@ def test_results_are_not_recorded_with_settings_that_were_changed_meanwhile(proj
     """As by an edit for the next run, while an earlier stage of this one still runs."""
     checkout = Checkout.at(project)
     set_(project, "samples: 600 ", "samples: 6e2 ")
-    check_settings(checkout, CHECKED)  # equal for DVC
+    check_recorded_settings(checkout, CHECKED)  # equal for DVC
     set_(project, "samples: 6e2 ", "samples: 500 ")
     with pytest.raises(StageError, match=r"'evaluate' .*after it had run: evaluate\.samples in params\.yaml\. "):
-        check_settings(checkout, CHECKED)
-    check_settings(checkout, ["ingest", "train"])  # dvc.lock has none of them
+        check_recorded_settings(checkout, CHECKED)
+    check_recorded_settings(checkout, ["ingest", "train"])  # dvc.lock has none of them
     path = project / "dvc.yaml"
     stages = yaml.safe_load(path.read_text())
     stages["stages"]["evaluate"]["frozen"] = True
     path.write_text(yaml.safe_dump(stages))
-    check_settings(checkout, CHECKED)
+    check_recorded_settings(checkout, CHECKED)
 
 
 def test_nothing_runs_without_a_change(project):
