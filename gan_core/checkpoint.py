@@ -5,7 +5,6 @@ interrupted copy, or does not have the expected content. A damaged checkpoint is
 one is used.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,20 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SHORT_DTYPES = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "int16": "I16",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int32": "I32",
-    "float32": "F32",
-    "float64": "F64",
-    "int64": "I64",
-}
-"""Names of types in safetensors files, in the order that the format gives them."""
-_DTYPES = tuple(_SHORT_DTYPES)
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 
 
@@ -130,45 +115,23 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
-    """Write a safetensors file with the bytes that safetensors' own ``save_file`` writes.
+    """Write a safetensors file, not atomically.
 
-    That function ignores an error when the file is closed. On NFS and other network disks, a full disk or quota is reported
-    only then: the file would be truncated without a word.
+    safetensors' own ``save_file`` ignores an error when the file is closed. On NFS and other network disks, a full disk or
+    quota is reported only then: the file would be truncated without a word.
 
     Args:
-        path: of the file; not written atomically.
-        tensors: tensors by name, on any device.
+        path: of the file.
+        tensors: tensors by name, on any device. The file is built in memory.
 
     Raises:
         OSError: the file cannot be written.
     """
-    import torch  # here, because programs that only list checkpoints do not need it
+    from safetensors.torch import save  # imports torch, which programs that only list checkpoints do not need
 
-    def rank(name: str) -> tuple[int, str]:
-        return -_DTYPES.index(_dtype(tensors[name])), name
-
-    header: dict[str, Any] = {}
-    end = 0
-    for name in sorted(tensors, key=rank):  # the largest types first, so that all are aligned
-        tensor = tensors[name]
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _SHORT_DTYPES[_dtype(tensor)],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with explain_os_errors(path), open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in header:
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            if len(flat):
-                file.write(flat.view(torch.uint8).numpy().data)
-
-
-def _dtype(tensor: "Tensor") -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    with explain_os_errors(path):
+        path.write_bytes(content)
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
