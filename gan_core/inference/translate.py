@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -91,18 +92,24 @@ def plan(files: PictureFiles, out: Path) -> list[Task]:
 def _results(names: Sequence[str]) -> dict[str, str]:
     """The name of each picture's result: a PNG with a unique name that is not the name of a folder either.
 
-    If the names of two pictures differ only in the suffix (a.jpg, a.gif), results keep it: a.jpg.png, a.gif.png.
+    If the names of two pictures differ only in the suffix (a.jpg, a.gif), results keep it: a.jpg.png, a.gif.png. Names that
+    differ only in case or in the form of a letter count as one, because the disk of the results may not tell them apart.
     """
     paths = {name: PurePosixPath(name) for name in names}
-    times = Counter(path.with_suffix("") for path in paths.values())
-    taken = {str(folder) for path in paths.values() for folder in path.parents}
+    times = Counter(_as_one(path.with_suffix("")) for path in paths.values())
+    taken = {_as_one(folder) for path in paths.values() for folder in path.parents}
     results: dict[str, str] = {}
     for name, path in sorted(paths.items()):
-        short = [f"{path.with_suffix('')}.png"] if times[path.with_suffix("")] == 1 else []
+        short = [f"{path.with_suffix('')}.png"] if times[_as_one(path.with_suffix(""))] == 1 else []
         longer = (f"{path}{'.png' * count}" for count in itertools.count(1))
-        results[name] = next(result for result in itertools.chain(short, longer) if result not in taken)
-        taken.add(results[name])
+        results[name] = next(result for result in itertools.chain(short, longer) if _as_one(result) not in taken)
+        taken.add(_as_one(results[name]))
     return results
+
+
+def _as_one(path: PurePosixPath | str) -> str:
+    """The same text for all names that are one on a disk of macOS or Windows."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 def translate_files(

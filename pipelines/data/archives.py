@@ -5,7 +5,6 @@ import logging
 import lzma
 import os
 import tarfile
-import tempfile
 import unicodedata
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ from gan_core.disk import disk_error_at, format_bytes, require_free_space
 from gan_core.download.fetch import progress_bar
 from gan_core.errors import DataError
 from gan_core.images.archive_names import MAX_LINK_BYTES, decode_names, is_link, link_target, safe_path, zip_members
+from pipelines.data.names import check_told_apart
 from pipelines.data.readers.base import is_clutter, printable_name, raise_unlistable
 from pipelines.data.unpack_limits import BoundedTarInfo, Budget
 from pipelines.settings.data import UnpackLimits
@@ -133,7 +133,7 @@ def _write(members: Iterator[_Member], target: Path, label: str, origin: Path) -
     found = [member for member in members if not any(is_clutter(part) for part in member[0].split("/"))]
     _check_names(found, origin)
     target.mkdir(parents=True, exist_ok=True)
-    _check_distinct(found, target, origin)
+    check_told_apart((name for name, _, _ in found), target, origin)
     total = sum(size for _, size, _ in found)
     require_free_space(target, total)
     with progress_bar(label, total) as bar:
@@ -182,40 +182,6 @@ def _check_names(members: list[_Member], origin: Path) -> None:
         ends = range(1, len(parts) + (open_member is None))
         if both := sorted({"/".join(parts[:end]) for end in ends} & files):
             raise DataError(f"{origin}: {both[0]} is both a file and a folder. Rename one of them, and pack it again.")
-
-
-def _check_distinct(members: list[_Member], folder: Path, origin: Path) -> None:
-    """Raise DataError if two names are one for the file system of ``folder``: a file would be lost, or two classes joined.
-
-    Many file systems of macOS and Windows do not tell ``Cat`` from ``cat``, nor the two ways to write an é in Unicode.
-    """
-    spellings: dict[str, str] = {}
-    known: set[str] = set()
-    apart: dict[tuple[str, str], bool] = {}
-    for name, _, _ in members:
-        parts = name.split("/")
-        for path in ("/".join(parts[:end]) for end in range(1, len(parts) + 1)):
-            if path in known:
-                continue
-            known.add(path)
-            other = spellings.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
-            if other == path:
-                continue
-            pair = next(pair for pair in zip(other.split("/"), parts, strict=False) if pair[0] != pair[1])
-            if pair not in apart:
-                apart[pair] = _tells_apart(folder, *pair)
-            if not apart[pair]:
-                raise DataError(
-                    f"{origin}: {other} and {path} are one name on the disk of this project, which does not tell upper from "
-                    "lower case, or forms of a letter. Rename one of them, or use a project on a disk that does."
-                )
-
-
-def _tells_apart(folder: Path, one: str, other: str) -> bool:
-    """Whether two files in a folder beside the files of ``folder`` may have these names."""
-    with tempfile.TemporaryDirectory(prefix=".gantry-", dir=folder) as probe:
-        (Path(probe) / one).touch()
-        return not os.path.lexists(Path(probe) / other)
 
 
 def _copy(stream: IO[bytes], file: IO[bytes], size: int, name: str, bar: Any) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gan_core.errors import DataError
 from gan_core.images.files import MAX_FILE_BYTES
+from pipelines.data.names import check_told_apart
 from pipelines.data.readers.bucket import Objects
 from pipelines.settings.storage import SCHEMES
 from pipelines.storage.objects import ChangedObjectError, MissingObjectError, Storage
@@ -66,11 +67,12 @@ def fetch_objects(objects: Objects, folder: Path) -> None:
     """Write objects to ``folder`` under their names. One that is too large for a picture becomes an empty file of its size.
 
     Raises:
-        DataError: an object has changed or vanished since it was added.
+        DataError: an object has changed or vanished since it was added, or two have names that are one on this disk.
         StorageError: the bucket cannot be read.
     """
     storage = Storage(objects.uri, what="the source")
     folder.mkdir(parents=True, exist_ok=True)
+    check_told_apart(objects.names, folder, objects.uri)
 
     def fetch(name: str, size: int, version: str) -> None:
         path = folder / name

@@ -1,8 +1,11 @@
-"""Check the names of datasets and classes."""
+"""Check the names of datasets, classes and files."""
 
+import os
 import re
+import tempfile
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 from gan_core.errors import DataError
 from pipelines.settings.data import MAX_NAME_BYTES
@@ -46,6 +49,45 @@ def check_class_names(names: Iterable[str], source: object) -> None:
             raise DataError(
                 f"{source}: {name!r} is not a valid class name: it is blank or has control characters. Rename it."
             )
+
+
+def check_told_apart(names: Iterable[str], folder: Path, origin: object) -> None:
+    """Raise DataError if two paths are one for the file system of ``folder``: a file would be lost, or two classes joined.
+
+    Many file systems of macOS and Windows do not tell ``Cat`` from ``cat``, nor the two ways to write an é in Unicode.
+
+    Args:
+        names: paths with forward slashes, relative to ``folder``.
+        folder: an existing folder.
+        origin: what holds the files, for the message.
+    """
+    spellings: dict[str, str] = {}
+    known: set[str] = set()
+    apart: dict[tuple[str, str], bool] = {}
+    for name in names:
+        parts = name.split("/")
+        for path in ("/".join(parts[:end]) for end in range(1, len(parts) + 1)):
+            if path in known:
+                continue
+            known.add(path)
+            other = spellings.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+            if other == path:
+                continue
+            pair = next(pair for pair in zip(other.split("/"), parts, strict=False) if pair[0] != pair[1])
+            if pair not in apart:
+                apart[pair] = _tells_apart(folder, *pair)
+            if not apart[pair]:
+                raise DataError(
+                    f"{origin}: {other} and {path} are one name on the disk of {folder}, which does not tell upper from "
+                    "lower case, or forms of a letter. Rename one of them, or use a disk that does."
+                )
+
+
+def _tells_apart(folder: Path, one: str, other: str) -> bool:
+    """Whether two files in a folder beside the files of ``folder`` may have these names."""
+    with tempfile.TemporaryDirectory(prefix=".gantry-", dir=folder) as probe:
+        (Path(probe) / one).touch()
+        return not os.path.lexists(Path(probe) / other)
 
 
 def _shown(name: str) -> str:

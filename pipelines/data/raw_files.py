@@ -16,6 +16,7 @@ from gan_core.cache import user_cache_dir
 from gan_core.files import atomic_write, sha256_file
 from gan_core.images.pictures import PictureError
 from pipelines.data.exchange import SCRATCH, Exchange
+from pipelines.data.names import check_told_apart
 from pipelines.data.readers.base import Entry, FileReader
 from pipelines.runtime.owned import scratch_folder
 from pipelines.storage.node_cache import NodeCache
@@ -96,6 +97,7 @@ def fetched_files(sent: SentFiles, exchange: Exchange, folder: Path) -> Iterator
     """Yield a folder below ``folder`` with the files of a chunk, at their paths within the raw data.
 
     Raises:
+        DataError: two files have names that are one on the disk of this host.
         StorageError: the storage cannot be used, a file arrives damaged, or it is larger than the cache of this host.
     """
     storage, files = Storage(exchange.uri), folder / "raw"
@@ -104,6 +106,7 @@ def fetched_files(sent: SentFiles, exchange: Exchange, folder: Path) -> Iterator
         packed = folder / "raw.tar"
         storage.download(exchange.name(sent.tar), packed)
         with tarfile.open(packed) as tar:
+            check_told_apart(tar.getnames(), files, exchange.uri)
             tar.extractall(files, filter="data")
         packed.unlink()
     cache = NodeCache(user_cache_dir() / "raw", exchange.cache_bytes)

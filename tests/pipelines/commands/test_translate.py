@@ -208,8 +208,9 @@ def test_names_in_a_zip_are_read_in_the_given_encoding(generator_of, tmp_path: P
 
 
 def test_every_picture_has_its_own_result_file(generator_of, tmp_path: Path) -> None:
-    """Even if the obvious names collide with each other or with a folder."""
+    """Even if the obvious names collide with each other, with a folder, or on a disk that does not tell C from c."""
     names = ("s.png", "s.jpg", "s.png.gif", "x.png/y.png", "x.jpg", "z.jpg", "z.png/y.png", "z.jpg.png/y.png", "z.gif")
+    names += ("c.png", "C.png", "caf\u00e9.png", "cafe\u0301.png")
     with zipfile.ZipFile(tmp_path / "some.zip", "w") as zipped:
         for index, name in enumerate(names):
             zipped.writestr(name, png(index))
@@ -230,6 +231,10 @@ def test_every_picture_has_its_own_result_file(generator_of, tmp_path: Path) -> 
         "z.gif": "z.gif.png",
         "z.png/y.png": "z.png/y.png",
         "z.jpg.png/y.png": "z.jpg.png/y.png",
+        "C.png": "C.png.png",
+        "c.png": "c.png.png.png",
+        "cafe\u0301.png": "cafe\u0301.png.png",
+        "caf\u00e9.png": "caf\u00e9.png.png.png",
     }
     assert set(found) == set(results.values())
     generator = load_generator(generator_of("cyclegan"))

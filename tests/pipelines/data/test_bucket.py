@@ -10,6 +10,7 @@ from gan_core.cache import user_cache_dir
 from gan_core.errors import DataError
 from gan_core.files import sha256_file
 from pipelines.data import ingest as module
+from pipelines.data import names
 from pipelines.data.bucket import is_bucket
 from pipelines.data.exchange import SCRATCH, exchange_through
 from pipelines.data.ingest import ingest
@@ -107,6 +108,20 @@ def test_an_object_that_changed_or_vanished_is_named(bucket: str, tmp_path: Path
     assert not (tmp_path / "out").exists()
     storage.write(name, content)
     prepared(added.path, tmp_path / "out")
+
+
+def test_objects_whose_names_are_one_on_the_disk_are_refused(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent(write(tmp_path / "a" / "cat" / "1.png", png(0)).parents[1], f"{bucket}/cases")
+    sent(write(tmp_path / "b" / "Cat" / "2.png", png(1)).parents[1], f"{bucket}/cases")
+    added = add("pets", f"{bucket}/cases", checkout=Checkout.at(tmp_path))
+    monkeypatch.setattr(names, "_tells_apart", lambda folder, one, other: False)  # as on macOS and Windows
+    with pytest.raises(
+        DataError, match=rf"^{bucket}/cases: Cat and cat are one name on the disk of .*Rename one of them"
+    ):
+        prepared(added.path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_pairs_in_a_bucket_are_read_by_their_folders(bucket: str, tmp_path: Path) -> None:
