@@ -9,9 +9,12 @@ import click
 
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.code import CODE_STAGE, check_own_code, write_digests
+from pipelines.runtime.dvc_command import announce_wait
 from pipelines.runtime.key import StageDefinition
 from pipelines.settings.params import read_params
 from pipelines.stages.context import StageContext, run_stage
+
+LOG = logging.getLogger(__name__)
 
 BODIES = {
     "ingest": "pipelines.stages.ingest",
@@ -34,6 +37,7 @@ def stage(name: str) -> None:
     checkout = Checkout.at()
     check_own_code(checkout.root)
     run_stage(name, _body, checkout, storage_uri=lambda: _storage_uri(checkout), inputs=_inputs)
+    announce_wait(checkout.root, LOG)  # DVC takes its lock again to record the results
 
 
 def _body(context: StageContext) -> Mapping[str, Path]:

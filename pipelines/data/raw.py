@@ -27,7 +27,7 @@ from pipelines.data.sources import public_dataset
 from pipelines.data.translation_sources import write_tar
 from pipelines.data.user_source import copy_labels, copy_source, list_bucket, unpack_idx
 from pipelines.runtime.checkout import Checkout
-from pipelines.runtime.dvc_command import describe_lock, dvc_command
+from pipelines.runtime.dvc_command import announce_wait, dvc_command
 from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.process_lock import process_lock
 from pipelines.runtime.project_files import check_project_files
@@ -196,8 +196,7 @@ def track(path: Path, checkout: Checkout) -> bool:
     if not any((parent / ".dvc").is_dir() for parent in (root, *root.parents)):
         log.warning("%s is not versioned: %s is not in a DVC repository. Create one with: dvc init", path, root)
         return False
-    if waiting := describe_lock(root):
-        log.warning(waiting)
+    announce_wait(root, log)
     command = dvc_command("add", os.path.relpath(path, root))
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)

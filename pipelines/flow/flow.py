@@ -40,7 +40,7 @@ from pipelines.flow.workspace import Workspace, checkout_workspace, has_remote, 
 from pipelines.registry.registration import lost_registration
 from pipelines.runtime.checkout import REGISTERED, Checkout
 from pipelines.runtime.cluster import offer_cluster
-from pipelines.runtime.dvc_command import describe_lock, dvc_command
+from pipelines.runtime.dvc_command import announce_wait, dvc_command
 from pipelines.runtime.redaction import redact_credentials, redact_logs
 from pipelines.settings.flow import FlowSettings, TrainAbove, load_flow_settings
 
@@ -331,8 +331,7 @@ def run_node(
     pull = ["--pull"] if workspace.origin is not None and has_remote(workspace.checkout) else []
 
     def repro(*options: str) -> int:
-        if waiting := describe_lock(workspace.checkout.root):
-            logger.info(waiting)
+        announce_wait(workspace.checkout.root, logger)
         return run_streaming(
             dvc_command("repro", *options, "--single-item", node.name),
             cwd=workspace.checkout.root,

@@ -28,7 +28,7 @@ from pipelines.flow.pull import at_origin
 from pipelines.runtime.account import git_signature
 from pipelines.runtime.checkout import VAR_VARIABLE, Checkout
 from pipelines.runtime.code import PACKAGES, check_own_code
-from pipelines.runtime.dvc_command import describe_lock, dvc_command
+from pipelines.runtime.dvc_command import announce_wait, dvc_command
 from pipelines.runtime.dvc_error import dvc_error
 from pipelines.runtime.git import ANY_STATUS, CALLER_VARIABLES, NEVER_ASK, GitError, run_git
 from pipelines.runtime.owned import claim_folder, find_abandoned
@@ -428,8 +428,7 @@ def run_dvc(checkout: Checkout, environment: Mapping[str, str], *words: str) -> 
         StageError: the command failed. The message has the last lines of its output, without secrets: Prefect keeps the message
             of a task's error as it is.
     """
-    if waiting := describe_lock(checkout.root):
-        LOG.warning(waiting)
+    announce_wait(checkout.root, LOG)
     # surrogateescape keeps names of folders that cannot be decoded.
     done = subprocess.run(
         dvc_command(*words),

@@ -6,6 +6,7 @@ another one gives up after three seconds: ``dvc repro`` even at the end of a sta
 
 import os
 import sys
+from logging import Logger, LoggerAdapter
 from pathlib import Path
 
 from gan_core.locks import try_lock
@@ -16,11 +17,14 @@ def dvc_command(*words: str) -> list[str]:
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *words]
 
 
-def describe_lock(root: Path) -> str:
-    """Who holds the lock of the DVC project at ``root`` now, as a line for people, because DVC waits without a word.
+def announce_wait(root: Path, log: Logger | LoggerAdapter[Logger]) -> None:
+    """Log who holds the lock of the DVC project at ``root`` now, if anybody does: DVC itself waits without a word."""
+    if holder := _holder(root):
+        log.warning("Waiting for another DVC command in %s (%s).", root, holder)
 
-    Empty if nobody does. It need not be in ``root`` itself: a project may be a folder of a larger one.
-    """
+
+def _holder(root: Path) -> str:
+    """The process that holds the lock; empty if none does. The project may be a folder of a larger one, which has the lock."""
     lock = next((above / ".dvc/tmp/lock" for above in (root, *root.parents) if (above / ".dvc").is_dir()), None)
     try:
         descriptor = os.open(lock or root / ".dvc/tmp/lock", os.O_RDONLY | os.O_CLOEXEC)
@@ -34,4 +38,4 @@ def describe_lock(root: Path) -> str:
         return ""
     finally:
         os.close(descriptor)
-    return f"Waiting for another DVC command in {root} ({f'process {process}' if process else 'unknown process'})."
+    return f"process {process}" if process else "unknown process"

@@ -9,6 +9,7 @@ import yaml
 from gan_core.errors import StageError
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.git import Commit
+from pipelines.stages import evaluate, register
 from pipelines.stages.context import open_stage, run_stage
 from pipelines.stages.register import check_lock, commit_tags, length_tags
 from pipelines.stages.results import CHECKED, check_recorded_settings
@@ -128,6 +129,29 @@ def test_results_are_not_recorded_with_settings_that_were_changed_meanwhile(proj
     stages["stages"]["evaluate"]["frozen"] = True
     path.write_text(yaml.safe_dump(stages))
     check_recorded_settings(checkout, CHECKED)
+
+
+def test_evaluation_and_registration_stop_if_the_settings_of_an_earlier_stage_were_changed(project):
+    checkout = Checkout.at(project)
+    set_(project, "samples: 600 ", "samples: 500 ")
+    with (
+        open_stage("register", checkout) as context,
+        pytest.raises(StageError, match="The settings of stage 'evaluate' were changed after it had run"),
+    ):
+        register.run(context, small_settings())
+    path, lock = project / "dvc.yaml", project / "dvc.lock"
+    stages, ran = yaml.safe_load(path.read_text()), yaml.safe_load(lock.read_text())
+    stages["stages"]["ingest"] = {"cmd": "true", "params": ["ingest.size"]}
+    ran["stages"]["ingest"] = {"cmd": "true", "params": {"params.yaml": {"ingest.size": [1024, 1024]}}}
+    path.write_text(yaml.safe_dump(stages))
+    lock.write_text(yaml.safe_dump(ran))
+    with (
+        open_stage("evaluate", checkout) as context,  # its own settings may change: it runs with them now
+        pytest.raises(
+            StageError, match=r"The settings of stage 'ingest' were changed .*: ingest\.size in params\.yaml"
+        ),
+    ):
+        evaluate.run(context, small_settings())
 
 
 def test_nothing_runs_without_a_change(project):
