@@ -90,18 +90,20 @@ def drop_outdated_runs(deployment: UUID, parameters: Mapping[str, Any]) -> None:
         FlowRunFilterState,
         FlowRunFilterStateType,
     )
-    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.objects import FlowRun, StateType
     from prefect.client.schemas.sorting import FlowRunSort
 
     with get_client(sync_client=True) as client:
-        waiting = client.read_flow_runs(
+        waiting: list[FlowRun] = []
+        while page := client.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
             flow_run_filter=FlowRunFilter(
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
             ),
             sort=FlowRunSort.ID_DESC,
-            limit=200,
-        )
+            offset=len(waiting),
+        ):
+            waiting += page
         outdated = [run for run in waiting if run.auto_scheduled and not run.run_count and run.parameters != parameters]
         for run in outdated:
             client.delete_flow_run(run.id)

@@ -1,6 +1,7 @@
 """Reader of Parquet files of pictures: Hugging Face's ``struct<bytes, path>``, or a plain column of bytes."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -128,10 +129,13 @@ def _read(root: Path, file: str, head: Head, note: SourceNote, by_name: str) -> 
     """Read the labels and splits of a file's rows; no splits without a column of them."""
     schema, rows = head
     image = image_column(root / file, schema, note.image_column)
-    label = _label_column(root / file, schema, note.label_column)
+    candidates = _label_columns(root / file, schema, note.label_column)
     split_name = split_column(schema.names)
-    columns = [name for name in (label, split_name) if name]
+    columns = [*candidates, *([split_name] if split_name else [])]
     values = dict(zip(columns, read_columns(root / file, columns) if columns else [], strict=True))
+    # "target" is also the usual name of a measured quantity.
+    measured = {name for name in candidates if name.lower() == "target" and any(map(_is_fraction, values[name]))}
+    label = next((name for name in candidates if note.label_column or name not in measured), None)
     labels = [_label(root / file, row, value) for row, value in enumerate(values.get(label or "", []))]
     splits = []
     if split_name:
@@ -148,9 +152,13 @@ def _read(root: Path, file: str, head: Head, note: SourceNote, by_name: str) -> 
                     "Correct one of them."
                 )
             splits.append(split)
-    unused = tuple(name for name in schema.names if name not in (image, *columns))
+    unused = tuple(name for name in schema.names if name not in (image, label, split_name))
     text = label is not None and not pa.types.is_primitive(schema.field(label).type)
     return _File(file, labels or [None] * rows, splits, label, text, unused)
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and not value.is_integer()
 
 
 def _label(path: Path, row: int, value: object) -> str | None:
@@ -303,16 +311,17 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _label_column(path: Path, schema: pa.Schema, wanted: str | None) -> str | None:
+def _label_columns(path: Path, schema: pa.Schema, wanted: str | None) -> list[str]:
+    """The columns that may hold the labels, the likeliest first."""
     if wanted is not None:
         if wanted not in schema.names:
             raise DataError(
                 f"{path} has no column '{wanted}'; it has {', '.join(schema.names)}. Name one of them with --label-column."
             )
-        return wanted
+        return [wanted]
     # A list, as in multi-label data, is no class.
     lowered = {field.name.lower(): field.name for field in schema if not pa.types.is_nested(field.type)}
-    return next((lowered[name] for name in _LABEL_COLUMNS if name in lowered), None)
+    return [lowered[name] for name in _LABEL_COLUMNS if name in lowered]
 
 
 def _names_in_metadata(schema: pa.Schema, label: str | None) -> tuple[str, ...]:

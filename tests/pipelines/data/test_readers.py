@@ -409,6 +409,18 @@ def test_a_list_of_labels_in_parquet_is_no_class_unless_it_is_named(tmp_path: Pa
         list_pictures(tmp_path, SourceNote(format="parquet", label_column="labels"))
 
 
+def test_a_measured_quantity_in_parquet_is_no_class_unless_it_is_named(tmp_path: Path) -> None:
+    table = pa.table({"image": [png(0), png(1)], "target": [0.0, 0.37], "fine_label": [3, 4]})
+    pq.write_table(table, tmp_path / "data.parquet")
+    listing = list_pictures(tmp_path, read_note(tmp_path))
+    assert listing.classes == ("3", "4")
+    assert listing.notes == ("columns that are not used: target",)
+    pq.write_table(table.drop_columns(["fine_label"]), tmp_path / "data.parquet")
+    assert list_pictures(tmp_path, read_note(tmp_path)).classes == ()
+    with pytest.raises(DataError, match=r"row 1: a label must be text or a whole number, got '0\.37'"):
+        list_pictures(tmp_path, SourceNote(format="parquet", label_column="target"))
+
+
 def test_parquet_with_plain_bytes_text_labels_and_nulls(tmp_path: Path) -> None:
     table = pa.table({"img": [png(0), None, png(2)], "class": ["dog", "cat", None]})
     pq.write_table(table, tmp_path / "x.parquet")

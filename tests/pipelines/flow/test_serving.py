@@ -37,10 +37,15 @@ def test_runs_that_an_earlier_gantry_serve_has_left_do_not_run_with_its_settings
         waiting("missed", 200),
         waiting("ordered", 100, auto_scheduled=False),
         waiting("taken up again", 100, run_count=1),
+        waiting("on the next page", 100),
     ]
     deleted: list[str] = []
-    client = SimpleNamespace(read_flow_runs=lambda **_: runs, delete_flow_run=deleted.append)
+
+    def read(*, offset: int, **_: Any) -> list[SimpleNamespace]:
+        return runs[offset : offset + 4]
+
+    client = SimpleNamespace(read_flow_runs=read, delete_flow_run=deleted.append)
     monkeypatch.setattr("prefect.client.orchestration.get_client", lambda **_: nullcontext(client))
     drop_outdated_runs(uuid.uuid4(), {"revision": "HEAD", "overrides": {"train.steps": 200}})
-    assert deleted == ["outdated"]
-    assert "1 run(s) that came due while nothing served the deployment are dropped" in caplog.text
+    assert deleted == ["outdated", "on the next page"]
+    assert "2 run(s) that came due while nothing served the deployment are dropped" in caplog.text
