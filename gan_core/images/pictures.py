@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gan_core.errors import DataError, PictureError
 from gan_core.images.corrections import correct_pixels, explain_unreadable, open_corrected, to_8_bits
+from gan_core.images.jpeg import load_jpeg
 
 log = logging.getLogger(__name__)
 
@@ -136,12 +137,17 @@ def open_picture(
     """
     with _opened(content, max_pixels) as picture:
         try:
-            if near is not None and picture.format in ("JPEG", "MPO"):
-                rows, columns = near[::-1] if _turn(picture) in _SIDEWAYS else near
-                picture.draft(None, (columns * _READING_GAP, rows * _READING_GAP))
-            picture.load()
-            turn = _turn(picture)
-            upright = convert_channels(correct_pixels(picture, content), channels)
+            if picture.format in ("JPEG", "MPO"):
+                turn, full = _turn(picture), picture.size
+                if near is not None:
+                    rows, columns = near[::-1] if turn in _SIDEWAYS else near
+                    picture.draft(None, (columns * _READING_GAP, rows * _READING_GAP))
+                loaded = load_jpeg(picture, content, full)
+            else:
+                picture.load()
+                turn = _turn(picture)  # some formats have their EXIF block after the pixels
+                loaded = correct_pixels(picture, content)
+            upright = convert_channels(loaded, channels)
             if turn is not None:
                 upright = upright.transpose(turn)
         except PictureError:

@@ -17,7 +17,7 @@ from pipelines.registry.card import example_target, model_card
 from pipelines.registry.contents import METRICS
 from pipelines.tracking.store import silence_logger
 
-_PACKAGES = ("torch", "numpy", "pillow", "safetensors", "pandas")
+_PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "safetensors", "pandas")
 _SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 
 

@@ -1,7 +1,9 @@
 """Every format that Pillow reads is decoded to uint8 of the target shape; anything else is refused with a reason."""
 
 import io
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 from gan_core.errors import DataError
 from gan_core.images.files import PICTURE_SUFFIXES, is_picture
-from gan_core.images.pictures import FORMATS, PictureError, decode, encode_png, fit, prepare
+from gan_core.images.pictures import FORMATS, PictureError, decode, encode_png, fit, open_picture, prepare
 
 
 def saved(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -170,6 +172,60 @@ def test_truncated_png_and_jpeg_are_called_so() -> None:
     for kind in ("PNG", "JPEG"):
         with pytest.raises(PictureError, match="^truncated"):
             decode(truncated(kind), 3)
+
+
+def photo(height: int, width: int) -> Image.Image:
+    """Soft blotches of colour."""
+    blotches = np.random.default_rng(0).integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
+    return Image.fromarray(blotches).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 2}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_whose_data_was_lost_is_refused_even_if_it_ends_as_it_should(mode: str, options: dict[str, Any]) -> None:
+    """Pillow shows a flat or shifted part, without a word."""
+    content = saved(photo(256, 256).convert(mode), "JPEG", quality=90, **options)
+    decode(content, 3)
+    half = len(content) // 2
+    for damaged in (
+        content[:half] + b"\xff\xd9",
+        content[:half] + bytes(len(content) - half - 2) + b"\xff\xd9",
+        content[:half] + bytes(2048) + content[half + 2048 :],
+    ):
+        Image.open(io.BytesIO(damaged)).load()
+        for read in (partial(decode, channels=3), partial(prepare, size=(32, 32), channels=3, mode="crop")):
+            with pytest.raises(PictureError, match="a part of the picture is (missing|damaged)") as caught:
+                read(damaged)
+            assert caught.value.reason in ("truncated", "corrupt")
+
+
+def test_bytes_that_follow_the_last_pixel_of_a_jpeg_do_no_harm() -> None:
+    """As cameras and video cards write them."""
+    for options in ({}, {"progressive": True}):
+        content = saved(photo(64, 64), "JPEG", **options)
+        expected = decode(content, 3)
+        for filling in (bytes(100), b"\xff" * 500, bytes(range(1, 200))):
+            for padded in (content[:-2] + filling + content[-2:], content + filling):
+                np.testing.assert_array_equal(decode(padded, 3), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (33, 17), (250, 333)])
+def test_a_jpeg_is_read_as_pillow_reads_it(mode: str, height: int, width: int) -> None:
+    kinds = [
+        {"progressive": progressive, "optimize": not progressive, "subsampling": subsampling, "quality": quality}
+        for progressive in (False, True)
+        for subsampling in ("4:4:4", "4:2:2", "4:2:0")
+        for quality in (50, 95)
+    ]
+    for options in kinds if mode == "RGB" else kinds[::3]:
+        content = saved(photo(height, width).convert(mode), "JPEG", **options)
+        for near in (None, (60, 80), (20, 20), (8, 6)):
+            expected = Image.open(io.BytesIO(content))
+            if near is not None:
+                expected.draft(None, (near[1] * 2, near[0] * 2))
+            found = open_picture(content, 1 if mode == "L" else 3, near=near)
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(expected), str((options, near)))
 
 
 @pytest.mark.parametrize(
