@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -229,14 +230,23 @@ class Storage:
         self.delete(*(entry.name for entry in self.entries(prefix)))
 
     def check(self) -> None:
-        """Write, read, list and delete a small object; raises StorageError if one of these is impossible."""
-        name = f"check/{socket.gethostname()}-{os.getpid()}"
+        """Write, create, read, list and delete a small object; raises StorageError if one of these is impossible.
+
+        Some servers that speak the protocol of S3 ignore that an object is to be created only if there is none (the header
+        ``If-None-Match``), and replace it: there, two drivers would hold the same lease.
+        """
+        name = f"check/{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         with self._explained("use"):
             next(
                 iter(obstore.list(self._store, "check")), None
             )  # fails if there is no bucket, where a write may create it
         self.write(name, b"gantry")
         try:
+            if self.create(name, b"another"):
+                raise StorageError(
+                    f"{self._place()} replaces an object that is to be created only if there is none (If-None-Match), so two "
+                    "hosts could work on the same thing at once. Update its server, or use another storage."
+                )
             if self.read(name) != b"gantry":
                 raise StorageError(f"{self.uri} does not return what was written to it.")
         finally:

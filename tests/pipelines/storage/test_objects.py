@@ -68,6 +68,18 @@ def test_the_check_tries_everything_and_leaves_nothing(storage):
     assert not list(storage.entries())
 
 
+def test_the_check_refuses_a_storage_that_replaces_what_exists(tmp_path, monkeypatch):
+    """As a server of S3's protocol does that does not know If-None-Match: of two drivers, both would get the lease."""
+    put = obstore.put
+    monkeypatch.setattr(
+        "obstore.put", lambda store, name, content, mode=None, **more: put(store, name, content, **more)
+    )
+    storage = Storage(f"file://{tmp_path}/storage")
+    with pytest.raises(StorageError, match=r"file://.*/storage .*If-None-Match.*Update its server, or use another"):
+        storage.check()
+    assert not list(storage.entries())
+
+
 def test_a_full_disk_is_named_with_its_remedy(tmp_path, monkeypatch):
     def full(*_, **__):
         raise GenericError("Generic LocalFileSystem error: Unable to copy data to file: No space left (os error 28)")
