@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from gan_core.disk import format_bytes
 from gan_core.errors import GantryError, StageError, TrackingError
 from gan_core.images.grid import save_sheet
 from gan_core.inference.generator import load_generator
@@ -94,21 +95,14 @@ def find_side(name: str, checkout: Checkout, settings: Settings, *, draw: bool =
         with version_files(version, uri) as folder:
             files = {place: path.read_bytes() for place in FILES if (path := folder / Path(place).name).is_file()}
             grid = _grid(folder, version) if draw else {}
-    run_side = Side(name=name, kind="run", missing=("settings and cost (its run is gone)",))
+    of_run = Side(name=name, kind="run")
+    missing: tuple[str, ...] = ("settings and cost (its run is gone)",)
     if version.run_id:
         with suppress(TrackingError):
-            run_side = _of_run(name, str(version.run_id), uri)
-    own = _side(name, "version", files, run_side.params, run_side.cost, ())
-    return Side(
-        name=f"{version.name}/{version.version}",
-        kind="version",
-        params=run_side.params,
-        cost=run_side.cost,
-        figures=own.figures,
-        pictures={**run_side.pictures, **own.pictures, **grid},
-        curves=own.curves or run_side.curves,
-        missing=run_side.missing,
-    )
+            of_run, missing = _of_run(name, str(version.run_id), uri), ()
+    # What the run lacks is not told: the figures are those of the version's own files.
+    own = _side(f"{version.name}/{version.version}", "version", files, of_run.params, of_run.cost, missing)
+    return replace(own, pictures={**of_run.pictures, **own.pictures, **grid}, curves=own.curves or of_run.curves)
 
 
 def _grid(folder: Path, version: "ModelVersion") -> dict[str, bytes]:
@@ -158,19 +152,21 @@ def _of_run(name: str, run_id: str, uri: str, *, draw: bool = False) -> Side:
             )
         wanted = {Path(place).name: place for place in FILES}
         listed = [file for file in client.list_artifacts(run.info.run_id) if file.path in wanted]
-        files = {}
+        files, missing = {}, []
         with TemporaryDirectory(prefix="gantry-compare-") as folder:
             for file in listed:
-                if (file.file_size or 0) <= _LARGEST_FILE:
-                    path = client.download_artifacts(run.info.run_id, file.path, folder)
-                    files[wanted[file.path]] = Path(path).read_bytes()
+                if (file.file_size or 0) > _LARGEST_FILE:
+                    missing.append(f"{file.path} ({_too_large()})")
+                    continue
+                path = client.download_artifacts(run.info.run_id, file.path, folder)
+                files[wanted[file.path]] = Path(path).read_bytes()
         grid: dict[str, bytes] = {}
         for version in client.search_model_versions(f"run_id = '{run.info.run_id}'", max_results=1) if draw else ():
             with version_files(version, uri) as version_folder:
                 grid = _grid(version_folder, version)
     cost = {key: value for key, value in run.data.metrics.items() if key.startswith(COST)}
     title = name if name != run_id else f"{run.info.run_name} ({run_id[:8]})"
-    side = _side(title, "run", files, run.data.params, cost, ())
+    side = _side(title, "run", files, run.data.params, cost, tuple(missing))
     return replace(side, pictures={**side.pictures, **grid})
 
 
@@ -227,10 +223,14 @@ def _of_revision(name: str, commit: str, checkout: Checkout) -> Side:
     def read(place: str) -> bytes | None:
         try:
             with dvc.api.open(place, repo=str(checkout.root), rev=commit, mode="rb") as file:
-                return file.read(_LARGEST_FILE)
+                content = file.read(_LARGEST_FILE + 1)
         except (DvcException, OSError) as error:
             missing.append(f"{place} ({'not in this revision' if isinstance(error, FileNotFoundError) else away})")
             return None
+        if len(content) > _LARGEST_FILE:
+            missing.append(f"{place} ({_too_large()})")
+            return None
+        return content
 
     for place in FILES:
         if (content := read(place)) is not None:
@@ -250,6 +250,10 @@ def _of_revision(name: str, commit: str, checkout: Checkout) -> Side:
             missing.append(f"settings ({error})")
     missing.append("cost (a revision has none; name the run in MLflow)")
     return _side(name, "revision", files, params, {}, tuple(missing))
+
+
+def _too_large() -> str:
+    return f"larger than {format_bytes(_LARGEST_FILE)}"
 
 
 def _side(

@@ -26,7 +26,7 @@ from pipelines.registry.comparison import judge
 from pipelines.registry.comparison_page import page
 from pipelines.runtime.checkout import Checkout
 from pipelines.tracking import RunLog, find_run, sync
-from tests.pipelines.registry.conftest import PROTOCOL
+from tests.pipelines.registry.conftest import PROTOCOL, artifacts, seal
 from tests.pipelines.settings_example import ROOT
 from tests.pipelines.toy import make_project, run
 
@@ -200,6 +200,34 @@ def test_a_registered_version_is_compared(logged, register, checkout: Checkout) 
     found = json.loads(told("first", "digits/1", "--json").output)
     assert [cell["value"] for cell in found["figures"]["fid"]] == [25, 20]
     assert found["figures"]["fid"][1]["against_first"] == "no interval"
+
+
+@pytest.mark.parametrize("where", ["run", "version"])
+def test_a_version_lacks_figures_if_its_own_files_do(
+    where: str, logged: Callable[..., str], register, checkout: Checkout, uri: str
+) -> None:
+    """What its run lacks or has is not among them."""
+    run_id = logged("first", 0, None if where == "run" else figure(25.0))
+    register(fid=20.0, run_id=run_id)
+    if where == "version":
+        (artifacts(MlflowClient(uri), "1") / "metrics.json").unlink()
+        seal(MlflowClient(uri), "1")
+    found = json.loads(told("digits/1", run_id, "--json").output)
+    lacking = ["metrics.json, so it has no figures with a protocol"]
+    assert [side["missing"] for side in found["compared"]] == ([[], lacking] if where == "run" else [lacking, []])
+    assert [cell and cell["value"] for cell in found["figures"]["fid"]] == (
+        [20, None] if where == "run" else [None, 25]
+    )
+
+
+def test_a_file_too_large_to_compare_is_named(
+    logged: Callable[..., str], checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.registry.compared._LARGEST_FILE", 100)
+    run_id = logged("first", 0, figure(25.0))
+    output = told(run_id, "HEAD").output
+    assert f"first ({run_id[:8]}) lacks metrics.json (larger than 100 bytes)" in output
+    assert "HEAD lacks params.yaml (larger than 100 bytes)" in output
 
 
 def test_the_page_shows_the_generators_of_versions_at_the_same_latents(
