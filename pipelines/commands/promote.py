@@ -109,7 +109,7 @@ def ledger(name: str | None, verify: bool, expect: str | None, gates: bool, as_j
     from pipelines.registry import promote as registry
     from pipelines.settings.schema import load_settings
 
-    if expect and not verify:
+    if expect is not None and not verify:
         raise SettingsError("--expect needs --verify: give both.")
     settings = load_settings()
     name = name or settings.register.name

@@ -265,9 +265,10 @@ def verify_ledger(name: str, *, tracking_uri: str, expected: str | None = None) 
     Args:
         name: registered model.
         tracking_uri: MLflow server or database.
-        expected: digest, or its beginning, that an entry of the chain must have.
+        expected: digest, or its first 8 or more digits, that an entry of the chain must have.
 
     Raises:
+        SettingsError: ``expected`` is no such digest.
         TrackingError: there is no such model; the server cannot be reached.
     """
     with explain_server_errors(tracking_uri):

@@ -1,10 +1,12 @@
 """Verify a ledger: its hash chain, the alias, and the figures in the versions' files. Needs no server."""
 
 import datetime
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gan_core.errors import SettingsError
 from pipelines.registry.ledger import (
     MAX_CLOCK_SKEW_MS,
     Ledger,
@@ -58,13 +60,21 @@ def verify(
     Args:
         ledger: entries and current champion.
         evidence: state of the files of each version in :func:`promoted_versions`.
-        expected: digest, or its beginning, that an entry of the chain must have.
+        expected: digest, or its first 8 or more digits, that an entry of the chain must have.
         now_ms: current time in milliseconds since 1970; by default, read from the clock.
+
+    Raises:
+        SettingsError: ``expected`` is no such digest. A shorter one could be that of any entry, an empty one that of all.
     """
+    if expected is not None and not re.fullmatch("[0-9a-f]{8,64}", expected):
+        raise SettingsError(
+            f"--expect is {expected!r}. Give the head that an earlier gantry ledger --verify printed, or at least its first 8 "
+            "digits. If it comes from a shell variable, check that the variable is set."
+        )
     now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     breaks = [f"The tag gantry.ledger.{bad.id} is not a valid entry: {bad.why}" for bad in ledger.unreadable]
     breaks += _chain(ledger, now)
-    if expected and not any(entry.digest.startswith(expected) for entry in ledger.chain):
+    if expected is not None and not any(entry.digest.startswith(expected) for entry in ledger.chain):
         breaks.append(f"No entry of the chain has the digest {expected}: entries were removed or rewritten since then")
     breaks += _alias(ledger)
     figures, wrong, notes = _figures(ledger, evidence)

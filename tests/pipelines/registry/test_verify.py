@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gan_core.errors import SettingsError
 from pipelines.registry.ledger import TAG_PREFIX, Move
 from pipelines.registry.verify import Evidence, Report, promoted_versions, verify
 from tests.pipelines.registry.test_ledger import Registry
@@ -73,6 +74,13 @@ def test_the_last_entry_modified_with_its_digest_is_detected_by_the_expected_hea
     assert check(registry).breaks == ()
     (found,) = check(registry, expected=head).breaks
     assert f"No entry of the chain has the digest {head}" in found
+
+
+@pytest.mark.parametrize("expected", ["", "0a1b2c3", "none", "0A1B2C3D4"])
+def test_an_expected_head_that_proves_nothing_is_refused(registry: Registry, expected: str) -> None:
+    """An unset shell variable would otherwise count as a check that found nothing."""
+    with pytest.raises(SettingsError, match=r"--expect is '.*at least its first 8 digits.*shell variable"):
+        check(registry, expected=expected)
 
 
 def test_an_earlier_head_is_still_in_the_chain_after_more_moves(registry: Registry) -> None:
