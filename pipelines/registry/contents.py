@@ -46,10 +46,7 @@ def version_files(version: "ModelVersion", tracking_uri: str) -> Iterator[Path]:
     """
     with TemporaryDirectory(prefix="gantry-version-") as temporary:
         folder = download_files(version, tracking_uri, Path(temporary))
-        digest = version.tags.get(MANIFEST_TAG)
-        if digest or (folder / MANIFEST).is_file():
-            check_manifest(folder, digest)
-        else:
+        if not check_files(folder, version):
             _LOG.warning(
                 "%s version %s has no checksums of its files (an older version of Gantry registered it), so changes to them "
                 "cannot be detected.",
@@ -57,6 +54,23 @@ def version_files(version: "ModelVersion", tracking_uri: str) -> Iterator[Path]:
                 version.version,
             )
         yield folder
+
+
+def check_files(folder: Path, version: "ModelVersion") -> bool:
+    """Check the files of a version, which were copied to ``folder``, against its manifest; returns False if it has none.
+
+    Raises:
+        CheckpointError: a file does not match the registration; names the version and the file.
+    """
+    digest = version.tags.get(MANIFEST_TAG)
+    if digest is None and not (folder / MANIFEST).is_file():
+        return False
+    try:
+        check_manifest(folder, digest)
+    except CheckpointError as error:  # it names the copy, which nobody can look at
+        found = str(error).replace(f"{folder}/", "")
+        raise CheckpointError(f"Version {version.version} of '{version.name}' ({version.source}): {found}") from error
+    return True
 
 
 def download_files(version: "ModelVersion", tracking_uri: str, place: Path) -> Path:

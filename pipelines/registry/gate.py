@@ -18,6 +18,7 @@ from pipelines.settings.promote import PromoteSettings
 MAX_LINE_LENGTH = 320
 """In characters, of a verdict in the ledger: six lines fit into an entry beside a long reason."""
 NO_CHAMPION = "there is no champion to compare with"
+_RESTORE = "Restore its files"
 
 
 class State(StrEnum):
@@ -156,6 +157,8 @@ class _Gap:
 def _incomparable(challenger: Measured, champion: Measured | None, promote: str) -> _Gap | None:
     """Why the objectives cannot be compared; None if they can, or if there is no champion and the version has one."""
     for side in (challenger, champion):
+        if side is not None and side.damaged:
+            return _Gap(why=side.missing, remedy=_RESTORE, measure="")
         if side is not None and side.objective is None:
             remedy = f"Measure it on the data of this checkout: {promote} --measure"
             return _Gap(why=side.missing, remedy=remedy, measure=side.version)
@@ -370,6 +373,8 @@ def _maker(gate: str, setting: str, bound: bool | float | None) -> _Make:
 def _missing(verdict: _Make, name: str, side: Measured, setting: str, promote: str) -> Verdict:
     """The verdict of a gate whose figure ``side`` lacks."""
     off = f"switch the gate off: {setting}: null in params.yaml"
+    if side.damaged:
+        return verdict(State.NOT_MEASURED, side.missing, remedy=f"{_RESTORE}, or {off}")
     what = f"Version {side.version} of '{side.name}' has no figure {name}."
     if side.again:
         what = f"The settings of this checkout do not measure {name} for version {side.version} of '{side.name}'."

@@ -42,6 +42,8 @@ class Measured:
     """SHA-256 of its ``metrics.json``; empty if it has no valid objective in it."""
     again: bool = False
     """Whether the figures were measured again, on the data of a checkout."""
+    damaged: bool = False
+    """Whether its files are not those that were registered, or are gone, so that it cannot be measured again either."""
 
     def figures_named(self, name: str) -> dict[str, Figure]:
         """The figures called ``name``, by direction; empty text for pictures made from noise."""
@@ -49,7 +51,9 @@ class Measured:
 
     def measured_again(self, found: Assessment) -> "Measured":
         """The version with the figures ``found`` in place of its own."""
-        return replace(self, objective=found.objective, figures=tuple(found.figures), missing="", again=True)
+        return replace(
+            self, objective=found.objective, figures=tuple(found.figures), missing="", again=True, damaged=False
+        )
 
 
 def read_version(version: "ModelVersion", tracking_uri: str, *, damaged: bool = False) -> Measured:
@@ -72,7 +76,7 @@ def read_version(version: "ModelVersion", tracking_uri: str, *, damaged: bool = 
     except (CheckpointError, TrackingError) as error:
         if not damaged:
             raise
-        return Measured(name=name, version=number, objective=None, missing=str(error))
+        return Measured(name=name, version=number, objective=None, missing=str(error), damaged=True)
 
 
 def _read(folder: Path, version: "ModelVersion") -> Measured:

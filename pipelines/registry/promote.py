@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gan_core.errors import GantryError, TrackingError
 from gan_core.files import sha256_file
-from gan_core.inference.manifest import MANIFEST, check_manifest
 from gan_core.metrics.assess import Assessment
 from pipelines.registry.card import describe_gates
 from pipelines.registry.champion import (
@@ -22,8 +21,8 @@ from pipelines.registry.champion import (
 )
 from pipelines.registry.contents import (
     CHALLENGER,
-    MANIFEST_TAG,
     METRICS,
+    check_files,
     download_files,
     find_tag_mismatch,
     read_figure,
@@ -296,8 +295,7 @@ def _evidence(client: "MlflowClient", name: str, number: str, tracking_uri: str)
         except GantryError as error:
             return Evidence(metrics=digest, why=str(error).rstrip("."))
         try:
-            if MANIFEST_TAG in version.tags or (folder / MANIFEST).is_file():
-                check_manifest(folder, version.tags.get(MANIFEST_TAG))
+            check_files(folder, version)
         except GantryError as error:
             return Evidence(metrics=digest, why=str(error).rstrip("."))
         return Evidence(metrics=digest, why=find_tag_mismatch(version, figure))

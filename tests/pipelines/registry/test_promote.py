@@ -385,6 +385,26 @@ def test_a_champion_with_changed_files_can_be_replaced_by_force(register, client
     assert promote("digits", tracking_uri=uri, force=True, reason="it was changed").version == "2"
 
 
+def test_files_that_were_changed_are_named_with_their_version_and_place(register, client, uri):
+    """Not in the temporary copy that was checked. Measuring would not help: it needs the files, too."""
+    register(30.0)
+    promote("digits", tracking_uri=uri)
+    register(20.0)
+    place = artifacts(client, "1")
+    (place / "README.md").write_text("another")
+    found = (
+        f"Version 1 of 'digits' ({place.as_uri()}): README.md was changed. The folder differs from what was registered"
+    )
+    with pytest.raises(TrackingError) as raised:
+        promote("digits", tracking_uri=uri)
+    assert str(raised.value).startswith(found)
+    assert "Restore its files. Or promote without a comparison: gantry promote digits --version 2 --force" in str(
+        raised.value
+    )
+    assert "--measure" not in str(raised.value)
+    assert found in verify_ledger("digits", tracking_uri=uri).breaks[0]
+
+
 def test_a_champion_whose_files_are_gone_can_be_replaced_by_force(register, client, uri):
     register(30.0)
     promote("digits", tracking_uri=uri)
