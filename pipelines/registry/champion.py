@@ -9,13 +9,15 @@ as void after that.
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gan_core.disk import find_disk_error
 from gan_core.errors import TrackingError
 from pipelines.registry.ledger import Ledger, Move, entry_label, escape_nonprintable, read_ledger, to_tag, written_at_ms
-from pipelines.tracking.store import is_refusal
+from pipelines.tracking.store import error_summary, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,7 +86,8 @@ def move_champion(client: "MlflowClient", name: str, decide: Callable[[Ledger], 
         The move, or None if ``decide`` chose none.
 
     Raises:
-        TrackingError: other processes kept moving the champion, or one treated this move as interrupted.
+        TrackingError: other processes kept moving the champion, or one treated this move as interrupted; or the server did not
+            answer whether it moved the champion.
     """
     for attempt in range(_ATTEMPTS):
         ledger = _wait_for_pending(client, name)
@@ -94,8 +97,9 @@ def move_champion(client: "MlflowClient", name: str, decide: Callable[[Ledger], 
         tag, value = to_tag(move)
         client.set_registered_model_tag(name, tag, value)
         if not current_ledger(client, name).competing_moves(move):
-            _set_alias(client, name, move.version)
-            _confirm(client, name, move)
+            with _told_if_uncertain(name, move):
+                _set_alias(client, name, move.version)
+                _confirm(client, name, move)
             return move
         _LOG.info("Another process is moving the champion of '%s'; retrying.", name)
         _withdraw(client, name, move)
@@ -104,6 +108,24 @@ def move_champion(client: "MlflowClient", name: str, decide: Callable[[Ledger], 
         f"Could not move the champion of '{name}': other processes moved it during each of {_ATTEMPTS} attempts. See gantry "
         "ledger, and try again."
     )
+
+
+@contextmanager
+def _told_if_uncertain(name: str, move: Move) -> Iterator[None]:
+    """Turn an error of the server into one that says that the champion may have moved: a repeated rollback would undo another
+    promotion, too."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        if is_refusal(error) or find_disk_error(error) is not None:
+            raise
+        raise TrackingError(
+            f"The tracking server failed while the champion of '{name}' was moved from {move.previous or 'none'} to "
+            f"{move.version or 'none'} ({error_summary(error)}), so it may have moved or not. See gantry ledger before you "
+            f"repeat gantry {move.kind}."
+        ) from error
 
 
 def _wait_for_pending(client: "MlflowClient", name: str) -> Ledger:

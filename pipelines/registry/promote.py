@@ -33,7 +33,7 @@ from pipelines.registry.ledger import Ledger, Move, check_reason
 from pipelines.registry.measured import Measured, read_version
 from pipelines.registry.verify import Evidence, Report, promoted_versions, verify
 from pipelines.settings.promote import OBJECTIVE_ONLY, PromoteSettings
-from pipelines.tracking.store import connect, explain_server_errors, is_refusal
+from pipelines.tracking.store import connect, error_summary, explain_server_errors, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -177,10 +177,11 @@ def _show_verdicts(client: "MlflowClient", name: str, move: Move) -> None:
     try:
         described = client.get_model_version(name, str(move.version)).description or ""
         client.update_model_version(name, str(move.version), describe_gates(described, move))
-    except Exception as error:
-        if not is_refusal(error):
-            raise
-        _LOG.warning("The verdicts are in the ledger, but not in the description of the version: %s", error)
+    except Exception as error:  # of any kind: the champion has moved, and an error here would say that it has not
+        _LOG.warning(
+            "The verdicts are in the ledger, but not in the description of version %s: %s.",
+            *(move.version, error_summary(error)),
+        )
 
 
 def _compare(

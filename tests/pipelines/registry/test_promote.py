@@ -7,6 +7,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from gan_core.errors import CheckpointError, TrackingError
 from gan_core.metrics.assess import Assessment
@@ -403,6 +404,40 @@ def test_files_that_were_changed_are_named_with_their_version_and_place(register
     )
     assert "--measure" not in str(raised.value)
     assert found in verify_ledger("digits", tracking_uri=uri).breaks[0]
+
+
+def test_a_promotion_is_made_even_if_its_verdicts_cannot_be_described(register, client, uri, monkeypatch, caplog):
+    """An error would say that the champion had not moved."""
+
+    def away(*_, **__):
+        raise MlflowException("the server is restarting")
+
+    register(30.0)
+    monkeypatch.setattr(MlflowClient, "update_model_version", away)
+    assert promote("digits", tracking_uri=uri).version == "1"
+    assert champion(client) == "1"
+    assert "not in the description of version 1: the server is restarting." in caplog.text
+
+
+@pytest.mark.parametrize("moved", [True, False], ids=["moved", "not moved"])
+def test_a_server_that_fails_meanwhile_may_have_moved_the_champion(register, client, uri, monkeypatch, moved):
+    """Whoever repeated the rollback without a look could undo two promotions."""
+    for fid in (30.0, 20.0, 10.0):
+        register(fid)
+        promote("digits", tracking_uri=uri)
+    move = MlflowClient.set_registered_model_alias
+
+    def answer_lost(*arguments):
+        if moved:
+            move(*arguments)
+        raise MlflowException("no answer in time")
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", answer_lost)
+    with pytest.raises(
+        TrackingError, match=r"champion of 'digits' was moved from 3 to 2 \(no answer in time\).*gantry ledger"
+    ):
+        rollback("digits", tracking_uri=uri)
+    assert champion(client) == ("2" if moved else "3")
 
 
 def test_a_champion_whose_files_are_gone_can_be_replaced_by_force(register, client, uri):
