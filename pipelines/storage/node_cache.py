@@ -5,6 +5,7 @@ entry that nobody uses may be evicted, the least recently used first. :class:`Pi
 evicted at any time.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from gan_core.locks import file_lock, lock, share, try_lock
 from pipelines.storage.objects import StorageError
 
 _LOCK, _REMOVED = ".lock", ".removed"
+_LOG = logging.getLogger(__name__)
 
 
 class NodeCache:
@@ -138,19 +140,26 @@ class PieceCache:
         self.root, self.limit = root, limit
 
     @contextmanager
-    def open(self, name: str, fetch: Callable[[Path], None], size: int) -> Iterator[int]:
-        """Yield a descriptor of the piece ``name``, open for reading; it is fetched if it is not here.
+    def open(
+        self,
+        name: str,
+        fetch: Callable[[Path], None],
+        size: int,
+        is_whole: Callable[[int], bool] = lambda descriptor: True,
+    ) -> Iterator[int]:
+        """Yield a descriptor of the piece ``name``, open for reading; it is fetched if it is not here, or damaged.
 
         Args:
             name: of the content: equal names have equal content. May not begin with a dot.
             fetch: writes the piece to the path it is given.
             size: most bytes that the piece can have.
+            is_whole: whether the piece that is open with this descriptor is as it was fetched.
 
         Raises:
             StorageError: ``size`` is over the limit.
         """
         path = self.root / name
-        descriptor = self._open(path)
+        descriptor = self._open(path, is_whole)
         if descriptor is None:
             if size > self.limit:
                 raise StorageError(
@@ -159,8 +168,10 @@ class PieceCache:
                 )
             self.root.mkdir(parents=True, exist_ok=True)
             with file_lock(self.root / _LOCK):
-                descriptor = self._open(path)  # another process may have fetched it meanwhile
+                descriptor = self._open(path, is_whole)  # another process may have fetched it meanwhile
                 if descriptor is None:
+                    if path.exists():
+                        _LOG.warning("%s is damaged, as it may be after a power failure. It is fetched again.", path)
                     self._make_room(size)
                     part = self.root / f".{name}"
                     fetch(part)
@@ -172,10 +183,13 @@ class PieceCache:
             os.close(descriptor)
 
     @staticmethod
-    def _open(path: Path) -> int | None:
+    def _open(path: Path, is_whole: Callable[[int], bool]) -> int | None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
+            return None
+        if not is_whole(descriptor):
+            os.close(descriptor)
             return None
         os.utime(descriptor)  # the order of eviction
         return descriptor

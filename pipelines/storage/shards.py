@@ -3,6 +3,9 @@
 import functools
 import hashlib
 import io
+import mmap
+import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,8 @@ from pipelines.storage.objects import Entry, Storage
 
 _METADATA = 64
 """Number of shards whose metadata is kept in memory."""
+_CHECKSUM = 4
+"""Bytes of the CRC-32 at the end of a row group in the cache."""
 _FRAME = 1 << 14
 """Bytes that a row group may need in the cache besides its pictures."""
 
@@ -24,7 +29,8 @@ _FRAME = 1 << 14
 class StorageShards:
     """The shards of the prepared data below ``prefix``; a :class:`gan_core.shards.ShardSource`.
 
-    A row group is kept in the cache of the node, as an Arrow file. Of metadata and labels only these bytes are transferred.
+    A row group is kept in the cache of the node, as an Arrow file with a checksum. Of metadata and labels only these bytes are
+    transferred.
     """
 
     def __init__(self, storage: Storage, prefix: str, cache: PieceCache) -> None:
@@ -68,20 +74,43 @@ class StorageShards:
             group = file.metadata.row_group(number)
             parts = [group.column(index) for index in range(group.num_columns)]
             size = sum(c.total_uncompressed_size for c in parts if c.path_in_schema.partition(".")[0] in columns)
-            key = hashlib.sha256("/".join([self._files[name].name, str(number), *columns]).encode()).hexdigest()[:32]
+            # Those of earlier versions of Gantry have no checksum, and another key.
+            named = ["crc32", self._files[name].name, str(number), *columns]
+            key = hashlib.sha256("/".join(named).encode()).hexdigest()[:32]
 
             def fetch(path: Path) -> None:
                 # The metadata of the schema names all classes, and is not needed.
                 table = file.read_row_group(number, columns=list(columns)).replace_schema_metadata(None)
                 with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                     writer.write_table(table)
+                with path.open("r+b") as piece:
+                    checksum = _checksum(piece.fileno())
+                    piece.seek(0, os.SEEK_END)
+                    piece.write(checksum)
 
             # Arrow pads each buffer and adds an offset a picture.
             with (
-                self._cache.open(key, fetch, size + 64 * group.num_rows + _FRAME) as descriptor,
+                self._cache.open(key, fetch, size + 64 * group.num_rows + _FRAME, _is_whole) as descriptor,
                 pa.memory_map(f"/dev/fd/{descriptor}") as mapped,
             ):
-                yield pa.ipc.open_file(mapped).read_all()
+                content = mapped.read_buffer(mapped.size() - _CHECKSUM)  # mapped, not copied
+                yield pa.ipc.open_file(content).read_all()
+
+
+def _checksum(descriptor: int, end: int | None = None) -> bytes:
+    """CRC-32 of an open file up to the byte ``end``."""
+    with (
+        mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as content,
+        content[:end] as part,
+    ):
+        return zlib.crc32(part).to_bytes(_CHECKSUM, "big")
+
+
+def _is_whole(descriptor: int) -> bool:
+    """Whether a row group in the cache is as it was written."""
+    end = os.fstat(descriptor).st_size - _CHECKSUM
+    return end > 0 and _checksum(descriptor, end) == os.pread(descriptor, _CHECKSUM, end)
 
 
 class _RangeFile(io.RawIOBase):

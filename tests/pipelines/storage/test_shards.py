@@ -79,6 +79,23 @@ def test_only_the_metadata_and_labels_are_read_before_training(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("harm", ["emptied", "cut", "changed"])
+def test_a_damaged_row_group_in_the_cache_is_fetched_again(
+    published: Storage, tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a power failure a file may be empty. The data in the storage is not damaged, and need not be ingested again."""
+    rows = np.array([0, 1, 24])
+    assert np.array_equal(opened(published, tmp_path, 1 << 30).pixels()[rows], PIXELS[rows])
+    (piece,) = (path for path in (tmp_path / "cache").iterdir() if not path.name.startswith("."))
+    content = piece.read_bytes()
+    half = len(content) // 2
+    changed = {"emptied": b"", "cut": content[:half], "changed": content[:half] + b"damaged" + content[half + 7 :]}
+    piece.write_bytes(changed[harm])
+    assert np.array_equal(opened(published, tmp_path, 1 << 30).pixels()[rows], PIXELS[rows])
+    assert f"{piece} is damaged" in caplog.text
+    assert piece.read_bytes() == content
+
+
 def test_a_row_group_larger_than_the_cache_is_refused(published: Storage, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"a piece of the data needs .* Raise storage\.cache_gib"):
         opened(published, tmp_path, 1000).pixels()[np.array([0])]
