@@ -1,7 +1,6 @@
 """Every family that turns noise into images, on the CPU: its step against an eager loop in fp32, where the time goes, its
 memory. ``python -m tests.gpu speed`` measures a GPU."""
 
-import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,16 +13,24 @@ import torch
 from gan_core.data import PreparedDataset
 from gan_core.families import families_that_can
 from gan_core.families.noise import NoiseFamily
-from gan_core.nn import penalties
 from gan_core.precision import has_bf16
 from gan_core.training.trainer import Trainer
 from tests.bench import Row
-from tests.bench.straightforward import NoiseLoop
-from tests.bench.trainers import auto_trainer, made_up_data, measured_memory, race, read_batches, run_steps
+from tests.bench.straightforward import NoiseLoop, torchs_second_gradients
+from tests.bench.trainers import (
+    BLOCKS,
+    auto_trainer,
+    cycle_of,
+    made_up_data,
+    measured_memory,
+    race,
+    read_batches,
+    run_steps,
+)
 
 DEVICE = torch.device("cpu")
 STEPS = {False: 2, True: 10}
-"""In a block: of networks whose step takes tens of milliseconds more, so that a block is not over at once."""
+"""In a block, at least: of networks whose step takes tens of milliseconds more, so that a block is not over at once."""
 QUICK = ("dcgan", "cgan")
 NAMES = tuple(families_that_can(NoiseFamily))
 SIZE, COUNT, BATCH = 32, 512, 32
@@ -46,13 +53,13 @@ def _family(name: str, data: PreparedDataset, place: Path) -> list[Row]:
         run_steps(ours, 1)
     fp32 = auto_trainer(name, data, place / "fp32", DEVICE, **fp32_settings)
     plain = NoiseLoop(auto_trainer(name, data, place / "plain", DEVICE, **fp32_settings))
-    steps = STEPS[name in QUICK]
+    steps = block_steps(ours)
     contestants = {
         "ours": lambda: run_steps(ours, steps),
         "fp32": lambda: run_steps(fp32, steps),
         "plain": lambda: plain.run(steps),
     }
-    seconds = race(contestants, DEVICE)
+    seconds = race(contestants, DEVICE, blocks_of(steps))
     step = seconds["ours"] / steps
     shown = BATCH * ours.config.discriminator_steps
     gib = memory[0] / 2**30
@@ -81,14 +88,25 @@ def _family(name: str, data: PreparedDataset, place: Path) -> list[Row]:
     return table
 
 
+def block_steps(trainer: Trainer) -> int:
+    """Steps of a block: whole cycles, because a block without a lazy penalty says nothing of it."""
+    cycle = cycle_of(trainer)
+    return -(-STEPS[trainer.family.name in QUICK] // cycle) * cycle
+
+
+def blocks_of(steps: int) -> int:
+    """Number of blocks of ``steps``: fewer long ones."""
+    return BLOCKS if steps <= max(STEPS.values()) else 2
+
+
 def _second_gradients(name: str, trainer: Trainer, steps: int) -> Row:
     """The same steps with torch's own gradients of gradients of convolutions."""
 
     def torchs_own() -> None:
-        with patch.object(penalties, "FastDoubleBackward", contextlib.nullcontext):
+        with torchs_second_gradients():
             run_steps(trainer, steps)
 
-    seconds = race({"quick": lambda: run_steps(trainer, steps), "torch": torchs_own}, DEVICE)
+    seconds = race({"quick": lambda: run_steps(trainer, steps), "torch": torchs_own}, DEVICE, blocks_of(steps))
     return Row(
         name=f"{name}: quick second gradients against torch's",
         ratio=seconds["torch"] / seconds["quick"],
@@ -112,7 +130,7 @@ def _compiled_penalties(name: str, trainer: Trainer, steps: int) -> Row:
     began = time.monotonic()
     run(compiled)()
     compiling = time.monotonic() - began
-    seconds = race({"eager": run(None), "compiled": run(compiled)}, DEVICE)
+    seconds = race({"eager": run(None), "compiled": run(compiled)}, DEVICE, blocks_of(steps))
     fast, slow = seconds["compiled"] / steps, seconds["eager"] / steps
     return Row(
         name=f"{name}: a step with compiled penalties against eager ones",

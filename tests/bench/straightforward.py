@@ -10,8 +10,7 @@ from torch import nn
 
 from gan_core.families import Batch, Phase, require
 from gan_core.families.noise import NoiseFamily
-from gan_core.nn import penalties
-from gan_core.nn.convolution import Conv2d, ConvTranspose2d
+from gan_core.nn.convolution import Conv2d, ConvTranspose2d, FastDoubleBackward
 from gan_core.nn.instance_norm import InstanceNorm2d
 from gan_core.nn.padding import ReflectionPad2d
 from gan_core.training.trainer import Trainer
@@ -75,9 +74,16 @@ def torchs_own() -> Iterator[None]:
 
     (That cuDNN sums in an order is the Trainer's own wish, while it runs: here it need not.)
     """
+    with patch.object(torch, "channels_last", torch.contiguous_format), torchs_second_gradients():
+        yield
+
+
+@contextlib.contextmanager
+def torchs_second_gradients() -> Iterator[None]:
+    """Gradients of gradients are torch's own, in penalties and in families' own losses."""
     with (
-        patch.object(torch, "channels_last", torch.contiguous_format),
-        patch.object(penalties, "FastDoubleBackward", contextlib.nullcontext),
+        patch.object(FastDoubleBackward, "__enter__", lambda mode: mode),
+        patch.object(FastDoubleBackward, "__exit__", lambda mode, *error: None),
     ):
         yield
 

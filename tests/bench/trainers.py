@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import itertools
 import math
 import resource
 import statistics
@@ -54,7 +53,7 @@ def auto_trainer(
     world: World | None = None,
     **settings: object,
 ) -> Trainer:
-    """A trainer of ``name`` as ``auto`` chooses, without pictures and checkpoints on the way.
+    """A trainer of ``name`` as ``auto`` chooses, without pictures, and without checkpoints after the first one.
 
     ``model`` and ``settings`` override settings of the family and of the run.
     """
@@ -70,7 +69,8 @@ def auto_trainer(
         {key.removeprefix(prefix): value for key, value in chosen.items() if key.startswith(prefix)}
         for prefix in ("model.", "train.")
     )
-    seldom = {"steps": NEVER, "log_every": NEVER, "sample_every": NEVER, "checkpoint_every": NEVER}
+    # The first grid is left out only if none is due before the end; it would count as memory of a step.
+    seldom = {"steps": NEVER, "log_every": NEVER, "sample_every": NEVER + 1, "checkpoint_every": NEVER}
     config = build(TrainConfig, {**train, **seldom, **settings})
     return Trainer(
         name, family_config(name, {**family, **(model or {})}), data, config, place, device=device, world=world
@@ -82,10 +82,14 @@ def run_steps(trainer: Trainer, count: int) -> None:
     trainer.run(until=trainer.step + count)
 
 
+def cycle_of(trainer: Trainer) -> int:
+    """Number of consecutive steps in which every lazy regulariser is as often due, whichever is the first; 1 without any."""
+    return math.lcm(*(phase.every for phase in trainer.family.phases()))
+
+
 def run_until_captured(trainer: Trainer) -> int:
     """Train until steps of all kinds are captured (``compile: step``). Returns after how many steps their kinds recur."""
-    phases = itertools.chain.from_iterable(trainer.family.updates())
-    period = math.lcm(*(phase.every for phase in phases), WINDOW if trainer.augmenter.adaptive else 1)
+    period = math.lcm(cycle_of(trainer), WINDOW if trainer.augmenter.adaptive else 1)
     run_steps(trainer, (WARM_UPS + 1) * period)
     return period
 

@@ -82,8 +82,9 @@ def rows() -> list[Row]:
         )
         mine, theirs = compared.first / steps, compared.second / steps
         counted = Trainer("dcgan", model, dataset, config, Path(folder) / "counted", device=device)
+        counted.run(until=1)  # before the first step, a run draws a grid
         with FlopCounterMode(display=False) as counter:
-            counted.run(until=1)
+            counted.run(until=2)
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32
         share = counter.get_total_flops() / mine / matrix_rate(dtype, device)
     note = (

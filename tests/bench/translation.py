@@ -19,7 +19,7 @@ from gan_core.families.translation_layers import one_hot
 from gan_core.precision import has_bf16
 from gan_core.training.trainer import Trainer
 from tests.bench import Row
-from tests.bench.straightforward import with_torchs_layers
+from tests.bench.straightforward import torchs_own, with_torchs_layers
 from tests.bench.trainers import auto_trainer, made_up_data, race, run_steps
 
 SIZE, STEPS = 64, 3
@@ -57,13 +57,14 @@ class Straightforward:
 
     def run(self, steps: int) -> None:
         """Train for ``steps`` steps."""
-        for _ in range(steps):
-            for _ in range(self._rounds):
-                real, labels, condition = self._feed(self._turn)
-                self._turn += 1
-                batch = (real.contiguous(), labels, None if condition is None else condition.contiguous())
-                self._update("discriminator", self._losses[0](*batch))
-            self._update("generator", self._losses[1](*batch))
+        with torchs_own():
+            for _ in range(steps):
+                for _ in range(self._rounds):
+                    real, labels, condition = self._feed(self._turn)
+                    self._turn += 1
+                    batch = (real.contiguous(), labels, None if condition is None else condition.contiguous())
+                    self._update("discriminator", self._losses[0](*batch))
+                self._update("generator", self._losses[1](*batch))
 
     def _update(self, side: str, loss: Tensor) -> None:
         self._adam[side].zero_grad()
