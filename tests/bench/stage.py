@@ -20,6 +20,7 @@ from gan_core.training.observer import Observer
 from gan_core.training.trainer import Trainer
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import ray_cluster
+from pipelines.runtime.resources import usable_cpus
 from pipelines.settings.schema import load_settings
 from pipelines.tracking import RunLog, Shipper
 from pipelines.training.fit import fit
@@ -80,10 +81,10 @@ def stage(place: Path) -> None:
 
 def bare(place: Path) -> None:
     """Train with nothing around it, a line for each row of metrics."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(usable_cpus())  # as many as the stage's worker has
     settings, never = load_settings(ROOT / "params.yaml"), 10**9
     config = dataclasses.replace(
-        settings.train.trainer_config(), steps=never, sample_every=never, checkpoint_every=never
+        settings.train.trainer_config(), steps=never, sample_every=never, checkpoint_every=never, fid_every=0
     )
 
     class Lines(Observer):
