@@ -30,7 +30,6 @@ from gan_core.metrics.features import Features
 from gan_core.metrics.frechet import Moments
 from gan_core.metrics.inception import load_inception
 from gan_core.metrics.sources import DatasetSplit
-from gan_core.nn.convolution import FastDoubleBackward
 from gan_core.precision import choose_device
 from gan_core.randomness import WorkerSlice
 from gan_core.training import feed as feeds
@@ -38,9 +37,11 @@ from gan_core.training.adam import Adam
 from gan_core.training.backends import cudnn_kernels
 from gan_core.training.feed import Feed
 from gan_core.training.trainer import Trainer
+from tests.bench.straightforward import torchs_second_gradients
 from tests.bench.trainers import (
     NEVER,
     auto_trainer,
+    cycle_of,
     forget_memory,
     made_up_data,
     run_steps,
@@ -250,14 +251,9 @@ def _penalties(bench: Bench) -> Iterator[Row]:
         return
     with exact_fp32():
         quick = gradients(trainer)
-        with patch.object(FastDoubleBackward, "__torch_function__", _unchanged):
+        with torchs_second_gradients():
             error, each = relative(quick, gradients(trainer))
     yield at_most(name, error, SECOND, note=each)
-
-
-def _unchanged(mode: object, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-    """Call ``func``, in place of a fast form of it."""
-    return func(*args, **(kwargs or {}))
 
 
 def _resume(bench: Bench) -> Iterator[Row]:
@@ -349,7 +345,8 @@ def _waiting(bench: Bench) -> Iterator[Row]:
             yield needs_cuda(name)
             continue
         trainer = bench.trainer(name.split()[1], **settings)
-        run_steps(trainer, 6)  # constants are made, graphs are recorded
+        cycle = cycle_of(trainer)
+        run_steps(trainer, max(6, 2 * cycle))  # constants are made, graphs are recorded, also of lazy penalties
         if settings.get("compile") == "step":
             run_until_captured(trainer)
             if trainer._captured is None:
@@ -357,7 +354,7 @@ def _waiting(bench: Bench) -> Iterator[Row]:
                 continue
         torch.cuda.set_sync_debug_mode("error")
         try:
-            run_steps(trainer, 12)
+            run_steps(trainer, max(12, cycle))
         except RuntimeError as error:
             yield holds(name, False, "no waiting", note=str(error)[:300])
         else:
