@@ -155,7 +155,7 @@ def _family(name: str, size: int, options: Options) -> Iterator[Row]:
         yield from _shares(case, seconds)
         yield from _profiled(ours, seconds, options.folder / f"{name}-{size}.json")
         rounds = ours.config.discriminator_steps
-        feed = seconds_of(partial(read_batches, ours, 20), device) / 20 * rounds
+        feed = race({"feed": partial(read_batches, ours, 20)}, device)["feed"] / 20 * rounds
         yield (
             at_most("share of a step that data takes", 100 * feed / seconds, 2.0, "%")
             if cuda
@@ -294,11 +294,16 @@ def _profiled(trainer: Trainer, seconds: float, path: Path) -> Iterator[Row]:
 
 
 def _host_seconds(trainer: Trainer, steps: int) -> float:
-    """Seconds until the host has launched a step, without waiting for the card."""
-    wait(trainer.device)
-    started = time.perf_counter()
-    run_steps(trainer, steps)
-    taken = time.perf_counter() - started
+    """Mean seconds until the host has launched a step, without waiting for the card.
+
+    Each step begins with an idle card: the queue of launches is limited, and a host that has filled it waits for the card.
+    """
+    taken = 0.0
+    for _ in range(steps):
+        wait(trainer.device)
+        started = time.perf_counter()
+        run_steps(trainer, 1)
+        taken += time.perf_counter() - started
     wait(trainer.device)
     return taken / steps
 
