@@ -152,6 +152,7 @@ def _run(name: str, options: Options) -> Iterator[Row]:
     if trainer.step < config.steps:
         _train(trainer, notebook, options.deadline - SAVE_SECONDS[device.type])
         seconds = notebook.seconds
+    trainer.generator.update_statistics()  # those that it has are of its last grid or FID, for other weights
     pictures, columns = trainer.generator.preview()
     save_sheet(options.folder / "latest.png", pictures, columns=columns)
     minutes = (read_json(spent) if spent.is_file() else 0.0) / 60
@@ -316,7 +317,6 @@ def _at_the_end(
     if not kept.is_file():
         if options.left() < FINAL_SECONDS:
             return Row(name=said, state="no time", note="call it again to measure it")
-        trainer.generator.update_statistics()
         split = "test" if trainer.generator.translates else "train"
         found = assess(
             trainer.generator,
