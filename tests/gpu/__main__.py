@@ -10,6 +10,7 @@ for all families, each in its own minutes.
 import argparse
 import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -56,11 +57,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.part in FAMILY_PARTS) != (options.family is not None):
         parser.error(f"{options.part} needs a family" if options.family is None else f"{options.part} takes no family")
+    if not RESERVE < 60 * options.minutes < math.inf:
+        parser.error(f"--minutes {options.minutes:g}: {RESERVE:g} seconds of them are for the end; give more")
     return options
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a part; 1 if a target was missed, or something could not be measured by an error."""
+    """Run a part.
+
+    Returns:
+        1 if a target was missed, or something could not be measured by an error or for lack of data; 2 if no item matches.
+    """
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("gan_core").setLevel(logging.WARNING)
@@ -86,8 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
         kimg=options.kimg,
     )
     if options.list:
-        print("\n".join(item.name for item in items_of(plan)))
-        return 0
+        names = [item.name for item in items_of(plan)]
+        print("\n".join(names))
+        return 0 if names else 2
     if options.worker:
         signal.setitimer(signal.ITIMER_REAL, max(plan.left(), 0) + RESERVE)  # ends it, should its parent be killed
         measure(plan)
@@ -98,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Every part for every family, one after the other; 1 if one of them is."""
+    """Every part for every family, one after the other; 1 if one of them is, and 2 if all are, because no item matches."""
     from gan_core.families import families_that_can
     from gan_core.families.noise import NoiseFamily
     from gan_core.families.translation import TranslationFamily
@@ -110,15 +118,15 @@ def run_all(options: argparse.Namespace) -> int:
     values |= {"--only": options.only, **({} if options.kimg is None else {"--kimg": options.kimg})}
     shared = [str(word) for flag, value in values.items() for word in (flag, value)]
     shared += [flag for flag, given in (("--small", options.small), ("--list", options.list)) if given]
-    worst = 0
+    statuses = set()
     for call in calls:
         print(f"== {' '.join(call)}", flush=True)
         try:
-            worst = max(worst, main([*call, *shared]))
+            statuses.add(main([*call, *shared]))
         except GantryError as error:  # the other parts may run
             print(f"error: {error}", file=sys.stderr)
-            worst = 1
-    return worst
+            statuses.add(1)
+    return next(status for status in (1, 0, 2) if status in statuses)
 
 
 def supervise(plan: Options) -> None:
@@ -175,8 +183,14 @@ def _end(worker: "subprocess.Popen[bytes]") -> None:
 
 
 def report(plan: Options) -> int:
-    """Print the table and write it beside the rows; 1 if a row failed or a file is too large."""
+    """Print the table and write it beside the rows; 1 if a row failed or a file is too large, 2 if no item matches."""
     record = Record(plan.record)
+    if not record.names:
+        print(
+            f"No item of {plan.part} matches --only {plan.only} (--list names them), or the time was over at once.",
+            file=sys.stderr,
+        )
+        return 2
     text = f"{table(record)}\n\n{summary(record)}\n"
     write_text(plan.folder / "table.txt", text)
     print(text)

@@ -19,6 +19,8 @@ State = Literal["ok", "miss", "figure", "needs CUDA", "left out", "missing data"
 ``left out``: the small form, or the family, has no such figure. ``no time``: it ran into the end of the call."""
 COMPLETE: frozenset[State] = frozenset({"ok", "miss", "figure", "needs CUDA", "left out"})
 """States that a later call does not measure again."""
+FAILED: frozenset[State] = frozenset({"miss", "error", "missing data"})
+"""States of a call that has failed."""
 LARGEST_FILE = 15 * 2**20
 """Bytes of the largest file that may lie below ``--out``."""
 
@@ -143,6 +145,10 @@ class Record:
         rows = self.rows(item)
         return bool(rows) and all(row.state in COMPLETE for row in rows)
 
+    def ran_out(self, item: str) -> bool:
+        """Whether ``item`` ran into the end of a call."""
+        return any(row.state == "no time" for row in self.rows(item))
+
     def tried_since(self, moment: float) -> list[str]:
         """Items measured, or begun, since a moment (``time.time``)."""
         return [name for name, entry in self.values["items"].items() if entry["at"] >= moment]
@@ -192,8 +198,8 @@ def summary(record: Record) -> str:
 
 
 def failed(record: Record) -> bool:
-    """Whether a row misses its target, or could not be measured by an error."""
-    return any(row.state in ("miss", "error") for name in record.names for row in record.rows(name))
+    """Whether a row misses its target, or could not be measured by an error or for lack of data."""
+    return any(row.state in FAILED for name in record.names for row in record.rows(name))
 
 
 def too_large(folder: Path) -> list[Path]:

@@ -20,13 +20,14 @@ from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.files import read_json, sha256_file
 from gan_core.presets.choose import Choice, choose
 from gan_core.randomness import WorkerSlice
+from gan_core.training.generator import AveragedGenerator
 from tests.bench.trainers import auto_trainer, made_up_data
 from tests.gpu import __main__ as command
 from tests.gpu import correct, pack, quality, speed
 from tests.gpu.report import LARGEST_FILE, Record, Row, at_least, at_most, failed, summary, table, too_large
 from tests.gpu.speed import count_step
 from tests.gpu.tiny import SIDE, TINY
-from tests.gpu.worker import RUNNING, Options, code_files, items_of, measure
+from tests.gpu.worker import RUNNING, Item, Options, code_files, items_of, measure
 
 
 @pytest.fixture(autouse=True)
@@ -213,6 +214,7 @@ def test_compiled_calls_that_are_no_cuda_graphs_are_told(monkeypatch: pytest.Mon
 
 def test_a_step_that_could_not_be_captured_is_not_one_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    monkeypatch.setattr(correct, "cycle_of", lambda _: 1)
     for name in ("run_steps", "run_until_captured"):
         monkeypatch.setattr(correct, name, lambda *_: None)
     bench = SimpleNamespace(device=torch.device("cuda"), trainer=lambda *_, **settings: SimpleNamespace(_captured=None))
@@ -252,6 +254,79 @@ def test_a_large_file_is_split_and_joined(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="incomplete or damaged"):
         pack.join_file(tmp_path / "parts", tmp_path / "again" / large.name, sha256_file(large))
     assert not (tmp_path / "again" / large.name).exists()
+
+
+def test_missing_data_fails_a_call_and_a_pattern_without_items_is_no_success(
+    tmp_path: Path, small_pack: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = options(tmp_path, tmp_path / "nothing", "train", "dcgan")
+    measure(lacking)
+    assert [row.state for row in rows_of(lacking).values()] == ["missing data"]
+    assert command.report(lacking) == 1
+    none = options(tmp_path, small_pack, "correct", only="dgcan*")
+    measure(none)
+    assert command.report(none) == 2
+    assert "No item of correct matches --only dgcan*" in capsys.readouterr().err
+    assert command.main(["all", "--list", "--only", "dgcan*"]) == 2
+
+
+@pytest.mark.parametrize("minutes", ["0.2", "nan", "inf", "-1"])
+def test_minutes_in_which_nothing_could_be_measured_are_refused(
+    minutes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.parse(["speed", "--minutes", minutes])
+    assert "15 seconds of them are for the end" in capsys.readouterr().err
+
+
+def test_an_item_that_takes_all_the_time_does_not_keep_the_others_from_being_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def item(name: str) -> Item:
+        def rows() -> list[Row]:
+            begun.append(name)
+            return [at_most("x", 1, 2)]
+
+        return Item(name=name, rows=rows, seconds=0)
+
+    monkeypatch.setattr("tests.gpu.worker.items_of", lambda plan: [item("a"), item("b")])
+    plan = options(tmp_path, tmp_path, "speed")
+    measure(plan)
+    Record(plan.record).write("a", [Row(name="a", state="no time")])
+    monkeypatch.setattr("tests.gpu.worker.items_of", lambda plan: [item("a"), item("b"), item("c")])
+    begun.clear()
+    measure(dataclasses.replace(plan, since=time.time()))
+    assert begun == ["c", "a"]
+    assert Record(plan.record).names == ["a", "b", "c"]
+
+
+def test_the_time_of_the_host_is_that_of_single_steps_on_an_idle_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(speed, "wait", lambda device: done.append("wait"))
+    monkeypatch.setattr(speed, "run_steps", lambda trainer, count: done.append(f"{count} step"))
+    assert speed._host_seconds(SimpleNamespace(device=None), 2) >= 0  # type: ignore[arg-type]
+    assert done == ["wait", "1 step", "wait", "1 step", "wait"]
+
+
+def test_the_last_pictures_are_drawn_with_statistics_of_the_last_weights(
+    tmp_path: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("update_statistics", "preview"):
+        own = getattr(AveragedGenerator, name)
+
+        def noted(self: object, *given: Any, name: str = name, own: Any = own) -> Any:
+            calls.append(name)
+            return own(self, *given)
+
+        monkeypatch.setattr(AveragedGenerator, name, noted)
+    monkeypatch.setattr(
+        "tests.gpu.quality.SAVE_SECONDS", {"cpu": 10_000.0, "cuda": 10_000.0}
+    )  # one step: no grid after it
+    measure(options(tmp_path, small_pack, "train", "dcgan"))
+    assert calls == ["update_statistics", "preview"] * 2
 
 
 # -- the supervisor and the table ------------------------------------------------------------------------------------
