@@ -93,8 +93,12 @@ def _slow(suite: Suite, numbers: random.Random, server: MlflowServer, proxy: Pro
 def _losing(suite: Suite, numbers: random.Random, server: MlflowServer, proxy: Proxy) -> None:
     proxy.lose = True
     time.sleep(numbers.uniform(1, 4))
+    deadline = time.monotonic() + 60
+    while not proxy.lost and time.monotonic() < deadline:  # the shipper may not have asked for anything yet
+        time.sleep(0.05)
     proxy.lose = False
     suite.notes.append(f"{proxy.lost} answers lost")
+    assert proxy.lost, "nothing was asked of the server while its answers were lost"
 
 
 def registering(suite: Suite, numbers: random.Random) -> None:

@@ -159,7 +159,8 @@ class Injector:
             nth = self._counts[kind, place]
             self._note(kind, place)
         if self._plan.point == Point(kind, place, nth) and self._first():
-            self._note("FIRED", f"{place} #{nth}")
+            if self._plan.action not in ("tear", "fill"):  # these act when something is written, which may never be
+                self._note("FIRED", f"{place} #{nth}")
             self._act(place)
 
     def _note(self, kind: str, place: str) -> None:
@@ -288,6 +289,7 @@ class Injector:
 
     def break_off(self, written: int) -> int:
         """Called when half of the data is written: kill the process, or report a full disk."""
+        self._note("FIRED", str(self._plan.point))
         if self._plan.action == "tear":
             os.kill(os.getpid(), signal.SIGKILL)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

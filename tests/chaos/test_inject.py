@@ -97,6 +97,8 @@ def test_an_undisturbed_run_records_every_moment(folder: Path, planned: Callable
         (Point("write", "text"), "interrupt", 1, {}),
         (Point("write", "text"), "terminate", -signal.SIGTERM, {}),
         (Point("write", "text", 2), "kill", 0, {}),
+        (Point("write", "log"), "fill", 0, {}),
+        (Point("write", "log"), "tear", 0, {}),
     ],
     ids=str,
 )
