@@ -107,6 +107,7 @@ class Run:
         events = self.cluster.hosts[self.host].files(f"/opt/events/{self.key}/events.jsonl").read_text()
         told = [json.loads(line) for line in events.splitlines() if '"kind":"metrics"' in line]
         seen = [(event["step"], event["time"]) for event in told]
+        assert seen, "no metric was sent"
         assert len(seen) == len(set(seen)), "a metric was sent twice"
 
     def end(self) -> None:

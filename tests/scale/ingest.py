@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 SIZES = (10_000, 100_000, 1_000_000)
 _CLASSES = 1000
-_DUPLICATES = 1000
-"""One picture in this many equals another."""
+_EQUAL_EVERY = 250
+"""Distance of the pictures in a chunk, from the first one on, that equal each other and those of all other chunks."""
 
 
 def names(count: int) -> Iterator[str]:
@@ -39,7 +39,7 @@ def converted(spec: Any) -> Any:
     digests = [hashlib.sha256(entry.file.encode()).digest() for entry in spec.entries]
     contents = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
     pixels = contents.copy()
-    pixels[:: _DUPLICATES // 4] = 7 if len(spec.entries) > 200 else pixels[0]
+    pixels[::_EQUAL_EVERY] = 7 if len(spec.entries) > 200 else pixels[0]
     count = len(spec.entries)
     return ConvertedChunk(
         positions=np.arange(count),
