@@ -1,7 +1,6 @@
 """A disk that is really full: ``var`` is on a small file system. This covers writes outside Python too, of Ray and Prefect."""
 
 import itertools
-import os
 import random
 import subprocess
 import time
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from pipelines.runtime.resources import usable_cpus
 from tests.chaos.case import Case, NotSupported, Suite
 from tests.chaos.case_flow import LOCAL, check_finished, works_at
 from tests.chaos.case_stages import check_rerun
@@ -52,7 +52,7 @@ def run_without_room(suite: Suite, numbers: random.Random, *, cluster: bool) -> 
     if cluster:
         with suite.baseline.before["train"].copy() as alone:
             # Rounding depends on the number of threads: a worker of a real cluster has one per core.
-            assert alone.stage("train", GANTRY_CHAOS_LOCAL=str(os.cpu_count())).status == 0
+            assert alone.stage("train", GANTRY_CHAOS_LOCAL=str(usable_cpus())).status == 0
             wanted = outs(alone.root, "train")
     with suite.baseline.before["ingest"].copy() as place, _small(place) as disk:
         place.environment.pop("GANTRY_PIPELINE_RUN", None)

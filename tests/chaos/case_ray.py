@@ -1,6 +1,5 @@
 """Kill processes of a real Ray cluster during training or search: the weights stay the same, and no trial is lost."""
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import psutil
 from gan_core.files import read_json, write_json
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.cluster import offer_cluster
+from pipelines.runtime.resources import usable_cpus
 from tests.chaos.case import Case, Suite
 from tests.chaos.case_stages import sync_all
 from tests.chaos.checks import check_logs_sent, check_metrics, check_same, check_whole, make_old
@@ -97,7 +97,7 @@ def _undisturbed(suite: Suite) -> dict[str, str]:
     kept = suite.folder / "train-with-all-cores.json"
     if not kept.is_file():  # each run is a process of its own
         with suite.baseline.before["train"].copy() as alone:
-            ended = alone.stage("train", GANTRY_CHAOS_LOCAL=str(os.cpu_count()))
+            ended = alone.stage("train", GANTRY_CHAOS_LOCAL=str(usable_cpus()))
             assert ended.status == 0, ended.output[-2000:]
             write_json(kept, outs(alone.root, "train"))
     return read_json(kept)
