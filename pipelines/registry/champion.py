@@ -112,8 +112,10 @@ def move_champion(client: "MlflowClient", name: str, decide: Callable[[Ledger], 
 
 @contextmanager
 def _told_if_uncertain(name: str, move: Move) -> Iterator[None]:
-    """Turn an error of the server into one that says that the champion may have moved: a repeated rollback would undo another
-    promotion, too."""
+    """Turn an error of the server into one that says that the champion may have moved.
+
+    After a lost answer, a repeated rollback would undo another promotion, too.
+    """
     from mlflow.exceptions import MlflowException
 
     try:

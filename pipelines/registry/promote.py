@@ -180,7 +180,8 @@ def _show_verdicts(client: "MlflowClient", name: str, move: Move) -> None:
     except Exception as error:  # of any kind: the champion has moved, and an error here would say that it has not
         _LOG.warning(
             "The verdicts are in the ledger, but not in the description of version %s: %s.",
-            *(move.version, error_summary(error)),
+            move.version,
+            error_summary(error),
         )
 
 
