@@ -19,6 +19,8 @@ from pipelines.runtime.process_lock import process_lock
 LOG = logging.getLogger(__name__)
 
 _SERVED = "Served by gantry serve in "
+_PAGE = 200
+"""Most flow runs that Prefect's server gives in one answer."""
 
 
 @contextmanager
@@ -101,6 +103,7 @@ def drop_outdated_runs(deployment: UUID, parameters: Mapping[str, Any]) -> None:
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
             ),
             sort=FlowRunSort.ID_DESC,
+            limit=_PAGE,
             offset=len(waiting),
         ):
             waiting += page

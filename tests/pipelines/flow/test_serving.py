@@ -41,8 +41,8 @@ def test_runs_that_an_earlier_gantry_serve_has_left_do_not_run_with_its_settings
     ]
     deleted: list[str] = []
 
-    def read(*, offset: int, **_: Any) -> list[SimpleNamespace]:
-        return runs[offset : offset + 4]
+    def read(*, limit: int, offset: int, **_: Any) -> list[SimpleNamespace]:
+        return runs[offset : offset + min(limit, 4)]
 
     client = SimpleNamespace(read_flow_runs=read, delete_flow_run=deleted.append)
     monkeypatch.setattr("prefect.client.orchestration.get_client", lambda **_: nullcontext(client))
