@@ -1,4 +1,4 @@
-"""Names of the members of a zip: detect their encoding, and refuse paths that leave the archive.
+"""Names of files: detect the encoding in a zip, refuse paths that leave an archive, and compare as a disk may.
 
 A zip marks a name that is UTF-8, but does not state the encoding of other names. macOS writes UTF-8 without the mark.
 Japanese Windows writes Shift-JIS (cp932). The standard says cp437, which decodes any bytes to some text; it is therefore
@@ -38,6 +38,11 @@ _KNOWN = {
 """Encodings that are detected, with the beginnings of the Unicode names of the characters that people write in them.
 
 Names that fit exactly one encoding are decoded with it. A few short names may fit two: those are refused."""
+
+
+def fold_name(name: object) -> str:
+    """A text that is equal for all names that are one on a disk of macOS or Windows, where ``Cat`` may be ``cat``."""
+    return unicodedata.normalize("NFC", str(name)).casefold()
 
 
 class ZipMember(NamedTuple):

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import os
-import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from gan_core.errors import DataError, GantryError, SettingsError
 from gan_core.families import ImageShape
 from gan_core.files import atomic_write
 from gan_core.images import pictures, sandbox
+from gan_core.images.archive_names import fold_name
 from gan_core.images.files import PictureFiles, has_picture_suffix, is_svg, read_picture_file, render_if_svg
 from gan_core.inference.conditions import Condition, encode, read_condition, read_reference, with_alpha
 from gan_core.inference.generator import Generator
@@ -96,20 +96,15 @@ def _results(names: Sequence[str]) -> dict[str, str]:
     differ only in case or in the form of a letter count as one, because the disk of the results may not tell them apart.
     """
     paths = {name: PurePosixPath(name) for name in names}
-    times = Counter(_as_one(path.with_suffix("")) for path in paths.values())
-    taken = {_as_one(folder) for path in paths.values() for folder in path.parents}
+    times = Counter(fold_name(path.with_suffix("")) for path in paths.values())
+    taken = {fold_name(folder) for path in paths.values() for folder in path.parents}
     results: dict[str, str] = {}
     for name, path in sorted(paths.items()):
-        short = [f"{path.with_suffix('')}.png"] if times[_as_one(path.with_suffix(""))] == 1 else []
+        short = [f"{path.with_suffix('')}.png"] if times[fold_name(path.with_suffix(""))] == 1 else []
         longer = (f"{path}{'.png' * count}" for count in itertools.count(1))
-        results[name] = next(result for result in itertools.chain(short, longer) if _as_one(result) not in taken)
-        taken.add(_as_one(results[name]))
+        results[name] = next(result for result in itertools.chain(short, longer) if fold_name(result) not in taken)
+        taken.add(fold_name(results[name]))
     return results
-
-
-def _as_one(path: PurePosixPath | str) -> str:
-    """The same text for all names that are one on a disk of macOS or Windows."""
-    return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 def translate_files(

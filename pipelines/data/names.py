@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gan_core.errors import DataError
+from gan_core.images.archive_names import fold_name
 from pipelines.settings.data import MAX_NAME_BYTES
 
 MAX_CLASS_LETTERS = 200
@@ -70,7 +71,7 @@ def check_told_apart(names: Iterable[str], folder: Path, origin: object) -> None
             if path in known:
                 continue
             known.add(path)
-            other = spellings.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+            other = spellings.setdefault(fold_name(path), path)
             if other == path:
                 continue
             pair = next(pair for pair in zip(other.split("/"), parts, strict=False) if pair[0] != pair[1])
