@@ -53,4 +53,5 @@ def _counts(counts: np.ndarray, names: tuple[str, ...]) -> str:
     if len(names) <= _SHOWN:
         return first
     numbers = [counts[number] for number in range(len(names))]
-    return f"{first}, ... ({min(numbers):,} to {max(numbers):,} in each)"
+    low, high = min(numbers), max(numbers)
+    return f"{first}, ... ({f'{low:,}' if low == high else f'{low:,} to {high:,}'} in each)"
