@@ -14,6 +14,10 @@ class NotSupported(Exception):  # noqa: N818  not an error: the reason why the c
     """This machine cannot run the case. The message is the reason."""
 
 
+TRIES = 5
+"""How many moments a case chooses at most until one occurs."""
+
+
 @dataclass
 class Suite:
     """What all cases use."""
@@ -65,6 +69,17 @@ def choose(numbers: random.Random, points: Iterable[Point], kinds: Iterable[str]
     assert by_kind, f"the undisturbed run has no moment of kind {', '.join(kinds)}"
     places = by_kind[numbers.choice(sorted(by_kind))]
     return numbers.choice(places[numbers.choice(sorted(places))])
+
+
+def repeat_until_it_comes(once: Callable[[], bool], what: str) -> None:
+    """Call ``once`` until it returns True, that is, until its fault came in time; AssertionError if it never does.
+
+    Each call chooses a moment anew. It may come too late, or never, since no two runs take the same time.
+    """
+    for _ in range(TRIES):
+        if once():
+            return
+    raise AssertionError(f"none of {TRIES} chosen moments occurred in {what}")
 
 
 def by_name(cases: Sequence[Case]) -> dict[str, Case]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.runtime.resources import usable_cpus
-from tests.chaos.case import Case, NotSupported, Suite
+from tests.chaos.case import Case, NotSupported, Suite, repeat_until_it_comes
 from tests.chaos.case_flow import LOCAL, check_finished, works_at
 from tests.chaos.case_stages import check_rerun
 from tests.chaos.checks import check_same, make_old
@@ -34,15 +34,20 @@ def cases() -> list[Case]:
 
 def without_room(suite: Suite, numbers: random.Random, *, stage: str) -> None:
     """Run the stage with too little disk space: it reports that, and resumes when there is more."""
-    with suite.baseline.before[stage].copy() as place, _small(place) as disk:
-        used = disk.used()
-        disk.resize(used + round(_need(suite, stage) * numbers.uniform(0.05, 0.95)))
-        first = place.stage(stage)
-        suite.notes.append(f"{disk.size - used} kB, status {first.status}")
-        _check_said(first)
-        disk.resize(used + 200_000)
-        make_old(place)
-        check_rerun(suite, place, stage)
+
+    def once() -> bool:
+        with suite.baseline.before[stage].copy() as place, _small(place) as disk:
+            used = disk.used()
+            disk.resize(used + round(_need(suite, stage) * numbers.uniform(0.05, 0.95)))
+            first = place.stage(stage)
+            suite.notes.append(f"{disk.size - used} kB, status {first.status}")
+            _check_said(first)
+            disk.resize(used + 200_000)
+            make_old(place)
+            check_rerun(suite, place, stage)
+        return first.status != 0
+
+    repeat_until_it_comes(once, stage)
 
 
 def run_without_room(suite: Suite, numbers: random.Random, *, cluster: bool) -> None:
@@ -54,26 +59,31 @@ def run_without_room(suite: Suite, numbers: random.Random, *, cluster: bool) -> 
             # Rounding depends on the number of threads: a worker of a real cluster has one per core.
             assert alone.stage("train", GANTRY_CHAOS_LOCAL=str(usable_cpus())).status == 0
             wanted = outs(alone.root, "train")
-    with suite.baseline.before["ingest"].copy() as place, _small(place) as disk:
-        place.environment.pop("GANTRY_PIPELINE_RUN", None)
-        disk.resize(ROOM_KB)
-        stage = "train" if cluster else numbers.choice(STAGES)
-        run = place.command("gantry", "run", **extra)
-        run.until(partial(works_at, place, stage), 400, f"stage {stage}")
-        time.sleep(numbers.uniform(0, 15 if cluster else 3))  # a cluster takes seconds to start
-        room = numbers.choice((0, 40, 400))
-        disk.resize(disk.used() + room)
-        suite.notes.append(f"{room} kB left in {stage}")
-        first = run.wait(600)
-        suite.notes.append(f"status {first.status}")
-        _check_said(first)
-        disk.resize(ROOM_KB)
-        make_old(place)
-        last = place.command("gantry", "run", **extra).wait(600)
-        assert last.status == 0, f"the run after it ended with {last.status}:\n{last.output[-4000:]}"
-        if wanted is not None:
-            check_same(place, "train", wanted)
-        check_finished(suite, place, ("ingest", "tune") if cluster else STAGES)
+
+    def once() -> bool:
+        with suite.baseline.before["ingest"].copy() as place, _small(place) as disk:
+            place.environment.pop("GANTRY_PIPELINE_RUN", None)
+            disk.resize(ROOM_KB)
+            stage = "train" if cluster else numbers.choice(STAGES)
+            run = place.command("gantry", "run", **extra)
+            run.until(partial(works_at, place, stage), 400, f"stage {stage}")
+            time.sleep(numbers.uniform(0, 15 if cluster else 3))  # a cluster takes seconds to start
+            room = numbers.choice((0, 40, 400))
+            disk.resize(disk.used() + room)
+            suite.notes.append(f"{room} kB left in {stage}")
+            first = run.wait(600)
+            suite.notes.append(f"status {first.status}")
+            _check_said(first)
+            disk.resize(ROOM_KB)
+            make_old(place)
+            last = place.command("gantry", "run", **extra).wait(600)
+            assert last.status == 0, f"the run after it ended with {last.status}:\n{last.output[-4000:]}"
+            if wanted is not None:
+                check_same(place, "train", wanted)
+            check_finished(suite, place, ("ingest", "tune") if cluster else STAGES)
+        return first.status != 0
+
+    repeat_until_it_comes(once, "the run")
 
 
 def _check_said(first: Ended) -> None:

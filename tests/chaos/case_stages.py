@@ -3,7 +3,7 @@
 import random
 from functools import partial
 
-from tests.chaos.case import Case, Suite, choose
+from tests.chaos.case import Case, Suite, choose, repeat_until_it_comes
 from tests.chaos.checks import check_logs_sent, check_metrics, check_one_version, check_same, check_whole, make_old
 from tests.chaos.inject import WRITES, Point
 from tests.chaos.place import STAGES, Ended, Place, orphans
@@ -31,7 +31,6 @@ SMALL = {
     "kill": STAGES,
 }
 """Stages of the short form."""
-_TRIES = 5
 
 
 def cases() -> list[Case]:
@@ -49,22 +48,24 @@ def cases() -> list[Case]:
 
 def break_stage(suite: Suite, numbers: random.Random, *, stage: str, action: str, kinds: frozenset[str]) -> None:
     """Make the stage fail at one moment, run it again, and check everything."""
-    for _ in range(_TRIES):
+
+    def once() -> bool:
         # The stage runs without a guard, whose parent would be the suite.
         guarded = [point for point in suite.points[stage] if point.place != "fork"]
         point = choose(numbers, guarded if action == "kill-guard" else suite.points[stage], kinds)
         with suite.baseline.before[stage].copy() as place:
             first = place.stage(stage, place.plan(point, action))
             if not first.acted:
-                continue  # threads share the work anew in each run, so it did not come; or it tore a file that stays empty
+                return False  # threads share the work anew in each run; or it tore a file that stays empty
             suite.notes.append(str(point))
             check_end(first, action, point)
             left = orphans()
             assert not left, f"still running: {'; '.join(left)}"
             make_old(place)
             check_rerun(suite, place, stage)
-            return
-    raise AssertionError(f"none of {_TRIES} chosen moments occurred in {stage}")
+        return True
+
+    repeat_until_it_comes(once, stage)
 
 
 def check_end(ended: Ended, action: str, point: Point) -> None:
