@@ -145,7 +145,7 @@ class PieceCache:
         name: str,
         fetch: Callable[[Path], None],
         size: int,
-        is_whole: Callable[[int], bool] = lambda descriptor: True,
+        is_whole: Callable[[int], bool],
     ) -> Iterator[int]:
         """Yield a descriptor of the piece ``name``, open for reading; it is fetched if it is not here, or damaged.
 

@@ -196,8 +196,6 @@ class Injector:
             deadline = time.monotonic() + _HOLD_SECONDS
             while not os.path.exists(f"{self._plan.log}.go") and time.monotonic() < deadline:
                 time.sleep(0.05)
-        elif action == "drop":
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         else:
             raise ValueError(f"unknown action {action!r}")
 

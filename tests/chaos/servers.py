@@ -125,10 +125,6 @@ class Proxy:
         self.uri = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def close(self) -> None:
-        """Stop accepting connections."""
-        self._socket.close()
-
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:

@@ -127,6 +127,10 @@ def test_two_processes_may_evict_the_same_entry(tmp_path, monkeypatch):
     assert not (tmp_path / "a").exists()
 
 
+def _is_whole(descriptor: int) -> bool:
+    return True
+
+
 def folder_bytes(root: Path) -> int:
     total = 0
     for path in root.iterdir():
@@ -146,7 +150,7 @@ def _ask(root: Path, log: Path, numbers: list[int]) -> None:
 
     for number in numbers:
         with (
-            cache.open(str(number), lambda path, number=number: fetch(path, number), 30) as descriptor,
+            cache.open(str(number), lambda path, number=number: fetch(path, number), 30, _is_whole) as descriptor,
             open(descriptor, "rb", closefd=False) as file,
         ):
             assert file.read() == bytes([number]) * 30
@@ -172,5 +176,5 @@ def test_processes_of_a_node_share_the_pieces_and_the_limit(tmp_path: Path) -> N
 
 def test_what_a_killed_process_was_fetching_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".half").write_bytes(b"x" * 90)
-    with PieceCache(tmp_path, 100).open("a", lambda path: path.write_bytes(b"y" * 30) and None, 30):
+    with PieceCache(tmp_path, 100).open("a", lambda path: path.write_bytes(b"y" * 30) and None, 30, _is_whole):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a"]
