@@ -56,6 +56,7 @@ class Forwarder:
                 for event, position in read_events(self._source, self._find_position()):
                     if event is None:
                         LOG.warning("%s has a damaged line before byte %d, which is skipped.", path, position)
+                        self._position = position  # said once, not at each poll
                         continue
                     self._bring(event.get("stored"))
                     append_event(descriptor, {**event, _POSITION: position})

@@ -94,13 +94,20 @@ def test_an_artifact_whose_copy_was_cut_short_is_copied_again(worker, target, tm
     assert (target / stored).read_bytes() == b"picture"
 
 
-def test_a_damaged_line_is_skipped_and_said(worker, target, caplog):
+def test_a_damaged_line_is_skipped_and_said_once(worker, target, caplog):
     worker.log_metrics({"loss": 1.0}, 0)
     with (worker.folder / EVENTS).open("ab") as file:
         file.write(b"\x00\x00\n" + json.dumps({"kind": "metrics", "time": 1, "values": {}, "step": 7}).encode() + b"\n")
     Forwarder(worker.folder, target).forward()
     assert metrics(target) == [0, 7]
     assert "damaged line" in caplog.text
+    with (worker.folder / EVENTS).open("ab") as file:
+        file.write(b"\x00\x00\n")
+    forwarder = Forwarder(worker.folder, target)
+    forwarder.forward()
+    caplog.clear()
+    assert forwarder.forward() == 0
+    assert not caplog.records, "it is the last line, and every poll finds it"
 
 
 def test_a_worker_that_has_recorded_nothing_is_no_error(tmp_path, target):
