@@ -289,8 +289,16 @@ def _drop(name: str, challenger: Measured, champion: Measured | None, bound: flo
     if not new and challenger.translates:
         return verdict(State.NOT_APPLICABLE, f"{name} is not measured for translations")
     for side, figures in ((challenger, new), (champion, old)):
-        if not figures or set(figures) != set(new):
+        if not figures:
             return _missing(verdict, name, side, setting, promote)
+    if set(new) != set(old):
+        directions = [" and ".join(sorted(figures)) or "generated pictures" for figures in (new, old)]
+        return verdict(
+            State.NOT_MEASURED,
+            f"The {name} of version {challenger.version} of '{challenger.name}' cannot be compared with the champion's: it was "
+            f"measured for {directions[0]}, that of version {champion.version} for {directions[1]}.",
+            remedy=f"To promote without it, {_switch_off(setting)}",
+        )
     drops = {}
     for direction, figure in new.items():
         before = old[direction]
@@ -370,9 +378,13 @@ def _maker(gate: str, setting: str, bound: bool | float | None) -> _Make:
     return make
 
 
+def _switch_off(setting: str) -> str:
+    return f"switch the gate off: {setting}: null in params.yaml"
+
+
 def _missing(verdict: _Make, name: str, side: Measured, setting: str, promote: str) -> Verdict:
     """The verdict of a gate whose figure ``side`` lacks."""
-    off = f"switch the gate off: {setting}: null in params.yaml"
+    off = _switch_off(setting)
     if side.damaged:
         return verdict(State.NOT_MEASURED, side.missing, remedy=f"{_RESTORE}, or {off}")
     what = f"Version {side.version} of '{side.name}' has no figure {name}."

@@ -123,6 +123,18 @@ def jackknifed(value: float, spread: float, seed: int, count: int = 5000) -> Fig
     return fid(value, count, low=value - 9, high=value + 9, jackknife=tuple(value + shared + own))
 
 
+def test_figures_of_other_directions_are_not_compared_and_neither_version_is_blamed() -> None:
+    there, back = (
+        other_figure("recall", 0.5, dataclasses.replace(PROTOCOL, direction=direction))
+        for direction in ("horses-zebras", "zebras-horses")
+    )
+    new = dataclasses.replace(version(fid(1.0)), figures=(there,))
+    old = dataclasses.replace(version(fid(30.0), "1"), figures=(there, back))
+    found = verdict("recall", new, old)
+    assert (found.state, found.measure) == (State.NOT_MEASURED, "")
+    assert "was measured for horses-zebras, that of version 1 for horses-zebras and zebras-horses" in found.found
+
+
 def test_the_noise_gate_pairs_the_figures_on_the_same_real_pictures() -> None:
     old = version(jackknifed(30.0, 0.01, 1), "1")
     clear = verdict("beyond noise", version(jackknifed(29.0, 0.01, 2)), old)
