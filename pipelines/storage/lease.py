@@ -2,7 +2,8 @@
 
 The only operation that decides is :meth:`Storage.create`: taking the lease means creating the object of the next epoch. The
 holder rewrites the object ``beat`` of its epoch. Others watch it by their own clock (the hosts' clocks are never compared) and
-take the next epoch if it has not changed for ``ttl`` seconds. A holder that was cut off and comes back finds a higher epoch.
+take the next epoch if it has not changed for ``ttl`` seconds in which the storage answered them. A holder that was cut off and
+comes back finds a higher epoch.
 
 A lease alone does not stop such a holder between two checks: what it writes must carry its epoch or be created only once (see
 :mod:`pipelines.storage.mirror`). That is what Kleppmann calls a fencing token (How to do distributed locking, 2016).
@@ -109,7 +110,8 @@ def lease(
         name: of the thing that one process at a time may work on.
         wait: seconds to wait for a holder that renews its lease; None waits without end. A holder that does not renew it is
             waited for and replaced after ``ttl`` in any case.
-        ttl: seconds without renewal after which a lease is taken over. All processes must use the same.
+        ttl: seconds without renewal, while the storage answers this process, after which a lease is taken over. All processes
+            must use the same.
         beat_seconds: seconds between two renewals.
         labels: what others can tell this process by.
         is_gone: whether a holder is known to be dead: its lease is taken over at once.
@@ -141,13 +143,16 @@ def _acquire(
         "labels": dict(labels),
         "token": uuid.uuid4().hex,
     }
-    began, seen, changed, told, renewals = time.monotonic(), None, time.monotonic(), False, -1
+    began, seen, told, renewals = time.monotonic(), None, False, -1
+    silent, looked = 0.0, time.monotonic()
     while True:
         newest = max(_epochs(storage, name), default=0)
         state = (newest, _read_beat(storage, name, newest)) if newest else None
+        # While the storage did not answer this process, the holder may have been unable to renew its lease, too.
+        silent, looked = silent + min(time.monotonic() - looked, beat_seconds), time.monotonic()
         if state != seen:
-            seen, changed, renewals = state, time.monotonic(), renewals + 1
-        free = state is None or state[1] == _RELEASED or time.monotonic() - changed > ttl
+            seen, silent, renewals = state, 0.0, renewals + 1
+        free = state is None or state[1] == _RELEASED or silent > ttl
         if free or is_gone(_read_holder(storage, name, newest)):
             if storage.create(_epoch(name, newest + 1), json.dumps(me, sort_keys=True).encode()):
                 return Lease(storage, name, newest + 1, beat_seconds)

@@ -39,6 +39,34 @@ def test_a_lease_whose_holder_is_gone_is_taken_over_and_the_holder_finds_out(sto
             assert second.lost is None
 
 
+def test_a_storage_that_does_not_answer_is_not_taken_for_a_holder_that_is_gone(storage, monkeypatch):
+    answers, waiting, entries = threading.Event(), threading.Event(), storage.entries
+    answers.set()
+
+    def entries_when_it_answers(prefix):
+        answers.wait()
+        return entries(prefix)
+
+    monkeypatch.setattr(storage, "entries", entries_when_it_answers)
+
+    def take() -> None:
+        with lease(storage, "key", wait=None, waiting=lambda holder: waiting.set(), **FAST):
+            pass
+
+    other = threading.Thread(target=take)
+    with lease(storage, "key", **FAST) as first:
+        other.start()
+        assert waiting.wait(30)
+        answers.clear()
+        time.sleep(2 * FAST["ttl"])  # neither can the holder renew its lease
+        answers.set()
+        time.sleep(FAST["ttl"] / 2)
+        assert other.is_alive()
+        first.check()
+    other.join(30)
+    assert not other.is_alive()
+
+
 def test_a_holder_known_to_be_dead_is_replaced_at_once(storage):
     with lease(storage, "key", ttl=60, beat_seconds=0.1) as first:
         first._over.set()  # killed
