@@ -88,13 +88,14 @@ def run_pipeline(checkout: Checkout, stages: list[str], revision: str | None, ov
         with ThreadPoolExecutor(max_workers=1) as beside:
             beside.submit(importlib.import_module, "pipelines.flow.flow")
             connection = stack.enter_context(connect_prefect(checkout))
-        from pipelines.flow.flow import PipelineError, mark_crashed, pipeline_flow
+        from pipelines.flow.flow import PipelineError, pipeline_flow
+        from pipelines.flow.owner import mark_crashed
 
         LOGGER.removeHandler(handler)
         stack.enter_context(terminal_log())
         stack.enter_context(connection.clients())
         with explain_server_errors(connection):
-            mark_crashed(checkout)
+            mark_crashed(checkout, own_server=connection.auth is not None)
         remove_abandoned(checkout)
         resume = " Finished stages are kept: run the same command again to continue."
         try:
@@ -156,12 +157,13 @@ def serve(
         from prefect.runner import Runner
         from prefect.schedules import Cron
 
-        from pipelines.flow.flow import mark_crashed, pipeline_flow
+        from pipelines.flow.flow import pipeline_flow
+        from pipelines.flow.owner import mark_crashed
 
         LOGGER.removeHandler(handler)
         stack.enter_context(explain_server_errors(connection))
         check_served_name(checkout, name)
-        mark_crashed(checkout)
+        mark_crashed(checkout, own_server=connection.auth is not None)
         remove_abandoned(checkout)
         runner = Runner(name=name, limit=limit, pause_on_shutdown=True)
         # The default is in the system's temporary folder, where it belongs to the first user who serves anything.

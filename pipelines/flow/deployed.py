@@ -18,7 +18,8 @@ from prefect import flow  # noqa: E402
 from prefect.states import State  # noqa: E402
 
 from pipelines.flow.client_requests import ServedPipeline  # noqa: E402
-from pipelines.flow.flow import FLOW_NAME, StageResult, run_flow  # noqa: E402
+from pipelines.flow.flow import StageResult, run_flow  # noqa: E402
+from pipelines.flow.flow_runs import FLOW_NAME  # noqa: E402
 from pipelines.flow.pull import ORIGIN, clone_folder  # noqa: E402
 from pipelines.runtime.checkout import Checkout  # noqa: E402
 from pipelines.runtime.git import ANY_STATUS, run_git  # noqa: E402

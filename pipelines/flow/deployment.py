@@ -4,7 +4,6 @@ Uses Prefect's Python API. Each function says what it changed, and changes nothi
 """
 
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId,
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
@@ -24,7 +22,7 @@ from prefect.workers.process import ProcessWorker
 from gan_core.errors import SettingsError, StageError
 from pipelines.flow.automations import apply_automations, find_block, wanted_automations
 from pipelines.flow.deployed import pipeline
-from pipelines.flow.flow import FLOW_NAME
+from pipelines.flow.flow_runs import FLOW_NAME, read_flow_runs
 from pipelines.flow.prefect_yaml import CLONE, ENTRYPOINT, concurrency
 from pipelines.flow.schedule import check_schedule
 from pipelines.settings.flow import FlowSettings
@@ -170,19 +168,12 @@ def run_parameters(deployed: Mapping[str, Any], commit: str, overrides: Mapping[
 
 def _backfilled(client: SyncPrefectClient, deployment: DeploymentResponse) -> dict[str, FlowRun]:
     """All backfill runs of ``deployment``, by idempotency key."""
-    found: dict[str, FlowRun] = {}
-    for offset in itertools.count(step=200):
-        page = client.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
-            flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[BACKFILL])),
-            sort=FlowRunSort.ID_DESC,  # without it, the server rejects the request
-            limit=200,
-            offset=offset,
-        )
-        found |= {run.idempotency_key: run for run in page if run.idempotency_key}
-        if len(page) < 200:
-            break
-    return found
+    runs = read_flow_runs(
+        client,
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[BACKFILL])),
+    )
+    return {run.idempotency_key: run for run in runs if run.idempotency_key}
 
 
 def _find(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:

@@ -28,12 +28,13 @@ from prefect.runtime import flow_run as current_run
 from prefect.states import Cancelled, Completed, Failed, State
 
 from gan_core.errors import GantryError, StageError
-from pipelines.flow import owner
 from pipelines.flow.artifacts import publish_artifacts
 from pipelines.flow.client_requests import ServedPipeline, resolve_request
 from pipelines.flow.data_change import FIRST_STAGE, judge_change
+from pipelines.flow.flow_runs import FLOW_NAME
 from pipelines.flow.graph import Node, read_plan
 from pipelines.flow.output import StageOutput, output_file
+from pipelines.flow.owner import label_run
 from pipelines.flow.process import ProcessStoppedError, ProcessTimeoutError, run_streaming
 from pipelines.flow.pull import ORIGIN
 from pipelines.flow.workspace import Workspace, checkout_workspace, has_remote, run_dvc, worktree_workspace
@@ -46,7 +47,6 @@ from pipelines.settings.flow import FlowSettings, TrainAbove, load_flow_settings
 
 LOG = logging.getLogger(__name__)
 
-FLOW_NAME = "pipeline"
 UNCHANGED = "Unchanged"
 """Name of the state of the task that compares the data, if it has not changed enough to train."""
 CANCEL_SECONDS = 3.0
@@ -133,7 +133,7 @@ def run_flow(
     """The body of the flow of :func:`pipeline_flow`, which describes the arguments."""
     redact_logs()  # Prefect starts the process of a scheduled run, so the command line has not done it
     with get_client(sync_client=True) as client:
-        owner.label_run(client, client.read_flow_run(_run_id()), checkout)
+        label_run(client, client.read_flow_run(_run_id()), checkout)
     try:
         if served is not None:
             asked = revision
@@ -452,8 +452,3 @@ def _watch_for_cancelling() -> Iterator[threading.Event]:
     finally:
         over.set()
         thread.join(timeout=2 * CANCEL_SECONDS)
-
-
-def mark_crashed(checkout: Checkout) -> list[str]:
-    """Set the state Crashed for flow runs of ``checkout`` whose process was killed; returns the names of the runs."""
-    return owner.mark_crashed(FLOW_NAME, checkout)

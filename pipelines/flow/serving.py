@@ -19,7 +19,6 @@ from pipelines.runtime.process_lock import process_lock
 LOG = logging.getLogger(__name__)
 
 _SERVED = "Served by gantry serve in "
-_PAGE = 200
 """Most flow runs that Prefect's server gives in one answer."""
 
 
@@ -55,7 +54,7 @@ def check_served_name(checkout: Checkout, name: str) -> None:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
-    from pipelines.flow.flow import FLOW_NAME
+    from pipelines.flow.flow_runs import FLOW_NAME
 
     title = f"{FLOW_NAME}/{name}"
     with get_client(sync_client=True) as client:
@@ -92,21 +91,18 @@ def drop_outdated_runs(deployment: UUID, parameters: Mapping[str, Any]) -> None:
         FlowRunFilterState,
         FlowRunFilterStateType,
     )
-    from prefect.client.schemas.objects import FlowRun, StateType
-    from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.client.schemas.objects import StateType
+
+    from pipelines.flow.flow_runs import read_flow_runs
 
     with get_client(sync_client=True) as client:
-        waiting: list[FlowRun] = []
-        while page := client.read_flow_runs(
+        waiting = read_flow_runs(
+            client,
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
             flow_run_filter=FlowRunFilter(
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
             ),
-            sort=FlowRunSort.ID_DESC,
-            limit=_PAGE,
-            offset=len(waiting),
-        ):
-            waiting += page
+        )
         outdated = [run for run in waiting if run.auto_scheduled and not run.run_count and run.parameters != parameters]
         for run in outdated:
             client.delete_flow_run(run.id)

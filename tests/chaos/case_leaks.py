@@ -137,14 +137,15 @@ from pipelines.flow.workspace import check_checkout, exclusive_run, remove_aband
 
 checkout, runs, stages = Checkout.at(), int(sys.argv[1]), sys.argv[2:]
 with connect_prefect(checkout, long_lived=True) as connection, connection.clients():
-    from pipelines.flow.flow import mark_crashed, pipeline_flow
+    from pipelines.flow.flow import pipeline_flow
+    from pipelines.flow.owner import mark_crashed
 
     for _ in range(runs):
         # As gantry run does, but for the end of its connection: Prefect 3 keeps 2.7 MB of each events client that it has
         # ended. A process of ours ends one, with its only run.
         check_checkout(checkout, stages)
         with exclusive_run(checkout):
-            mark_crashed(checkout)
+            mark_crashed(checkout, own_server=True)
             remove_abandoned(checkout)
             assert pipeline_flow(checkout)(stages, None, {}, return_state=True).is_completed()
         me = psutil.Process()

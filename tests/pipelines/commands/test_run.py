@@ -83,17 +83,14 @@ def test_a_schedule_whose_server_has_ended_raises_an_error(monkeypatch):
 
 
 def test_a_run_whose_server_stops_answering_raises_an_error_with_a_remedy(flow_project, monkeypatch):
-    from pipelines.flow import flow
+    from pipelines.flow import flow, owner
 
     def away(*_, **__):
         raise ConnectionError("All connection attempts failed")
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    for name, stand_in in {
-        "pipeline_flow": lambda root: away,
-        "mark_crashed": lambda root: [],
-    }.items():
-        monkeypatch.setattr(flow, name, stand_in)
+    monkeypatch.setattr(flow, "pipeline_flow", lambda root: away)
+    monkeypatch.setattr(owner, "mark_crashed", lambda root, **_: [])
     with pytest.raises(
         StageError, match=r"server at http://127.0.0.1:9/api stopped answering .*PREFECT_API_URL names it"
     ):
