@@ -29,7 +29,7 @@ from pipelines.tracking.events import (
     now_ms,
     read_events,
 )
-from pipelines.tracking.store import KEY_TAG, PARENT_TAG, error_summary, find_run_id, is_refusal
+from pipelines.tracking.store import KEY_TAG, PARENT_TAG, error_summary, find_run_id, find_runs, is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,6 +53,9 @@ class Cursor:
     nested_in: str | None = None
     """Key of the parent that the run is nested in on the server; still to be updated if it differs from ``parent_key``."""
     status: str = "RUNNING"
+    unanswered: int = 0
+    """How many times the server was asked to make the run and did not answer. It may have made a run each time, or make it
+    later."""
 
     @classmethod
     def read(cls, folder: Path) -> "Cursor | None":
@@ -291,6 +294,8 @@ class Replayer:
         elif event["kind"] == "finish":
             self._client.set_terminated(cursor.run_id, event["status"], event["time"])
             cursor.status = event["status"]
+            if cursor.unanswered:
+                self._delete_doubles(cursor)
         else:
             raise ValueError(f"unknown kind of event '{event['kind']}'")
 
@@ -298,20 +303,39 @@ class Replayer:
         cursor.key, cursor.parent_key = event["key"], event["parent"] or cursor.parent_key
         cursor.run_id = cursor.run_id or find_run_id(self._client, self._experiment_id, event["key"])
         if cursor.run_id is None:
-            source = {"mlflow.user": user_name(), "mlflow.source.name": "gantry", "mlflow.source.type": "LOCAL"}
-            run = self._client.create_run(
-                self._experiment_id,
-                start_time=event["time"],
-                tags={**source, KEY_TAG: event["key"]},
-                run_name=event["name"],
-            )
-            cursor.run_id = run.info.run_id
+            cursor.run_id = self._create(folder, cursor, event)
         else:
             self._client.update_run(cursor.run_id, status="RUNNING")
         self._send(folder, cursor, _Batch(tags=dict(event["tags"])))
         # A run that is resumed by another pipeline run becomes its child.
         self._nest(folder, cursor, parent)
         cursor.status = "RUNNING"
+
+    def _create(self, folder: Path, cursor: Cursor, event: Event) -> str:
+        """Make the run of an ``open`` event; returns its id."""
+        # Of two runs with one key, everybody uses the older one: this one, if an unanswered request makes another.
+        start = event["time"] - cursor.unanswered
+        source = {"mlflow.user": user_name(), "mlflow.source.name": "gantry", "mlflow.source.type": "LOCAL"}
+        tags = {**source, KEY_TAG: event["key"]}
+        cursor.unanswered += 1
+        cursor.save(folder)
+        try:
+            run = self._client.create_run(self._experiment_id, start_time=start, tags=tags, run_name=event["name"])
+        except Exception as error:
+            if is_refusal(error):
+                cursor.unanswered -= 1
+                cursor.save(folder)
+            raise
+        cursor.unanswered -= 1
+        return run.info.run_id
+
+    def _delete_doubles(self, cursor: Cursor) -> None:
+        """Delete the empty runs that unanswered requests for the run of ``cursor`` have made."""
+        for run in find_runs(self._client, self._experiment_id, str(cursor.key)):
+            if run.info.run_id != cursor.run_id and not run.data.metrics and not run.data.params:
+                self._client.delete_run(run.info.run_id)
+                _LOG.info("Deleted run %s, a double of run %s.", run.info.run_id, cursor.run_id)
+        cursor.unanswered = 0
 
     def _nest(self, folder: Path, cursor: Cursor, parent: Callable[[str], str | None]) -> None:
         """Nest the run in its parent once the parent is known."""

@@ -25,6 +25,7 @@ from pipelines.tracking.sqlite_file import check_database, damage_message, is_da
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 KEY_TAG, PARENT_TAG = "gantry.key", "mlflow.parentRunId"
 MLFLOW_PORT = 5000
@@ -210,9 +211,14 @@ def run_url(tracking_uri: str, experiment_id: str, run_id: str) -> str:
 
 def find_run_id(client: "MlflowClient", experiment_id: str, key: str) -> str | None:
     """The id of the oldest run with the key ``key`` that is not deleted, or None."""
-    query = f"tags.`{KEY_TAG}` = '{key}'"
-    runs = client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
+    runs = find_runs(client, experiment_id, key)
     return runs[0].info.run_id if runs else None
+
+
+def find_runs(client: "MlflowClient", experiment_id: str, key: str) -> "list[Run]":
+    """The runs with the key ``key`` that are not deleted, oldest first."""
+    query = f"tags.`{KEY_TAG}` = '{key}'"
+    return list(client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"]))
 
 
 @contextmanager

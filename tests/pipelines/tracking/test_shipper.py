@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from gan_core import files
 from gan_core.errors import TrackingError
@@ -183,6 +184,32 @@ def test_a_conflict_in_the_database_is_no_refusal_and_the_event_is_sent_later(tm
     ship(tmp_path / "logs", uri)
     assert [found.dataset.name for found in run_of(uri, "a").inputs.dataset_inputs] == ["cats"]
     assert not refused(log)
+
+
+def test_a_run_that_the_server_makes_after_its_answer_timed_out_is_deleted(tmp_path, uri, monkeypatch):
+    late = []
+
+    def create_run(client, *args, **options):
+        if late:
+            return original(client, *args, **options)
+        late.append(lambda: original(client, *args, **options))
+        raise MlflowException("Read timed out.")
+
+    original = MlflowClient.create_run
+    monkeypatch.setattr(MlflowClient, "create_run", create_run)
+    with RunLog(tmp_path / "logs", key="a", name="a") as log:
+        log.log_metrics({"loss": 1.0}, 0)
+        with pytest.raises(TrackingError, match="Read timed out"):
+            ship(tmp_path / "logs", uri)
+        ship(tmp_path / "logs", uri)
+        ours = run_of(uri, "a").info.run_id
+        late.pop()()
+        assert run_of(uri, "a").info.run_id == ours, "others find the run that has the events"
+    ship(tmp_path / "logs", uri)
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert [run.info.run_id for run in runs] == [ours]
+    assert history(uri, "a", "loss") == [(0, 1.0)]
 
 
 def test_a_finished_run_can_be_resumed_and_finished_again(tmp_path, uri):
