@@ -31,7 +31,7 @@ from pipelines.runtime.guard import STOP_SIGNALS, enter_guard
 from pipelines.runtime.redaction import redact_credentials
 from pipelines.settings.tracking_uri import SQLITE, project_tracking_uri
 from pipelines.tracking.moved import correct_places
-from pipelines.tracking.store import MLFLOW_PORT, check_schema, check_store
+from pipelines.tracking.store import MLFLOW_PORT, check_schema, check_store, ensure_database
 
 if TYPE_CHECKING:
     from prefect.runner import Runner
@@ -287,6 +287,7 @@ def _mlflow_page(checkout: Checkout, port: int | None, stack: ExitStack) -> Page
         return Page(title="MLflow", address=redact_credentials(uri), own=False)
     check_store(uri)
     check_schema(uri)
+    ensure_database(uri)
     if uri.startswith(SQLITE):
         correct_places(Path(uri.removeprefix(SQLITE)))
     environment = {

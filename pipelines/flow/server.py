@@ -11,13 +11,14 @@ import shlex
 import socket
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.disk import NotEnoughSpaceError, require_free_space
 from gan_core.errors import GantryError, StageError
 from gan_core.files import read_json, write_json
+from gan_core.locks import file_lock
 from pipelines.flow.web import (
     START_SECONDS,
     address_of,
@@ -130,14 +131,34 @@ def connect_prefect(
     """
     settings = prefect_environment(checkout)
     private_folder(checkout.prefect)
-    Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    home = Path(settings["PREFECT_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
     if named := os.environ.get("PREFECT_API_URL"):
         yield Connection(url=named, auth=None, settings=settings)
-    elif url := _running_server(_LONG_LIVED, checkout) or (_running_server(_OF_RUN, checkout) if may_share else None):
+        return
+    kinds = (_LONG_LIVED, _OF_RUN) if may_share else (_LONG_LIVED,)
+
+    def running() -> str | None:
+        return next(filter(None, (_running_server(name, checkout) for name in kinds)), None)
+
+    with ExitStack() as stack:
+        if (url := running()) is None:
+            with _alone_in_starting(home):
+                url = running() or stack.enter_context(_start_server(checkout, settings, port, long_lived))
         yield Connection(url=url, auth=checkout_auth(checkout), settings=settings)
-    else:
-        with _start_server(checkout, settings, port, long_lived) as url:
-            yield Connection(url=url, auth=checkout_auth(checkout), settings=settings)
+
+
+@contextmanager
+def _alone_in_starting(home: Path) -> Iterator[None]:
+    """Let one server at a time start in ``home``: each makes or upgrades the database, and two at once break each other."""
+    lock = home / "start.lock"
+    with file_lock(lock, timeout=0) as free:
+        pass
+    if not free:
+        LOG.info("Waiting for another Prefect server of this checkout to start.")
+    # One that hangs is given up by its own command.
+    with file_lock(lock):
+        yield
 
 
 def is_gone(url: str, auth: str | None = None) -> bool:

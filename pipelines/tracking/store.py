@@ -113,6 +113,16 @@ def check_schema(uri: str) -> None:
             connect(uri, create=False)
 
 
+def ensure_database(uri: str) -> None:
+    """Make the SQLite file that ``uri`` names, if it does not exist.
+
+    For MLflow's own server, which would make it without a lock, perhaps at the same time as a run.
+    """
+    if database_is_missing(uri):
+        with explain_server_errors(uri):
+            connect(uri)
+
+
 def _check_connection(uri: str) -> None:
     """Connect once to a database. MLflow itself would try for two minutes before it reports that nobody answers."""
     from sqlalchemy import create_engine

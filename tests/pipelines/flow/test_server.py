@@ -7,9 +7,11 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
 
@@ -108,6 +110,37 @@ def test_the_server_of_a_run_is_used_only_with_may_share(tmp_path, ours, monkeyp
         monkeypatch.setattr("pipelines.flow.server._start_server", lambda *_: nullcontext("http://own/api"))
     with connect_prefect(Checkout.at(tmp_path), may_share=may_share) as connection:
         assert connection.url == (ours if may_share else "http://own/api")
+
+
+def test_servers_that_begin_together_start_one_after_the_other(tmp_path, monkeypatch, caplog):
+    """Each makes or upgrades the database when it starts: two at once add the same tables, and one of them fails."""
+    starting, most, count = threading.Lock(), [0], [0]
+
+    @contextmanager
+    def start_server(*_):
+        with starting:
+            count[0] += 1
+            most[0] = max(most[0], count[0])
+        time.sleep(0.5)
+        with starting:
+            count[0] -= 1
+        yield "http://own/api"
+
+    def run() -> None:
+        with connect_prefect(Checkout.at(tmp_path)):
+            both.wait(30)  # a server that has started does not hold the next one up
+
+    both = threading.Barrier(2)
+    monkeypatch.setattr("pipelines.flow.server._start_server", start_server)
+    caplog.set_level("INFO")
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not both.broken
+    assert most == [1]
+    assert "Waiting for another Prefect server of this checkout to start." in caplog.text
 
 
 def test_a_server_is_gone_if_it_refuses_or_is_another_but_not_if_it_is_slow(tmp_path, ours, strangers, monkeypatch):

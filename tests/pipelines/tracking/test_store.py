@@ -18,6 +18,7 @@ from pipelines.tracking import find_run
 from pipelines.tracking.store import (
     _is_unfinished,
     connect,
+    ensure_database,
     ensure_experiment,
     error_summary,
     explain_server_errors,
@@ -121,7 +122,7 @@ def test_a_database_whose_creation_was_killed_is_created_again(tmp_path):
     (left,) = tmp_path.glob(".mlflow.db.gantry-*")
     (left / "mlflow.db-journal").touch()  # left by a kill during a write
     os.utime(left, (0, 0))
-    connect(f"sqlite:///{database}").search_experiments()
+    ensure_database(f"sqlite:///{database}")
     assert database.is_file()
     assert not left.exists()
 
