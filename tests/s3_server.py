@@ -2,12 +2,10 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -66,8 +64,6 @@ def s3_server(folder: Path, bucket: str = "gantry") -> Iterator[S3Server]:
     identity = {"name": KEY, "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
-    # Its sockets need a short path.
-    sockets = tempfile.mkdtemp(prefix="s3-")
     command = [
         *(str(weed), "server", f"-dir={folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
@@ -75,9 +71,9 @@ def s3_server(folder: Path, bucket: str = "gantry") -> Iterator[S3Server]:
         *("-volume.max=200", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"),
     ]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": sockets}, start_new_session=True
-        )
+        # Otherwise it writes logs into /tmp.
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
         server = S3Server(f"http://127.0.0.1:{s3}", bucket, process.pid)
         _wait(server, process, folder / "log")
@@ -87,7 +83,10 @@ def s3_server(folder: Path, bucket: str = "gantry") -> Iterator[S3Server]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        shutil.rmtree(sockets, ignore_errors=True)
+        # It puts sockets with the numbers of its ports into /tmp, whatever TMPDIR is.
+        numbers = [number for port in (master, volume, filer, s3) for number in (port, port + 10000)]
+        for left in [path for number in numbers for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock")]:
+            left.unlink()
 
 
 def _wait(server: S3Server, process: "subprocess.Popen[bytes]", log: Path) -> None:
