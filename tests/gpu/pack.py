@@ -140,7 +140,9 @@ def fill(folder: Path, *, small: bool = False) -> Iterator[str]:
         place = folder / name
         found = {piece: entry for piece, entry in listed.items() if Path(piece).parts[0] == name}
         if found and all(
-            (folder / piece).is_file() and sha256_file(folder / piece) == entry["sha256"]
+            entry.get("small", False) == small
+            and (folder / piece).is_file()
+            and sha256_file(folder / piece) == entry["sha256"]
             for piece, entry in found.items()
         ):
             yield f"{name}: already there, {sum(entry['bytes'] for entry in found.values()) / 2**20:.1f} MiB"
@@ -154,7 +156,11 @@ def fill(folder: Path, *, small: bool = False) -> Iterator[str]:
                 f"{large} has {large.stat().st_size / 2**20:.0f} MiB, and a piece may have {PIECE >> 20}. Split it."
             )
         listed = {piece: entry for piece, entry in listed.items() if piece not in found} | {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            str(path.relative_to(folder)): {
+                "bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+                "small": small,
+            }
             for path in pieces
         }
         write_json(folder / LIST, listed)

@@ -6,6 +6,7 @@ faces at 128x128: from outlines to drawings, from day to night, and with and wit
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -124,13 +125,19 @@ def items(options: Options) -> list[Item]:
     return [Item(name=options.family, rows=partial(_run, options.family, options), seconds=seconds, goes_on=True)]
 
 
-def place_of_run(options: Options) -> Path:
-    """Folder of a run's data, settings and checkpoints. The small form has its own: a whole run must not go on with it."""
-    return options.work / (options.folder.name + ("-small" if options.small else ""))
+def place_of_run(options: Options, device: torch.device) -> Path:
+    """Folder of a run's data, settings and checkpoints, with the name of the card, whose minutes the curve shows.
+
+    The small form has its own: a whole run must not go on with it.
+    """
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    form = "-small" if options.small else ""
+    return options.work / re.sub(r"[^\w-]+", "-", f"{options.folder.name}-{card}{form}")
 
 
 def _run(name: str, options: Options) -> Iterator[Row]:
-    device, pack, work = choose_device(), Pack(options.pack, options.work), place_of_run(options)
+    device, pack = choose_device(), Pack(options.pack, options.work)
+    work = place_of_run(options, device)
     data = _data(name, options, pack, work)
     if isinstance(data, str):
         yield Row(name="", state="missing data", note=data)

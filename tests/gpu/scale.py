@@ -44,20 +44,25 @@ def _case(name: str, size: int, options: Options) -> Iterator[Row]:
     if choose_device().type == "cpu":
         yield needs_cuda("efficiency from 1 card to n")
         if options.small:
-            shares = _together(name, size, 2, options)["weights"]
-            yield holds("two processes end with the same weights", shares[0] == shares[1], "same")
+            yield _same_weights(2, _together(name, size, 2, options)["weights"])
         return
     cards = torch.cuda.device_count()
     rates: dict[int, float] = {}
     count = 1
     while count <= cards:
-        rates[count] = _together(name, size, count, options)["rate"]
+        found = _together(name, size, count, options)
+        rates[count] = found["rate"]
         yield figure(f"images/s on {count}", rates[count], note=f"batch {count * BATCH[name]}, {BATCH[name]} a card")
         if count > 1:
             yield figure(f"efficiency on {count}", 100 * rates[count] / (count * rates[1]), "%")
+            yield _same_weights(count, found["weights"])
         count = cards if count < cards < 2 * count else 2 * count
     if cards == 1:
         yield Row(name="efficiency from 1 card to n", state="left out", note="this machine has one card")
+
+
+def _same_weights(count: int, sums: list[float]) -> Row:
+    return holds(f"{count} processes end with the same weights", len(set(sums)) == 1, "same")
 
 
 def _together(name: str, size: int, count: int, options: Options) -> dict:

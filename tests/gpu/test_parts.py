@@ -225,7 +225,7 @@ def test_a_step_that_could_not_be_captured_is_not_one_that_does_not_wait(monkeyp
 # -- the pack --------------------------------------------------------------------------------------------------------
 
 
-def test_a_filled_pack_stays_and_a_damaged_piece_is_made_again(tmp_path: Path) -> None:
+def test_a_filled_pack_stays_and_a_damaged_piece_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = list(pack.fill(tmp_path, small=True))
     assert first == [
         f"drawn: 3 files, {sum(e['bytes'] for e in read_json(tmp_path / pack.LIST).values()) / 2**20:.1f} MiB"
@@ -241,6 +241,9 @@ def test_a_filled_pack_stays_and_a_damaged_piece_is_made_again(tmp_path: Path) -
     assert "is missing or incomplete" in opened.lacks("drawn")
     assert "already there" not in next(pack.fill(tmp_path, small=True))
     assert sha256_file(piece) == sums
+    monkeypatch.setattr(pack, "DRAWN", {"train": 60, "test": 20})
+    assert "already there" not in next(pack.fill(tmp_path)), "the whole form does not go on with the small one"
+    assert opened.dataset("drawn").info.splits == pack.DRAWN
 
 
 def test_a_large_file_is_split_and_joined(tmp_path: Path) -> None:
@@ -391,13 +394,13 @@ def test_a_gradient_that_is_not_a_number_misses_whatever_its_place() -> None:
 
 def test_a_run_goes_on_only_as_what_it_was_begun(tmp_path: Path, small_pack: Path) -> None:
     plan = options(tmp_path, small_pack, "train", "dcgan")
-    assert quality.place_of_run(plan) != quality.place_of_run(dataclasses.replace(plan, small=False))
+    cpu = torch.device("cpu")
+    place = quality.place_of_run(plan, cpu)
+    assert place != quality.place_of_run(dataclasses.replace(plan, small=False), cpu)
     data = pack.Pack(small_pack, tmp_path).dataset("drawn")
 
     def settings(kimg: float | None) -> object:
-        return quality._settings(
-            "dcgan", data, torch.device("cpu"), dataclasses.replace(plan, kimg=kimg), quality.place_of_run(plan)
-        )
+        return quality._settings("dcgan", data, cpu, dataclasses.replace(plan, kimg=kimg), place)
 
     begun = settings(3.0)
     assert settings(3.0) == settings(None) == begun
