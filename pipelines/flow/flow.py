@@ -34,7 +34,7 @@ from pipelines.flow.data_change import FIRST_STAGE, judge_change
 from pipelines.flow.flow_runs import FLOW_NAME
 from pipelines.flow.graph import Node, read_plan
 from pipelines.flow.output import StageOutput, output_file
-from pipelines.flow.owner import label_run
+from pipelines.flow.owner import own_run
 from pipelines.flow.process import ProcessStoppedError, ProcessTimeoutError, run_streaming
 from pipelines.flow.pull import ORIGIN
 from pipelines.flow.workspace import Workspace, checkout_workspace, has_remote, run_dvc, worktree_workspace
@@ -132,24 +132,23 @@ def run_flow(
 ) -> list[StageResult] | State:
     """The body of the flow of :func:`pipeline_flow`, which describes the arguments."""
     redact_logs()  # Prefect starts the process of a scheduled run, so the command line has not done it
-    with get_client(sync_client=True) as client:
-        label_run(client, client.read_flow_run(_run_id()), checkout)
-    try:
-        if served is not None:
-            asked = revision
-            revision, overrides = resolve_request(served, revision, overrides)
-            check_takeovers(checkout)
-            from_client = asked not in (None, served.revision)
-            origin, scheduled = served.origin, not stages
-            return _run(
-                checkout, stages, revision, overrides, from_client=from_client, origin=origin, scheduled=scheduled
-            )
-        return _run(checkout, stages, revision, overrides)
-    except GantryError as error:
-        # Logged without a traceback. Not printed in the terminal, because the command prints it at its end.
-        _hide_from_terminal()
-        get_run_logger().error(str(error), extra={"shown_by_command": served is None})
-        return Failed(message=redact_credentials(str(error).splitlines()[0]), data=error)
+    with own_run(_run_id(), checkout):
+        try:
+            if served is not None:
+                asked = revision
+                revision, overrides = resolve_request(served, revision, overrides)
+                check_takeovers(checkout)
+                from_client = asked not in (None, served.revision)
+                origin, scheduled = served.origin, not stages
+                return _run(
+                    checkout, stages, revision, overrides, from_client=from_client, origin=origin, scheduled=scheduled
+                )
+            return _run(checkout, stages, revision, overrides)
+        except GantryError as error:
+            # Logged without a traceback. Not printed in the terminal, because the command prints it at its end.
+            _hide_from_terminal()
+            get_run_logger().error(str(error), extra={"shown_by_command": served is None})
+            return Failed(message=redact_credentials(str(error).splitlines()[0]), data=error)
 
 
 def _run(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gan_core.locks import locked
 from pipelines.runtime.guard import is_process_alive
-from pipelines.tracking.events import EVENTS, append_event, find_logs, read_events
+from pipelines.runtime.presence import is_held
+from pipelines.tracking.events import EVENTS, OPEN, append_event, find_logs, read_events
 
 _LAST_LINE = 4096
 
@@ -42,12 +43,18 @@ def _end(folder: Path) -> Iterator[str]:
                 elif event["kind"] == "open":
                     name = event["name"]
                     processes.append(event.get("process"))
-            # Runs opened by older versions of Gantry do not record their process.
-            if processes and not any(process is None or is_process_alive(process) for process in processes):
+            if processes and not _is_open(folder, processes):
                 append_event(descriptor, {"kind": "finish", "time": last, "status": "KILLED"})
                 yield name
     finally:
         os.close(descriptor)
+
+
+def _is_open(folder: Path, processes: list[str | None]) -> bool:
+    """Whether one of ``processes`` still has the log open. Older versions of Gantry recorded no identity, or held no lock."""
+    if (held := is_held(folder / OPEN)) is not None:
+        return held
+    return any(process is None or is_process_alive(process) for process in processes)
 
 
 def _is_finished(descriptor: int) -> bool:

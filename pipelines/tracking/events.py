@@ -5,7 +5,8 @@ A log folder holds
 - ``events.jsonl``: the events in order, each with its time in milliseconds since the epoch;
 - ``artifacts/ID/NAME``: copies of the files that are still to be sent;
 - ``cursor.json``: the progress of the shipper (see :mod:`pipelines.tracking.replay`);
-- ``refused.jsonl``: events that the tracking server rejected, with the reason.
+- ``refused.jsonl``: events that the tracking server rejected, with the reason;
+- ``open.lock``: a lock that each process holds while it has the run open (:mod:`pipelines.runtime.presence`).
 
 Writers append under an exclusive lock on ``events.jsonl``; a line that a killed writer left incomplete is ended by the
 next writer and skipped by readers.
@@ -25,6 +26,7 @@ from typing import Any
 from gan_core.errors import TrackingError
 
 EVENTS, ARTIFACTS, CURSOR, REFUSED = "events.jsonl", "artifacts", "cursor.json", "refused.jsonl"
+OPEN = "open.lock"
 _KEY = re.compile(r"[A-Za-z0-9_.:/=+-]{1,200}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LOG = logging.getLogger(__name__)

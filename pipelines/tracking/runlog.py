@@ -17,8 +17,18 @@ from gan_core.errors import TrackingError
 from gan_core.files import explain_os_errors, link_or_copy
 from gan_core.locks import locked
 from pipelines.runtime.guard import process_identity
+from pipelines.runtime.presence import hold
 from pipelines.runtime.redaction import redact_credentials
-from pipelines.tracking.events import ARTIFACTS, EVENTS, append_event, end_last_line, log_folder, now_ms, read_events
+from pipelines.tracking.events import (
+    ARTIFACTS,
+    EVENTS,
+    OPEN,
+    append_event,
+    end_last_line,
+    log_folder,
+    now_ms,
+    read_events,
+)
 from pipelines.tracking.images import IMAGES, IMAGES_TAG, image_names, preview_size
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -70,6 +80,7 @@ class RunLog:
         with locked(self._file), explain_os_errors(self.folder / EVENTS):
             end_last_line(self._file)
         self._logged_until, self._images = self._earlier()
+        self._presence = hold(self.folder / OPEN)
         self._append(
             "open",
             key=key,
@@ -160,12 +171,20 @@ class RunLog:
             raise TrackingError(f"'{status}' is not a status of a finished run. Use one of {', '.join(_STATUSES)}.")
         self._append("finish", status=status)
         os.fsync(self._file)
+        self._leave()
 
     def close(self) -> None:
         """Close the file without finishing the run."""
+        self._leave()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _leave(self) -> None:
+        """Stop being one of the processes that have the run open."""
+        if self._presence is not None:
+            os.close(self._presence)
+            self._presence = None
 
     def __enter__(self) -> "RunLog":
         return self

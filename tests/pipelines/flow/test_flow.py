@@ -248,20 +248,23 @@ def test_cancelling_a_flow_ends_its_processes(prefect_api, flow_project):
     assert not (flow_project / "b.pids").exists()
 
 
-@pytest.mark.parametrize("at", ["where it was", "moved"])
-def test_a_killed_flow_ends_its_processes_and_the_next_run_marks_it_as_crashed(prefect_api, flow_project, at):
+@pytest.mark.parametrize("next_run", ["in another container", "after a move"])
+def test_a_killed_flow_ends_its_processes_and_the_next_run_marks_it_as_crashed(prefect_api, flow_project, next_run):
     from pipelines.flow.owner import mark_crashed
 
     checkout, moved = Checkout.at(flow_project), Checkout.at(flow_project.with_name("moved"))
     (flow_project / "params.yaml").write_text(PARAMS_SLOW)
-    flow = start(sys.executable, "-c", FLOW, str(flow_project), cwd=flow_project, PREFECT_API_URL=prefect_api)
+    code = FLOW
+    if next_run == "in another container":
+        code = f"import socket\nsocket.gethostname = lambda: '4f2c81d0a3e9'\n{FLOW}"
+    flow = start(sys.executable, "-c", code, str(flow_project), cwd=flow_project, PREFECT_API_URL=prefect_api)
     pids = _pids(flow_project, "a")
     assert mark_crashed(checkout, own_server=False) == [], "a living run was marked"
     flow.kill()
     flow.communicate()
     wait_for(lambda: not any(map(running, pids)), 20, f"the end of {pids}")
     assert mark_crashed(moved, own_server=False) == [], "on a shared server, it may be another checkout's"
-    if at == "where it was":
+    if next_run == "in another container":
         assert len(mark_crashed(checkout, own_server=False)) == 1
     else:
         assert len(mark_crashed(moved, own_server=True)) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from gan_core.errors import StageError
 from gan_core.files import write_json
-from pipelines.runtime import owned
+from pipelines.runtime import owned, presence
 from pipelines.runtime.guard import process_identity
 from pipelines.runtime.owned import claim_folder, find_abandoned
 from tests.pipelines.toy import environment
@@ -43,8 +43,8 @@ def test_a_folder_of_a_process_that_cannot_be_seen_is_not_abandoned(
         monkeypatch.setattr(owned, "is_process_alive", lambda identity: False)
         assert find_abandoned(tmp_path) == []
         # On another machine with the same name, that boot is unknown, and a lock may not be passed on.
-        monkeypatch.setattr(owned, "read_boot", lambda: "another")
-        monkeypatch.setattr(owned, "try_lock", lambda descriptor: True)
+        monkeypatch.setattr(presence, "read_boot", lambda: "another")
+        monkeypatch.setattr(presence, "try_lock", lambda descriptor: True)
         assert find_abandoned(tmp_path) == [tmp_path / "mine"]
 
 

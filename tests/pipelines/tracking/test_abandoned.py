@@ -1,27 +1,32 @@
 """Runs of killed processes are finished by the next process, and continue if they are opened again."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from pipelines.tracking import RunLog, Shipper
+import pytest
+
+from pipelines.tracking import RunLog, Shipper, abandoned
 from pipelines.tracking.abandoned import end_abandoned
 from pipelines.tracking.events import EVENTS, read_events
 from pipelines.tracking.store import connect
 
 CODE = """
-import os, signal, sys
+import os, signal, socket, sys
 from pipelines.tracking import RunLog
-for key in sys.argv[2:]:
+host = sys.argv[2]
+socket.gethostname = lambda: host
+for key in sys.argv[3:]:
     RunLog(sys.argv[1], key=key, name=f"run {key}").log_metrics({"m": 1.0}, step=1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def killed(directory: Path, *keys: str) -> None:
-    """Start a process that opens the runs ``keys``, and kill it."""
-    done = subprocess.run([sys.executable, "-c", CODE, str(directory), *keys], timeout=120, check=False)
+def killed(directory: Path, *keys: str, host: str = socket.gethostname()) -> None:
+    """Start a process that opens the runs ``keys``, on a host of this name, and kill it."""
+    done = subprocess.run([sys.executable, "-c", CODE, str(directory), host, *keys], timeout=120, check=False)
     assert done.returncode < 0
 
 
@@ -45,6 +50,18 @@ def test_a_run_with_a_living_process_is_not_finished(tmp_path: Path) -> None:
     killed(tmp_path, "a")
     assert end_abandoned(tmp_path) == ["run a"], "what ended before does not count"
     assert ends(tmp_path, "a") == ["FINISHED", "KILLED"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux names the boot of a machine")
+def test_of_a_container_the_lock_tells_whether_it_runs_and_not_its_host_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(tmp_path, "a", host="4f2c81d0a3e9")
+    assert end_abandoned(tmp_path) == ["run a"], "the next container has another name"
+    with RunLog(tmp_path, key="b", name="run b"):
+        # As in another container with the same host name: there is no such process.
+        monkeypatch.setattr(abandoned, "is_process_alive", lambda identity: False)
+        assert end_abandoned(tmp_path) == []
 
 
 def test_a_run_without_a_recorded_process_is_not_finished(tmp_path: Path) -> None:
