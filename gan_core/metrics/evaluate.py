@@ -13,7 +13,7 @@ from gan_core.files import sha256_json
 from gan_core.metrics.features import MAX_ROWS, Features, extract_features, real_features, resolve_count
 from gan_core.metrics.frechet import Moments
 from gan_core.metrics.inception import Extractor
-from gan_core.metrics.inception_score import MIN_PICTURES, class_layer, inception_score
+from gan_core.metrics.inception_score import MIN_PICTURES, VERSION, class_layer, inception_score
 from gan_core.metrics.intervals import Estimate, fid_estimate, fid_infinity_estimate, fid_infinity_too_few
 from gan_core.metrics.kid import kid_count, kid_estimate
 from gan_core.metrics.neighbours import NAMES, Neighbours, neighbour_count, neighbours, too_few
@@ -223,7 +223,7 @@ def _inception_score(fake: Features, protocol: Protocol, generator_digest: str, 
         protocol=replace(
             protocol,
             metric="inception_score",
-            extractor=sha256_json([protocol.extractor, layer.digest]),
+            extractor=sha256_json([protocol.extractor, layer.digest, VERSION]),
             real_count=0,
             fake_count=len(fake.kept),
             split="",

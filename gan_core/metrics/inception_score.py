@@ -16,14 +16,14 @@ from torch import Tensor
 from gan_core.download.weights import weights_dir
 from gan_core.files import sha256_file
 from gan_core.metrics.features import Features
-from gan_core.metrics.intervals import student_t_quantile
+from gan_core.metrics.intervals import GROUPS, jackknife_groups, student_t_quantile
 
 CLASSES_FILE = "pt_inception-2015-12-05-6726825d.pth"
 CLASSES_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CLASSES_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{CLASSES_FILE}"
-SPLITS = 10
-"""Number of equal parts whose scores are averaged, as in the paper."""
-MIN_PICTURES = 2 * SPLITS
+MIN_PICTURES = 2 * GROUPS
+VERSION = 2
+"""Part of the protocol: increase it when a change here changes scores."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,19 @@ def _read(path: Path, _: int) -> ClassLayer | str:
 def inception_score(fake: Features, layer: ClassLayer) -> tuple[float, tuple[float, float]]:
     """The mean score of ten equal parts, from 1 to the number of classes, and its 95 % interval.
 
-    The interval is Student's t over the ten parts.
+    The parts are those of :func:`gan_core.metrics.intervals.jackknife_groups`: at random, because files are often sorted by
+    class, and a part of one class has a score of 1. The interval is Student's t over the ten parts.
 
     Args:
         fake: features of at least 20 pictures, with rows.
         layer: from :func:`class_layer`.
     """
-    scores = []
-    for rows in np.array_split(fake.kept, SPLITS):
-        logs = layer.log_probabilities(rows)
+    groups, scores = jackknife_groups(len(fake.kept)), []
+    for group in range(GROUPS):
+        logs = layer.log_probabilities(fake.kept[groups == group])
         probabilities = np.exp(logs)
         marginal = np.log(probabilities.mean(0).clip(min=np.finfo(float).tiny))
         scores.append(float(np.exp((probabilities * (logs - marginal)).sum(1).mean())))
     value = float(np.mean(scores))
-    reach = student_t_quantile(SPLITS - 1) * float(np.std(scores, ddof=1)) / SPLITS**0.5
+    reach = student_t_quantile(GROUPS - 1) * float(np.std(scores, ddof=1)) / GROUPS**0.5
     return value, (max(1.0, value - reach), value + reach)
