@@ -156,6 +156,8 @@ def open_sources(a: str, b: str, options: MeasureOptions) -> Sources:
         sources.reverse()
         generators.reverse()
     (real, fake), generator = sources, generators[1]
+    if generators[0] is not None:
+        real = _generated_real(generators[0], real.name, options)
     count = options.count
     if count is None and generator is not None:
         count = min(DEFAULT_SAMPLES, real.available() or DEFAULT_SAMPLES)
@@ -276,6 +278,20 @@ def _source(path: Path, generator: "Generator | None", options: MeasureOptions) 
     if _is_prepared(path):
         return DatasetSplit(PreparedDataset(path), options.split or "train")
     return PictureFolder(path, options.encoding)
+
+
+def _generated_real(generator: "Generator", name: str, options: MeasureOptions) -> "Source":
+    """The pictures of a generator that another one is compared with.
+
+    With the seed of the other one, both would draw the same latents, and similar generators be closer than their pictures are.
+    The seed decides which pictures are the real ones, so it is in their digest.
+    """
+    from gan_core.files import sha256_json
+    from gan_core.metrics.sources import Samples
+    from gan_core.randomness import derive_seed
+
+    seed = derive_seed(options.seed, "real") % 2**31  # 31 bits, which every random generator accepts
+    return Samples(generator.sample, seed=seed, digest=sha256_json([generator.digest, seed]), name=name)
 
 
 def _is_generator(path: Path) -> bool:

@@ -209,6 +209,29 @@ def test_a_folder_of_checkpoints_is_their_generator_and_not_the_grids_beside_the
     assert found[0]["generator_digest"] == found[1]["generator_digest"]
 
 
+def test_two_generators_are_compared_by_pictures_of_different_latents(tmp_path: Path, extractor: Counting) -> None:
+    """A generator is as far from itself as two draws of it are, and contains none of its own copies."""
+    made = generator(tmp_path / "g")
+    found = json.loads(run(made, made, "--n", N, "--json").stdout)
+    figures = {figure["name"]: figure for figure in found["figures"]}
+    assert figures["fid"]["value"] > 1e-6
+    assert found["copying"]["fake_quantiles"]["0"] > 0
+    again = json.loads(run(made, made, "--n", N, "--json", command=fid).stdout)
+    assert (again["value"], again["protocol"]) == (figures["fid"]["value"], figures["fid"]["protocol"])
+
+
+def test_figures_against_generated_pictures_of_two_seeds_are_not_comparable(
+    tmp_path: Path, extractor: Counting
+) -> None:
+    made, data = generator(tmp_path / "g"), write_folder(tmp_path / "data", blobs(N))
+    for against, same in ((made, False), (data, True)):
+        protocols = [
+            json.loads(run(made, against, "--n", N, "--seed", seed, "--json", command=fid).stdout)["protocol"]
+            for seed in (0, 1)
+        ]
+        assert (protocols[0] == protocols[1]) is same
+
+
 def test_two_truncations_have_two_protocols(tmp_path: Path, extractor: Counting) -> None:
     made, data = generator(tmp_path / "g"), write_folder(tmp_path / "data", blobs(N))
     figures = json.loads(run(data, made, "--truncation", "0.5,0.5000001,2.0", "--json").stdout)["figures"]
