@@ -8,7 +8,8 @@ The classifier is a linear discriminant with a shrunk covariance (Ledoit & Wolf 
 learning rate, gives the same result in every run, and can be fitted again without each tenth of the pictures.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,19 +77,27 @@ def too_few(real: int, fake: int) -> str:
 
 
 def class_accuracies(
-    real: Labelled, fake: Labelled, *, classes: int, device: torch.device | None = None
+    real: Labelled,
+    fake: Labelled,
+    *,
+    classes: int,
+    translated: bool = False,
+    device: torch.device | None = None,
 ) -> ClassAccuracies:
     """Accuracies of classifiers of the features, with intervals.
 
     Ten classifiers are fitted on real pictures, each without one group. They are tested on the real and on the generated
     pictures of that group. The interval is that of a share of pictures (Student's t, clustered by picture, and at least as
-    wide as Wilson's). The interval of the training accuracy is a delete-a-group jackknife over both sides, at least as wide
-    as Wilson's.
+    wide as Wilson's). One classifier is fitted on all generated pictures and tested on all real ones; on translations, ten,
+    as above. The interval of the training accuracy is a delete-a-group jackknife over both sides, at least as wide as
+    Wilson's.
 
     Args:
         real: real pictures.
         fake: generated pictures.
         classes: number of classes.
+        translated: whether the generated pictures are translations, each in the group of its source. A real picture would be
+            recognised as its own translation, whose class is another one.
         device: a GPU, or None for the CPU; other devices mean the CPU.
 
     Raises:
@@ -104,25 +113,15 @@ def class_accuracies(
         )
     where = device if device is not None and device.type == "cuda" else torch.device("cpu")
     recognised = [np.zeros(len(side.rows), bool) for side in (real, fake)]
-    for group, classifier in _fits_without_groups(real, classes, where):
+    of_real = _Sums(real, classes, where)
+    for group in range(GROUPS):
+        classifier = of_real.fit(group)
         for side, right in zip((real, fake), recognised, strict=True):
             chosen = side.groups == group
             right[chosen] = classifier.predict(side.rows[chosen]) == side.labels[chosen]
-    trained, whole = [], np.empty(0)
-    for group, classifier in _fits_without_groups(fake, classes, where, all_groups=True):
-        kept = real.groups != group
-        right = classifier.predict(real.rows[kept]) == real.labels[kept]
-        if group is None:
-            whole = right
-        else:
-            trained.append(float(right.mean()))
-    estimate = Estimate(
-        value=float(whole.mean()),
-        jackknife=np.array(trained),
-        lower_bound=0.0,
-        upper_bound=1.0,
-        pictures=len(real.rows),
-    )
+    del of_real
+    training = _training_of_translations if translated else _training
+    estimate = training(real, fake, classes, where)
     return ClassAccuracies(
         agreement=_share(recognised[1], fake),
         of_real=_share(recognised[0], real),
@@ -133,6 +132,36 @@ def class_accuracies(
             jackknife=estimate.leave_out_values,
         ),
     )
+
+
+def _training(real: Labelled, fake: Labelled, classes: int, device: torch.device) -> Estimate:
+    """The share of real pictures that a classifier recognises that was fitted on generated ones."""
+
+    def share(classifier: Discriminant, kept: np.ndarray) -> float:
+        return float((classifier.predict(real.rows[kept]) == real.labels[kept]).mean())
+
+    sums = _Sums(fake, classes, device)
+    without = [share(sums.fit(group), real.groups != group) for group in range(GROUPS)]
+    return _share_estimate(share(sums.fit(), np.ones(len(real.rows), bool)), without, real)
+
+
+def _training_of_translations(real: Labelled, fake: Labelled, classes: int, device: torch.device) -> Estimate:
+    """As :func:`_training`, but each group of real pictures by a classifier that was fitted without its translations."""
+    sums = _Sums(fake, classes, device)
+    sizes = np.bincount(real.groups, minlength=GROUPS)
+    # Number of pictures of the second group that are recognised without the translations of either group.
+    right = np.zeros((GROUPS, GROUPS))
+    for one, other in itertools.combinations_with_replacement(range(GROUPS), 2):
+        classifier = sums.fit(one, other)
+        for removed, tested in {(one, other), (other, one)}:
+            chosen = real.groups == tested
+            right[removed, tested] = (classifier.predict(real.rows[chosen]) == real.labels[chosen]).sum()
+    without = (right.sum(1) - right.diagonal()) / (len(real.rows) - sizes)
+    return _share_estimate(float(right.trace() / len(real.rows)), without, real)
+
+
+def _share_estimate(value: float, without: Sequence[float] | np.ndarray, of: Labelled) -> Estimate:
+    return Estimate(value=value, jackknife=np.array(without), lower_bound=0.0, upper_bound=1.0, pictures=len(of.rows))
 
 
 def chance(labels: np.ndarray) -> float:
@@ -179,15 +208,6 @@ def fit(of: Labelled, classes: int) -> Discriminant:
     return _Sums(of, classes, torch.device("cpu")).fit()
 
 
-def _fits_without_groups(
-    of: Labelled, classes: int, device: torch.device, *, all_groups: bool = False
-) -> Iterator[tuple[int | None, Discriminant]]:
-    """Each group with the classifier of all pictures outside it; with ``all_groups``, last None with that of all pictures."""
-    sums = _Sums(of, classes, device)
-    for group in [*range(GROUPS), *([None] if all_groups else [])]:
-        yield group, sums.fit(group)
-
-
 class _Sums:
     """The sums that a classifier of one side is computed from, by group: 335 MB for 2048 features."""
 
@@ -213,15 +233,15 @@ class _Sums:
             own = self._labels == label
             self._to_sums[own] = rows[own] @ self._sums[label].T
 
-    def fit(self, without: int | None = None) -> Discriminant:
-        """The classifier of all pictures, or of those outside a group."""
-        groups = [group for group in range(GROUPS) if group != without]
-        kept = self._groups != (GROUPS if without is None else without)
+    def fit(self, *without: int) -> Discriminant:
+        """The classifier of all pictures outside the groups ``without``."""
+        groups = [group for group in range(GROUPS) if group not in without]
+        kept = torch.isin(self._groups, torch.tensor(groups, device=self._groups.device))
         n = int(kept.sum())
         sums, counts = self._sums[:, groups].sum(1), self._counts[:, groups].sum(1)
         means = sums / counts.clamp(min=1)[:, None]
         # Within classes: of the deviations of the pictures from the mean of their class.
-        products = self._total if without is None else self._total - self._products[without]
+        products = self._total - self._products[sorted(set(without))].sum(0) if without else self._total
         covariance = (products - sums.T @ means) / n
         to_means = self._to_sums[:, groups].sum(1) / counts.clamp(min=1)[self._labels]
         deviations = (self._squares - 2 * to_means + means.square().sum(1)[self._labels])[kept].clamp(min=0)

@@ -67,24 +67,30 @@ def agreement_figures(
     omitted: dict[str, str],
     device: torch.device | None = None,
     *,
-    direction: str = "",
+    translated: bool = False,
 ) -> list[Figure]:
-    """Both accuracies, and that of real pictures beside them; for the other arguments see :func:`class_figures`."""
+    """Both accuracies, and that of real pictures beside them; for the arguments see :func:`class_figures` and
+    :func:`gan_core.metrics.class_agreement.class_accuracies`.
+    """
     reason = too_few(len(real.rows), len(fake.rows))
     if len(np.unique(real.labels)) < 2:
         reason = "all real pictures have the same class"
     if reason:
         omitted.update(dict.fromkeys(AGREEMENT, reason))
         return []
-    found = class_accuracies(real, fake, classes=classes, device=device)
+    found = class_accuracies(real, fake, classes=classes, translated=translated, device=device)
     protocol = replace(
         comparison.protocol,
         # Rows and their order decide the classifier, so its name need not be the digest of its weights.
         extractor=sha256_json([comparison.protocol.extractor, "linear discriminant", VERSION]),
         real_count=len(real.rows),
         fake_count=len(fake.rows),
-        direction=direction,
+        direction="",
     )
+    training = protocol
+    if translated:
+        how = [comparison.protocol.extractor, "linear discriminant without the translations of a picture", VERSION]
+        training = replace(protocol, extractor=sha256_json(how))
 
     def figure(name: str, accuracy: Accuracy, how: Protocol, seed: int | None) -> Figure:
         return Figure(
@@ -100,9 +106,9 @@ def agreement_figures(
             jackknife=accuracy.jackknife,
         )
 
-    values = (found.agreement, found.training)
+    of_each = ((found.agreement, protocol), (found.training, training))
     return [
-        *(figure(name, value, protocol, comparison.seed) for name, value in zip(AGREEMENT, values, strict=True)),
+        *(figure(name, value, how, comparison.seed) for name, (value, how) in zip(AGREEMENT, of_each, strict=True)),
         figure("class_agreement_of_real", found.of_real, replace(protocol, fake_count=0), None),
     ]
 

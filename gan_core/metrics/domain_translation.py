@@ -173,6 +173,7 @@ class _ClassRows:
             len(measurement.dataset.info.classes),
             measurement.findings.omitted,
             measurement.extractor.device,
+            translated=True,
         )
 
     def _labelled(self, features: Features, pictures: np.ndarray, label: int, most: int) -> Labelled:

@@ -213,6 +213,10 @@ def test_two_domains_have_figures_per_direction_and_their_mean_comes_first(
         agreed = by_name(found, name, "")
         assert (agreed.value, agreed.baseline) == (1, 0.5), "inverted pictures are those of the other domain"
         assert agreed.protocol.real_count == N + 10
+    seen, unseen = (
+        by_name(found, name, "").protocol.extractor for name in ("class_agreement_of_real", "class_training")
+    )
+    assert unseen != seen, "its classifiers have not seen the translations of a picture"
     assert found.objective.protocol.direction == mean
     for name in names:
         there, back = by_name(found, name, "0 -> 1"), by_name(found, name, "1 -> 0")

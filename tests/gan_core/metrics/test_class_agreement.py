@@ -142,6 +142,47 @@ def test_translations_of_one_picture_are_one_cluster() -> None:
     assert both.agreement.interval == pytest.approx(once.agreement.interval, abs=1e-3)
 
 
+def translated(count: int, seed: int) -> tuple[Labelled, Labelled]:
+    """Pictures of two domains, and their translations, which keep the content and change the domain."""
+    rng = np.random.default_rng(seed)
+    content, domains = rng.normal(size=(count, 300)), np.arange(count) % 2
+    shift = np.zeros((2, 300))
+    shift[:, :5] = [[-0.5], [0.5]]
+
+    def shown(labels: np.ndarray) -> Labelled:
+        return labelled(content + shift[labels] + 0.3 * rng.normal(size=content.shape), labels)
+
+    return shown(domains), shown(1 - domains)
+
+
+def test_a_picture_is_not_classified_by_a_classifier_that_saw_its_translation() -> None:
+    real, fake = translated(200, 0)
+    others, _ = translated(200, 1)
+    found = class_accuracies(real, fake, classes=2, translated=True).training
+    expected = class_accuracies(others, fake, classes=2).training
+    assert found.value == pytest.approx(expected.value, abs=0.1)
+    assert found.interval[0] < expected.value < found.interval[1]
+    assert class_accuracies(real, fake, classes=2).training.value < expected.value - 0.2, (
+        "it is taken for its translation"
+    )
+
+
+def test_the_training_accuracy_of_translations_equals_fitting_again_without_each_group() -> None:
+    real, fake = digits(0, 200), digits(200, 400)
+    found = class_accuracies(real, fake, classes=10, translated=True).training
+
+    def right(*removed: int) -> np.ndarray:
+        """Which pictures of the last group are recognised without all these groups."""
+        kept, tested = ~np.isin(fake.groups, removed), real.groups == removed[-1]
+        test = labelled(real.rows[tested], real.labels[tested])
+        return by_sklearn(labelled(fake.rows[kept], fake.labels[kept]), test) == test.labels
+
+    assert found.value == pytest.approx(np.concatenate([right(group) for group in range(GROUPS)]).mean(), abs=1e-6)
+    for removed in (0, 7):
+        rest = [right(removed, group) for group in range(GROUPS) if group != removed]
+        assert found.jackknife[removed] == pytest.approx(np.concatenate(rest).mean(), abs=1e-6)
+
+
 def test_too_few_pictures_and_features_of_different_lengths_are_errors() -> None:
     with pytest.raises(
         SettingsError, match="at least 20 pictures on each side, and there are 19 real and 40 generated"
