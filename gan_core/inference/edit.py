@@ -9,7 +9,7 @@ from torch import Tensor
 from gan_core.errors import SettingsError
 from gan_core.families import require
 from gan_core.families.noise import NoiseFamily, StyleBasedFamily
-from gan_core.images.tensors import to_uint8
+from gan_core.images.tensors import finished_pictures
 from gan_core.inference.directions import Directions, Part, find_directions, layers_of_part
 from gan_core.inference.generator import Generator
 
@@ -85,7 +85,7 @@ class Editor:
         for part, amounts in edit.moves.items():
             latents = latents + self._step(part, amounts)
         generator = self.family.networks["generator"]
-        return to_uint8(self.family.generate_sample(generator, latents, labels, edit.truncation)).cpu()[0]
+        return finished_pictures(self.family.generate_sample(generator, latents, labels, edit.truncation))[0]
 
     def _from_styles(self, family: StyleBasedFamily, edit: Edit, latents: Tensor, labels: Tensor | None) -> Tensor:
         def truncated(styles: Tensor, classes: Tensor | None) -> Tensor:
@@ -106,7 +106,7 @@ class Editor:
             moved = torch.zeros_like(styles)
             moved[:, layers_of_part(layers, part)] = self._step(part, amounts)
             styles = styles + moved
-        return to_uint8(family.from_styles(styles)).cpu()[0]
+        return finished_pictures(family.from_styles(styles))[0]
 
     def _step(self, part: Part, amounts: Sequence[float]) -> Tensor:
         """The sum of the steps along the directions of ``part``, (dimension,)."""

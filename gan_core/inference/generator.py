@@ -15,7 +15,7 @@ from gan_core.families import Batch, Family, require
 from gan_core.families.noise import NoiseFamily, StyleBasedFamily
 from gan_core.families.translation import ReferenceGuidedFamily, TranslationFamily
 from gan_core.files import atomic_write, sha256_file, write_json
-from gan_core.images.tensors import from_uint8, to_uint8
+from gan_core.images.tensors import finished_pictures, from_uint8
 from gan_core.inference.description import AGAIN, DESCRIPTION, WEIGHTS, identity, read_description
 from gan_core.inference.path import Space, path_step
 from gan_core.inference.projection import Each, LatentProjection, Projection, project, project_latent
@@ -82,7 +82,7 @@ class Generator:
         parts = []
         for start in range(0, len(images), size):
             part = self._given(images[start : start + size])
-            parts.append(to_uint8(family.translate(part, target, seed, first=first + start)).cpu())
+            parts.append(finished_pictures(family.translate(part, target, seed, first=first + start)))
         return torch.cat(parts)
 
     @torch.inference_mode()
@@ -111,14 +111,14 @@ class Generator:
         parts = []
         for start in range(0, len(images), size):
             part, styles = (self._given(pictures[start : start + size]) for pictures in (images, references))
-            parts.append(to_uint8(family.translate_like(part, styles, target)).cpu())
+            parts.append(finished_pictures(family.translate_like(part, styles, target)))
         return torch.cat(parts)
 
     @torch.inference_mode()
     def preview(self, reals: Batch) -> tuple[Tensor, int]:
         """A grid of ``reals`` and the generator's output: uint8 (n, C, H, W) on the CPU, and its number of columns."""
         pictures, columns = self.family.preview(reals, self.family.networks)
-        return to_uint8(pictures).cpu(), columns
+        return finished_pictures(pictures), columns
 
     @torch.inference_mode()
     def sample(
@@ -135,7 +135,7 @@ class Generator:
         size = family.pictures_at_once(next(family.networks["generator"].parameters()).device)
         for start in range(0, n, size):
             count = min(size, n - start)
-            parts.append(to_uint8(family.sample(count, seed, label, truncation, first=first + start)).cpu())
+            parts.append(finished_pictures(family.sample(count, seed, label, truncation, first=first + start)))
         return torch.cat(parts)
 
     def labels(self, n: int, seed: int) -> Tensor | None:
@@ -175,7 +175,7 @@ class Generator:
             SettingsError: the family does not generate from noise, or does not support the label or truncation.
         """
         family = require(self.family, NoiseFamily)
-        return torch.cat([to_uint8(part).cpu() for part in family.walk(n, seed, label, truncation, frames=frames)])
+        return torch.cat([finished_pictures(part) for part in family.walk(n, seed, label, truncation, frames=frames)])
 
     @torch.inference_mode()
     def mix(self, n: int, seed: int, label: int | None = None, *, crossover: int | None = None) -> Tensor:
@@ -200,7 +200,7 @@ class Generator:
         size = family.pictures_at_once(device)
 
         def make(mixed: Tensor) -> Tensor:
-            return torch.cat([to_uint8(family.from_styles(part)).cpu() for part in mixed.split(size)])
+            return torch.cat([finished_pictures(family.from_styles(part)) for part in mixed.split(size)])
 
         shape = self.info["shape"]
         corner = torch.zeros((1, shape["channels"], shape["height"], shape["width"]), dtype=torch.uint8)

@@ -15,7 +15,7 @@ from torch import Tensor
 from gan_core.errors import SettingsError
 from gan_core.families.base import ImageShape
 from gan_core.families.noise import NoiseFamily, StyleBasedFamily
-from gan_core.images.tensors import to_uint8
+from gan_core.images.tensors import finished_pictures
 from gan_core.schedule import cosine
 
 _RATE = 0.1
@@ -98,7 +98,7 @@ def project(
             each(step + 1)
     with torch.no_grad():
         found = family.from_styles(torch.stack([best, mean])).clamp(-1, 1)
-    return Projection(best.cpu(), to_uint8(found[:1])[0].cpu(), *_grey_levels(found, target))
+    return Projection(best.cpu(), finished_pictures(found[:1])[0], *_grey_levels(found, target))
 
 
 def project_latent(
@@ -158,7 +158,7 @@ def project_latent(
     with torch.no_grad():
         closest = best[nearest.argmin()]
         found = make(torch.stack([closest, latents[starts[0]]])).clamp(-1, 1)
-    return LatentProjection(closest.cpu(), to_uint8(found[:1])[0].cpu(), *_grey_levels(found, target))
+    return LatentProjection(closest.cpu(), finished_pictures(found[:1])[0], *_grey_levels(found, target))
 
 
 def _check_shape(picture: Tensor, shape: ImageShape) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gan_core.families import require
 from gan_core.families.noise import NoiseFamily
-from gan_core.images.tensors import to_uint8
+from gan_core.images.tensors import finished_pictures
 from gan_core.inference.generator import Generator
 
 
@@ -51,7 +51,7 @@ def sample_together(generator: Generator, draws: Sequence[Draw]) -> list[Tensor]
         labels = [one for at in places if (one := draws[at].labels) is not None]
         classes = torch.cat(labels) if labels else None
         made_in_parts = family.generate_in_parts(network, latents, classes, truncation)
-        parts = [to_uint8(part).cpu() for part in made_in_parts]
+        parts = [finished_pictures(part) for part in made_in_parts]
         for at, pictures in zip(places, torch.cat(parts).split([len(draws[at].latents) for at in places]), strict=True):
             made[at] = pictures
     return [pictures for pictures in made if pictures is not None]

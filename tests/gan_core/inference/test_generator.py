@@ -17,7 +17,9 @@ from gan_core.families import FAMILIES, ImageShape, build_family, family_config
 from gan_core.families.dcgan import DcganConfig
 from gan_core.files import sha256_file
 from gan_core.images.tensors import to_uint8
+from gan_core.inference.edit import Edit, Editor
 from gan_core.inference.generator import Generator, load_generator, save_generator
+from gan_core.inference.together import draw, sample_together
 
 
 def export(directory: Path, **settings) -> Path:
@@ -351,6 +353,29 @@ def test_an_invalid_description_file_is_refused_by_name(folder: Path, tmp_path: 
     ) as refused:
         load_generator(copy)
     assert str(refused.value).count("generator.json") == 1
+
+
+def test_finite_weights_whose_pictures_overflow_are_an_error_and_not_black_pictures(
+    folder: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "generator"
+    shutil.copytree(folder, copied)
+    tensors = load_file(copied / "generator.safetensors")
+    (copied / "generator.safetensors").write_bytes(
+        save({name: value * 1e20 if value.ndim > 1 else value for name, value in tensors.items()})
+    )
+    described = json.loads((copied / "generator.json").read_text())
+    described["weights_sha256"] = sha256_file(copied / "generator.safetensors")
+    (copied / "generator.json").write_text(json.dumps(described))
+    generator = load_generator(copied)
+    for make in (
+        lambda: generator.sample(2, 0),
+        lambda: generator.walk(2, 0, frames=2),
+        lambda: Editor(generator, 2).render(Edit()),
+        lambda: sample_together(generator, [draw(generator, 2, 0)]),
+    ):
+        with pytest.raises(CheckpointError, match="makes pictures with NaN.*training diverged"):
+            make()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
