@@ -6,6 +6,7 @@ and test with a batch of one: with the statistics of the picture itself, not the
 name.
 """
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file; nothing in it is executed."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's message recommends to run the code in the file
+        raise CheckpointError(
+            f"{path} cannot be read as plain tensors: it is damaged, or has other objects, such as a whole network. Save it "
+            "with torch.save(net.state_dict())."
+        ) from error
     except Exception as error:  # torch raises nearly anything for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
@@ -128,11 +134,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} is not a dictionary of tensors. Save it with torch.save(net.state_dict()).")
-    return {
+    tensors = {
         str(key).removeprefix("module."): value.float()
         for key, value in state.items()
         if not str(key).endswith(_IGNORED)
     }
+    broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if broken:
+        raise CheckpointError(f"{path}: {broken} has NaN or infinity, because training diverged. Take an earlier file.")
+    return tensors
 
 
 class _Taken:

@@ -140,10 +140,21 @@ def test_what_would_change_a_picture_is_refused_by_name(tmp_path: Path) -> None:
         import_networks([one] * 3, layout="cyclegan", size=32)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = UNet().state_dict()
+    state["model.model.0.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match=r"nan\.pth: model\.model\.0\.weight has NaN or infinity"):
+        import_networks([tmp_path / "nan.pth"], layout="pix2pix", size=32)
+
+
 def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     torch.save(Residual(), tmp_path / "pickled.pth")
-    with pytest.raises(CheckpointError, match="cannot be read as plain tensors"):
+    with pytest.raises(
+        CheckpointError, match="cannot be read as plain tensors: it is damaged, or has other"
+    ) as refused:
         import_networks([tmp_path / "pickled.pth"] * 2, layout="cyclegan", size=32)
+    assert "weights_only" not in str(refused.value), "torch's message recommends to run the code"
     good = saved(UNet(), tmp_path / "g.pth")
     torch.save(Patch(4, nn.BatchNorm2d, False), tmp_path / "judge.pth")
     with pytest.raises(CheckpointError, match=r"judge\.pth cannot be read as plain tensors"):
