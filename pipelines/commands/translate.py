@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from gan_core.errors import SettingsError
+
 
 @click.command()
 @click.argument("model")
@@ -76,6 +78,8 @@ def translate(
     from pipelines.settings.tracking_uri import project_tracking_uri
 
     with PictureFiles(source, encoding) as files:
+        if encoding and (files.is_single or source.is_dir()):
+            raise SettingsError(f"--encoding {encoding}: {source} is not a zip. Leave it out.")
         tasks = plan(files, out)
         check_inputs_kept([source / name for name in files.names] if source.is_dir() else [source], tasks, like)
         check_outputs_free(tasks, out, replace)

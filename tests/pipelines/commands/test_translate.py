@@ -205,6 +205,8 @@ def test_names_in_a_zip_are_read_in_the_given_encoding(generator_of, tmp_path: P
         run(generator_of("cyclegan"), path, tmp_path / "out")
     run(generator_of("cyclegan"), path, tmp_path / "out", "--encoding", "cp866")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["кошка.png"]
+    with pytest.raises(SettingsError, match="--encoding cp866: .*out is not a zip"):
+        run(generator_of("cyclegan"), tmp_path / "out", tmp_path / "again", "--encoding", "cp866")
 
 
 def test_every_picture_has_its_own_result_file(generator_of, tmp_path: Path) -> None:
