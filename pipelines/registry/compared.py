@@ -26,7 +26,7 @@ from pipelines.registry.inputs import read_figures
 from pipelines.runtime.checkout import BEST, CURVES, FID_CURVE, METRICS, NEIGHBOURS, PARAMS, SAMPLES, Checkout
 from pipelines.runtime.git import GitError, run_git
 from pipelines.settings.schema import Settings, parse_settings
-from pipelines.tracking.runlog import flatten, texts
+from pipelines.tracking.runlog import STAGE_TAG, TRIAL, flatten, texts
 from pipelines.tracking.store import PARENT_TAG, connect, explain_server_errors, find_run, is_refusal
 from pipelines.training.curves import last_step
 
@@ -171,8 +171,17 @@ def _of_run(name: str, run_id: str, uri: str, *, draw: bool = False) -> Side:
 
 
 def _top(client: Any, run_id: str) -> "Run":
-    """The run of the pipeline that ``run_id`` belongs to."""
+    """The run of the pipeline that ``run_id`` belongs to.
+
+    Raises:
+        TrackingError: ``run_id`` is the run of a trial, whose settings and figures are not those of the pipeline.
+    """
     run = client.get_run(run_id)
+    if run.data.tags.get(STAGE_TAG) == TRIAL:
+        raise TrackingError(
+            f"{run_id} is the run of a trial, which has no figures with a protocol. Name the run of the pipeline or of a "
+            "stage, or compare trials on MLflow's page (gantry ui)."
+        )
     while parent := run.data.tags.get(PARENT_TAG):
         run = client.get_run(parent)
     return run

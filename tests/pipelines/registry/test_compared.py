@@ -26,6 +26,7 @@ from pipelines.registry.comparison import judge
 from pipelines.registry.comparison_page import page
 from pipelines.runtime.checkout import Checkout
 from pipelines.tracking import RunLog, find_run, sync
+from pipelines.tracking.runlog import STAGE_TAG, TRIAL
 from tests.pipelines.registry.conftest import PROTOCOL, artifacts, seal
 from tests.pipelines.settings_example import ROOT
 from tests.pipelines.toy import make_project, run
@@ -157,6 +158,25 @@ def test_runs_are_compared_by_id_or_name(logged: Callable[..., str], tmp_path: P
     assert found["cost"] == {"cost/kimg": [19.2, 19.2]}
     assert "the 95 % intervals do not overlap" in (tmp_path / "page.html").read_text()
     assert "second: better: the 95 % intervals do not overlap" in told(first, "second").output
+
+
+def test_the_run_of_a_stage_means_that_of_the_pipeline_and_that_of_a_trial_is_refused(
+    logged: Callable[..., str], tmp_path: Path, uri: str
+) -> None:
+    """Two trials of a search would have the figures of the pipeline's run, and be equal."""
+    first, second = logged("first", 0, figure(12, 11, 13)), logged("second", 1, figure(8, 7, 9))
+    nested = {}
+    for stage in ("train", TRIAL):
+        key = f"second-{stage}"
+        with RunLog(tmp_path / "track", key=key, name=stage, parent_key="second", tags={STAGE_TAG: stage}):
+            pass
+        sync(tmp_path / "track", tracking_uri=uri, experiment="gantry")
+        nested[stage] = find_run(uri, "gantry", key).run_id
+    found = json.loads(told(first, nested["train"], "--json").output)
+    assert [cell["value"] for cell in found["figures"]["fid"]] == [12, 8]
+    refused = told(second, nested[TRIAL]).exception
+    assert isinstance(refused, TrackingError)
+    assert f"{nested[TRIAL]} is the run of a trial, which has no figures with a protocol" in str(refused)
 
 
 def test_a_run_is_found_by_the_name_that_mlflows_page_shows(logged: Callable[..., str]) -> None:
