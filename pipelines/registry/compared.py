@@ -61,6 +61,15 @@ class Side:
     missing: tuple[str, ...] = ()
     """What is not there, each with the reason."""
 
+    @property
+    def protocol_of_fid_curve(self) -> tuple[str, str, str] | None:
+        """What can differ between the protocols of FIDs during training: number of pictures, data and direction; None if it is
+        unknown.
+        """
+        samples = self.params.get("train.fid_samples")
+        measured = next((figure.protocol for figure in self.figures.values() if figure.name == "fid"), None)
+        return (samples, measured.dataset_digest, measured.direction) if samples and measured else None
+
 
 def find_side(name: str, checkout: Checkout, settings: Settings, *, draw: bool = False) -> Side:
     """Find what ``name`` names: the id or the name of a run of the pipeline, a registered version, or a revision of git or DVC.

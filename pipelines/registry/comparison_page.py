@@ -26,7 +26,10 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 28
 
 
 def page(sides: Sequence[Side], found: dict[str, Any]) -> str:
-    """The page: tables of figures, settings and cost; pictures side by side; curves of all sides on one axis."""
+    """The page: tables of figures, settings and cost; pictures side by side; curves of all sides on one axis.
+
+    FIDs during training that have different protocols are not on one axis.
+    """
     names = [side.name for side in sides]
     parts = [
         f"<h1>{_text(' and '.join(names))}</h1>",
@@ -47,7 +50,7 @@ def page(sides: Sequence[Side], found: dict[str, Any]) -> str:
     for file, title in _PICTURES.items():
         shown = "".join(_picture(side, file) for side in sides if file in side.pictures)
         parts += [f"<h2>{title}</h2><div class=row>{shown}</div>"] if shown else []
-    curves = "".join(_chart(name, sides) for name in _CURVES if any(name in side.curves for side in sides))
+    curves = "".join(_chart(name, sides, shown) for name in _CURVES for shown in _comparable(name, sides))
     parts += [f"<h2>Curves against kimg</h2><div class=row>{curves}</div>"] if curves else []
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
@@ -111,9 +114,20 @@ def _picture(side: Side, file: str) -> str:
     )
 
 
-def _chart(name: str, sides: Sequence[Side]) -> str:
-    """One SVG with the curve of each side, on one axis."""
-    curves = {index: _thinned(side.curves[name]) for index, side in enumerate(sides) if name in side.curves}
+def _comparable(name: str, sides: Sequence[Side]) -> list[list[int]]:
+    """The numbers of the sides that have the curve ``name``, in groups that may be drawn on one axis."""
+    groups: dict[object, list[int]] = {}
+    for index, side in enumerate(sides):
+        if name in side.curves:
+            # Of unknown protocols, each has an axis of its own.
+            key = (side.protocol_of_fid_curve or index) if name == "fid" else ""
+            groups.setdefault(key, []).append(index)
+    return [*groups.values()]
+
+
+def _chart(name: str, sides: Sequence[Side], shown: Sequence[int]) -> str:
+    """One SVG with the curves of the sides with the numbers ``shown``, on one axis."""
+    curves = {index: _thinned(sides[index].curves[name]) for index in shown}
     points = [point for curve in curves.values() for point in curve]
     right = max(x for x, _ in points) or 1.0
     low, high = min(y for _, y in points), max(y for _, y in points)

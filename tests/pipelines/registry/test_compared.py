@@ -113,6 +113,25 @@ def test_the_page_escapes_names_and_loads_nothing() -> None:
     assert len(text) < 100_000, "the curves are thinned"
 
 
+def test_fids_of_different_protocols_are_not_drawn_on_one_axis() -> None:
+    """An FID of 600 pictures is higher than one of 1,000 of the same generator."""
+
+    def side(name: str, samples: str | None, digest: str = "a" * 64) -> Side:
+        curve = [(0.0, 100.0), (1.0, 50.0)]
+        return Side(
+            name=name,
+            kind="run",
+            params={"train.fid_samples": samples} if samples else {},
+            figures={"fid": figure(10.0, dataset_digest=digest)},
+            curves={"fid": curve, "loss_generator": curve},
+        )
+
+    sides = [side("a", "1000"), side("b", "600"), side("c", "1000"), side("d", "1000", "b" * 64), side("e", None)]
+    text = page(sides, compare_sides(sides))
+    drawn = [re.sub("<[^>]*>", "", caption) for caption in re.findall("<figcaption>(.*?)</figcaption>", text)]
+    assert drawn == ["fid: a, c", "fid: b", "fid: d", "fid: e", "loss_generator: a, b, c, d, e"]
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
