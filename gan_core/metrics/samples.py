@@ -110,8 +110,11 @@ def _memorisation(measurement: Measurement, comparison: Comparison) -> list[Figu
         device = measurement.extractor.device
         fakes = nearest(training, comparison.fake, interval=True, device=device)
         reference = nearest(training, comparison.real, interval=True, device=device).distances
-        # Held-out pictures are part of what the figure depends on.
-        protocol = replace(protocol, split=f"train beside {measurement.split}", real_count=neighbour_count(count))
+        # Held-out pictures decide, too: also by their number, which is named if it is not that of the training pictures.
+        held_out = measurement.split
+        if comparison.real.n != count:
+            held_out = f"{neighbour_count(comparison.real.n)} of {held_out}"
+        protocol = replace(protocol, split=f"train beside {held_out}", real_count=neighbour_count(count))
     found = copying(
         fakes.distances,
         reference,

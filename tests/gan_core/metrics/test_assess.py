@@ -1,5 +1,6 @@
 """``assess`` measures the metrics of each kind of data, with baselines; the objective is the first figure."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,26 @@ def test_assess_of_samples_gives_the_same_fid_as_fid_of_samples(
             assert (figure.baseline is None) == (figure.name != "memorisation")
             assert figure.protocol.metric == figure.name
             assert figure.higher_is_better == (figure.name in NAMES)
+
+
+def test_copies_beside_another_number_of_held_out_pictures_have_another_protocol(
+    measure: Callable[..., Assessment], tmp_path: Path
+) -> None:
+    """The nearest 5 % of them decide what a copy is; the training pictures may be fewer."""
+    folder = write_prepared(tmp_path / "d", blobs(30))
+    described = json.loads((folder / "dataset.json").read_text())
+    write_prepared(folder, blobs(80, seed=1), split="test")
+    (folder / "dataset.json").write_text(json.dumps(described | {"splits": {"train": 30, "test": 80}}))
+    protocols = [
+        by_name(
+            measure(Inverter(), PreparedDataset(folder), split="test", real_count=count), "memorisation", ""
+        ).protocol
+        for count in (30, 50, 80)
+    ]
+    assert [protocol.split for protocol in protocols] == [
+        *("train beside test", "train beside 50 of test", "train beside 80 of test")
+    ]
+    assert {protocol.real_count for protocol in protocols} == {30}
 
 
 class ClassConditional(Inverter):
