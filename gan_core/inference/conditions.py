@@ -138,7 +138,8 @@ def target_index(generator: "Generator", target: str | None) -> int | None:
         if "unpaired" in FAMILIES[generator.info["family"]].kinds:
             return None
         raise SettingsError(f"The target is missing. Name the {what} to translate to, one of {listed}.")
-    index = names.index(target) if target in names else int(target) if target.isdecimal() else -1
+    numbers = {str(index): index for index in known}  # Python refuses to read numbers of thousands of digits
+    index = names.index(target) if target in names else numbers.get(target, -1)
     if index not in known:
         raise SettingsError(f"target {target}: unknown {what}. Choose one of {listed}.")
     return index

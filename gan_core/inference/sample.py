@@ -62,8 +62,9 @@ def label_index(generator: Generator, label: str | None) -> int | None:
     names = [str(name) for name in generator.info.get("classes", [])]
     if label in names:
         return names.index(label)
-    if label.isdecimal() and int(label) < len(names):
-        return int(label)
+    numbers = [str(index) for index in range(len(names))]
+    if label in numbers:  # Python refuses to read numbers of thousands of digits
+        return numbers.index(label)
     if not names:
         raise SettingsError(f"--label {label}: the generator is not class-conditional. Leave out the label.")
     known = ", ".join(f"{name} ({index})" for index, name in enumerate(names))

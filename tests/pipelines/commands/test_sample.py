@@ -92,6 +92,7 @@ def test_a_label_is_a_name_or_a_number(classes: Path, tmp_path: Path) -> None:
         (("--label", "cow"), r"--label cow: unknown class\. Choose one of cat \(0\), dog \(1\), owl"),
         (("--label", "3"), r"--label 3: unknown class\. Choose one of cat \(0\), dog"),
         (("--label", "²"), "--label ²: unknown class"),
+        (("--label", "9" * 5000), "--label 9+: unknown class"),
         (("--frames", 4), "--out must end in .gif"),
         (("--truncation", 0), "truncation: must be above 0"),
     ],

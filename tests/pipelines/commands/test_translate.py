@@ -306,6 +306,7 @@ def test_a_target_is_a_name_or_a_number(generator_of, tmp_path: Path) -> None:
     [
         ("stargan", ("--target", "cow"), r"target cow: unknown domain\. Choose one of cat \(0\), dog \(1\), owl \(2\)"),
         ("stargan", ("--target", "3"), "target 3: unknown domain"),
+        ("stargan", ("--target", "9" * 5000), "target 9+: unknown domain"),
         ("stargan", (), r"Name the domain to translate to, one of cat \(0\), dog"),
         ("attributes", ("--target", "cow"), r"unknown attribute\. Choose one of cat"),
         ("pix2pix", ("--target", "0"), "pix2pix has only one direction"),
