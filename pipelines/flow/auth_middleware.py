@@ -97,8 +97,10 @@ def refusal_reason(headers: list[tuple[str, str]], method: str) -> str | None:
         return f"This server answers only on this machine, as {NAMES[0]}, not as {', '.join(hosts) or 'no host'}."
     if any(origin != f"http://{hosts[0]}" for origin in found.get("origin", [])):
         return "Another web page may not send requests to this server."
-    # Browsers send Sec-Fetch-Site, also for embedded pictures and scripts, which have no Origin. Links are allowed.
-    followed = method == "GET" and found.get("sec-fetch-mode") == ["navigate"]
+    # Browsers send Sec-Fetch-Site, also for embedded pictures and scripts, which have no Origin. Links are allowed. A frame in
+    # another page is a navigation, too: that page could lead clicks of the owner to what it shows.
+    whole_page = found.get("sec-fetch-dest", ["document"]) == ["document"]
+    followed = method == "GET" and found.get("sec-fetch-mode") == ["navigate"] and whole_page
     if not followed and found.get("sec-fetch-site", ["none"])[0] not in ("none", "same-origin"):
         return "Another web page may not embed contents of this server."
     return None

@@ -90,10 +90,24 @@ def test_a_request_of_the_page_itself_is_accepted():
         ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, "GET", True),
         ({"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}, "GET", True),
         ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, "POST", True),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, "GET", True),
+        ({"sec-fetch-site": "same-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "object"}, "GET", True),
+        ({"sec-fetch-site": "same-origin", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, "GET", False),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}, "GET", False),
         ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, "GET", False),
         ({"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}, "GET", False),
     ],
-    ids=["embedded", "embedded by another port", "a form", "a link", "typed"],
+    ids=[
+        "embedded",
+        "embedded by another port",
+        "a form",
+        "a frame",
+        "an object of another port",
+        "a frame of the page itself",
+        "a link",
+        "a link of an older browser",
+        "typed",
+    ],
 )
 def test_embedding_in_another_page_is_rejected_and_a_link_is_accepted(headers, method, refused):
     assert bool(refusal_reason([("host", HERE), *headers.items()], method)) == refused
