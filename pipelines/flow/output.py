@@ -137,7 +137,12 @@ def output_file(checkout: Checkout, run: str, node: str) -> Path:
     """The file for the output of the stage or data source ``node`` in ``run``. Keeps only the newest :data:`KEPT_RUNS` runs."""
     above = checkout.stage_logs
     with contextlib.suppress(OSError):  # StageOutput reports a full disk or a missing folder when it writes the file
-        runs = sorted(above.iterdir(), key=lambda folder: folder.stat().st_mtime) if above.is_dir() else []
+        runs = sorted(above.iterdir(), key=_last_written) if above.is_dir() else []
         for old in [folder for folder in runs if folder.name != run][: -(KEPT_RUNS - 1)]:
             shutil.rmtree(old, ignore_errors=True)
     return above / run / f"{re.sub('[^A-Za-z0-9_.-]+', '-', node)}.log"
+
+
+def _last_written(run: Path) -> float:
+    """When the output of ``run`` was last written. The time of its folder is only that of the start of its last stage."""
+    return max(place.stat().st_mtime for place in (run, *run.glob("*.log")))

@@ -116,8 +116,23 @@ def test_the_output_of_the_newest_runs_is_kept_in_a_private_folder(tmp_path, mon
     for number in range(6):
         path = output_file(Checkout.at(tmp_path), f"run-{number}", "data/raw/digits.dvc")
         taken(path, "one")
-        os.utime(path.parent, (number, number))
+        for place in (path, path.parent):
+            os.utime(place, (number, number))
         assert output_file(Checkout.at(tmp_path), f"run-{number}", "train").parent == path.parent
     assert path.name == "data-raw-digits.dvc.log"
     assert sorted(folder.name for folder in Checkout.at(tmp_path).stage_logs.iterdir()) == ["run-3", "run-4", "run-5"]
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_the_output_of_a_long_stage_is_kept_while_many_other_runs_begin_and_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "KEPT_RUNS", 3)
+    long = output_file(Checkout.at(tmp_path), "long", "train")
+    stage = StageOutput(lambda line: None, long)
+    os.utime(long.parent, (0, 0))
+    for number in range(5):
+        path = output_file(Checkout.at(tmp_path), f"short-{number}", "train")
+        taken(path, "one")
+        for place in (path, path.parent):
+            os.utime(place, (number, number))
+        stage.add(f"step {number}")
+    assert long.read_text().splitlines() == [f"step {number}" for number in range(5)]
