@@ -181,6 +181,7 @@ def run_server(
     address = address_of(listening)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pipelines.flow.auth_middleware", app, str(listening.fileno())]
+    begin = log.stat().st_size if log.is_file() else 0
 
     def start() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
@@ -201,7 +202,7 @@ def run_server(
             deadline = time.monotonic() + START_SECONDS
             while process.poll() is not None or identify_server(address, auth) != "ours":
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise StageError(_not_started(f"The {TITLES[app]} server at {address}", process, log))
+                    raise StageError(_not_started(f"The {TITLES[app]} server at {address}", process, log, begin))
                 time.sleep(0.2)
         except BaseException:
             _end(process)
@@ -210,16 +211,23 @@ def run_server(
             yield address
 
 
-def _not_started(server: str, process: subprocess.Popen[bytes], log: Path) -> str:
-    """The error message of a server that did not start: the reason, if known, and a remedy."""
+def _not_started(server: str, process: subprocess.Popen[bytes], log: Path, begin: int) -> str:
+    """The error message of a server that did not start: the reason, if known, and a remedy.
+
+    ``begin`` is the size of the log when it was started: what stands before is of earlier servers.
+    """
     if process.poll() is None:
         return (
             f"{server} did not start within {START_SECONDS:.0f} s. The machine may be busy: close other programs and run this "
             f"again. Its log is {log}."
         )
-    said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = f" with: {said[-1][:300].rstrip('.')}" if said else ""
-    return f"{server} ended during its start{last}. Fix this and run the command again. Its log is {log}."
+    with log.open("rb") as file:
+        file.seek(begin)
+        text = file.read().decode("utf-8", "replace")
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    last = f"with: {said[-1][:300].rstrip('.')}" if said else f"without a message (status {process.returncode})"
+    remedy = "Fix this and run the command again." if said else "Run this again."
+    return f"{server} ended during its start {last}. {remedy} Its log is {log}."
 
 
 @contextmanager

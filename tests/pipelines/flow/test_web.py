@@ -202,6 +202,21 @@ def test_a_server_that_ends_during_its_start_is_an_error_with_its_log(tmp_path):
     assert "nonsense" in log.read_text()
 
 
+def test_a_server_that_is_killed_during_its_start_is_not_blamed_on_what_an_earlier_one_logged(tmp_path, monkeypatch):
+    kill = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    monkeypatch.setattr("pipelines.flow.web.guarded_command", lambda command: kill)
+    log = tmp_path / "page.log"
+    log.write_text("ValueError: the trouble of last week\n")
+    with (
+        pytest.raises(
+            StageError, match=r"ended during its start without a message \(status -9\). Run this again"
+        ) as told,
+        run_server("mlflow", Checkout.at(tmp_path), listen(0), dict(os.environ), log),
+    ):
+        pass
+    assert "last week" not in str(told.value)
+
+
 def test_a_server_that_starts_too_slowly_is_blamed_on_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.flow.web.START_SECONDS", 0.1)
     monkeypatch.setattr("pipelines.flow.web.ANSWER_SECONDS", 0.1)  # else one question can outlast a quick start
