@@ -5,6 +5,7 @@ This module imports Prefect only when a client is needed, because the import tak
 
 import contextlib
 import importlib.metadata
+import json
 import logging
 import os
 import shlex
@@ -199,6 +200,12 @@ def explain_server_errors(connection: Connection, trouble: str = "does not answe
         if auth is not None:  # on a full disk, the server only says that it failed
             check_database_space(connection, error)
         named = "" if auth else " PREFECT_API_URL names it: start it, or unset the variable."
+        api = (
+            ""
+            if url.rstrip("/").endswith("/api")
+            else f" The address of the API ends with /api: {url.rstrip('/')}/api."
+        )
+        answering = "" if auth else f" PREFECT_API_URL names it: look at its log, or correct the variable.{api}"
         for cause in _causes(error):
             status = getattr(getattr(cause, "response", None), "status_code", None)
             if status in (401, 403):
@@ -211,7 +218,9 @@ def explain_server_errors(connection: Connection, trouble: str = "does not answe
                     f"PREFECT_API_URL to a running server. The log of this checkout's server is {log}."
                 ) from error
             if status is not None:
-                raise StageError(f"The Prefect server at {url} answers with an error ({status}).{named}") from error
+                raise StageError(f"The Prefect server at {url} answers with an error ({status}).{answering}") from error
+            if isinstance(cause, json.JSONDecodeError):
+                raise StageError(f"What answers at {url} is not the API of a Prefect server.{answering}") from error
             if _is_connection_error(cause) or is_gone(url, auth):
                 raise StageError(
                     f"The Prefect server at {url} {trouble} ({type(cause).__name__}).{named}{remedy}"

@@ -203,6 +203,22 @@ def test_a_server_that_rejects_fails_or_is_away_raises_one_error():
             raise error
 
 
+def test_an_address_without_the_api_is_an_error_that_completes_it():
+    """Prefect's pages are there. They answer with a page what its client asks."""
+    from prefect.client.orchestration import get_client
+
+    with answering_with(lambda path: (200, "<!doctype html>")) as address:
+        connection = connection_to(address)
+        told = rf"What answers at {address} is not the API of a Prefect server. .*ends with /api: {address}/api\."
+        with (
+            pytest.raises(StageError, match=told),
+            connection.clients(),
+            explain_server_errors(connection),
+            get_client(sync_client=True) as client,
+        ):
+            client.read_deployment_by_name("pipeline/nightly")
+
+
 def test_a_slow_server_of_prefect_itself_is_blamed_on_the_machine(tmp_path):
     slow = RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
     told = rf"in time.*run this again.*PREFECT_API_URL.*{tmp_path}/server.log"
