@@ -39,7 +39,8 @@ def pipeline(
         overrides: Settings of model, train, tune and evaluate for this run, by dotted name: {"train.steps": 20000}.
     """
     checkout = Checkout.at()
-    origin = run_git(checkout.root, "remote", "get-url", ORIGIN, empty_on=ANY_STATUS)
+    # As clone has written it: git remote get-url applies the host's url.*.insteadOf, with which the folder has another name.
+    origin = run_git(checkout.root, "config", "--get", f"remote.{ORIGIN}.url", empty_on=ANY_STATUS)
     # A clone of pull.clone belongs to the deployments of this host; in any other checkout, origin is the user's own affair.
     cloned = bool(origin) and checkout.root.is_relative_to(clone_folder(origin).resolve())
     served = ServedPipeline(revision=None, origin=origin if cloned else None)

@@ -5,11 +5,13 @@ and resume the work in progress of a killed run. Prefect's own step ``git_clone`
 with the run, so that each run would pull all data again and begin its stages from the start.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ CHECKOUT_VARIABLE = "GANTRY_CHECKOUT"
 ORIGIN = "origin"
 ORIGIN_HEAD = f"refs/remotes/{ORIGIN}/HEAD"
 """Where a clone notes the HEAD of its repository."""
+STALE_SECONDS = 300.0
+"""A lock file of git that is older was left by a process that was killed: git locks the longest for a checkout."""
 
 
 def clone(repository: str, revision: str, subfolder: str = ".") -> dict[str, Any]:
@@ -47,8 +51,8 @@ def clone(repository: str, revision: str, subfolder: str = ".") -> dict[str, Any
     git = functools.partial(run_git, may_ask=False)
     with file_lock(folder.with_name(f"{folder.name}.lock")):
         try:
-            if not (folder / ".git").exists():
-                git(folder.parent, "init", "--quiet", str(folder))
+            _remove_stale_locks(folder)
+            git(folder.parent, "init", "--quiet", str(folder))  # also completes one that was killed
             git(folder, "config", f"remote.{ORIGIN}.url", repository)
             # HEAD is detached below, so that the branches here can be the repository's own branches.
             branches = "+refs/heads/*:refs/heads/*"
@@ -77,6 +81,18 @@ def clone(repository: str, revision: str, subfolder: str = ".") -> dict[str, Any
             f"{redact_credentials(repository)} has no folder {subfolder} at revision {revision}, which prefect.yaml names."
         )
     return {"directory": str(project)}
+
+
+def _remove_stale_locks(folder: Path) -> None:
+    """Remove the lock files of git processes in the clone ``folder`` that were killed, perhaps with this host.
+
+    Git itself never does: each later run on this host would fail.
+    """
+    repository = folder / ".git"
+    for lock in (*repository.glob("*.lock"), *repository.glob("refs/**/*.lock")):
+        with contextlib.suppress(FileNotFoundError):  # a run in a worktree of the clone has just finished with it
+            if time.time() - lock.stat().st_mtime > STALE_SECONDS:
+                lock.unlink()
 
 
 def local_checkout() -> dict[str, Any]:

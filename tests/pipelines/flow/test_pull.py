@@ -8,13 +8,14 @@ import select
 import signal
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from gan_core.errors import StageError
 from pipelines.flow.flow import record
-from pipelines.flow.pull import CHECKOUT_VARIABLE, at_origin, clone, clone_folder, local_checkout
+from pipelines.flow.pull import CHECKOUT_VARIABLE, STALE_SECONDS, at_origin, clone, clone_folder, local_checkout
 from pipelines.flow.workspace import check_fetched, find_commit, run_dvc, worktree_workspace
 from pipelines.runtime.checkout import Checkout
 from tests.pipelines.deployed import push_project
@@ -55,6 +56,37 @@ def test_the_clone_is_kept_and_follows_the_branches_of_its_repository(remote, tm
     clone(address, "main")
     with pytest.raises(StageError, match=r"Revision 'other' is not in file://.*Push it \(git push origin other\)"):
         check_fetched(Checkout.at(folder), "other", address)
+
+
+def test_a_clone_whose_first_git_init_was_killed_is_completed(remote):
+    (clone_folder(remote.as_uri()) / ".git").mkdir(parents=True)
+    clone(remote.as_uri(), "main")
+    assert (clone_folder(remote.as_uri()) / "sub" / "text").read_text() == "one"
+
+
+@pytest.mark.parametrize("name", ["index.lock", "HEAD.lock", "config.lock", "refs/heads/main.lock"])
+def test_the_locks_of_a_git_that_was_killed_do_not_stop_later_runs(remote, name):
+    clone(remote.as_uri(), "main")
+    _commit(remote, "two")
+    lock = clone_folder(remote.as_uri()) / ".git" / name
+    lock.touch()
+    with pytest.raises(StageError, match=re.escape(name.rpartition("/")[2].removesuffix(".lock"))):
+        clone(remote.as_uri(), "main")
+    long_ago = time.time() - STALE_SECONDS - 1
+    os.utime(lock, (long_ago, long_ago))
+    clone(remote.as_uri(), "main")
+    assert (clone_folder(remote.as_uri()) / "sub" / "text").read_text() == "two"
+
+
+def test_a_host_that_reaches_the_repository_by_another_address_knows_its_clone(remote, tmp_path, monkeypatch):
+    """git config url.BASE.insteadOf, for a mirror or with a token of the host."""
+    from pipelines.flow import deployed
+
+    (tmp_path / "gitconfig").write_text(f'[url "{remote.as_uri()}"]\n  insteadOf = https://host/toy.git\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.chdir(clone("https://host/toy.git", "main")["directory"])
+    monkeypatch.setattr(deployed, "run_flow", lambda checkout, served, *_: served.origin)
+    assert deployed.pipeline.fn("main") == "https://host/toy.git"
 
 
 def test_a_rewritten_branch_replaces_that_of_the_clone(remote):
