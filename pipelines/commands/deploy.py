@@ -18,6 +18,7 @@ from pipelines.flow.prefect_yaml import (
     LOCAL,
     Options,
     changed_entry,
+    check_name,
     check_own,
     concurrency,
     new_entry,
@@ -104,6 +105,7 @@ def deploy(
     checkout = project_checkout()
     project, entries = read_deployments(checkout)
     name = name or _only_name(checkout)
+    check_name("--name", name)
     if remove:
         _remove(checkout, project, name, entries)
         return
@@ -258,11 +260,13 @@ def backfill(revisions: tuple[str, ...], name: str | None, sets: tuple[str, ...]
     checkout = project_checkout()
     overrides = dict(parse_override(text) for text in sets)
     check_overrides(ServedPipeline(revision=None), overrides)
+    name = name or _only_name(checkout)
+    check_name("--name", name)
     commits = list(dict.fromkeys(commit for words in revisions for commit in _commits(checkout, words)))
     with _prefect(checkout):
         from pipelines.flow.deployment import backfill as order
 
-        for one in order(name or _only_name(checkout), commits, overrides):
+        for one in order(name, commits, overrides):
             subject = run_git(checkout.root, "log", "-1", "--format=%s", one.commit)
             click.echo(
                 f"{one.commit[:12]}  {'ordered' if one.new else 'there':8} {one.state:10} {one.run}  {subject[:60]}"

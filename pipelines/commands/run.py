@@ -20,6 +20,7 @@ from gan_core.errors import GantryError, StageError
 from pipelines.flow.client_requests import ServedPipeline
 from pipelines.flow.outcome import result_summary
 from pipelines.flow.overrides import parse_override
+from pipelines.flow.prefect_yaml import check_name
 from pipelines.flow.schedule import check_schedule
 from pipelines.flow.server import PORT, check_database_space, connect_prefect, explain_server_errors, is_gone
 from pipelines.flow.serving import check_served_name, drop_outdated_runs, only_server, served_description
@@ -143,6 +144,7 @@ def serve(
     Each run is recorded as a DVC experiment. If a DVC remote is set, its data is pushed there.
     """
     check_schedule(cron, timezone)
+    check_name("--name", name)
     overrides = dict(parse_override(text) for text in sets)
     checkout = project_checkout()
     check_revision(checkout, revision, overrides)

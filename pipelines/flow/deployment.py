@@ -5,7 +5,7 @@ Uses Prefect's Python API. Each function says what it changed, and changes nothi
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,17 @@ from gan_core.errors import SettingsError, StageError
 from pipelines.flow.automations import apply_automations, find_block, wanted_automations
 from pipelines.flow.deployed import pipeline
 from pipelines.flow.flow_runs import FLOW_NAME, read_flow_runs
-from pipelines.flow.prefect_yaml import CLONE, ENTRYPOINT, concurrency
+from pipelines.flow.prefect_yaml import CLONE, ENTRYPOINT, Options, check_name, concurrency, new_entry
 from pipelines.flow.schedule import check_schedule
 from pipelines.settings.flow import FlowSettings
 
 POOL_TYPE = "process"
 BACKFILL = "backfill"
+_FIELDS = frozenset(new_entry("", "", Options()))
+_POOL_FIELDS, _SCHEDULE_FIELDS = ("name", "job_variables"), ("cron", "timezone", "active")
+"""What Gantry applies of a deployment in prefect.yaml, of its work pool, and of each of its schedules."""
+_SAME = {"day_or": True, "enforce_parameter_schema": True, "work_queue_name": "default"}
+"""What Prefect itself may write there, and what Gantry's deployments do anyhow."""
 
 
 def apply_deployment(entry: Mapping[str, Any], settings: FlowSettings, *, new: bool = False) -> list[str]:
@@ -226,11 +231,16 @@ def _wanted(entry: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingsError(f"{where}: collision_strategy must be one of {', '.join(strategies)}, not {strategy!r}.")
     if not pool.get("name"):
         raise SettingsError(f"{where}: work_pool has no name.")
+    check_name(f"{where}, work_pool:", str(pool["name"]))
+    _refuse_others(where, entry, _FIELDS)
+    _refuse_others(f"{where}, work_pool", pool, _POOL_FIELDS)
     schedules = []
     for schedule in entry.get("schedules") or []:
-        if not isinstance(schedule, Mapping) or not schedule.get("cron"):
+        cron, timezone = schedule.get("cron"), schedule.get("timezone")
+        if not isinstance(cron, str) or not isinstance(timezone, str | None):
             raise SettingsError(f"{where}: Gantry applies schedules with cron only, not {schedule!r}.")
-        check_schedule(schedule["cron"], schedule.get("timezone"))
+        _refuse_others(f"{where}, schedule '{cron}'", schedule, _SCHEDULE_FIELDS)
+        check_schedule(cron, timezone)
         schedules.append(
             {
                 "cron": schedule["cron"],
@@ -250,6 +260,16 @@ def _wanted(entry: Mapping[str, Any]) -> dict[str, Any]:
         "schedules": schedules,
         "form": parameter_schema(pipeline).model_dump_for_openapi(),
     }
+
+
+def _refuse_others(where: str, given: Mapping[str, Any], known: Container[str]) -> None:
+    """Raise SettingsError if ``given`` has a value that Gantry would not apply: prefect.yaml would say what is not so."""
+    empty: tuple[Any, ...] = (None, "", [], {})
+    others = [name for name, value in given.items() if name not in known and value not in (*empty, _SAME.get(name))]
+    if others:
+        raise SettingsError(
+            f"{where}: gantry deploy does not apply {', '.join(others)}. Remove it, or apply the file with prefect deploy."
+        )
 
 
 def _present(deployment: DeploymentResponse) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import yaml
 
 from gan_core.errors import SettingsError, StageError
 from gan_core.files import atomic_write
+from gan_core.locks import file_lock
+from pipelines.flow.web import private_folder
 from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.dvc_yaml import edit_yaml, quote_ambiguous
 from pipelines.runtime.environment import PREFECT_RETRIES
@@ -26,6 +28,9 @@ PROJECT = "gantry.project"
 """The label of that event's resource with the name of the project, which is ``name`` in prefect.yaml."""
 HEARTBEAT_SECONDS = 30
 """Seconds between two signs of life of a run; the shortest that Prefect permits."""
+_HEAD = "# Deployments of this project: edit them, then apply them with gantry deploy (or Prefect's own commands).\n"
+_LISTS_OF_MAPPINGS = ("pull", "schedules", "triggers")
+_NOT_IN_NAMES = "/%&<>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +78,30 @@ def read_deployments(checkout: Checkout) -> tuple[str, dict[str, dict[str, Any]]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"{path}: the deployment '{twice[0]}' appears twice. {remedy}")
     for entry in entries:
-        for field in ("parameters", "work_pool"):
-            if entry.get("entrypoint") == ENTRYPOINT and not isinstance(entry.get(field) or {}, dict):
-                raise SettingsError(f"{path}: {field} of the deployment '{entry['name']}' must be a mapping. {remedy}")
+        if entry.get("entrypoint") == ENTRYPOINT and (wrong := _wrong_shape(entry)):
+            raise SettingsError(f"{path}: {wrong}. {remedy}")
     return str(values.get("name") or checkout.root.name), dict(zip(names, entries, strict=True))
+
+
+def _wrong_shape(entry: Mapping[str, Any]) -> str:
+    """What in a deployment of Gantry has the wrong type; empty if nothing."""
+    name = entry["name"]
+    if not isinstance(name, str):
+        return f"the name {name} of a deployment must be text. Put it in quotes"
+    for field in ("parameters", "work_pool"):
+        if not isinstance(entry.get(field) or {}, dict):
+            return f"{field} of the deployment '{name}' must be a mapping"
+    for field, kind, of in (("tags", str, "texts"), *((each, dict, "mappings") for each in _LISTS_OF_MAPPINGS)):
+        listed = entry.get(field) or []
+        if not isinstance(listed, list) or not all(isinstance(one, kind) for one in listed):
+            return f"{field} of the deployment '{name}' must be a list of {of}"
+    return ""
+
+
+def check_name(option: str, name: str) -> None:
+    """Raise SettingsError unless Prefect accepts ``name``, the value of ``option``, for a deployment or a work pool."""
+    if found := sorted({*name} & {*_NOT_IN_NAMES}):
+        raise SettingsError(f"{option} {name}: a name in Prefect must not contain {' '.join(found)}. Choose another.")
 
 
 def own_deployments(checkout: Checkout) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -200,30 +225,31 @@ def write_entry(checkout: Checkout, project: str, name: str, entry: Mapping[str,
 
     Other entries and comments are kept. A file that would hold nothing but the name of the project is removed.
     """
-    _, entries = read_deployments(checkout)
-    if entries.get(name) == (None if entry is None else dict(entry)):
-        return False
     path = prefect_yaml(checkout).resolve()
-    with atomic_write(path) as temporary:
-        if path.is_file():
-            shutil.copy(path, temporary)
-        else:
-            temporary.write_text(
-                "# Deployments of this project: edit them, then apply them with gantry deploy (or Prefect's own commands).\n"
-                f"name: {yaml.safe_dump(project).splitlines()[0]}\n",
-                encoding="utf-8",
-            )
-        with edit_yaml(temporary) as values:
-            _put(values, name, entry)
-            empty = not values["deployments"] and set(values) <= {"name", "deployments"}
-    if empty:
-        path.unlink()
+    private_folder(checkout.prefect)
+    # Two commands for two deployments may write at once.
+    with file_lock(checkout.prefect / "prefect-yaml.lock"):
+        _, entries = read_deployments(checkout)
+        if entries.get(name) == (None if entry is None else dict(entry)):
+            return False
+        with atomic_write(path) as temporary:
+            if path.is_file():
+                shutil.copy(path, temporary)
+            else:
+                temporary.write_text(f"{_HEAD}name: {yaml.safe_dump(project).splitlines()[0]}\n", encoding="utf-8")
+            with edit_yaml(temporary) as values:
+                _put(values, name, entry)
+                empty = not values["deployments"] and set(values) <= {"name", "deployments"}
+        if empty:
+            path.unlink()
     return True
 
 
 def _put(values: Any, name: str, entry: Mapping[str, Any] | None) -> None:
     """Set the deployment ``name`` among ``values``, those of the file, in place; remove it if ``entry`` is None."""
-    listed = values.setdefault("deployments", [])
+    if not values.get("deployments"):  # in a file of prefect init, it may be there and empty
+        values["deployments"] = []
+    listed = values["deployments"]
     place = next((number for number, old in enumerate(listed) if old["name"] == name), None)
     if entry is None:
         if place is not None:

@@ -1,6 +1,8 @@
 """Reading and writing prefect.yaml."""
 
 import errno
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -8,7 +10,9 @@ from gan_core.errors import SettingsError
 from pipelines.flow.prefect_yaml import (
     ENTRYPOINT,
     Options,
+    _put,
     changed_entry,
+    check_name,
     concurrency,
     new_entry,
     own_deployments,
@@ -16,6 +20,12 @@ from pipelines.flow.prefect_yaml import (
     write_entry,
 )
 from pipelines.runtime.checkout import Checkout
+
+
+def _deployment(lines: str, *, name: str = "a", pool: str = "{name: gantry}") -> str:
+    """A prefect.yaml with one deployment, in which ``lines`` come last and replace ``pool`` if they set it."""
+    own = "" if "work_pool" in lines else f"  work_pool: {pool}\n"
+    return f"deployments:\n- name: {name}\n  entrypoint: {ENTRYPOINT}\n{own}  {lines}\n"
 
 
 def test_entries_and_comments_of_others_are_kept(tmp_path):
@@ -85,6 +95,62 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     assert path.read_text() == text
 
 
+def test_deployments_that_are_written_at_once_are_all_kept(tmp_path, monkeypatch):
+    checkout, names = Checkout.at(tmp_path), ("nightly", "weekly")
+
+    def slow(values, *arguments):
+        time.sleep(0.2)
+        _put(values, *arguments)
+
+    monkeypatch.setattr("pipelines.flow.prefect_yaml._put", slow)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: write_entry(checkout, "toy", name, new_entry(name, "toy", Options())), names))
+    assert set(read_deployments(checkout)[1]) == set(names)
+
+
+def test_a_file_whose_list_was_emptied_by_hand_is_filled_again(tmp_path):
+    (tmp_path / "prefect.yaml").write_text("name: toy\ndeployments:\n")
+    write_entry(Checkout.at(tmp_path), "toy", "nightly", new_entry("nightly", "toy", Options()))
+    assert list(read_deployments(Checkout.at(tmp_path))[1]) == ["nightly"]
+
+
+def test_a_name_that_prefect_does_not_accept_is_an_error():
+    with pytest.raises(SettingsError, match=r"--name nightly/a: a name in Prefect must not contain /"):
+        check_name("--name", "nightly/a")
+    check_name("--name", "nightly a_1.b-c")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_deployment("schedules: [{cron: 0 3 * * *, day_or: false}]"), "schedule '0 3 .*does not apply day_or"),
+        (_deployment("schedules: [{cron: 0 3 * * *, parameters: {revision: v1}}]"), "does not apply parameters"),
+        (_deployment("schedules: [{interval: 3600}]"), "schedules with cron only"),
+        (_deployment("schedules: [{cron: 3}]"), "schedules with cron only"),
+        (_deployment("schedule: {cron: 0 3 * * *}"), "'a': gantry deploy does not apply schedule"),
+        (_deployment("", pool="{name: a, work_queue_name: urgent}"), "work_pool: .*does not apply work_queue_name"),
+        (_deployment("", pool="{name: a/b}"), "work_pool: a/b: a name in Prefect must not contain /"),
+    ],
+)
+def test_what_would_not_be_applied_is_an_error(tmp_path, text, message):
+    from pipelines.flow.deployment import _wanted
+
+    (tmp_path / "prefect.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        _wanted(own_deployments(Checkout.at(tmp_path))[1]["a"])
+
+
+def test_what_prefect_writes_of_its_own_is_accepted(tmp_path):
+    from pipelines.flow.deployment import _wanted
+
+    written = (
+        "schedules: [{cron: 0 3 * * *, timezone: UTC, day_or: true, active: true, parameters: {}}]\n  version: null"
+    )
+    (tmp_path / "prefect.yaml").write_text(_deployment(written))
+    wanted = _wanted(own_deployments(Checkout.at(tmp_path))[1]["a"])
+    assert wanted["schedules"] == [{"cron": "0 3 * * *", "timezone": "UTC", "active": True}]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -93,10 +159,11 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
         ("deployments: 3\n", "must be a list of mappings, each with a name"),
         ("deployments: [{entrypoint: a}]\n", "must be a list of mappings, each with a name"),
         ("deployments: [{name: a}, {name: a}]\n", "'a' appears twice"),
-        (
-            f"deployments: [{{name: a, entrypoint: {ENTRYPOINT}, work_pool: p}}]\n",
-            "work_pool of .*'a' must be a mapping",
-        ),
+        (_deployment("work_pool: p"), "work_pool of .*'a' must be a mapping"),
+        (_deployment("tags: nightly"), "tags of .*'a' must be a list of texts"),
+        (_deployment("triggers: {type: event}"), "triggers of .*'a' must be a list of mappings"),
+        (_deployment("pull: [clone]"), "pull of .*'a' must be a list of mappings"),
+        (_deployment("tags: []", name="2024"), "the name 2024 .* Put it in quotes"),
     ],
 )
 def test_a_damaged_file_is_an_error_that_names_it(tmp_path, text, message):
