@@ -313,6 +313,10 @@ def _trained_on(tracking_uri: str, run_id: str | None) -> str:
 def _device(tracking_uri: str, query: str) -> str:
     """The device by which a run that the filter finds is tagged; empty if there is none."""
     client = connect(tracking_uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    page = client.search_experiments()
+    experiments = [experiment.experiment_id for experiment in page]
+    while page.token:  # MLflow gives at most 1000 at a time
+        page = client.search_experiments(page_token=page.token)
+        experiments += [experiment.experiment_id for experiment in page]
     found = client.search_runs(experiments, query, max_results=100)
     return next((run.data.tags[DEVICE] for run in found if DEVICE in run.data.tags), "")

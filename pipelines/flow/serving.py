@@ -19,7 +19,7 @@ from pipelines.runtime.process_lock import process_lock
 LOG = logging.getLogger(__name__)
 
 _SERVED = "Served by gantry serve in "
-"""Most flow runs that Prefect's server gives in one answer."""
+"""Start of the description of a deployment that gantry serve runs."""
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A version is made again from what it was made of: its data and settings, its search, and what it started from."""
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,17 @@ def test_the_device_that_trained_a_version_is_known_also_if_its_training_was_cac
     if not cached:
         stage = {"mlflow.parentRunId": pipeline, "gantry.stage": "train", "gantry.device": "TPU"}
         client.create_run("0", tags=stage)
+    assert _trained_on(uri, pipeline) == "TPU"
+
+
+def test_the_device_is_found_on_a_server_with_more_experiments_than_it_lists_at_once(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(uri)
+    pipeline = client.create_run("0", tags={"gantry.device": "TPU"}).info.run_id
+    client.create_experiment("a later one")
+    one_at_a_time = functools.partialmethod(MlflowClient.search_experiments, max_results=1)
+    monkeypatch.setattr(MlflowClient, "search_experiments", one_at_a_time)
     assert _trained_on(uri, pipeline) == "TPU"
 
 
