@@ -73,6 +73,18 @@ def test_pictures_in_another_split_or_class_are_neither_added_nor_removed(tmp_pa
     assert diff.share == 4 / 14
 
 
+def test_a_picture_of_several_classes_or_splits_is_relabelled_or_moved_by_the_loss_of_one(tmp_path: Path) -> None:
+    """Ingestion keeps such a picture in each. Otherwise cleaning the data would count as no change."""
+    twice = PICTURES[[*range(10), *range(10)]]
+    before = dataset(tmp_path / "a", twice, [0] * 10 + [1] * 10, test=PICTURES[:3])
+    after = dataset(tmp_path / "b", PICTURES[:10], [0] * 6 + [1] * 4, test=PICTURES[:1])
+    diff, _ = diff_datasets(before, after, NAMES)
+    assert (diff.pictures.added, diff.pictures.removed) == (0, 0)
+    assert (diff.moved, diff.relabelled) == (2, 10)
+    again, _ = diff_datasets(before, before, NAMES)
+    assert (again.moved, again.relabelled) == (0, 0)
+
+
 def test_classes_are_compared_by_name(tmp_path: Path) -> None:
     before = dataset(tmp_path / "a", PICTURES[:4], [0, 0, 1, 1], classes=["cat", "dog"])
     after = dataset(tmp_path / "b", PICTURES[:4], [1, 1, 2, 2], classes=["ant", "cat", "dog"])
