@@ -105,9 +105,10 @@ def sign_in_page(checkout: Checkout, name: str, address: str) -> Path:
     user, _, password = checkout_auth(checkout).partition(":")
     target = address.replace("://", f"://{user}:{urllib.parse.quote(password)}@", 1) + SIGN_IN_PATH
     path = checkout.auth.with_name(f"sign-in-{name}.html")
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(f'<!doctype html><title>{name}</title><meta http-equiv="refresh" content="0; url={target}">\n')
+    with atomic_write(path) as temporary:  # two commands may write it at once
+        temporary.touch(mode=0o600)
+        page = f'<!doctype html><title>{name}</title><meta http-equiv="refresh" content="0; url={target}">\n'
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 

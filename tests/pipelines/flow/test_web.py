@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psutil
@@ -103,6 +104,16 @@ def test_the_sign_in_page_is_a_file_that_only_its_owner_can_read(tmp_path):
     user, _, password = checkout_auth(Checkout.at(tmp_path)).partition(":")
     assert f"http://{user}:{password}@127.0.0.1:4200/gantry/sign-in" in page.read_text()
     assert mode(page) == 0o600
+
+
+def test_sign_in_pages_that_are_written_at_once_are_whole(tmp_path):
+    checkout_auth(Checkout.at(tmp_path))
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        pages = list(
+            pool.map(lambda _: sign_in_page(Checkout.at(tmp_path), "prefect", "http://127.0.0.1:1"), range(200))
+        )
+    assert pages[0].read_text().startswith("<!doctype html>")
+    assert mode(pages[0]) == 0o600
 
 
 def test_a_taken_port_is_replaced_unless_it_is_required():
