@@ -73,11 +73,15 @@ def make_project(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> None:
-    """Wait until ``condition()`` is true; fail after ``seconds``."""
+def wait_for(
+    condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition", log: Path | None = None
+) -> None:
+    """Wait until ``condition()`` is true; fail after ``seconds``, with the end of ``log``."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true in {seconds} s"
+        if time.monotonic() > deadline:
+            said = "\n".join(log.read_text(errors="replace").splitlines()[-40:]) if log else ""
+            raise AssertionError(f"{what} did not come true in {seconds} s\n{said}")
         time.sleep(0.05)
 
 

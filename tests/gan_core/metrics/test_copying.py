@@ -137,7 +137,7 @@ def test_on_a_test_split_held_out_pictures_are_the_reference(
         )
         copies, values[name] = found.findings.copying, memorisation(found)
         assert (copies.reference, copies.training_count, copies.reference_count) == ("held-out pictures", LEARNT, 100)
-        assert values[name].protocol.split == "train beside test"
+        assert values[name].protocol.split == "train beside 100 of test"
     assert values["caught"].low > values["caught"].baseline
     assert values["new"].low <= values["new"].baseline
 
