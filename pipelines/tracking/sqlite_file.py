@@ -1,7 +1,9 @@
 """Check the SQLite files of MLflow and Prefect for damage, and explain how to recover."""
 
 import contextlib
+import errno
 import importlib.util
+import os
 import re
 import sqlite3
 from functools import cache
@@ -9,7 +11,6 @@ from pathlib import Path
 
 from gan_core.errors import TrackingError
 
-_HEADER = b"SQLite format 3\x00"
 _DAMAGE = ("disk image is malformed", "not a database", "database corruption", "malformed database schema")
 """Parts of SQLite's messages about damaged files; other errors (locked, disk full) have other remedies."""
 _REVISION = re.compile(r"^revision\b[^=\n]*=\s*[\"'](\w+)", re.MULTILINE)
@@ -30,17 +31,16 @@ def check_database(path: Path, *, title: str, contents: str) -> None:
 
     Raises:
         TrackingError: the file is damaged; names the file and the remedy.
+        PermissionError: the file may not be read.
     """
     if path.is_dir():
         raise TrackingError(f"The {title} {path} is a folder. Move it away; a new database is then created.")
     if not path.exists() or not path.stat().st_size:
         return
-    with path.open("rb") as file:
-        begin = file.read(len(_HEADER))
-    if begin != _HEADER:
-        raise TrackingError(
-            damage_message(path, "its header is not that of a SQLite file", title=title, contents=contents)
-        )
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    # Only SQLite may open the file. Closing a file removes all locks that the process holds on it (POSIX), also those of a
+    # transaction of another thread, so that two processes would write at once and destroy the database.
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as opened:
         try:
             opened.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()

@@ -4,6 +4,8 @@ import contextlib
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,18 @@ def test_a_locked_database_is_not_damaged(database_template, tmp_path):
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         checked(path)
+
+
+def test_the_check_leaves_the_locks_of_a_transaction_of_this_process(database_template, tmp_path):
+    """Otherwise another process could write at the same time, which destroys the database."""
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(database_template, path)
+    writes = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        checked(path)
+        other = subprocess.run([sys.executable, "-c", writes, str(path)], capture_output=True, text=True)
+    assert "database is locked" in other.stderr
 
 
 @pytest.mark.parametrize("how", ["random", "folder"])
