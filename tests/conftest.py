@@ -43,9 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quiet_threads() -> None:
-    """Keep idle OpenMP threads from spinning, which would starve Ray and Prefect on a machine with few cores."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+def _one_thread() -> None:
+    """Let tests that run side by side use one thread each."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
 
