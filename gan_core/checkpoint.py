@@ -179,9 +179,13 @@ def log_skipped(path: Path, wrong: str) -> None:
 
 
 def prune_checkpoints(
-    directory: Path | str, keep: int, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
+    directory: Path | str,
+    keep: int,
+    accept: Callable[[Mapping[str, Any]], bool] = lambda state: True,
+    *,
+    step: int,
 ) -> None:
-    """Remove checkpoints directly in ``directory``, except the ``keep`` newest and the newest accepted one.
+    """Remove checkpoints directly in ``directory`` up to ``step``, except the ``keep`` newest and the newest accepted one.
 
     Also removes the temporary folders of killed processes.
 
@@ -189,8 +193,11 @@ def prune_checkpoints(
         directory: folder of the run's checkpoints.
         keep: number of checkpoints to keep.
         accept: called with the state of a checkpoint; returns whether it is accepted.
+        step: that of the run. Later ones, which the run passed over when it resumed because they are damaged, neither count
+            nor are removed.
     """
-    paths = sorted(Path(directory).glob("step-????????"), reverse=True)
+    known = Path(directory).glob("step-????????")
+    paths = sorted((path for path in known if path.name <= f"step-{step:08d}"), reverse=True)
     spared = next((path for path in paths if _is_accepted(path, accept)), None)
     for path in paths[keep:]:
         if path != spared:

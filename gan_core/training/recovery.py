@@ -67,7 +67,7 @@ class Recovery:
         state = {"settings": self._settings, "steps": self._config.steps, "generator": generator, **health}
         path = checkpoints.save_checkpoint(self._directory, step, self._state.tensors(), state)
         # Always keep a healthy one to roll back to: newer ones may have been written while diversity was already low.
-        checkpoints.prune_checkpoints(self._directory, self._config.keep_checkpoints, _is_healthy)
+        checkpoints.prune_checkpoints(self._directory, self._config.keep_checkpoints, _is_healthy, step=step)
         return path
 
     def resume(self) -> int:

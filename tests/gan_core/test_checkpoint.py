@@ -171,7 +171,7 @@ def test_pruning_keeps_the_newest_and_removes_temporary_folders(tmp_path: Path) 
     save(tmp_path, 10, 20, 30, 40)
     (tmp_path / ".step-00000025.abc123" / "step-00000025").mkdir(parents=True)
     (tmp_path / "notes").mkdir()
-    checkpoints.prune_checkpoints(tmp_path, keep=2)
+    checkpoints.prune_checkpoints(tmp_path, keep=2, step=40)
     assert steps(tmp_path) == [30, 40]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "step-00000030", "step-00000040"]
 
@@ -180,8 +180,14 @@ def test_pruning_spares_the_newest_accepted_one(tmp_path: Path) -> None:
     """While a run is suspected of a collapse, the last healthy checkpoint must not be rotated away."""
     save(tmp_path, 10, 20)
     save(tmp_path, 30, 40, 50, poor=1)
-    checkpoints.prune_checkpoints(tmp_path, 2, lambda state: state["poor"] == 0)
+    checkpoints.prune_checkpoints(tmp_path, 2, lambda state: state["poor"] == 0, step=50)
     assert steps(tmp_path) == [20, 40, 50]
+
+
+def test_pruning_neither_counts_nor_removes_those_after_the_run_s_step(tmp_path: Path) -> None:
+    save(tmp_path, 10, 20, 30, 90)
+    checkpoints.prune_checkpoints(tmp_path, 1, lambda state: True, step=30)
+    assert steps(tmp_path) == [30, 90]
 
 
 def test_checkpoints_after_a_step_are_removed(tmp_path: Path) -> None:
@@ -193,7 +199,7 @@ def test_checkpoints_after_a_step_are_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("remove", "left"),
     [
-        (lambda folder: checkpoints.prune_checkpoints(folder, keep=2), [20, 30]),
+        (lambda folder: checkpoints.prune_checkpoints(folder, keep=2, step=30), [20, 30]),
         (lambda folder: checkpoints.drop_checkpoints_after(folder, 20), [10, 20]),
     ],
     ids=["prune", "drop"],
@@ -247,7 +253,7 @@ def test_pruning_ignores_a_state_that_cannot_be_read(tmp_path: Path) -> None:
     paths = save(tmp_path, 10, 20, 30)
     for path in paths[1:]:
         replace(path, "state.json", b"[]")
-    checkpoints.prune_checkpoints(tmp_path, 1, lambda state: state["poor"] == 0)
+    checkpoints.prune_checkpoints(tmp_path, 1, lambda state: state["poor"] == 0, step=30)
     assert steps(tmp_path) == [10, 30]
 
 

@@ -80,6 +80,20 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(make: Make, tm
     assert final(tmp_path / "halted") == final(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_that_passed_over_damaged_checkpoints_keeps_those_that_it_writes(
+    make: Make, tmp_path: Path, keep: int
+) -> None:
+    settings = {"steps": 30, "checkpoint_every": 5, "keep_checkpoints": keep}
+    make(**settings).run()
+    for path in list_checkpoints(tmp_path / "run"):
+        (path / "tensors.safetensors").write_bytes(b"")
+    again = make(**settings)
+    assert again.step == 0
+    again.run(until=12)
+    assert make(**settings).step == 10, "the damaged ones of later steps counted as the newest"
+
+
 def reseal(path: Path) -> None:
     """Update the checksums of a checkpoint after a test has changed its content."""
     sums = {name: sha256_file(path / name) for name in ("state.json", "tensors.safetensors")}
