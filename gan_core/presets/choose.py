@@ -111,6 +111,9 @@ def choose(
     train = {**recipe.train, **(recipe.train_by_resolution.get(resolution, {}) if device.type == "cuda" else {})}
     for name, value in train.items():
         take(f"train.{name}", value, f"the recipe of {family}")
+    if "batch" in train:
+        batch, rounded = _for_workers(train["batch"], workers)
+        take("train.batch", batch, f"the recipe of {family}{rounded}")
     if device.type != "cuda":
         for name, value in recipe.model_on_cpu.items():
             take(f"model.{name}", min(value, networks.get(name, value)), f"{family} on a CPU")
@@ -120,10 +123,8 @@ def choose(
     side = max(shape.height, shape.width)
     place = "a GPU" if device.type == "cuda" else "a CPU"
     if "batch" not in train:
-        fits = choose_batch(shape, pictures, device)
-        whole = -(-fits // workers) * workers
-        shared = "" if whole == fits else f", rounded up to a multiple of {workers} workers"
-        take("train.batch", whole, f"{side} pixels on {place}, {pictures} pictures{shared}")
+        batch, rounded = _for_workers(choose_batch(shape, pictures, device), workers)
+        take("train.batch", batch, f"{side} pixels on {place}, {pictures} pictures{rounded}")
     batch = current["train.batch"]
     if "ema_half_life_kimg" not in train:
         take("train.ema_half_life_kimg", batch * 10 / 32, "10 kimg per 32 images in a batch")
@@ -149,10 +150,17 @@ def choose(
             "bf16": has_bf16(device) if precision == "auto" else precision == "bf16",
             "compiled": bool(current.get("train.compile")),
         }
-        count, needs = fit_micro_batches(family, info, model(), batch // workers, memory, **how)
+        # A batch of the user that is smaller than the number of workers is refused later, by name.
+        count, needs = fit_micro_batches(family, info, model(), max(batch // workers, 1), memory, **how)
         gib = f"a step takes about {needs / 2**30:.1f} GiB of the GPU's {memory / 2**30:.1f} GiB"
         take("train.accumulate", count, gib)
     return list(chosen.values())
+
+
+def _for_workers(batch: int, workers: int) -> tuple[int, str]:
+    """``batch`` rounded up to a multiple of ``workers``, and what to add to its reason if that changes it."""
+    whole = -(-batch // workers) * workers
+    return whole, "" if whole == batch else f", rounded up to a multiple of {workers} workers"
 
 
 def fit_micro_batches(

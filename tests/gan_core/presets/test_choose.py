@@ -7,9 +7,11 @@ import torch
 
 from gan_core.config import build
 from gan_core.data import DatasetInfo
+from gan_core.errors import SettingsError
 from gan_core.families import FAMILIES, ImageShape, check_family, family_config
 from gan_core.presets import choose as presets
 from gan_core.presets.choose import LengthChoices, choose, choose_batch, fit_micro_batches
+from gan_core.presets.recipes import RECIPES
 from gan_core.training.config import TrainConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -210,3 +212,25 @@ def test_a_recipe_with_a_batch_and_without_augmentation_is_kept() -> None:
     chosen = {c.name: c.value for c in choose("stargan", info(pictures=1_000), GPU, steps=1000)}
     assert chosen["train.batch"] == 16
     assert "train.augment" not in chosen
+
+
+@pytest.mark.parametrize("family", ["cyclegan", "stargan2"])
+@pytest.mark.parametrize("workers", [3, 32])
+def test_a_recipe_s_batch_is_rounded_up_so_that_each_worker_gets_as_many_pictures(
+    family: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "device_memory", lambda device: 80 * 2**30)
+    monkeypatch.setattr(presets, "has_bf16", lambda device: True)
+    found = {choice.name: choice for choice in choose(family, info(64), GPU, steps=1000, workers=workers)}
+    theirs, batch = RECIPES[family].train["batch"], found["train.batch"]
+    assert theirs <= batch.value < theirs + workers
+    assert batch.reason == f"the recipe of {family}, rounded up to a multiple of {workers} workers"
+    build(TrainConfig, {"batch": batch.value, "accumulate": found["train.accumulate"].value}).check_workers(workers)
+
+
+def test_a_given_batch_smaller_than_the_number_of_workers_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "device_memory", lambda device: 80 * 2**30)
+    monkeypatch.setattr(presets, "has_bf16", lambda device: True)
+    chosen = values("stargan2", info(64), GPU, workers=16, given={"train.batch": 8})
+    with pytest.raises(SettingsError, match=r"train\.batch: 8 cannot be split evenly over 16 workers"):
+        build(TrainConfig, {"batch": 8, "accumulate": chosen["train.accumulate"]}).check_workers(16)
