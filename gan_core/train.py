@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gan_core.checkpoint import list_checkpoints
-from gan_core.config import as_dict, build, field_docs
+from gan_core.config import as_dict, build, check, field_docs
 from gan_core.data import PreparedDataset
 from gan_core.disk import describe_os_error
 from gan_core.errors import GantryError, SettingsError
@@ -157,6 +157,8 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     values = {
         f"train.{name}": _value(text, f"--{name.replace('_', '-')}") for name, text in texts.items() if text is not None
     }
+    if not isinstance(values.get("train.start_from"), str | None):  # a folder such as 3 or 2026-01-31
+        values["train.start_from"] = options.start_from
     for pair in options.model:
         name, equals, text = pair.partition("=")
         if not equals:
@@ -167,6 +169,8 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _value(text: str, option: str) -> Any:
+    # To YAML it is null, so that the default would be used if a shell's variable has no value.
+    check(bool(text.strip()), f"{option}: is empty. Give a value, or leave it out.")
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -57,12 +57,20 @@ def test_every_setting_is_an_option_with_its_name() -> None:
         (["--minutes", ".nan"], r"train\.minutes: nan is not a finite number"),
         (["--steps", "["], r"--steps: '\[' is not a YAML value"),
         (["--model", "width=["], r"--model width: '\[' is not a YAML value"),
+        (["--start-from", ""], r"--start-from: is empty"),
+        (["--minutes", " "], r"--minutes: is empty"),
+        (["--model", "width="], r"--model width: is empty"),
         (["--family", "dcgam"], r"unknown family 'dcgam'\. Did you mean 'dcgan'\?"),
     ],
 )
 def test_a_mistake_is_an_error_that_names_it(arguments: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         parsed(*arguments)
+
+
+@pytest.mark.parametrize(("text", "name"), [("3", "3"), ("2026-01-31", "2026-01-31"), ("no", "no"), ("null", None)])
+def test_a_run_to_start_from_is_a_name_whatever_yaml_makes_of_it(text: str, name: str | None) -> None:
+    assert parsed("--start-from", text)[1].start_from == name
 
 
 def test_training_writes_metrics_grids_checkpoints_and_a_generator(tmp_path: Path) -> None:
