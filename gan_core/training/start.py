@@ -223,9 +223,10 @@ def first_state(
     first = {**own, **adapted.tensors}
     if augmenter.adaptive and _is_adaptive(described.get("augment", {})):
         first |= {name: tensors[name] for name in own if name.startswith("augment.") and name in tensors}
-    if not adapted.changes:
-        memory = [name for name in own if name.startswith("memory.") and name in tensors]
-        first |= {name: tensors[name] for name in memory if tensors[name].shape == own[name].shape}
+    memory = [name for name in own if name.startswith("memory.")]
+    # All or nothing: with a model.pool of another size, the count of the pictures in the pool is not that of this one.
+    if not adapted.changes and all(name in tensors and tensors[name].shape == own[name].shape for name in memory):
+        first |= {name: tensors[name] for name in memory}
     if optimisers:
         first |= {name: tensor for name, tensor in tensors.items() if name.startswith(_MOMENTS)}
     if wrong := state.mismatch(first):

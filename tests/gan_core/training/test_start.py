@@ -24,6 +24,7 @@ from gan_core.training.config import TrainConfig
 from gan_core.training.start import OPTIMISERS, WEIGHTS, open_start
 from gan_core.training.trainer import Trainer
 from tests.datasets import blobs, write_prepared
+from tests.gan_core.families import translations
 from tests.gan_core.training.runs import final
 
 Build = Callable[..., Trainer]
@@ -227,6 +228,21 @@ def test_layers_that_the_earlier_run_does_not_have_cannot_be_frozen(
         build("child", family, size=32, start=start, freeze_discriminator=2)
     if kept:
         build("other", family, size=32, start=start, freeze_discriminator=kept)
+
+
+@pytest.mark.parametrize(("slots", "kept"), [(4, 4), (8, 0)])
+def test_a_pool_of_generated_pictures_is_taken_whole_or_begins_empty(tmp_path: Path, slots: int, kept: int) -> None:
+    data = translations.write_data("cyclegan", tmp_path / "data")
+    earlier = translations.trainer_of("cyclegan", data, tmp_path / "earlier", {"pool": 4})
+    earlier.run(until=3)
+    earlier.export_start(tmp_path / "start")
+    start, model = open_start(tmp_path / "start"), {"pool": slots}
+    run = translations.trainer_of("cyclegan", data, tmp_path / "run", model, start=start, start_from="there")
+    for domain in ("a", "b"):
+        used = int(run.family.buffers[f"pooled_{domain}"])
+        assert used == kept, "grey slots would count as generated pictures"
+        pools = [trainer.family.buffers[f"pool_{domain}"][:used] for trainer in (run, earlier)]
+        assert torch.equal(*pools)
 
 
 # -- exact resume -------------------------------------------------------------------------------------------------------------
