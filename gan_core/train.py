@@ -32,7 +32,7 @@ from gan_core.metrics.protocol import Figure
 from gan_core.precision import choose_device
 from gan_core.presets.choose import Choice, LengthChoices, choose
 from gan_core.training.config import TrainConfig, check_one_length
-from gan_core.training.length import decide_length
+from gan_core.training.length import LENGTH, decide_length
 from gan_core.training.observer import Observer
 from gan_core.training.start import Start, open_start
 from gan_core.training.trainer import Trainer
@@ -197,8 +197,8 @@ def _start(out: Path, train: TrainConfig) -> Start | None:
     """The run to start from, recorded in ``out`` at the first call, so that a resumed run keeps it; raises CheckpointError."""
     if train.start_from is None:
         return None
-    path = out / PARENT
-    known = build(Start, read_json(path), where=str(path)) if path.is_file() and list_checkpoints(out) else None
+    path, begun = out / PARENT, bool(list_checkpoints(out))
+    known = build(Start, read_json(path), where=str(path)) if path.is_file() and begun else None
     if known and known.name != train.start_from:
         raise SettingsError(
             f"--start-from: the run in {out} started from {known.name}, got {train.start_from}. Give that, or another --out."
@@ -206,7 +206,8 @@ def _start(out: Path, train: TrainConfig) -> Start | None:
     if known:  # what is in the folder may have changed since, and is not needed any more
         return known
     start = open_start(train.start_from)
-    write_json(path, start.record)
+    if not begun:  # a run that began with random weights is refused by its checkpoint, and did not start from this one
+        write_json(path, start.record)
     return start
 
 
@@ -225,6 +226,8 @@ def _resolve(
     def build_trainer(config: TrainConfig, place: Path) -> Trainer:
         return Trainer(options.family, family, dataset, config, place, device=device)
 
+    if not list_checkpoints(directory):  # what was measured may have been another run, whose checkpoints were removed
+        (options.out / LENGTH).unlink(missing_ok=True)
     length = decide_length(build_trainer, train, options.out, directory, world=World.current())
     if options.preset == "auto":
         later = LengthChoices(family=options.family, batch=train.batch, discriminator_steps=train.discriminator_steps)

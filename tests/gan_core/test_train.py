@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from gan_core import train
-from gan_core.errors import DataError, SettingsError
+from gan_core.errors import CheckpointError, DataError, SettingsError
 from gan_core.families import FAMILIES
 from gan_core.families.dcgan import DcganConfig
 from gan_core.inference.generator import load_generator
@@ -135,6 +136,28 @@ def test_a_run_that_has_already_reached_its_steps_says_so(tmp_path: Path, capsys
     assert "already at step" not in capsys.readouterr().out
     train.main([*words, "--steps", "2"])
     assert "is already at step 3. Give a --steps larger than 3" in capsys.readouterr().out
+
+
+def test_a_run_that_is_refused_does_not_count_as_started_from_another(tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "data", blobs(8))
+    words = ["--data", str(data), "--device", "cpu", "--batch", "4", "--model", "width=4", "--steps", "1"]
+    for name in ("random", "other"):
+        train.main([*words, "--out", str(tmp_path / name)])
+    with pytest.raises(CheckpointError, match=r"train\.start: None in the checkpoint"):
+        train.main([*words, "--out", str(tmp_path / "random"), "--start-from", str(tmp_path / "other")])
+    assert not (tmp_path / "random" / train.PARENT).exists()
+
+
+def test_a_run_without_checkpoints_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose checkpoints were removed, as the error about other settings suggests, has the length of the run before."""
+    data, out = write_prepared(tmp_path / "data", blobs(8)), tmp_path / "out"
+    words = ["--data", str(data), "--out", str(out), "--device", "cpu", "--model", "width=4", "--minutes", "1"]
+    costs = {"4": 20.0, "8": 30.0}
+    for batch, seconds in costs.items():
+        monkeypatch.setattr(length, "_measure", lambda *_, seconds=seconds: Costs(step=seconds))
+        train.main([*words, "--batch", batch, "--checkpoint-every", "1"])
+        assert length.read_length(out).steps == 60 / seconds
+        shutil.rmtree(out / "checkpoints")
 
 
 def test_a_run_of_so_many_minutes_equals_one_of_as_many_steps_also_when_it_is_killed(
