@@ -210,6 +210,17 @@ def link_or_copy(source: Path | str, target: Path | str) -> None:
         shutil.copy2(source, target)
 
 
+def flush_folder(folder: Path) -> None:
+    """Wait until the files below ``folder``, and their names, are on the disk."""
+    for parent, _, files in os.walk(folder):
+        for path in (parent, *(os.path.join(parent, name) for name in files)):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
 def find_obstacle(path: Path, *, folder: bool = False) -> str | None:
     """Return why a file, or with ``folder`` a folder, cannot be written at ``path``; None if it can.
 

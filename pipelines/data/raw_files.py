@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from gan_core.cache import user_cache_dir
-from gan_core.files import atomic_write, sha256_file
+from gan_core.files import sha256_file
 from gan_core.images.pictures import PictureError
 from pipelines.data.exchange import SCRATCH, Exchange
 from pipelines.data.names import check_told_apart
@@ -121,10 +121,9 @@ def fetched_files(sent: SentFiles, exchange: Exchange, folder: Path) -> Iterator
 
 
 def _fetch_shared(shared: SharedFile, exchange: Exchange, folder: Path) -> None:
-    with atomic_write(folder) as temporary:
-        temporary.mkdir()
-        Storage(exchange.uri).download(exchange.name(shared.sha256), temporary / _CONTENT)
-        if sha256_file(temporary / _CONTENT) != shared.sha256:
-            raise StorageError(
-                f"{exchange.uri}/{exchange.name(shared.sha256)} ({shared.file}) is damaged. Run the stage again."
-            )
+    folder.mkdir()
+    Storage(exchange.uri).download(exchange.name(shared.sha256), folder / _CONTENT)
+    if sha256_file(folder / _CONTENT) != shared.sha256:
+        raise StorageError(
+            f"{exchange.uri}/{exchange.name(shared.sha256)} ({shared.file}) is damaged. Run the stage again."
+        )

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gan_core.disk import format_bytes
+from gan_core.files import atomic_write, flush_folder
 from gan_core.locks import file_lock, lock, share, try_lock
 from pipelines.storage.objects import StorageError
 
@@ -32,8 +33,9 @@ class NodeCache:
 
         Args:
             name: digest of the content.
-            fetch: writes the folder to the path it is given, whole or not at all. Of several processes of this node that ask
-                at the same time, one calls it and the others wait.
+            fetch: writes the folder to the path it is given. Of several processes of this node that ask at the same time, one
+                calls it and the others wait. The entry appears when its files are on the disk: a power failure leaves none with
+                holes, which would be trusted.
             size: bytes of the folder, if known: room is made before it is fetched.
 
         Raises:
@@ -58,7 +60,9 @@ class NodeCache:
                         if _name_of_leftover(left) == name:
                             shutil.rmtree(left, ignore_errors=True)
                     self.evict(keep=self.limit - (size or 0))
-                    fetch(folder)
+                    with atomic_write(folder) as temporary:
+                        fetch(temporary)
+                        flush_folder(temporary)
             os.utime(self._lock_path(name))
             self.evict()
             yield folder

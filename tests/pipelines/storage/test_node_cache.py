@@ -81,6 +81,19 @@ def test_a_fetch_that_fails_leaves_nothing_and_may_be_repeated(tmp_path):
         assert folder.is_dir()
 
 
+def test_an_entry_appears_when_its_files_are_on_the_disk(tmp_path, monkeypatch):
+    flushed = []
+
+    def flush(descriptor):
+        assert not (tmp_path / "a").exists()
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with NodeCache(tmp_path, 100).hold("a", fetcher(10)) as folder:
+        assert (folder / "content").is_file()
+    assert sorted(flushed) == ["a", "content"]
+
+
 def test_an_eviction_that_is_killed_leaves_no_part_of_an_entry(tmp_path, monkeypatch):
     cache = NodeCache(tmp_path, 100)
     with cache.hold("a", fetcher(60)):
