@@ -355,10 +355,11 @@ def _servers() -> Iterator[Finding]:
 
     tracking = project_tracking_uri(Path.cwd()) or ""
     asked = {"prefect": os.environ.get("PREFECT_API_URL", ""), "mlflow": tracking if "://" in tracking else ""}
+    healthy = {"prefect": b"true", "mlflow": b"OK"}
     for name, url in asked.items():
         if not url.startswith("http"):
             continue
-        failure = _unreachable(f"{url.rstrip('/')}/health")
+        failure = _unreachable(f"{url.rstrip('/')}/health", healthy[name])
         yield Finding(
             check=name,
             status="problem" if failure else "ok",
@@ -379,15 +380,17 @@ def _servers() -> Iterator[Finding]:
             yield Finding(check="ray", status="ok", found=f"{address} accepts connections")
 
 
-def _unreachable(url: str) -> str:
-    """Why ``url`` does not answer; empty if it does."""
+def _unreachable(url: str, healthy: bytes) -> str:
+    """Why ``url`` does not answer ``healthy``; empty if it does."""
     user, at, _ = urllib.parse.urlsplit(url).netloc.rpartition("@")  # urllib would treat the user as part of the host
     request = urllib.request.Request(url.replace(user + at, "", 1) if at else url)
     if at:
         name = urllib.parse.unquote(user).encode()
         request.add_header("Authorization", f"Basic {base64.b64encode(name).decode()}")
     try:
-        urllib.request.urlopen(request, timeout=_ANSWER_SECONDS).close()
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+            if answer.read(len(healthy) + 2).strip() != healthy:
+                return "another service answers"
     except urllib.error.HTTPError as error:
         # The server runs and asks for credentials, which its clients send.
         return "" if error.code in (401, 403) else f"status {error.code}"

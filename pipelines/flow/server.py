@@ -219,7 +219,7 @@ def explain_server_errors(connection: Connection, trouble: str = "does not answe
                 ) from error
             if status is not None:
                 raise StageError(f"The Prefect server at {url} answers with an error ({status}).{answering}") from error
-            if isinstance(cause, json.JSONDecodeError):
+            if isinstance(cause, json.JSONDecodeError) or _is_foreign_answer(cause):
                 raise StageError(f"What answers at {url} is not the API of a Prefect server.{answering}") from error
             if _is_connection_error(cause) or is_gone(url, auth):
                 raise StageError(
@@ -242,6 +242,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     for below in (error.__cause__, *getattr(error, "exceptions", ())):
         if below is not None:
             yield from _causes(below)
+
+
+def _is_foreign_answer(error: BaseException) -> bool:
+    """Whether Prefect's client could not read an answer, because another kind of server gave it."""
+    from pydantic import ValidationError  # here, because Prefect, which needs it, is imported late
+
+    if not isinstance(error, ValidationError):
+        return False
+    from prefect.client.schemas import objects, responses  # what is sent has classes of other modules
+
+    return any(hasattr(module, error.title) for module in (objects, responses))
 
 
 def _is_connection_error(error: BaseException) -> bool:

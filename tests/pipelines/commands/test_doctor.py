@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from pipelines.commands import doctor as module
 from pipelines.commands.doctor import doctor
+from tests.pipelines.flow.test_web import answering as answering_with
 from tests.pipelines.toy import CHECKOUT
 
 Examine = Callable[..., tuple[int, dict[str, dict[str, str]]]]
@@ -73,6 +74,14 @@ def test_an_unreachable_server_is_a_problem_shown_without_its_password(examine: 
     assert "refused" in found["prefect"]["found"].lower()
     assert "s3cr3t" not in json.dumps(found)
     assert "RAY_ADDRESS" in found["ray"]["remedy"]
+
+
+def test_another_service_at_the_address_of_a_server_is_a_problem(examine: Examine) -> None:
+    with answering_with(lambda path: (200, "true")) as healthy, answering_with(lambda path: (200, "{}")) as other:
+        _, found = examine(CHECKOUT, PREFECT_API_URL=f"{healthy}/api", MLFLOW_TRACKING_URI=other)
+    assert found["prefect"]["status"] == "ok"
+    assert found["mlflow"]["status"] == "problem"
+    assert found["mlflow"]["found"] == f"{other}: another service answers"
 
 
 def test_an_unsupported_version_of_a_package_is_a_problem(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,21 @@ def test_an_address_without_the_api_is_an_error_that_completes_it():
             client.read_deployment_by_name("pipeline/nightly")
 
 
+@pytest.mark.parametrize("answer", ['{"message": "hello"}', "null"])
+def test_another_service_that_answers_in_json_is_an_error_that_says_so(answer):
+    from prefect.client.orchestration import get_client
+
+    with answering_with(lambda path: (200, answer)) as address:
+        connection = connection_to(f"{address}/api")
+        with (
+            pytest.raises(StageError, match=rf"{address}/api is not the API of a Prefect server\. PREFECT_API_URL"),
+            connection.clients(),
+            explain_server_errors(connection),
+            get_client(sync_client=True) as client,
+        ):
+            client.read_deployment_by_name("pipeline/nightly")
+
+
 def test_a_slow_server_of_prefect_itself_is_blamed_on_the_machine(tmp_path):
     slow = RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
     told = rf"in time.*run this again.*PREFECT_API_URL.*{tmp_path}/server.log"
