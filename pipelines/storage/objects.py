@@ -34,7 +34,11 @@ PATIENCE_SECONDS = 180.0
 """How long a request is repeated by default while the storage does not answer or answers with a server error."""
 _REQUEST_SECONDS = 60
 _CHUNK = 8 << 20
-_ENDPOINTS = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"), "az": ("AZURE_STORAGE_ENDPOINT",)}
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT",),
+}
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|specified bucket does not exist")
 _REFUSED = re.compile("status code: 40[13]|SignatureDoesNotMatch|AccessDenied|InvalidAccessKeyId")
 _NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google|Account must be specified")
@@ -286,15 +290,17 @@ class Storage:
             return StorageError(f"{self._place()}: there is no bucket '{bucket}'. Create it, or correct {self._what}.")
         if isinstance(error, FileNotFoundError) and name:
             return MissingObjectError(f"{self._place()} holds no {name}.")
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)) or _REFUSED.search(text):
-            return StorageError(f"{self._place()} refuses to {what}: {_reason(error)}. {remedy}")
         if _NO_CREDENTIALS.search(text):
             return StorageError(f"{self._place()}: there are no credentials on this host. {remedy}")
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)) or _REFUSED.search(text):
+            return StorageError(f"{self._place()} refuses to {what}: {_reason(error)}. {remedy}")
         if self._scheme == "file":
             if (refused := find_disk_error(error)) is not None:
                 refused.filename = unquote(urlsplit(self.uri).path)
                 return StorageError(f"{self._place()} cannot {what}: {describe_os_error(refused)}")
             return StorageError(f"{self._place()} cannot {what}: {_reason(error)}. {remedy}")
+        if what == "open":  # nothing was asked of the storage yet: what the environment says is wrong
+            return StorageError(f"{self._place()} cannot be opened: {_reason(error)}. {remedy}")
         return StorageError(
             f"{self._place()} cannot {what}, tried for {self.patience:.0f} s: {_reason(error)}. Check that it runs and that "
             "this host can reach it."

@@ -147,7 +147,23 @@ def test_libraries_use_the_storage_as_a_file_system_of_pyarrow(storage, tmp_path
 
 def test_the_file_system_holds_no_secret(storage):
     filesystem, _ = storage.filesystem()
-    assert SECRET.encode() not in pickle.dumps(filesystem)
+    pickled = pickle.dumps(filesystem)
+    assert SECRET.encode() not in pickled
+    assert b"PRIVATE KEY" not in pickled
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file"), ("{", "Unable to decode service account file"), ('{"type": 1}', "decode")],
+)
+def test_a_key_file_of_google_that_cannot_be_used_is_named(tmp_path, monkeypatch, content, reason):
+    if content is not None:
+        (tmp_path / "key.json").write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    with pytest.raises(
+        StorageError, match=rf"cannot be opened: .*{reason}.* Set GOOGLE_APPLICATION_CREDENTIALS to a key file"
+    ):
+        Storage("gs://bucket/prefix", patience=2)
 
 
 def test_a_host_without_an_account_of_azure_is_told_what_to_set(monkeypatch):
