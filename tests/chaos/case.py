@@ -14,7 +14,7 @@ class NotSupported(Exception):  # noqa: N818  not an error: the reason why the c
     """This machine cannot run the case. The message is the reason."""
 
 
-TRIES = 5
+TRIES = 10
 """How many moments a case chooses at most until one occurs."""
 
 
