@@ -36,6 +36,7 @@ from pipelines.runtime.checkout import Checkout
 from pipelines.runtime.git import ANY_STATUS, run_git
 from pipelines.runtime.guard import enter_guard
 from pipelines.runtime.redaction import redact_credentials
+from pipelines.runtime.shared_folder import share_runner_folder
 from pipelines.settings.flow import load_flow_settings
 
 _NAME = click.option(
@@ -217,6 +218,7 @@ def worker(pool: str | None, name: str | None, limit: int) -> None:
                 f"The deployments in prefect.yaml use several work pools. Choose one: --pool {'|'.join(pools)}."
             )
         pool = pools[0] if pools else "gantry"
+    share_runner_folder()
     enter_guard(grace=30.0)
     with connect_prefect(checkout, long_lived=True) as connection:
         click.echo(f"Worker of pool {pool}. Prefect: {connection.url.removesuffix('/api')}. Ctrl-C ends it.")

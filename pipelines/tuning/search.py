@@ -15,6 +15,7 @@ from gan_core.errors import StageError
 from gan_core.metrics.objective import FID
 from pipelines.runtime.progress import say
 from pipelines.runtime.resources import allocate, cluster_nodes
+from pipelines.runtime.shared_folder import share_lock_folder
 from pipelines.settings.schema import Settings
 from pipelines.storage.objects import Storage
 from pipelines.tuning.places import MIRRORS, STATE, TrialFollower, TrialsInStorage
@@ -73,6 +74,7 @@ def search(work: Path, settings: Settings, job: "TrialJob", events: Path) -> Sea
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # A trial that was lost and begins again reports its first steps again; ProgressCallback says that it does.
     warnings.filterwarnings("ignore", message="The reported value is ignored because this `step=", category=UserWarning)
+    share_lock_folder()
     tuned, objective = settings.tune, settings.evaluate.objective
     wanted = min(tuned.concurrent, tuned.trials)
     share = allocate(

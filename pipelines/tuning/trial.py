@@ -28,6 +28,7 @@ from gan_core.training.start import Start, open_start
 from gan_core.training.stream import streaming_reason
 from gan_core.training.trainer import Trainer
 from pipelines.runtime.code import check_versions
+from pipelines.runtime.shared_folder import share_lock_folder
 from pipelines.settings.schema import Settings, parse_settings
 from pipelines.tracking import RunLog
 from pipelines.tracking.runlog import STAGE_TAG, TRIAL
@@ -102,6 +103,7 @@ class Trial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        share_lock_folder()  # on this host, to restore a checkpoint
         job = self._job
         self._failed = False
         self._values = dict(config)
