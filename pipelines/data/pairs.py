@@ -123,12 +123,21 @@ def _compute_condition(pixels: np.ndarray, content: bytes | np.ndarray, how: Pai
         return edges(pixels)
     if how == "lowres":
         return lowres(pixels)
-    clear = pictures.as_picture(content, 4)
-    if clear.getchannel("A").getextrema()[0] == 255:
+    size = (pixels.shape[1], pixels.shape[2])
+    clear = pictures.as_picture(content, 4, near=size)
+    opaque = clear.getchannel("A").getextrema()[0] == 255
+    if opaque and mode != "pad":
         return mask(pixels)
-    # Transparent pixels are the background.
-    alpha = pictures.fit(clear, (pixels.shape[1], pixels.shape[2]), mode)[3:]
-    return np.where(alpha >= 128, np.uint8(255), np.uint8(0))
+    alpha = pictures.fit(clear, size, mode)[3:]
+    if not opaque:  # transparent pixels are the background
+        return np.where(alpha >= 128, np.uint8(255), np.uint8(0))
+    # The border of a padded picture is its own, not that of the black bars beside it.
+    high, wide = (
+        slice(there[0], there[-1] + 1) for there in (np.flatnonzero(alpha[0].any(axis=axis)) for axis in (1, 0))
+    )
+    silhouette = np.zeros_like(alpha)
+    silhouette[:, high, wide] = mask(pixels[:, high, wide])
+    return silhouette
 
 
 def _halves(picture: Image.Image) -> tuple[Image.Image, Image.Image]:

@@ -81,6 +81,23 @@ def test_a_mask_is_the_silhouette(image: Image.Image) -> None:
     assert (condition[0][outside] == 0).all()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("shape", [(64, 32), (32, 64), (500, 251)])
+def test_the_bars_beside_a_padded_picture_are_neither_its_background_nor_its_silhouette(
+    shape: tuple[int, int], kind: str
+) -> None:
+    height, width = shape
+    image = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(image).rectangle((width // 4, height // 4, width * 3 // 4 - 1, height * 3 // 4 - 1), fill="red")
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    target, condition = pair(buffer.getvalue(), how="mask", size=(64, 64), channels=(3, 1), mode="pad")
+    red = (target[0].astype(int) - target[1]) > 128
+    # A quarter of the picture, which covers about half of the square; an edge may round to either side.
+    assert 0.1 < red.mean() < 0.15
+    assert ((condition[0] == 255) != red).mean() < 0.01
+
+
 def test_a_picture_of_one_colour_has_an_empty_mask() -> None:
     assert not mask(np.full((3, 5, 6), 77, dtype=np.uint8)).any()
 
