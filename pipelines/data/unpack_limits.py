@@ -14,6 +14,8 @@ _HARMLESS = 64 * 2**20
 _MANY_EMPTY = 10_000
 _LONGEST_HEADER = 2**20
 """Largest extended header of a tar, bytes. tarfile reads it into memory whole; real ones have a few hundred bytes."""
+_MOST_HEADERS = 32
+"""Most extended headers of a tar in a row. tarfile reads them by recursion; a real member has one to four."""
 
 
 class Budget:
@@ -47,7 +49,7 @@ class Budget:
 
 
 class BoundedTarInfo(tarfile.TarInfo):
-    """Refuses extended headers that would fill the memory before reading them."""
+    """Refuses extended headers that would fill the memory, or the stack, before reading them."""
 
     def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
         extended = (
@@ -59,5 +61,12 @@ class BoundedTarInfo(tarfile.TarInfo):
             raise DataError(
                 f"{tarfile_.name!s} is refused: it has a header of {format_bytes(self.size)}, and is broken or malicious. "
                 "Download it again."
+            )
+        in_a_row = getattr(tarfile_, "headers_in_a_row", 0) + 1 if self.type in extended else 0
+        tarfile_.headers_in_a_row = in_a_row  # type: ignore[attr-defined]
+        if in_a_row > _MOST_HEADERS:
+            raise DataError(
+                f"{tarfile_.name!s} is refused: it has more than {_MOST_HEADERS} headers for one file, and is broken or "
+                "malicious. Download it again."
             )
         return super()._proc_member(tarfile_)  # type: ignore[misc]

@@ -347,6 +347,22 @@ def test_a_tar_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> N
             unpack(archive, tmp_path / "out", "x")
 
 
+@pytest.mark.parametrize("before", [b"", bytes(tar("a.png")[:1024])], ids=["first member", "second member"])
+def test_a_tar_whose_headers_would_fill_the_stack_is_refused(tmp_path: Path, before: bytes) -> None:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 5
+    archive = write(tmp_path / "t.tar", before + (info.tobuf() + b"x.png".ljust(512, b"\0")) * 3000)
+    assert is_archive(archive)
+    with pytest.raises(DataError, match=r"t\.tar is refused: it has more than 32 headers for one file"):
+        unpack(archive, tmp_path / "out", "x", limits=LIMITS)
+
+
+def test_many_members_with_long_names_are_unpacked(tmp_path: Path) -> None:
+    names = [f"{'long' * 40}/{number}.png" for number in range(50)]
+    unpack(write(tmp_path / "t.tar", bytes(tar(*names))), tmp_path / "out", "x")
+    assert files(tmp_path / "out") == sorted(names)
+
+
 def test_a_nested_archive_stays_packed(tmp_path: Path) -> None:
     inner = tarfile.TarInfo("inner.tar.gz")
     archive = tar_of(tmp_path / "outer.tar.gz", (inner, gzip.compress(bytes(2**24))))
