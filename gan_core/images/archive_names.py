@@ -24,6 +24,12 @@ log = logging.getLogger(__name__)
 MAX_LINK_BYTES = 4096
 """Longest target of a symbolic link, in bytes, as on Linux."""
 
+_MAX_PATH = 4096
+"""Longest path of a member, in characters: no disk holds a longer one.
+
+All folders above a file are looked at, which takes memory by the square of the length: the path of a member of a tar may have a
+million characters, packed in two kilobytes."""
+
 _UTF8_FLAG = 0x800
 _UNICODE_PATH = 0x7075
 """Info-ZIP's extra field: the name in UTF-8, with a checksum of the stored name."""
@@ -125,8 +131,13 @@ def safe_path(name: str, archive: Path) -> str:
     """Return a member's normalised path with forward slashes (Windows may write backslashes).
 
     Raises:
-        DataError: the path is absolute, leaves the archive, or contains a NUL.
+        DataError: the path is absolute, leaves the archive, contains a NUL, or is longer than any disk allows.
     """
+    if len(name) > _MAX_PATH:
+        raise DataError(
+            f"{archive} is refused: the path of a member has {len(name)} characters, more than any disk allows "
+            f"({name[:40]!r}...). Shorten it, and pack the archive again."
+        )
     path = posixpath.normpath(name.replace("\\", "/"))
     # C:/x.png is an absolute path on Windows. C:x.png leaves the folder only on Windows; elsewhere it is a plain name.
     drive = path[1:3] == ":/" or (os.name == "nt" and path[1:2] == ":")

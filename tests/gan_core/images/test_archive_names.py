@@ -127,6 +127,12 @@ def test_backslashes_are_separators_and_may_not_leave_the_archive(tmp_path: Path
             names_in(zip_of(tmp_path / "bad.zip", {name: b""}))
 
 
+def test_a_path_that_no_disk_holds_is_refused(tmp_path: Path) -> None:
+    assert names_in(zip_of(tmp_path / "z.zip", {b"a/" * 2045 + b"x.png": b""})) == ["a/" * 2045 + "x.png"]
+    with pytest.raises(DataError, match=r"bad\.zip is refused: the path of a member has 10005 characters"):
+        names_in(zip_of(tmp_path / "bad.zip", {b"a/" * 5000 + b"x.png": b""}))
+
+
 def test_a_colon_in_a_name_is_not_a_drive(tmp_path: Path) -> None:
     names = ["a:b.png", "x/c:d.png", "time 12:30.png", "C:"]
     assert names_in(zip_of(tmp_path / "z.zip", {name.encode(): b"" for name in names})) == names

@@ -357,6 +357,12 @@ def test_a_tar_whose_headers_would_fill_the_stack_is_refused(tmp_path: Path, bef
         unpack(archive, tmp_path / "out", "x", limits=LIMITS)
 
 
+def test_a_path_in_a_tar_that_no_disk_holds_is_refused(tmp_path: Path) -> None:
+    archive = write(tmp_path / "t.tar", bytes(tar("a/" * 5000 + "x.png")))
+    with pytest.raises(DataError, match=r"t\.tar is refused: the path of a member has 10005 characters"):
+        unpack(archive, tmp_path / "out", "x")
+
+
 def test_many_members_with_long_names_are_unpacked(tmp_path: Path) -> None:
     names = [f"{'long' * 40}/{number}.png" for number in range(50)]
     unpack(write(tmp_path / "t.tar", bytes(tar(*names))), tmp_path / "out", "x")
