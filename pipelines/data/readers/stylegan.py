@@ -20,6 +20,8 @@ from pipelines.data.readers.folder import shuffle_by_hash
 from pipelines.data.readers.layout import read_layout
 
 _LABELS = "dataset.json"
+_MAX_CLASSES = 100_000
+"""Most classes: each number up to the highest label is one. A larger label is an identifier of something else."""
 
 
 def matches(root: Path) -> bool:
@@ -67,6 +69,12 @@ def list_pictures(root: Path, note: SourceNote) -> Listing:
     highest = max((label for label in given.values()), default=-1)
     if highest < 0:
         raise DataError(f"{path}: labels must be whole numbers from 0. Write null for no labels.")
+    if highest >= _MAX_CLASSES and not note.classes:
+        file = next(file for file, label in given.items() if label == highest)
+        raise DataError(
+            f"{path}: the label of {file} is {highest}, so that there would be as many classes. Number the classes from 0, "
+            f"without gaps, or write null for no labels; at most {_MAX_CLASSES} are possible."
+        )
     classes = note.classes or tuple(str(label) for label in range(highest + 1))
     if highest >= len(classes):
         file = next(file for file, label in given.items() if label == highest)

@@ -180,6 +180,9 @@ def test_invalid_stylegan_labels_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "dataset.json", b'{"labels": [["img0.png", [1, 2]]]}')
     with pytest.raises(DataError, match=r"dataset\.json.*whole number"):
         listed(tmp_path)
+    write(tmp_path / "dataset.json", b'{"labels": [["img0.png", 20230105]]}')
+    with pytest.raises(DataError, match=r"label of img0\.png is 20230105, so that there would be as many classes"):
+        listed(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b'{"labels": [["00000/img0.png", 2], ["00', b'{"labels": \xff}'])
