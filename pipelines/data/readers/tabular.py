@@ -15,6 +15,8 @@ TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT = ".txt"
 """Columns separated by spaces. The first line may be the number of rows; the column of file names may have no name."""
 
+_MAX_DIGITS = 18
+"""Longest number of rows in the first line of a text file, in digits; Python refuses to read one of thousands of digits."""
 _SEPARATORS = (",", ";", "\t", "|")
 _FILE_COLUMN = "file_name"
 
@@ -160,7 +162,7 @@ def _spaced(table: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a table like CelebA's list_attr (Liu et al. 2015), with a name for the column of file names."""
     rows = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     announced = None
-    if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal():
+    if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal() and len(rows[0][1][0]) <= _MAX_DIGITS:
         announced = int(rows.pop(0)[1][0])
     if not rows:
         return

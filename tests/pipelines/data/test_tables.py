@@ -375,3 +375,11 @@ def test_an_error_names_a_parquet_file_whose_text_is_not_utf_8(tmp_path: Path, e
     pq.write_table(pa.table({**columns, "label": labels}), tmp_path / "labels.parquet")
     with pytest.raises(DataError, match=r"labels\.parquet .*'utf-8' codec can't decode byte 0xe9"):
         read(tmp_path)
+
+
+def test_a_text_file_that_begins_with_a_number_of_thousands_of_digits_is_no_error(tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / f"{number}.png", png(number))
+    table(tmp_path, "3" * 5000 + "\n1\n", "pi.txt")
+    with pytest.raises(DataError, match="domains data needs two or more folders"):
+        arrange(tmp_path, read_note(tmp_path), kind="domains")
