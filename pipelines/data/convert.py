@@ -16,9 +16,9 @@ from gan_core.images.pictures import Fit, PictureError
 from pipelines.data import readers
 from pipelines.data.bucket import fetch_objects
 from pipelines.data.exchange import SCRATCH, Exchange
-from pipelines.data.pairs import prepare_pair
+from pipelines.data.pairs import of_condition, prepare_pair
 from pipelines.data.raw_files import SentFiles, fetched_files
-from pipelines.data.readers.base import Entry, Reject, SourceNote
+from pipelines.data.readers.base import Entry, Reader, Reject, SourceNote
 from pipelines.data.readers.bucket import Objects
 from pipelines.data.rejects import DECODER_FAILURES, check_decoder_failures
 from pipelines.data.shards import PartWriter
@@ -141,7 +141,7 @@ def _convert_into(part: PartWriter, spec: ChunkSpec) -> ConvertedChunk:
             if position in spec.refused:
                 raise spec.refused[position]
             content = reader.read(entry)
-            partner = reader.read(Entry(entry.condition)) if entry.condition else None
+            partner = _read_condition(reader, entry.condition) if entry.condition else None
             prepared = _prepared(content, partner, spec)
         except (PictureError, MemoryError) as error:
             reject = error if isinstance(error, PictureError) else pictures.too_much_memory()
@@ -163,6 +163,13 @@ def _convert_into(part: PartWriter, spec: ChunkSpec) -> ConvertedChunk:
         squares=squares,
         rejects=tuple(rejects),
     )
+
+
+def _read_condition(reader: Reader, file: str) -> bytes | np.ndarray:
+    try:
+        return reader.read(Entry(file))
+    except PictureError as error:
+        raise of_condition(error) from error
 
 
 def _prepared(content: bytes | np.ndarray, partner: bytes | np.ndarray | None, spec: ChunkSpec) -> list[np.ndarray]:

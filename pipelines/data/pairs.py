@@ -51,7 +51,7 @@ def prepare_pair(
         try:
             condition = pictures.as_picture(partner, pairing.channels)
         except PictureError as error:
-            raise PictureError(error.reason, f"its condition: {error.detail}") from error
+            raise of_condition(error) from error
     else:
         # Split RGBA, which every picture converts to without loss; then convert each half to its own channels.
         left, right = _halves(pictures.as_picture(content, 4))
@@ -62,6 +62,11 @@ def prepare_pair(
         )
     target, condition = _equalize_sizes(target, condition)
     return pictures.fit(target, size, mode), pictures.fit(condition, size, mode)
+
+
+def of_condition(error: PictureError) -> PictureError:
+    """The error of a pair whose condition has the flaw ``error``: rejects have the name of the picture."""
+    return PictureError(error.reason, f"its condition: {error.detail}")
 
 
 def greyscale(pixels: np.ndarray) -> np.ndarray:

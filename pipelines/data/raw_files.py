@@ -17,6 +17,7 @@ from gan_core.files import sha256_file
 from gan_core.images.pictures import PictureError
 from pipelines.data.exchange import SCRATCH, Exchange
 from pipelines.data.names import check_told_apart
+from pipelines.data.pairs import of_condition
 from pipelines.data.readers.base import Entry, FileReader
 from pipelines.runtime.owned import scratch_folder
 from pipelines.storage.node_cache import NodeCache
@@ -75,7 +76,7 @@ class RawFiles:
                         try:
                             content = self._reader.read_file(Entry(file))
                         except PictureError as error:
-                            refused.setdefault(position, error)
+                            refused.setdefault(position, error if file == entry.file else of_condition(error))
                             continue
                         info = tarfile.TarInfo(file)
                         info.size = len(content)

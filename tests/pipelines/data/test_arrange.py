@@ -117,6 +117,18 @@ def test_pictures_without_a_partner_and_pairs_of_unequal_size_are_rejected(tmp_p
         prepared(raw, tmp_path / "out", kind="paired", max_reject_share=0.1)
 
 
+def test_a_reject_says_that_the_condition_cannot_be_read(tmp_path: Path) -> None:
+    raw = two_folders(tmp_path / "raw", "{side}", {"": range(4)})
+    for file in ("map/2.png", "photo/3.png"):
+        (raw / file).unlink()
+        (raw / file).symlink_to(raw / "nowhere.png")
+    prepared(raw, tmp_path / "out", kind="paired")
+    assert rejects(tmp_path / "out") == [
+        ("photo/2.png", "unreadable", "its condition: FileNotFoundError: No such file or directory"),
+        ("photo/3.png", "unreadable", "FileNotFoundError: No such file or directory"),
+    ]
+
+
 def test_a_pair_is_a_duplicate_if_both_pictures_are_equal(tmp_path: Path) -> None:
     raw = two_folders(tmp_path / "raw", "{side}", {"": range(2)})
     for name, (sketch, photo) in {"7": (0, 1000), "8": (0, 1001)}.items():

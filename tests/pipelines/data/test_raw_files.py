@@ -34,12 +34,13 @@ def pictures(folder: Path) -> IngestSettings:
 
 
 def pairs(folder: Path) -> IngestSettings:
-    """Pairs of files, one of which lacks a readable condition."""
+    """Pairs of files, of which one lacks a readable picture, and one a readable condition."""
     for number in range(16):
         write(folder / "photo" / f"{number}.png", png(number))
         write(folder / "sketch" / f"{number}.png", png(number + 100))
-    (folder / "sketch" / "3.png").unlink()
-    (folder / "sketch" / "3.png").symlink_to(folder / "nowhere.png")
+    for file in ("sketch/3.png", "photo/4.png"):
+        (folder / file).unlink()
+        (folder / file).symlink_to(folder / "nowhere.png")
     return replace(SMALL, kind="paired")
 
 
