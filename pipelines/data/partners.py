@@ -1,5 +1,6 @@
 """Match the pictures of two folders as pairs by their names, in columns."""
 
+import unicodedata
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -11,8 +12,11 @@ _BETWEEN = "\0"
 
 
 def key(split: str, name: str) -> str:
-    """The key of a picture: its split, and its path in its folder."""
-    return f"{split}{_BETWEEN}{name}"
+    """The key of a picture: its split, and its path in its folder, equal for paths that look equal.
+
+    macOS composes accents differently (NFD, not NFC).
+    """
+    return f"{split}{_BETWEEN}{unicodedata.normalize('NFC', name)}"
 
 
 def shown(key: str) -> str:

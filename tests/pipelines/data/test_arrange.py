@@ -97,6 +97,16 @@ def test_pairs_may_differ_in_their_suffix(tmp_path: Path) -> None:
     assert info.splits == {"train": 3}
 
 
+def test_the_accents_of_a_pair_may_be_composed_differently(tmp_path: Path) -> None:
+    for side, name in (("map", "e\u0301t\u00e9"), ("photo", "\u00e9te\u0301")):
+        write(tmp_path / "raw" / side / f"{name}.png", png(len(side)))
+    info, _ = prepared(tmp_path / "raw", tmp_path / "out", kind="paired")
+    assert (info.splits, info.rejects) == ({"train": 1}, {})
+    write(tmp_path / "raw" / "map" / "\u00e9t\u00e9.png", png(9))
+    with pytest.raises(DataError, match="have the same name, in folders of the same split and side"):
+        prepared(tmp_path / "raw", tmp_path / "out", kind="paired")
+
+
 def test_pictures_without_a_partner_and_pairs_of_unequal_size_are_rejected(tmp_path: Path) -> None:
     raw = two_folders(tmp_path / "raw", "{side}", {"": range(4)})
     write(raw / "map" / "50.png", png(50))
