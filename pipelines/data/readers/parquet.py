@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,14 +159,16 @@ def _read(root: Path, file: str, head: Head, note: SourceNote, by_name: str) -> 
 
 
 def _is_fraction(value: object) -> bool:
-    return isinstance(value, float) and math.isfinite(value) and not value.is_integer()
+    return isinstance(value, (float, Decimal)) and math.isfinite(value) and value != round(value)
 
 
 def _label(path: Path, row: int, value: object) -> str | None:
-    """A label as text. A whole number of type float is written without a decimal point; NaN is no label."""
+    """A label as text. A whole number of type float or decimal is written without a decimal point; NaN is no label."""
     if value is None or value != value:
         return None
-    if isinstance(value, float) and value.is_integer():
+    if (isinstance(value, float) and value.is_integer()) or (
+        isinstance(value, Decimal) and value == value.to_integral_value()
+    ):
         return str(int(value))
     if isinstance(value, (int, str)):
         return str(value)

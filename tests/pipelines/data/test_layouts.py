@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +307,16 @@ def test_labels_of_type_float_must_be_whole_and_nan_is_a_missing_label(tmp_path:
     assert [reject.source for reject in listing.rejects] == ["x.parquet#3"]
     parquet(tmp_path / "x.parquet", [0.5, 1.0])
     with pytest.raises(DataError, match=r"x\.parquet, row 0: a label must be text or a whole number, got '0\.5'"):
+        read(tmp_path)
+
+
+def test_labels_of_type_decimal_as_databases_export_them_must_be_whole(tmp_path: Path) -> None:
+    parquet(tmp_path / "x.parquet", [Decimal(0), Decimal(10), Decimal(2), None], kind=pa.decimal128(38, 2))
+    listing = read(tmp_path)
+    assert listing.classes == ("0", "2", "10")
+    assert [reject.source for reject in listing.rejects] == ["x.parquet#3"]
+    parquet(tmp_path / "x.parquet", [Decimal("0.5"), Decimal(1)], kind=pa.decimal128(38, 2))
+    with pytest.raises(DataError, match=r"x\.parquet, row 0: a label must be text or a whole number, got '0\.50'"):
         read(tmp_path)
 
 
