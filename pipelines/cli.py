@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -67,6 +68,24 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             ctx.exit(128 + signal.SIGINT)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand; raises UsageError if one of its words is empty, as that of a shell variable without a value is.
+
+        Many commands take nothing for a default: ``gantry promote "$VERSION"`` would promote the newest version.
+        """
+        for before, word in pairwise(args):
+            option = (
+                word.removesuffix("=") if word.startswith("--") and word.count("=") == 1 and word[-1] == "=" else ""
+            )
+            if not ctx.resilient_parsing and (not word or option):
+                what = f"The value of {option}" if option else f"The argument after '{before}'"
+                raise click.UsageError(
+                    f"{what} is empty. If it comes from a shell variable, check that the variable is set.", ctx
+                )
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The subcommands, in the order of the table."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import pyarrow
 import pytest
+from click.testing import CliRunner
 
 from gan_core.errors import DataError
 from pipelines import cli
@@ -292,3 +293,21 @@ def test_unprintable_characters_are_escaped() -> None:
     variables = environment(PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=variables, capture_output=True)
     assert (done.returncode, done.stdout) == (0, b"\xfc \\u4e2d\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["promote", ""], "The argument after 'promote' is empty."),
+        (["run", "--revision", ""], "The argument after '--revision' is empty."),
+        (["run", "--revision="], "The value of --revision is empty."),
+        (["data", "diff", "", ""], "The argument after 'diff' is empty."),
+        (["deploy", "--set", "register.name=", "--name", ""], "The argument after '--name' is empty."),
+    ],
+)
+def test_an_empty_word_is_wrong_usage_and_not_a_default(words: list[str], told: str) -> None:
+    """As of a shell variable without a value: ``gantry promote "$VERSION"`` promoted the newest version."""
+    refused = CliRunner().invoke(cli.gantry, words)
+    assert refused.exit_code == 2
+    assert told in refused.output
+    assert "check that the variable is set" in refused.output
