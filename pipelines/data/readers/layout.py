@@ -34,7 +34,7 @@ _NEUTRAL = {
 _NEUTRAL |= {"of", "partial", "samples", "files", "part", "shard", "batch", "chunk"}
 _NAMED = 6
 """Names in a message."""
-_DIGEST = re.compile(r"[0-9a-f]{6,}")
+_DIGEST = re.compile(r"(?=.*[0-9])[0-9a-f]{6,}")  # "facade" is a word
 _TRAIN_AND_VALIDATION = re.compile(r"train[-_ ]?val(id|idation)?", re.IGNORECASE)
 # A folder with such a name holds a split, at any depth; "dev" and "eval" may be classes.
 _ALWAYS_SPLITS = {"test", "testing", "val", "valid", "validation"}

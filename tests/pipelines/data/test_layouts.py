@@ -236,6 +236,10 @@ def test_splits_of_parquet_come_from_file_and_folder_names(tmp_path: Path, train
         ),
         (["a_train.parquet", "a_test.parquet", "b_train.parquet", "b_test.parquet"], "several datasets .*: a, b"),
         (
+            ["facade_train.parquet", "facade_test.parquet", "decade_train.parquet", "decade_test.parquet"],
+            "several datasets .*: decade, facade",
+        ),
+        (
             ["train-0.parquet", "test-0.parquet", "extra-0.parquet"],
             r"extra-0\.parquet names no split, but other files do\. Rename it to train-",
         ),
