@@ -84,7 +84,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_byte_identical(
         monkeypatch.setenv("GANTRY_STORAGE_URI", f"file://{tmp_path}/storage")
     data = write_prepared(tmp_path / "data", blobs(64))
     every = {"log_every": 10, "checkpoint_every": 20, "fid_every": 100_000, "fid_samples": 8}
-    length = {"train__steps": 240} if place == "disk" else {"train__minutes": 0.2}
+    length = {"train__steps": 240} if place == "disk" else {"train__minutes": 0.35}
     settings = small_settings(
         **length, train__start_from="parent", **{f"train__{name}": value for name, value in every.items()}
     )
