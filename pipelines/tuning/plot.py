@@ -1,7 +1,9 @@
 """Plot the results of a search."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +14,7 @@ from pipelines.settings.ranges import Range
 def plot_search(table: pd.DataFrame, space: Mapping[str, Range], path: Path, objective: str = "fid") -> None:
     """Write a PNG with one scatter plot for each searched setting: the objective against its values, coloured by steps.
 
-    Settings with a range of type log have a log scale.
+    Settings with a range of type log have a log scale. Choices that are not all numbers have their names on the axis.
 
     Args:
         table: the leaderboard, best trial first, with the columns step, the objective and the searched names.
@@ -29,10 +31,9 @@ def plot_search(table: pd.DataFrame, space: Mapping[str, Range], path: Path, obj
         1, max(len(space), 1), figsize=(4 * max(len(space), 1), 3.5), squeeze=False, sharey=True
     )
     for axis, (name, limits) in zip(axes[0], space.items(), strict=False):
-        points = axis.scatter(table[name], table[objective], c=table["step"], cmap="viridis", s=50)
-        axis.scatter(
-            table[name].iloc[:1], table[objective].iloc[:1], s=180, facecolors="none", edgecolors="red", label="best"
-        )
+        places = _places(table[name], limits)
+        points = axis.scatter(places, table[objective], c=table["step"], cmap="viridis", s=50)
+        axis.scatter(places[:1], table[objective].iloc[:1], s=180, facecolors="none", edgecolors="red", label="best")
         if limits.type == "log":
             axis.set_xscale("log")
         axis.set_xlabel(name)
@@ -45,3 +46,16 @@ def plot_search(table: pd.DataFrame, space: Mapping[str, Range], path: Path, obj
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
     pyplot.close(figure)
+
+
+def _places(values: Iterable[Any], limits: Range) -> list[Any]:
+    """Where ``values`` lie on an axis: themselves if they are numbers, else their names as in params.yaml.
+
+    matplotlib draws neither lists nor text beside other values, and leaves out null.
+    """
+    choices = limits.values or ()
+    if all(isinstance(choice, (int, float)) and not isinstance(choice, bool) for choice in choices):
+        return list(values)
+    # In a column of numbers, pandas turns null into NaN and whole numbers into others.
+    chosen = (next((choice for choice in choices if choice == value), None) for value in values)
+    return [choice if isinstance(choice, str) else json.dumps(choice) for choice in chosen]

@@ -44,3 +44,33 @@ def test_settings_searched_on_a_log_scale_have_a_log_axis(tmp_path: Path, monkey
 def test_the_plot_says_if_there_was_no_search(tmp_path: Path) -> None:
     plot_search(pd.DataFrame({"trial": [], "fid": [], "step": []}), {}, tmp_path / "search.png")
     assert Image.open(tmp_path / "search.png").format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("choices", "names"),
+    [
+        ((False, "step", True), ["false", "step", "true"]),
+        ((None, "zca"), ["null", "zca"]),
+        ((None, 8), ["null", "8"]),
+        (([1, 2], [1, 2, 4]), ["[1, 2]", "[1, 2, 4]"]),
+    ],
+)
+def test_choices_that_are_not_all_numbers_are_named_on_the_axis(
+    choices: tuple[object, ...], names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that has taken hours would end without a result if they could not be drawn."""
+    from matplotlib.figure import Figure
+
+    drawn: list[str] = []
+    save = Figure.savefig
+
+    def look(figure: Figure, *arguments: object, **settings: object) -> None:
+        save(figure, *arguments, **settings)
+        drawn.extend(label.get_text() for label in figure.axes[0].get_xticklabels())
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    count = range(len(choices))
+    rows = [{"x": choice, "fid": 10.0 + number, "step": 9} for number, choice in zip(count, choices, strict=True)]
+    space = {"x": Range(type="choice", values=choices)}
+    plot_search(pd.DataFrame(rows), space, tmp_path / "search.png")
+    assert drawn == names
