@@ -62,7 +62,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
         events = run.folder.parent.resolve()
         with _place(context, settings, events, start) as place:
             note_kept(context.work, uri, versions)
-            from pipelines.tuning.trial import TrialJob
+            from pipelines.tuning.trial import DIVERGED_LOSS, TrialJob
 
             job = TrialJob(
                 settings=settings.for_workers(),
@@ -74,7 +74,7 @@ def _search(context: StageContext, settings: Settings, best: Path, board: Path, 
             with ray_cluster(context.checkout, log_to_driver=False):
                 found = search(context.work, settings, job, events)
         found.table.to_csv(board, index=False)
-        plot_search(found.table, settings.tune.space, plot, found.objective)
+        plot_search(found.table, settings.tune.space, plot, found.objective, diverged=DIVERGED_LOSS)
         run.log_metrics({found.objective: found.value}, 0)
         run.log_artifact(board)
         run.log_artifact(plot)

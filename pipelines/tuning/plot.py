@@ -1,6 +1,7 @@
 """Plot the results of a search."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from gan_core.files import atomic_write
 from pipelines.settings.ranges import Range
 
 
-def plot_search(table: pd.DataFrame, space: Mapping[str, Range], path: Path, objective: str = "fid") -> None:
+def plot_search(
+    table: pd.DataFrame, space: Mapping[str, Range], path: Path, objective: str = "fid", *, diverged: float = math.inf
+) -> None:
     """Write a PNG with one scatter plot for each searched setting: the objective against its values, coloured by steps.
 
     Settings with a range of type log have a log scale. Choices that are not all numbers have their names on the axis.
@@ -21,19 +24,21 @@ def plot_search(table: pd.DataFrame, space: Mapping[str, Range], path: Path, obj
         space: the search ranges by dotted name; empty if there was no search.
         path: file to write.
         objective: figure that the search went by.
+        diverged: FID that stands for a diverged trial. It is no measurement, and no other point could be told apart beside it.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    measured = table[objective].where(table[objective] < diverged)
     figure, axes = pyplot.subplots(
         1, max(len(space), 1), figsize=(4 * max(len(space), 1), 3.5), squeeze=False, sharey=True
     )
     for axis, (name, limits) in zip(axes[0], space.items(), strict=False):
         places = _places(table[name], limits)
-        points = axis.scatter(places, table[objective], c=table["step"], cmap="viridis", s=50)
-        axis.scatter(places[:1], table[objective].iloc[:1], s=180, facecolors="none", edgecolors="red", label="best")
+        points = axis.scatter(places, measured, c=table["step"], cmap="viridis", s=50)
+        axis.scatter(places[:1], measured.iloc[:1], s=180, facecolors="none", edgecolors="red", label="best")
         if limits.type == "log":
             axis.set_xscale("log")
         axis.set_xlabel(name)

@@ -74,3 +74,21 @@ def test_choices_that_are_not_all_numbers_are_named_on_the_axis(
     space = {"x": Range(type="choice", values=choices)}
     plot_search(pd.DataFrame(rows), space, tmp_path / "search.png")
     assert drawn == names
+
+
+def test_a_diverged_trial_does_not_hide_how_the_others_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leaderboard has 1e6 for its FID."""
+    from matplotlib.figure import Figure
+
+    ends: list[float] = []
+    save = Figure.savefig
+
+    def look(figure: Figure, *arguments: object, **settings: object) -> None:
+        save(figure, *arguments, **settings)
+        ends.append(figure.axes[0].get_ylim()[1])
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    space = {"train.generator_lr": Range(type="log", low=1e-4, high=1e-2)}
+    table = pd.DataFrame({"train.generator_lr": [1e-3, 1e-4, 1e-2], "fid": [10.0, 20.0, 1e6], "step": [9, 9, 5]})
+    plot_search(table, space, tmp_path / "search.png", diverged=1e6)
+    assert 20 < ends[0] < 30
